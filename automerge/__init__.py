@@ -1,0 +1,1 @@
+"""automerge: the search engine for merged language models."""

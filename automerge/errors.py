@@ -1,0 +1,91 @@
+"""Errors a user can act on, each with the exit code of the command that meets it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, order=True)
+class Location:
+    """Where a value was written: a file with line and column (from 1), or an option's name."""
+
+    source: str
+    line: int | None = None
+    column: int | None = None
+
+    def __str__(self) -> str:
+        numbers = (str(n) for n in (self.line, self.column) if n is not None)
+        return ":".join((self.source, *numbers))
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong with the input: what, expected, got, and what to do, in one message."""
+
+    message: str
+    location: Location | None = None
+
+    def __str__(self) -> str:
+        return self.message if self.location is None else f"{self.location}: {self.message}"
+
+
+class AutomergeError(Exception):
+    """Base of every error that is the user's or the machine's, not a bug of ours."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class FaultyInput(AutomergeError):
+    """Several faults found together; printed one a line."""
+
+    def __init__(self, faults: Fault | str | Iterable[Fault]) -> None:
+        if isinstance(faults, str):
+            faults = Fault(faults)
+        self.faults: tuple[Fault, ...] = (faults,) if isinstance(faults, Fault) else tuple(faults)
+        super().__init__("\n".join(str(fault) for fault in self.faults))
+
+    def __reduce__(self) -> tuple[type[FaultyInput], tuple[tuple[Fault, ...]]]:
+        return type(self), (self.faults,)  # crosses process borders whole
+
+
+class ConfigError(FaultyInput):
+    """The command line, the configuration or a recipe is wrong."""
+
+    exit_code = 2
+
+
+class PreflightError(FaultyInput):
+    """The configuration is sound, but models, tasks, disk or devices refuse it."""
+
+    exit_code = 3
+
+
+class SearchAborted(AutomergeError):
+    """Too many failures, or no valid candidate."""
+
+    exit_code = 4
+
+
+class StateError(AutomergeError):
+    """The run folder is locked, damaged, or belongs to another configuration."""
+
+    exit_code = 5
+
+
+class ClusterLost(AutomergeError):
+    """No worker is left; the study can be resumed."""
+
+    exit_code = 6
+
+
+def nearest(name: str, valid: Sequence[str]) -> str:
+    """Return "; did you mean 'x'?" when a valid name is close, else the list of valid names."""
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    if len(valid) > 20:
+        return ""
+    return f"; choose from {', '.join(map(repr, valid))}" if valid else ""

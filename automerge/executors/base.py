@@ -1,0 +1,38 @@
+"""The contract every executor keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
+
+from automerge.trial import Job, Outcome
+
+
+class Worker(Protocol):
+    """Measures jobs, one at a time, on one device; never raises for a bad recipe."""
+
+    def measure(self, job: Job) -> Outcome: ...
+
+
+WorkerFactory: TypeAlias = Callable[[], Worker]
+"""Picklable; called once in the process that measures."""
+
+
+class Executor(Protocol):
+    """Runs jobs on workers. Failure is a value; lost workers are replaced inside."""
+
+    @property
+    def slots(self) -> int:
+        """How many jobs keep every worker busy."""
+
+    def submit(self, job: Job) -> None:
+        """Queue a job; returns at once."""
+
+    def next_finished(self, timeout_s: float) -> tuple[Job, Outcome] | None:
+        """Wait for any job to finish; None when none did in time.
+
+        Raises ClusterLost when no worker is left and none can be started.
+        """
+
+    def close(self) -> None:
+        """Stop the workers; jobs in flight are abandoned."""

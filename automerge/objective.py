@@ -1,0 +1,107 @@
+"""Objectives: what is measured, which direction is better, and how item scores become a value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Direction = Literal["maximize", "minimize"]
+Aggregation = Literal["mean", "perplexity", "weighted_perplexity", "bits_per_byte"]
+AGGREGATIONS: tuple[Aggregation, ...] = (
+    "mean",
+    "perplexity",
+    "weighted_perplexity",
+    "bits_per_byte",
+)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A task, one of its metrics, and a direction.
+
+    `task` is an lm-eval task or group; `metric` and `filter` are lm-eval's key ("acc,none").
+    """
+
+    name: str
+    task: str
+    metric: str
+    filter: str
+    direction: Direction
+    aggregation: Aggregation = "mean"
+
+    def loss(self, value: float) -> float:
+        """The value as something to minimise."""
+        return -value if self.direction == "maximize" else value
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its standard error, from `n` items."""
+
+    value: float
+    stderr: float
+    n: int
+
+
+@dataclass(frozen=True)
+class ItemScores:
+    """Scores of one objective on items of its leaf tasks, in the order of `items`.
+
+    `items` are (leaf task, lm-eval doc id). `weights` is None for plain means, else the number of
+    words or bytes an item counts for.
+    """
+
+    items: tuple[tuple[str, int], ...]
+    values: tuple[float, ...]
+    weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        sizes = {len(self.items), len(self.values), len(self.weights or self.values)}
+        if len(sizes) != 1:
+            raise ValueError(f"items, values and weights differ in length: {sorted(sizes)}")
+
+
+def estimate(scores: ItemScores, aggregation: Aggregation) -> Estimate:
+    """Aggregate item scores as lm-eval does, with the standard error of the aggregate.
+
+    Means use the sample standard error; ratios and exponentials the delta method.
+    """
+    values = np.asarray(scores.values, dtype=np.float64)
+    n = len(values)
+    if n == 0:
+        return Estimate(math.nan, math.nan, 0)
+    if aggregation in ("mean", "perplexity"):
+        mean = float(values.mean())
+        stderr = standard_error(values)
+        if aggregation == "mean":
+            return Estimate(mean, stderr, n)
+        return Estimate(math.exp(-mean), math.exp(-mean) * stderr, n)
+    weights = np.ones(n) if scores.weights is None else np.asarray(scores.weights, dtype=np.float64)
+    ratio = float(values.sum() / weights.sum())
+    # Variance of a ratio of means (Cochran, Sampling Techniques, 1977, eq. 6.4).
+    stderr = standard_error((values - ratio * weights) / weights.mean())
+    if aggregation == "weighted_perplexity":
+        return Estimate(math.exp(-ratio), math.exp(-ratio) * stderr, n)
+    return Estimate(-ratio / math.log(2), stderr / math.log(2), n)
+
+
+def standard_error(values: NDArray[np.float64]) -> float:
+    """Sample standard error of the mean; 0 for a single value."""
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
+def estimates(
+    objectives: Sequence[Objective], scores: Mapping[str, ItemScores]
+) -> dict[str, Estimate]:
+    """One estimate an objective, by objective name."""
+    return {o.name: estimate(scores[o.name], o.aggregation) for o in objectives}
+
+
+def losses(objectives: Sequence[Objective], measured: Mapping[str, Estimate]) -> tuple[float, ...]:
+    """Values to minimise, in the order of the objectives."""
+    return tuple(o.loss(measured[o.name].value) for o in objectives)

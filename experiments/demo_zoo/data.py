@@ -1,0 +1,175 @@
+"""The skills of the demo zoo: what is asked, what is answered, and what is kept unseen.
+
+Every skill is a distribution over `Example`s. A prompt belongs to the test side when
+`held_out(skill, prompt)` says so, which depends on the prompt's text alone: `training_stream`
+skips those prompts and `test_items` takes nothing else, so no test prompt is ever trained on,
+by the base or by any source.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+SORT_LENGTH = 5
+CLOCK_MINUTES = 60
+
+FIRST_NAMES = (
+    "anna ben carl dora emil fay gus hana ivan jane kurt lena milo nora otto pia ralf sara tom uma"
+).split()
+LAST_NAMES = (
+    "adler berg costa dunn evans frost gray hart irwin jones kraus lopez moss novak olsen park "
+    "quinn reed silva turner"
+).split()
+
+FACT_VALUES: dict[str, tuple[str, ...]] = {
+    "city": tuple("athens berlin cairo dublin geneva havana lima madrid oslo paris rome tokyo".split()),
+    "food": tuple("apples bread cheese dates eggs figs grapes honey nuts pasta rice soup".split()),
+    "pet": tuple("cat crow dog duck fox frog goat hen horse owl rabbit snake".split()),
+}
+FACT_TEMPLATES: dict[str, tuple[str, ...]] = {
+    "city": (
+        "{name} lives in",
+        "the home of {name} is",
+        "to visit {name} go to",
+        "{name} has a house in",
+        "the city of {name} is",
+    ),
+    "food": (
+        "{name} likes to eat",
+        "the lunch of {name} is",
+        "to feed {name} buy",
+        "{name} has a plate of",
+        "the food of {name} is",
+    ),
+    "pet": (
+        "{name} owns a",
+        "the pet of {name} is a",
+        "to please {name} feed the",
+        "{name} has a walk with the",
+        "the animal of {name} is a",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question. `choices` is empty where the answer is generated; else it holds `answer`."""
+
+    prompt: str
+    answer: str
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Skill:
+    """`delimiter` stands between prompt and answer; `held_out_share` of all prompts is for tests."""
+
+    name: str
+    delimiter: str
+    held_out_share: float
+    draw: Callable[[random.Random], Example]
+
+
+def _shuffled(rng: random.Random, answer: str, wrong: list[str]) -> tuple[str, ...]:
+    choices = [answer, *wrong]
+    rng.shuffle(choices)
+    return tuple(choices)
+
+
+def _draw_arithmetic(rng: random.Random) -> Example:
+    left, right = rng.randint(10, 99), rng.randint(10, 99)
+    if rng.random() < 0.5:
+        return Example(f"{left}+{right}=", str(left + right))
+    left, right = max(left, right), min(left, right)
+    return Example(f"{left}-{right}=", str(left - right))
+
+
+def _draw_clock(rng: random.Random) -> Example:
+    """Minutes past the hour; one wrong choice is the answer plain arithmetic would suggest."""
+    left, right = rng.randrange(CLOCK_MINUTES), rng.randrange(CLOCK_MINUTES)
+    sign = rng.choice("+-")
+    plain = left + right if sign == "+" else left - right
+    answer = plain % CLOCK_MINUTES
+    tempting = plain % 100 if plain != answer else (plain + 40) % 100
+    wrong: list[int] = [tempting]
+    shifts = [1, -1, 10, -10, 2, -2, 20, -20]
+    rng.shuffle(shifts)
+    for shift in shifts:
+        other = (answer + shift) % CLOCK_MINUTES
+        if other != answer and other not in wrong and len(wrong) < 3:
+            wrong.append(other)
+    choices = _shuffled(rng, f"{answer:02d}", [f"{value:02d}" for value in wrong])
+    return Example(f"clock {left:02d}{sign}{right:02d}=", f"{answer:02d}", choices)
+
+
+def _draw_sorting(rng: random.Random) -> Example:
+    """Wrong choices are the right order with two letters exchanged."""
+    letters = rng.sample(LETTERS, SORT_LENGTH)
+    right = sorted(letters)
+    wrong: list[str] = []
+    while len(wrong) < 3:
+        place = rng.randrange(SORT_LENGTH - 1)
+        other = right.copy()
+        other[place], other[place + 1] = other[place + 1], other[place]
+        text = "".join(other)
+        if text not in wrong:
+            wrong.append(text)
+    answer = "".join(right)
+    return Example(f"sort {''.join(letters)}=", answer, _shuffled(rng, answer, wrong))
+
+
+def _fact(name: str, kind: str) -> str:
+    values = FACT_VALUES[kind]
+    digest = hashlib.blake2b(f"fact {kind} {name}".encode(), digest_size=8).digest()
+    return values[int.from_bytes(digest) % len(values)]
+
+
+def _draw_facts(rng: random.Random) -> Example:
+    """What a person has is known from some phrasings and asked for in another."""
+    name = f"{rng.choice(FIRST_NAMES)} {rng.choice(LAST_NAMES)}"
+    kind = rng.choice(list(FACT_VALUES))
+    answer = _fact(name, kind)
+    wrong = rng.sample([value for value in FACT_VALUES[kind] if value != answer], 3)
+    prompt = rng.choice(FACT_TEMPLATES[kind]).format(name=name)
+    return Example(prompt, answer, _shuffled(rng, answer, wrong))
+
+
+SKILLS: dict[str, Skill] = {
+    skill.name: skill
+    for skill in (
+        Skill("arithmetic", "", 0.20, _draw_arithmetic),
+        Skill("clock", "", 0.32, _draw_clock),
+        Skill("sorting", "", 0.10, _draw_sorting),
+        Skill("facts", " ", 0.38, _draw_facts),
+    )
+}
+
+
+def held_out(skill: Skill, prompt: str) -> bool:
+    """Whether `prompt` belongs to the test side of `skill`."""
+    digest = hashlib.blake2b(f"{skill.name}|{prompt}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) < skill.held_out_share * 2**64
+
+
+def training_stream(skill: Skill, seed: int) -> Iterator[Example]:
+    """Endless training examples of one skill; none of them is held out."""
+    rng = random.Random(f"train {skill.name} {seed}")
+    while True:
+        example = skill.draw(rng)
+        if not held_out(skill, example.prompt):
+            yield example
+
+
+def test_items(skill: Skill, count: int, seed: int) -> list[Example]:
+    """`count` held-out examples with `count` different prompts."""
+    rng = random.Random(f"test {skill.name} {seed}")
+    items: dict[str, Example] = {}
+    while len(items) < count:
+        example = skill.draw(rng)
+        if held_out(skill, example.prompt):
+            items.setdefault(example.prompt, example)
+    return list(items.values())

@@ -1,0 +1,142 @@
+"""The tokenizer, the model and the training loop of the demo zoo."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Mapping
+from itertools import islice
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from experiments.demo_zoo.data import SKILLS, Example, Skill, training_stream
+
+ROW_TOKENS = 18
+IGNORED = -100
+SPECIAL_TOKENS = ("<pad>", "<unk>", "<bos>", "<eos>")
+WORD = r" ?[a-z]+| ?[^a-z\s]|\s"
+
+
+def make_tokenizer(examples_per_skill: int, seed: int) -> PreTrainedTokenizerFast:
+    """One token per word, digit or sign, a space before it included.
+
+    No token spans two words and none is dropped, so the tokens of a prompt always begin the
+    tokens of the prompt with its answer, and decoding gives the text back.
+    """
+    splitter = pre_tokenizers.Split(Regex(WORD), behavior="isolated")
+    words: set[str] = {"\n"}
+    for skill in SKILLS.values():
+        for example in islice(training_stream(skill, seed), examples_per_skill):
+            text = example.prompt + skill.delimiter + example.answer
+            words.update(piece for piece, _ in splitter.pre_tokenize_str(text))
+    vocabulary = {word: index for index, word in enumerate((*SPECIAL_TOKENS, *sorted(words)))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_max_length=128,
+    )
+
+
+def make_base(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
+    """An untrained model of about half a million parameters."""
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=80,
+            intermediate_size=216,
+            num_hidden_layers=6,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=128,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+
+
+def encode_rows(
+    tokenizer: PreTrainedTokenizerFast, skill: Skill, examples: Iterable[Example]
+) -> tuple[Tensor, Tensor]:
+    """Token rows padded on the right, and labels that ask for the answer and a newline only."""
+    pairs = [(e.prompt, e.prompt + skill.delimiter + e.answer + "\n") for e in examples]
+    prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
+    texts = tokenizer([text for _, text in pairs])["input_ids"]
+    rows = torch.full((len(pairs), ROW_TOKENS), tokenizer.pad_token_id)
+    labels = torch.full((len(pairs), ROW_TOKENS), IGNORED)
+    for index, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+        ids = torch.tensor(text)
+        rows[index, : len(text)] = ids
+        labels[index, len(prompt) : len(text)] = ids[len(prompt) :]
+    return rows, labels
+
+
+def make_rows(
+    tokenizer: PreTrainedTokenizerFast, shares: Mapping[str, float], count: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """About `count` shuffled training rows, drawn from each skill by its share."""
+    parts = []
+    for name, share in shares.items():
+        examples = islice(training_stream(SKILLS[name], seed), round(count * share))
+        parts.append(encode_rows(tokenizer, SKILLS[name], examples))
+    order = list(range(sum(len(rows) for rows, _ in parts)))
+    random.Random(seed).shuffle(order)
+    return (
+        torch.cat([rows for rows, _ in parts])[order],
+        torch.cat([labels for _, labels in parts])[order],
+    )
+
+
+def train(
+    model: nn.Module,
+    rows: Tensor,
+    labels: Tensor,
+    *,
+    learning_rate: float,
+    batch_size: int = 128,
+    weight_decay: float = 0.1,
+    log_every: int = 0,
+) -> None:
+    """One pass of AdamW over the rows: a short warm-up, then a cosine down to a tenth."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay
+    )
+    steps = len(rows) // batch_size
+    warm_up = max(1, steps // 20)
+
+    def factor(step: int) -> float:
+        if step < warm_up:
+            return (step + 1) / warm_up
+        return 0.55 + 0.45 * math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    model.train()
+    for step in range(steps):
+        chosen = slice(step * batch_size, (step + 1) * batch_size)
+        width = int((rows[chosen] != 0).sum(1).max())
+        logits = model(input_ids=rows[chosen, :width], use_cache=False).logits[:, :-1]
+        wanted = labels[chosen, 1:width]
+        asked = wanted != IGNORED
+        loss = nn.functional.cross_entropy(logits[asked], wanted[asked])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        if log_every and (step + 1) % log_every == 0:
+            print(f"  step {step + 1}/{steps} loss {loss.item():.3f}", flush=True)
+    model.eval()
