@@ -1,0 +1,24 @@
+"""Per-item scores to values with honest uncertainty: intervals, paired differences, optimism."""
+
+from automerge.estimation.differences import (
+    Difference,
+    mean_difference,
+    paired_difference,
+    smallest_detectable_difference,
+    tango_interval,
+)
+from automerge.estimation.intervals import Interval, interval, wilson_interval
+from automerge.estimation.optimism import Optimism, optimism
+
+__all__ = [
+    "Difference",
+    "Interval",
+    "Optimism",
+    "interval",
+    "mean_difference",
+    "optimism",
+    "paired_difference",
+    "smallest_detectable_difference",
+    "tango_interval",
+    "wilson_interval",
+]

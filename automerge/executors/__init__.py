@@ -1,0 +1,3 @@
+"""Executors: where jobs are measured."""
+
+EXECUTORS = ("local", "ray")

@@ -1,0 +1,32 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup demo test test-slow lint clean
+
+# The pinned set is for CPUs and the demo; see README, "Install", for CUDA.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet "torch==2.13.0" --constraint constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test,lint]"
+	touch $@
+
+setup: $(VENV)/.ready
+
+demo: setup
+	$(BIN)/automerge search --budget 40
+
+test: setup lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not gpu"
+
+test-slow: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "slow"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,175 @@
+"""Differences between two models on the items both answered, and what a split could show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, special
+
+from automerge.estimation.intervals import (
+    equal_scores_interval,
+    influence,
+    is_binary,
+    is_unit,
+    normal_quantile,
+    student_interval,
+)
+from automerge.objective import Aggregation, ItemScores, estimate, standard_error
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference with its confidence limits and standard error, from `n` common items.
+
+    Everything is NaN without common items.
+    """
+
+    difference: float
+    low: float
+    high: float
+    stderr: float
+    n: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies on one side of zero."""
+        return self.low > 0 or self.high < 0
+
+    def __neg__(self) -> Difference:
+        return Difference(-self.difference, -self.high, -self.low, self.stderr, self.n)
+
+
+NO_DIFFERENCE = Difference(math.nan, math.nan, math.nan, math.nan, 0)
+
+
+def paired_difference(
+    a: ItemScores, b: ItemScores, aggregation: Aggregation, level: float = 0.95
+) -> Difference:
+    """Compare a with b (a - b) on their common items, item by item.
+
+    Pairing removes the items' difficulty from the variance (Miller 2024, arXiv:2411.00640, section
+    4.2). Pairs of 0/1 scores take Tango's score interval; other means Student's t on item
+    differences; ratios and exponentials Student's t on linearised item differences. Differences
+    that are all equal never give an interval of width zero.
+    """
+    a, b = _on_common_items(a, b)
+    n = len(a.values)
+    if n == 0:
+        return NO_DIFFERENCE
+    difference = estimate(a, aggregation).value - estimate(b, aggregation).value
+    spread = influence(a, aggregation) - influence(b, aggregation)
+    stderr = standard_error(spread)
+    low, high = _limits(a, b, aggregation, difference, stderr, level)
+    return Difference(difference, low, high, stderr, n)
+
+
+def tango_interval(only_a: int, only_b: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Give the score interval of a difference of paired proportions.
+
+    `only_a` of `n` pairs are right for a alone, `only_b` for b alone. Tango (1998), Statistics in
+    Medicine 17, 891-908, eqs. 3 to 7; recommended among paired intervals by Newcombe (1998),
+    Statistics in Medicine 17, 2635-2650, and Fagerland et al. (2014).
+    """
+    z = normal_quantile(level)
+    difference = (only_a - only_b) / n
+
+    def score(delta: float) -> float:
+        # q: the probability of "b alone", estimated under p(a) - p(b) = delta.
+        linear = -only_a - only_b + (2 * n - only_a + only_b) * delta
+        constant = -only_b * delta * (1 - delta)
+        q = (math.sqrt(max(linear**2 - 8 * n * constant, 0.0)) - linear) / (4 * n)
+        variance = n * (2 * q + delta * (1 - delta))
+        distance = only_a - only_b - n * delta
+        return distance / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, distance)
+
+    def limit(sign: int, bound: float) -> float:
+        if difference == bound:
+            return bound
+        inner, outer = difference + sign * 1e-12, bound - sign * 1e-12
+        root = optimize.brentq(lambda delta: score(delta) + sign * z, inner, outer, xtol=1e-12)
+        return float(root)
+
+    return limit(-1, -1.0), limit(+1, 1.0)
+
+
+def mean_difference(differences: Sequence[Difference], groups: Sequence[str]) -> Difference:
+    """Average differences on several objectives, keeping the limits' distances honest.
+
+    Distances to the limits are recovered as variances (MOVER: Zou & Donner 2008, Statistics in
+    Medicine 27, 1693-1702, eq. 3): in quadrature between groups, whose items are disjoint, and
+    added within a group, whose objectives share items and may agree fully.
+    """
+    k = len(differences)
+    if k == 0:
+        return NO_DIFFERENCE
+    mean = sum(d.difference for d in differences) / k
+
+    def combined(distances: Sequence[float]) -> float:
+        totals: dict[str, float] = {}
+        for group, distance in zip(groups, distances, strict=True):
+            totals[group] = totals.get(group, 0.0) + distance
+        return math.sqrt(sum(total**2 for total in totals.values())) / k
+
+    return Difference(
+        mean,
+        mean - combined([d.difference - d.low for d in differences]),
+        mean + combined([d.high - d.difference for d in differences]),
+        combined([d.stderr for d in differences]),
+        sum(d.n for d in differences),
+    )
+
+
+def smallest_detectable_difference(
+    difference: Difference, level: float = 0.95, power: float = 0.8
+) -> float:
+    """Give the true difference a comparison like this one would show with the given power.
+
+    Miller 2024 (arXiv:2411.00640), section 5: (z of the level + z of the power) standard errors.
+    The standard error is read from the interval's half width, so that it is never zero.
+    """
+    z = normal_quantile(level)
+    half_width = (difference.high - difference.low) / 2
+    return half_width / z * (z + float(special.ndtri(power)))
+
+
+def _on_common_items(a: ItemScores, b: ItemScores) -> tuple[ItemScores, ItemScores]:
+    if a.items == b.items:
+        return a, b
+    in_b = {item: row for row, item in enumerate(b.items)}
+    rows = [(row, in_b[item]) for row, item in enumerate(a.items) if item in in_b]
+    return _rows(a, [row for row, _ in rows]), _rows(b, [row for _, row in rows])
+
+
+def _rows(scores: ItemScores, rows: Sequence[int]) -> ItemScores:
+    weights = None if scores.weights is None else tuple(scores.weights[row] for row in rows)
+    return ItemScores(
+        tuple(scores.items[row] for row in rows), tuple(scores.values[row] for row in rows), weights
+    )
+
+
+def _limits(
+    a: ItemScores,
+    b: ItemScores,
+    aggregation: Aggregation,
+    difference: float,
+    stderr: float,
+    level: float,
+) -> tuple[float, float]:
+    values_a, values_b = _array(a), _array(b)
+    n = len(values_a)
+    both = np.concatenate([values_a, values_b])
+    if aggregation == "mean" and is_binary(both):
+        only_a = int(np.sum(values_a > values_b))
+        return tango_interval(only_a, int(np.sum(values_b > values_a)), n, level)
+    if stderr == 0:
+        bound = 1.0 if aggregation == "mean" and is_unit(both) else math.inf
+        return equal_scores_interval(difference, n, -bound, bound, level)
+    return student_interval(difference, stderr, n, level)
+
+
+def _array(scores: ItemScores) -> NDArray[np.float64]:
+    return np.asarray(scores.values, dtype=np.float64)

@@ -1,0 +1,164 @@
+"""Confidence intervals of one model's score on one objective."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from automerge.objective import Aggregation, Estimate, ItemScores, estimate
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its standard error and confidence limits, from `n` items.
+
+    Limits are infinite where the items say nothing about their spread, and everything is NaN
+    without items.
+    """
+
+    value: float
+    low: float
+    high: float
+    stderr: float
+    n: int
+
+    @property
+    def half_width(self) -> float:
+        """Half the distance between the limits."""
+        return (self.high - self.low) / 2
+
+
+def interval(scores: ItemScores, aggregation: Aggregation, level: float = 0.95) -> Interval:
+    """Give the confidence interval of an aggregated score.
+
+    Means of 0/1 scores take Wilson's score interval, which Bowyer et al. (2025, arXiv:2503.01747)
+    and Miller (2024, arXiv:2411.00640) motivate: the normal interval is too narrow below a few
+    hundred items. Other means take Student's t. Ratios and exponentials take Student's t on the
+    linearised mean, then the monotone transform. Scores that are all equal never give an interval
+    of width zero, see `equal_scores_interval`.
+    """
+    point = estimate(scores, aggregation)
+    if point.n == 0:
+        return Interval(math.nan, math.nan, math.nan, math.nan, 0)
+    values = np.asarray(scores.values, dtype=np.float64)
+    if aggregation == "mean":
+        low, high = _mean_interval(values, point, level)
+    else:
+        low, high = _ratio_interval(scores, aggregation, level)
+    return Interval(point.value, low, high, point.stderr, point.n)
+
+
+def wilson_interval(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Give the score interval of a proportion (Wilson 1927, J. Am. Stat. Assoc. 22, p. 209)."""
+    z = normal_quantile(level)
+    share = successes / n
+    shrink = 1 / (1 + z**2 / n)
+    centre = shrink * (share + z**2 / (2 * n))
+    half = shrink * z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    low = 0.0 if successes == 0 else centre - half
+    high = 1.0 if successes == n else centre + half
+    return low, high
+
+
+def equal_scores_interval(
+    value: float, n: int, lowest: float, highest: float, level: float = 0.95
+) -> tuple[float, float]:
+    """Bound the mean of a population of which `n` draws were all `value`.
+
+    By Wilson's limit for 0 of n, a share of at most z²/(n + z²) differs from `value`, and what
+    differs lies in [lowest, highest]. Infinite bounds give infinite limits.
+    """
+    z = normal_quantile(level)
+    share = z**2 / (n + z**2)
+    return value + share * (lowest - value), value + share * (highest - value)
+
+
+def influence(scores: ItemScores, aggregation: Aggregation) -> NDArray[np.float64]:
+    """Give each item's linear influence on the aggregate, times n; it sums to zero.
+
+    Its standard error over items is the delta method's for the aggregate (ratios: Cochran,
+    Sampling Techniques, 1977, eq. 6.4).
+    """
+    values = np.asarray(scores.values, dtype=np.float64)
+    if aggregation == "mean":
+        return values - values.mean()
+    if aggregation == "perplexity":
+        return -math.exp(-float(values.mean())) * (values - values.mean())
+    ratio, residuals = _ratio_and_residuals(scores)
+    if aggregation == "weighted_perplexity":
+        return -math.exp(-ratio) * residuals
+    return -residuals / math.log(2)
+
+
+def is_binary(values: NDArray[np.float64]) -> bool:
+    """Say whether every score is 0 or 1."""
+    return bool(np.all((values == 0) | (values == 1)))
+
+
+def is_unit(values: NDArray[np.float64]) -> bool:
+    """Say whether every score lies in [0, 1]."""
+    return bool(np.all((values >= 0) & (values <= 1)))
+
+
+def normal_quantile(level: float) -> float:
+    """Give z with `level` of the standard normal distribution in [-z, z]."""
+    return float(special.ndtri((1 + level) / 2))
+
+
+def t_quantile(level: float, degrees: int) -> float:
+    """Give t with `level` of Student's distribution in [-t, t]."""
+    return float(special.stdtrit(degrees, (1 + level) / 2))
+
+
+def student_interval(
+    mean: float, stderr: float, n: int, level: float = 0.95
+) -> tuple[float, float]:
+    """Give Student's t interval of a mean of `n` > 1 items."""
+    half = t_quantile(level, n - 1) * stderr
+    return mean - half, mean + half
+
+
+def _mean_interval(
+    values: NDArray[np.float64], point: Estimate, level: float
+) -> tuple[float, float]:
+    if is_binary(values):
+        return wilson_interval(float(values.sum()), point.n, level)
+    if np.ptp(values) == 0:
+        lowest, highest = (0.0, 1.0) if is_unit(values) else (-math.inf, math.inf)
+        return equal_scores_interval(float(values[0]), point.n, lowest, highest, level)
+    return student_interval(point.value, point.stderr, point.n, level)
+
+
+def _ratio_interval(
+    scores: ItemScores, aggregation: Aggregation, level: float
+) -> tuple[float, float]:
+    ratio, residuals = _ratio_and_residuals(scores)
+    n = len(residuals)
+    to_value: Callable[[float], float] = (
+        (lambda mean: -mean / math.log(2)) if aggregation == "bits_per_byte" else _exponential
+    )
+    if n == 1 or np.ptp(residuals) == 0:
+        low, high = -math.inf, math.inf
+    else:
+        stderr = float(residuals.std(ddof=1) / math.sqrt(n))
+        low, high = student_interval(ratio, stderr, n, level)
+    return to_value(high), to_value(low)  # both transforms are decreasing
+
+
+def _ratio_and_residuals(scores: ItemScores) -> tuple[float, NDArray[np.float64]]:
+    values = np.asarray(scores.values, dtype=np.float64)
+    weights = np.ones_like(values) if scores.weights is None else np.asarray(scores.weights)
+    ratio = float(values.sum() / weights.sum())
+    return ratio, (values - ratio * weights) / weights.mean()
+
+
+def _exponential(mean: float) -> float:
+    try:
+        return math.exp(-mean)
+    except OverflowError:
+        return math.inf

@@ -1,0 +1,257 @@
+"""The contract every merge method keeps.
+
+A method is two stages. `coefficients` turns knob values and whole-tensor statistics into a few
+scalars, in plain Python. `kernel` turns tensors and those scalars into the merged tensor, element
+by element, in the precision of its inputs (float32, or float64 for float64 models). So statistics
+are computed once a tensor for a whole search, and a kernel can run on any block of a tensor, on
+any device, eagerly or compiled, with the same result.
+
+Declarations import no torch: the search side reads them for knobs and bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+
+from automerge.errors import nearest
+from automerge.recipe import Place, Profile, Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Statistic = Literal["gram", "magnitude"]
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One parameter of a method.
+
+    `default` is used where a recipe says nothing. `neutral` is the value at which the knob does
+    nothing: a source adds nothing, nothing is dropped, nothing is scaled; None for a switch.
+    Values outside `domain` are refused; `search` are the default bounds of a search, None for a
+    knob that is not searched unless asked for.
+    """
+
+    name: str
+    scope: Literal["source", "recipe"]
+    kind: Literal["float", "bool"]
+    default: float | bool
+    neutral: float | bool | None
+    domain: tuple[float, float]
+    search: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Values:
+    """Knob values for one tensor: numbers a source (in order), recipe numbers and switches."""
+
+    each: Mapping[str, tuple[float, ...]]
+    number: Mapping[str, float]
+    switch: Mapping[str, bool]
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal exactly when all values are equal."""
+        return tuple(tuple(part.items()) for part in (self.each, self.number, self.switch))
+
+
+class Statistics(Protocol):
+    """Whole-tensor numbers of the vectors a method combines.
+
+    The vectors are the task vectors (source − base) of an anchored method, else the sources.
+    """
+
+    @property
+    def size(self) -> int:
+        """Number of elements of the tensor."""
+
+    def inner(self, i: int, j: int) -> float:
+        """Inner product of vectors i and j, accumulated in float64."""
+
+    def magnitude(self, i: int, k: int) -> float:
+        """The k-th largest absolute element of vector i, k from 1."""
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """The scalars of one tensor: a tuple a source, those all share, and switches."""
+
+    each: tuple[tuple[float, ...], ...]
+    shared: tuple[float, ...] = ()
+    switches: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True)
+class Operands:
+    """Tensors of one shape: base (None unless anchored), sources, and uniforms in [0, 1).
+
+    There is one uniform tensor a source for seeded methods, else none.
+    """
+
+    base: Tensor | None
+    sources: Sequence[Tensor]
+    uniforms: Sequence[Tensor] = ()
+
+    @property
+    def anchor(self) -> Tensor:
+        """The base of an anchored method."""
+        if self.base is None:
+            raise ValueError("a method that is not anchored has no base")
+        return self.base
+
+    @property
+    def task_vectors(self) -> tuple[Tensor, ...]:
+        """Source − base, a source (Ilharco et al. 2023, arXiv:2212.04089)."""
+        return tuple(source - self.anchor for source in self.sources)
+
+
+CoefficientStage: TypeAlias = Callable[[Values, Statistics], Coefficients]
+Kernel: TypeAlias = Callable[[Operands, Coefficients], "Tensor"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A merge method: its knobs, what it needs, and its two stages.
+
+    `anchored` methods need a base and combine task vectors. `ordered` ones depend on the order of
+    sources. `seeded` ones get uniforms derived from the recipe's seed. `statistics` names all the
+    whole-tensor numbers `coefficients` may ask for.
+    """
+
+    name: str
+    paper: str
+    knobs: tuple[Knob, ...]
+    coefficients: CoefficientStage
+    kernel: Kernel
+    anchored: bool
+    ordered: bool = False
+    seeded: bool = False
+    min_sources: int = 1
+    max_sources: int | None = None
+    statistics: tuple[Statistic, ...] = ()
+
+    @property
+    def source_knobs(self) -> tuple[Knob, ...]:
+        return tuple(knob for knob in self.knobs if knob.scope == "source")
+
+    @property
+    def recipe_knobs(self) -> tuple[Knob, ...]:
+        return tuple(knob for knob in self.knobs if knob.scope == "recipe")
+
+    def values(self, recipe: Recipe, place: Place) -> Values:
+        """Resolve the recipe's knobs for one tensor."""
+        return Values(
+            each={
+                knob.name: tuple(
+                    number(source.knobs.get(knob.name), knob, place) for source in recipe.sources
+                )
+                for knob in self.source_knobs
+            },
+            number={
+                knob.name: number(recipe.knobs.get(knob.name), knob, place)
+                for knob in self.recipe_knobs
+                if knob.kind == "float"
+            },
+            switch={
+                knob.name: bool(recipe.knobs.get(knob.name, knob.default))
+                for knob in self.recipe_knobs
+                if knob.kind == "bool"
+            },
+        )
+
+
+def number(value: object, knob: Knob, place: Place) -> float:
+    """A knob's value at a place; the knob's default where the recipe says nothing."""
+    here = value.at(place) if isinstance(value, Profile) else value
+    if here is None:
+        return float(knob.default)
+    assert isinstance(here, int | float)
+    return float(here)
+
+
+def weight(search: tuple[float, float] = (0.0, 1.0)) -> Knob:
+    """The share of a source that is added."""
+    return Knob("weight", "source", "float", 1.0, 0.0, (-10.0, 10.0), search)
+
+
+def density(search: tuple[float, float] = (0.1, 1.0)) -> Knob:
+    """The share of a task vector that is kept."""
+    return Knob("density", "source", "float", 1.0, 1.0, (0.0, 1.0), search)
+
+
+def scaling(search: tuple[float, float] | None = None) -> Knob:
+    """The factor on the merged task vector, λ in the papers."""
+    return Knob("lambda", "recipe", "float", 1.0, 1.0, (-10.0, 10.0), search)
+
+
+def normalize(default: bool) -> Knob:
+    """Whether sums are divided by the sum of their weights."""
+    return Knob("normalize", "recipe", "bool", default, None, (0.0, 1.0))
+
+
+def check_recipe(recipe: Recipe, methods: Mapping[str, Method]) -> list[str]:
+    """List everything that keeps a recipe from being merged; empty when nothing does."""
+    method = methods.get(recipe.method)
+    if method is None:
+        return [f"unknown method {recipe.method!r}{nearest(recipe.method, tuple(methods))}"]
+    problems = []
+    count, least, most = len(recipe.sources), method.min_sources, method.max_sources
+    if count < least or (most is not None and count > most):
+        expected = f"exactly {least}" if least == most else f"at least {least}"
+        if most is not None and least != most:
+            expected = f"{least} to {most}"
+        problems.append(f"{method.name} takes {expected} source(s); got {count}")
+    if method.anchored and recipe.base is None:
+        problems.append(f"{method.name} merges differences to a base model: name one as `base`")
+    names = [source.name for source in recipe.sources]
+    problems += [
+        f"source {name!r} is listed twice; give it one weight"
+        for name in dict.fromkeys(names)
+        if names.count(name) > 1
+    ]
+    if method.anchored and recipe.base in names:
+        problems.append(f"{recipe.base!r} is the base and a source: its difference is zero")
+    for source in recipe.sources:
+        problems += check_knobs(method, method.source_knobs, source.knobs, f"{source.name}: ")
+    return problems + check_knobs(method, method.recipe_knobs, recipe.knobs, "")
+
+
+def check_knobs(
+    method: Method, knobs: Sequence[Knob], given: Mapping[str, object], where: str
+) -> list[str]:
+    """List unknown knobs and values outside a knob's kind or domain."""
+    known = {knob.name: knob for knob in knobs}
+    elsewhere = {knob.name: knob.scope for knob in method.knobs if knob.name not in known}
+    problems = []
+    for name, value in given.items():
+        if name in elsewhere:
+            scope = "each source" if elsewhere[name] == "source" else "the whole recipe"
+            problems.append(f"{where}{name!r} is set for {scope}")
+        elif name not in known:
+            problems.append(f"{where}{method.name} has no {name!r}{nearest(name, tuple(known))}")
+        else:
+            problems += check_value(known[name], value, where)
+    return problems
+
+
+def check_value(knob: Knob, value: object, where: str) -> list[str]:
+    """List what is wrong with one knob's value."""
+    if knob.kind == "bool":
+        if isinstance(value, bool):
+            return []
+        shown = value.plain() if isinstance(value, Profile) else value
+        return [f"{where}{knob.name} is true or false; got {shown!r}"]
+    if isinstance(value, Profile):
+        numbers = [v for _, knots in value.parts for v in knots]
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        numbers = [float(value)]
+    else:
+        return [f"{where}{knob.name} is a number; got {value!r}"]
+    low, high = knob.domain
+    return [
+        f"{where}{knob.name} must lie in [{low:g}, {high:g}]; got {v:g}"
+        for v in numbers
+        if not low <= v <= high
+    ]

@@ -1,0 +1,31 @@
+"""Drop and rescale: the part that both DARE methods share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from automerge.methods.base import Operands
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def rescaled(share: float, kept: float) -> float:
+    """The factor on the elements a density keeps: 1/density as in the paper.
+
+    mergekit divides by the share of the L1 norm that was kept instead.
+    """
+    return share / kept if kept > 0 else 0.0
+
+
+def dropped(operands: Operands, densities: tuple[float, ...]) -> tuple[Tensor, ...]:
+    """Task vectors with each element kept where its uniform is below the density.
+
+    Uniforms do not depend on the density, so a smaller density keeps a subset.
+    """
+    return tuple(
+        vector * (uniform < kept)
+        for vector, uniform, kept in zip(
+            operands.task_vectors, operands.uniforms, densities, strict=True
+        )
+    )

@@ -1,0 +1,45 @@
+"""Sums of task vectors with random elements dropped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from automerge.methods.base import (
+    Coefficients,
+    Method,
+    Operands,
+    Statistics,
+    Values,
+    density,
+    scaling,
+    weight,
+)
+from automerge.methods.dare import dropped, rescaled
+from automerge.methods.linear import weighted_sum
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def coefficients(values: Values, statistics: Statistics) -> Coefficients:
+    """λ wᵢ / densityᵢ and densityᵢ a source."""
+    scale = values.number["lambda"]
+    pairs = zip(values.each["weight"], values.each["density"], strict=True)
+    return Coefficients(each=tuple((rescaled(scale * w, kept), kept) for w, kept in pairs))
+
+
+def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
+    """base + λ Σ wᵢ mᵢ (xᵢ − base) / densityᵢ, with mᵢ a Bernoulli(densityᵢ) mask."""
+    vectors = dropped(operands, tuple(kept for _, kept in scalars.each))
+    return operands.anchor + weighted_sum(vectors, scalars.each)
+
+
+DARE_LINEAR = Method(
+    name="dare_linear",
+    paper="Yu et al. 2024, Language models are super Mario, arXiv:2311.03099",
+    knobs=(weight(), density(), scaling()),
+    coefficients=coefficients,
+    kernel=kernel,
+    anchored=True,
+    seeded=True,
+)

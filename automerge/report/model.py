@@ -1,0 +1,102 @@
+"""What a report needs to know about a study: values only, read from the store by the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from automerge.objective import Estimate, ItemScores, Objective, estimate
+from automerge.trial import Failed, Measured, Outcome, Part, Trial
+
+State = Literal["running", "interrupted", "finished", "failed"]
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """A trial with its outcome in each part of the split that was tried.
+
+    `believed` holds the search's own estimates (with control variates) by objective name; without
+    them the plain estimates on search items stand in. `model_dir` is relative to the run folder.
+    """
+
+    trial: Trial
+    outcomes: Mapping[Part, Outcome]
+    believed: Mapping[str, Estimate] = field(default_factory=dict)
+    model_dir: str | None = None
+
+    def scores(self, part: Part, objective: str) -> ItemScores | None:
+        """The item scores of one part and objective; None where nothing was measured."""
+        outcome = self.outcomes.get(part)
+        return outcome.scores.get(objective) if isinstance(outcome, Measured) else None
+
+    def search_estimate(self, objective: Objective) -> Estimate | None:
+        """What the search believed; None where it measured nothing."""
+        if objective.name in self.believed:
+            return self.believed[objective.name]
+        scores = self.scores("search", objective.name)
+        return None if scores is None else estimate(scores, objective.aggregation)
+
+    @property
+    def failure(self) -> tuple[Part, Failed] | None:
+        """The first part that failed, with its reason."""
+        for part, outcome in self.outcomes.items():
+            if isinstance(outcome, Failed):
+                return part, outcome
+        return None
+
+
+@dataclass(frozen=True)
+class ModelOrigin:
+    """Where a base or source came from; `name` is its name in the study."""
+
+    name: str
+    path: str
+    revision: str | None = None
+    digest: str | None = None
+    license: str | None = None
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What ran, on what and when.
+
+    `tasks` maps tasks to digests, `versions` packages to versions. `started` and `finished` are
+    ISO 8601. `lm_eval_args` are further arguments (shots, chat template) that the lm_eval command
+    line needs to give the study's scores.
+    """
+
+    versions: Mapping[str, str]
+    models: tuple[ModelOrigin, ...]
+    tasks: Mapping[str, str]
+    machine: str
+    started: str
+    finished: str | None
+    command: str
+    lm_eval_args: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A study as a report sees it; `front`, `base`, `parents`, `uniform`, `knee` are trial numbers.
+
+    `front` was chosen on select items and is empty before that; it may hold parents. `parents`
+    are the sources unchanged, in the order of `sources`, as far as they were tried.
+    """
+
+    study: str
+    state: State
+    objectives: tuple[Objective, ...]
+    trials: tuple[TrialResult, ...]
+    front: tuple[int, ...]
+    knee: int | None
+    base: int | None
+    parents: tuple[int, ...]
+    uniform: int | None
+    sources: tuple[str, ...]
+    n_layers: int
+    sampler: str
+    seed: int
+    budget: int
+    provenance: Provenance
+    warnings: tuple[str, ...] = ()

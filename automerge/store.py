@@ -1,0 +1,342 @@
+"""One SQLite file a study: the only truth, written by the driver alone.
+
+Every change is one transaction, on disk before the call returns; `tests/test_store.py` kills
+writers to prove it. The schema is documented in docs/store.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from automerge.errors import StateError
+from automerge.objective import ItemScores
+from automerge.recipe import Recipe
+from automerge.trial import Failed, Job, Measured, Outcome, Part, Timings, Trial
+
+SCHEMA_VERSION = 1
+FILE = "study.sqlite"
+_OWNER = "study.owner"
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE trials (
+    number INTEGER PRIMARY KEY, origin TEXT NOT NULL, name TEXT NOT NULL,
+    recipe_id TEXT NOT NULL, recipe TEXT NOT NULL, params TEXT, duplicate_of INTEGER);
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, trial INTEGER NOT NULL,
+    at REAL NOT NULL);
+CREATE TABLE measurements (
+    id INTEGER PRIMARY KEY, trial INTEGER NOT NULL, part TEXT NOT NULL, timings TEXT NOT NULL,
+    tokens INTEGER NOT NULL, notes TEXT NOT NULL, at REAL NOT NULL, UNIQUE (trial, part));
+CREATE TABLE scores (
+    measurement INTEGER NOT NULL, objective TEXT NOT NULL, task TEXT NOT NULL,
+    ids BLOB NOT NULL, item_values BLOB NOT NULL, weights BLOB,
+    PRIMARY KEY (measurement, objective, task)) WITHOUT ROWID;
+CREATE TABLE failures (
+    trial INTEGER NOT NULL, part TEXT NOT NULL, kind TEXT NOT NULL, reason TEXT NOT NULL,
+    traceback TEXT NOT NULL, at REAL NOT NULL, PRIMARY KEY (trial, part));
+"""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One call the sampler received, in the order of the calls."""
+
+    kind: Literal["ask", "tell"]
+    trial: int
+
+
+class Store:
+    """Reads and writes one study. Writers hold the folder's lock; readers need none."""
+
+    def __init__(self, run: Path, *, write: bool) -> None:
+        self.path = run / FILE
+        self._lock = _own(run) if write else None
+        try:
+            if write:
+                self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+                self._db.execute("PRAGMA synchronous = EXTRA")
+            else:
+                uri = f"{self.path.resolve().as_uri()}?mode=ro"
+                self._db = sqlite3.connect(uri, timeout=60, uri=True, isolation_level=None)
+            with _readable(self.path):
+                tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+                if write and not tables:
+                    self._create()
+                elif self.meta("schema_version") != SCHEMA_VERSION:
+                    raise StateError(
+                        f"{self.path} has schema version {self.meta('schema_version')}, this "
+                        f"automerge reads version {SCHEMA_VERSION}; use the automerge that wrote it"
+                    )
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if db := getattr(self, "_db", None):
+            db.close()
+        if self._lock is not None:
+            (self.path.parent / _OWNER).unlink(missing_ok=True)
+            self._lock.release()
+
+    def _create(self) -> None:
+        with self._transaction() as db:
+            for statement in _SCHEMA.strip().split(";\n"):
+                db.execute(statement)
+            db.execute("INSERT INTO meta VALUES ('schema_version', ?)", (str(SCHEMA_VERSION),))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with _readable(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _rows(self, sql: str, *arguments: object) -> list[tuple[Any, ...]]:
+        with _readable(self.path):
+            return self._db.execute(sql, arguments).fetchall()
+
+    # What belongs to the study as a whole
+
+    def meta(self, key: str) -> Any:
+        """A JSON value kept under a name; None when there is none."""
+        rows = self._rows("SELECT value FROM meta WHERE key = ?", key)
+        return json.loads(rows[0][0]) if rows else None
+
+    def put_meta(self, **values: object) -> None:
+        with self._transaction() as db:
+            for key, value in values.items():
+                db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+
+    # Writing
+
+    def ask(self, trial: Trial, *, duplicate_of: int | None = None) -> None:
+        """Record a trial, as an "ask" event too, before anything is done with it."""
+        params = None if trial.params is None else json.dumps(dict(trial.params))
+        recipe = json.dumps(trial.recipe.plain())
+        row = (trial.number, trial.origin, trial.name, trial.recipe.id, recipe, params)
+        with self._transaction() as db:
+            db.execute("INSERT INTO trials VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, duplicate_of))
+            _event(db, "ask", trial.number)
+
+    def tell(self, number: int) -> None:
+        """Record that the sampler is told of a duplicate, which has no measurement of its own."""
+        with self._transaction() as db:
+            _event(db, "tell", number)
+
+    def record(self, job: Job, outcome: Outcome) -> None:
+        """Record what a job gave; a search job's result is also a "tell" event."""
+        with self._transaction() as db:
+            if isinstance(outcome, Measured):
+                cursor = db.execute(
+                    "INSERT INTO measurements (trial, part, timings, tokens, notes, at) "
+                    "VALUES (?, ?, ?, ?, ?, ?)",
+                    (
+                        job.trial,
+                        job.part,
+                        json.dumps(asdict(outcome.timings)),
+                        outcome.tokens,
+                        json.dumps(dict(outcome.notes)),
+                        time.time(),
+                    ),
+                )
+                db.executemany(
+                    "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?)",
+                    (
+                        (cursor.lastrowid, name, *row)
+                        for name, scores in outcome.scores.items()
+                        for row in _pack(scores)
+                    ),
+                )
+            else:
+                failure = (outcome.kind, outcome.reason, outcome.traceback)
+                db.execute(
+                    "INSERT INTO failures VALUES (?, ?, ?, ?, ?, ?)",
+                    (job.trial, job.part, *failure, time.time()),
+                )
+            if job.part == "search":
+                _event(db, "tell", job.trial)
+
+    # Reading
+
+    def trials(self) -> list[Trial]:
+        rows = self._rows("SELECT number, recipe, origin, name, params FROM trials ORDER BY number")
+        return [
+            Trial(
+                number,
+                Recipe.from_plain(json.loads(recipe)),
+                origin,
+                name,
+                None if params is None else json.loads(params),
+            )
+            for number, recipe, origin, name, params in rows
+        ]
+
+    def duplicates(self) -> dict[int, int]:
+        """Trial → the earlier trial whose result it shares."""
+        sql = "SELECT number, duplicate_of FROM trials WHERE duplicate_of IS NOT NULL"
+        return {int(number): int(of) for number, of in self._rows(sql)}
+
+    def events(self) -> list[Event]:
+        return [Event(*row) for row in self._rows("SELECT kind, trial FROM events ORDER BY seq")]
+
+    def outcomes(self, part: Part) -> dict[int, Outcome]:
+        """Every result of one part by trial number, in the order they were recorded."""
+        found: dict[int, tuple[float, Outcome]] = {}
+        measured = self._rows(
+            "SELECT id, trial, timings, tokens, notes, at FROM measurements WHERE part = ?", part
+        )
+        packed: dict[int, dict[str, list[tuple[Any, ...]]]] = {}
+        for measurement, objective, *row in self._rows(
+            "SELECT s.measurement, s.objective, s.task, s.ids, s.item_values, s.weights "
+            "FROM scores s JOIN measurements m ON m.id = s.measurement "
+            "WHERE m.part = ? ORDER BY s.measurement, s.objective, s.task",
+            part,
+        ):
+            packed.setdefault(measurement, {}).setdefault(objective, []).append(tuple(row))
+        for measurement, trial, timings, tokens, notes, at in measured:
+            scores = {name: _unpack(rows) for name, rows in packed.get(measurement, {}).items()}
+            outcome = Measured(scores, Timings(**json.loads(timings)), tokens, json.loads(notes))
+            found[trial] = (at, outcome)
+        for trial, kind, reason, traceback, at in self._rows(
+            "SELECT trial, kind, reason, traceback, at FROM failures WHERE part = ?", part
+        ):
+            found[trial] = (at, Failed(kind, reason, traceback))
+        return {trial: outcome for trial, (_, outcome) in found.items()}
+
+    def counts(self) -> dict[str, int]:
+        """How many trials were asked, measured and failed in the search, duplicates apart."""
+        asked, duplicates = self._rows("SELECT count(*), count(duplicate_of) FROM trials")[0]
+        measured = self._rows("SELECT count(*) FROM measurements WHERE part = 'search'")[0][0]
+        failed = self._rows("SELECT count(*) FROM failures WHERE part = 'search'")[0][0]
+        return {
+            "asked": asked - duplicates,
+            "measured": measured,
+            "failed": failed,
+            "duplicates": duplicates,
+        }
+
+
+def exists(run: Path) -> bool:
+    """Whether a folder holds a study."""
+    return (run / FILE).is_file()
+
+
+def _event(db: sqlite3.Connection, kind: str, trial: int) -> None:
+    db.execute("INSERT INTO events (kind, trial, at) VALUES (?, ?, ?)", (kind, trial, time.time()))
+
+
+def _pack(scores: ItemScores) -> Iterator[tuple[str, bytes, bytes, bytes | None]]:
+    """One row a leaf task: ids as little-endian int32, values and weights as float64."""
+    tasks = dict.fromkeys(task for task, _ in scores.items)
+    for task in tasks:
+        at = [i for i, (name, _) in enumerate(scores.items) if name == task]
+        yield (
+            task,
+            np.array([scores.items[i][1] for i in at], dtype="<i4").tobytes(),
+            np.array([scores.values[i] for i in at], dtype="<f8").tobytes(),
+            None
+            if scores.weights is None
+            else np.array([scores.weights[i] for i in at], dtype="<f8").tobytes(),
+        )
+
+
+def _unpack(rows: Sequence[tuple[Any, ...]]) -> ItemScores:
+    items: list[tuple[str, int]] = []
+    values: list[float] = []
+    weights: list[float] = []
+    for task, ids, row_values, row_weights in rows:
+        items += [(task, int(i)) for i in np.frombuffer(ids, dtype="<i4")]
+        values += np.frombuffer(row_values, dtype="<f8").tolist()
+        if row_weights is not None:
+            weights += np.frombuffer(row_weights, dtype="<f8").tolist()
+    return ItemScores(tuple(items), tuple(values), tuple(weights) or None)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into one sentence with what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if "full" in str(error) or "disk I/O" in str(error):
+            advice = "free some space; what was measured is safe, the same command goes on"
+        elif "locked" in str(error):
+            advice = "another process holds it; try again"
+        elif "readonly" in str(error) or "unable to open" in str(error):
+            advice = "check that the folder and the file may be read and written"
+        else:
+            advice = "the file is damaged; restore a copy, or start anew with another --out"
+        raise StateError(f"{path}: {error}; {advice}") from error
+
+
+def _own(run: Path) -> FileLock:
+    """Take the run folder's lock, which dies with this process; StateError names the holder."""
+    lock = FileLock(run / "study.lock", blocking=False)
+    owner = run / _OWNER
+    try:
+        lock.acquire()
+    except Timeout:
+        holder = _owner_of(run)
+        raise StateError(
+            f"{run} is in use by process {holder.get('pid', '?')} on "
+            f"{holder.get('host', 'an unknown host')} since {holder.get('since', '?')}; "
+            "wait for it, stop it, or give another --out"
+        ) from None
+    except OSError as error:
+        raise StateError(f"cannot write in {run}: {error.strerror}; give another --out") from error
+    owner.write_text(
+        json.dumps(
+            {
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+                "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+            }
+        )
+    )
+    return lock
+
+
+def is_running(run: Path) -> bool:
+    """Whether a living process on this host writes the study."""
+    holder = _owner_of(run)
+    if holder.get("host") != socket.gethostname():
+        return bool(holder)
+    try:
+        os.kill(int(str(holder["pid"])), 0)
+    except (KeyError, ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _owner_of(run: Path) -> Mapping[str, object]:
+    try:
+        holder = json.loads((run / _OWNER).read_text())
+    except (OSError, ValueError):
+        return {}
+    return holder if isinstance(holder, dict) else {}
