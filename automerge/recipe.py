@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import TypeAlias
@@ -124,7 +124,7 @@ class Recipe:
     method: str
     sources: tuple[RecipeSource, ...]
     base: str | None = None
-    knobs: Mapping[str, Profile | Value] = MappingProxyType({})
+    knobs: Mapping[str, Profile | Value] = field(default_factory=dict)
     seed: int = 0
     dtype: str | None = None
 

@@ -65,21 +65,21 @@ class Store:
         self.path = run / FILE
         self._lock = _own(run) if write else None
         try:
-            if write:
-                self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-                self._db.execute("PRAGMA synchronous = EXTRA")
-            else:
-                uri = f"{self.path.resolve().as_uri()}?mode=ro"
-                self._db = sqlite3.connect(uri, timeout=60, uri=True, isolation_level=None)
             with _readable(self.path):
+                # Readers open for writing too: only so can SQLite roll back what a killed writer
+                # left half done.
+                uri = f"{self.path.resolve().as_uri()}?mode={'rwc' if write else 'rw'}"
+                self._db = sqlite3.connect(uri, timeout=60, uri=True, isolation_level=None)
+                pragma = "synchronous = EXTRA" if write else "query_only = ON"
+                self._db.execute(f"PRAGMA {pragma}")
                 tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-                if write and not tables:
-                    self._create()
-                elif self.meta("schema_version") != SCHEMA_VERSION:
-                    raise StateError(
-                        f"{self.path} has schema version {self.meta('schema_version')}, this "
-                        f"automerge reads version {SCHEMA_VERSION}; use the automerge that wrote it"
-                    )
+            if write and not tables:
+                self._create()
+            elif self.meta("schema_version") != SCHEMA_VERSION:
+                raise StateError(
+                    f"{self.path} has schema version {self.meta('schema_version')}, this "
+                    f"automerge reads version {SCHEMA_VERSION}; use the automerge that wrote it"
+                )
         except BaseException:
             self.close()
             raise

@@ -245,16 +245,14 @@ class Driver:
     # Select and test
 
     def _select(self) -> None:
-        chosen = self.shortlist()
-        if chosen:
-            self.store.put_meta(shortlist=chosen)
-            self._measure("select", [*self.baselines(), *chosen])
+        shortlist = self.shortlist()
+        self.store.put_meta(shortlist=shortlist)
+        self._measure("select", [*self.baselines(), *shortlist])
 
     def _test(self) -> None:
         front = self.front()
-        if front or self.baselines():
-            self.store.put_meta(front=front)
-            self._measure("test", [*self.baselines(), *front])
+        self.store.put_meta(front=front)
+        self._measure("test", sorted({*self.baselines(), *front}))
 
     def baselines(self) -> list[int]:
         """Base, sources and uniform average, as far as the budget reached them."""
@@ -277,10 +275,9 @@ class Driver:
         return sorted(numbers[int(i)] for i in chosen)
 
     def front(self) -> list[int]:
-        """The shortlisted merges that nothing measured on select items dominates."""
+        """What nothing measured on select items dominates: merges, and maybe baselines."""
         objectives = self.plan.objectives
-        shortlist = set(self.store.meta("shortlist") or ())
-        rivals = shortlist.union(self.baselines())
+        rivals = {*(self.store.meta("shortlist") or ()), *self.baselines()}
         values = {
             number: losses(objectives, estimates(objectives, outcome.scores))
             for number, outcome in sorted(self.store.outcomes("select").items())
@@ -288,9 +285,8 @@ class Driver:
         }
         if not values:
             return []
-        numbers = list(values)
         keep = pareto.nondominated(np.array(list(values.values())))
-        return [n for n, kept in zip(numbers, keep, strict=True) if kept and n in shortlist]
+        return [number for number, kept in zip(values, keep, strict=True) if kept]
 
     def _measure(self, part: Part, numbers: Sequence[int]) -> None:
         done = self.store.outcomes(part)

@@ -86,9 +86,10 @@ def influence(scores: ItemScores, aggregation: Aggregation) -> NDArray[np.float6
     """
     values = np.asarray(scores.values, dtype=np.float64)
     if aggregation == "mean":
-        return values - values.mean()
+        return values - float(values.mean())
     if aggregation == "perplexity":
-        return -math.exp(-float(values.mean())) * (values - values.mean())
+        mean = float(values.mean())
+        return -math.exp(-mean) * (values - mean)
     ratio, residuals = _ratio_and_residuals(scores)
     if aggregation == "weighted_perplexity":
         return -math.exp(-ratio) * residuals

@@ -1,0 +1,72 @@
+"""How a model is named: a local folder as an absolute path, or a hub id with a revision."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w][\w./-]*)?")
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+"""What models, studies and recipes may be called."""
+
+
+def resolve(text: str, folder: Path) -> str:
+    """Turn what a user wrote into a reference; relative paths are relative to `folder`.
+
+    A path is what exists on disk or begins with `.`, `/` or `~`; all else is a hub id. Raises
+    ValueError with a message for the user.
+    """
+    if not text or "\0" in text:
+        raise ValueError("expected a folder or a hub id, got nothing")
+    path = (folder / Path(text).expanduser()).absolute()
+    if _is_dir(path):
+        return str(_tidy(path))
+    if _exists(path):
+        raise ValueError(f"{text} is a file; expected a model's folder or a hub id (org/name)")
+    if text.startswith((".", "/", "~")):
+        before, at, _ = text.rpartition("@")
+        if at and _is_dir((folder / Path(before).expanduser()).absolute()):
+            raise ValueError(f"{before} is a local folder, which has no revision; drop the '@...'")
+        raise ValueError(f"no such folder: {path}")
+    if _HUB_ID.fullmatch(text):
+        return text
+    raise ValueError(f"{text!r} is neither a folder that exists nor a hub id (org/name[@revision])")
+
+
+def is_local(reference: str) -> bool:
+    """Whether a resolved reference is a folder; else it is a hub id."""
+    return Path(reference).is_absolute()
+
+
+def split_revision(reference: str) -> tuple[str, str | None]:
+    """The folder or hub id, and the revision; None where none is given."""
+    if is_local(reference):
+        return reference, None
+    name, _, revision = reference.partition("@")
+    return name, revision or None
+
+
+def short_name(reference: str) -> str:
+    """A name for a model: the last part of its path or hub id."""
+    last = Path(split_revision(reference)[0]).name
+    name = re.sub(r"[^\w.-]+", "-", last, flags=re.ASCII).lstrip("._-")
+    return name or "model"
+
+
+def _tidy(path: Path) -> Path:
+    """Remove `.` and `..`; links stay links."""
+    return Path(*path.parts) if ".." not in path.parts else path.resolve()
+
+
+def _is_dir(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long
+        return False
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False

@@ -1,0 +1,109 @@
+"""What the numbers allow to be said, in plain sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from automerge.report.summary import Means, Summary
+from automerge.trial import Measured
+
+
+def conclusion(summary: Summary) -> tuple[str, ...]:
+    """Say what was found, the claim first; claims hold for sealed test items only.
+
+    Claims over several front models are corrected for their number (Bonferroni).
+    """
+    result = summary.result
+    if not any(_measured(summary)):
+        return (_nothing(summary),)
+    if not result.front:
+        done = sum(_measured(summary))
+        return (
+            f"No front yet: {count(done, 'trial')} of a budget of {result.budget} measured.",
+            "Scores on search items flatter what was chosen by them; "
+            "the front is chosen and tested when the search ends.",
+        )
+    if not summary.front:
+        return (
+            "No merged model is on the front: on the select items the models that went in "
+            "are at least as good.",
+        )
+    if summary.part != "test" or not summary.detectable:
+        return (
+            f"{count(len(summary.front), 'merged model')} on the front, not tested yet.",
+            "No claim is made before the sealed test items are scored.",
+        )
+    claims = _mean_claims(summary, summary.means) if summary.means else _gain_claims(summary)
+    return tuple(claim for claim in claims if claim)
+
+
+def count(number: int, noun: str) -> str:
+    """Write a number with its noun: 1 trial, 2 trials."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _measured(summary: Summary) -> list[bool]:
+    return [
+        any(isinstance(outcome, Measured) for outcome in t.outcomes.values())
+        for t in summary.result.trials
+    ]
+
+
+def _nothing(summary: Summary) -> str:
+    result = summary.result
+    failures = [t.failure for t in result.trials if t.failure is not None]
+    if failures:
+        _, first = failures[0]
+        return f"All {count(len(failures), 'trial')} failed; the first: {first.reason}"
+    if result.budget == 0:
+        return "Nothing was measured: the budget was 0."
+    return f"Nothing is measured yet; the budget is {count(result.budget, 'trial')}."
+
+
+def _mean_claims(summary: Summary, means: Means) -> Sequence[str]:
+    n, k = len(summary.front), len(summary.result.objectives)
+    unit = summary.units[summary.result.objectives[0].name]
+    where = summary.result.objectives[0].name if k == 1 else f"the mean of {k} objectives"
+    versus = means.versus.difference
+    return (
+        f"{_share(len(means.winners), n, 'every parent')} on {where}.",
+        _uniform_claim(summary, len(means.uniform_winners), f" on {where}"),
+        f"{means.chosen}, the best there on the select items, differs from the best parent "
+        f"{means.versus.against} by {unit.difference(versus.difference)}{unit.noun} on the test "
+        f"items (95 % interval {unit.difference(versus.low)} to {unit.difference(versus.high)}).",
+        f"The smallest difference this test split could have shown: "
+        f"{unit.value(means.detectable)}{unit.noun}.",
+    )
+
+
+def _gain_claims(summary: Summary) -> Sequence[str]:
+    n = len(summary.front)
+    sizes = ", ".join(
+        f"{o.name} {summary.units[o.name].value(size)}{summary.units[o.name].noun}"
+        for o in summary.result.objectives
+        if math.isfinite(size := summary.detectable.get(o.name, math.nan))
+    )
+    gains = len(summary.gains)
+    return (
+        f"{_share(gains, n, 'the best parent')} on some objective"
+        + (" without measurable loss on another." if gains else " without loss on another."),
+        _uniform_claim(
+            summary, len(summary.uniform_gains), " on some objective without measurable loss"
+        ),
+        f"The smallest differences this test split could have shown: {sizes}." if sizes else "",
+    )
+
+
+def _share(winners: int, n: int, rival: str) -> str:
+    if n == 1:
+        return f"The one front model {'beats' if winners else 'does not measurably beat'} {rival}"
+    if not winners:
+        return f"None of {n} front models measurably beats {rival}"
+    return f"{winners} of {n} front models {'beats' if winners == 1 else 'beat'} {rival}"
+
+
+def _uniform_claim(summary: Summary, winners: int, where: str) -> str:
+    if summary.result.uniform is None or not any(m.versus_uniform for m in summary.front):
+        return ""
+    return f"{_share(winners, len(summary.front), 'the uniform average')}{where}."

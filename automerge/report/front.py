@@ -1,0 +1,141 @@
+"""The front as a document for programs: `front.json`, described in docs/front_schema.md."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+from automerge.estimation import Difference, Interval, smallest_detectable_difference
+from automerge.objective import Objective
+from automerge.report.conclusion import conclusion
+from automerge.report.model import StudyResult
+from automerge.report.summary import Member, Summary, Versus, summarise
+from automerge.trial import PARTS
+
+SCHEMA_VERSION = 1
+FILE = "front.json"
+
+Plain: TypeAlias = dict[str, object]
+
+
+def front_document(result: StudyResult) -> Plain:
+    """Give the front with its scores and comparisons as JSON-ready values."""
+    summary = summarise(result)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "study": result.study,
+        "state": result.state,
+        "budget": result.budget,
+        "sampler": result.sampler,
+        "seed": result.seed,
+        "conclusion": list(conclusion(summary)),
+        "objectives": [_objective(o, summary) for o in result.objectives],
+        "members": [_member(m) for m in summary.members],
+        "hypervolume": _hypervolume(summary),
+        "optimism": {
+            name: {"value": _number(o.value), "stderr": _number(o.stderr), "models": o.models}
+            for name, o in summary.optimism.items()
+        },
+    }
+
+
+def write_front(result: StudyResult, folder: Path) -> Path:
+    """Write `front.json` into the run folder, whole or not at all."""
+    text = json.dumps(front_document(result), indent=2, ensure_ascii=False, allow_nan=False)
+    return write_atomically(folder / FILE, text + "\n")
+
+
+def write_atomically(path: Path, text: str) -> Path:
+    """Write text beside `path`, then rename it into place."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with draft.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
+
+
+def _objective(objective: Objective, summary: Summary) -> Plain:
+    return {
+        "name": objective.name,
+        "task": objective.task,
+        "metric": f"{objective.metric},{objective.filter}",
+        "direction": objective.direction,
+        "aggregation": objective.aggregation,
+        "best_parent": summary.best_parent.get(objective.name),
+        "smallest_detectable_difference": _number(summary.detectable.get(objective.name)),
+    }
+
+
+def _member(member: Member) -> Plain:
+    trial = member.trial
+    return {
+        "name": member.name,
+        "kind": member.kind,
+        "on_front": member.on_front,
+        "knee": member.knee,
+        "trial": trial.trial.number,
+        "recipe": trial.trial.recipe.plain(),
+        "model_dir": trial.model_dir,
+        "scores": {
+            name: {part: _interval(parts[part]) for part in PARTS}
+            for name, parts in member.scores.items()
+        },
+        "versus": {
+            "best_parent": _versus(member.versus_parent, "parent"),
+            "uniform": _versus(member.versus_uniform, None),
+        },
+    }
+
+
+def _interval(found: Interval | None) -> Plain | None:
+    if found is None:
+        return None
+    return {
+        "value": _number(found.value),
+        "stderr": _number(found.stderr),
+        "low": _number(found.low),
+        "high": _number(found.high),
+        "n": found.n,
+    }
+
+
+def _versus(comparisons: Mapping[str, Versus], name: str | None) -> Plain:
+    return {
+        objective: ({name: versus.against} if name else {}) | _difference(versus.difference)
+        for objective, versus in comparisons.items()
+    }
+
+
+def _difference(difference: Difference) -> Plain:
+    return {
+        "difference": _number(difference.difference),
+        "low": _number(difference.low),
+        "high": _number(difference.high),
+        "n": difference.n,
+        "smallest_detectable": _number(smallest_detectable_difference(difference)),
+    }
+
+
+def _hypervolume(summary: Summary) -> Plain | None:
+    if (found := summary.hypervolume) is None:
+        return None
+    return {
+        "reference": {name: _number(value) for name, value in found.reference.items()},
+        "ideal": {name: _number(value) for name, value in found.ideal.items()},
+        "front": _number(found.front),
+        "parents": _number(found.parents),
+        "uniform": _number(found.uniform),
+    }
+
+
+def _number(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

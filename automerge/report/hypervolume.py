@@ -1,0 +1,81 @@
+"""Hypervolume of sets of models, on test items, and of the search as it went."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from automerge import pareto
+from automerge.objective import Objective
+
+
+@dataclass(frozen=True)
+class Hypervolume:
+    """Share of the box between `reference` and `ideal` that each set dominates.
+
+    Both corners are in the objectives' own units, by objective name.
+    """
+
+    reference: Mapping[str, float]
+    ideal: Mapping[str, float]
+    front: float
+    parents: float
+    uniform: float | None
+
+
+def hypervolume_of_sets(
+    objectives: Sequence[Objective],
+    front: Sequence[Sequence[float]],
+    parents: Sequence[Sequence[float]],
+    uniform: Sequence[Sequence[float]],
+) -> Hypervolume | None:
+    """Compare sets of finite losses; None for one objective, or without front or parents."""
+    if len(objectives) < 2 or not front or not parents:
+        return None
+    box = Box.around([*front, *parents, *uniform])
+
+    def named(losses: NDArray[np.float64]) -> dict[str, float]:
+        pairs = zip(objectives, losses.tolist(), strict=True)
+        return {o.name: o.loss(loss) for o, loss in pairs}
+
+    return Hypervolume(
+        named(box.reference),
+        named(box.ideal),
+        box.share(front),
+        box.share(parents),
+        box.share(uniform) if uniform else None,
+    )
+
+
+def progress(losses: NDArray[np.float64]) -> list[float]:
+    """Give the share dominated after each trial; NaN rows are failures, in their place."""
+    if not np.isfinite(losses).all(axis=1).any():
+        return []
+    box = Box.around(losses)
+    history = pareto.hypervolume_history(losses, box.reference) / box.volume
+    return [float(share) for share in history]
+
+
+@dataclass(frozen=True)
+class Box:
+    """From the best value of each objective to a tenth of the range beyond the worst."""
+
+    ideal: NDArray[np.float64]
+    reference: NDArray[np.float64]
+
+    @classmethod
+    def around(cls, losses: ArrayLike) -> Box:
+        """Enclose all losses."""
+        return cls(pareto.ideal_nadir(losses)[0], pareto.reference_point(losses))
+
+    @property
+    def volume(self) -> float:
+        """The product of the sides."""
+        return float(np.prod(self.reference - self.ideal))
+
+    def share(self, losses: ArrayLike) -> float:
+        """Give the share of the box that losses dominate."""
+        return pareto.hypervolume(losses, self.reference) / self.volume

@@ -1,0 +1,28 @@
+"""The conditional search space: parameters ↔ recipe, vectors ↔ parameters."""
+
+from automerge.space.build import MAX_CHOICES, MAX_DIMENSION, build_space
+from automerge.space.parameters import (
+    BooleanParameter,
+    CategoricalParameter,
+    FloatParameter,
+    Parameter,
+)
+from automerge.space.settings import Depth, Groups, Knots, PerLayer, SpaceSettings
+from automerge.space.space import Branch, Space
+
+__all__ = [
+    "MAX_CHOICES",
+    "MAX_DIMENSION",
+    "BooleanParameter",
+    "Branch",
+    "CategoricalParameter",
+    "Depth",
+    "FloatParameter",
+    "Groups",
+    "Knots",
+    "Parameter",
+    "PerLayer",
+    "Space",
+    "SpaceSettings",
+    "build_space",
+]

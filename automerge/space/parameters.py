@@ -1,0 +1,114 @@
+"""Parameters of a search space, and their places on the real line.
+
+A number in [low, high] is a logistic function of a coordinate z on the whole real line:
+u = 1 / (1 + exp(-4 z)), value = low + u (high - low), or geometric in u for `log`. At z = 0 the
+value is the middle and du/dz = 1, so a step of 0.1 is a tenth of the range. The map is smooth and
+one-to-one: unlike clamping and folding it sends no two coordinates to one value, and it has no
+kinks for a covariance matrix to learn. Values are rounded to six digits, so a bound is reached.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from automerge.recipe import canonical
+
+STEEPNESS = 4.0
+NEAREST = 1e-7
+"""How near a bound, as a share of the range, coordinates distinguish values."""
+
+
+@dataclass(frozen=True)
+class FloatParameter:
+    """A number in [low, high]; `role` is its name without the method."""
+
+    name: str
+    role: str
+    low: float
+    high: float
+    log: bool = False
+
+    def at_share(self, share: float) -> float:
+        """The value a share in [0, 1] of the way from low to high."""
+        if self.log:
+            value = math.exp(
+                (1 - share) * math.log(self.low) + share * math.log(self.high)
+            )
+        else:
+            value = (1 - share) * self.low + share * self.high
+        # Rounding may step over a bound by one digit; bounds themselves are canonical.
+        return min(max(canonical(value), self.low), self.high)
+
+    def share(self, value: float) -> float:
+        """Invert `at_share`."""
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def decode(self, coordinate: float) -> float:
+        """The value at a coordinate."""
+        return self.at_share(0.5 * (1 + math.tanh(STEEPNESS / 2 * coordinate)))
+
+    def encode(self, value: float) -> float:
+        """The coordinate of a value; that of a bound is finite, about ±4."""
+        share = min(max(self.share(value), NEAREST), 1 - NEAREST)
+        return math.log(share / (1 - share)) / STEEPNESS
+
+    def check(self, value: object) -> float:
+        """Return the value as a float; ValueError when it is no number within the bounds."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{self.name} is a number; got {value!r}")
+        if not self.low <= value <= self.high:
+            raise ValueError(
+                f"{self.name} must lie in [{self.low:g}, {self.high:g}]; got {value!r}"
+            )
+        return float(value)
+
+
+@dataclass(frozen=True)
+class BooleanParameter:
+    """A switch: true where its coordinate is not negative."""
+
+    name: str
+    role: str
+
+    def at_share(self, share: float) -> bool:
+        """True in the upper half of [0, 1]."""
+        return share >= 0.5
+
+    def share(self, value: bool) -> float:
+        """The middle of the half that holds the value."""
+        return 0.75 if value else 0.25
+
+    def decode(self, coordinate: float) -> bool:
+        """The value at a coordinate."""
+        return coordinate >= 0
+
+    def encode(self, value: bool) -> float:
+        """A coordinate a quarter of a range to the value's side, whence the other is in reach."""
+        return 0.25 if value else -0.25
+
+    def check(self, value: object) -> bool:
+        """Return the value; ValueError when it is not a boolean."""
+        if not isinstance(value, bool):
+            raise ValueError(f"{self.name} is true or false; got {value!r}")
+        return value
+
+
+@dataclass(frozen=True)
+class CategoricalParameter:
+    """One of several names without order."""
+
+    name: str
+    choices: tuple[str, ...]
+
+    def check(self, value: object) -> str:
+        """Return the value; ValueError when it is not a choice."""
+        if not isinstance(value, str) or value not in self.choices:
+            raise ValueError(f"{self.name} is one of {', '.join(self.choices)}; got {value!r}")
+        return value
+
+
+Parameter: TypeAlias = FloatParameter | BooleanParameter | CategoricalParameter

@@ -1,0 +1,138 @@
+"""The conformance suite of EXECUTORS, and what only Ray can do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+import ray
+
+from automerge.errors import PreflightError
+from automerge.executors.base import Executor
+from automerge.executors.local import LocalExecutor
+from automerge.executors.ray import RayExecutor, RaySettings
+from automerge.recipe import Profile, Recipe, RecipeSource
+from automerge.trial import Failed, Job, Measured, Outcome
+from tests.toy import ITEMS, ToyWorker, scores
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+
+def job(number: int) -> Job:
+    weights = {"a": 0.1 * number, "b": 1.0}
+    sources = tuple(RecipeSource(n, {"weight": Profile.of(w)}) for n, w in weights.items())
+    return Job(number, Recipe("linear", sources), "search", ITEMS)
+
+
+@pytest.fixture(scope="module")
+def own_ray() -> Iterator[None]:
+    """One Ray for all tests here; executors that find one running leave it running."""
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+    )
+    yield
+    ray.shutdown()
+
+
+def collect(executor: Executor, jobs: list[Job]) -> dict[int, Outcome]:
+    waiting = list(jobs)
+    finished: dict[int, Outcome] = {}
+    in_flight = 0
+    deadline = time.monotonic() + 60
+    while len(finished) < len(jobs):
+        while waiting and in_flight < executor.slots:
+            executor.submit(waiting.pop(0))
+            in_flight += 1
+        if (done := executor.next_finished(timeout_s=1.0)) is not None:
+            finished[done[0].trial] = done[1]
+            in_flight -= 1
+        assert time.monotonic() < deadline
+    return finished
+
+
+@pytest.mark.usefixtures("own_ray")
+@pytest.mark.parametrize("name", ["local", "ray-1", "ray-2"])
+def test_every_executor_gives_the_same_outcomes(name: str) -> None:
+    jobs = [job(n) for n in range(5)]
+    if name == "local":
+        executor: Executor = LocalExecutor(ToyWorker)
+    else:
+        executor = RayExecutor(ToyWorker, RaySettings(workers=int(name[-1])))
+    assert executor.next_finished(timeout_s=0.0) is None
+    outcomes = collect(executor, jobs)
+    executor.close()
+    assert set(outcomes) == set(range(5))
+    for one in jobs:
+        outcome = outcomes[one.trial]
+        assert isinstance(outcome, Measured)
+        assert outcome.scores == scores(one.recipe, one.items)
+
+
+@dataclass(frozen=True)
+class Deadly:
+    """Kills its own process while measuring one trial, the first `times` times."""
+
+    folder: Path
+    trial: int
+    times: int
+
+    def measure(self, job: Job) -> Outcome:
+        if job.trial == self.trial:
+            deaths = len(list(self.folder.iterdir()))
+            if deaths < self.times:
+                (self.folder / str(deaths)).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return ToyWorker().measure(job)
+
+
+@pytest.mark.usefixtures("own_ray")
+@pytest.mark.parametrize(("times", "survives"), [(1, True), (9, False)])
+def test_a_killed_worker_costs_at_most_its_own_trial(
+    tmp_path: Path, times: int, survives: bool
+) -> None:
+    executor = RayExecutor(partial(Deadly, tmp_path, 2, times), RaySettings(workers=1))
+    outcomes = collect(executor, [job(n) for n in range(4)])
+    executor.close()
+    assert all(isinstance(outcomes[n], Measured) for n in (0, 1, 3))
+    if survives:
+        assert outcomes[2] == ToyWorker().measure(job(2))
+    else:
+        assert isinstance(outcomes[2], Failed)
+        assert outcomes[2].kind == "infra"
+    assert len(list(tmp_path.iterdir())) == min(times, 3)
+
+
+def refuses() -> ToyWorker:
+    raise ValueError("no such model")
+
+
+@pytest.mark.usefixtures("own_ray")
+def test_a_worker_that_cannot_start_says_why_and_is_not_tried_again() -> None:
+    executor = RayExecutor(refuses, RaySettings(workers=1))
+    executor.submit(job(0))
+    with pytest.raises(PreflightError, match="no such model"):
+        for _ in range(30):
+            executor.next_finished(timeout_s=1.0)
+    executor.close()
+
+
+def test_no_two_jobs_of_a_worker_overlap_and_none_waits_for_a_barrier(own_ray: None) -> None:
+    del own_ray
+
+    executor = RayExecutor(partial(ToyWorker, None, 0.2), RaySettings(workers=2))
+    collect(executor, [job(0), job(1)])
+    start = time.monotonic()
+    collect(executor, [job(n) for n in range(6)])
+    took = time.monotonic() - start
+    executor.close()
+    assert 0.55 < took  # three rounds of two; anything less would be overlap

@@ -1,0 +1,74 @@
+"""A toy worker: scores follow from the recipe alone, in microseconds. A double at a real border."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from automerge.objective import ItemScores, Objective
+from automerge.recipe import Recipe
+from automerge.trial import Failed, Items, Job, Measured, Outcome, Timings
+
+OBJECTIVES = (
+    Objective("first", "one", "acc", "none", "maximize"),
+    Objective("second", "two", "acc", "none", "maximize"),
+)
+ITEMS: Items = {"one": tuple(range(40)), "two": tuple(range(0, 80, 2))}
+
+
+def draw(*key: object) -> float:
+    """A number in [0, 1) that depends on the key alone."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return int.from_bytes(digest[:8], "little") / 2**64
+
+
+def quality(recipe: Recipe, objective: str) -> float:
+    """Each objective likes another source; both like the middle."""
+    weights = {s.name: s.knobs["weight"].parts[0][1][0] for s in recipe.sources if s.knobs}
+    total = sum(abs(w) for w in weights.values()) or 1.0
+    share = weights.get({"first": "a", "second": "b"}[objective], 0.0) / total
+    return 0.3 + 0.6 * share * (1.2 - 0.5 * share)
+
+
+def scores(recipe: Recipe, items: Items) -> dict[str, ItemScores]:
+    found = {}
+    for objective in OBJECTIVES:
+        level = quality(recipe, objective.name)
+        ids = items[objective.task]
+        values = tuple(float(draw(objective.task, i) < level) for i in ids)
+        found[objective.name] = ItemScores(tuple((objective.task, i) for i in ids), values)
+    return found
+
+
+@dataclass(frozen=True)
+class ToyWorker:
+    """Measures by formula; `witness`, if given, gets a line for every measurement made."""
+
+    witness: Path | None = None
+    seconds: float = 0.0
+    fail: Callable[[Job], Outcome | None] | None = None
+
+    def measure(self, job: Job) -> Outcome:
+        if self.seconds:
+            time.sleep(self.seconds)
+        if self.fail is not None and (failed := self.fail(job)) is not None:
+            return failed
+        measured = Measured(scores(job.recipe, job.items), Timings(0.1, 0.2, 0.3, 1.0), tokens=7)
+        if self.witness is not None:
+            line = f"{job.part} {job.recipe.id} {os.getpid()}\n"
+            with self.witness.open("a") as file:
+                file.write(line)
+        return measured
+
+
+def fails(*numbers: int, kind: str = "error") -> Callable[[Job], Outcome | None]:
+    def check(job: Job) -> Outcome | None:
+        if job.trial in numbers:
+            return Failed(kind, f"made to fail: {job.trial}")  # type: ignore[arg-type]
+        return None
+
+    return check
