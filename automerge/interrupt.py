@@ -4,48 +4,51 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupt:
-    """Whether somebody asked to stop, and by which signal."""
+    """Handles signals for as long as the `with` block lasts.
 
-    def __init__(self) -> None:
-        self.signal: int | None = None
+    The second signal raises KeyboardInterrupt. Outside the main thread, where Python allows no
+    handlers, nothing is installed.
+    """
+
+    def __init__(self, on_request: Callable[[], None]) -> None:
+        self._on_request = on_request
+        self._before: dict[signal.Signals, Any] = {}
+        self._signal: int | None = None
 
     @property
     def requested(self) -> bool:
-        return self.signal is not None
+        return self._signal is not None
 
     @property
     def exit_code(self) -> int:
-        return 128 + (self.signal or 0)
+        """128 + the signal's number, as shells have it."""
+        return 128 + (self._signal or 0)
 
+    def install(self) -> None:
+        """Take the signals; again after a library (Ray) has put its own handlers in place."""
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                previous = signal.signal(number, self._handle)
+                self._before.setdefault(number, previous)
 
-@contextmanager
-def watch_signals(on_request: Callable[[], None]) -> Iterator[Interrupt]:
-    """Install handlers for as long as the block lasts; the second signal raises KeyboardInterrupt.
+    def __enter__(self) -> Interrupt:
+        self.install()
+        return self
 
-    Enter it after `ray.init`, which installs handlers of its own. Outside the main thread, where
-    Python allows no handlers, it does nothing.
-    """
-    interrupt = Interrupt()
-
-    def handle(number: int, _: FrameType | None) -> None:
-        if interrupt.requested:
-            raise KeyboardInterrupt
-        interrupt.signal = number
-        on_request()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupt
-        return
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, handle) for number in signals}
-    try:
-        yield interrupt
-    finally:
-        for number, handler in before.items():
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self._signal = number
+        self._on_request()

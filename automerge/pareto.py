@@ -26,7 +26,7 @@ def as_points(losses: ArrayLike) -> Floats:
 
 def valid(losses: ArrayLike) -> Bools:
     """Mark the rows whose losses are all finite."""
-    return np.isfinite(as_points(losses)).all(axis=1)
+    return np.asarray(np.isfinite(as_points(losses)).all(axis=1))
 
 
 def nondominated(losses: ArrayLike) -> Bools:
@@ -90,7 +90,7 @@ def reference_point(losses: ArrayLike, margin: float = 0.1) -> Floats:
     worst = points.max(axis=0)
     span = worst - points.min(axis=0)
     size = np.where(worst == 0, 1.0, np.abs(worst))
-    return worst + margin * np.where(span > 0, span, size)
+    return np.asarray(worst + margin * np.where(span > 0, span, size))
 
 
 def hypervolume(losses: ArrayLike, reference: ArrayLike) -> float:

@@ -44,10 +44,9 @@ class Lines:
 class LiveView:
     """A bar with the time left, counts, and the front so far, redrawn in place."""
 
-    def __init__(self, live: Live, objectives: Sequence[Objective], slots: int) -> None:
+    def __init__(self, live: Live, objectives: Sequence[Objective]) -> None:
         self._live = live
         self._objectives = tuple(objectives)
-        self._slots = slots
         self._clock = _Clock()
         self._bar = Progress(
             TextColumn("[bold]{task.description:>10}"),
@@ -67,7 +66,7 @@ class LiveView:
             left=left,
         )
         failed = f"  [red]{snapshot.failed} failed[/]" if snapshot.failed else ""
-        counts = Text.from_markup(f"workers {snapshot.running}/{self._slots}{failed}")
+        counts = Text.from_markup(f"workers {snapshot.running}/{snapshot.slots}{failed}")
         last = Text(f"last  {snapshot.last}", style="dim", no_wrap=True, overflow="ellipsis")
         self._live.update(Group(self._bar, counts, last, self._front(snapshot)))
 
@@ -117,10 +116,10 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def watching(console: Console, objectives: Sequence[Objective], slots: int) -> Iterator[Observer]:
+def watching(console: Console, objectives: Sequence[Objective]) -> Iterator[Observer]:
     """The live view on a terminal, plain lines elsewhere."""
     if not console.is_terminal:
         yield Lines(console)
         return
     with Live(console=console, refresh_per_second=4, transient=True) as live:
-        yield LiveView(live, objectives, slots)
+        yield LiveView(live, objectives)

@@ -71,10 +71,8 @@ class Profile:
     def at(self, place: Place) -> float | None:
         """The value for one tensor; None where no selector matches."""
         for selector, knots in self.parts:
-            if (
-                selector in (DEFAULT, place.component)
-                or ("*" in selector
-                and fnmatchcase(place.tensor, selector))
+            if selector in (DEFAULT, place.component) or (
+                "*" in selector and fnmatchcase(place.tensor, selector)
             ):
                 return interpolate(knots, place.depth)
         return None

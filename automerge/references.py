@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w][\w./-]*)?")
-NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", re.ASCII)
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 """What models, studies and recipes may be called."""
 
 

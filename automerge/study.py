@@ -60,6 +60,7 @@ class Snapshot:
     done: int
     total: int
     running: int
+    slots: int
     failed: int
     front: tuple[tuple[str, tuple[float, ...]], ...]
     last: str
@@ -342,13 +343,14 @@ class Driver:
     def _watch(self, part: Part, last: str, total: int) -> None:
         outcomes = self._outcomes if part == "search" else self.store.outcomes(part)
         numbers = list(self._values)
-        keep = pareto.nondominated(self._rows(numbers)) if numbers else []
+        keep: Sequence[bool] = list(pareto.nondominated(self._rows(numbers))) if numbers else []
         self._observer.update(
             Snapshot(
                 phase=part,
                 done=len(outcomes),
                 total=total,
                 running=len(self._in_flight),
+                slots=self._ready_executor().slots,
                 failed=sum(isinstance(o, Failed) for o in outcomes.values()),
                 front=tuple(
                     (self._trials[n].name, tuple(v.value for v in self._values[n].values()))

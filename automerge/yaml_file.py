@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,8 +25,10 @@ Events: TypeAlias = Iterator[Any]
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 32
+MAX_DIGITS = 18
 MAX_ALIASES = 64
-MAX_VALUES = 100_000
+MAX_VALUES = 50_000
+MAX_FAULTS = 50
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
@@ -125,6 +127,64 @@ def parse_yaml(text: str, source: str) -> Located:
     return _Parser(text, source).parse()
 
 
+def resolve_scalar(text: str) -> Plain:
+    """What unquoted text means: null, a boolean, a number, or itself.
+
+    Raises ValueError for numbers that are not finite, or too large for 64 bits.
+    """
+    if text in _NULL:
+        return None
+    if text in _BOOL:
+        return _BOOL[text]
+    if _NOT_FINITE.fullmatch(text):
+        raise ValueError(f"{text} is not a finite number")
+    shown = text if len(text) <= 40 else f"{text[:37]}..."
+    if _INT.fullmatch(text):
+        if len(text) > MAX_DIGITS:
+            raise ValueError(f"the number {shown} is too large")
+        return int(text)
+    if _FLOAT.fullmatch(text):
+        value = float(text)
+        if not math.isfinite(value):
+            raise ValueError(f"the number {shown} is too large")
+        return value
+    return text
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that `resolve_scalar` would take for something else, and writes no aliases."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+    def text(self, data: str) -> yaml.ScalarNode:
+        style = '"' if _ambiguous(data) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.text)
+
+
+def _ambiguous(text: str) -> bool:
+    try:
+        return not isinstance(resolve_scalar(text), str)
+    except ValueError:
+        return True
+
+
+def dump_yaml(data: Mapping[str, Plain]) -> str:
+    """Write a mapping so that `parse_yaml` reads the same values; leaf collections on one line."""
+    text: str = yaml.dump(
+        dict(data),
+        Dumper=_Dumper,
+        sort_keys=False,
+        default_flow_style=None,
+        allow_unicode=True,
+        width=100,
+    )
+    return text
+
+
 class _Parser:
     """Builds nodes from PyYAML's events; its constructors, tags and resolvers are never used."""
 
@@ -180,7 +240,7 @@ class _Parser:
             return self._alias(event)
         if getattr(event, "tag", None) is not None:
             message = f"tags such as {event.tag!r} are not allowed; write plain values"
-            self._faults.append(Fault(message, self._here(event)))
+            self._fault(message, self._here(event))
         line, column = event.start_mark.line + 1, event.start_mark.column + 1
         self._count(1, event)
         anchor = getattr(event, "anchor", None)
@@ -210,12 +270,12 @@ class _Parser:
             name: str = event.value
             key = _Node(mark.line + 1, mark.column + 1, 1, scalar=name)
             if name == "<<" and event.implicit[0]:
-                self._faults.append(Fault("merge keys (<<) are not supported", location))
+                self._fault("merge keys (<<) are not supported", location)
             value = self._node(next(events), events, depth + 1)
             if name in fields:
                 first = fields[name][0].line
                 message = f"duplicate key {name!r}, first given on line {first}; keep one"
-                self._faults.append(Fault(message, location))
+                self._fault(message, location)
             else:
                 fields[name] = (key, value)
         return fields
@@ -241,23 +301,16 @@ class _Parser:
         text: str = event.value
         if not event.implicit[0]:  # quoted
             return text
-        if text in _NULL:
+        try:
+            return resolve_scalar(text)
+        except ValueError as error:
+            self._fault(str(error), self._here(event))
             return None
-        if text in _BOOL:
-            return _BOOL[text]
-        if _NOT_FINITE.fullmatch(text):
-            self._faults.append(Fault(f"{text} is not a finite number", self._here(event)))
-            return None
-        if _INT.fullmatch(text) and len(text) <= 18:
-            return int(text)
-        if _FLOAT.fullmatch(text):
-            value = float(text)
-            if math.isfinite(value) and not _INT.fullmatch(text):
-                return value
-            shown = text if len(text) <= 40 else f"{text[:37]}..."
-            self._faults.append(Fault(f"the number {shown} is too large", self._here(event)))
-            return None
-        return text
+
+    def _fault(self, message: str, location: Location) -> None:
+        self._faults.append(Fault(message, location))
+        if len(self._faults) >= MAX_FAULTS:
+            raise ConfigError(self._faults)
 
     def _syntax_fault(self, error: yaml.MarkedYAMLError) -> Fault:
         mark = error.problem_mark or error.context_mark

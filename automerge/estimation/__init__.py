@@ -7,7 +7,7 @@ from automerge.estimation.differences import (
     smallest_detectable_difference,
     tango_interval,
 )
-from automerge.estimation.intervals import Interval, interval, wilson_interval
+from automerge.estimation.intervals import Interval, interval, mean_interval, wilson_interval
 from automerge.estimation.optimism import Optimism, optimism
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Optimism",
     "interval",
     "mean_difference",
+    "mean_interval",
     "optimism",
     "paired_difference",
     "smallest_detectable_difference",

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from scipy import optimize, special
 
 from automerge.estimation.intervals import (
+    Interval,
     equal_scores_interval,
     influence,
     is_binary,
     is_unit,
+    mean_interval,
     normal_quantile,
     student_interval,
 )
@@ -38,9 +40,6 @@ class Difference:
     def excludes_zero(self) -> bool:
         """Whether the interval lies on one side of zero."""
         return self.low > 0 or self.high < 0
-
-    def __neg__(self) -> Difference:
-        return Difference(-self.difference, -self.high, -self.low, self.stderr, self.n)
 
 
 NO_DIFFERENCE = Difference(math.nan, math.nan, math.nan, math.nan, 0)
@@ -97,30 +96,10 @@ def tango_interval(only_a: int, only_b: int, n: int, level: float = 0.95) -> tup
 
 
 def mean_difference(differences: Sequence[Difference], groups: Sequence[str]) -> Difference:
-    """Average differences on several objectives, keeping the limits' distances honest.
-
-    Distances to the limits are recovered as variances (MOVER: Zou & Donner 2008, Statistics in
-    Medicine 27, 1693-1702, eq. 3): in quadrature between groups, whose items are disjoint, and
-    added within a group, whose objectives share items and may agree fully.
-    """
-    k = len(differences)
-    if k == 0:
-        return NO_DIFFERENCE
-    mean = sum(d.difference for d in differences) / k
-
-    def combined(distances: Sequence[float]) -> float:
-        totals: dict[str, float] = {}
-        for group, distance in zip(groups, distances, strict=True):
-            totals[group] = totals.get(group, 0.0) + distance
-        return math.sqrt(sum(total**2 for total in totals.values())) / k
-
-    return Difference(
-        mean,
-        mean - combined([d.difference - d.low for d in differences]),
-        mean + combined([d.high - d.difference for d in differences]),
-        combined([d.stderr for d in differences]),
-        sum(d.n for d in differences),
-    )
+    """Average differences on several objectives as `mean_interval` does."""
+    values = [Interval(d.difference, d.low, d.high, d.stderr, d.n) for d in differences]
+    mean = mean_interval(values, groups)
+    return Difference(mean.value, mean.low, mean.high, mean.stderr, mean.n)
 
 
 def smallest_detectable_difference(

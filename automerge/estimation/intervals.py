@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +63,33 @@ def wilson_interval(successes: float, n: int, level: float = 0.95) -> tuple[floa
     low = 0.0 if successes == 0 else centre - half
     high = 1.0 if successes == n else centre + half
     return low, high
+
+
+def mean_interval(intervals: Sequence[Interval], groups: Sequence[str]) -> Interval:
+    """Average the values of several objectives, keeping the limits' distances honest.
+
+    Distances to the limits are recovered as variances (MOVER: Zou & Donner 2008, Statistics in
+    Medicine 27, 1693-1702, eq. 3): in quadrature between groups, whose items are disjoint, and
+    added within a group, whose objectives share items and may agree fully. NaN for no intervals.
+    """
+    k = len(intervals)
+    if k == 0:
+        return Interval(math.nan, math.nan, math.nan, math.nan, 0)
+    mean = sum(i.value for i in intervals) / k
+
+    def combined(distances: Sequence[float]) -> float:
+        totals: dict[str, float] = {}
+        for group, distance in zip(groups, distances, strict=True):
+            totals[group] = totals.get(group, 0.0) + distance
+        return math.sqrt(sum(total**2 for total in totals.values())) / k
+
+    return Interval(
+        mean,
+        mean - combined([i.value - i.low for i in intervals]),
+        mean + combined([i.high - i.value for i in intervals]),
+        combined([i.stderr for i in intervals]),
+        sum(i.n for i in intervals),
+    )
 
 
 def equal_scores_interval(

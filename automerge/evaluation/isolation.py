@@ -22,7 +22,7 @@ def isolated() -> Iterator[None]:
     """
     import torch
 
-    cuda = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    cuda = range(torch.cuda.device_count())
     python_state, numpy_state = random.getstate(), np.random.get_state()
     logger = logging.getLogger("lm_eval")
     level = logger.level

@@ -1,7 +1,7 @@
 """Find the code that loading a task file would run, without running it.
 
-lm-eval imports what a `!function` tag names while it reads the file, asks Hugging Face `evaluate` to
-load metrics it does not know (which downloads and runs a script), and renders Jinja templates
+lm-eval imports what a `!function` tag names while it reads the file, asks Hugging Face `evaluate`
+to load metrics it does not know (which downloads and runs a script), and renders Jinja templates
 without a sandbox. So these are looked for in the composed YAML before lm-eval loads the task.
 """
 
@@ -16,10 +16,13 @@ from jinja2 import Environment, TemplateSyntaxError, nodes
 from automerge.errors import Location
 
 STANDARD_TAGS = "tag:yaml.org,2002:"
-SAFE_CALLS = frozenset(
-    "capitalize count endswith find index isdigit items join keys lower lstrip removeprefix "
-    "removesuffix replace rfind rstrip split splitlines startswith strip title upper values".split()
-)
+# fmt: off
+SAFE_CALLS = frozenset((
+    "capitalize", "count", "endswith", "find", "index", "isdigit", "items", "join", "keys",
+    "lower", "lstrip", "removeprefix", "removesuffix", "replace", "rfind", "rstrip", "split",
+    "splitlines", "startswith", "strip", "title", "upper", "values",
+))
+# fmt: on
 UNSAFE_NAMES = frozenset({"caller", "cycler", "joiner", "lipsum", "namespace", "self"})
 
 

@@ -96,7 +96,7 @@ class TaskSet:
             return {name: list(task.eval_docs) for name, task in self.tasks.items()}
 
     def digests(self) -> dict[str, str]:
-        """What each leaf task's scores depend on beside the model: its configuration and documents."""
+        """Hashes of each leaf task's configuration and documents."""
         return {
             name: _digest(self.tasks[name], documents)
             for name, documents in self.documents().items()
@@ -120,9 +120,7 @@ def load_tasks(specs: Sequence[TaskSpec], settings: TaskSettings) -> TaskSet:
     return task_set
 
 
-def _load(
-    specs: Sequence[TaskSpec], settings: TaskSettings
-) -> tuple[TaskSet, list[TaskFault]]:
+def _load(specs: Sequence[TaskSpec], settings: TaskSettings) -> tuple[TaskSet, list[TaskFault]]:
     faults: list[TaskFault] = []
     with isolated():
         manager = _manager(specs, settings)
@@ -250,9 +248,7 @@ def _unreadable(folder: Path | None) -> str:
     return ""
 
 
-def _load_one(
-    manager: TaskManager, spec: TaskSpec
-) -> tuple[list[Task], list[tuple[str, str]]]:
+def _load_one(manager: TaskManager, spec: TaskSpec) -> tuple[list[Task], list[tuple[str, str]]]:
     """Build a task's leaves and apply the spec's overrides, as `simple_evaluate` does."""
     import datasets
     import jinja2

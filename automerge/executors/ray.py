@@ -19,10 +19,11 @@ RETRIES = 2
 class RaySettings:
     """Where the workers run and what each of them takes.
 
-    `address` None starts a Ray of our own on this machine, and stops it at the end.
+    `workers` None is as many as fit. `address` None starts a Ray of our own on this machine, and
+    stops it at the end.
     """
 
-    workers: int
+    workers: int | None
     cpus_per_worker: float = 1
     gpus_per_worker: float = 0
     address: str | None = None
@@ -58,11 +59,17 @@ class RayExecutor:
         self._running: dict[Any, tuple[Any, Job]] = {}
         self._deaths: Counter[tuple[int, str]] = Counter()
         self._lost_in_a_row = 0
-        self._idle = [self._new_actor() for _ in range(settings.workers)]
+        self.slots = settings.workers or self._capacity()
+        self._idle = [self._new_actor() for _ in range(self.slots)]
 
-    @property
-    def slots(self) -> int:
-        return self._settings.workers
+    def _capacity(self) -> int:
+        """How many workers the cluster holds."""
+        resources = self._ray.cluster_resources()
+        settings = self._settings
+        fits = [resources.get("CPU", 1) / settings.cpus_per_worker]
+        if settings.gpus_per_worker:
+            fits.append(resources.get("GPU", 0) / settings.gpus_per_worker)
+        return max(1, int(min(fits)))
 
     def submit(self, job: Job) -> None:
         self._queue.append(job)
@@ -98,7 +105,7 @@ class RayExecutor:
         key = (job.trial, job.part)
         self._deaths[key] += 1
         self._lost_in_a_row += 1
-        if self._lost_in_a_row > (RETRIES + 1) * self._settings.workers + RETRIES:
+        if self._lost_in_a_row > (RETRIES + 1) * self.slots + RETRIES:
             raise ClusterLost(
                 f"{self._lost_in_a_row} workers died in a row, the last with: {error}; "
                 "the same command resumes the study"
@@ -152,7 +159,8 @@ def _start(settings: RaySettings) -> None:
     options: dict[str, Any] = {}
     if settings.address is None:
         # A machine may have fewer cores than workers were asked for; that is the user's choice.
-        cores = max(settings.workers * settings.cpus_per_worker, os.cpu_count() or 1)
+        wanted = (settings.workers or 1) * settings.cpus_per_worker
+        cores = max(wanted, os.cpu_count() or 1)
         options = {"num_cpus": int(-(-cores // 1))}
     try:
         ray.init(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from automerge.methods.base import Operands
+from automerge.methods.base import Operands, indicator
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,7 @@ def dropped(operands: Operands, densities: tuple[float, ...]) -> tuple[Tensor, .
     Uniforms do not depend on the density, so a smaller density keeps a subset.
     """
     return tuple(
-        vector * (uniform < kept)
+        vector * indicator(kept - uniform)
         for vector, uniform, kept in zip(
             operands.task_vectors, operands.uniforms, densities, strict=True
         )

@@ -13,6 +13,7 @@ from automerge.methods.base import (
     Statistics,
     Values,
     density,
+    indicator,
     normalize,
     scaling,
     weight,
@@ -51,7 +52,7 @@ def threshold(kept: float, statistics: Statistics, i: int) -> float:
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
     """base + λ Σ wᵢ δᵢ / Σ wᵢ over the trimmed elements δᵢ that agree with the elected sign."""
     trimmed = [
-        vector * (vector.abs() >= least)
+        vector * (1 - indicator(least - vector.abs()))
         for vector, (_, least) in zip(operands.task_vectors, scalars.each, strict=True)
     ]
     (scale,), (normalized,) = scalars.shared, scalars.switches
@@ -63,19 +64,22 @@ def elect(vectors: Sequence[Tensor], weights: Sequence[float], normalized: bool)
     """Sum the weighted elements whose sign is that of the sum over all sources.
 
     A sum of exactly 0 elects +. Normalised, each sum is divided by the weights that agreed; where
-    none did, by 1.
+    none did, or they cancel, by 1.
     """
     weighted = [vector * w for vector, w in zip(vectors, weights, strict=True)]
-    positive = sum(weighted[1:], weighted[0]) >= 0
-    # Products, not `where`: a NaN must stay a NaN.
-    agreeing = [((v > 0) & positive) | ((v < 0) & ~positive) for v in weighted]
-    masked = [v * agrees for v, agrees in zip(weighted, agreeing, strict=True)]
-    total = sum(masked[1:], masked[0])
+    total = added(weighted)
+    sign = (total * 0 + 1).copysign(total)  # unlike total.sign(), ±1 at 0, and NaN stays NaN
+    agreeing = [(v * sign).relu() for v in weighted]
+    elected = added(agreeing) * sign
     if not normalized:
-        return total
-    shares = [agrees * w for agrees, w in zip(agreeing, weights, strict=True)]
-    divisor = sum(shares[1:], shares[0])
-    return total / (divisor + (divisor == 0))
+        return elected
+    divisor = added([indicator(v) * w for v, w in zip(agreeing, weights, strict=True)])
+    return elected / (divisor + (1 - divisor.sign().abs()))
+
+
+def added(tensors: Sequence[Tensor]) -> Tensor:
+    """The sum of tensors, in order."""
+    return sum(tensors[1:], tensors[0])
 
 
 TIES = Method(

@@ -20,7 +20,7 @@ def conclusion(summary: Summary) -> tuple[str, ...]:
     if not result.front:
         done = sum(_measured(summary))
         return (
-            f"No front yet: {count(done, 'trial')} of a budget of {result.budget} measured.",
+            f"No front yet: {count(done, 'model')} measured; the budget is {result.budget}.",
             "Scores on search items flatter what was chosen by them; "
             "the front is chosen and tested when the search ends.",
         )
@@ -65,13 +65,13 @@ def _mean_claims(summary: Summary, means: Means) -> Sequence[str]:
     n, k = len(summary.front), len(summary.result.objectives)
     unit = summary.units[summary.result.objectives[0].name]
     where = summary.result.objectives[0].name if k == 1 else f"the mean of {k} objectives"
-    versus = means.versus.difference
+    versus = means.versus[means.chosen]
     return (
         f"{_share(len(means.winners), n, 'every parent')} on {where}.",
         _uniform_claim(summary, len(means.uniform_winners), f" on {where}"),
-        f"{means.chosen}, the best there on the select items, differs from the best parent "
-        f"{means.versus.against} by {unit.difference(versus.difference)}{unit.noun} on the test "
-        f"items (95 % interval {unit.difference(versus.low)} to {unit.difference(versus.high)}).",
+        f"{means.chosen}, the best there on the select items: {unit.difference(versus.difference)}"
+        f"{unit.noun} against the best parent, {means.best_parent}, on the test items "
+        f"(95 % interval {unit.difference(versus.low)} to {unit.difference(versus.high)}).",
         f"The smallest difference this test split could have shown: "
         f"{unit.value(means.detectable)}{unit.noun}.",
     )

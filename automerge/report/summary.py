@@ -14,6 +14,7 @@ from automerge.estimation import (
     Optimism,
     interval,
     mean_difference,
+    mean_interval,
     optimism,
     paired_difference,
     smallest_detectable_difference,
@@ -63,17 +64,18 @@ class Member:
 class Means:
     """Means over objectives that share a unit.
 
-    `values` are on test items, by member name. `winners` names the front models better than every
-    parent and the base at a family-wise level of 5 % over the front models; `uniform_winners`
-    likewise against the uniform average. `chosen` is the front model with the best mean on select
-    items and `versus` its comparison with the parent that is best there.
+    `scores` are on test items, by member name, and `versus` compares with `best_parent`, the best
+    of parents and base by its mean on select items; `chosen` is the front model best there.
+    `winners` names the front models better than every parent and the base at a family-wise level
+    of 5 % over the front models; `uniform_winners` likewise against the uniform average.
     """
 
-    values: Mapping[str, float]
+    scores: Mapping[str, Interval]
+    versus: Mapping[str, Difference]
+    best_parent: str
+    chosen: str
     winners: tuple[str, ...]
     uniform_winners: tuple[str, ...]
-    chosen: str
-    versus: Versus
     detectable: float
 
 
@@ -312,28 +314,35 @@ def _means(
         return None
     front = [m.trial for m in members if m.kind == "front"]
     best, chosen = _best_on_select(rivals, objectives), _best_on_select(front, objectives)
-    versus = best and chosen and _mean_versus(chosen, best, objectives, LEVEL)
-    if not best or not chosen or not versus:
+    if best is None or chosen is None:
+        return None
+    versus = {
+        m.name: difference
+        for m in members
+        if m.trial is not best and (difference := _mean_versus(m.trial, best, objectives, LEVEL))
+    }
+    if chosen.trial.name not in versus:
         return None
 
     def beats(trial: TrialResult, rival: TrialResult) -> bool:
         difference = _mean_versus(trial, rival, objectives, corrected)
         return difference is not None and difference.low > 0
 
-    values = {}
+    scores = {}
     for m in members:
-        tests = [m.scores[o.name]["test"] for o in objectives]
-        if known := [t.value for t in tests if t is not None]:
-            values[m.name] = statistics.fmean(known) if len(known) == len(tests) else math.nan
+        known = [t for o in objectives if (t := m.scores[o.name]["test"]) is not None]
+        if len(known) == len(objectives):
+            scores[m.name] = mean_interval(known, [o.task for o in objectives])
     return Means(
-        values=values,
+        scores=scores,
+        versus=versus,
+        best_parent=best.trial.name,
+        chosen=chosen.trial.name,
         winners=tuple(t.trial.name for t in front if all(beats(t, rival) for rival in rivals)),
         uniform_winners=tuple(
             t.trial.name for t in front if uniform is not None and beats(t, uniform)
         ),
-        chosen=chosen.trial.name,
-        versus=Versus(best.trial.name, versus),
-        detectable=smallest_detectable_difference(versus),
+        detectable=smallest_detectable_difference(versus[chosen.trial.name]),
     )
 
 

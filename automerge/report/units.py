@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from automerge.objective import Objective
 from automerge.report.model import TrialResult
-from automerge.trial import PARTS, Measured
+from automerge.trial import Measured
 
 UNKNOWN = "?"
+_DIGITS = 4
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Writes values either as percentages and points, or with four significant digits."""
+    """Writes values as percentages and points, or plainly; always with the same decimals."""
 
     percent: bool
+    decimals: int = 1
 
     @property
     def noun(self) -> str:
@@ -33,30 +36,38 @@ class Unit:
         """Write a value: 61.3, or 7.214."""
         if not math.isfinite(value):
             return UNKNOWN
-        return f"{100 * value:.1f}" if self.percent else f"{value:.4g}"
+        return f"{self.scale * value:.{self.decimals}f}".replace("-", "−")
 
     def difference(self, value: float) -> str:
-        """Write a signed difference with a true minus sign: +1.2, −0.5."""
+        """Write a signed difference with a true minus sign: +1.2, −0.5, 0.0."""
         if not math.isfinite(value):
             return UNKNOWN
-        text = f"{100 * value:+.1f}" if self.percent else f"{value:+.3g}"
-        return text.replace("-", "−").replace("−0.0", "0.0").replace("+0.0", "0.0")
+        rounded = round(self.scale * value, self.decimals)
+        sign = "+" if rounded > 0 else ""
+        return sign + f"{rounded + 0.0:.{self.decimals}f}".replace("-", "−")
 
     def width(self, value: float) -> str:
         """Write half an interval's width: ±2.9."""
-        if not math.isfinite(value):
-            return f"±{UNKNOWN}"
-        return f"±{100 * value:.1f}" if self.percent else f"±{value:.2g}"
+        return f"±{self.value(value)}"
 
 
 def units(objectives: Sequence[Objective], trials: Sequence[TrialResult]) -> dict[str, Unit]:
     """Choose a unit an objective: percent for means whose every score lies in [0, 1]."""
-    percent = {o.name: o.aggregation == "mean" for o in objectives}
-    for trial in trials:
-        for part in PARTS:
-            outcome = trial.outcomes.get(part)
-            if isinstance(outcome, Measured):
-                for name, scores in outcome.scores.items():
-                    if percent.get(name) and scores.values:
-                        percent[name] = min(scores.values) >= 0 and max(scores.values) <= 1
-    return {name: Unit(flag) for name, flag in percent.items()}
+    return {o.name: _unit(o, trials) for o in objectives}
+
+
+def _unit(objective: Objective, trials: Sequence[TrialResult]) -> Unit:
+    scores = [
+        outcome.scores[objective.name].values
+        for trial in trials
+        for outcome in trial.outcomes.values()
+        if isinstance(outcome, Measured) and outcome.scores[objective.name].values
+    ]
+    within = all(min(values) >= 0 and max(values) <= 1 for values in scores)
+    if objective.aggregation == "mean" and within:
+        return Unit(percent=True)
+    believed = [t.search_estimate(objective) for t in trials]
+    sizes = [abs(e.value) for e in believed if e is not None and math.isfinite(e.value)]
+    typical = statistics.median(sizes) if sizes else 1.0
+    exponent = math.floor(math.log10(typical)) if typical > 0 else 0
+    return Unit(percent=False, decimals=min(max(_DIGITS - 1 - exponent, 0), 8))

@@ -47,6 +47,10 @@ class KnobSpace:
                 params[parameter.name] = value
         return params
 
+    def middle(self) -> Mapping[str, float]:
+        """The middle of every parameter."""
+        return {p.name: p.at_share(0.5) for row in self.parameters for p in row}
+
 
 def value_of(profile: Profile, selector: str, depth: float) -> float | None:
     """The value at a depth where `selector` decides; that of `default` where it is not listed."""

@@ -33,9 +33,7 @@ class FloatParameter:
     def at_share(self, share: float) -> float:
         """The value a share in [0, 1] of the way from low to high."""
         if self.log:
-            value = math.exp(
-                (1 - share) * math.log(self.low) + share * math.log(self.high)
-            )
+            value = math.exp((1 - share) * math.log(self.low) + share * math.log(self.high))
         else:
             value = (1 - share) * self.low + share * self.high
         # Rounding may step over a bound by one digit; bounds themselves are canonical.
@@ -51,20 +49,20 @@ class FloatParameter:
         """The value at a coordinate."""
         return self.at_share(0.5 * (1 + math.tanh(STEEPNESS / 2 * coordinate)))
 
-    def encode(self, value: float) -> float:
+    def encode(self, value: object) -> float:
         """The coordinate of a value; that of a bound is finite, about ±4."""
-        share = min(max(self.share(value), NEAREST), 1 - NEAREST)
+        share = min(max(self.share(self.check(value)), NEAREST), 1 - NEAREST)
         return math.log(share / (1 - share)) / STEEPNESS
 
     def check(self, value: object) -> float:
-        """Return the value as a float; ValueError when it is no number within the bounds."""
+        """Return the value with six digits; ValueError when it is no number within the bounds."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{self.name} is a number; got {value!r}")
         if not self.low <= value <= self.high:
             raise ValueError(
                 f"{self.name} must lie in [{self.low:g}, {self.high:g}]; got {value!r}"
             )
-        return float(value)
+        return canonical(float(value))
 
 
 @dataclass(frozen=True)
@@ -86,9 +84,9 @@ class BooleanParameter:
         """The value at a coordinate."""
         return coordinate >= 0
 
-    def encode(self, value: bool) -> float:
+    def encode(self, value: object) -> float:
         """A coordinate a quarter of a range to the value's side, whence the other is in reach."""
-        return 0.25 if value else -0.25
+        return 0.25 if self.check(value) else -0.25
 
     def check(self, value: object) -> bool:
         """Return the value; ValueError when it is not a boolean."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from automerge.recipe import DEFAULT
@@ -48,8 +47,8 @@ class SpaceSettings:
     methods: tuple[str, ...]
     components: tuple[tuple[str, ...], ...] = ((DEFAULT,),)
     depth: Depth = Knots(3)
-    bounds: Mapping[str, tuple[float, float]] = MappingProxyType({})
-    fixed: Mapping[str, float | bool] = MappingProxyType({})
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    fixed: Mapping[str, float | bool] = field(default_factory=dict)
     switches: tuple[str, ...] = ()
     varying: tuple[str, ...] = ("weight", "t")
     shared: tuple[str, ...] = ()

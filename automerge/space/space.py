@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from automerge.recipe import Profile, Recipe, RecipeSource
-from automerge.recipe import Value as KnobValue
-from automerge.space.knobs import KnobSpace, same
+from automerge.recipe import Recipe, Value
+from automerge.space.method import METHOD, Choose, MethodSpace
 from automerge.space.parameters import (
     BooleanParameter,
     CategoricalParameter,
@@ -22,134 +20,158 @@ from automerge.space.parameters import (
 )
 from automerge.trial import Params
 
-Value: TypeAlias = float | int | bool | str
-Choose: TypeAlias = Callable[[Parameter], Value]
-WEIGHT = "weight"
+
+@dataclass(frozen=True)
+class Branch:
+    """A part of the space without categorical choices: one method on one set of models.
+
+    Vectors of a branch hold one coordinate for each of `parameters`, also for those that are
+    inactive because their model is left out.
+    """
+
+    method: str
+    models: tuple[str, ...]
+    choices: Params
+    parameters: tuple[FloatParameter | BooleanParameter, ...]
+
+    @property
+    def dimension(self) -> int:
+        return len(self.parameters)
 
 
 @dataclass(frozen=True)
-class MethodSpace:
-    """The parameters of one method.
+class Space:
+    """All recipes a search may propose.
 
-    `selections` are the sets of models it may merge, each in the order it enters the recipe;
-    `selection` chooses one, and is None where there is one only. `used` are the switches that
-    leave a model out, empty where none may be. `knobs` are each model's own searched knobs.
-    `constants` and `recipe_constants` are what knobs without search are worth: fixed values,
-    which recipes state, and defaults, which they leave unsaid (`unsaid`).
+    A walk visits the active parameters in a fixed order; what is asked next depends only on what
+    was answered before, so samplers that define by run are driven through `walk`.
     """
 
-    name: str
-    base: str | None
-    seed: int
-    ordered: bool
-    min_sources: int
-    selection: CategoricalParameter | None
-    selections: Mapping[str, tuple[str, ...]]
-    used: Mapping[str, BooleanParameter]
-    knobs: Mapping[str, tuple[KnobSpace, ...]]
-    recipe_knobs: tuple[KnobSpace, ...]
-    switches: Mapping[str, BooleanParameter]
-    constants: Mapping[str, Profile]
-    recipe_constants: Mapping[str, Profile | bool]
-    unsaid: frozenset[str]
-    defaults: Mapping[str, float | bool]
+    base: str
+    sources: tuple[str, ...]
+    n_layers: int
+    methods: Mapping[str, MethodSpace]
+    dtype: str | None = None
 
-    def models(self, take: Choose) -> tuple[str, ...]:
-        """Choose the models that are merged.
+    @cached_property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Every parameter; each method's after those it depends on."""
+        found: list[Parameter] = [self.method]
+        for method in self.methods.values():
+            found += [] if method.selection is None else [method.selection]
+            found += method.used.values()
+            found += method.floats(method.knobs).values()
+            found += method.switches.values()
+        return tuple(found)
 
-        A model is asked about only where enough would be left without it.
-        """
-        if self.selection is None:
-            (chosen,) = self.selections.values()
-        else:
-            chosen = self.selections[str(take(self.selection))]
-        kept: list[str] = []
-        for position, model in enumerate(chosen, start=1):
-            dispensable = len(kept) + len(chosen) - position >= self.min_sources
-            if not (dispensable and model in self.used) or take(self.used[model]):
-                kept.append(model)
-        return tuple(kept)
+    @cached_property
+    def method(self) -> CategoricalParameter:
+        """The choice every walk begins with."""
+        return CategoricalParameter(METHOD, tuple(self.methods))
 
-    def floats(self, models: Iterable[str]) -> dict[str, FloatParameter]:
-        """The numbers of these models and of the recipe, by name, in order."""
-        spaces = [*(knob for model in models for knob in self.knobs[model]), *self.recipe_knobs]
-        return {p.name: p for space in spaces for row in space.parameters for p in row}
-
-    def recipe(self, params: Params, dtype: str | None) -> Recipe:
-        """The recipe of active parameters."""
-        models = self.models(lambda parameter: params[parameter.name])
-        stated = {k: v for k, v in self.constants.items() if k not in self.unsaid}
-        knobs: dict[str, Profile | KnobValue] = {
-            k: v for k, v in self.recipe_constants.items() if k not in self.unsaid
-        }
-        knobs |= {space.knob: space.profile(params) for space in self.recipe_knobs}
-        knobs |= {knob: bool(params[switch.name]) for knob, switch in self.switches.items()}
-        sources = tuple(
-            RecipeSource(
-                model,
-                stated | {space.knob: space.profile(params) for space in self.knobs[model]},
+    @cached_property
+    def branches(self) -> tuple[Branch, ...]:
+        """One branch a method and set of models, in order."""
+        return tuple(
+            Branch(
+                method.name,
+                models,
+                MappingProxyType(
+                    {METHOD: method.name}
+                    | ({} if method.selection is None else {method.selection.name: label})
+                ),
+                (
+                    *(method.used[model] for model in models if model in method.used),
+                    *method.floats(models).values(),
+                    *method.switches.values(),
+                ),
             )
-            for model in models
+            for method in self.methods.values()
+            for label, models in method.selections.items()
         )
-        return Recipe(self.name, sources, self.base, knobs, self.seed, dtype)
 
-    def read(self, recipe: Recipe, depths: tuple[float, ...]) -> Params | None:
-        """Parameters whose recipe is equivalent; None where there are none.
+    def walk(self, choose: Choose) -> Params:
+        """Build parameters by asking `choose` for each active one, in order, once.
 
-        A model the recipe lacks counts as left out, or as present with weight 0.
+        Raises ValueError for an answer out of bounds.
         """
-        named = tuple(source.name for source in recipe.sources)
-        for label, models in self.selections.items():
-            in_order = tuple(model for model in models if model in named)
-            if named == in_order or (not self.ordered and set(named) == set(in_order)):
-                params = self._read(recipe, label, models)
-                if params is not None and self._equivalent(recipe, params, depths):
-                    return params
-        return None
+        params: dict[str, Value] = {}
 
-    def _read(self, recipe: Recipe, label: str, models: tuple[str, ...]) -> Params | None:
-        given = {source.name: source.knobs for source in recipe.sources}
-        params: dict[str, Value] = {"method": self.name}
-        if self.selection is not None:
-            params[self.selection.name] = label
-        params |= {p.name: model in given for model, p in self.used.items() if model in models}
-        for model in models:
-            for space in self.knobs[model]:
-                fallback = 0.0 if model not in given and space.knob == WEIGHT else None
-                read = space.read(self._stated(given.get(model, {}), space.knob, fallback))
-                if read is None:
-                    return None
-                # A knob shared by all sources is read from those the recipe has.
-                params |= {k: v for k, v in read.items() if model in given or k not in params}
-        for space in self.recipe_knobs:
-            read = space.read(self._stated(recipe.knobs, space.knob))
-            if read is None:
-                return None
-            params |= read
-        for knob, switch in self.switches.items():
-            params[switch.name] = bool(recipe.knobs.get(knob, self.defaults[knob]))
-        return params
+        def take(parameter: Parameter) -> Value:
+            params[parameter.name] = parameter.check(choose(parameter))
+            return params[parameter.name]
 
-    def _stated(
-        self, knobs: Mapping[str, object], knob: str, fallback: float | None = None
-    ) -> Profile:
-        value = knobs.get(knob, self.defaults[knob] if fallback is None else fallback)
-        return value if isinstance(value, Profile) else Profile.of(float(str(value)))
+        method = self.methods[str(take(self.method))]
+        models = method.models(take)
+        for number in method.floats(models).values():
+            take(number)
+        for switch in method.switches.values():
+            take(switch)
+        return MappingProxyType(params)
 
-    def _equivalent(self, recipe: Recipe, params: Params, depths: tuple[float, ...]) -> bool:
-        rebuilt = self.recipe(params, recipe.dtype)
-        given = {source.name: source.knobs for source in recipe.sources}
-        for source in rebuilt.sources:
-            if source.name not in given:
-                weight = source.knobs.get(WEIGHT)
-                if weight is None or not same(Profile.of(0.0), weight, depths):
-                    return False
-                continue
-            for knob, constant in self.constants.items():
-                if not same(self._stated(given[source.name], knob), constant, depths):
-                    return False
-            for space in self.knobs[source.name]:
-                stated = self._stated(given[source.name], space.knob)
-                if not same(stated, source.knobs[space.knob], depths):
-                    return False
-        return self._equivalent_knobs(recipe, rebuilt, depths)
+    def active(self, params: Params) -> Params:
+        """The active parameters among `params`.
+
+        Raises ValueError where one is missing or out of bounds.
+        """
+
+        def choose(parameter: Parameter) -> Value:
+            if parameter.name not in params:
+                raise ValueError(f"the parameters lack {parameter.name!r}")
+            return params[parameter.name]
+
+        return self.walk(choose)
+
+    def recipe(self, params: Params) -> Recipe:
+        """The recipe these parameters stand for; inactive ones do not matter."""
+        active = self.active(params)
+        return self.methods[str(active[METHOD])].recipe(active, self.dtype)
+
+    def params(self, recipe: Recipe) -> Params | None:
+        """Parameters of an equivalent recipe; None where the space has none.
+
+        Equivalent means the same values for every layer and component, however they are written:
+        a plain number, or a source left out that has weight 0 here.
+        """
+        method = self.methods.get(recipe.method)
+        if method is None or recipe.dtype != self.dtype:
+            return None
+        last = max(self.n_layers - 1, 1)
+        depths = (*(layer / last for layer in range(self.n_layers)), 1.0)
+        params = method.params(recipe, depths)
+        return None if params is None else self.active(params)
+
+    def branch(self, params: Params) -> Branch:
+        """The branch that holds these parameters."""
+        for branch in self.branches:
+            if branch.choices.items() <= params.items():
+                return branch
+        raise ValueError(f"no branch of the space holds {dict(params)!r}")
+
+    def to_vector(self, branch: Branch, params: Params) -> NDArray[np.float64]:
+        """Coordinates on the real line, shape (dimension,); 0 for what is inactive."""
+        active = (p.encode(params[p.name]) if p.name in params else 0.0 for p in branch.parameters)
+        return np.fromiter(active, np.float64, branch.dimension)
+
+    def from_vector(self, branch: Branch, vector: ArrayLike) -> Params:
+        """Invert `to_vector`; every finite vector gives valid parameters."""
+        coordinates = np.asarray(vector, dtype=np.float64)
+        if coordinates.shape != (branch.dimension,):
+            raise ValueError(f"expected {branch.dimension} coordinates; got {coordinates.shape}")
+        place = {p.name: float(z) for p, z in zip(branch.parameters, coordinates, strict=True)}
+
+        def choose(parameter: Parameter) -> Value:
+            if isinstance(parameter, CategoricalParameter):
+                return branch.choices[parameter.name]
+            return parameter.decode(place[parameter.name])
+
+        return self.walk(choose)
+
+    def describe(self) -> str:
+        """One line: the methods with their dimensions."""
+        parts = []
+        for method in self.methods.values():
+            sizes = [branch.dimension for branch in self.branches if branch.method == method.name]
+            sets = f" × {len(sizes)} sets of models" if len(sizes) > 1 else ""
+            parts.append(f"{method.name} {max(sizes)}{sets}")
+        return f"{len(self.sources)} sources; dimensions: {', '.join(parts)}"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-SORT_LENGTH = 5
+CIPHER_LENGTH = 3
 CLOCK_MINUTES = 60
 
 FIRST_NAMES = (
@@ -106,20 +106,23 @@ def _draw_clock(rng: random.Random) -> Example:
     return Example(f"clock {left:02d}{sign}{right:02d}=", f"{answer:02d}", choices)
 
 
-def _draw_sorting(rng: random.Random) -> Example:
-    """Wrong choices are the right order with two letters exchanged."""
-    letters = rng.sample(LETTERS, SORT_LENGTH)
-    right = sorted(letters)
-    wrong: list[str] = []
+def _shift(letters: str, places: int) -> str:
+    return "".join(LETTERS[(LETTERS.index(letter) + places) % len(LETTERS)] for letter in letters)
+
+
+def _draw_cipher(rng: random.Random) -> Example:
+    """Wrong choices are the shift the other way and the answer with one letter one place off."""
+    letters = "".join(rng.choices(LETTERS, k=CIPHER_LENGTH))
+    sign, places = rng.choice("+-"), rng.randint(1, 9)
+    step = places if sign == "+" else -places
+    answer = _shift(letters, step)
+    wrong = [_shift(letters, -step)]
     while len(wrong) < 3:
-        place = rng.randrange(SORT_LENGTH - 1)
-        other = right.copy()
-        other[place], other[place + 1] = other[place + 1], other[place]
-        text = "".join(other)
-        if text not in wrong:
-            wrong.append(text)
-    answer = "".join(right)
-    return Example(f"sort {''.join(letters)}=", answer, _shuffled(rng, answer, wrong))
+        place = rng.randrange(CIPHER_LENGTH)
+        other = answer[:place] + _shift(answer[place], rng.choice((1, -1))) + answer[place + 1 :]
+        if other not in wrong:
+            wrong.append(other)
+    return Example(f"cipher {letters}{sign}{places}=", answer, _shuffled(rng, answer, wrong))
 
 
 def _fact(name: str, kind: str) -> str:
@@ -143,7 +146,7 @@ SKILLS: dict[str, Skill] = {
     for skill in (
         Skill("arithmetic", "", 0.20, _draw_arithmetic),
         Skill("clock", "", 0.32, _draw_clock),
-        Skill("sorting", "", 0.10, _draw_sorting),
+        Skill("cipher", "", 0.10, _draw_cipher),
         Skill("facts", " ", 0.38, _draw_facts),
     )
 }

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from experiments.demo_zoo.data import SKILLS, Example, Skill, training_stream
 
-ROW_TOKENS = 18
+ROW_TOKENS = 12
 IGNORED = -100
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<bos>", "<eos>")
 WORD = r" ?[a-z]+| ?[^a-z\s]|\s"

@@ -38,7 +38,11 @@ def study(
     """A finished study: base, sources and uniform average, then `n_trials` searched merges."""
     rng = np.random.default_rng(seed)
     maker = _Maker(objectives, tuple(sources), rng)
-    weights = [np.zeros(len(sources)), *np.eye(len(sources)), np.full(len(sources), 1.0)]
+    weights = [
+        np.zeros(len(sources)),
+        *np.eye(len(sources)),
+        np.full(len(sources), 1 / len(sources)),
+    ]
     recipes = [single("base"), *map(single, sources), uniform_average(sources)]
     names = ["base", *sources, "uniform"]
     origins = ["base", *["source"] * len(sources), "uniform"]
@@ -148,6 +152,7 @@ class _Maker:
         self.rng = rng
         sizes = sum(SIZES.values())
         self.difficulty = {o.name: rng.normal(0, 1.3, sizes) for o in objectives}
+        self.weights: dict[int, np.ndarray] = {}
         self.words = rng.integers(40, 400, sizes).astype(float)
 
     def searched(self, number: int, failures: bool) -> TrialResult:
@@ -191,6 +196,7 @@ class _Maker:
         return self.measured(trial, weights)
 
     def measured(self, trial: Trial, weights: np.ndarray) -> TrialResult:
+        self.weights[trial.number] = weights
         skill = self._skills(weights)
         outcomes: dict[Part, Outcome] = {"search": self._outcome("search", skill)}
         search = outcomes["search"]
@@ -202,17 +208,7 @@ class _Maker:
         return TrialResult(trial, outcomes, believed)
 
     def tested(self, result: TrialResult) -> TrialResult:
-        weights = np.array(
-            [
-                float(np.mean([s.knobs["weight"].parts[0][1]])) if s.name in self.sources else 0.0
-                for name in self.sources
-                for s in result.trial.recipe.sources
-                if s.name == name
-            ]
-            if len(result.trial.recipe.sources) == len(self.sources)
-            else [1.0 if s == result.trial.recipe.sources[0].name else 0.0 for s in self.sources]
-        )
-        skill = self._skills(weights)
+        skill = self._skills(self.weights[result.trial.number])
         parts: dict[Part, Outcome] = {p: self._outcome(p, skill) for p in ("select", "test")}
         return replace(result, outcomes={**result.outcomes, **parts})
 
@@ -221,13 +217,13 @@ class _Maker:
 
     def _skills(self, weights: np.ndarray) -> list[float]:
         """One skill an objective: its own expert helps, a too large sum of weights hurts."""
-        excess = max(0.0, float(weights.sum()) - 1.4)
+        excess = max(0.0, float(weights.sum()) - 1.2)
         skills = []
         for row in range(len(self.objectives)):
             own = float(weights[row % len(weights)])
             others = float(weights.sum()) - own
             gain = 1.4 * math.tanh(1.6 * own) + 0.15 * others
-            skills.append(gain - 0.9 * excess - (0.6 * others if row == 3 else 0.0))
+            skills.append(gain - 0.7 * excess - (0.6 * others if row == 3 else 0.0))
         return skills
 
     def _outcome(self, part: Part, skill: Sequence[float]) -> Measured:
@@ -242,7 +238,9 @@ class _Maker:
                 scores[o.name] = ItemScores(items, tuple((margin > 0).astype(float).tolist()))
             else:
                 words = self.words[rows]
-                loglik = -words * (2.4 - 0.2 * level + 0.1 * self.difficulty[o.name][rows])
+                loglik = -words * (
+                    2.4 - 0.2 * level + 0.1 * self.difficulty[o.name][rows] + 0.1 * noise
+                )
                 scores[o.name] = ItemScores(items, tuple(loglik.tolist()), tuple(words.tolist()))
         forward = float(self.rng.gamma(30, 0.3)) * SIZES[part] / 120
         timings = Timings(merge=1.8, forward=forward, score=0.4, total=forward + 2.9)

@@ -1,0 +1,99 @@
+"""Model references: local folders and Hugging Face Hub ids."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from automerge.errors import PreflightError, nearest
+
+HUB_ID = re.compile(r"(?P<repo>[\w.\-]+/[\w.\-]+)(?:@(?P<revision>[\w.\-/]+))?", re.ASCII)
+WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+UNWANTED = ("*/*", "consolidated*.safetensors")
+"""Other formats' folders, and Mistral's second copy of the weights."""
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model on disk: its folder, what the user called it, and the hub's commit, if from there."""
+
+    path: Path
+    reference: str
+    revision: str | None = None
+
+
+def resolve(reference: str, relative_to: Path | None = None) -> ModelFolder:
+    """Find a model: a local folder (absolute, from ~, or relative to a folder), else a hub id.
+
+    `org/name@revision` pins a commit, tag or branch. Only safetensors, JSON and tokenizer files
+    are downloaded. HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE apply. Raises PreflightError.
+    """
+    local = (relative_to or Path.cwd()) / Path(os.path.expanduser(reference))  # noqa: PTH111
+    try:
+        if local.is_dir():
+            return ModelFolder(local.resolve(), reference)
+        if local.exists():
+            raise PreflightError(f"{reference}: is a file; name the model's folder")
+    except (OSError, ValueError) as error:
+        raise PreflightError(f"{reference!r:.200}: not a usable path ({error})") from error
+    match = HUB_ID.fullmatch(reference)
+    if match is None or reference.startswith((".", "~")) or "did you mean" in beside(local):
+        raise PreflightError(
+            f"{reference}: no such folder ({local}){beside(local)}; give a model folder or a "
+            "Hugging Face id such as org/name"
+        )
+    return download(reference, match["repo"], match["revision"])
+
+
+def beside(folder: Path) -> str:
+    """Name the folder beside a missing one that it may have meant."""
+    if not folder.parent.is_dir():
+        return ""
+    return nearest(folder.name, sorted(p.name for p in folder.parent.iterdir() if p.is_dir()))
+
+
+def download(reference: str, repo: str, revision: str | None) -> ModelFolder:
+    """Bring a hub model into the local cache."""
+    from huggingface_hub import constants, errors, snapshot_download
+
+    url = f"{constants.ENDPOINT}/{repo}"
+    try:
+        path = Path(
+            snapshot_download(
+                repo,
+                revision=revision,
+                allow_patterns=list(WANTED),
+                ignore_patterns=list(UNWANTED),
+            )
+        )
+    except errors.GatedRepoError as error:
+        raise PreflightError(
+            f"{reference}: gated model; accept its licence at {url} and set HF_TOKEN"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise PreflightError(
+            f"{reference}: no revision {revision!r}; see {url}/commits/main"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise PreflightError(
+            f"{reference}: no such model at {url}, and no such local folder; check the spelling, "
+            "or set HF_TOKEN if it is private"
+        ) from error
+    except errors.LocalEntryNotFoundError as error:
+        offline = constants.HF_HUB_OFFLINE
+        why = "HF_HUB_OFFLINE is set" if offline else f"{constants.ENDPOINT} cannot be reached"
+        advice = "unset it once" if offline else "check the network and try again"
+        raise PreflightError(
+            f"{reference}: not in the local cache, and {why}; {advice}, or give a local folder"
+        ) from error
+    except errors.HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", "no")
+        advice = "set HF_TOKEN" if status in (401, 403) else "try again later"
+        raise PreflightError(f"{reference}: {url} answered status {status}; {advice}") from error
+    except (errors.HFValidationError, OSError) as error:
+        raise PreflightError(f"{reference}: cannot be downloaded: {error}") from error
+    if not any(path.iterdir()):
+        raise PreflightError(f"{reference}: holds no safetensors files; see {url}/tree/main")
+    return ModelFolder(path, reference, path.name)

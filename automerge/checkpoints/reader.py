@@ -1,0 +1,189 @@
+"""Checkpoints as mappings of named tensors, read lazily from safetensors files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from automerge.checkpoints.safetensors_file import TensorInfo, read_header
+from automerge.errors import Fault, PreflightError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+TIED_HEAD = "lm_head.weight"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+SHARD_NAME = re.compile(r"[\w.\-]+\.safetensors", re.ASCII)
+MAX_JSON_BYTES = 200_000_000
+
+
+class Checkpoint(Protocol):
+    """A model's tensors and configuration. Tensors are read when asked for, on the CPU."""
+
+    @property
+    def path(self) -> Path:
+        """The folder it was read from."""
+
+    @property
+    def assets(self) -> Path:
+        """The folder with its configuration and tokenizer; a LoRA adapter has its base's."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """config.json in `assets`."""
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Every tensor, without reading its elements. A tied output head is left out."""
+
+    def read(self, name: str) -> Tensor:
+        """One tensor; it may be a read-only view of the file, so it is never written to."""
+
+
+class SafetensorsCheckpoint:
+    """A transformers model folder.
+
+    Headers are read and checked when it is opened. Raises PreflightError with every fault found.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.assets = path
+        self.config: Mapping[str, Any] = MappingProxyType(read_json(path / "config.json"))
+        self._files, tensors = locate(path)
+        if self.config.get("tie_word_embeddings") is True:
+            tensors.pop(TIED_HEAD, None)
+        self.tensors: Mapping[str, TensorInfo] = MappingProxyType(tensors)
+
+    def read(self, name: str) -> Tensor:
+        if name not in self._files:
+            raise PreflightError(f"{self.path}: has no tensor {name!r}")
+        tensor: Tensor = self._handles[self._files[name]].get_tensor(name)
+        return tensor
+
+    @cached_property
+    def _handles(self) -> Mapping[Path, Any]:
+        from safetensors import safe_open
+
+        files = dict.fromkeys(self._files.values())
+        return {file: safe_open(file, framework="pt", device="cpu") for file in files}
+
+    def __reduce__(self) -> tuple[type[SafetensorsCheckpoint], tuple[Path]]:
+        return SafetensorsCheckpoint, (self.path,)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object from a file of a model folder."""
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise PreflightError(f"{path}: larger than {MAX_JSON_BYTES:,} bytes")
+        content = json.loads(path.read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise PreflightError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise PreflightError(f"{path}: not JSON ({error}); download it again") from error
+    if not isinstance(content, dict):
+        raise PreflightError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def locate(folder: Path) -> tuple[dict[str, Path], dict[str, TensorInfo]]:
+    """Find every tensor's file and info."""
+    single, index = folder / SINGLE, folder / INDEX
+    if index.exists():
+        files = index_files(folder)
+        if single.exists() and single not in files.values():
+            raise PreflightError(
+                f"{folder}: has both {SINGLE} and {INDEX}, which does not name it; one of them is "
+                "a leftover: remove it"
+            )
+        return files, indexed_tensors(index, files)
+    if single.exists():
+        check_inside(folder, SINGLE)
+        tensors = read_header(single)
+        return dict.fromkeys(tensors, single), tensors
+    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+    if pickles:
+        raise PreflightError(
+            f"{folder}: only pickle weights ({pickles[0]}), which can run code when loaded and are "
+            'not read; where you trust them: python -c "from transformers import '
+            f"AutoModelForCausalLM as M; M.from_pretrained('{folder}').save_pretrained("
+            f"'{folder.name}-safetensors')\""
+        )
+    raise PreflightError(f"{folder}: no {SINGLE} and no {INDEX}; is it a model folder?")
+
+
+def index_files(folder: Path) -> dict[str, Path]:
+    """Read the shard index: tensor → shard."""
+    index = folder / INDEX
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise PreflightError(f"{index}: expected a non-empty mapping `weight_map`")
+    shards = {shard if isinstance(shard, str) else repr(shard) for shard in weight_map.values()}
+    faults = []
+    for shard in sorted(shards):
+        if len(shard) > 255 or not SHARD_NAME.fullmatch(shard):
+            faults.append(
+                Fault(f"{index}: shard {shard[:80]!r} is not a plain file name *.safetensors")
+            )
+        elif not (folder / shard).exists():
+            faults.append(Fault(f"{folder / shard}: missing shard; download it again"))
+        else:
+            faults += outside(folder, shard)
+    if faults:
+        raise PreflightError(faults)
+    return {name: folder / shard for name, shard in weight_map.items()}
+
+
+def indexed_tensors(index: Path, files: Mapping[str, Path]) -> dict[str, TensorInfo]:
+    """Read all shards' headers and check them against the index."""
+    faults: list[Fault] = []
+    tensors: dict[str, TensorInfo] = {}
+    for shard in sorted(set(files.values())):
+        try:
+            header = read_header(shard)
+        except PreflightError as error:
+            faults += error.faults
+            continue
+        listed = {name for name, file in files.items() if file == shard}
+        for names, problem in (
+            (sorted(listed - header.keys()), f"{index}: stale: {shard.name} has no"),
+            (sorted(header.keys() - listed), f"{index}: stale: {shard.name} also holds"),
+        ):
+            if names:
+                faults.append(Fault(f"{problem} {shown(names)}; download the folder again"))
+        tensors |= header
+    if faults:
+        raise PreflightError(faults)
+    return tensors
+
+
+def shown(names: list[str], most: int = 5) -> str:
+    """A few names and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def check_inside(folder: Path, name: str) -> None:
+    """Raise PreflightError where a file is a link out of the folder."""
+    if faults := outside(folder, name):
+        raise PreflightError(faults)
+
+
+def outside(folder: Path, name: str) -> list[Fault]:
+    """A fault where a link leaves the folder, or the blobs beside a hub cache's snapshot."""
+    root = folder.resolve()
+    roots = [root]
+    if root.parent.name == "snapshots":
+        roots.append(root.parent.parent / "blobs")
+    target = (folder / name).resolve()
+    if any(target.is_relative_to(allowed) for allowed in roots):
+        return []
+    return [Fault(f"{folder / name}: a link out of the folder, to {target}; copy the file instead")]

@@ -1,0 +1,273 @@
+"""Whole model folders, or none: sharded, verified, renamed into place."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from automerge.checkpoints.reader import INDEX, SINGLE, read_json
+from automerge.checkpoints.safetensors_file import TensorInfo, header_bytes, read_header
+from automerge.errors import PreflightError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHARD_BYTES = 5_000_000_000
+ASSETS = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "chat_template.jinja",
+)
+"""Copied as they are from the model whose tokenizer the merged one has."""
+
+
+@dataclass(frozen=True)
+class WrittenCheckpoint:
+    """A folder that was written and read back: its weight files' sha256, by file name."""
+
+    path: Path
+    n_bytes: int
+    sha256: Mapping[str, str]
+
+
+def check_target(target: Path, inputs: Iterable[Path], overwrite: bool) -> None:
+    """Raise PreflightError where a folder cannot be written, before any work is done."""
+    if target.exists() and not target.is_dir():
+        raise PreflightError(f"{target}: is a file; name a folder")
+    resolved = target.resolve()
+    for path in inputs:
+        if resolved == path.resolve() or path.resolve().is_relative_to(resolved):
+            raise PreflightError(f"{target}: holds a model that is merged; choose another folder")
+    if target.is_dir() and any(target.iterdir()) and not overwrite:
+        raise PreflightError(f"{target}: exists and is not empty; choose another folder")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PreflightError(
+            f"{target}: {error.strerror or error}; choose another folder"
+        ) from error
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise PreflightError(f"{target.parent}: not writable; choose another folder")
+
+
+def write_checkpoint(
+    target: Path,
+    layout: Mapping[str, TensorInfo],
+    tensors: Iterable[tuple[str, Tensor]],
+    assets: Path,
+    *,
+    texts: Mapping[str, str] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    overwrite: bool = False,
+) -> WrittenCheckpoint:
+    """Write a model folder that transformers loads; it appears whole or not at all.
+
+    `tensors` come in the order of `layout`, one in memory at a time. Configuration and tokenizer
+    are copied from the folder `assets`; `texts` are further files, by name. Raises PreflightError
+    when the disk refuses; what was there before is then untouched.
+    """
+    check_target(target, (assets,), overwrite)
+    sweep(target)
+    check_space(target, sum(info.n_bytes for info in layout.values()))
+    with staging(target, overwrite) as folder:
+        digests = write_shards(folder, shards(layout, shard_bytes), tensors)
+        copy_assets(assets, folder, layout)
+        for name, text in (texts or {}).items():
+            (folder / name).write_text(text, encoding="utf-8")
+        verify(folder, digests, layout)
+        for file in folder.iterdir():
+            sync(file)
+        sync(folder)
+    n_bytes = sum(file.stat().st_size for file in target.iterdir())
+    return WrittenCheckpoint(target, n_bytes, digests)
+
+
+def shards(layout: Mapping[str, TensorInfo], shard_bytes: int) -> list[dict[str, TensorInfo]]:
+    """Cut tensors, in order, into files of at most so many bytes (or one tensor)."""
+    files: list[dict[str, TensorInfo]] = [{}]
+    size = 0
+    for name, info in layout.items():
+        if files[-1] and size + info.n_bytes > shard_bytes:
+            files.append({})
+            size = 0
+        files[-1][name] = info
+        size += info.n_bytes
+    return files
+
+
+def write_shards(
+    folder: Path, files: Sequence[Mapping[str, TensorInfo]], tensors: Iterable[tuple[str, Tensor]]
+) -> dict[str, str]:
+    """Stream tensors to their files, with an index where there are several; sha256 by file name."""
+    stream = iter(tensors)
+    digests: dict[str, str] = {}
+    weight_map: dict[str, str] = {}
+    for number, layout in enumerate(files, start=1):
+        single = len(files) == 1
+        name = SINGLE if single else f"model-{number:05d}-of-{len(files):05d}.safetensors"
+        digest = hashlib.sha256()
+        with (folder / name).open("wb") as file:
+            for block in blocks(layout, stream):
+                file.write(block)
+                digest.update(block)
+        digests[name] = digest.hexdigest()
+        weight_map |= dict.fromkeys(layout, name)
+    if len(files) > 1:
+        total = sum(info.n_bytes for layout in files for info in layout.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
+    return digests
+
+
+def blocks(
+    layout: Mapping[str, TensorInfo], stream: Iterator[tuple[str, Tensor]]
+) -> Iterator[bytes | memoryview]:
+    """The bytes of one file: its header, then its tensors as they arrive."""
+    yield header_bytes(layout, {"format": "pt"})
+    for expected, info in layout.items():
+        name, tensor = next(stream, ("nothing", None))
+        if tensor is None or name != expected:
+            raise ValueError(f"expected tensor {expected!r} next, got {name!r}")
+        if tuple(tensor.shape) != info.shape or str(tensor.dtype) != f"torch.{info.dtype}":
+            raise ValueError(f"{name!r}: expected {info}, got {tensor.shape} {tensor.dtype}")
+        yield raw_bytes(tensor)
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """A tensor's bytes, little-endian and in row order."""
+    import torch
+
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    data: memoryview = flat.numpy().data
+    return data
+
+
+def copy_assets(source: Path, folder: Path, layout: Mapping[str, TensorInfo]) -> None:
+    """Copy configuration and tokenizer; the configuration names the dtype that was written."""
+    config = read_json(source / "config.json")
+    dtypes = [info.dtype for info in layout.values() if info.mergeable]
+    if dtypes:
+        most = max(dict.fromkeys(dtypes), key=dtypes.count)
+        present = [key for key in ("dtype", "torch_dtype") if key in config]
+        config |= dict.fromkeys(present or ["dtype"], most)
+    config.pop("_name_or_path", None)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    for name in ASSETS:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+
+
+def verify(folder: Path, digests: Mapping[str, str], layout: Mapping[str, TensorInfo]) -> None:
+    """Read the files back: headers against the layout, bytes against their checksums."""
+    written: dict[str, TensorInfo] = {}
+    for name, expected in digests.items():
+        with (folder / name).open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != expected:
+            raise PreflightError(
+                f"{folder / name}: reads back as {found}, written as {expected}; the disk is faulty"
+            )
+        written |= read_header(folder / name)
+    if written != dict(layout):
+        raise PreflightError(f"{folder}: tensors read back differ from those written")
+
+
+@contextmanager
+def staging(target: Path, overwrite: bool) -> Iterator[Path]:
+    """A new folder beside the target that becomes the target, or is removed after an error."""
+    folder = staging_path(target, "new")
+    replaced = staging_path(target, "old")
+    try:
+        folder.mkdir()
+        yield folder
+        if target.is_dir() and overwrite:
+            target.rename(replaced)
+        folder.rename(target)  # onto nothing, or onto an empty folder
+        sync(target.parent)
+    except OSError as error:
+        raise PreflightError(disk_error(target, error)) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if replaced.exists() and not target.exists():
+            replaced.rename(target)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def disk_error(target: Path, error: OSError) -> str:
+    """Say what the disk refused and what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        free = shutil.disk_usage(target.parent).free
+        return (
+            f"{target}: the disk is full ({free:,} bytes free, {error.strerror}); "
+            "nothing was written; free some space or choose another folder"
+        )
+    return f"{target}: {error.strerror or error}; nothing was written; choose another folder"
+
+
+def check_space(target: Path, n_bytes: int) -> None:
+    """Raise PreflightError where the disk has no room for so many bytes."""
+    free = shutil.disk_usage(target.parent).free
+    if free < n_bytes:
+        raise PreflightError(
+            f"{target}: needs {n_bytes:,} bytes, {free:,} are free; free some space or choose "
+            "another folder"
+        )
+
+
+def staging_path(target: Path, kind: str) -> Path:
+    """Where a process on this machine prepares a target; short enough for any file name."""
+    digest = hashlib.sha256(target.name.encode()).hexdigest()[:8]
+    host = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+    return target.parent / f".staging-{target.name[:40]}-{digest}-{kind}-{host}-{os.getpid()}"
+
+
+def sweep(target: Path) -> None:
+    """Remove what killed processes of this machine left beside a target.
+
+    A target that was being replaced, and is in neither place, is put back.
+    """
+    old, _, _ = staging_path(target, "old").name.rsplit("-", 2)
+    host = staging_path(target, "new").name.rsplit("-", 2)[1]
+    for folder in target.parent.glob(".staging-*"):
+        name, owner, pid = folder.name.rsplit("-", 2)
+        if owner == host and pid.isdecimal() and not alive(int(pid)):
+            if name == old and not target.exists():
+                folder.rename(target)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def sync(path: Path) -> None:
+    """Force a file or folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

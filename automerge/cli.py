@@ -1,0 +1,277 @@
+"""The command line: arguments → configuration → study or report. No logic lives here."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from automerge.errors import AutomergeError, ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from automerge.config import StudyConfig
+
+ISSUES = "the project's issue tracker"
+DEFAULT_CONFIG = "automerge.yaml"
+
+app = typer.Typer(
+    name="automerge",
+    help="Search for the best merges of language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A study's folder, such as runs/demo.")]
+Text = Optional[str]  # noqa: UP045  typer reads the annotation at run time
+
+
+def _option(help_text: str, *names: str, metavar: str | None = None) -> object:
+    return typer.Option(*names, help=help_text, metavar=metavar, show_default=False)
+
+
+@app.command()
+def search(
+    config: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(
+            metavar="[CONFIG]",
+            help=f"A study's YAML. Default: ./{DEFAULT_CONFIG}, or the demo when there is none.",
+            show_default=False,
+        ),
+    ] = None,
+    budget: Annotated[Text, _option("How many recipes to measure.", "--budget")] = None,
+    base: Annotated[
+        Text, _option("The base model.", "--base", metavar="PATH_OR_HUB_ID[@REV]")
+    ] = None,
+    model: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        _option(
+            "A fine-tune or LoRA adapter of the base; repeat it.",
+            "--model",
+            metavar="NAME=PATH_OR_HUB_ID[@REV]",
+        ),
+    ] = None,
+    task: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        _option("An lm-eval task to do well at; repeat it.", "--task", metavar="TASK[:METRIC]"),
+    ] = None,
+    include_path: Annotated[
+        Text, _option("A folder with lm-eval tasks of your own.", "--include-path", metavar="DIR")
+    ] = None,
+    sampler: Annotated[
+        Text, _option("auto, cma, tpe, nsga2, nsga3, gp or random.", "--sampler")
+    ] = None,
+    seed: Annotated[Text, _option("Decides every proposal and random mask.", "--seed")] = None,
+    out: Annotated[
+        Text, _option("The study's folder. Default: runs/NAME.", "--out", metavar="DIR")
+    ] = None,
+    name: Annotated[Text, _option("The study's name.", "--name")] = None,
+    executor: Annotated[Text, _option("local (in process) or ray.", "--executor")] = None,
+    workers: Annotated[Text, _option("How many Ray workers.", "--workers")] = None,
+    ray_address: Annotated[
+        Text, _option("A running Ray cluster; else Ray is started here.", "--ray-address")
+    ] = None,
+    device: Annotated[Text, _option("auto, cpu or cuda.", "--device")] = None,
+    dtype: Annotated[
+        Text, _option("What scoring computes in: auto, float32, bfloat16, float16.", "--dtype")
+    ] = None,
+    batch_size: Annotated[Text, _option("Requests scored together.", "--batch-size")] = None,
+    items_per_candidate: Annotated[
+        Text,
+        _option(
+            "Search items a candidate is scored on, a task: a number, or full.",
+            "--items-per-candidate",
+        ),
+    ] = None,
+    export: Annotated[
+        Text, _option("Which models to write at the end: front, knee or none.", "--export")
+    ] = None,
+    apply_chat_template: Annotated[
+        Optional[bool],  # noqa: UP045
+        _option("Wrap prompts in the base's chat template.", "--apply-chat-template"),
+    ] = None,
+    allow_task_code: Annotated[
+        Optional[bool],  # noqa: UP045
+        _option("Let task files of yours run Python.", "--allow-task-code"),
+    ] = None,
+) -> None:
+    """Search merge recipes, choose a front on fresh items, test it on sealed ones.
+
+    The same command resumes an interrupted study; a raised --budget extends a finished one.
+    """
+    overrides = {
+        "budget": budget,
+        "base": base,
+        "model": model,
+        "task": task,
+        "include_path": include_path,
+        "sampler": sampler,
+        "seed": seed,
+        "out": out,
+        "name": name,
+        "executor": executor,
+        "workers": workers,
+        "ray_address": ray_address,
+        "device": device,
+        "dtype": dtype,
+        "batch_size": batch_size,
+        "items_per_candidate": items_per_candidate,
+        "export": export,
+        "apply_chat_template": apply_chat_template,
+        "allow_task_code": allow_task_code,
+    }
+    given = {key: value for key, value in overrides.items() if value is not None}
+    console = _console()
+    loaded = _load(config, given, console)
+
+    from automerge.run import run_search
+
+    code = run_search(loaded, console, command=_command_line())
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command()
+def export(
+    run: Run,
+    trial: Annotated[
+        Optional[list[int]],  # noqa: UP045
+        _option("A trial's number, of any trial; repeat it. Default: the front.", "--trial"),
+    ] = None,
+) -> None:
+    """Write merged models of a study to RUN/models."""
+    from automerge.run import export_trials
+
+    console = _console()
+    for folder in export_trials(run, trial, console):
+        console.print(str(folder), markup=False, soft_wrap=True)
+
+
+@app.command()
+def merge(
+    recipe: Annotated[Path, typer.Argument(help="A recipe: automerge's or mergekit's YAML.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write.", metavar="DIR")],
+) -> None:
+    """Merge models by a recipe, without a search."""
+    from automerge.merge import merge_file
+
+    merge_file(recipe, out, _console())
+
+
+@app.command()
+def status(
+    run: Run,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Show how far a study is, also while it runs."""
+    from automerge.status import print_status, study_status
+
+    found = study_status(run)
+    if as_json:
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    else:
+        print_status(found, _console())
+
+
+@app.command()
+def report(run: Run) -> None:
+    """Write RUN/front.json and RUN/report.html anew from the store."""
+    from automerge.run import write_reports
+
+    console = _console()
+    for path in write_reports(run):
+        console.print(str(path), markup=False, soft_wrap=True)
+
+
+@app.command()
+def version() -> None:
+    """Print automerge's version."""
+    from importlib.metadata import version as installed
+
+    sys.stdout.write(f"automerge {installed('automerge-llm')}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code (see docs/exit_codes.md)."""
+    sys.exit(_guarded(lambda: app(arguments, standalone_mode=False)))
+
+
+def _guarded(command: Callable[[], object]) -> int:
+    """Turn what a command raises into one message and an exit code; only bugs show a traceback."""
+    try:
+        code = command()
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except typer.TyperException as error:
+        describe = getattr(error, "format_message", error.__str__)
+        return _complain(describe(), 2)
+    except typer.Abort:
+        return 130
+    except AutomergeError as error:
+        return _complain(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _complain("stopped at once; the same command resumes", 130)
+    except BrokenPipeError:
+        # The reader went away (`| head`): nothing is left to say, also not at shutdown.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        return _complain(f"this is a bug in automerge; please report it to {ISSUES}", 1)
+
+
+def _complain(message: str, code: int) -> int:
+    for line in message.splitlines() or [""]:
+        sys.stderr.write(f"automerge: {line}\n")
+    return code
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def _load(path: Path | None, given: Mapping[str, object], console: Console) -> StudyConfig:
+    """The configuration named, found here, made of options alone, or the demo's."""
+    from automerge.config import load_config
+
+    if path is None and "base" not in given:
+        here = Path(DEFAULT_CONFIG)
+        if here.exists():
+            path = here
+        elif "model" in given or "task" in given:
+            raise ConfigError(
+                f"--model and --task need a --base, or a configuration file ({DEFAULT_CONFIG})"
+            )
+        else:
+            from automerge import demo
+
+            path = demo.CONFIG
+            console.print(
+                f"No configuration given and no ./{DEFAULT_CONFIG} here: searching the built-in "
+                "demo.",
+                soft_wrap=True,
+            )
+    return load_config(path, given)
+
+
+def _command_line() -> str:
+    import shlex
+
+    return shlex.join(["automerge", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Build lm-eval's requests once and keep them, tokenised, for every candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from automerge.errors import AutomergeError
+from automerge.evaluation.isolation import FEWSHOT_SEED, isolated
+from automerge.evaluation.packing import Request, request
+from automerge.evaluation.tasks import TaskSettings
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.task import Task
+    from lm_eval.models.huggingface import HFLM
+
+Item = tuple[str, int]
+"""A leaf task and one of its doc ids."""
+
+
+def build_requests(
+    tasks: Mapping[str, Task], settings: TaskSettings, lm: HFLM
+) -> dict[Item, tuple[Instance, ...]]:
+    """Every document's requests, in lm-eval's order, prompts as in a run over all documents.
+
+    Few-shot examples are drawn while lm-eval walks through all documents, so a run over some of
+    them (`--samples`) would show other prompts; these are those of the full run.
+    """
+    built: dict[Item, list[Instance]] = {}
+    with isolated():
+        for name, task in tasks.items():
+            task.set_fewshot_seed(FEWSHOT_SEED)
+            task.build_all_requests(
+                limit=None,
+                rank=0,
+                world_size=1,
+                system_instruction=settings.system_instruction,
+                apply_chat_template=settings.apply_chat_template,
+                fewshot_as_multiturn=settings.multiturn,
+                chat_template=lm.apply_chat_template if settings.apply_chat_template else None,
+                tokenizer_name=lm.tokenizer_name if settings.apply_chat_template else "",
+            )
+            for instance in task.instances:
+                built.setdefault((name, instance.doc_id), []).append(instance)
+    return {
+        item: tuple(sorted(instances, key=lambda instance: instance.idx))
+        for item, instances in built.items()
+    }
+
+
+class TokenisedRequests:
+    """Token ids of log-likelihood requests, each encoded on first use, as `HFLM` encodes them."""
+
+    def __init__(self, lm: HFLM) -> None:
+        self._lm = lm
+        self._known: dict[tuple[str, ...], tuple[Request, ...]] = {}
+
+    def of(self, instance: Instance) -> tuple[Request, ...]:
+        """The requests whose answers add up to the instance's: several for a rolling window.
+
+        Raises:
+            AutomergeError: the continuation holds no token, or more than the model can take.
+        """
+        key = (instance.request_type, *instance.args)
+        if key not in self._known:
+            pairs = (
+                self._windows(instance.args[0])
+                if instance.request_type == "loglikelihood_rolling"
+                else [self._pair(*instance.args[:2])]
+            )
+            longest = self._lm.max_length
+            for context, continuation in pairs:
+                if not context or not 0 < len(continuation) <= longest:
+                    raise AutomergeError(
+                        f"item {instance.doc_id} of task {instance.task_name!r} has a continuation "
+                        f"of {len(continuation)} tokens after {len(context)}; lm-eval needs "
+                        f"1 to {longest} (the model's length) after at least 1"
+                    )
+            self._known[key] = tuple(
+                request(context, continuation, longest) for context, continuation in pairs
+            )
+        return self._known[key]
+
+    def _pair(self, context: str, continuation: str) -> tuple[Sequence[int], Sequence[int]]:
+        lm = self._lm
+        if context:
+            pair: tuple[list[int], list[int]] = lm._encode_pair(context, continuation)
+            return pair
+        tokens = lm.tok_encode(continuation, add_special_tokens=False)
+        if tokens[:1] == [lm.prefix_token_id]:
+            return tokens[:1], tokens[1:]
+        return [lm.prefix_token_id], tokens
+
+    def _windows(self, text: str) -> list[tuple[Sequence[int], Sequence[int]]]:
+        from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+        windows = get_rolling_token_windows(
+            token_list=self._lm.tok_encode(text),
+            prefix_token=self._lm.prefix_token_id,
+            max_seq_len=self._lm.max_length,
+            context_len=1,
+        )
+        return [make_disjoint_window(window) for window in windows]

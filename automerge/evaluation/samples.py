@@ -1,0 +1,127 @@
+"""Let anybody check the test numbers with lm-eval's own command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from automerge.evaluation.isolation import FEWSHOT_SEED, NUMPY_SEED, PYTHON_SEED, TORCH_SEED
+from automerge.evaluation.task_code import child, scalar_nodes
+from automerge.evaluation.tasks import TaskSet
+from automerge.trial import Items
+
+
+def write_samples(path: Path, items: Items) -> None:
+    """Write item ids in the form of lm-eval's `--samples`, leaf tasks without items left out.
+
+    lm-eval reads an empty list as all documents, and labels unsorted ids wrongly.
+    """
+    samples = {task: sorted(ids) for task, ids in sorted(items.items()) if ids}
+    path.write_text(json.dumps(samples, indent=1) + "\n", encoding="utf-8")
+
+
+def copy_tasks(source: Path, target: Path) -> Path:
+    """Copy a folder of task files so that it works from any working directory; return the copy.
+
+    lm-eval resolves `data_files`, `data_dir` and a local `dataset_path` against the working
+    directory. In the copy they are absolute: what lies beside the task file is taken from the copy,
+    what lies elsewhere stays where it is.
+
+    Raises:
+        FileExistsError: the target exists.
+    """
+    source = source.resolve()
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    target = target.resolve()
+    for path in sorted(source.glob("**/*.yaml")):
+        copied = target / path.relative_to(source)
+        if copied.is_file():
+            text = path.read_text(encoding="utf-8-sig")
+            copied.write_text(_anchored(text, path.parent, copied.parent), encoding="utf-8")
+    return target
+
+
+def reproduce_commands(
+    task_set: TaskSet,
+    checkpoint: Path,
+    tasks_folder: Path | None,
+    samples: Path,
+    output: Path,
+    batch_size: int,
+) -> list[list[str]]:
+    """The `lm_eval` commands whose item scores are those of the scorer.
+
+    One command for each number of few-shot examples and generation options in the study. Commands
+    with examples leave out `--samples`: under it lm-eval draws other examples for every document,
+    so they run all documents, and the logged samples hold the items of the test part.
+    """
+    settings = task_set.settings
+    groups: dict[tuple[str, str, bool], list[str]] = {}
+    for spec, objective in zip(task_set.specs, task_set.objectives, strict=True):
+        leaves = task_set.members[objective.name]
+        shots = any(task_set.tasks[leaf].get_config("num_fewshot") for leaf in leaves)
+        asked = "" if spec.num_fewshot is None else str(spec.num_fewshot)
+        options = ",".join(f"{key}={value!r}" for key, value in spec.gen_kwargs.items())
+        names = groups.setdefault((asked, options, shots), [])
+        if spec.task not in names:
+            names.append(spec.task)
+    commands = []
+    for (asked, options, shots), names in groups.items():
+        seeds = (PYTHON_SEED, NUMPY_SEED, TORCH_SEED, FEWSHOT_SEED)
+        command = [
+            *("lm_eval", "run", "--model", "hf"),
+            *("--model_args", f"pretrained={checkpoint},dtype=float32,softmax_dtype=float32"),
+            *("--tasks", ",".join(names)),
+            *("--batch_size", str(batch_size), "--seed", ",".join(map(str, seeds))),
+        ]
+        if tasks_folder is not None:
+            command += ["--include_path", str(tasks_folder)]
+        if asked:
+            command += ["--num_fewshot", asked]
+        if options:
+            command += ["--gen_kwargs", options]
+        if settings.apply_chat_template:
+            command += ["--apply_chat_template"]
+            command += ["--fewshot_as_multiturn", str(settings.multiturn).lower()]
+        if settings.system_instruction is not None:
+            command += ["--system_instruction", settings.system_instruction]
+        if not shots:
+            command += ["--samples", str(samples)]
+        commands.append([*command, "--log_samples", "--output_path", str(output)])
+    return commands
+
+
+def _anchored(text: str, folder: Path, copied: Path) -> str:
+    """A task file's text with its relative paths made absolute; all else is kept as written."""
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    edits = []
+    for node, path in _relative_paths(root, folder):
+        beside = (copied / path.relative_to(folder)) if path.is_relative_to(folder) else path
+        edits.append((node.start_mark.index, node.end_mark.index, json.dumps(str(beside))))
+    for start, end, value in sorted(edits, reverse=True):
+        text = text[:start] + value + text[end:]
+    return text
+
+
+def _relative_paths(
+    root: yaml.Node | None, folder: Path
+) -> Iterator[tuple[yaml.ScalarNode, Path]]:
+    dataset = child(root, "dataset_kwargs")
+    named = [child(dataset, "data_files"), child(dataset, "data_dir"), child(root, "dataset_path")]
+    for value in named:
+        for node in scalar_nodes(value):
+            builder = value is named[-1] and "/" not in node.value
+            if builder or "://" in node.value or Path(node.value).is_absolute():
+                continue
+            for anchor in (folder, Path.cwd()):
+                if any(anchor.glob(node.value)):
+                    yield node, anchor / node.value
+                    break
+    for node in scalar_nodes(child(root, "include")):
+        path = (folder / node.value).resolve()
+        if not Path(node.value).is_absolute() and not path.is_relative_to(folder.resolve()):
+            yield node, path

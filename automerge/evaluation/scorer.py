@@ -1,0 +1,310 @@
+"""Score a live model on items of the study's tasks, as lm-eval's command line would."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+
+from automerge.evaluation.forward import (
+    LogLikelihood,
+    Path,
+    find_path,
+    log_likelihoods,
+)
+from automerge.evaluation.guards import (
+    InvalidOutput,
+    MetricError,
+    check_generations,
+    check_log_likelihoods,
+    generation_notes,
+)
+from automerge.evaluation.isolation import isolated
+from automerge.evaluation.packing import Request
+from automerge.evaluation.requests import Item, TokenisedRequests, build_requests
+from automerge.evaluation.tasks import TaskSet
+from automerge.objective import ItemScores, Objective
+from automerge.trial import Items
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.task import Task
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Answer: TypeAlias = LogLikelihood | float | str
+"""What lm-eval's `loglikelihood`, `loglikelihood_rolling` and `generate_until` return."""
+
+PROBES = 4
+"""Documents on which a way of running the model is compared with its plain forward."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A model's answers to the requests of some items, in lm-eval's order within an item."""
+
+    by_item: Mapping[Item, tuple[Answer, ...]]
+    tokens: int
+    notes: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Item scores of every objective, with what they cost."""
+
+    scores: Mapping[str, ItemScores]
+    forward_s: float
+    score_s: float
+    tokens: int
+    notes: Mapping[str, float]
+
+
+class Scorer:
+    """Scores whatever weights a live model holds at the call; keeps nothing between calls.
+
+    Requests are built once, for all documents, and tokenised on first use. Numbers are those of
+    `lm_eval run --model hf --model_args softmax_dtype=float32,...` (see `samples`).
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        task_set: TaskSet,
+        batch_size: int = 16,
+        max_length: int | None = None,
+    ) -> None:
+        from lm_eval.models.huggingface import HFLM
+
+        with isolated():
+            self._lm = HFLM(
+                pretrained=model,
+                tokenizer=tokenizer,
+                batch_size=batch_size,
+                max_length=max_length,
+                softmax_dtype="float32",
+            )
+        self._model = model
+        self._task_set = task_set
+        self._batch_size = batch_size
+        self._instances = build_requests(task_set.tasks, task_set.settings, self._lm)
+        self._tokens = TokenisedRequests(self._lm)
+        self._path: Path | None = None
+
+    def score(self, items: Items) -> Scored:
+        """Answer every request of the items, and let lm-eval's filters and metrics judge them.
+
+        Raises:
+            InvalidOutput: the model is broken (see `guards`).
+            MetricError: a task returned something that is not a number.
+        """
+        began = time.perf_counter()
+        answers = self.answer(items)
+        answered = time.perf_counter()
+        scores = self.judge(items, answers)
+        ended = time.perf_counter()
+        return Scored(scores, answered - began, ended - answered, answers.tokens, answers.notes)
+
+    def answer(self, items: Items) -> Answers:
+        """Run the model on every request of the items."""
+        chosen = {
+            (task, doc_id): self._instances[task, doc_id]
+            for task, ids in items.items()
+            for doc_id in ids
+        }
+        with isolated():
+            found, tokens = self._score_tokens(chosen)
+            notes: dict[str, float] = {}
+            for task in items:
+                waiting = [
+                    instance
+                    for (name, _), instances in chosen.items()
+                    if name == task
+                    for instance in instances
+                    if instance.request_type == "generate_until"
+                ]
+                if waiting:
+                    texts, more, task_notes = self._generate(task, waiting)
+                    tokens += more
+                    notes.update(task_notes)
+                    found.update(zip(map(id, waiting), texts, strict=True))
+        by_item = {
+            item: tuple(found[id(instance)] for instance in instances)
+            for item, instances in chosen.items()
+        }
+        return Answers(by_item, tokens, notes)
+
+    def judge(self, items: Items, answers: Answers) -> dict[str, ItemScores]:
+        """Turn answers into item scores with lm-eval's own filters and `process_results`."""
+        objectives = self._task_set.objectives
+        members = self._task_set.members
+        metrics: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
+        with isolated():
+            for objective in objectives:
+                for task in members[objective.name]:
+                    key = (task, objective.filter)
+                    if key not in metrics and items.get(task):
+                        metrics[key] = self._judge_task(*key, items[task], answers)
+        return {
+            objective.name: _item_scores(
+                objective,
+                [
+                    ((task, doc_id), metrics[task, objective.filter][doc_id])
+                    for task in members[objective.name]
+                    for doc_id in items.get(task, ())
+                ],
+            )
+            for objective in objectives
+        }
+
+    def _score_tokens(
+        self, chosen: Mapping[Item, Sequence[Instance]]
+    ) -> tuple[dict[int, Answer], int]:
+        """Answers to log-likelihood requests by the instance's identity, and the tokens run."""
+        requests: list[Request] = []
+        groups: list[list[int]] = []
+        spans: list[tuple[Instance, int, int]] = []
+        by_task: dict[str, list[int]] = {}
+        for (task, _), instances in chosen.items():
+            group: list[int] = []
+            for instance in instances:
+                if instance.request_type == "generate_until":
+                    continue
+                start = len(requests)
+                requests += self._tokens.of(instance)
+                numbers = range(start, len(requests))
+                spans.append((instance, start, len(requests)))
+                by_task.setdefault(task, []).extend(numbers)
+                if instance.request_type == "loglikelihood_rolling":
+                    groups += [[number] for number in numbers]
+                else:
+                    group += numbers
+            if group:
+                groups.append(group)
+        if not requests:
+            return {}, 0
+        path = self._find_path(requests, groups)
+        answers, tokens = log_likelihoods(self._model, path, requests, groups, self._batch_size)
+        for task, own in by_task.items():
+            check_log_likelihoods(
+                task,
+                [answers[number].logprob for number in own],
+                [len(requests[number].targets) for number in own],
+                len({requests[number].context for number in own}),
+            )
+        found: dict[int, Answer] = {}
+        for instance, start, stop in spans:
+            if instance.request_type == "loglikelihood_rolling":
+                found[id(instance)] = sum(answer.logprob for answer in answers[start:stop])
+            else:
+                found[id(instance)] = answers[start]
+        return found, tokens
+
+    def _find_path(self, requests: Sequence[Request], groups: Sequence[Sequence[int]]) -> Path:
+        """Compare ways of running the model once, on the first weights that give finite answers."""
+        if self._path is not None:
+            return self._path
+        several = sorted(groups, key=lambda group: -len(group))[:PROBES]
+        probes = [requests[number] for group in several for number in group]
+        numbers = iter(range(len(probes)))
+        renumbered = [[next(numbers) for _ in group] for group in several]
+        path = find_path(self._model, probes, renumbered)
+        if path != Path():
+            self._path = path
+        return path
+
+    def _generate(
+        self, task: str, instances: Sequence[Instance]
+    ) -> tuple[list[str], int, Mapping[str, float]]:
+        """Greedy answers of one task by `HFLM` itself, the tokens they took, and notes on them."""
+        lm = self._lm
+        shortest = min((instance.args[0] for instance in instances), key=len)
+        prompt, mask = lm.tok_batch_encode([shortest], left_truncate_len=lm.max_length)
+        with torch.no_grad():
+            logits = self._model(
+                input_ids=prompt.to(self._model.device),
+                attention_mask=mask.to(self._model.device),
+                use_cache=False,
+            ).logits
+        if not torch.isfinite(logits).all():
+            raise InvalidOutput(
+                f"logits not finite in task {task!r}; the merged weights overflow or hold NaN"
+            )
+        texts: list[str] = lm.generate_until(list(instances), disable_tqdm=True)
+        lengths = [len(lm.tok_encode(text, add_special_tokens=False)) for text in texts]
+        limits = [_max_gen_toks(instance, lm.max_gen_toks) for instance in instances]
+        truncated = [length >= limit for length, limit in zip(lengths, limits, strict=True)]
+        check_generations(task, texts, truncated)
+        tokens = sum(lengths) + sum(len(lm.tok_encode(i.args[0])) for i in instances)
+        return texts, tokens, generation_notes(task, texts, truncated)
+
+    def _judge_task(
+        self, name: str, filter_name: str, doc_ids: Sequence[int], answers: Answers
+    ) -> dict[int, Mapping[str, Any]]:
+        task = self._task_set.tasks[name]
+        instances: list[Instance] = []
+        for doc_id in doc_ids:
+            for instance, answer in zip(
+                self._instances[name, doc_id], answers.by_item[name, doc_id], strict=True
+            ):
+                plain = tuple(answer) if isinstance(answer, LogLikelihood) else answer
+                instance.resps = [plain] * instance.repeats
+                instance.filtered_resps = {}
+                instances.append(instance)
+        _apply_filter(task, filter_name, instances)
+        return {
+            doc_id: task.process_results(
+                copy.deepcopy(self._instances[name, doc_id][0].doc),
+                [i.filtered_resps[filter_name] for i in self._instances[name, doc_id]],
+            )
+            for doc_id in doc_ids
+        }
+
+
+def _apply_filter(task: Task, name: str, instances: Sequence[Instance]) -> None:
+    ensemble = next(ensemble for ensemble in task._filters if ensemble.name == name)
+    ensemble.apply(list(instances))
+
+
+def _item_scores(
+    objective: Objective, judged: Iterable[tuple[Item, Mapping[str, Any]]]
+) -> ItemScores:
+    items: list[Item] = []
+    values: list[float] = []
+    weights: list[float] = []
+    weighted = objective.aggregation in ("weighted_perplexity", "bits_per_byte")
+    for item, metrics in judged:
+        if objective.metric not in metrics:
+            raise MetricError(
+                f"task {item[0]!r} returned no {objective.metric!r} for item {item[1]}; "
+                f"it returned {', '.join(map(repr, metrics))}"
+            )
+        value = metrics[objective.metric]
+        number, weight = value if weighted else (value, 1.0)
+        items.append(item)
+        values.append(_number(number, objective, item))
+        weights.append(_number(weight, objective, item))
+    return ItemScores(tuple(items), tuple(values), tuple(weights) if weighted else None)
+
+
+def _number(value: Any, objective: Objective, item: Item) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number) or isinstance(value, str):
+        raise MetricError(
+            f"{objective.metric!r} of item {item[1]} in task {item[0]!r} is {value!r}; "
+            "expected a finite number"
+        )
+    return number
+
+
+def _max_gen_toks(instance: Instance, default: int) -> int:
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    return int(normalize_gen_kwargs(instance.args[1], default)["max_gen_toks"])

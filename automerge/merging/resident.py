@@ -1,0 +1,122 @@
+"""Merging into a live model: no file written, no model built."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from automerge.checkpoints import Checkpoint
+from automerge.errors import Fault, PreflightError
+from automerge.merging.plan import Planner
+from automerge.merging.tensor import merge_tensor
+from automerge.merging.workspace import Workspace
+from automerge.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+UNIFORM_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """Seconds a merge took, and how many of the model's tensors had to be written."""
+
+    seconds: float
+    n_written: int
+    n_tensors: int
+
+
+@dataclass(frozen=True)
+class Live:
+    """A live model's storage by checkpoint name, and what each tensor now holds."""
+
+    targets: Mapping[str, Tensor]
+    holds: dict[str, tuple[object, ...]] = field(default_factory=dict)
+
+
+class ResidentEngine:
+    """Keeps the named models (the base among them) and merges recipes of them.
+
+    Always from the stored models, never by undoing. Tensors and statistics are read and computed
+    at their first use and kept; a tensor whose method and values are what the live model already
+    holds is not merged again.
+    """
+
+    def __init__(self, checkpoints: Mapping[str, Checkpoint]) -> None:
+        self._planner = Planner(checkpoints)
+        self._workspace = Workspace(checkpoints, UNIFORM_BYTES)
+        self._live: WeakKeyDictionary[nn.Module, Live] = WeakKeyDictionary()
+
+    def merge(self, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
+        """Give the merged tensors one by one, in their storage dtype.
+
+        Raises ConfigError, PreflightError, or InvalidMerge at the first tensor that is not finite.
+        """
+        for step in self._planner.plan(recipe):
+            yield step.tensor, merge_tensor(step, self._workspace)
+
+    def merge_into(self, model: PreTrainedModel, recipe: Recipe) -> MergeReport:
+        """Write the merged tensors into a live model's parameters, in place.
+
+        Values are rounded to the storage dtype first, whatever dtype the parameters have, so an
+        exported folder holds the same numbers. After an error the model holds a mixture until the
+        next successful merge. The model's tensors must not be changed by others in between.
+        """
+        start = time.perf_counter()
+        steps = self._planner.plan(recipe)
+        if model not in self._live:
+            self._live[model] = Live(live_tensors(model, [step.tensor for step in steps]))
+        live = self._live[model]
+        n_written = 0
+        with torch.no_grad():
+            for step in steps:
+                target = live.targets.get(step.tensor)
+                if target is None or live.holds.get(step.tensor) == step.key:
+                    continue
+                merged = merge_tensor(step, self._workspace)
+                live.holds.pop(step.tensor, None)
+                target.copy_(merged)
+                live.holds[step.tensor] = step.key
+                n_written += 1
+        return MergeReport(time.perf_counter() - start, n_written, len(live.targets))
+
+
+def live_tensors(model: PreTrainedModel, names: Iterable[str]) -> dict[str, Tensor]:
+    """Find a live model's parameters and buffers by checkpoint name.
+
+    Tied tensors appear once, under the first name the model gives them; their other names, and
+    tensors the architecture ignores when it is loaded, are left out. Raises PreflightError where a
+    tensor has no place or a parameter gets no tensor.
+    """
+    state: dict[str, Tensor] = model.state_dict(keep_vars=True)
+    owners: dict[int, str] = {}
+    for name, tensor in state.items():
+        owners.setdefault(id(tensor), name)
+    prefix = model.base_model_prefix
+    ignored = model._keys_to_ignore_on_load_unexpected or ()
+    targets: dict[str, Tensor] = {}
+    homeless: list[str] = []
+    for name in names:
+        spellings = (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}."))
+        found = next((s for s in spellings if s in state), None)
+        if found is None:
+            if not any(re.search(pattern, name) for pattern in ignored):
+                homeless.append(name)
+        elif owners[id(state[found])] == found:
+            targets[name] = state[found]
+    filled = {id(tensor) for tensor in targets.values()}
+    empty = [name for name, tensor in state.items() if id(tensor) not in filled]
+    kind = type(model).__name__
+    faults = [f"{kind} has no parameter for checkpoint tensor {name!r}" for name in homeless[:5]]
+    faults += [f"no checkpoint tensor fills {kind}'s {name!r}" for name in empty[:5]]
+    if faults:
+        raise PreflightError(Fault(fault) for fault in faults)
+    return targets

@@ -1,0 +1,56 @@
+"""Merging to a folder on disk, one tensor in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from automerge.checkpoints import Checkpoint, WrittenCheckpoint, check_target, write_checkpoint
+from automerge.checkpoints.writer import SHARD_BYTES
+from automerge.merging.plan import Planner, Step
+from automerge.merging.tensor import merge_tensor
+from automerge.merging.workspace import Workspace
+from automerge.recipe import Recipe
+
+
+def merge_to_folder(
+    recipe: Recipe,
+    checkpoints: Mapping[str, Checkpoint],
+    target: Path,
+    *,
+    texts: Mapping[str, str] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> WrittenCheckpoint:
+    """Write a recipe's merged model as a transformers folder, whole or not at all.
+
+    Configuration and tokenizer are the base's, or the first source's where the recipe names no
+    base. `texts` are further files, by name; `progress` is told tensors done and in all. Raises
+    ConfigError, PreflightError or InvalidMerge; the target is then as it was.
+    """
+    planner = Planner(checkpoints)
+    steps = planner.plan(recipe)
+    check_target(target, [checkpoints[model].path for model in recipe.models], overwrite)
+    return write_checkpoint(
+        target,
+        {step.tensor: step.info for step in steps},
+        stream(steps, Workspace(checkpoints), progress),
+        checkpoints[planner.reference(recipe)].assets,
+        texts=texts,
+        shard_bytes=shard_bytes,
+        overwrite=overwrite,
+    )
+
+
+def stream(
+    steps: Sequence[Step], workspace: Workspace, progress: Callable[[int, int], None] | None
+) -> Iterator[tuple[str, Tensor]]:
+    """Merge tensor by tensor, forgetting each model's tensor as soon as it is used."""
+    for done, step in enumerate(steps, start=1):
+        yield step.tensor, merge_tensor(step, workspace)
+        workspace.clear()
+        if progress is not None:
+            progress(done, len(steps))

@@ -1,0 +1,58 @@
+"""One merged tensor: the path that live models and exported ones share, bit for bit."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from automerge.errors import AutomergeError
+from automerge.merging.plan import Step
+from automerge.merging.statistics import BLOCK, working_blocks
+from automerge.merging.workspace import Workspace
+from automerge.methods import Method, Operands
+
+
+class InvalidMerge(AutomergeError):
+    """The merged model has a tensor that is not finite."""
+
+    exit_code: ClassVar[int] = 3
+
+    def __init__(self, tensor: str) -> None:
+        super().__init__(f"merged tensor {tensor!r} is not finite (NaN or infinite)")
+        self.tensor = tensor
+
+    def __reduce__(self) -> tuple[type[InvalidMerge], tuple[str]]:
+        return InvalidMerge, (self.tensor,)
+
+
+def merge_tensor(step: Step, workspace: Workspace) -> Tensor:
+    """Make one tensor: computed in float32 (float64 for float64 models), rounded once.
+
+    Raises InvalidMerge where an element is not finite.
+    """
+    if step.method is None:
+        return workspace.tensor(step.reference, step.tensor).reshape(step.info.shape)
+    merged = torch.empty(step.info.n_elements, dtype=getattr(torch, step.info.dtype))
+    fill(merged, step, step.method, workspace)
+    if (merged * 0).sum() != 0:  # NaN where any element is NaN or infinite; isfinite() is slow
+        raise InvalidMerge(step.tensor)
+    return merged.reshape(step.info.shape)
+
+
+def fill(merged: Tensor, step: Step, method: Method, workspace: Workspace) -> None:
+    """Run a method's two stages; the kernel goes over the tensor in blocks."""
+    statistics = workspace.statistics(step.tensor, step.base, step.sources)
+    scalars = method.coefficients(step.values, statistics)
+    models = step.sources if step.base is None else (step.base, *step.sources)
+    tensors = [workspace.tensor(model, step.tensor) for model in models]
+    for number, blocks in enumerate(working_blocks(tensors)):
+        start = number * BLOCK
+        stop = start + blocks[0].numel()
+        base, sources = (None, blocks) if step.base is None else (blocks[0], blocks[1:])
+        uniforms = [
+            workspace.uniform(step.seed, step.tensor, source, start, stop)
+            for source in (step.sources if method.seeded else ())
+        ]
+        merged[start:stop] = method.kernel(Operands(base, sources, uniforms), scalars)

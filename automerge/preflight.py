@@ -1,0 +1,138 @@
+"""Everything that can be refused before a weight is read: models, tasks, the split.
+
+Runs in the driver. Returns values that the store keeps, so that resuming a study needs none of it
+until something has to be measured again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from automerge.checkpoints import (
+    Checkpoint,
+    ModelFolder,
+    check_models,
+    open_checkpoint,
+    places,
+    resolve,
+)
+from automerge.errors import Fault, Location, PreflightError
+from automerge.evaluation.split import Split, SplitPlan, split_documents
+from automerge.evaluation.tasks import TaskSet, TaskSettings, TaskSpec, TasksRefused, load_tasks
+from automerge.recipe import Place
+
+Locate = Callable[[Sequence[str | int]], Location | None]
+
+SAMPLED_BLOCKS = 64
+BLOCK_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Models:
+    """The base, under its name, and its sources, opened but not read."""
+
+    base: str
+    folders: Mapping[str, ModelFolder]
+    checkpoints: Mapping[str, Checkpoint]
+    warnings: tuple[str, ...]
+
+    @property
+    def places(self) -> Mapping[str, Place]:
+        """Where every tensor sits."""
+        return places(self.checkpoints[self.base].tensors)
+
+    @property
+    def n_layers(self) -> int:
+        layers = [p.layer for p in self.places.values() if p.layer is not None]
+        return max(layers) + 1 if layers else 1
+
+    @property
+    def dtype(self) -> str:
+        """What most of the base's floating-point tensors are stored in, as torch calls it."""
+        sizes: dict[str, int] = {}
+        for info in self.checkpoints[self.base].tensors.values():
+            sizes[info.dtype] = sizes.get(info.dtype, 0) + info.n_bytes
+        return max(sizes, key=lambda dtype: sizes[dtype])
+
+
+def open_models(references: Mapping[str, str], base: str, locate: Locate) -> Models:
+    """Find, open and compare models by name; raises PreflightError with every fault found.
+
+    `base` is the name of the model that the others are compared with, and that adapters belong to.
+    """
+    faults: list[Fault] = []
+    folders: dict[str, ModelFolder] = {}
+    checkpoints: dict[str, Checkpoint] = {}
+    for name in (base, *(name for name in references if name != base)):
+        try:
+            folders[name] = resolve(references[name])
+            checkpoints[name] = open_checkpoint(folders[name].path, checkpoints.get(base))
+        except PreflightError as error:
+            location = locate(("base",) if name == base else ("models", name))
+            faults += [replace(fault, location=location) for fault in error.faults]
+    warnings: tuple[str, ...] = ()
+    if base in checkpoints:
+        sources = {name: c for name, c in checkpoints.items() if name != base}
+        compared = check_models((base, checkpoints[base]), sources)
+        warnings = compared.warnings
+        faults += compared.faults
+    if faults:
+        raise PreflightError(faults)
+    return Models(base, folders, checkpoints, warnings)
+
+
+def open_tasks(specs: Sequence[TaskSpec], settings: TaskSettings, locate: Locate) -> TaskSet:
+    """Load the tasks; raises PreflightError that says where each refused one was written."""
+    try:
+        return load_tasks(specs, settings)
+    except TasksRefused as error:
+        faults = [
+            Fault(
+                fault.message,
+                locate(("tasks", fault.spec, fault.field)) or locate(("tasks", fault.spec)),
+            )
+            for fault in error.task_faults
+        ]
+        raise PreflightError(faults) from None
+
+
+def cut(task_set: TaskSet, plan: SplitPlan) -> Split:
+    """Assign every document to search, select or test."""
+    return split_documents(task_set.documents(), task_set.members, plan)
+
+
+def folder_digest(path: Path) -> str:
+    """Tell a model folder from a changed one, without reading all of it.
+
+    SHA-256 over each weight file's size, header and `SAMPLED_BLOCKS` evenly spaced blocks, and over
+    the configuration: any training changes nearly all weights, so it changes the sample.
+    """
+    digest = hashlib.sha256()
+    for file in sorted([*path.glob("*.safetensors"), *path.glob("*config.json")]):
+        size = file.stat().st_size
+        digest.update(f"{file.name}\0{size}\0".encode())
+        with file.open("rb") as stream:
+            header = int.from_bytes(stream.read(8), "little") if size > 8 else 0
+            stream.seek(0)
+            digest.update(stream.read(min(size, 8 + header, 10_000_000)))
+            for block in range(SAMPLED_BLOCKS):
+                stream.seek(block * max(0, size - BLOCK_BYTES) // (SAMPLED_BLOCKS - 1))
+                digest.update(stream.read(BLOCK_BYTES))
+    return digest.hexdigest()
+
+
+def license_of(path: Path) -> str | None:
+    """The licence a model's card names, if it has a card that does."""
+    from huggingface_hub import ModelCard
+
+    card = path / "README.md"
+    if not card.is_file():
+        return None
+    try:
+        found = ModelCard.load(card).data.license
+    except (ValueError, OSError):
+        return None
+    return None if found is None else str(found)

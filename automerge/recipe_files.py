@@ -1,0 +1,238 @@
+"""Recipe files: our YAML in and out, and mergekit's YAML in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from automerge.errors import ConfigError, Fault, Location, nearest
+from automerge.mergekit import is_mergekit, parse_mergekit
+from automerge.recipe import COMPONENTS, DEFAULT, Profile, Recipe, RecipeSource, Value
+from automerge.recipe_check import recipe_faults
+from automerge.references import NAME, resolve
+from automerge.yaml_file import Located, Plain, Step, dump_yaml, load_yaml
+
+VERSION = 1
+KEYS = ("recipe", "name", "models", "method", "base", "sources", "parameters", "seed", "dtype")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class RecipeFile:
+    """A recipe with what its model names stand for.
+
+    `models` maps names to absolute paths or hub ids; names it lacks are those of a study.
+    `notes` say where an imported file means something else here.
+    """
+
+    name: str
+    recipe: Recipe
+    models: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+    document: Located | None = field(default=None, compare=False, repr=False)
+
+    def among(self, references: Mapping[str, str]) -> Recipe:
+        """The recipe in the names of a study, whose models are `references`.
+
+        Raises ConfigError for models that are not among them.
+        """
+        names = {reference: name for name, reference in references.items()}
+        renamed: dict[str, str] = {}
+        problems = []
+        for model in self.recipe.models:
+            reference = self.models.get(model)
+            if reference is None and model in references:
+                renamed[model] = model
+            elif reference in names:
+                renamed[model] = names[reference]
+            else:
+                meant = f" ({reference})" if reference else ""
+                advice = "" if reference else nearest(model, tuple(references))
+                problems.append(f"the recipe's model {model!r}{meant} is not in the study{advice}")
+        if problems:
+            raise ConfigError(Fault(problem, self._locate_models()) for problem in problems)
+        sources = tuple(replace(s, name=renamed[s.name]) for s in self.recipe.sources)
+        base = None if self.recipe.base is None else renamed[self.recipe.base]
+        return replace(self.recipe, sources=sources, base=base)
+
+    def alone(self) -> Mapping[str, str]:
+        """The references of all models, for merging without a study.
+
+        Raises ConfigError for names that stand for nothing.
+        """
+        missing = [name for name in self.recipe.models if name not in self.models]
+        if missing:
+            advice = "; add it to `models:` (name: folder or hub id)"
+            raise ConfigError(
+                Fault(f"no model is given for {name!r}{advice}", self._locate_models())
+                for name in missing
+            )
+        return {name: self.models[name] for name in self.recipe.models}
+
+    def _locate_models(self) -> Location | None:
+        return None if self.document is None else self.document.locate(("models",))
+
+
+def read_recipe(path: Path | str) -> RecipeFile:
+    """Read a recipe, ours or mergekit's; raise ConfigError with every fault, located."""
+    document = load_yaml(path)
+    folder, stem = Path(path).absolute().parent, Path(path).stem
+    if is_mergekit(document.data):
+        read = parse_mergekit(document, folder)
+        return RecipeFile(read.name or stem, read.recipe, read.models, read.notes, document)
+    return _Reader(document, folder, stem).read()
+
+
+def write_recipe(
+    recipe: Recipe, models: Mapping[str, str], path: Path | str, name: str | None = None
+) -> None:
+    """Write a recipe and the models it names, so that `read_recipe` reads the same."""
+    plain: dict[str, Plain] = {"recipe": VERSION}
+    if name is not None:
+        plain["name"] = name
+    used = {model: models[model] for model in recipe.models if model in models}
+    if used:
+        plain["models"] = used
+    plain |= recipe.plain()
+    Path(path).write_text(dump_yaml(plain), encoding="utf-8")
+
+
+class _Reader:
+    """Reads our own form, collecting faults."""
+
+    def __init__(self, document: Located, folder: Path, stem: str) -> None:
+        self._document = document
+        self._data = document.data
+        self._folder = folder
+        self._stem = stem
+        self._faults: list[Fault] = []
+
+    def read(self) -> RecipeFile:
+        data = self._data
+        for key in data:
+            if key not in KEYS:
+                self._fault((key,), f"unknown key {key!r}{nearest(key, KEYS)}", key=True)
+        version = data.get("recipe", VERSION)
+        if version != VERSION or isinstance(version, bool):
+            message = f"expected recipe: {VERSION}, got {version!r}; a newer automerge wrote this"
+            self._fault(("recipe",), message)
+        models = self._models()
+        recipe = Recipe(
+            method=self._text("method", required=True) or "",
+            sources=self._sources(),
+            base=self._text("base"),
+            knobs=self._knobs(("parameters",), switches=True),
+            seed=self._seed(),
+            dtype=self._dtype(),
+        )
+        if not self._faults:
+            self._faults += recipe_faults(recipe, self._locate)
+        if not self._faults:
+            for name in models:
+                if name not in recipe.models:
+                    advice = nearest(name, recipe.models)
+                    self._fault(("models", name), f"the recipe uses no {name!r}{advice}", key=True)
+        name = self._text("name") or self._stem
+        if self._faults:
+            raise ConfigError(sorted(self._faults, key=lambda f: f.location or Location("")))
+        return RecipeFile(name, recipe, models, document=self._document)
+
+    def _locate(self, source: str | None, knob: str | None) -> Location:
+        if source is not None and knob is not None:
+            return self._document.locate(("sources", source, knob))
+        path = ("method",) if knob is None else ("parameters", knob)
+        return self._document.locate(path)
+
+    def _fault(self, path: tuple[Step, ...], message: str, *, key: bool = False) -> None:
+        self._faults.append(Fault(message, self._document.locate(path, key=key)))
+
+    def _text(self, key: str, required: bool = False) -> str | None:
+        value = self._data.get(key)
+        if isinstance(value, str):
+            return value
+        if value is not None:
+            self._fault((key,), f"expected text, got {value!r}; quote it if it is a name")
+        elif required:
+            self._fault((), f"missing key {key!r}")
+        return None
+
+    def _mapping(self, path: tuple[Step, ...]) -> dict[str, Any]:
+        value: Plain = self._data
+        for step in path:
+            value = value.get(step)
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            self._fault(path, f"expected a mapping of names to values, got {value!r}")
+            return {}
+        return value
+
+    def _models(self) -> dict[str, str]:
+        models = {}
+        for name, text in self._mapping(("models",)).items():
+            if not isinstance(text, str):
+                self._fault(("models", name), f"expected a folder or a hub id, got {text!r}")
+                continue
+            if not NAME.fullmatch(name):
+                self._fault(("models", name), f"{name!r} is no name for a model", key=True)
+            try:
+                models[name] = resolve(text, self._folder)
+            except ValueError as error:
+                self._fault(("models", name), str(error))
+        return models
+
+    def _sources(self) -> tuple[RecipeSource, ...]:
+        names = list(self._mapping(("sources",)))
+        if not names:
+            self._fault(("sources",), "expected `sources:`, a mapping of model names to knobs")
+        return tuple(RecipeSource(n, self._profiles(("sources", n))) for n in names)
+
+    def _profiles(self, path: tuple[Step, ...]) -> dict[str, Profile]:
+        knobs = self._knobs(path, switches=False)
+        return {name: value for name, value in knobs.items() if isinstance(value, Profile)}
+
+    def _knobs(self, path: tuple[Step, ...], switches: bool) -> dict[str, Profile | Value]:
+        knobs: dict[str, Profile | Value] = {}
+        for name, value in self._mapping(path).items():
+            if switches and isinstance(value, bool):
+                knobs[name] = value
+            elif self._is_profile((*path, name), value):
+                knobs[name] = Profile.of(value)
+        return knobs
+
+    def _is_profile(self, path: tuple[Step, ...], value: Plain) -> bool:
+        before = len(self._faults)
+        if isinstance(value, dict):
+            for selector, knots in value.items():
+                if selector not in (*COMPONENTS, DEFAULT) and "*" not in selector:
+                    advice = nearest(selector, (*COMPONENTS, DEFAULT))
+                    message = f"unknown selector {selector!r}{advice}, or a pattern as '*q_proj*'"
+                    self._fault((*path, selector), message, key=True)
+                self._check_knots((*path, selector), knots)
+            if not value:
+                self._fault(path, "expected a number, got nothing")
+        else:
+            self._check_knots(path, value)
+        return len(self._faults) == before
+
+    def _check_knots(self, path: tuple[Step, ...], value: Plain) -> None:
+        for knot in value if isinstance(value, list) and value else [value]:
+            if isinstance(knot, bool) or not isinstance(knot, int | float):
+                message = f"expected a number or a list of numbers, got {knot!r}"
+                self._fault(path, message)
+                return
+
+    def _seed(self) -> int:
+        seed = self._data.get("seed", 0)
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            self._fault(("seed",), f"expected a whole number from 0, got {seed!r}")
+            return 0
+        return seed
+
+    def _dtype(self) -> str | None:
+        dtype = self._text("dtype")
+        if dtype is not None and dtype not in DTYPES:
+            self._fault(("dtype",), f"unknown dtype {dtype!r}{nearest(dtype, DTYPES)}")
+        return dtype

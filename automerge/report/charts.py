@@ -1,0 +1,200 @@
+"""What the report's script draws, as JSON-ready values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from automerge import pareto
+from automerge.estimation import Interval
+from automerge.objective import Objective
+from automerge.report.hypervolume import progress
+from automerge.report.model import TrialResult
+from automerge.report.summary import Member, Summary, Versus, verdict
+
+MOST_TRIALS = 1500
+_MOST_STEPS = 400
+
+Plain = dict[str, object]
+
+
+def chart_data(summary: Summary) -> Plain:
+    """Gather objectives, members, trials, progress and parameters for the script."""
+    objectives = summary.result.objectives
+    measured = measured_trials(summary)
+    losses = search_losses(objectives, measured)
+    shown = [measured[row] for row in _shown_rows(losses)]
+    return {
+        "objectives": [_objective(o, summary) for o in objectives],
+        "means": _means(summary),
+        "members": [_member(row, m, summary) for row, m in enumerate(summary.members)],
+        "trials": [{"name": t.trial.name, "values": _values(t, objectives)} for t in shown],
+        "progress": _progress(objectives, summary.result.trials),
+        "parameters": _parameters(objectives, measured, shown),
+    }
+
+
+def measured_trials(summary: Summary) -> list[TrialResult]:
+    """Give the trials with an estimate of some objective on search items."""
+    objectives = summary.result.objectives
+    return [t for t in summary.result.trials if any(t.search_estimate(o) for o in objectives)]
+
+
+def search_losses(
+    objectives: Sequence[Objective], trials: Sequence[TrialResult]
+) -> NDArray[np.float64]:
+    """Give the search's estimates as losses, (trials, objectives); NaN where unknown."""
+    found = [[t.search_estimate(o) for o in objectives] for t in trials]
+    rows = [
+        [math.nan if e is None else o.loss(e.value) for o, e in zip(objectives, row, strict=True)]
+        for row in found
+    ]
+    return np.array(rows, dtype=np.float64).reshape(len(rows), len(objectives))
+
+
+def _objective(objective: Objective, summary: Summary) -> Plain:
+    unit = summary.units[objective.name]
+    return {
+        "name": objective.name,
+        "minimize": objective.direction == "minimize",
+        "percent": unit.percent,
+        "scale": unit.scale,
+        "decimals": unit.decimals,
+        "best_parent": summary.best_parent.get(objective.name, ""),
+    }
+
+
+def _member(row: int, member: Member, summary: Summary) -> Plain:
+    objectives = summary.result.objectives
+    return {
+        "index": row,
+        "name": member.name,
+        "label": f"{member.name}{', knee' if member.knee else ''}",
+        "kind": member.kind,
+        "knee": member.knee,
+        "scores": [_score(member.scores[o.name][summary.part]) for o in objectives],
+        "versus": [_versus(member.versus_parent.get(o.name), o) for o in objectives],
+    }
+
+
+def _means(summary: Summary) -> Plain | None:
+    means = summary.means
+    if means is None or len(summary.result.objectives) == 1:
+        return None
+    objective = summary.result.objectives[0]
+    versus = {name: Versus(means.best_parent, d) for name, d in means.versus.items()}
+    return {
+        "best_parent": means.best_parent,
+        "versus": [_versus(versus.get(m.name), objective) for m in summary.members],
+    }
+
+
+def _score(found: Interval | None) -> list[float | None] | None:
+    if found is None or not math.isfinite(found.value):
+        return None
+    return [found.value, _finite(found.low), _finite(found.high)]
+
+
+def _versus(found: Versus | None, objective: Objective) -> list[object] | None:
+    if found is None or not math.isfinite(found.difference.difference):
+        return None
+    d = found.difference
+    low, high = _finite(d.low), _finite(d.high)
+    return [d.difference, low, high, found.against, verdict(d, objective)]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _values(trial: TrialResult, objectives: Sequence[Objective]) -> list[float | None]:
+    found = (trial.search_estimate(o) for o in objectives)
+    return [None if e is None else _finite(e.value) for e in found]
+
+
+def _shown_rows(losses: NDArray[np.float64]) -> list[int]:
+    """Keep the nondominated trials and an even sample of the others."""
+    n = len(losses)
+    if n <= MOST_TRIALS:
+        return list(range(n))
+    sample = np.linspace(0, n - 1, MOST_TRIALS).astype(int)
+    return sorted({*np.flatnonzero(pareto.nondominated(losses)).tolist(), *sample.tolist()})
+
+
+def _progress(objectives: Sequence[Objective], trials: Sequence[TrialResult]) -> Plain:
+    losses = search_losses(objectives, trials)
+    if len(objectives) > 1:
+        points = list(enumerate(progress(losses), start=1))
+    else:
+        best = np.fmin.accumulate(losses[:, 0]) if len(losses) else losses[:, 0]
+        points = [
+            (row, objectives[0].loss(float(loss)))
+            for row, loss in enumerate(best, start=1)
+            if math.isfinite(loss)
+        ]
+    keep = np.unique(np.linspace(0, len(points) - 1, min(len(points), _MOST_STEPS)).astype(int))
+    return {
+        "objective": 0 if len(objectives) == 1 else None,
+        "points": [points[row] for row in keep.tolist()] if points else [],
+    }
+
+
+def _parameters(
+    objectives: Sequence[Objective], measured: Sequence[TrialResult], shown: Sequence[TrialResult]
+) -> list[Plain]:
+    names = dict.fromkeys(name for t in measured for name in t.trial.params or {})
+    found: list[Plain] = []
+    losses = search_losses(objectives, measured)
+    for name in names:
+        values = [(t.trial.params or {}).get(name) for t in measured]
+        known = [value for value in values if value is not None]
+        if len(set(known)) < 2:
+            continue
+        numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in known)
+        categories = None if numeric else sorted({str(value) for value in known})
+        associations = [
+            _correlation(values, losses[:, k])
+            if categories is None
+            else _correlation_ratio(values, losses[:, k])
+            for k in range(len(objectives))
+        ]
+        own = [(t.trial.params or {}).get(name) for t in shown]
+        found.append(
+            {
+                "name": name,
+                "categories": categories,
+                "associations": associations,
+                "values": [
+                    None if v is None else v if categories is None else categories.index(str(v))
+                    for v in own
+                ],
+            }
+        )
+    return found
+
+
+def _correlation(values: Sequence[object], losses: NDArray[np.float64]) -> float | None:
+    """Give Spearman's rank correlation with a better score."""
+    x = np.array([math.nan if v is None else float(str(v)) for v in values])
+    known = np.isfinite(x) & np.isfinite(losses)
+    x, y = x[known], -losses[known]
+    if len(x) < 4 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    return _finite(float(stats.spearmanr(x, y).statistic))
+
+
+def _correlation_ratio(values: Sequence[object], losses: NDArray[np.float64]) -> float | None:
+    """Give eta: the square root of the share of the ranks' variance between categories."""
+    known = [row for row, v in enumerate(values) if v is not None and np.isfinite(losses[row])]
+    if len(known) < 4 or np.ptp(losses[known]) == 0:
+        return None
+    ranks = stats.rankdata(losses[known])
+    groups: dict[str, list[float]] = {}
+    for row, rank in zip(known, ranks.tolist(), strict=True):
+        groups.setdefault(str(values[row]), []).append(rank)
+    between = sum(len(g) * (np.mean(g) - ranks.mean()) ** 2 for g in groups.values())
+    return _finite(math.sqrt(between / np.sum((ranks - ranks.mean()) ** 2)))

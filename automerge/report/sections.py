@@ -1,0 +1,358 @@
+"""The report's sections as values for the template: texts and numbers already written."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import yaml
+
+from automerge.estimation import Difference, Interval
+from automerge.objective import Objective
+from automerge.report.charts import MOST_TRIALS, measured_trials
+from automerge.report.commands import FILE as TEST_ITEMS
+from automerge.report.commands import score_command
+from automerge.report.conclusion import count
+from automerge.report.model import StudyResult
+from automerge.report.summary import Member, Summary, verdict
+from automerge.report.units import Unit
+from automerge.report.weights import KnobRow, knob_rows
+from automerge.trial import PARTS, Measured, Part
+
+Row: TypeAlias = dict[str, object]
+
+PART_TEXTS: Mapping[Part, str] = {
+    "test": "Scores on sealed test items, which neither the search nor the selection saw.",
+    "select": "Scores on select items: the sealed test has not been scored, so these flatter.",
+    "search": "Estimates on search items: they flatter what was chosen by them.",
+}
+_KINDS = {
+    "front": "merged model on the front",
+    "parent": "parent",
+    "base": "base",
+    "baseline": "uniform average",
+}
+_PHASES = ("merging", "forward passes", "scoring", "other")
+
+
+def sections(summary: Summary) -> Row:
+    """Give every value the template names."""
+    result = summary.result
+    measured = measured_trials(summary)
+    parameters = {name for t in measured for name in t.trial.params or {}}
+    kinds = {m.kind for m in summary.members}
+    return {
+        "members": summary.members,
+        "forest": any(m.versus_parent for m in summary.members if m.kind in ("front", "baseline")),
+        "facts": _facts(summary),
+        "part_text": PART_TEXTS[summary.part],
+        "trials_text": _trials_text(len(measured)),
+        "legend_kinds": [(kind, text) for kind, text in _KINDS.items() if kind in kinds],
+        "knee": any(m.knee for m in summary.members),
+        "numbers_text": _numbers_text(summary),
+        "columns": _columns(summary),
+        "rows": [_row(m, summary) for m in summary.members],
+        "optimism": _optimism(summary),
+        "hypervolume": _hypervolume(summary),
+        "models": _models(summary),
+        "progress": bool(measured),
+        "progress_text": _progress_text(summary, len(measured)),
+        "parameters": len(parameters),
+        "failures": _failures(result),
+        "failures_text": f"{_failed(result)} of {count(len(result.trials), 'model')} failed.",
+        "phases": _phases(result),
+        "time_parts": _time_parts(result),
+        "study_facts": _study_facts(result),
+        "objective_rows": [_objective_row(o, summary) for o in result.objectives],
+    }
+
+
+def duration(seconds: float) -> str:
+    """Write a duration: 42 s, 3.5 min, 8.7 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def recipe_yaml(plain: Mapping[str, object]) -> str:
+    """Write a recipe as YAML, in its own order."""
+    return yaml.safe_dump(dict(plain), sort_keys=False, allow_unicode=True, width=88)
+
+
+def _facts(summary: Summary) -> list[tuple[str, str]]:
+    result = summary.result
+    facts = [
+        ("on the front", str(len(result.front))),
+        ("models tried", str(len(result.trials))),
+        ("failed", str(_failed(result))),
+        ("budget", count(result.budget, "trial")),
+        ("sampler", result.sampler),
+    ]
+    if (seconds := _elapsed(result)) is not None:
+        facts.append(("took", duration(seconds)))
+    return facts
+
+
+def _elapsed(result: StudyResult) -> float | None:
+    if result.provenance.finished is None:
+        return None
+    try:
+        start, end = (
+            datetime.datetime.fromisoformat(text)
+            for text in (result.provenance.started, result.provenance.finished)
+        )
+        return (end - start).total_seconds()
+    except (ValueError, TypeError):
+        return None
+
+
+def _failed(result: StudyResult) -> int:
+    return sum(t.failure is not None for t in result.trials)
+
+
+def _trials_text(n: int) -> str:
+    sample = f" ({MOST_TRIALS} of {n} shown)" if n > MOST_TRIALS else ""
+    return f"tried in the search, by its estimates{sample}"
+
+
+def _numbers_text(summary: Summary) -> str:
+    text = PART_TEXTS[summary.part]
+    if summary.part != "test":
+        return f"{text} Each with its 95 % interval."
+    return (
+        f"{text} Each with its 95 % interval, then the difference to the best parent named in the "
+        "head of the column; coloured where the interval of the difference leaves out zero."
+    )
+
+
+def _columns(summary: Summary) -> list[tuple[str, str]]:
+    columns = [
+        (o.name + (", %" if summary.units[o.name].percent else ""), _column_note(o, summary))
+        for o in summary.result.objectives
+    ]
+    if summary.means is None or len(columns) == 1:
+        return columns
+    return [("mean, %", f"Δ {summary.means.best_parent}"), *columns]
+
+
+def _column_note(objective: Objective, summary: Summary) -> str:
+    lower = ["lower is better"] if objective.direction == "minimize" else []
+    best = summary.best_parent.get(objective.name)
+    return ", ".join([*lower, *([f"Δ {best}"] if best and summary.part == "test" else [])])
+
+
+def _row(member: Member, summary: Summary) -> Row:
+    objectives = summary.result.objectives
+    cells = []
+    for o in objectives:
+        versus = member.versus_parent.get(o.name)
+        score = member.scores[o.name][summary.part]
+        cells.append(_cell(o, summary.units[o.name], score, versus.difference if versus else None))
+    means = summary.means
+    if means is not None and len(objectives) > 1:
+        o = objectives[0]
+        score, difference = means.scores.get(member.name), means.versus.get(member.name)
+        cells.insert(0, _cell(o, summary.units[o.name], score, difference))
+    kind = _KINDS[member.kind] + (
+        ", on the front" if member.on_front and member.kind != "front" else ""
+    )
+    return {
+        "name": member.name,
+        "kind": kind + (", knee" if member.knee else ""),
+        "cells": cells,
+    }
+
+
+def _cell(
+    objective: Objective, unit: Unit, score: Interval | None, versus: Difference | None
+) -> Row:
+    if score is None:
+        return {"value": "no score", "interval": "", "delta": "", "verdict": ""}
+    return {
+        "value": unit.value(score.value),
+        "interval": f"{unit.value(score.low)} to {unit.value(score.high)}",
+        "delta": "" if versus is None else f"Δ {unit.difference(versus.difference)}",
+        "verdict": "" if versus is None else verdict(versus, objective),
+    }
+
+
+def _optimism(summary: Summary) -> list[Row]:
+    rows: list[Row] = []
+    for name, found in summary.optimism.items():
+        unit = summary.units[name]
+        scores = [m.scores[name] for m in summary.front]
+        both = [(s, t) for p in scores if (s := p["search"]) and (t := p["test"])]
+        rows.append(
+            {
+                "name": name,
+                "search": unit.value(math.fsum(s.value for s, _ in both) / len(both)),
+                "test": unit.value(math.fsum(t.value for _, t in both) / len(both)),
+                "value": unit.difference(found.value),
+                "stderr": unit.value(found.stderr),
+            }
+        )
+    return rows
+
+
+def _hypervolume(summary: Summary) -> list[tuple[str, str]]:
+    if (found := summary.hypervolume) is None:
+        return []
+    shares = [
+        ("front", found.front),
+        ("parents and base", found.parents),
+        ("uniform average", found.uniform),
+    ]
+    return [(name, f"{100 * share:.1f} %") for name, share in shares if share is not None]
+
+
+def _models(summary: Summary) -> list[Row]:
+    rows = {m.name: knob_rows(m.trial.trial.recipe, summary.result.n_layers) for m in summary.front}
+    largest: dict[str, float] = {}
+    for row in (row for found in rows.values() for row in found):
+        largest[row.knob] = max([largest.get(row.knob, 0.0), *map(abs, row.values)])
+    return [_model(m, rows[m.name], largest, summary.result) for m in summary.front]
+
+
+def _model(
+    member: Member, rows: Sequence[KnobRow], largest: Mapping[str, float], result: StudyResult
+) -> Row:
+    recipe = member.trial.trial.recipe
+    knobs: dict[str, list[Row]] = {}
+    for row in rows:
+        knobs.setdefault(row.knob, []).append(_heat_row(row, largest[row.knob] or 1.0))
+    folder = member.trial.model_dir
+    return {
+        "name": member.name,
+        "knee": member.knee,
+        "method": recipe.method,
+        "folder": folder or "",
+        "knobs": [{"name": knob, "rows": found} for knob, found in knobs.items()],
+        "recipe": recipe_yaml(recipe.plain()),
+        "command": _command(result, member) if folder and _tested(member) else "",
+    }
+
+
+def _command(result: StudyResult, member: Member) -> str:
+    note = f"# in the run folder, which holds {TEST_ITEMS}"
+    return f"{note}\n{score_command(result, member.trial)}"
+
+
+def _tested(member: Member) -> bool:
+    return any(parts["test"] is not None for parts in member.scores.values())
+
+
+def _heat_row(row: KnobRow, largest: float) -> Row:
+    label = " · ".join(part for part in (row.source, row.selector) if part) or "all sources"
+    low, high = min(row.values), max(row.values)
+    return {
+        "label": label,
+        "range": f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}",
+        "cells": [
+            {
+                "sign": "negative" if value < 0 else "positive",
+                "strength": f"{abs(value) / largest:.3f}",
+                "text": f"layer {layer}: {value:.3g}",
+            }
+            for layer, value in enumerate(row.values)
+        ],
+    }
+
+
+def _progress_text(summary: Summary, n: int) -> str:
+    if len(summary.result.objectives) == 1:
+        what = "The best estimate so far"
+    else:
+        what = (
+            "Hypervolume of the estimates so far: the share dominated of the box from a little "
+            "below the worst trial to the best of each objective"
+        )
+    return f"{what}, over {count(n, 'model')} measured on search items. It rises by luck too."
+
+
+def _failures(result: StudyResult) -> list[Row]:
+    groups: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
+    for t in result.trials:
+        if (failure := t.failure) is not None:
+            part, failed = failure
+            key = (failed.kind, f"on {part} items", failed.reason)
+            groups.setdefault(key, []).append((t.trial.name, failed.traceback))
+    rows: list[Row] = []
+    for (kind, where, reason), found in groups.items():
+        names = ", ".join(name for name, _ in found[:12]) + (" …" if len(found) > 12 else "")
+        rows.append(
+            {
+                "kind": kind,
+                "where": where,
+                "reason": reason,
+                "count": len(found),
+                "names": names,
+                "traceback": found[0][1],
+            }
+        )
+    return sorted(rows, key=lambda row: -int(str(row["count"])))
+
+
+def _time_parts(result: StudyResult) -> list[Part]:
+    return [p for p in PARTS if any(isinstance(t.outcomes.get(p), Measured) for t in result.trials)]
+
+
+def _phases(result: StudyResult) -> list[Row]:
+    seconds = {part: [0.0] * len(_PHASES) for part in _time_parts(result)}
+    for t in result.trials:
+        for part, outcome in t.outcomes.items():
+            if isinstance(outcome, Measured):
+                spent = outcome.timings
+                for k, s in enumerate((spent.merge, spent.forward, spent.score, spent.rest)):
+                    seconds[part][k] += max(s, 0.0)
+    total = math.fsum(map(math.fsum, seconds.values()))
+    if total <= 0:
+        return []
+    rows: list[Row] = []
+    start = 0.0
+    for k, name in enumerate(_PHASES):
+        phase = math.fsum(found[k] for found in seconds.values())
+        share = 100 * phase / total
+        rows.append(
+            {
+                "name": name,
+                "start": round(start, 3),
+                "share": round(share, 3),
+                "text": duration(phase),
+                "parts": [duration(found[k]) for found in seconds.values()],
+            }
+        )
+        start += share
+    return rows
+
+
+def _study_facts(result: StudyResult) -> list[tuple[str, str]]:
+    p = result.provenance
+    return [
+        ("started", p.started),
+        ("finished", p.finished or "not yet"),
+        ("machine", p.machine),
+        ("sampler and seed", f"{result.sampler}, {result.seed}"),
+        ("sources", ", ".join(result.sources)),
+        ("layers", str(result.n_layers)),
+    ]
+
+
+def _objective_row(objective: Objective, summary: Summary) -> Row:
+    def items(part: Part) -> str:
+        found = [t.scores(part, objective.name) for t in summary.result.trials]
+        sizes = {len(scores.values) for scores in found if scores is not None}
+        if not sizes:
+            return "–"
+        low, high = min(sizes), max(sizes)
+        return str(low) if low == high else f"{low} to {high}"
+
+    return {
+        "name": objective.name,
+        "task": objective.task,
+        "metric": f"{objective.metric},{objective.filter}",
+        "better": "higher" if objective.direction == "maximize" else "lower",
+        "sizes": [items(part) for part in PARTS],
+        "digest": summary.result.provenance.tasks.get(objective.task, "not given"),
+    }

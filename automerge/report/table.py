@@ -1,0 +1,149 @@
+"""The front as a table for the terminal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from automerge.estimation import Difference, Interval
+from automerge.objective import Objective
+from automerge.report.conclusion import conclusion
+from automerge.report.model import StudyResult
+from automerge.report.summary import Member, Summary, summarise, verdict
+from automerge.trial import Part
+
+PART_TITLES: dict[Part, str] = {
+    "search": "scores on search items, which flatter",
+    "select": "scores on select items, which flatter a little",
+    "test": "scores on sealed test items",
+}
+KINDS = {"front": "front", "parent": "parent", "base": "base", "baseline": "average"}
+
+_PLAIN = str.maketrans({"−": "-", "±": "+-", "Δ": "diff", "…": "...", "·": "-"})
+_STYLES = {"better": "green", "worse": "red", "unclear": ""}
+
+
+@dataclass(frozen=True)
+class FrontTable:
+    """Draws the front for `rich`: a table where it fits, else a few lines a model.
+
+    Encodings without minus signs or the models' letters get ASCII and question marks.
+    """
+
+    result: StudyResult
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        summary = summarise(self.result)
+        writer = _Writer(summary, options.encoding)
+        if summary.members:
+            yield writer.text(f"{self.result.study}: {PART_TITLES[summary.part]}", "bold")
+            table = writer.table()
+            natural = Measurement.get(console, options.update(max_width=10_000), table)
+            if natural.maximum <= options.max_width:
+                yield table
+            else:
+                yield from writer.blocks()
+            yield from writer.notes()
+        for row, sentence in enumerate(conclusion(summary)):
+            yield writer.text(sentence, "" if row else "bold")
+
+
+@dataclass(frozen=True)
+class _Writer:
+    summary: Summary
+    encoding: str
+
+    def text(self, text: str, style: str = "") -> Text:
+        if not self.encoding.lower().startswith("utf"):
+            text = text.translate(_PLAIN).encode(self.encoding, "replace").decode(self.encoding)
+        return Text(text, style=style)
+
+    def table(self) -> Table:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+        table.add_column("model", no_wrap=True)
+        for title in self.titles():
+            table.add_column(self.text(title), justify="right", no_wrap=True)
+        members = self.summary.members
+        for row, member in enumerate(members):
+            last = row + 1 == len(members) or (member.kind == "front") != (
+                members[row + 1].kind == "front"
+            )
+            table.add_row(self.name(member), *self.cells(member), end_section=last)
+        return table
+
+    def blocks(self) -> RenderResult:
+        for member in self.summary.members:
+            yield self.name(member)
+            for title, cell in zip(self.titles(), self.cells(member), strict=True):
+                yield Text("  ").append(self.text(f"{title}  ")).append(cell)
+
+    def titles(self) -> list[str]:
+        mean = ["mean"] if self.shows_mean else []
+        return [*mean, *(o.name for o in self.summary.result.objectives)]
+
+    @property
+    def shows_mean(self) -> bool:
+        return self.summary.means is not None and len(self.summary.result.objectives) > 1
+
+    def cells(self, member: Member) -> list[Text]:
+        cells = [self.objective_cell(member, o) for o in self.summary.result.objectives]
+        means = self.summary.means
+        if means is None or not self.shows_mean:
+            return cells
+        first = self.summary.result.objectives[0]
+        score, versus = means.scores.get(member.name), means.versus.get(member.name)
+        return [self.cell(first, score, versus), *cells]
+
+    def name(self, member: Member) -> Text:
+        knee = ", knee" if member.knee else ""
+        kind = "parent on the front" if _surviving(member) else KINDS[member.kind]
+        label = f"{kind}{knee}"
+        if member.name == label:
+            return self.text(member.name, "bold")
+        return self.text(member.name, "bold").append(f" {label}", style="dim not bold")
+
+    def objective_cell(self, member: Member, objective: Objective) -> Text:
+        score = member.scores[objective.name][self.summary.part]
+        versus = member.versus_parent.get(objective.name)
+        return self.cell(objective, score, None if versus is None else versus.difference)
+
+    def cell(self, objective: Objective, score: Interval | None, versus: Difference | None) -> Text:
+        unit = self.summary.units[objective.name]
+        if score is None:
+            return self.text("no score", "dim")
+        text = self.text(f"{unit.value(score.value)} {unit.width(score.half_width)}")
+        if versus is None:
+            return text
+        found = verdict(versus, objective)
+        mark = " " if found == "unclear" else "*"
+        return text.append(
+            self.text(f" {unit.difference(versus.difference):>5}{mark}", _STYLES[found])
+        )
+
+    def notes(self) -> RenderResult:
+        summary = self.summary
+        yield self.text("± half of the 95 % interval.", "dim")
+        if summary.best_parent and summary.part == "test":
+            best = ", ".join(f"{name}: {parent}" for name, parent in summary.best_parent.items())
+            yield self.text(
+                "Then the difference to the best parent, chosen on select items "
+                f"({best}); * its interval excludes 0.",
+                "dim",
+            )
+        if summary.optimism:
+            yield self.text(f"Optimism of the search (search − test): {self.optimism()}.", "dim")
+
+    def optimism(self) -> str:
+        return ", ".join(
+            f"{name} {self.summary.units[name].difference(found.value)}"
+            for name, found in self.summary.optimism.items()
+        )
+
+
+def _surviving(member: Member) -> bool:
+    return member.kind == "parent" and member.on_front

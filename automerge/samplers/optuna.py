@@ -1,0 +1,160 @@
+"""Optuna's samplers (Akiba et al. 2019) behind our contract."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from automerge.errors import ConfigError
+from automerge.recipe import Value
+from automerge.space import CategoricalParameter, Parameter, Space
+from automerge.trial import Params
+
+if TYPE_CHECKING:
+    import optuna
+
+MakeSampler: TypeAlias = Callable[[int], Any]
+"""Seed → an Optuna sampler."""
+
+
+class OptunaSampler:
+    """One of Optuna's samplers over the space laid flat.
+
+    Optuna's genetic and Gaussian-process samplers search only what every trial has: in a
+    conditional space they would draw all but the method at random. So each trial has every role
+    (a parameter's name without its method) as a share in [0, 1] of its range, used or not, and
+    the methods share what they learn of a role.
+
+    Every proposal comes from a fresh sampler seeded by (seed, number); what it knows is the study
+    in memory. Trials nobody asked for enter as enqueued ones.
+    """
+
+    def __init__(self, space: Space, n_objectives: int, seed: int, make: MakeSampler) -> None:
+        import optuna
+
+        self._space = space
+        self._seed = seed
+        self._make = make
+        self._asked: dict[int, optuna.trial.Trial] = {}
+        with quiet():
+            self._study = optuna.create_study(directions=["minimize"] * n_objectives)
+
+    def ask(self, number: int) -> Params:
+        """Propose parameters for trial `number`."""
+        with quiet():
+            return self._ask(number)
+
+    def tell(self, number: int, params: Params | None, losses: Sequence[float] | None) -> None:
+        """Report a trial; recipes the space cannot express teach these samplers nothing."""
+        from optuna.trial import TrialState
+
+        with quiet():
+            if number not in self._asked:
+                if params is None:
+                    return
+                self._study.enqueue_trial(shares(self._space, params))
+                self._ask(number)
+            trial = self._asked.pop(number)
+            if losses is None or not all(map(math.isfinite, losses)):
+                self._study.tell(trial, state=TrialState.FAIL)
+            else:
+                self._study.tell(trial, list(losses))
+
+    def _ask(self, number: int) -> Params:
+        entropy = np.random.SeedSequence([self._seed, number])
+        self._study.sampler = self._make(int(entropy.generate_state(1)[0]))
+        trial = self._asked[number] = self._study.ask()
+        suggested: dict[str, Value] = {}
+        for parameter in self._space.parameters:
+            if isinstance(parameter, CategoricalParameter):
+                name = parameter.name
+                suggested[name] = trial.suggest_categorical(name, parameter.choices)
+            elif parameter.role not in suggested:
+                suggested[parameter.role] = trial.suggest_float(parameter.role, 0.0, 1.0)
+
+        def choose(parameter: Parameter) -> Value:
+            if isinstance(parameter, CategoricalParameter):
+                return suggested[parameter.name]
+            return parameter.at_share(float(suggested[parameter.role]))
+
+        return self._space.walk(choose)
+
+
+def shares(space: Space, params: Params) -> dict[str, Value]:
+    """Parameters in the flat form; what they leave open is left to the sampler."""
+    flat: dict[str, Value] = {}
+    for parameter in space.parameters:
+        if parameter.name in params:
+            value = params[parameter.name]
+            if isinstance(parameter, CategoricalParameter):
+                flat[parameter.name] = value
+            else:
+                flat[parameter.role] = parameter.share(value)
+    return flat
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Optuna's chatter and warnings of experimental features while inside."""
+    from optuna.exceptions import ExperimentalWarning
+
+    logger = logging.getLogger("optuna")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def population(budget: int) -> int:
+    """A tenth of the budget, from 4 to 50."""
+    return min(max(budget // 10, 4), 50)
+
+
+def tpe(space: Space, n_objectives: int, seed: int, budget: int) -> OptunaSampler:
+    """Tree-structured Parzen estimators (Watanabe 2023; Ozaki et al. 2022 for several objectives)."""
+    from optuna.samplers import TPESampler
+
+    return OptunaSampler(
+        space, n_objectives, seed, lambda s: TPESampler(seed=s, constant_liar=True)
+    )
+
+
+def nsga2(space: Space, n_objectives: int, seed: int, budget: int) -> OptunaSampler:
+    """NSGA-II (Deb et al. 2002)."""
+    from optuna.samplers import NSGAIISampler
+
+    size = population(budget)
+    return OptunaSampler(
+        space, n_objectives, seed, lambda s: NSGAIISampler(seed=s, population_size=size)
+    )
+
+
+def nsga3(space: Space, n_objectives: int, seed: int, budget: int) -> OptunaSampler:
+    """NSGA-III (Deb and Jain 2014)."""
+    from optuna.samplers import NSGAIIISampler
+
+    size = population(budget)
+    return OptunaSampler(
+        space, n_objectives, seed, lambda s: NSGAIIISampler(seed=s, population_size=size)
+    )
+
+
+def gp(space: Space, n_objectives: int, seed: int, budget: int) -> OptunaSampler:
+    """Gaussian processes with expected (hypervolume) improvement; needs PyTorch."""
+    from optuna.samplers import GPSampler
+
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise ConfigError("sampler 'gp' needs PyTorch: pip install torch") from error
+    return OptunaSampler(space, n_objectives, seed, lambda s: GPSampler(seed=s))

@@ -1,0 +1,40 @@
+"""Uniform random search: the baseline every other sampler must beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from automerge.recipe import Value
+from automerge.space import CategoricalParameter, Parameter, Space
+from automerge.trial import Params
+
+
+class RandomSampler:
+    """Draws every active parameter uniformly; a proposal depends on seed and number alone."""
+
+    def __init__(self, space: Space, n_objectives: int, seed: int, budget: int) -> None:
+        self._space = space
+        self._seed = seed
+
+    def ask(self, number: int) -> Params:
+        """Propose parameters for trial `number`."""
+        return draw(self._space, np.random.default_rng([self._seed, number]))
+
+    def tell(self, number: int, params: Params | None, losses: Sequence[float] | None) -> None:
+        """Learn nothing."""
+
+
+def draw(space: Space, rng: np.random.Generator, fixed: Params | None = None) -> Params:
+    """Draw the active parameters uniformly, apart from those in `fixed`."""
+    fixed = {} if fixed is None else fixed
+
+    def choose(parameter: Parameter) -> Value:
+        if parameter.name in fixed:
+            return fixed[parameter.name]
+        if isinstance(parameter, CategoricalParameter):
+            return parameter.choices[int(rng.integers(len(parameter.choices)))]
+        return parameter.at_share(float(rng.random()))
+
+    return space.walk(choose)

@@ -1,0 +1,333 @@
+"""Begin a study or find it again: check the inputs, fill the store, build what the loop needs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from automerge.config import StudyConfig, differences
+from automerge.errors import ConfigError, Fault, PreflightError
+from automerge.executors.base import Executor
+from automerge.methods import METHODS
+from automerge.recipe import single, uniform_average
+from automerge.results import study_objectives
+from automerge.samplers import SAMPLERS
+from automerge.space import Space, build_space
+from automerge.store import Store, exists
+from automerge.study import FirstTrial, Plan
+from automerge.trial import PARTS, Items, Part
+
+BASE = "base"
+TASKS = "tasks"
+PACKAGES = (
+    "automerge-llm", "torch", "transformers", "safetensors", "lm_eval", "datasets", "ray", "optuna",
+    "cma", "numpy",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Session:
+    """A study that is ready to go on: all the driver needs, and how to start workers."""
+
+    config: StudyConfig
+    store: Store
+    plan: Plan
+    space: Space
+    sampler: str
+    """The sampler's name, "auto" resolved."""
+    executor: Callable[[], Executor]
+    warnings: tuple[str, ...]
+
+
+def open_session(config: StudyConfig, command: str) -> Session:
+    """Begin the study, or find it in its folder, which is then locked until the store closes.
+
+    Everything that can be refused is refused before the folder is made.
+    """
+    run = config.out_dir
+    check_folder(run)
+    found = None
+    if not exists(run):
+        found = _examine(config, run)
+        _make(run)
+    store = Store(run, write=True)
+    try:
+        if store.meta("config") is None:
+            found = found or _examine(config, run)
+            _begin(store, config, found, command)
+        else:
+            _resume(store, config)
+        return _session(store, config, found)
+    except BaseException:
+        store.close()
+        raise
+
+
+def check_folder(run: Path) -> None:
+    """Refuse a run folder that is a file, holds something else, or cannot be written."""
+    if run.is_dir():
+        if not exists(run) and any(run.iterdir()):
+            raise ConfigError(
+                f"{run} is not empty and holds no study; give another --out, or empty it"
+            )
+    elif run.exists() or run.is_symlink():
+        raise ConfigError(f"{run} is a file; give a folder as --out")
+    near = next(parent for parent in (run, *run.absolute().parents) if parent.exists())
+    if not near.is_dir() or not os.access(near, os.W_OK | os.X_OK):
+        raise PreflightError(f"cannot write in {near}; give another --out, or change its rights")
+
+
+def _make(run: Path) -> None:
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PreflightError(f"cannot make {run}: {error.strerror}; give another --out") from error
+
+
+@dataclass(frozen=True)
+class _Examined:
+    """What preflight found: JSON-ready facts for the store, and the open tasks."""
+
+    facts: Mapping[str, Any]
+    task_set: Any
+
+
+def _examine(config: StudyConfig, run: Path) -> _Examined:
+    """Open models and tasks, compare them, and cut the items."""
+    from automerge import preflight
+    from automerge.evaluation.samples import copy_tasks, lm_eval_options
+    from automerge.evaluation.split import SplitPlan
+
+    faults: list[Fault] = []
+    models = task_set = None
+    try:
+        models = preflight.open_models(config.references, BASE, config.locate)
+    except PreflightError as error:
+        faults += error.faults
+    with tempfile.TemporaryDirectory() as scratch:
+        own = None if config.include_path is None else Path(config.include_path)
+        copied = run / TASKS
+        if own is not None and not copied.is_dir():
+            copied = copy_tasks(own, Path(scratch) / TASKS)
+        settings = task_settings(config, copied if own else None)
+        try:
+            task_set = preflight.open_tasks(task_specs(config), settings, config.locate)
+        except PreflightError as error:
+            shown = (str(copied), str(own))
+            faults += [replace(f, message=f.message.replace(*shown)) for f in error.faults]
+        if faults or models is None or task_set is None:
+            raise PreflightError(faults)
+        evaluation, shares = config.evaluation, config.split
+        caps: dict[Part, int] = {}
+        if isinstance(evaluation.items_per_candidate, int):
+            caps["search"] = evaluation.items_per_candidate
+        caps |= {"select": shares.max_select} if shares.max_select else {}
+        caps |= {"test": shares.max_test} if shares.max_test else {}
+        fractions = {part: getattr(shares, part) for part in PARTS}
+        split = preflight.cut(task_set, SplitPlan(fractions, caps))
+        facts = {
+            "objectives": [asdict(objective) for objective in task_set.objectives],
+            "items": {part: split.items(part) for part in PARTS},
+            "split": split.digest,
+            "n_layers": models.n_layers,
+            "dtype": models.dtype,
+            "tasks": task_set.digests(),
+            "models": [
+                {
+                    "name": name,
+                    "path": str(folder.path),
+                    "reference": folder.reference,
+                    "revision": folder.revision,
+                    "digest": preflight.folder_digest(folder.path),
+                    "license": preflight.license_of(folder.path),
+                }
+                for name, folder in models.folders.items()
+            ],
+            "warnings": list(models.warnings),
+            "lm_eval_args": lm_eval_options(task_set),
+        }
+    return _Examined(facts, task_set)
+
+
+def _begin(store: Store, config: StudyConfig, found: _Examined, command: str) -> None:
+    from automerge.evaluation.samples import copy_tasks, write_samples
+
+    facts = found.facts
+    run = store.path.parent
+    if config.include_path is not None and not (run / TASKS).is_dir():
+        copy_tasks(Path(config.include_path), run / TASKS)
+    write_samples(run / "test_samples.json", facts["items"]["test"])
+    store.put_meta(
+        config=config.to_plain(),
+        fingerprint=config.fingerprint(),
+        provenance={
+            "versions": versions(),
+            "models": [
+                {
+                    "name": origin["name"],
+                    "path": origin["reference"].partition("@")[0]
+                    if origin["revision"]
+                    else origin["path"],
+                    "revision": origin["revision"],
+                    "digest": origin["digest"],
+                    "license": origin["license"],
+                }
+                for origin in facts["models"]
+            ],
+            "tasks": facts["tasks"],
+            "machine": machine(),
+            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "command": command,
+            "lm_eval_args": facts["lm_eval_args"],
+        },
+        **{key: facts[key] for key in facts if key not in ("tasks", "lm_eval_args")},
+    )
+
+
+def _resume(store: Store, config: StudyConfig) -> None:
+    """Accept what may change; refuse what would make earlier trials incomparable."""
+    changed = differences(store.meta("config"), config)
+    refused = [change for change in changed if not change.safe]
+    if refused:
+        raise ConfigError(
+            [
+                Fault(
+                    f"{change.field} was {change.old!r} when the study in {config.out} began, and "
+                    f"is {change.new!r} now; change it back, or give another --out",
+                    config.locate(tuple(change.field.split("."))),
+                )
+                for change in refused
+            ]
+        )
+    if changed:
+        store.put_meta(config=config.to_plain())
+
+
+def _session(store: Store, config: StudyConfig, found: _Examined | None) -> Session:
+    parts: Mapping[Part, Mapping[str, list[int]]] = store.meta("items")
+    items: dict[Part, Items] = {
+        part: {task: tuple(ids) for task, ids in parts[part].items()} for part in PARTS
+    }
+    objectives = study_objectives(store)
+    sources = tuple(config.models)
+    space = build_space(config.space_settings(), BASE, sources, store.meta("n_layers"), METHODS)
+    first = (
+        FirstTrial(BASE, "base", single(BASE)),
+        *(FirstTrial(name, "source", single(name)) for name in sources),
+        FirstTrial("uniform", "uniform", uniform_average(sources)),
+        *(FirstTrial(named.name, "recipe", named.recipe) for named in config.recipes),
+    )
+    sampler = SAMPLERS.resolve(config.sampler, space, len(objectives), config.budget)
+    if store.meta("sampler") is None:
+        store.put_meta(sampler=sampler)
+    return Session(
+        config,
+        store,
+        Plan(objectives, first, items, config.budget, config.shortlist),
+        space,
+        store.meta("sampler"),
+        partial(_start_executor, store, config, found),
+        tuple(store.meta("warnings")),
+    )
+
+
+def _start_executor(store: Store, config: StudyConfig, found: _Examined | None) -> Executor:
+    """Start workers, after making sure that models and tasks are still those of the study."""
+    from automerge.executors.local import LocalExecutor
+    from automerge.executors.ray import RayExecutor, RaySettings
+    from automerge.worker import MergeWorker, WorkerSpec, choose_device
+
+    run = store.path.parent
+    if found is None:
+        found = _examine(config, run)
+        _verify(store, found)
+    evaluation = config.evaluation
+    device = evaluation.device if config.ray_address else choose_device(evaluation.device)
+    spec = WorkerSpec(
+        models={origin["name"]: Path(origin["path"]) for origin in found.facts["models"]},
+        base=BASE,
+        tasks=task_specs(config),
+        settings=task_settings(config, run / TASKS if config.include_path else None),
+        batch_size=evaluation.batch_size,
+        dtype=evaluation.dtype,
+        device=device,
+        max_length=evaluation.max_length,
+        threads=1 if config.executor == "ray" and device == "cpu" else None,
+    )
+    if config.executor == "local":
+        return LocalExecutor(partial(MergeWorker, spec, found.task_set))
+    gpus = 0 if device == "cpu" else 1
+    settings = RaySettings(config.workers, gpus_per_worker=gpus, address=config.ray_address)
+    return RayExecutor(partial(MergeWorker, spec), settings)
+
+
+def _verify(store: Store, found: _Examined) -> None:
+    faults = []
+    for before, now in zip(store.meta("models"), found.facts["models"], strict=True):
+        if before["digest"] != now["digest"]:
+            faults.append(
+                Fault(
+                    f"the model {now['name']!r} in {now['path']} is not what the study began with; "
+                    "put it back, or give another --out"
+                )
+            )
+    if store.meta("split") != found.facts["split"]:
+        message = "the tasks' documents are not what the study began with"
+        faults.append(Fault(f"{message}; put them back, or give another --out"))
+    if faults:
+        raise PreflightError(faults)
+
+
+def task_specs(config: StudyConfig) -> tuple[Any, ...]:
+    """The objectives in the words of the evaluation."""
+    from automerge.evaluation.tasks import TaskSpec
+
+    return tuple(
+        TaskSpec(
+            task=task.task,
+            metric=f"{task.metric or ''},{task.filter}" if task.filter else task.metric,
+            direction=task.direction,
+            num_fewshot=task.num_fewshot,
+            gen_kwargs=dict(task.gen_kwargs or {}),
+            name=task.name,
+        )
+        for task in config.tasks
+    )
+
+
+def task_settings(config: StudyConfig, folder: Path | None) -> Any:
+    """What holds for all tasks, read from the study's own copy of the task folder."""
+    from automerge.evaluation.tasks import TaskSettings
+
+    return TaskSettings(
+        include_path=folder,
+        allow_task_code=config.allow_task_code,
+        apply_chat_template=config.apply_chat_template,
+        fewshot_as_multiturn=config.fewshot_as_multiturn or None,
+        system_instruction=config.system_instruction,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what decides a score."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> str:
+    """The machine in words, without its name."""
+    cores = os.cpu_count()
+    return f"{platform.system()} {platform.machine()}, {cores} processors"

@@ -1,0 +1,158 @@
+"""The part of a search space that belongs to one merge method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from automerge.recipe import Profile, Recipe, RecipeSource, Value
+from automerge.space.knobs import KnobSpace, same
+from automerge.space.parameters import (
+    BooleanParameter,
+    CategoricalParameter,
+    FloatParameter,
+    Parameter,
+)
+from automerge.trial import Params
+
+Choose: TypeAlias = Callable[[Parameter], Value]
+METHOD = "method"
+WEIGHT = "weight"
+
+
+@dataclass(frozen=True)
+class MethodSpace:
+    """What is searched of one method.
+
+    `selections` are the sets of models it may merge, each in the order it enters the recipe;
+    `selection` chooses one, and is None where there is one only. `used` are the switches that
+    leave a model out, empty where none may be. `knobs` are each model's own searched knobs.
+    `fixed` values are stated in every recipe; `defaults` are what unsaid knobs are worth.
+    """
+
+    name: str
+    base: str | None
+    seed: int
+    ordered: bool
+    min_sources: int
+    selection: CategoricalParameter | None
+    selections: Mapping[str, tuple[str, ...]]
+    used: Mapping[str, BooleanParameter]
+    knobs: Mapping[str, tuple[KnobSpace, ...]]
+    recipe_knobs: tuple[KnobSpace, ...]
+    switches: Mapping[str, BooleanParameter]
+    fixed: Mapping[str, Profile]
+    recipe_fixed: Mapping[str, Profile | bool]
+    defaults: Mapping[str, float]
+    recipe_defaults: Mapping[str, float | bool]
+
+    def models(self, choose: Choose) -> tuple[str, ...]:
+        """Choose the models that are merged.
+
+        A model is asked about only where enough would be left without it.
+        """
+        if self.selection is None:
+            (candidates,) = self.selections.values()
+        else:
+            candidates = self.selections[str(choose(self.selection))]
+        kept: list[str] = []
+        for position, model in enumerate(candidates, start=1):
+            dispensable = len(kept) + len(candidates) - position >= self.min_sources
+            if not (dispensable and model in self.used) or choose(self.used[model]):
+                kept.append(model)
+        return tuple(kept)
+
+    def floats(self, models: Iterable[str]) -> dict[str, FloatParameter]:
+        """The numbers of these models and of the recipe, by name, in order."""
+        spaces = [*(space for model in models for space in self.knobs[model]), *self.recipe_knobs]
+        return {p.name: p for space in spaces for row in space.parameters for p in row}
+
+    def recipe(self, params: Params, dtype: str | None) -> Recipe:
+        """The recipe of active parameters."""
+        models = self.models(lambda parameter: params[parameter.name])
+        sources = tuple(
+            RecipeSource(model, {**self.fixed, **profiles(self.knobs[model], params)})
+            for model in models
+        )
+        switches = {knob: bool(params[switch.name]) for knob, switch in self.switches.items()}
+        knobs = {**self.recipe_fixed, **profiles(self.recipe_knobs, params), **switches}
+        return Recipe(self.name, sources, self.base, knobs, self.seed, dtype)
+
+    def params(self, recipe: Recipe, depths: tuple[float, ...]) -> Params | None:
+        """Parameters whose recipe gives every tensor the same values; None where there are none.
+
+        A model the recipe lacks counts as left out, or as merged with weight 0.
+        """
+        if (recipe.method, recipe.base, recipe.seed) != (self.name, self.base, self.seed):
+            return None
+        named = tuple(source.name for source in recipe.sources)
+        for label, models in self.selections.items():
+            present = tuple(model for model in models if model in named)
+            if named != present and (self.ordered or set(named) != set(present)):
+                continue
+            given = self._complete(recipe, models)
+            params = self._read(given, label, models, named)
+            if params is not None:
+                rebuilt = self._complete(self.recipe(params, recipe.dtype), models)
+                if all(equal(value, rebuilt.get(key), depths) for key, value in given.items()):
+                    return params
+        return None
+
+    def _complete(
+        self, recipe: Recipe, models: tuple[str, ...]
+    ) -> dict[tuple[str, str], Profile | bool]:
+        """What every knob is worth, by model ("" for the recipe's) and name."""
+        sources = {source.name: source.knobs for source in recipe.sources}
+        complete: dict[tuple[str, str], Profile | bool] = {}
+        for model in models:
+            if model in sources:
+                for knob, default in self.defaults.items():
+                    complete[model, knob] = sources[model].get(knob, Profile.of(default))
+            else:
+                complete[model, WEIGHT] = Profile.of(0.0)
+        for knob, default in self.recipe_defaults.items():
+            value = recipe.knobs.get(knob, default)
+            complete["", knob] = value if isinstance(value, Profile | bool) else stated(value)
+        return complete
+
+    def _read(
+        self,
+        given: Mapping[tuple[str, str], Profile | bool],
+        label: str,
+        models: tuple[str, ...],
+        named: tuple[str, ...],
+    ) -> Params | None:
+        params: dict[str, Value] = {METHOD: self.name}
+        if self.selection is not None:
+            params[self.selection.name] = label
+        params |= {p.name: model in named for model, p in self.used.items() if model in models}
+        # Models the recipe lacks come last: knobs that sources share are read from present ones.
+        order = sorted(models, key=lambda model: model not in named)
+        spaces = [(model, space) for model in order for space in self.knobs[model]]
+        for model, space in [*spaces, *(("", space) for space in self.recipe_knobs)]:
+            profile = given.get((model, space.knob))
+            read = space.read(profile) if isinstance(profile, Profile) else space.middle()
+            if read is None:
+                return None
+            params = {**read, **params}
+        for knob, switch in self.switches.items():
+            params[switch.name] = given["", knob] is True
+        return params
+
+
+def profiles(spaces: Iterable[KnobSpace], params: Params) -> dict[str, Profile]:
+    """The profiles of several knobs, by name."""
+    return {space.knob: space.profile(params) for space in spaces}
+
+
+def stated(value: float | str) -> Profile:
+    """A plain number as a profile."""
+    return Profile.of(float(value))
+
+
+def equal(one: Profile | bool, other: Profile | bool | None, depths: tuple[float, ...]) -> bool:
+    """Whether two knob values do the same at these depths."""
+    if isinstance(one, Profile) and isinstance(other, Profile):
+        return same(one, other, depths)
+    return one is other

@@ -1,0 +1,136 @@
+"""One worker: a live model that recipes are merged into, and the tasks it is scored on.
+
+Built once in the process that measures, from values that travel anywhere. Its border is where
+failure becomes a value.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from automerge.checkpoints import open_checkpoint
+from automerge.errors import PreflightError
+from automerge.evaluation.guards import InvalidOutput
+from automerge.evaluation.scorer import Scorer
+from automerge.evaluation.tasks import TaskSet, TaskSettings, TaskSpec, load_tasks
+from automerge.merging import InvalidMerge, ResidentEngine
+from automerge.trial import Failed, Job, Measured, Outcome, Timings
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_TRACEBACK = 64_000
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """What a worker is built from; picklable.
+
+    `models` maps names to folders, the base first. `dtype` "auto" is float32 on a CPU and the
+    base's own on a GPU. `threads` None leaves torch's choice.
+    """
+
+    models: Mapping[str, Path]
+    base: str
+    tasks: tuple[TaskSpec, ...]
+    settings: TaskSettings
+    batch_size: int
+    dtype: str
+    device: str
+    max_length: int | None
+    threads: int | None = None
+
+
+class MergeWorker:
+    """Merges in place, then scores."""
+
+    def __init__(self, spec: WorkerSpec, task_set: TaskSet | None = None) -> None:
+        import torch
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()
+        if spec.threads is not None:
+            torch.set_num_threads(spec.threads)
+        device = choose_device(spec.device)
+        path = spec.models[spec.base]
+        base = open_checkpoint(path)
+        self._engine = ResidentEngine(
+            {
+                name: base if name == spec.base else open_checkpoint(folder, base)
+                for name, folder in spec.models.items()
+            }
+        )
+        self._model = transformers.AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=compute_dtype(spec.dtype, device),
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+        self._model.to(device).eval().requires_grad_(False)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False
+        )
+        self._scorer = Scorer(
+            self._model,
+            tokenizer,
+            task_set or load_tasks(spec.tasks, spec.settings),
+            spec.batch_size,
+            spec.max_length,
+        )
+
+    def measure(self, job: Job) -> Outcome:
+        """Merge and score; every failure of a recipe comes back as a value."""
+        import torch
+
+        start = time.perf_counter()
+        try:
+            self._engine.merge_into(self._model, job.recipe)
+            merged = time.perf_counter()
+            scored = self._scorer.score(job.items)
+        except (InvalidMerge, InvalidOutput) as error:
+            return Failed("invalid", str(error))
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            advice = "lower evaluation.batch_size or max_length, or use a larger device"
+            return Failed("oom", f"out of device memory; {advice}", _trace(error))
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:500]
+            return Failed("error", reason, _trace(error))
+        timings = Timings(
+            merge=merged - start,
+            forward=scored.forward_s,
+            score=scored.score_s,
+            total=time.perf_counter() - start,
+        )
+        return Measured(scored.scores, timings, scored.tokens, scored.notes)
+
+
+def choose_device(device: str) -> str:
+    """Resolve "auto" to the first GPU, else the CPU; refuse a GPU that is not there."""
+    import torch
+
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise PreflightError("device cuda was asked for, but torch sees no GPU; use device: cpu")
+    return ("cuda" if available else "cpu") if device == "auto" else device
+
+
+def compute_dtype(dtype: str, device: str) -> torch.dtype | str:
+    """What scoring computes in: as asked, else float32 on a CPU and the stored dtype on a GPU."""
+    import torch
+
+    if dtype == "auto":
+        return torch.float32 if device == "cpu" else "auto"
+    found: torch.dtype = getattr(torch, dtype)
+    return found
+
+
+def _trace(error: BaseException) -> str:
+    text = "".join(traceback.format_exception(error))
+    return text.encode("utf-8", "replace").decode()[-MAX_TRACEBACK:]

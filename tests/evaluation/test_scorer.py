@@ -1,0 +1,211 @@
+"""The scorer against stock lm-eval, on real tiny models and tasks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import ARCHITECTURES, make_model, make_tokenizer
+
+from automerge.evaluation.guards import InvalidOutput
+from automerge.evaluation.isolation import isolated
+from automerge.evaluation.samples import copy_tasks
+from automerge.evaluation.scorer import Scorer
+from automerge.evaluation.tasks import TaskSettings, TaskSpec, load_tasks
+from automerge.objective import estimate
+
+SPECS = (
+    TaskSpec("choice", "acc"),
+    TaskSpec("choice", "acc_norm"),
+    TaskSpec("single", "acc"),
+    TaskSpec("shots", "acc"),
+    TaskSpec("both", "acc_norm"),
+    TaskSpec("word", "perplexity"),
+    TaskSpec("rolling", "word_perplexity"),
+    TaskSpec("rolling", "bits_per_byte"),
+    TaskSpec("generate", "exact_match,word", direction="maximize"),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(task_folder, tmp_path_factory):
+    return copy_tasks(task_folder, tmp_path_factory.mktemp("run") / "tasks")
+
+
+@pytest.fixture(scope="module")
+def task_set(folder):
+    return load_tasks(SPECS, TaskSettings(include_path=folder))
+
+
+def all_items(task_set):
+    return {name: tuple(range(len(docs))) for name, docs in task_set.documents().items()}
+
+
+def stock(model, folder, tasks, **options):
+    """Samples of lm-eval's own `simple_evaluate`, by task and filter, then doc id."""
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    with isolated():
+        lm = HFLM(
+            pretrained=model, tokenizer=make_tokenizer(), batch_size=8, softmax_dtype="float32"
+        )
+        results = simple_evaluate(
+            model=lm,
+            tasks=list(tasks),
+            task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+            bootstrap_iters=0,
+            **options,
+        )
+    samples = {}
+    for task, rows in results["samples"].items():
+        for row in rows:
+            samples.setdefault((task, row["filter"]), {})[row["doc_id"]] = row
+    return samples, results["results"]
+
+
+def assert_equal_to_stock(scorer, task_set, items, samples, results):
+    answers = scorer.answer(items)
+    scores = scorer.judge(items, answers)
+    for objective in task_set.objectives:
+        got = scores[objective.name]
+        assert got.items
+        for place, (task, doc_id) in enumerate(got.items):
+            row = samples[task, objective.filter][doc_id]
+            expected = row[objective.metric]
+            weighted = isinstance(expected, tuple)
+            value, weight = expected if weighted else (expected, None)
+            assert got.values[place] == pytest.approx(value, abs=1e-4 * (1 + abs(value) / 50))
+            if weighted:
+                assert got.weights[place] == weight
+            for answer, stock_answer in zip(
+                answers.by_item[task, doc_id], row["resps"], strict=True
+            ):
+                if isinstance(answer, tuple):
+                    assert answer.logprob == pytest.approx(stock_answer[0][0], abs=1e-4)
+                    assert answer.greedy == stock_answer[0][1]
+                elif isinstance(answer, str):
+                    assert answer == stock_answer[0]
+        if len(task_set.members[objective.name]) == 1:
+            key = f"{objective.metric},{objective.filter}"
+            value = estimate(got, objective.aggregation).value
+            assert value == pytest.approx(results[objective.task][key], rel=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_item_scores_are_those_of_stock_lm_eval(architecture, task_set, folder):
+    model = make_model(architecture)
+    scorer = Scorer(model, make_tokenizer(), task_set, batch_size=8)
+    samples, results = stock(model, folder, task_set.tasks)
+    assert_equal_to_stock(scorer, task_set, all_items(task_set), samples, results)
+    assert scorer._path.trees is (architecture in ("llama", "gpt2", "gpt_neox", "gemma2", "qwen2"))
+
+
+def test_chat_templates_and_system_instruction_reach_the_prompts_as_in_lm_eval(folder):
+    settings = TaskSettings(folder, apply_chat_template=True, system_instruction="w1 w2")
+    specs = (TaskSpec("shots", "acc"), TaskSpec("generate", "exact_match,word"))
+    task_set = load_tasks(specs, settings)
+    model = make_model()
+    scorer = Scorer(model, make_tokenizer(), task_set, batch_size=8)
+    samples, results = stock(
+        model,
+        folder,
+        task_set.tasks,
+        apply_chat_template=True,
+        fewshot_as_multiturn=True,
+        system_instruction="w1 w2",
+    )
+    assert_equal_to_stock(scorer, task_set, all_items(task_set), samples, results)
+
+
+def test_few_shot_and_generation_overrides_are_those_of_lm_eval(folder):
+    gen_kwargs = {"max_gen_toks": 3, "until": ["w9"]}
+    specs = (
+        TaskSpec("choice", "acc", num_fewshot=3),
+        TaskSpec("generate", "exact_match,first", num_fewshot=3, gen_kwargs=gen_kwargs),
+    )
+    task_set = load_tasks(specs, TaskSettings(folder))
+    model = make_model()
+    scorer = Scorer(model, make_tokenizer(), task_set, batch_size=8)
+    samples, results = stock(model, folder, task_set.tasks, num_fewshot=3, gen_kwargs=gen_kwargs)
+    assert_equal_to_stock(scorer, task_set, all_items(task_set), samples, results)
+
+
+def test_contexts_longer_than_the_model_are_cut_as_in_lm_eval(folder):
+    task_set = load_tasks([TaskSpec("shots", "acc"), TaskSpec("rolling")], TaskSettings(folder))
+    model = make_model()
+    scorer = Scorer(model, make_tokenizer(), task_set, batch_size=8, max_length=16)
+    model.config.max_position_embeddings, before = 16, model.config.max_position_embeddings
+    samples, results = stock(model, folder, task_set.tasks)
+    model.config.max_position_embeddings = before
+    assert_equal_to_stock(scorer, task_set, all_items(task_set), samples, results)
+
+
+def test_a_subset_scores_as_the_same_items_of_the_whole(task_set):
+    scorer = Scorer(make_model(), make_tokenizer(), task_set, batch_size=8)
+    whole = scorer.score(all_items(task_set)).scores
+    part = scorer.score({task: ids[3::7] for task, ids in all_items(task_set).items()}).scores
+    for name, scores in part.items():
+        expected = dict(zip(whole[name].items, whole[name].values, strict=True))
+        assert 0 < len(scores.items) < len(expected)
+        assert scores.values == pytest.approx([expected[i] for i in scores.items], abs=1e-4)
+
+
+def test_overwritten_weights_are_the_ones_scored(task_set):
+    live, other = make_model(seed=0), make_model(seed=1)
+    items = {task: ids[:20] for task, ids in all_items(task_set).items()}
+    scorer = Scorer(live, make_tokenizer(), task_set, batch_size=8)
+    first = scorer.score(items).scores
+    with torch.no_grad():
+        for name, parameter in live.named_parameters():
+            parameter.copy_(other.get_parameter(name))
+    second = scorer.score(items).scores
+    fresh = Scorer(other, make_tokenizer(), task_set, batch_size=8).score(items).scores
+    assert second == fresh
+    assert first != second
+
+
+def test_scoring_leaves_the_callers_generators_alone(task_set):
+    import random
+
+    scorer = Scorer(make_model(), make_tokenizer(), task_set, batch_size=8)
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    scorer.score({task: ids[:5] for task, ids in all_items(task_set).items()})
+    after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    assert before == after
+
+
+@pytest.mark.parametrize("task", ["choice", "rolling", "generate"])
+def test_one_nan_weight_makes_the_output_invalid(folder, task):
+    task_set = load_tasks([TaskSpec(task)], TaskSettings(folder))
+    model = make_model()
+    scorer = Scorer(model, make_tokenizer(), task_set)
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("nan")
+    with pytest.raises(InvalidOutput, match=f"not finite in task '{task}'"):
+        scorer.score(all_items(task_set))
+
+
+def test_a_model_that_ignores_its_input_is_invalid(folder):
+    task_set = load_tasks([TaskSpec("choice")], TaskSettings(folder))
+    model = make_model()
+    scorer = Scorer(model, make_tokenizer(), task_set)
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    with pytest.raises(InvalidOutput, match="ignores its input"):
+        scorer.score(all_items(task_set))
+
+
+def test_trees_run_fewer_tokens_than_rows(folder):
+    task_set = load_tasks([TaskSpec("shots")], TaskSettings(folder))
+    packed = Scorer(make_model("llama"), make_tokenizer(), task_set).answer(all_items(task_set))
+    plain = Scorer(make_model("mamba"), make_tokenizer(), task_set).answer(all_items(task_set))
+    assert packed.tokens < plain.tokens / 2
+
+
+def test_generation_notes_say_how_many_texts_were_cut_or_empty(folder):
+    task_set = load_tasks([TaskSpec("generate")], TaskSettings(folder))
+    scored = Scorer(make_model(), make_tokenizer(), task_set).score(all_items(task_set))
+    assert set(scored.notes) == {"generate/empty", "generate/truncated"}
+    assert all(0 <= share <= 1 for share in scored.notes.values())
