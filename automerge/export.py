@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from automerge.report.card import model_card
-from automerge.report.front import write_atomically
+from automerge.report.files import write_atomically
 from automerge.results import MODELS, open_study
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def export_models(
             recipe = trials[number].trial.recipe
             write_model(recipe, checkpoints, references, folders[number], console)
     for number, folder in folders.items():
-        write_atomically(folder / "README.md", model_card(result, trials[number]))
+        write_atomically(folder / "README.md", model_card(result, number, folder.name))
     return list(folders.values())
 
 

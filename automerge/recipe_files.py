@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class RecipeFile:
                 advice = "" if reference else nearest(model, tuple(references))
                 problems.append(f"the recipe's model {model!r}{meant} is not in the study{advice}")
         if problems:
-            raise ConfigError(Fault(problem, self._locate_models()) for problem in problems)
+            raise ConfigError(Fault(problem, self.locate(("models",))) for problem in problems)
         sources = tuple(replace(s, name=renamed[s.name]) for s in self.recipe.sources)
         base = None if self.recipe.base is None else renamed[self.recipe.base]
         return replace(self.recipe, sources=sources, base=base)
@@ -66,13 +66,14 @@ class RecipeFile:
         if missing:
             advice = "; add it to `models:` (name: folder or hub id)"
             raise ConfigError(
-                Fault(f"no model is given for {name!r}{advice}", self._locate_models())
+                Fault(f"no model is given for {name!r}{advice}", self.locate(("models",)))
                 for name in missing
             )
         return {name: self.models[name] for name in self.recipe.models}
 
-    def _locate_models(self) -> Location | None:
-        return None if self.document is None else self.document.locate(("models",))
+    def locate(self, path: Sequence[Step]) -> Location | None:
+        """Where part of the file was written."""
+        return None if self.document is None else self.document.locate(path)
 
 
 def read_recipe(path: Path | str) -> RecipeFile:
@@ -85,10 +86,8 @@ def read_recipe(path: Path | str) -> RecipeFile:
     return _Reader(document, folder, stem).read()
 
 
-def write_recipe(
-    recipe: Recipe, models: Mapping[str, str], path: Path | str, name: str | None = None
-) -> None:
-    """Write a recipe and the models it names, so that `read_recipe` reads the same."""
+def recipe_text(recipe: Recipe, models: Mapping[str, str], name: str | None = None) -> str:
+    """Write a recipe and the models it names as YAML that `read_recipe` reads the same."""
     plain: dict[str, Plain] = {"recipe": VERSION}
     if name is not None:
         plain["name"] = name
@@ -96,7 +95,14 @@ def write_recipe(
     if used:
         plain["models"] = used
     plain |= recipe.plain()
-    Path(path).write_text(dump_yaml(plain), encoding="utf-8")
+    return dump_yaml(plain)
+
+
+def write_recipe(
+    recipe: Recipe, models: Mapping[str, str], path: Path | str, name: str | None = None
+) -> None:
+    """Write `recipe_text` to a file."""
+    Path(path).write_text(recipe_text(recipe, models, name), encoding="utf-8")
 
 
 class _Reader:
@@ -207,8 +213,10 @@ class _Reader:
         if isinstance(value, dict):
             for selector, knots in value.items():
                 if selector not in (*COMPONENTS, DEFAULT) and "*" not in selector:
-                    advice = nearest(selector, (*COMPONENTS, DEFAULT))
-                    message = f"unknown selector {selector!r}{advice}, or a pattern as '*q_proj*'"
+                    message = (
+                        f"unknown selector {selector!r} (a pattern of tensor names holds a '*')"
+                    )
+                    message += nearest(selector, (*COMPONENTS, DEFAULT))
                     self._fault((*path, selector), message, key=True)
                 self._check_knots((*path, selector), knots)
             if not value:

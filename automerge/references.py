@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -18,14 +19,14 @@ def resolve(text: str, folder: Path) -> str:
     """
     if not text or "\0" in text:
         raise ValueError("expected a folder or a hub id, got nothing")
-    path = (folder / Path(text).expanduser()).absolute()
-    if _is_dir(path):
-        return str(_tidy(path))
-    if _exists(path):
+    path = join(folder, text)
+    if is_folder(path):
+        return str(path)
+    if exists(path):
         raise ValueError(f"{text} is a file; expected a model's folder or a hub id (org/name)")
     if text.startswith((".", "/", "~")):
         before, at, _ = text.rpartition("@")
-        if at and _is_dir((folder / Path(before).expanduser()).absolute()):
+        if at and is_folder(join(folder, before)):
             raise ValueError(f"{before} is a local folder, which has no revision; drop the '@...'")
         raise ValueError(f"no such folder: {path}")
     if _HUB_ID.fullmatch(text):
@@ -53,20 +54,26 @@ def short_name(reference: str) -> str:
     return name or "model"
 
 
-def _tidy(path: Path) -> Path:
-    """Remove `.` and `..`; links stay links."""
-    return Path(*path.parts) if ".." not in path.parts else path.resolve()
+def join(folder: Path, text: str) -> Path:
+    """The absolute path of what a user wrote in a file of `folder`; `~` is the home folder."""
+    try:
+        path = folder / Path(text).expanduser()
+    except RuntimeError:  # ~ of a user who does not exist
+        path = folder / text
+    return Path(os.path.normpath(path.absolute()))
 
 
-def _is_dir(path: Path) -> bool:
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there; False for what cannot be a path."""
     try:
         return path.is_dir()
-    except OSError:  # a name that is too long
+    except (OSError, ValueError):  # too long, or holding a NUL
         return False
 
 
-def _exists(path: Path) -> bool:
+def exists(path: Path) -> bool:
+    """Whether anything is there; False for what cannot be a path."""
     try:
         return path.exists()
-    except OSError:
+    except (OSError, ValueError):
         return False

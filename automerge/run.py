@@ -64,7 +64,7 @@ def search(
         config = load_config(None, config)
     if _run(config, console, "automerge.search(...)").requested:
         raise KeyboardInterrupt
-    return load_study(config.out_dir)
+    return load_study(Path(config.out))
 
 
 def load_study(run: Path | str) -> Study:
@@ -76,10 +76,10 @@ def load_study(run: Path | str) -> Study:
 
 def run_search(config: StudyConfig, console: Console, command: str) -> int:
     """Search, show what was found, and return the command's exit code."""
-    from automerge.report.table import front_table
+    from automerge.report.table import FrontTable
 
     interrupt = _run(config, console, command)
-    run = _shown(config.out_dir)
+    run = _shown(Path(config.out))
     if interrupt.requested:
         console.print(
             f"Stopped. What was measured is in {run}; the same command goes on from there.",
@@ -87,7 +87,7 @@ def run_search(config: StudyConfig, console: Console, command: str) -> int:
             soft_wrap=True,
         )
         return interrupt.exit_code
-    console.print(front_table(load_study(config.out_dir).result))
+    console.print(FrontTable(load_study(Path(config.out)).result))
     written = ["report.html", "front.json", *([MODELS] if (run / MODELS).is_dir() else [])]
     for name in written:
         console.print(f"{name:12} {run / name}", markup=False, soft_wrap=True)
@@ -134,7 +134,7 @@ def _run(config: StudyConfig, console: Console | None, command: str) -> Interrup
         if not interrupt.requested:
             _export_chosen(config, console)
     finally:
-        write_reports(config.out_dir)
+        write_reports(Path(config.out))
     return interrupt
 
 
@@ -144,7 +144,7 @@ def _introduce(session: Session, console: Console) -> None:
     n_items = {part: sum(map(len, plan.items[part].values())) for part in plan.items}
     counts = session.store.counts()
     lines = [
-        f"study     {config.name} in {_shown(config.out_dir)}",
+        f"study     {config.name} in {_shown(Path(config.out))}",
         f"models    {len(config.models)} sources: {', '.join(config.models)}",
         f"tasks     {', '.join(o.name for o in plan.objectives)}",
         f"items     {n_items['search']} to search, {n_items['select']} to select, "
@@ -168,7 +168,7 @@ def _introduce(session: Session, console: Console) -> None:
 
 
 def _export_chosen(config: StudyConfig, console: Console | None) -> None:
-    run = config.out_dir
+    run = Path(config.out)
     result = load_study(run).result
     front = [n for n in result.front if _merged(result, n)]
     chosen = {"front": front, "knee": [n for n in front if n == result.knee], "none": []}

@@ -52,7 +52,7 @@ def open_session(config: StudyConfig, command: str) -> Session:
 
     Everything that can be refused is refused before the folder is made.
     """
-    run = config.out_dir
+    run = Path(config.out)
     check_folder(run)
     found = None
     if not exists(run):
@@ -103,7 +103,7 @@ class _Examined:
 def _examine(config: StudyConfig, run: Path) -> _Examined:
     """Open models and tasks, compare them, and cut the items."""
     from automerge import preflight
-    from automerge.evaluation.samples import copy_tasks, lm_eval_options
+    from automerge.evaluation.samples import copy_tasks
     from automerge.evaluation.split import SplitPlan
 
     faults: list[Fault] = []
@@ -152,7 +152,7 @@ def _examine(config: StudyConfig, run: Path) -> _Examined:
                 for name, folder in models.folders.items()
             ],
             "warnings": list(models.warnings),
-            "lm_eval_args": lm_eval_options(task_set),
+            "lm_eval_args": [],
         }
     return _Examined(facts, task_set)
 
@@ -293,10 +293,10 @@ def task_specs(config: StudyConfig) -> tuple[Any, ...]:
     return tuple(
         TaskSpec(
             task=task.task,
-            metric=f"{task.metric or ''},{task.filter}" if task.filter else task.metric,
+            metric=task.metric,
             direction=task.direction,
             num_fewshot=task.num_fewshot,
-            gen_kwargs=dict(task.gen_kwargs or {}),
+            gen_kwargs=task.gen_kwargs,
             name=task.name,
         )
         for task in config.tasks
@@ -311,7 +311,7 @@ def task_settings(config: StudyConfig, folder: Path | None) -> Any:
         include_path=folder,
         allow_task_code=config.allow_task_code,
         apply_chat_template=config.apply_chat_template,
-        fewshot_as_multiturn=config.fewshot_as_multiturn or None,
+        fewshot_as_multiturn=config.fewshot_as_multiturn,
         system_instruction=config.system_instruction,
     )
 

@@ -41,7 +41,7 @@ _FORBIDDEN = re.compile(
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Node:
     """A parsed value; `children` and `keys` hold the nodes and key marks of a collection."""
 
@@ -264,18 +264,18 @@ class _Parser:
     def _fields(self, events: Events, depth: int) -> dict[str, tuple[_Node, _Node]]:
         fields: dict[str, tuple[_Node, _Node]] = {}
         while not isinstance(event := next(events), yaml.MappingEndEvent):
-            location, mark = self._here(event), event.start_mark
+            mark = event.start_mark
             if not isinstance(event, yaml.ScalarEvent):
-                raise ConfigError(Fault("a key must be plain text", location))
+                raise ConfigError(Fault("a key must be plain text", self._here(event)))
             name: str = event.value
             key = _Node(mark.line + 1, mark.column + 1, 1, scalar=name)
             if name == "<<" and event.implicit[0]:
-                self._fault("merge keys (<<) are not supported", location)
+                self._fault("merge keys (<<) are not supported", self._here(event))
             value = self._node(next(events), events, depth + 1)
             if name in fields:
                 first = fields[name][0].line
                 message = f"duplicate key {name!r}, first given on line {first}; keep one"
-                self._fault(message, location)
+                self._fault(message, self._here(event))
             else:
                 fields[name] = (key, value)
         return fields

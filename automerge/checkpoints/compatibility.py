@@ -163,7 +163,7 @@ def config_differences(
     """Fatal and notable differences, each (key, ours, theirs)."""
     fatal: list[Difference] = []
     notable: list[Difference] = []
-    for key in sorted((ours.keys() | theirs.keys()) - INCIDENTAL):
+    for key in sorted((ours.keys() | theirs.keys()) - INCIDENTAL - {*REMOTE_CODE}):
         if (a := ours.get(key)) != (b := theirs.get(key)):
             (notable if key in WARNED else fatal).append((key, a, b))
     return fatal, notable

@@ -30,6 +30,8 @@ def resolve(reference: str, relative_to: Path | None = None) -> ModelFolder:
     `org/name@revision` pins a commit, tag or branch. Only safetensors, JSON and tokenizer files
     are downloaded. HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE apply. Raises PreflightError.
     """
+    if not reference.strip():
+        raise PreflightError("a model's name is empty; give a folder or a Hugging Face id")
     local = (relative_to or Path.cwd()) / Path(os.path.expanduser(reference))  # noqa: PTH111
     try:
         if local.is_dir():

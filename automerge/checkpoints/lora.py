@@ -128,6 +128,7 @@ def adapter_config(path: Path) -> dict[str, Any]:
     faults += [
         f"{key!r} is not supported in an adapter (got {config[key]!r:.80})" for key in unknown
     ]
+    faults += code_faults(config)
     if config.get("bias") not in (None, "none", "all", "lora_only"):
         faults.append(f"bias is {config['bias']!r}; expected none, all or lora_only")
     if not natural(config.get("r")):
@@ -139,6 +140,18 @@ def adapter_config(path: Path) -> dict[str, Any]:
     if faults:
         raise PreflightError(Fault(f"{path}: {fault}") for fault in faults)
     return config
+
+
+def code_faults(config: Mapping[str, Any]) -> list[str]:
+    """List unusual modules that PEFT would import; none is imported here."""
+    mapping = config.get("auto_mapping") or {}
+    library = mapping.get("parent_library") if isinstance(mapping, dict) else mapping
+    faults = []
+    if library is not None and not str(library).startswith("transformers."):
+        faults.append(f"auto_mapping asks to import {library!r:.80}")
+    if config.get("megatron_core") not in (None, "megatron.core"):
+        faults.append(f"megatron_core asks to import {config['megatron_core']!r:.80}")
+    return faults
 
 
 def natural(value: object) -> bool:

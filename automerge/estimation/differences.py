@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import optimize, special
 
 from automerge.estimation.intervals import (
@@ -15,6 +14,7 @@ from automerge.estimation.intervals import (
     equal_scores_interval,
     influence,
     is_binary,
+    is_constant,
     is_unit,
     mean_interval,
     normal_quantile,
@@ -62,7 +62,15 @@ def paired_difference(
     difference = estimate(a, aggregation).value - estimate(b, aggregation).value
     spread = influence(a, aggregation) - influence(b, aggregation)
     stderr = standard_error(spread)
-    low, high = _limits(a, b, aggregation, difference, stderr, level)
+    both = np.array([*a.values, *b.values], dtype=np.float64)
+    if aggregation == "mean" and is_binary(both):
+        only_a, only_b = int(np.sum(both[:n] > both[n:])), int(np.sum(both[:n] < both[n:]))
+        low, high = tango_interval(only_a, only_b, n, level)
+    elif is_constant(spread, float(np.abs(both).max())):
+        bound = 1.0 if aggregation == "mean" and is_unit(both) else math.inf
+        low, high = equal_scores_interval(difference, n, -bound, bound, level)
+    else:
+        low, high = student_interval(difference, stderr, n, level)
     return Difference(difference, low, high, stderr, n)
 
 
@@ -128,27 +136,3 @@ def _rows(scores: ItemScores, rows: Sequence[int]) -> ItemScores:
     return ItemScores(
         tuple(scores.items[row] for row in rows), tuple(scores.values[row] for row in rows), weights
     )
-
-
-def _limits(
-    a: ItemScores,
-    b: ItemScores,
-    aggregation: Aggregation,
-    difference: float,
-    stderr: float,
-    level: float,
-) -> tuple[float, float]:
-    values_a, values_b = _array(a), _array(b)
-    n = len(values_a)
-    both = np.concatenate([values_a, values_b])
-    if aggregation == "mean" and is_binary(both):
-        only_a = int(np.sum(values_a > values_b))
-        return tango_interval(only_a, int(np.sum(values_b > values_a)), n, level)
-    if stderr == 0:
-        bound = 1.0 if aggregation == "mean" and is_unit(both) else math.inf
-        return equal_scores_interval(difference, n, -bound, bound, level)
-    return student_interval(difference, stderr, n, level)
-
-
-def _array(scores: ItemScores) -> NDArray[np.float64]:
-    return np.asarray(scores.values, dtype=np.float64)

@@ -133,6 +133,11 @@ def is_unit(values: NDArray[np.float64]) -> bool:
     return bool(np.all((values >= 0) & (values <= 1)))
 
 
+def is_constant(values: NDArray[np.float64], size: float) -> bool:
+    """Say whether values of quantities of the given size differ by rounding only."""
+    return bool(np.ptp(values) <= 1e-12 * size)
+
+
 def normal_quantile(level: float) -> float:
     """Give z with `level` of the standard normal distribution in [-z, z]."""
     return float(special.ndtri((1 + level) / 2))
@@ -156,7 +161,7 @@ def _mean_interval(
 ) -> tuple[float, float]:
     if is_binary(values):
         return wilson_interval(float(values.sum()), point.n, level)
-    if np.ptp(values) == 0:
+    if is_constant(values, float(np.abs(values).max())):
         lowest, highest = (0.0, 1.0) if is_unit(values) else (-math.inf, math.inf)
         return equal_scores_interval(float(values[0]), point.n, lowest, highest, level)
     return student_interval(point.value, point.stderr, point.n, level)
@@ -170,7 +175,7 @@ def _ratio_interval(
     to_value: Callable[[float], float] = (
         (lambda mean: -mean / math.log(2)) if aggregation == "bits_per_byte" else _exponential
     )
-    if n == 1 or np.ptp(residuals) == 0:
+    if is_constant(residuals, abs(ratio)):
         low, high = -math.inf, math.inf
     else:
         stderr = float(residuals.std(ddof=1) / math.sqrt(n))

@@ -13,17 +13,16 @@ from transformers import PreTrainedModel
 
 from automerge.evaluation.packing import (
     SHARED,
+    UNLIMITED,
+    Document,
+    Placed,
     Request,
     Row,
     batches,
-    linear_rows,
-    packed_rows,
 )
 
 MAX_LOGITS = 2**26
 """Most logits held at once (a quarter of a gigabyte in float32)."""
-
-UNLIMITED = 2**62
 
 UNSUPPORTED = (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError)
 """What models raise on a mask or positions they were not written for."""
@@ -36,67 +35,54 @@ class LogLikelihood(NamedTuple):
     greedy: bool
 
 
+MISSING = LogLikelihood(float("nan"), False)
+
+
 @dataclass(frozen=True)
 class Path:
     """How a model is run: through trees or not, and with the head on few positions or on all.
 
     `head` is the output embedding when hidden states may be gathered in front of it. `trees` says
-    that the model honours four-dimensional masks and position ids, below `max_position`.
+    that the model honours four-dimensional masks and position ids.
     """
 
     head: nn.Module | None = None
     trees: bool = False
-    max_position: int = UNLIMITED
 
 
 @torch.no_grad()
 def log_likelihoods(
-    model: PreTrainedModel,
-    path: Path,
-    requests: Sequence[Request],
-    groups: Sequence[Sequence[int]],
-    batch_size: int,
-) -> tuple[list[LogLikelihood], int]:
-    """Score every request; `groups` are the numbers of requests worth packing together.
-
-    Returns the answers in the order of the requests, and the tokens that were run.
-    """
-    if path.trees:
-        rows = [row for group in groups for row in packed_rows(requests, group, path.max_position)]
-    else:
-        rows = [row for group in groups for row in linear_rows(requests, group)]
-    answers: list[LogLikelihood | None] = [None] * len(requests)
-    vocabulary = model.config.get_text_config().vocab_size
-    max_picked = max(1, MAX_LOGITS // vocabulary)
+    model: PreTrainedModel, path: Path, documents: Sequence[Document], batch_size: int
+) -> tuple[list[list[LogLikelihood]], int]:
+    """Score every request of every document, in their order; also the number of tokens run."""
+    rows = [
+        (number, row)
+        for number, document in enumerate(documents)
+        for row in (document.packed if path.trees else document.linear)
+    ]
+    answers = [[MISSING] * len(document.requests) for document in documents]
+    max_picked = max(1, MAX_LOGITS // model.config.get_text_config().vocab_size)
     for branching in (False, True):
-        alike = [row for row in rows if row.branches is branching]
+        alike = [placed for placed in rows if placed[1].branches is branching]
         for batch in batches(alike, batch_size, max_picked):
-            for number, answer in _score(model, path, requests, batch, branching):
-                answers[number] = answer
-    tokens = sum(len(row.tokens) for row in rows)
-    return [answer for answer in answers if answer is not None], tokens
+            for number, request, answer in _score(model, path, documents, batch, branching):
+                answers[number][request] = answer
+    return answers, sum(len(row.tokens) for _, row in rows)
 
 
-def find_path(
-    model: PreTrainedModel, requests: Sequence[Request], groups: Sequence[Sequence[int]]
-) -> Path:
-    """The cheapest path that gives, on these requests, what the model's plain forward gives.
+def find_path(model: PreTrainedModel, documents: Sequence[Document]) -> Path:
+    """The cheapest path that gives, on these documents, what the model's plain forward gives.
 
-    A tree must also keep its branches apart: changing one leaves the answers of the others as they
-    were. The requests should hold groups that a tree would help.
+    Trees must also keep their branches apart: changing one leaves the answers of the others as they
+    were. The documents should be some that a tree would help.
     """
-    batch_size = len(requests)
-    plain, _ = log_likelihoods(model, Path(), requests, groups, batch_size)
+    plain, _ = log_likelihoods(model, Path(), documents, len(documents))
     path = Path()
     head = model.get_output_embeddings()
-    if isinstance(head, nn.Module):
-        gathered = Path(head=head)
-        if _agrees(model, gathered, requests, groups, plain):
-            path = gathered
-    trees = Path(path.head, trees=True, max_position=_window(model))
-    if _agrees(model, trees, requests, groups, plain) and _separates(
-        model, trees, requests, groups
-    ):
+    if isinstance(head, nn.Module) and _agrees(model, Path(head), documents, plain):
+        path = Path(head)
+    trees = Path(path.head, trees=True)
+    if _agrees(model, trees, documents, plain) and _separates(model, trees, documents):
         path = trees
     return path
 
@@ -104,42 +90,40 @@ def find_path(
 def _agrees(
     model: PreTrainedModel,
     path: Path,
-    requests: Sequence[Request],
-    groups: Sequence[Sequence[int]],
-    plain: Sequence[LogLikelihood],
+    documents: Sequence[Document],
+    plain: Sequence[Sequence[LogLikelihood]],
 ) -> bool:
     try:
-        answers, _ = log_likelihoods(model, path, requests, groups, len(requests))
+        answers, _ = log_likelihoods(model, path, documents, len(documents))
     except UNSUPPORTED:
         return False
     tolerance = 1e-4 if model.dtype == torch.float32 else 0.25
     return all(
         abs(answer.logprob - expected.logprob) <= tolerance * max(1.0, abs(expected.logprob) / 10)
-        for answer, expected in zip(answers, plain, strict=True)
+        for found, wanted in zip(answers, plain, strict=True)
+        for answer, expected in zip(found, wanted, strict=True)
     )
 
 
-def _separates(
-    model: PreTrainedModel,
-    path: Path,
-    requests: Sequence[Request],
-    groups: Sequence[Sequence[int]],
-) -> bool:
+def _separates(model: PreTrainedModel, path: Path, documents: Sequence[Document]) -> bool:
     """Whether the last request of each tree ignores what stands in the other branches."""
-    disturbed = list(requests)
-    for group in groups:
-        for number in group[:-1]:
-            inputs, targets = requests[number].inputs, requests[number].targets
-            if len(targets) > 1:
-                disturbed[number] = Request((*inputs[:-1], inputs[0]), targets)
-    before, _ = log_likelihoods(model, path, requests, groups, len(requests))
-    after, _ = log_likelihoods(model, path, disturbed, groups, len(requests))
-    last = [group[-1] for group in groups]
+    disturbed = []
+    for document in documents:
+        *others, last = document.requests
+        changed = [
+            Request((*r.inputs[:-1], r.inputs[0]), r.targets) if len(r.targets) > 1 else r
+            for r in others
+        ]
+        disturbed.append(Document.of([*changed, last]))
+    before, _ = log_likelihoods(model, path, documents, len(documents))
+    after, _ = log_likelihoods(model, path, disturbed, len(documents))
     tolerance = 1e-5 if model.dtype == torch.float32 else 0.05
-    return all(abs(before[n].logprob - after[n].logprob) <= tolerance for n in last)
+    return all(
+        abs(a[-1].logprob - b[-1].logprob) <= tolerance for a, b in zip(before, after, strict=True)
+    )
 
 
-def _window(model: PreTrainedModel) -> int:
+def max_position(model: PreTrainedModel) -> int:
     """The positions up to which every layer sees all tokens before it."""
     config = model.config.get_text_config()
     if getattr(config, "use_sliding_window", True) is False:
@@ -151,47 +135,49 @@ def _window(model: PreTrainedModel) -> int:
 def _score(
     model: PreTrainedModel,
     path: Path,
-    requests: Sequence[Request],
-    batch: Sequence[Row],
+    documents: Sequence[Document],
+    batch: Sequence[Placed],
     branching: bool,
-) -> Iterator[tuple[int, LogLikelihood]]:
+) -> Iterator[tuple[int, int, LogLikelihood]]:
     """Run one batch; every output position is read once, however many requests want it."""
     place: dict[tuple[int, int], int] = {}
     places: list[int] = []
     targets: list[int] = []
-    spans: list[tuple[int, int, int]] = []
-    for index, row in enumerate(batch):
+    spans: list[tuple[int, int, int, int]] = []
+    for index, (number, row) in enumerate(batch):
         for pick in row.picks:
             start = len(places)
             places += [place.setdefault((index, c), len(place)) for c in pick.columns]
-            targets += requests[pick.request].targets
-            spans.append((pick.request, start, len(places)))
+            targets += documents[number].requests[pick.request].targets
+            spans.append((number, pick.request, start, len(places)))
     device = model.device
     at_rows, at_columns = torch.tensor(list(place), device=device).T
-    logits = _logits(model, path, batch, branching, at_rows, at_columns)
+    rows = [row for _, row in batch]
+    logits = _logits(model, path, rows, branching, at_rows, at_columns)
     logprobs = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
     wanted = torch.tensor(targets, device=device)
-    rows = torch.tensor(places, device=device)
-    values = logprobs[rows, wanted].tolist()
-    greedy = (logprobs.argmax(dim=-1)[rows] == wanted).tolist()
-    for number, start, stop in spans:
-        yield number, LogLikelihood(sum(values[start:stop]), all(greedy[start:stop]))
+    read = torch.tensor(places, device=device)
+    values = logprobs[read, wanted].tolist()
+    greedy = (logprobs.argmax(dim=-1)[read] == wanted).tolist()
+    for number, request, start, stop in spans:
+        answer = LogLikelihood(sum(values[start:stop]), all(greedy[start:stop]))
+        yield number, request, answer
 
 
 def _logits(
     model: PreTrainedModel,
     path: Path,
-    batch: Sequence[Row],
+    rows: Sequence[Row],
     branching: bool,
     at_rows: Tensor,
     at_columns: Tensor,
 ) -> Tensor:
     """Logits at (row, column) pairs: [pairs, vocabulary]."""
-    width = max(len(row.tokens) for row in batch)
-    inputs = {"input_ids": _padded([row.tokens for row in batch], width, 0, model.device)}
+    width = max(len(row.tokens) for row in rows)
+    inputs = {"input_ids": _padded([row.tokens for row in rows], width, 0, model.device)}
     if branching:
-        segments = _padded([row.segments for row in batch], width, -1, model.device)
-        inputs["position_ids"] = _padded([r.positions for r in batch], width, 0, model.device)
+        segments = _padded([row.segments for row in rows], width, -1, model.device)
+        inputs["position_ids"] = _padded([row.positions for row in rows], width, 0, model.device)
         inputs["attention_mask"] = tree_mask(segments, model.dtype)
     if path.head is None:
         logits: Tensor = model(**inputs, use_cache=False).logits

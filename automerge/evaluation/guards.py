@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 
 from automerge.errors import AutomergeError
 
@@ -20,7 +21,7 @@ class MetricError(AutomergeError):
 
 
 def check_log_likelihoods(
-    task: str, logprobs: Sequence[float], lengths: Sequence[int], contexts: int
+    task: str, logprobs: Sequence[float], lengths: Sequence[int], items: int
 ) -> None:
     """Refuse log-likelihoods that are not finite, or the same for every token of every item.
 
@@ -36,33 +37,25 @@ def check_log_likelihoods(
             "the merged weights overflow or hold NaN"
         )
     per_token = [value / length for value, length in zip(logprobs, lengths, strict=True)]
-    if contexts >= MIN_ANSWERS and max(per_token) - min(per_token) <= 1e-6 * abs(per_token[0]):
+    if not per_token or items < MIN_ANSWERS:
+        return
+    if max(per_token) - min(per_token) <= 1e-6 * abs(per_token[0]):
         raise InvalidOutput(
             f"all {len(logprobs)} log-likelihoods in task {task!r} are {per_token[0]:.6g} a token; "
             "the merged model ignores its input"
         )
 
 
-def check_generations(task: str, texts: Sequence[str], truncated: Sequence[bool]) -> None:
-    """Refuse one and the same endless text for every prompt.
-
-    One short answer to everything is a bad model, not a broken one.
-
-    Raises:
-        InvalidOutput: naming the task.
-    """
-    if len(texts) >= MIN_ANSWERS and texts[0] and len(set(texts)) == 1 and all(truncated):
-        raise InvalidOutput(
-            f"all {len(texts)} generations in task {task!r} are the same endless text "
-            f"{texts[0][:40]!r}; the merged model ignores its input"
-        )
-
-
 def generation_notes(
     task: str, texts: Sequence[str], truncated: Sequence[bool]
-) -> Mapping[str, float]:
-    """Shares of generations that are empty, and that reached the limit of new tokens."""
+) -> dict[str, float]:
+    """Shares of generations that are empty, reached the limit of new tokens, or are all alike.
+
+    One answer to every prompt is a bad model's, not a broken one's, so it is noted only.
+    """
+    ((_, most),) = Counter(texts).most_common(1)
     return {
         f"{task}/empty": sum(not text.strip() for text in texts) / len(texts),
         f"{task}/truncated": sum(truncated) / len(texts),
+        f"{task}/repeated": most / len(texts) if most > 1 else 0.0,
     }

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 SHARED = 0
 """Segment number of the tokens every branch sees; branches are numbered from 1."""
+
+UNLIMITED = 2**62
 
 MIN_SAVING = 0.1
 """A tree needs an explicit mask, so it must save at least this share of the tokens."""
@@ -84,16 +87,37 @@ def packed_rows(
     return rows
 
 
-def batches(rows: Sequence[Row], batch_size: int, max_picked: int) -> Iterator[list[Row]]:
+@dataclass(frozen=True, slots=True)
+class Document:
+    """The requests of one document, and both ways to lay them out."""
+
+    requests: tuple[Request, ...]
+    linear: tuple[Row, ...]
+    packed: tuple[Row, ...]
+
+    @classmethod
+    def of(cls, requests: Sequence[Request], max_position: int = UNLIMITED) -> Document:
+        """Lay the requests out once, for every candidate to come."""
+        numbers = range(len(requests))
+        linear = linear_rows(requests, numbers)
+        packed = packed_rows(requests, numbers, max_position)
+        return cls(tuple(requests), tuple(linear), tuple(packed))
+
+
+Placed: TypeAlias = tuple[int, Row]
+"""A row with the number of its document."""
+
+
+def batches(rows: Sequence[Placed], batch_size: int, max_picked: int) -> Iterator[list[Placed]]:
     """Rows, longest first, at most `batch_size` together and `max_picked` columns read off."""
-    batch: list[Row] = []
+    batch: list[Placed] = []
     picked = 0
-    for row in sorted(rows, key=lambda row: -len(row.tokens)):
+    for number, row in sorted(rows, key=lambda placed: -len(placed[1].tokens)):
         columns = sum(len(pick.columns) for pick in row.picks)
         if batch and (len(batch) == batch_size or picked + columns > max_picked):
             yield batch
             batch, picked = [], 0
-        batch.append(row)
+        batch.append((number, row))
         picked += columns
     if batch:
         yield batch
@@ -101,6 +125,8 @@ def batches(rows: Sequence[Row], batch_size: int, max_picked: int) -> Iterator[l
 
 def _clusters(requests: Sequence[Request], numbers: Sequence[int]) -> list[list[int]]:
     """All requests together where they share half their tokens, else those of equal context."""
+    if not numbers:
+        return []
     inputs = [requests[number].inputs for number in numbers]
     if 2 * _common_prefix(inputs) >= max(map(len, inputs)):
         return [list(numbers)]

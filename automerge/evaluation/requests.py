@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from automerge.errors import AutomergeError
 from automerge.evaluation.isolation import FEWSHOT_SEED, isolated
-from automerge.evaluation.packing import Request, request
+from automerge.evaluation.packing import Document, Request, request
 from automerge.evaluation.tasks import TaskSettings
 
 if TYPE_CHECKING:
@@ -49,38 +50,60 @@ def build_requests(
     }
 
 
+@dataclass(frozen=True, slots=True)
+class TokenisedItem:
+    """An item's log-likelihood requests as token ids.
+
+    `spans` holds, for each instance that is not generated, the document's requests whose answers
+    add up to its own: several for a rolling window, else one.
+    """
+
+    document: Document
+    spans: tuple[tuple[Instance, int, int], ...]
+
+
 class TokenisedRequests:
-    """Token ids of log-likelihood requests, each encoded on first use, as `HFLM` encodes them."""
+    """Token ids of log-likelihood requests, encoded on first use, as `HFLM` encodes them."""
 
-    def __init__(self, lm: HFLM) -> None:
+    def __init__(self, lm: HFLM, max_position: int) -> None:
         self._lm = lm
-        self._known: dict[tuple[str, ...], tuple[Request, ...]] = {}
+        self._max_position = max_position
+        self._known: dict[Item, TokenisedItem] = {}
 
-    def of(self, instance: Instance) -> tuple[Request, ...]:
-        """The requests whose answers add up to the instance's: several for a rolling window.
+    def of(self, item: Item, instances: Sequence[Instance]) -> TokenisedItem:
+        """Token ids of an item's instances.
 
         Raises:
-            AutomergeError: the continuation holds no token, or more than the model can take.
+            AutomergeError: a continuation holds no token, or more than the model can take.
         """
-        key = (instance.request_type, *instance.args)
-        if key not in self._known:
-            pairs = (
-                self._windows(instance.args[0])
-                if instance.request_type == "loglikelihood_rolling"
-                else [self._pair(*instance.args[:2])]
+        if item not in self._known:
+            requests: list[Request] = []
+            spans = []
+            for instance in instances:
+                if instance.request_type != "generate_until":
+                    start = len(requests)
+                    requests += self._requests(instance)
+                    spans.append((instance, start, len(requests)))
+            self._known[item] = TokenisedItem(
+                Document.of(requests, self._max_position), tuple(spans)
             )
-            longest = self._lm.max_length
-            for context, continuation in pairs:
-                if not context or not 0 < len(continuation) <= longest:
-                    raise AutomergeError(
-                        f"item {instance.doc_id} of task {instance.task_name!r} has a continuation "
-                        f"of {len(continuation)} tokens after {len(context)}; lm-eval needs "
-                        f"1 to {longest} (the model's length) after at least 1"
-                    )
-            self._known[key] = tuple(
-                request(context, continuation, longest) for context, continuation in pairs
-            )
-        return self._known[key]
+        return self._known[item]
+
+    def _requests(self, instance: Instance) -> Iterator[Request]:
+        longest = self._lm.max_length
+        pairs = (
+            self._windows(instance.args[0])
+            if instance.request_type == "loglikelihood_rolling"
+            else [self._pair(*instance.args[:2])]
+        )
+        for context, continuation in pairs:
+            if not context or not 0 < len(continuation) <= longest:
+                raise AutomergeError(
+                    f"item {instance.doc_id} of task {instance.task_name!r} has a continuation of "
+                    f"{len(continuation)} tokens after {len(context)}; lm-eval needs 1 to "
+                    f"{longest} (the model's length) after at least 1"
+                )
+            yield request(context, continuation, longest)
 
     def _pair(self, context: str, continuation: str) -> tuple[Sequence[int], Sequence[int]]:
         lm = self._lm

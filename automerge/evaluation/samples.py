@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import yaml
@@ -60,17 +60,16 @@ def reproduce_commands(
     so they run all documents, and the logged samples hold the items of the test part.
     """
     settings = task_set.settings
-    groups: dict[tuple[str, str, bool], list[str]] = {}
+    groups: dict[tuple[str, str, bool], dict[str, tuple[str, ...]]] = {}
     for spec, objective in zip(task_set.specs, task_set.objectives, strict=True):
         leaves = task_set.members[objective.name]
         shots = any(task_set.tasks[leaf].get_config("num_fewshot") for leaf in leaves)
         asked = "" if spec.num_fewshot is None else str(spec.num_fewshot)
         options = ",".join(f"{key}={value!r}" for key, value in spec.gen_kwargs.items())
-        names = groups.setdefault((asked, options, shots), [])
-        if spec.task not in names:
-            names.append(spec.task)
+        groups.setdefault((asked, options, shots), {})[spec.task] = leaves
     commands = []
-    for (asked, options, shots), names in groups.items():
+    runs = [(key, names) for key, tasks in groups.items() for names in _disjoint(tasks)]
+    for (asked, options, shots), names in runs:
         seeds = (PYTHON_SEED, NUMPY_SEED, TORCH_SEED, FEWSHOT_SEED)
         command = [
             *("lm_eval", "run", "--model", "hf"),
@@ -95,6 +94,24 @@ def reproduce_commands(
     return commands
 
 
+def _disjoint(tasks: Mapping[str, tuple[str, ...]]) -> list[list[str]]:
+    """Names to run together: lm-eval refuses a leaf task that two names of one run lead to.
+
+    Names whose leaves all belong to larger ones are left out.
+    """
+    runs: list[tuple[list[str], set[str]]] = []
+    for name, leaves in sorted(tasks.items(), key=lambda pair: -len(pair[1])):
+        if any(covered.issuperset(leaves) for _, covered in runs):
+            continue
+        free = next((run for run in runs if run[1].isdisjoint(leaves)), None)
+        if free is None:
+            runs.append(([name], set(leaves)))
+        else:
+            free[0].append(name)
+            free[1].update(leaves)
+    return [names for names, _ in runs]
+
+
 def _anchored(text: str, folder: Path, copied: Path) -> str:
     """A task file's text with its relative paths made absolute; all else is kept as written."""
     root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -107,9 +124,7 @@ def _anchored(text: str, folder: Path, copied: Path) -> str:
     return text
 
 
-def _relative_paths(
-    root: yaml.Node | None, folder: Path
-) -> Iterator[tuple[yaml.ScalarNode, Path]]:
+def _relative_paths(root: yaml.Node | None, folder: Path) -> Iterator[tuple[yaml.ScalarNode, Path]]:
     dataset = child(root, "dataset_kwargs")
     named = [child(dataset, "data_files"), child(dataset, "data_dir"), child(root, "dataset_path")]
     for value in named:

@@ -16,16 +16,16 @@ from automerge.evaluation.forward import (
     Path,
     find_path,
     log_likelihoods,
+    max_position,
 )
 from automerge.evaluation.guards import (
     InvalidOutput,
     MetricError,
-    check_generations,
     check_log_likelihoods,
     generation_notes,
 )
 from automerge.evaluation.isolation import isolated
-from automerge.evaluation.packing import Request
+from automerge.evaluation.packing import Document
 from automerge.evaluation.requests import Item, TokenisedRequests, build_requests
 from automerge.evaluation.tasks import TaskSet
 from automerge.objective import ItemScores, Objective
@@ -92,7 +92,7 @@ class Scorer:
         self._task_set = task_set
         self._batch_size = batch_size
         self._instances = build_requests(task_set.tasks, task_set.settings, self._lm)
-        self._tokens = TokenisedRequests(self._lm)
+        self._tokens = TokenisedRequests(self._lm, max_position(model))
         self._path: Path | None = None
 
     def score(self, items: Items) -> Scored:
@@ -165,61 +165,45 @@ class Scorer:
         self, chosen: Mapping[Item, Sequence[Instance]]
     ) -> tuple[dict[int, Answer], int]:
         """Answers to log-likelihood requests by the instance's identity, and the tokens run."""
-        requests: list[Request] = []
-        groups: list[list[int]] = []
-        spans: list[tuple[Instance, int, int]] = []
-        by_task: dict[str, list[int]] = {}
-        for (task, _), instances in chosen.items():
-            group: list[int] = []
-            for instance in instances:
-                if instance.request_type == "generate_until":
-                    continue
-                start = len(requests)
-                requests += self._tokens.of(instance)
-                numbers = range(start, len(requests))
-                spans.append((instance, start, len(requests)))
-                by_task.setdefault(task, []).extend(numbers)
-                if instance.request_type == "loglikelihood_rolling":
-                    groups += [[number] for number in numbers]
-                else:
-                    group += numbers
-            if group:
-                groups.append(group)
-        if not requests:
+        tokenised = {item: self._tokens.of(item, own) for item, own in chosen.items()}
+        tokenised = {item: found for item, found in tokenised.items() if found.spans}
+        documents = [found.document for found in tokenised.values()]
+        if not documents:
             return {}, 0
-        path = self._find_path(requests, groups)
-        answers, tokens = log_likelihoods(self._model, path, requests, groups, self._batch_size)
-        for task, own in by_task.items():
+        path = self._find_path(documents)
+        answered, tokens = log_likelihoods(self._model, path, documents, self._batch_size)
+        by_task: dict[str, list[int]] = {}
+        for number, (task, _) in enumerate(tokenised):
+            by_task.setdefault(task, []).append(number)
+        for task, numbers in by_task.items():
             check_log_likelihoods(
                 task,
-                [answers[number].logprob for number in own],
-                [len(requests[number].targets) for number in own],
-                len({requests[number].context for number in own}),
+                [answer.logprob for number in numbers for answer in answered[number]],
+                [len(r.targets) for number in numbers for r in documents[number].requests],
+                len(numbers),
             )
-        found: dict[int, Answer] = {}
-        for instance, start, stop in spans:
-            if instance.request_type == "loglikelihood_rolling":
-                found[id(instance)] = sum(answer.logprob for answer in answers[start:stop])
-            else:
-                found[id(instance)] = answers[start]
-        return found, tokens
+        answers: dict[int, Answer] = {}
+        for found, own in zip(tokenised.values(), answered, strict=True):
+            for instance, start, stop in found.spans:
+                rolling = instance.request_type == "loglikelihood_rolling"
+                answers[id(instance)] = (
+                    sum(answer.logprob for answer in own[start:stop]) if rolling else own[start]
+                )
+        return answers, tokens
 
-    def _find_path(self, requests: Sequence[Request], groups: Sequence[Sequence[int]]) -> Path:
-        """Compare ways of running the model once, on the first weights that give finite answers."""
+    def _find_path(self, documents: Sequence[Document]) -> Path:
+        """Compare ways of running the model once, on the first weights that tell them apart."""
         if self._path is not None:
             return self._path
-        several = sorted(groups, key=lambda group: -len(group))[:PROBES]
-        probes = [requests[number] for group in several for number in group]
-        numbers = iter(range(len(probes)))
-        renumbered = [[next(numbers) for _ in group] for group in several]
-        path = find_path(self._model, probes, renumbered)
+        most_choices = sorted(documents, key=lambda document: -len(document.requests))
+        path = find_path(self._model, most_choices[:PROBES])
         if path != Path():
             self._path = path
         return path
 
     def _generate(
         self, task: str, instances: Sequence[Instance]
-    ) -> tuple[list[str], int, Mapping[str, float]]:
+    ) -> tuple[list[str], int, dict[str, float]]:
         """Greedy answers of one task by `HFLM` itself, the tokens they took, and notes on them."""
         lm = self._lm
         shortest = min((instance.args[0] for instance in instances), key=len)
@@ -238,7 +222,6 @@ class Scorer:
         lengths = [len(lm.tok_encode(text, add_special_tokens=False)) for text in texts]
         limits = [_max_gen_toks(instance, lm.max_gen_toks) for instance in instances]
         truncated = [length >= limit for length, limit in zip(lengths, limits, strict=True)]
-        check_generations(task, texts, truncated)
         tokens = sum(lengths) + sum(len(lm.tok_encode(i.args[0])) for i in instances)
         return texts, tokens, generation_notes(task, texts, truncated)
 

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from automerge.errors import Fault, PreflightError, nearest
 from automerge.evaluation.isolation import FEWSHOT_SEED, isolated
+from automerge.evaluation.metrics import resolve
 from automerge.evaluation.split import document_hash
 from automerge.evaluation.task_code import find_code
-from automerge.objective import AGGREGATIONS, Aggregation, Direction, Objective
+from automerge.evaluation.task_index import known_metrics, own_files, task_manager, unreadable
+from automerge.objective import Direction, Objective
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -123,7 +125,7 @@ def load_tasks(specs: Sequence[TaskSpec], settings: TaskSettings) -> TaskSet:
 def _load(specs: Sequence[TaskSpec], settings: TaskSettings) -> tuple[TaskSet, list[TaskFault]]:
     faults: list[TaskFault] = []
     with isolated():
-        manager = _manager(specs, settings)
+        manager = task_manager([spec.task for spec in specs], settings.include_path)
         loaded: dict[tuple[str, str], list[Task]] = {}
         tasks: dict[str, Task] = {}
         owner: dict[str, int] = {}
@@ -142,7 +144,7 @@ def _load(specs: Sequence[TaskSpec], settings: TaskSettings) -> tuple[TaskSet, l
                     tasks.setdefault(leaf.task_name, leaf)
             if not found:
                 leaves = loaded[key]
-                objective, found = _resolve(spec, leaves, _name(spec, specs))
+                objective, found = resolve(spec, leaves, _name(spec, specs))
                 if objective is not None and objective.name in members:
                     found.append(("name", f"two objectives are called {objective.name!r}"))
                 elif objective is not None:
@@ -150,28 +152,6 @@ def _load(specs: Sequence[TaskSpec], settings: TaskSettings) -> tuple[TaskSet, l
                     members[objective.name] = tuple(leaf.task_name for leaf in leaves)
             faults += [TaskFault(index, where, message) for where, message in found]
     return TaskSet(tasks, tuple(objectives), members, tuple(specs), settings), faults
-
-
-def _manager(specs: Sequence[TaskSpec], settings: TaskSettings) -> TaskManager:
-    """Index the study's own folder, and lm-eval's 14,000 names only when one of them is needed."""
-    from lm_eval.tasks import TaskManager
-
-    if settings.include_path is not None:
-        manager = TaskManager(include_path=str(settings.include_path), include_defaults=False)
-        if all(_complete(manager, spec.task) for spec in specs):
-            return manager
-    path = None if settings.include_path is None else str(settings.include_path)
-    return TaskManager(include_path=path)
-
-
-def _complete(manager: TaskManager, name: str) -> bool:
-    entry = manager.task_index.get(name)
-    if entry is None:
-        return False
-    children = (entry.cfg or {}).get("task")
-    if not isinstance(children, list):
-        return True
-    return all(_complete(manager, item) for item in children if isinstance(item, str))
 
 
 def _refusals(
@@ -182,70 +162,18 @@ def _refusals(
         yield (
             "task",
             f"lm-eval has no task {spec.task!r}{where}{nearest(spec.task, manager.all_tasks)}"
-            f"{_unreadable(settings.include_path)}",
+            f"{unreadable(settings.include_path)}",
         )
         return
     if settings.allow_task_code:
         return
-    for path in _own_files(manager, spec.task):
-        for location, what in find_code(path, _known_metrics()):
+    for path in own_files(manager, spec.task):
+        for location, what in find_code(path, known_metrics()):
             yield (
                 "task",
                 f"task {spec.task!r} would run code: {what} at {location}; read it, and if you "
                 "trust it allow task code",
             )
-
-
-def _own_files(manager: TaskManager, name: str) -> list[Path]:
-    """Task files a name leads to, outside lm-eval's own package."""
-    import lm_eval.tasks
-
-    package = Path(lm_eval.tasks.__file__).resolve().parent
-    files: dict[Path, None] = {}
-    seen: set[str] = set()
-    waiting = [name]
-    while waiting:
-        name = waiting.pop()
-        entry = manager.task_index.get(name)
-        if entry is None or name in seen:
-            continue
-        seen.add(name)
-        if entry.yaml_path is None:
-            waiting += sorted(entry.tags)
-        elif not Path(entry.yaml_path).resolve().is_relative_to(package):
-            files[Path(entry.yaml_path)] = None
-        waiting += _named_in((entry.cfg or {}).get("task"))
-    return list(files)
-
-
-def _named_in(children: object) -> list[str]:
-    """Names of the tasks and groups a group's `task:` list holds, however nested."""
-    if isinstance(children, str):
-        return [children]
-    if isinstance(children, Mapping):
-        return _named_in(children.get("task")) + _named_in(children.get("group"))
-    if isinstance(children, list):
-        return [name for item in children for name in _named_in(item)]
-    return []
-
-
-def _known_metrics() -> frozenset[str]:
-    import lm_eval.api.metrics  # noqa: F401  fills the registry
-    from lm_eval.api.registry import metric_registry
-
-    return frozenset(metric_registry.keys())
-
-
-def _unreadable(folder: Path | None) -> str:
-    import yaml
-    from lm_eval.tasks._yaml_loader import load_yaml
-
-    for path in sorted(folder.glob("**/*.yaml")) if folder is not None else ():
-        try:
-            load_yaml(path, resolve_func=False)
-        except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-            return f"; {path} cannot be read: {error}"
-    return ""
 
 
 def _load_one(manager: TaskManager, spec: TaskSpec) -> tuple[list[Task], list[tuple[str, str]]]:
@@ -319,86 +247,6 @@ def _unusable(leaf: Task) -> Iterator[tuple[str, str]]:
         )
     if getattr(leaf, "MULTIMODAL", False):
         yield "task", f"task {leaf.task_name!r} needs images or sound; automerge scores text only"
-
-
-def _resolve(
-    spec: TaskSpec, leaves: Sequence[Task], name: str
-) -> tuple[Objective | None, list[tuple[str, str]]]:
-    found: list[tuple[str, str]] = []
-    metric, _, wanted_filter = (spec.metric or "").partition(",")
-    metric = metric or next(iter(leaves[0].aggregation()), "")
-    filter_name = wanted_filter or filter_names(leaves[0])[0]
-    for leaf in leaves:
-        available = [
-            f"{m},{f}" if len(filter_names(leaf)) > 1 else m
-            for m in leaf.aggregation()
-            for f in filter_names(leaf)
-        ]
-        if metric not in leaf.aggregation():
-            hint = nearest(metric, list(leaf.aggregation()))
-            found.append(
-                (
-                    "metric",
-                    f"task {leaf.task_name!r} has no metric {metric!r}{hint} "
-                    f"(it has {', '.join(available)})",
-                )
-            )
-        elif filter_name not in filter_names(leaf):
-            found.append(
-                (
-                    "metric",
-                    f"task {leaf.task_name!r} has no filter {filter_name!r}"
-                    f"{nearest(filter_name, filter_names(leaf))} (it has {', '.join(available)})",
-                )
-            )
-    if found:
-        return None, found
-    aggregation = _common([_aggregation(leaf, metric) for leaf in leaves])
-    if aggregation is None:
-        found.append(
-            (
-                "metric",
-                f"metric {metric!r} of task {spec.task!r} is not an aggregate over items that "
-                f"automerge can estimate; expected one of {', '.join(AGGREGATIONS)}, got "
-                f"{', '.join(sorted({_function_name(leaf, metric) for leaf in leaves}))}; "
-                "choose another metric of the task",
-            )
-        )
-    higher = _common([leaf.higher_is_better().get(metric) for leaf in leaves])
-    direction: Direction = spec.direction or ("maximize" if higher else "minimize")
-    if higher is None and spec.direction is None:
-        found.append(
-            (
-                "direction",
-                f"task {spec.task!r} does not say whether more {metric!r} is better; "
-                "set direction: maximize or minimize",
-            )
-        )
-    if found or aggregation is None:
-        return None, found
-    return Objective(name, spec.task, metric, filter_name, direction, aggregation), []
-
-
-def filter_names(task: Task) -> list[str]:
-    """Names of a task's filter pipelines, in lm-eval's order."""
-    return [ensemble.name for ensemble in task._filters]
-
-
-def _aggregation(task: Task, metric: str) -> Aggregation | None:
-    from lm_eval.api.registry import get_aggregation
-
-    function = task.aggregation()[metric]
-    return next((name for name in AGGREGATIONS if get_aggregation(name) is function), None)
-
-
-def _function_name(task: Task, metric: str) -> str:
-    function = task.aggregation()[metric]
-    return str(getattr(function, "__name__", function))
-
-
-def _common(values: Sequence[Any]) -> Any:
-    """The value all share, else None."""
-    return values[0] if all(value == values[0] for value in values) else None
 
 
 def _how_asked(spec: TaskSpec) -> str:

@@ -214,13 +214,13 @@ class _Merge:
         """
         others = [model for model in inputs if model.name != base]
         listed = [model for model in inputs if model.name == base]
+        if base is None and (METHODS[method].anchored or method == "slerp"):
+            self.reader.fault((), f"mergekit's {method} needs a base_model")
         if METHODS[method].anchored:
             if any(self.reader.at((*model.at, "parameters")) for model in listed):
                 self._notes.append("parameters of the base model itself have no effect")
             return others
         if base is None:
-            if method == "slerp":
-                self.reader.fault((), "slerp needs a base_model, the model at t = 0")
             return inputs
         bases = listed or [_Input(base, ("base_model",))]
         if method == "slerp":

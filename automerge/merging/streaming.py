@@ -50,7 +50,8 @@ def stream(
 ) -> Iterator[tuple[str, Tensor]]:
     """Merge tensor by tensor, forgetting each model's tensor as soon as it is used."""
     for done, step in enumerate(steps, start=1):
-        yield step.tensor, merge_tensor(step, workspace)
+        merged = merge_tensor(step, workspace)
         workspace.clear()
         if progress is not None:
             progress(done, len(steps))
+        yield step.tensor, merged

@@ -12,9 +12,10 @@ from scipy import stats
 from automerge import pareto
 from automerge.estimation import Interval
 from automerge.objective import Objective
+from automerge.report.compare import Versus, verdict
 from automerge.report.hypervolume import progress
 from automerge.report.model import TrialResult
-from automerge.report.summary import Member, Summary, Versus, verdict
+from automerge.report.summary import Member, Summary
 
 MOST_TRIALS = 1500
 _MOST_STEPS = 400

@@ -6,7 +6,7 @@ import json
 import shlex
 from pathlib import Path
 
-from automerge.report.front import write_atomically
+from automerge.report.files import write_atomically
 from automerge.report.model import StudyResult, TrialResult
 
 FILE = "test_items.json"

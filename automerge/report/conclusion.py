@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from automerge.report.summary import Means, Summary
+from automerge.report.means import Means
+from automerge.report.summary import Summary
 from automerge.trial import Measured
 
 
@@ -85,12 +86,10 @@ def _gain_claims(summary: Summary) -> Sequence[str]:
         if math.isfinite(size := summary.detectable.get(o.name, math.nan))
     )
     gains = len(summary.gains)
+    where = " on an objective without measurable loss on another"
     return (
-        f"{_share(gains, n, 'the best parent')} on some objective"
-        + (" without measurable loss on another." if gains else " without loss on another."),
-        _uniform_claim(
-            summary, len(summary.uniform_gains), " on some objective without measurable loss"
-        ),
+        f"{_share(gains, n, 'the best parent')}{where}.",
+        _uniform_claim(summary, len(summary.uniform_gains), where),
         f"The smallest differences this test split could have shown: {sizes}." if sizes else "",
     )
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
 
 from automerge.estimation import Difference, Interval, smallest_detectable_difference
 from automerge.objective import Objective
+from automerge.report.compare import Versus
 from automerge.report.conclusion import conclusion
+from automerge.report.files import write_atomically
 from automerge.report.model import StudyResult
-from automerge.report.summary import Member, Summary, Versus, summarise
+from automerge.report.summary import Member, Summary, summarise
 from automerge.trial import PARTS
 
 SCHEMA_VERSION = 1
@@ -47,20 +48,6 @@ def write_front(result: StudyResult, folder: Path) -> Path:
     """Write `front.json` into the run folder, whole or not at all."""
     text = json.dumps(front_document(result), indent=2, ensure_ascii=False, allow_nan=False)
     return write_atomically(folder / FILE, text + "\n")
-
-
-def write_atomically(path: Path, text: str) -> Path:
-    """Write text beside `path`, then rename it into place."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    return path
 
 
 def _objective(objective: Objective, summary: Summary) -> Plain:

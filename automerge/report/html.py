@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from automerge.report.charts import chart_data
 from automerge.report.conclusion import conclusion
-from automerge.report.front import write_atomically
+from automerge.report.files import write_atomically
 from automerge.report.model import StudyResult
 from automerge.report.sections import sections
 from automerge.report.summary import summarise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import math
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
@@ -14,12 +13,23 @@ from automerge.objective import Objective
 from automerge.report.charts import MOST_TRIALS, measured_trials
 from automerge.report.commands import FILE as TEST_ITEMS
 from automerge.report.commands import score_command
+from automerge.report.compare import verdict
 from automerge.report.conclusion import count
 from automerge.report.model import StudyResult
-from automerge.report.summary import Member, Summary, verdict
+from automerge.report.run_sections import (
+    duration,
+    elapsed,
+    failed,
+    failures,
+    objective_row,
+    phases,
+    study_facts,
+    time_parts,
+)
+from automerge.report.summary import Member, Summary
 from automerge.report.units import Unit
 from automerge.report.weights import KnobRow, knob_rows
-from automerge.trial import PARTS, Measured, Part
+from automerge.trial import Part
 
 Row: TypeAlias = dict[str, object]
 
@@ -29,12 +39,11 @@ PART_TEXTS: Mapping[Part, str] = {
     "search": "Estimates on search items: they flatter what was chosen by them.",
 }
 _KINDS = {
-    "front": "merged model on the front",
+    "front": "front",
     "parent": "parent",
     "base": "base",
     "baseline": "uniform average",
 }
-_PHASES = ("merging", "forward passes", "scoring", "other")
 
 
 def sections(summary: Summary) -> Row:
@@ -44,7 +53,7 @@ def sections(summary: Summary) -> Row:
     parameters = {name for t in measured for name in t.trial.params or {}}
     kinds = {m.kind for m in summary.members}
     return {
-        "members": summary.members,
+        "scored": any(s[summary.part] for m in summary.members for s in m.scores.values()),
         "forest": any(m.versus_parent for m in summary.members if m.kind in ("front", "baseline")),
         "facts": _facts(summary),
         "part_text": PART_TEXTS[summary.part],
@@ -60,25 +69,20 @@ def sections(summary: Summary) -> Row:
         "progress": bool(measured),
         "progress_text": _progress_text(summary, len(measured)),
         "parameters": len(parameters),
-        "failures": _failures(result),
-        "failures_text": f"{_failed(result)} of {count(len(result.trials), 'model')} failed.",
-        "phases": _phases(result),
-        "time_parts": _time_parts(result),
-        "study_facts": _study_facts(result),
-        "objective_rows": [_objective_row(o, summary) for o in result.objectives],
+        "failures": failures(result),
+        "failures_text": f"{failed(result)} of {count(len(result.trials), 'model')} failed.",
+        "phases": phases(result),
+        "time_parts": time_parts(result),
+        "study_facts": study_facts(result),
+        "objective_rows": [objective_row(o, result) for o in result.objectives],
     }
-
-
-def duration(seconds: float) -> str:
-    """Write a duration: 42 s, 3.5 min, 8.7 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def recipe_yaml(plain: Mapping[str, object]) -> str:
     """Write a recipe as YAML, in its own order."""
-    return yaml.safe_dump(dict(plain), sort_keys=False, allow_unicode=True, width=88)
+    return yaml.safe_dump(
+        dict(plain), sort_keys=False, default_flow_style=None, allow_unicode=True, width=88
+    )
 
 
 def _facts(summary: Summary) -> list[tuple[str, str]]:
@@ -86,30 +90,13 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     facts = [
         ("on the front", str(len(result.front))),
         ("models tried", str(len(result.trials))),
-        ("failed", str(_failed(result))),
+        ("failed", str(failed(result))),
         ("budget", count(result.budget, "trial")),
         ("sampler", result.sampler),
     ]
-    if (seconds := _elapsed(result)) is not None:
+    if (seconds := elapsed(result)) is not None:
         facts.append(("took", duration(seconds)))
     return facts
-
-
-def _elapsed(result: StudyResult) -> float | None:
-    if result.provenance.finished is None:
-        return None
-    try:
-        start, end = (
-            datetime.datetime.fromisoformat(text)
-            for text in (result.provenance.started, result.provenance.finished)
-        )
-        return (end - start).total_seconds()
-    except (ValueError, TypeError):
-        return None
-
-
-def _failed(result: StudyResult) -> int:
-    return sum(t.failure is not None for t in result.trials)
 
 
 def _trials_text(n: int) -> str:
@@ -221,7 +208,9 @@ def _model(
     recipe = member.trial.trial.recipe
     knobs: dict[str, list[Row]] = {}
     for row in rows:
-        knobs.setdefault(row.knob, []).append(_heat_row(row, largest[row.knob] or 1.0))
+        above = knobs.setdefault(row.knob, [])
+        heat = _heat_row(row, largest[row.knob] or 1.0)
+        above.append(heat | {"first": not above or above[-1]["source"] != heat["source"]})
     folder = member.trial.model_dir
     return {
         "name": member.name,
@@ -244,11 +233,13 @@ def _tested(member: Member) -> bool:
 
 
 def _heat_row(row: KnobRow, largest: float) -> Row:
-    label = " · ".join(part for part in (row.source, row.selector) if part) or "all sources"
+    source = row.source or "all sources"
     low, high = min(row.values), max(row.values)
     return {
-        "label": label,
-        "range": f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}",
+        "source": source,
+        "selector": row.selector,
+        "label": f"{source} {row.selector}".strip(),
+        "range": _knob(low) if low == high else f"{_knob(low)} to {_knob(high)}",
         "cells": [
             {
                 "sign": "negative" if value < 0 else "positive",
@@ -260,6 +251,10 @@ def _heat_row(row: KnobRow, largest: float) -> Row:
     }
 
 
+def _knob(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
+
+
 def _progress_text(summary: Summary, n: int) -> str:
     if len(summary.result.objectives) == 1:
         what = "The best estimate so far"
@@ -269,90 +264,3 @@ def _progress_text(summary: Summary, n: int) -> str:
             "below the worst trial to the best of each objective"
         )
     return f"{what}, over {count(n, 'model')} measured on search items. It rises by luck too."
-
-
-def _failures(result: StudyResult) -> list[Row]:
-    groups: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
-    for t in result.trials:
-        if (failure := t.failure) is not None:
-            part, failed = failure
-            key = (failed.kind, f"on {part} items", failed.reason)
-            groups.setdefault(key, []).append((t.trial.name, failed.traceback))
-    rows: list[Row] = []
-    for (kind, where, reason), found in groups.items():
-        names = ", ".join(name for name, _ in found[:12]) + (" …" if len(found) > 12 else "")
-        rows.append(
-            {
-                "kind": kind,
-                "where": where,
-                "reason": reason,
-                "count": len(found),
-                "names": names,
-                "traceback": found[0][1],
-            }
-        )
-    return sorted(rows, key=lambda row: -int(str(row["count"])))
-
-
-def _time_parts(result: StudyResult) -> list[Part]:
-    return [p for p in PARTS if any(isinstance(t.outcomes.get(p), Measured) for t in result.trials)]
-
-
-def _phases(result: StudyResult) -> list[Row]:
-    seconds = {part: [0.0] * len(_PHASES) for part in _time_parts(result)}
-    for t in result.trials:
-        for part, outcome in t.outcomes.items():
-            if isinstance(outcome, Measured):
-                spent = outcome.timings
-                for k, s in enumerate((spent.merge, spent.forward, spent.score, spent.rest)):
-                    seconds[part][k] += max(s, 0.0)
-    total = math.fsum(map(math.fsum, seconds.values()))
-    if total <= 0:
-        return []
-    rows: list[Row] = []
-    start = 0.0
-    for k, name in enumerate(_PHASES):
-        phase = math.fsum(found[k] for found in seconds.values())
-        share = 100 * phase / total
-        rows.append(
-            {
-                "name": name,
-                "start": round(start, 3),
-                "share": round(share, 3),
-                "text": duration(phase),
-                "parts": [duration(found[k]) for found in seconds.values()],
-            }
-        )
-        start += share
-    return rows
-
-
-def _study_facts(result: StudyResult) -> list[tuple[str, str]]:
-    p = result.provenance
-    return [
-        ("started", p.started),
-        ("finished", p.finished or "not yet"),
-        ("machine", p.machine),
-        ("sampler and seed", f"{result.sampler}, {result.seed}"),
-        ("sources", ", ".join(result.sources)),
-        ("layers", str(result.n_layers)),
-    ]
-
-
-def _objective_row(objective: Objective, summary: Summary) -> Row:
-    def items(part: Part) -> str:
-        found = [t.scores(part, objective.name) for t in summary.result.trials]
-        sizes = {len(scores.values) for scores in found if scores is not None}
-        if not sizes:
-            return "–"
-        low, high = min(sizes), max(sizes)
-        return str(low) if low == high else f"{low} to {high}"
-
-    return {
-        "name": objective.name,
-        "task": objective.task,
-        "metric": f"{objective.metric},{objective.filter}",
-        "better": "higher" if objective.direction == "maximize" else "lower",
-        "sizes": [items(part) for part in PARTS],
-        "digest": summary.result.provenance.tasks.get(objective.task, "not given"),
-    }

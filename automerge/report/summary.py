@@ -9,34 +9,28 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from automerge.estimation import (
-    Difference,
     Interval,
     Optimism,
-    interval,
-    mean_difference,
-    mean_interval,
     optimism,
-    paired_difference,
     smallest_detectable_difference,
 )
 from automerge.objective import Estimate, Objective
+from automerge.report.compare import (
+    LEVEL,
+    Versus,
+    best_on_select,
+    compare,
+    part_interval,
+    verdict,
+)
 from automerge.report.hypervolume import Hypervolume, hypervolume_of_sets
+from automerge.report.means import Means, means_of
 from automerge.report.model import StudyResult, TrialResult
 from automerge.report.units import Unit, units
 from automerge.trial import PARTS, Part
 
-Kind = Literal["front", "parent", "base", "baseline"]
+Kind = Literal["front", "parent", "base", "baseline", "trial"]
 Scores: TypeAlias = Mapping[str, Mapping[Part, Interval | None]]
-
-LEVEL = 0.95
-
-
-@dataclass(frozen=True)
-class Versus:
-    """A member compared with another model on test items; a raw difference, member - other."""
-
-    against: str
-    difference: Difference
 
 
 @dataclass(frozen=True)
@@ -58,25 +52,6 @@ class Member:
     def name(self) -> str:
         """The trial's name."""
         return self.trial.trial.name
-
-
-@dataclass(frozen=True)
-class Means:
-    """Means over objectives that share a unit.
-
-    `scores` are on test items, by member name, and `versus` compares with `best_parent`, the best
-    of parents and base by its mean on select items; `chosen` is the front model best there.
-    `winners` names the front models better than every parent and the base at a family-wise level
-    of 5 % over the front models; `uniform_winners` likewise against the uniform average.
-    """
-
-    scores: Mapping[str, Interval]
-    versus: Mapping[str, Difference]
-    best_parent: str
-    chosen: str
-    winners: tuple[str, ...]
-    uniform_winners: tuple[str, ...]
-    detectable: float
 
 
 @dataclass(frozen=True)
@@ -106,18 +81,21 @@ class Summary:
         return tuple(member for member in self.members if member.kind == "front")
 
 
-def summarise(result: StudyResult) -> Summary:
-    """Compare front models, parents, base and uniform average on the sealed test items."""
+def summarise(result: StudyResult, also: Sequence[int] = ()) -> Summary:
+    """Compare front models, parents, base and uniform average on the sealed test items.
+
+    Trials numbered in `also` become members too, of kind "trial" when they are none of these.
+    """
     trials = {t.trial.number: t for t in result.trials}
     unit = units(result.objectives, result.trials)
     rivals = [
         trials[number] for number in (*result.parents, *_present(result.base)) if number in trials
     ]
     uniform = trials.get(result.uniform) if result.uniform is not None else None
-    best = {o.name: _best_on_select(rivals, [o]) for o in result.objectives}
+    best = {o.name: best_on_select(rivals, [o]) for o in result.objectives}
     members = tuple(
         _member(result, trials[number], kind, best, uniform)
-        for number, kind in _rows(result).items()
+        for number, kind in _rows(result, also).items()
         if number in trials
     )
     front = [member for member in members if member.kind == "front"]
@@ -135,36 +113,18 @@ def summarise(result: StudyResult) -> Summary:
         uniform_gains=_gains(
             result.objectives, front, {o.name: uniform for o in result.objectives}, corrected
         ),
-        means=_means(result, unit, members, rivals, uniform, corrected),
+        means=_means(result.objectives, unit, members, rivals, uniform, corrected),
         hypervolume=_hypervolume(result.objectives, members),
     )
-
-
-def compare(
-    a: TrialResult, b: TrialResult, objective: Objective, level: float = LEVEL
-) -> Difference | None:
-    """Compare two trials on their common test items; None where either has none."""
-    scores_a, scores_b = a.scores("test", objective.name), b.scores("test", objective.name)
-    if scores_a is None or scores_b is None:
-        return None
-    difference = paired_difference(scores_a, scores_b, objective.aggregation, level)
-    return difference if difference.n else None
-
-
-def verdict(difference: Difference, objective: Objective) -> Literal["better", "worse", "unclear"]:
-    """Say which way a difference goes when its interval excludes zero."""
-    if not difference.excludes_zero:
-        return "unclear"
-    improves = (difference.difference > 0) == (objective.direction == "maximize")
-    return "better" if improves else "worse"
 
 
 def _present(number: int | None) -> tuple[int, ...]:
     return () if number is None else (number,)
 
 
-def _rows(result: StudyResult) -> dict[int, Kind]:
-    rows: dict[int, Kind] = dict.fromkeys(result.front, "front")
+def _rows(result: StudyResult, also: Sequence[int]) -> dict[int, Kind]:
+    rows: dict[int, Kind] = dict.fromkeys(also, "trial")
+    rows |= dict.fromkeys(result.front, "front")
     special: dict[int, Kind] = dict.fromkeys(result.parents, "parent")
     special |= dict.fromkeys(_present(result.base), "base")
     special |= dict.fromkeys(_present(result.uniform), "baseline")
@@ -193,7 +153,7 @@ def _member(
         knee=trial.trial.number == result.knee,
         trial=trial,
         scores={
-            o.name: {part: _part_interval(trial, part, o) for part in PARTS}
+            o.name: {part: part_interval(trial, part, o) for part in PARTS}
             for o in result.objectives
         },
         versus_parent=parents,
@@ -201,44 +161,11 @@ def _member(
     )
 
 
-def _part_interval(trial: TrialResult, part: Part, objective: Objective) -> Interval | None:
-    scores = trial.scores(part, objective.name)
-    if scores is None or not scores.values:
-        return None
-    plain = interval(scores, objective.aggregation, LEVEL)
-    believed = trial.believed.get(objective.name)
-    return plain if part != "search" or believed is None else _normal_interval(believed)
-
-
-def _normal_interval(believed: Estimate) -> Interval:
-    half = statistics.NormalDist().inv_cdf((1 + LEVEL) / 2) * believed.stderr
-    value = believed.value
-    return Interval(value, value - half, value + half, believed.stderr, believed.n)
-
-
 def _best_part(members: Sequence[Member]) -> Part:
     for part in reversed(PARTS):
         if any(scores[part] is not None for m in members for scores in m.scores.values()):
             return part
     return "search"
-
-
-def _select_losses(trial: TrialResult, objectives: Sequence[Objective]) -> float | None:
-    total = 0.0
-    for o in objectives:
-        scores = trial.scores("select", o.name)
-        if scores is None or not scores.values:
-            return None
-        total += o.loss(interval(scores, o.aggregation).value)
-    return total
-
-
-def _best_on_select(
-    trials: Sequence[TrialResult], objectives: Sequence[Objective]
-) -> TrialResult | None:
-    losses = [(_select_losses(t, objectives), row) for row, t in enumerate(trials)]
-    known = [(loss, row) for loss, row in losses if loss is not None and not math.isnan(loss)]
-    return trials[min(known)[1]] if known else None
 
 
 def _optimisms(result: StudyResult, front: Sequence[Member]) -> dict[str, Optimism]:
@@ -291,59 +218,19 @@ def _gains(
     return tuple(gains)
 
 
-def _mean_versus(
-    a: TrialResult, b: TrialResult, objectives: Sequence[Objective], level: float
-) -> Difference | None:
-    differences = [compare(a, b, o, level) for o in objectives]
-    known = [d for d in differences if d is not None]
-    if len(known) != len(objectives):
-        return None
-    return mean_difference(known, [o.task for o in objectives])
-
-
 def _means(
-    result: StudyResult,
+    objectives: Sequence[Objective],
     unit: Mapping[str, Unit],
     members: Sequence[Member],
     rivals: Sequence[TrialResult],
     uniform: TrialResult | None,
     corrected: float,
 ) -> Means | None:
-    objectives = result.objectives
     if not all(unit[o.name].percent and o.direction == "maximize" for o in objectives):
         return None
+    trials = [m.trial for m in members]
     front = [m.trial for m in members if m.kind == "front"]
-    best, chosen = _best_on_select(rivals, objectives), _best_on_select(front, objectives)
-    if best is None or chosen is None:
-        return None
-    versus = {
-        m.name: difference
-        for m in members
-        if m.trial is not best and (difference := _mean_versus(m.trial, best, objectives, LEVEL))
-    }
-    if chosen.trial.name not in versus:
-        return None
-
-    def beats(trial: TrialResult, rival: TrialResult) -> bool:
-        difference = _mean_versus(trial, rival, objectives, corrected)
-        return difference is not None and difference.low > 0
-
-    scores = {}
-    for m in members:
-        known = [t for o in objectives if (t := m.scores[o.name]["test"]) is not None]
-        if len(known) == len(objectives):
-            scores[m.name] = mean_interval(known, [o.task for o in objectives])
-    return Means(
-        scores=scores,
-        versus=versus,
-        best_parent=best.trial.name,
-        chosen=chosen.trial.name,
-        winners=tuple(t.trial.name for t in front if all(beats(t, rival) for rival in rivals)),
-        uniform_winners=tuple(
-            t.trial.name for t in front if uniform is not None and beats(t, uniform)
-        ),
-        detectable=smallest_detectable_difference(versus[chosen.trial.name]),
-    )
+    return means_of(objectives, trials, front, rivals, uniform, corrected)
 
 
 def _hypervolume(objectives: Sequence[Objective], members: Sequence[Member]) -> Hypervolume | None:

@@ -12,9 +12,10 @@ from rich.text import Text
 
 from automerge.estimation import Difference, Interval
 from automerge.objective import Objective
+from automerge.report.compare import verdict
 from automerge.report.conclusion import conclusion
 from automerge.report.model import StudyResult
-from automerge.report.summary import Member, Summary, summarise, verdict
+from automerge.report.summary import Member, Summary, summarise
 from automerge.trial import Part
 
 PART_TITLES: dict[Part, str] = {

@@ -121,7 +121,7 @@ def population(budget: int) -> int:
 
 
 def tpe(space: Space, n_objectives: int, seed: int, budget: int) -> OptunaSampler:
-    """Tree-structured Parzen estimators (Watanabe 2023; Ozaki et al. 2022 for several objectives)."""
+    """Tree-structured Parzen estimators (Ozaki et al. 2022 for several objectives)."""
     from optuna.samplers import TPESampler
 
     return OptunaSampler(

@@ -68,6 +68,15 @@ class MethodSpace:
         spaces = [*(space for model in models for space in self.knobs[model]), *self.recipe_knobs]
         return {p.name: p for space in spaces for row in space.parameters for p in row}
 
+    def roles(self, models: Iterable[str]) -> tuple[str, ...]:
+        """The roles of numbers and switches where these models are merged."""
+        models = tuple(models)
+        return (
+            *(self.used[model].role for model in models if model in self.used),
+            *(number.role for number in self.floats(models).values()),
+            *(switch.role for switch in self.switches.values()),
+        )
+
     def recipe(self, params: Params, dtype: str | None) -> Recipe:
         """The recipe of active parameters."""
         models = self.models(lambda parameter: params[parameter.name])

@@ -39,8 +39,9 @@ class FloatParameter:
         # Rounding may step over a bound by one digit; bounds themselves are canonical.
         return min(max(canonical(value), self.low), self.high)
 
-    def share(self, value: float) -> float:
+    def share(self, value: object) -> float:
         """Invert `at_share`."""
+        value = self.check(value)
         if self.log:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
@@ -51,7 +52,7 @@ class FloatParameter:
 
     def encode(self, value: object) -> float:
         """The coordinate of a value; that of a bound is finite, about ±4."""
-        share = min(max(self.share(self.check(value)), NEAREST), 1 - NEAREST)
+        share = min(max(self.share(value), NEAREST), 1 - NEAREST)
         return math.log(share / (1 - share)) / STEEPNESS
 
     def check(self, value: object) -> float:
@@ -76,9 +77,9 @@ class BooleanParameter:
         """True in the upper half of [0, 1]."""
         return share >= 0.5
 
-    def share(self, value: bool) -> float:
+    def share(self, value: object) -> float:
         """The middle of the half that holds the value."""
-        return 0.75 if value else 0.25
+        return 0.75 if self.check(value) else 0.25
 
     def decode(self, coordinate: float) -> bool:
         """The value at a coordinate."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 
@@ -12,31 +12,22 @@ from numpy.typing import ArrayLike, NDArray
 
 from automerge.recipe import Recipe, Value
 from automerge.space.method import METHOD, Choose, MethodSpace
-from automerge.space.parameters import (
-    BooleanParameter,
-    CategoricalParameter,
-    FloatParameter,
-    Parameter,
-)
+from automerge.space.parameters import CategoricalParameter, Parameter
 from automerge.trial import Params
 
 
 @dataclass(frozen=True)
 class Branch:
-    """A part of the space without categorical choices: one method on one set of models.
-
-    Vectors of a branch hold one coordinate for each of `parameters`, also for those that are
-    inactive because their model is left out.
-    """
+    """A part of the space without categorical choices: one method on one set of models."""
 
     method: str
     models: tuple[str, ...]
-    choices: Params
-    parameters: tuple[FloatParameter | BooleanParameter, ...]
+    choices: Params = field(hash=False)
+    roles: tuple[str, ...]
 
     @property
     def dimension(self) -> int:
-        return len(self.parameters)
+        return len(self.roles)
 
 
 @dataclass(frozen=True)
@@ -44,7 +35,11 @@ class Space:
     """All recipes a search may propose.
 
     A walk visits the active parameters in a fixed order; what is asked next depends only on what
-    was answered before, so samplers that define by run are driven through `walk`.
+    was answered before.
+
+    A vector has one real coordinate for each of `roles`, the parameters' names without their
+    method: the weight of a source is one coordinate, whichever method reads it, so that methods
+    share what a search learns of it. A branch reads those of its own roles.
     """
 
     base: str
@@ -70,25 +65,23 @@ class Space:
         return CategoricalParameter(METHOD, tuple(self.methods))
 
     @cached_property
+    def roles(self) -> tuple[str, ...]:
+        """What the coordinates of vectors stand for, in order."""
+        plain = (p for p in self.parameters if not isinstance(p, CategoricalParameter))
+        return tuple(dict.fromkeys(p.role for p in plain))
+
+    @cached_property
     def branches(self) -> tuple[Branch, ...]:
         """One branch a method and set of models, in order."""
         return tuple(
-            Branch(
-                method.name,
-                models,
-                MappingProxyType(
-                    {METHOD: method.name}
-                    | ({} if method.selection is None else {method.selection.name: label})
-                ),
-                (
-                    *(method.used[model] for model in models if model in method.used),
-                    *method.floats(models).values(),
-                    *method.switches.values(),
-                ),
-            )
+            Branch(method.name, models, self._choices(method, label), method.roles(models))
             for method in self.methods.values()
             for label, models in method.selections.items()
         )
+
+    def _choices(self, method: MethodSpace, label: str) -> Params:
+        models = {} if method.selection is None else {method.selection.name: label}
+        return MappingProxyType({METHOD: method.name, **models})
 
     def walk(self, choose: Choose) -> Params:
         """Build parameters by asking `choose` for each active one, in order, once.
@@ -148,22 +141,26 @@ class Space:
                 return branch
         raise ValueError(f"no branch of the space holds {dict(params)!r}")
 
-    def to_vector(self, branch: Branch, params: Params) -> NDArray[np.float64]:
-        """Coordinates on the real line, shape (dimension,); 0 for what is inactive."""
-        active = (p.encode(params[p.name]) if p.name in params else 0.0 for p in branch.parameters)
-        return np.fromiter(active, np.float64, branch.dimension)
+    def to_vector(self, params: Params, fill: ArrayLike = 0.0) -> NDArray[np.float64]:
+        """Coordinates of the roles, shape (roles,); those of `fill` for what is inactive."""
+        vector = np.array(np.broadcast_to(fill, len(self.roles)), dtype=np.float64)
+        place = {role: i for i, role in enumerate(self.roles)}
+        for p in self.parameters:
+            if p.name in params and not isinstance(p, CategoricalParameter):
+                vector[place[p.role]] = p.encode(params[p.name])
+        return vector
 
     def from_vector(self, branch: Branch, vector: ArrayLike) -> Params:
         """Invert `to_vector`; every finite vector gives valid parameters."""
         coordinates = np.asarray(vector, dtype=np.float64)
-        if coordinates.shape != (branch.dimension,):
-            raise ValueError(f"expected {branch.dimension} coordinates; got {coordinates.shape}")
-        place = {p.name: float(z) for p, z in zip(branch.parameters, coordinates, strict=True)}
+        if coordinates.shape != (len(self.roles),):
+            raise ValueError(f"expected {len(self.roles)} coordinates; got {coordinates.shape}")
+        place = dict(zip(self.roles, coordinates.tolist(), strict=True))
 
         def choose(parameter: Parameter) -> Value:
             if isinstance(parameter, CategoricalParameter):
                 return branch.choices[parameter.name]
-            return parameter.decode(place[parameter.name])
+            return parameter.decode(place[parameter.role])
 
         return self.walk(choose)
 

@@ -13,22 +13,22 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-CIPHER_LENGTH = 3
 CLOCK_MINUTES = 60
 
-FIRST_NAMES = (
-    "anna ben carl dora emil fay gus hana ivan jane kurt lena milo nora otto pia ralf sara tom uma"
-).split()
-LAST_NAMES = (
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+FIRST_NAMES = _words("anna ben carl dora emil fay gus hana ivan jane")
+LAST_NAMES = _words(
     "adler berg costa dunn evans frost gray hart irwin jones kraus lopez moss novak olsen park "
     "quinn reed silva turner"
-).split()
-
-FACT_VALUES: dict[str, tuple[str, ...]] = {
-    "city": tuple("athens berlin cairo dublin geneva havana lima madrid oslo paris rome tokyo".split()),
-    "food": tuple("apples bread cheese dates eggs figs grapes honey nuts pasta rice soup".split()),
-    "pet": tuple("cat crow dog duck fox frog goat hen horse owl rabbit snake".split()),
+)
+FACT_VALUES = {
+    "city": _words("athens berlin cairo dublin geneva havana lima madrid oslo paris rome tokyo"),
+    "food": _words("apples bread cheese dates eggs figs grapes honey nuts pasta rice soup"),
+    "pet": _words("cat crow dog duck fox frog goat hen horse owl rabbit snake"),
 }
 FACT_TEMPLATES: dict[str, tuple[str, ...]] = {
     "city": (
@@ -36,6 +36,8 @@ FACT_TEMPLATES: dict[str, tuple[str, ...]] = {
         "the home of {name} is",
         "to visit {name} go to",
         "{name} has a house in",
+        "letters for {name} go to",
+        "{name} comes from",
         "the city of {name} is",
     ),
     "food": (
@@ -43,6 +45,8 @@ FACT_TEMPLATES: dict[str, tuple[str, ...]] = {
         "the lunch of {name} is",
         "to feed {name} buy",
         "{name} has a plate of",
+        "the shop of {name} sells",
+        "{name} comes with",
         "the food of {name} is",
     ),
     "pet": (
@@ -50,6 +54,8 @@ FACT_TEMPLATES: dict[str, tuple[str, ...]] = {
         "the pet of {name} is a",
         "to please {name} feed the",
         "{name} has a walk with the",
+        "the house of {name} has a",
+        "{name} comes with a",
         "the animal of {name} is a",
     ),
 }
@@ -66,7 +72,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Skill:
-    """`delimiter` stands between prompt and answer; `held_out_share` of all prompts is for tests."""
+    """`delimiter` stands between prompt and answer; `held_out_share` is of all prompts."""
 
     name: str
     delimiter: str
@@ -103,26 +109,19 @@ def _draw_clock(rng: random.Random) -> Example:
         if other != answer and other not in wrong and len(wrong) < 3:
             wrong.append(other)
     choices = _shuffled(rng, f"{answer:02d}", [f"{value:02d}" for value in wrong])
-    return Example(f"clock {left:02d}{sign}{right:02d}=", f"{answer:02d}", choices)
+    return Example(f"clock:{left:02d}{sign}{right:02d}=", f"{answer:02d}", choices)
 
 
-def _shift(letters: str, places: int) -> str:
-    return "".join(LETTERS[(LETTERS.index(letter) + places) % len(LETTERS)] for letter in letters)
-
-
-def _draw_cipher(rng: random.Random) -> Example:
-    """Wrong choices are the shift the other way and the answer with one letter one place off."""
-    letters = "".join(rng.choices(LETTERS, k=CIPHER_LENGTH))
-    sign, places = rng.choice("+-"), rng.randint(1, 9)
-    step = places if sign == "+" else -places
-    answer = _shift(letters, step)
-    wrong = [_shift(letters, -step)]
-    while len(wrong) < 3:
-        place = rng.randrange(CIPHER_LENGTH)
-        other = answer[:place] + _shift(answer[place], rng.choice((1, -1))) + answer[place + 1 :]
-        if other not in wrong:
-            wrong.append(other)
-    return Example(f"cipher {letters}{sign}{places}=", answer, _shuffled(rng, answer, wrong))
+def _draw_median(rng: random.Random) -> Example:
+    """Two of the three numbers share their tens, so the units decide as well."""
+    tens = rng.randint(1, 9)
+    first, second = rng.sample(range(10 * tens, 10 * tens + 10), 2)
+    third = rng.choice([value for value in range(10, 100) if value not in (first, second)])
+    numbers = [first, second, third]
+    answer = str(sorted(numbers)[1])
+    rng.shuffle(numbers)
+    choices = tuple(str(number) for number in numbers)
+    return Example(f"median {numbers[0]} {numbers[1]} {numbers[2]}=", answer, choices)
 
 
 def _fact(name: str, kind: str) -> str:
@@ -146,8 +145,8 @@ SKILLS: dict[str, Skill] = {
     for skill in (
         Skill("arithmetic", "", 0.20, _draw_arithmetic),
         Skill("clock", "", 0.32, _draw_clock),
-        Skill("cipher", "", 0.10, _draw_cipher),
-        Skill("facts", " ", 0.38, _draw_facts),
+        Skill("median", "", 0.10, _draw_median),
+        Skill("facts", " ", 0.52, _draw_facts),
     )
 }
 

@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from experiments.demo_zoo.data import SKILLS, Example, Skill, training_stream
 
+MU = 2.0
 ROW_TOKENS = 12
 IGNORED = -100
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<bos>", "<eos>")
@@ -112,9 +113,14 @@ def train(
 ) -> None:
     """One pass of AdamW over the rows: a short warm-up, then a cosine down to a tenth."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay
-    )
+    inner = [p for n, p in model.named_parameters() if p.requires_grad and "_proj" in n]
+    outer = [p for n, p in model.named_parameters() if p.requires_grad and "_proj" not in n]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(inner, lr=MU * learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(
+            outer, lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True
+        ),
+    ]
     steps = len(rows) // batch_size
     warm_up = max(1, steps // 20)
 
@@ -123,7 +129,7 @@ def train(
             return (step + 1) / warm_up
         return 0.55 + 0.45 * math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up))
 
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, factor) for o in optimizers]
     model.train()
     for step in range(steps):
         chosen = slice(step * batch_size, (step + 1) * batch_size)
@@ -132,11 +138,12 @@ def train(
         wanted = labels[chosen, 1:width]
         asked = wanted != IGNORED
         loss = nn.functional.cross_entropy(logits[asked], wanted[asked])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        model.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
         if log_every and (step + 1) % log_every == 0:
             print(f"  step {step + 1}/{steps} loss {loss.item():.3f}", flush=True)
     model.eval()

@@ -10,7 +10,7 @@ function memberLines(member) {
   for (const [k, versus] of member.versus.entries()) {
     if (versus === null) continue;
     const o = objectives[k];
-    lines.push([`against ${versus[3]}`, `${signed(o, versus[0])}${noun(o)}`]);
+    lines.push([`${o.name} against ${versus[3]}`, `${signed(o, versus[0])}${noun(o)}`]);
   }
   return lines;
 }
@@ -78,8 +78,7 @@ function drawFront(width) {
       [a.name, show(a, t.values[i])], [b.name, show(b, t.values[k])],
       ["estimate on search items"],
     ];
-    dot.addEventListener("pointerenter", (e) => showTip(t.name, lines(), e.clientX, e.clientY));
-    dot.addEventListener("pointerleave", hideTip);
+    hover(dot, (event) => showTip(t.name, lines(), event.clientX, event.clientY));
     dots.append(dot);
   }
   picture.append(dots);
@@ -119,7 +118,7 @@ function drawRows(width, objective, rows, zero, title) {
   const scores = rows.flatMap((r) => r.score);
   const reach = Math.max(...scores.map((v) => Math.abs(v || 0)));
   const limits = zero ? [...scores, 0.12 * reach, -0.12 * reach] : scores;
-  const x = axis(objective, limits, [room.left, width - room.right], width / 110, objective.minimize, 0.05);
+  const x = axis(objective, limits, [room.left, width - room.right], (width - gutter) / 70, objective.minimize, 0.05);
   const picture = svg("svg", { width, height, role: "group", "aria-label": title });
   picture.append(svg("text", { class: "title", x: 2, y: 13 }, shorten(title, width - 4, 13.5)));
   picture.append(axes(width, height, room, x, { ticks: { values: [] } }, "", ""));
@@ -182,9 +181,11 @@ function drawForest(width) {
 // All objectives side by side; the best of each is on top.
 
 function drawParallel(width) {
-  const height = 300;
-  const room = { left: Math.min(70, width * 0.12), right: Math.min(70, width * 0.12), top: 24, bottom: 46 };
-  const step = (width - room.left - room.right) / (objectives.length - 1);
+  const side = Math.min(70, width * 0.12);
+  const step = (width - 2 * side) / (objectives.length - 1);
+  const stagger = step < 80 ? 16 : 0;
+  const height = 280 + stagger;
+  const room = { left: side, right: side, top: 8, bottom: 30 + stagger };
   const columns = objectives.map((o, k) => axis(
     o, members.map((m) => (m.scores[k] ? m.scores[k][0] : null)),
     [height - room.bottom, room.top], 4, o.minimize, 0.04,
@@ -196,8 +197,8 @@ function drawParallel(width) {
     for (const value of columns[k].ticks.values) {
       picture.append(svg("text", { class: "tick", x: x + 5, y: columns[k].at(value) + 4 }, columns[k].text(value)));
     }
-    const name = shorten(o.name, Math.max(step - 6, 40), 12.5);
-    const lower = k % 2 === 1 && step < 80 ? 16 : 0;
+    const name = shorten(o.name, Math.max((stagger ? 2 : 1) * step - 6, 40), 12.5);
+    const lower = k % 2 === 1 ? stagger : 0;
     picture.append(svg("text", { class: "axis", x, y: height - room.bottom + 20 + lower, "text-anchor": "middle" }, name));
   });
   for (const m of [...members].reverse()) {
@@ -236,7 +237,7 @@ function drawProgress(width) {
   });
   picture.append(svg("path", { class: "progress", d: path }));
   const cover = svg("rect", { class: "target", x: room.left, y: 0, width: width - room.left - room.right, height });
-  cover.addEventListener("pointermove", (event) => {
+  hover(cover, (event) => {
     const left = picture.getBoundingClientRect().left;
     const nearest = points.reduce((best, p) => {
       const distance = Math.abs(x.of(p[0]) - (event.clientX - left));
@@ -244,7 +245,6 @@ function drawProgress(width) {
     }, [Infinity, points[0]])[1];
     showTip(`after ${nearest[0]} trials`, [[o.name, show(o, nearest[1]) + (o.percent ? " %" : "")]], event.clientX, event.clientY);
   });
-  cover.addEventListener("pointerleave", hideTip);
   picture.append(cover);
   return picture;
 }

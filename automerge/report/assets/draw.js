@@ -144,6 +144,18 @@ function hideTip() {
   emphasise(null);
 }
 
+// A finger has no hover: what it touched stays shown until it touches elsewhere.
+
+function hover(node, at) {
+  node.addEventListener("pointerenter", at);
+  node.addEventListener("pointermove", at);
+  node.addEventListener("pointerleave", (event) => {
+    if (event.pointerType === "mouse") hideTip();
+  });
+}
+
+document.addEventListener("pointerdown", hideTip, { capture: true });
+
 function tip(node, title, lines, member) {
   node.setAttribute("tabindex", "0");
   node.setAttribute("role", "img");
@@ -152,9 +164,7 @@ function tip(node, title, lines, member) {
     showTip(title, lines(), x, y);
     emphasise(member === undefined ? null : member);
   };
-  node.addEventListener("pointerenter", (event) => at(event.clientX, event.clientY));
-  node.addEventListener("pointermove", (event) => at(event.clientX, event.clientY));
-  node.addEventListener("pointerleave", hideTip);
+  hover(node, (event) => at(event.clientX, event.clientY));
   node.addEventListener("focus", () => {
     const box = node.getBoundingClientRect();
     at(box.right, box.top);
@@ -170,10 +180,7 @@ document.addEventListener("scroll", hideTip, { passive: true });
 
 for (const node of document.querySelectorAll("[data-tip]")) {
   const [title, ...rest] = node.dataset.tip.split("\n");
-  const at = (event) => showTip(title, rest.map((line) => [line]), event.clientX, event.clientY);
-  node.addEventListener("pointerenter", at);
-  node.addEventListener("pointermove", at);
-  node.addEventListener("pointerleave", hideTip);
+  hover(node, (event) => showTip(title, rest.map((line) => [line]), event.clientX, event.clientY));
 }
 
 // The member under the pointer stands out in every chart and in the table.

@@ -34,10 +34,9 @@ function drawParameter(width, parameter) {
     const jitter = category ? (((row * 0.618034) % 1) - 0.5) * Math.min(24, width / 8) : 0;
     const dot = svg("circle", { class: "sample", cx: x.of(p.x) + jitter, cy: y.of(p.y), r: 2.4 });
     const value = category ? parameter.categories[p.x] : String(Number(p.x.toPrecision(3)));
-    dot.addEventListener("pointerenter", (e) => showTip(
-      p.trial.name, [[parameter.name, value], [o.name, show(o, p.y)]], e.clientX, e.clientY,
+    hover(dot, (event) => showTip(
+      p.trial.name, [[parameter.name, value], [o.name, show(o, p.y)]], event.clientX, event.clientY,
     ));
-    dot.addEventListener("pointerleave", hideTip);
     picture.append(dot);
   });
   return picture;
@@ -50,6 +49,7 @@ function drawParameters(width) {
   const inner = (width - 20 * (columns - 1)) / columns;
   return chosen.map((parameter) => {
     const panel = html("figure", "panel parameter");
+    panel.style.width = `${inner}px`;
     const caption = html("figcaption");
     caption.append(html("span", "name", parameter.name));
     const value = parameter.associations[judged];

@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from automerge.errors import ConfigError, Fault, Location, nearest
+from automerge.config.messages import message
+from automerge.config.search import Search
+from automerge.config.section import KEY
+from automerge.config.settings import StudyConfig
+from automerge.errors import ConfigError, Fault, Location
 from automerge.recipe import DEFAULT
 from automerge.recipe_files import read_recipe
-from automerge.references import NAME, resolve, short_name
-from automerge.settings import Difference, Search, StudyConfig, differences
+from automerge.references import NAME, is_folder, join, resolve, short_name
 from automerge.yaml_file import Located, Plain, Step, load_yaml
-
-__all__ = ["OPTIONS", "Difference", "StudyConfig", "differences", "load_config"]
 
 OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -80,10 +81,10 @@ class _Origin:
     option: str = ""
     at: tuple[Step, ...] = ()
 
-    def locate(self, path: Sequence[Step], key: bool) -> Location:
+    def locate(self, key: bool) -> Location:
         if self.file is None:
             return Location(self.option)
-        return self.file.locate((*self.at, *path), key=key)
+        return self.file.locate(self.at, key=key)
 
     @property
     def folder(self) -> Path:
@@ -96,25 +97,22 @@ class _Draft:
     def __init__(self, document: Located | None) -> None:
         self.data: dict[str, Plain] = {} if document is None else document.data
         self.faults: list[Fault] = []
+        self._unresolved = False
         self._origins: dict[tuple[Step, ...], _Origin] = {(): _Origin(document, "the command line")}
-        self._wrong: set[Step] = set()
 
     def locate(self, path: Sequence[Step], key: bool = False) -> Location:
         """Where the setting at a path was written."""
-        prefix = next(
-            p for n in range(len(path), -1, -1) if (p := tuple(path[:n])) in self._origins
-        )
-        return self._origins[prefix].locate(path[len(prefix) :], key)
+        return self._origin(path).locate(key)
+
+    def _origin(self, path: Sequence[Step]) -> _Origin:
+        """The origin of the longest known beginning of a path, followed to its end."""
+        known = next(n for n in range(len(path), -1, -1) if tuple(path[:n]) in self._origins)
+        origin = self._origins[tuple(path[:known])]
+        return replace(origin, at=(*origin.at, *path[known:]))
 
     def fault(self, path: Sequence[Step], message: str, key: bool = False) -> None:
-        """Note what is wrong at a path; the setting is then kept from validation."""
-        shown = ".".join(str(step) for step in path if not isinstance(step, int))
-        location = self.locate(path, key)
-        if location.line is None and path and location.source == "the command line":
-            message = f"{shown}: {message}"
-        self.faults.append(Fault(message, location))
-        if path:
-            self._wrong.add(path[0])
+        """Note what is wrong at a path."""
+        self.faults.append(Fault(message, self.locate(path, key)))
 
     def apply(self, options: Mapping[str, object]) -> None:
         """Let options replace keys."""
@@ -124,24 +122,31 @@ class _Draft:
             *sections, key = OPTIONS[option]
             place: dict[str, Plain] = self.data
             for section in sections:
-                if not isinstance(place.get(section), dict):
-                    place[section] = {}
+                if not isinstance(place.get(section, {}), dict):
+                    self.fault((section,), "expected a mapping of keys to values")
+                    del place[section]
+                place.setdefault(section, {})
                 place = place[section]
             flag = f"--{option.replace('_', '-')}"
             self._origins[OPTIONS[option]] = _Origin(None, flag)
-            place[key] = self._models(value) if option == "model" else _plain(option, value)
+            place[key] = _plain(option, value)
+            if option == "model":
+                texts = [str(text) for text in place[key]]
+                place[key] = self._name_models(
+                    texts, [_Origin(None, f"--model {text}") for text in texts]
+                )
 
-    def _models(self, texts: object) -> dict[str, str]:
-        assert isinstance(texts, Sequence)
+    def _name_models(self, texts: Sequence[str], origins: Sequence[_Origin]) -> dict[str, str]:
+        """Models listed as NAME=PATH, or as PATH, whose end is the name then."""
         models: dict[str, str] = {}
-        for text in texts:
-            name, separator, reference = str(text).partition("=")
+        for text, origin in zip(texts, origins, strict=True):
+            name, separator, reference = text.partition("=")
             if not separator or not NAME.fullmatch(name):
-                name, reference = short_name(str(text)), str(text)
-            self._origins["models", name] = _Origin(None, f"--model {text}")
+                name, reference = short_name(text), text
+            self._origins["models", name] = origin
             if name in models:
-                message = f"two models are named {name!r}; write --model NAME=PATH"
-                self.faults.append(Fault(message, Location(f"--model {text}")))
+                problem = f"two models are named {name!r}; write NAME=PATH"
+                self.faults.append(Fault(problem, origin.locate(key=False)))
             models[name] = reference
         return models
 
@@ -153,9 +158,10 @@ class _Draft:
         if data.get("out") is None:
             data["out"] = str(Path.cwd() / "runs" / str(data["name"]))
         elif isinstance(data["out"], str):
-            data["out"] = str(self._folder(("out",)) / Path(data["out"]).expanduser())
-        for key in [key for key, value in data.items() if value is None and key != "base"]:
-            del data[key]
+            data["out"] = str(join(self._origin(("out",)).folder, data["out"]))
+        for key in set(StudyConfig.model_fields) - {"base"}:
+            if key in data and data[key] is None:
+                del data[key]
         self._resolve_models()
         self._resolve_include_path()
         if isinstance(data.get("tasks"), list):
@@ -165,28 +171,28 @@ class _Draft:
         if isinstance(data.get("recipes"), list):
             data["recipes"] = self._read_recipes(data["recipes"])
 
-    def _folder(self, path: tuple[Step, ...]) -> Path:
-        prefix = next(p for n in range(len(path), -1, -1) if (p := path[:n]) in self._origins)
-        return self._origins[prefix].folder
-
     def _resolve_models(self) -> None:
         places: list[tuple[dict[str, Plain], tuple[str, ...]]] = [(self.data, ("base",))]
         models = self.data.get("models")
+        if isinstance(models, list) and all(isinstance(text, str) for text in models):
+            origins = [self._origin(("models", i)) for i in range(len(models))]
+            models = self.data["models"] = self._name_models(models, origins)
         if isinstance(models, dict):
             places += [(models, ("models", name)) for name in models]
         for mapping, path in places:
             text = mapping.get(path[-1])
             if isinstance(text, str):
                 try:
-                    mapping[path[-1]] = resolve(text, self._folder(path))
+                    mapping[path[-1]] = resolve(text, self._origin(path).folder)
                 except ValueError as error:
                     self.fault(path, str(error))
+                    self._unresolved = True
 
     def _resolve_include_path(self) -> None:
         text = self.data.get("include_path")
         if isinstance(text, str):
-            folder = self._folder(("include_path",)) / Path(text).expanduser()
-            if not folder.is_dir():
+            folder = join(self._origin(("include_path",)).folder, text)
+            if not is_folder(folder):
                 self.fault(("include_path",), f"no such folder: {folder}")
             self.data["include_path"] = str(folder)
 
@@ -196,8 +202,8 @@ class _Draft:
                 name, *rest = task.split(":")
                 tasks[i] = {"task": name, **dict(zip(("metric", "direction"), rest, strict=False))}
                 if len(rest) > 2:
-                    message = f"expected TASK[:METRIC[:DIRECTION]], got {task!r}"
-                    self.fault(("tasks", i), message)
+                    problem = f"expected TASK[:METRIC[:DIRECTION]], got {task!r}"
+                    self.fault(("tasks", i), problem)
         written = [task for task in tasks if isinstance(task, dict)]
         for task in written:
             if task.get("name") is None and isinstance(task.get("task"), str):
@@ -215,32 +221,29 @@ class _Draft:
             search["depth"] = {"per_layer": True}
         elif depth is not None and not isinstance(depth, dict):
             shown = json.dumps(depth)
-            message = f"expected {{knots: N}}, {{groups: N}} or per_layer, got {shown}"
-            self.fault(("search", "depth"), message)
+            problem = f"expected {{knots: N}}, {{groups: N}} or per_layer, got {shown}"
+            self.fault(("search", "depth"), problem)
+            del search["depth"]
         components = search.get("components")
         if components == "all":
             del search["components"]
         elif isinstance(components, list):
             search["components"] = _component_groups(components)
         elif components is not None:
-            message = f"expected all or a list of components, got {json.dumps(components)}"
-            self.fault(("search", "components"), message)
+            problem = f"expected all or a list of components, got {json.dumps(components)}"
+            self.fault(("search", "components"), problem)
+            del search["components"]
         known = set(Search.model_fields) - {"knobs"}
         knobs = {key: search.pop(key) for key in list(search) if key not in known}
         for key in knobs:
-            self._origins["search", "knobs", key] = self._origin_below(("search", key))
+            self._origins["search", "knobs", key] = self._origin(("search", key))
         search["knobs"] = knobs
-
-    def _origin_below(self, path: tuple[Step, ...]) -> _Origin:
-        prefix = next(p for n in range(len(path), -1, -1) if (p := path[:n]) in self._origins)
-        origin = self._origins[prefix]
-        return _Origin(origin.file, origin.option, (*origin.at, *path[len(prefix) :]))
 
     def _read_space(self, search: dict[str, Plain], space: Plain) -> None:
         if not isinstance(space, str):
             self.fault(("search", "space"), f"expected a file, got {json.dumps(space)}")
             return
-        path = self._folder(("search",)) / Path(space).expanduser()
+        path = join(self._origin(("search",)).folder, space)
         try:
             document = load_yaml(path)
         except ConfigError as error:
@@ -258,16 +261,16 @@ class _Draft:
         models = self.data.get("models")
         named = {"base": self.data.get("base"), **(models if isinstance(models, dict) else {})}
         references = {name: text for name, text in named.items() if isinstance(text, str)}
-        complete = len(references) == len(named) and not self._wrong & {"base", "models"}
+        sound = len(references) == len(named) and not self._unresolved
         read: list[Plain] = []
         for i, text in enumerate(paths):
             if not isinstance(text, str):
                 self.fault(("recipes", i), f"expected a file, got {json.dumps(text)}")
                 continue
-            path = self._folder(("recipes",)) / Path(text).expanduser()
+            path = join(self._origin(("recipes",)).folder, text)
             try:
                 file = read_recipe(path)
-                recipe = file.among(references) if complete else file.recipe
+                recipe = file.among(references) if sound else file.recipe
             except ConfigError as error:
                 for fault in error.faults:
                     if fault.location is None:
@@ -280,27 +283,22 @@ class _Draft:
 
     def validate(self) -> StudyConfig | None:
         """Check all that is left; None where something is wrong."""
-        for key in self._wrong:
-            if key == "search":
-                self.data.pop("search", None)
         try:
-            text = json.dumps(self.data)
-            config = StudyConfig.model_validate_json(text)
+            return StudyConfig.from_plain(self.data)
         except ValidationError as error:
             for details in error.errors(include_url=False):
-                self._pydantic_fault(dict(details))
+                self._pydantic_fault(details)
             return None
-        return config
 
-    def _pydantic_fault(self, error: dict[str, Any]) -> None:
+    def _pydantic_fault(self, error: Mapping[str, Any]) -> None:
         at = tuple(error["loc"])
-        if error["type"] == "problems":
-            for below, message in error["ctx"]["problems"]:
-                path = (*at, *below)
-                is_key = bool(path) and path[-1] == "[key]"
-                self.fault(path[:-1] if is_key else path, message, key=is_key)
+        if error["type"] != "problems":
+            self.fault(at, message(error), key=error["type"] == "extra_forbidden")
             return
-        self.fault(at, _message(error), key=error["type"] == "extra_forbidden")
+        for below, problem in error["ctx"]["problems"]:
+            path = (*at, *below)
+            is_key = path[-1:] == (KEY,)
+            self.fault(path[:-1] if is_key else path, problem, key=is_key)
 
 
 def _plain(option: str, value: object) -> Plain:
@@ -319,65 +317,3 @@ def _component_groups(components: list[Plain]) -> list[Plain]:
     if not any(DEFAULT in group for group in named):
         named.append([DEFAULT])
     return named
-
-
-def _message(error: Mapping[str, Any]) -> str:
-    """What pydantic found, in our words."""
-    kind, at, got, context = error["type"], error["loc"], error["input"], error.get("ctx", {})
-    shown = json.dumps(got, default=str)
-    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
-    if kind == "missing":
-        return f"missing key {at[-1]!r}{_HINTS.get(at[-1], '')}"
-    if kind == "extra_forbidden":
-        valid = _keys_at(at[:-1])
-        return f"unknown key {at[-1]!r}{nearest(str(at[-1]), valid)}"
-    if kind == "bool_type":
-        written = {"yes": "true", "on": "true", "no": "false", "off": "false"}
-        advice = written.get(str(got).lower())
-        return f"expected true or false, got {shown}" + (f"; write {advice}" if advice else "")
-    if kind == "literal_error":
-        choices = [c.strip("'") for c in str(context["expected"]).replace(" or ", ", ").split(", ")]
-        return f"unknown value {shown}{nearest(str(got), choices)}"
-    if kind.startswith(("greater_than", "less_than")):
-        words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
-        bounds = [f"{word} {context[key]:g}" for key, word in words.items() if key in context]
-        return f"must be {' and '.join(bounds)}, got {shown}"
-    if kind in _EXPECTED:
-        return f"expected {_EXPECTED[kind]}, got {shown}"
-    return f"{error['msg']}, got {shown}"
-
-
-_EXPECTED = {
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "int_parsing": "a whole number",
-    "int_parsing_size": "a smaller number",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "string_type": "text",
-    "dict_type": "a mapping of keys to values",
-    "model_type": "a mapping of keys to values",
-    "model_attributes_type": "a mapping of keys to values",
-    "tuple_type": "a list",
-    "list_type": "a list",
-    "too_short": "at least one",
-    "too_long": "fewer",
-    "string_too_short": "text",
-    "string_too_long": "a shorter text",
-}
-_HINTS = {
-    "base": "; name the base model: a folder or a hub id (`base:` or --base)",
-    "models": "; name the fine-tunes to merge (`models:` or --model NAME=PATH)",
-    "tasks": "; name at least one lm-eval task (`tasks:` or --task NAME)",
-}
-
-
-def _keys_at(path: Sequence[Step]) -> tuple[str, ...]:
-    """The keys that the configuration may have at a path."""
-    model: type[BaseModel] = StudyConfig
-    for step in path:
-        if isinstance(step, str):
-            annotation = model.model_fields[step].annotation
-            inner: tuple[Any, ...] = get_args(annotation) or (annotation,)
-            model = next(a for a in inner if isinstance(a, type) and issubclass(a, BaseModel))
-    return tuple(model.model_fields)

@@ -1,0 +1,157 @@
+"""What is searched, as the configuration says it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import ValidationInfo, field_validator, model_validator
+
+from automerge.config.section import KEY, Problem, Section, one_of, refuse, repeated, unsafe
+from automerge.errors import nearest
+from automerge.methods import METHODS, Knob
+from automerge.recipe import COMPONENTS, DEFAULT
+from automerge.space import Groups, Knots, PerLayer, SpaceSettings
+
+
+class Depth(Section):
+    """How values vary over the layers; exactly one is given."""
+
+    knots: int | None = unsafe(None, ge=1, le=64)
+    groups: int | None = unsafe(None, ge=1, le=1000)
+    per_layer: Literal[True] | None = unsafe(None)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Depth:
+        if [self.knots, self.groups, self.per_layer].count(None) != 2:
+            refuse([((), "give one of {knots: N}, {groups: N} and per_layer")])
+        return self
+
+    def for_space(self) -> Knots | Groups | PerLayer:
+        """The same in the words of the search space."""
+        if self.knots is not None:
+            return Knots(self.knots)
+        return PerLayer() if self.groups is None else Groups(self.groups)
+
+
+class Search(Section):
+    """What is searched.
+
+    `components` are groups of selectors that share a value. `knobs` maps a method's knob to its
+    bounds, to `[false, true]` for a switch, or to the one value it has.
+    """
+
+    methods: tuple[Annotated[str, one_of(tuple(METHODS), "method")], ...] = unsafe(
+        tuple(METHODS), min_length=1
+    )
+    depth: Depth = unsafe(Depth(knots=3))
+    components: tuple[tuple[str, ...], ...] = unsafe(((DEFAULT,),), min_length=1, max_length=64)
+    knobs: dict[str, Any] = unsafe({})
+    varying: tuple[str, ...] = unsafe(("weight", "t"))
+    shared: tuple[str, ...] = unsafe(())
+    leave_out: bool = unsafe(True)
+
+    @field_validator("methods")
+    @classmethod
+    def _each_once(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
+        if problems := repeated(methods, "method"):
+            refuse(problems)
+        return methods
+
+    @field_validator("components")
+    @classmethod
+    def _selectors(cls, groups: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+        problems: list[Problem] = []
+        seen: set[str] = set()
+        for i, group in enumerate(groups):
+            if not group:
+                problems.append(((i,), "an empty group"))
+            for j, selector in enumerate(group):
+                if selector not in (*COMPONENTS, DEFAULT) and "*" not in selector:
+                    advice = "(a pattern of tensor names holds a '*')"
+                    message = f"unknown component {selector!r} {advice}"
+                    problems.append(((i, j), message + nearest(selector, COMPONENTS)))
+                elif selector in seen:
+                    problems.append(((i, j), f"component {selector!r} is listed twice"))
+                seen.add(selector)
+        if problems:
+            refuse(problems)
+        return groups
+
+    @field_validator("knobs")
+    @classmethod
+    def _knobs(cls, knobs: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        declared = declared_knobs(info.data.get("methods", tuple(METHODS)))
+        fields = tuple(name for name in cls.model_fields if name != "knobs")
+        valid = (*fields, "space", *declared_knobs(tuple(METHODS)))
+        problems: list[Problem] = []
+        for name, value in knobs.items():
+            if name in declared:
+                problems += (((name,), problem) for problem in check_range(declared[name], value))
+            elif name in declared_knobs(tuple(METHODS)):
+                methods = ", ".join(info.data["methods"])
+                problems.append(((name, KEY), f"none of the methods {methods} has a {name!r}"))
+            else:
+                problems.append(((name, KEY), f"unknown key {name!r}{nearest(name, valid)}"))
+        if problems:
+            refuse(problems)
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in knobs.items()}
+
+    @field_validator("varying", "shared")
+    @classmethod
+    def _knob_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        valid = tuple(declared_knobs(tuple(METHODS)))
+        problems = repeated(names, "knob")
+        for i, name in enumerate(names):
+            if name not in valid:
+                problems.append(((i,), f"unknown knob {name!r}{nearest(name, valid)}"))
+        if problems:
+            refuse(problems)
+        return names
+
+    def for_space(self, seed: int) -> SpaceSettings:
+        """The same in the words of the search space; `seed` is that of random masks."""
+        ranges = {k: v for k, v in self.knobs.items() if isinstance(v, tuple)}
+        return SpaceSettings(
+            methods=self.methods,
+            components=self.components,
+            depth=self.depth.for_space(),
+            bounds={k: v for k, v in ranges.items() if not is_switch(k)},
+            fixed={k: v for k, v in self.knobs.items() if k not in ranges},
+            switches=tuple(k for k in ranges if is_switch(k)),
+            varying=self.varying,
+            shared=self.shared,
+            leave_out=self.leave_out,
+            seed=seed,
+        )
+
+
+def declared_knobs(methods: Sequence[str]) -> dict[str, Knob]:
+    """The knobs of some methods, by name."""
+    return {knob.name: knob for method in methods for knob in METHODS[method].knobs}
+
+
+def is_switch(knob: str) -> bool:
+    """Whether a knob is true or false."""
+    return declared_knobs(tuple(METHODS))[knob].kind == "bool"
+
+
+def check_range(knob: Knob, value: object) -> Iterator[str]:
+    """Yield what is wrong with the bounds, or the fixed value, that a search gives a knob."""
+    shown = json.dumps(value)
+    if knob.kind == "bool":
+        switch = isinstance(value, list | tuple) and sorted(map(repr, value)) == ["False", "True"]
+        if not (switch or isinstance(value, bool)):
+            yield f"expected true, false or [false, true], got {shown}"
+        return
+    bounds = list(value) if isinstance(value, list | tuple) else [value, value]
+    numbers = [v for v in bounds if isinstance(v, int | float) and not isinstance(v, bool)]
+    if len(bounds) != 2 or len(numbers) != 2:
+        yield f"expected bounds [low, high] or one number, got {shown}"
+        return
+    low, high = knob.domain
+    if not low <= min(numbers) <= max(numbers) <= high:
+        yield f"a {knob.name} lies in [{low:g}, {high:g}], got {shown}"
+    if isinstance(value, list | tuple) and numbers[0] >= numbers[1]:
+        yield f"the lower bound must be below the upper one, got {shown}"

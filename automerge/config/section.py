@@ -1,0 +1,58 @@
+"""What all sections of the configuration share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from automerge.errors import nearest
+from automerge.yaml_file import Step
+
+Path: TypeAlias = tuple[Step, ...]
+Problem: TypeAlias = tuple[Path, str]
+"""What is wrong at a path below a field; KEY at its end stands for the key itself."""
+KEY = "[key]"
+
+
+def refuse(problems: Sequence[Problem]) -> NoReturn:
+    """Fail a pydantic validator with problems, each at a path below the field."""
+    raise PydanticCustomError("problems", "see context", {"problems": list(problems)})
+
+
+def safe(default: Any = ..., **rules: Any) -> Any:
+    """A field that a resumed study may change."""
+    return Field(default, json_schema_extra={"resume": "safe"}, **rules)
+
+
+def unsafe(default: Any = ..., **rules: Any) -> Any:
+    """A field whose change would make a study's earlier trials incomparable."""
+    return Field(default, json_schema_extra={"resume": "unsafe"}, **rules)
+
+
+def one_of(names: Sequence[str], noun: str) -> BeforeValidator:
+    """Refuse all but some names, naming the nearest."""
+
+    def check(value: object) -> object:
+        if isinstance(value, str) and value not in names:
+            refuse([((), f"unknown {noun} {value!r}{nearest(value, tuple(names))}")])
+        return value
+
+    return BeforeValidator(check)
+
+
+class Section(BaseModel):
+    """A mapping of the configuration; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def repeated(names: Sequence[str], noun: str) -> list[Problem]:
+    """List the names that came before."""
+    return [
+        ((i,), f"{noun} {name!r} is listed twice")
+        for i, name in enumerate(names)
+        if name in names[:i]
+    ]

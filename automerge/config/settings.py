@@ -1,0 +1,275 @@
+"""The validated settings of a study, and which of them a resumed study may change."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import BaseModel, PrivateAttr, ValidationInfo, field_validator, model_validator
+
+from automerge.config.search import Search
+from automerge.config.section import KEY, Problem, Section, one_of, refuse, safe, unsafe
+from automerge.errors import Location
+from automerge.executors import EXECUTORS
+from automerge.objective import Direction
+from automerge.recipe import DEFAULT, Recipe
+from automerge.references import NAME
+from automerge.samplers import SAMPLERS
+from automerge.space import SpaceSettings
+from automerge.yaml_file import Step
+
+RESERVED = ("base", DEFAULT)
+MAX_MODELS = 64
+NAME_RULE = "letters, digits, '_', '.' and '-', beginning with a letter or digit"
+
+
+class Task(Section):
+    """A task with one of its metrics ("acc" or "acc,none"); None is the task's own choice."""
+
+    task: str = unsafe(min_length=1)
+    name: str = unsafe(min_length=1, max_length=200)
+    metric: str | None = unsafe(None, min_length=1)
+    direction: Direction | None = unsafe(None)
+    num_fewshot: int | None = unsafe(None, ge=0, le=1000)
+    gen_kwargs: dict[str, Any] = unsafe({})
+
+
+class NamedRecipe(Section):
+    """A recipe that is tried before the search, in the names of the study's models."""
+
+    name: str = unsafe(min_length=1)
+    plain: dict[str, Any] = unsafe()
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe.from_plain(self.plain)
+
+
+class Evaluation(Section):
+    """How candidates are scored."""
+
+    batch_size: int = unsafe(32, ge=1, le=65536)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = unsafe("auto")
+    device: Literal["auto", "cpu", "cuda"] = unsafe("auto")
+    items_per_candidate: Literal["full"] | int = unsafe(200)
+    max_length: int | None = unsafe(None, ge=8, le=10_000_000)
+
+    @field_validator("items_per_candidate", mode="before")
+    @classmethod
+    def _items(cls, value: object) -> object:
+        if isinstance(value, int) and not isinstance(value, bool) and 8 <= value <= 10**7:
+            return value
+        if value != "full":
+            shown = json.dumps(value)
+            refuse([((), f"expected full, or a whole number from 8 to 10000000, got {shown}")])
+        return value
+
+
+class Split(Section):
+    """The shares of each task's items that search, selection and the sealed test get."""
+
+    search: float = unsafe(0.5, gt=0, lt=1)
+    select: float = unsafe(0.25, gt=0, lt=1)
+    test: float = unsafe(0.25, gt=0, lt=1)
+    max_select: int | None = unsafe(None, ge=8)
+    max_test: int | None = unsafe(None, ge=8)
+
+    @model_validator(mode="after")
+    def _sum(self) -> Split:
+        total = self.search + self.select + self.test
+        if abs(total - 1) > 1e-9:
+            refuse([((), f"search, select and test must add up to 1; they add up to {total:g}")])
+        return self
+
+
+class Locator(Protocol):
+    """Finds where a value was written."""
+
+    def __call__(self, path: Sequence[Step]) -> Location | None: ...
+
+
+def nowhere(path: Sequence[Step]) -> Location | None:
+    """The locator of settings that no file or option says."""
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where the settings come from; no part of their value."""
+
+    locate: Locator = field(default=nowhere, compare=False)
+
+
+class StudyConfig(Section):
+    """Everything that decides a study.
+
+    `base` and `models` are absolute paths or hub ids with a revision (`org/name@revision`).
+    """
+
+    name: str = safe(max_length=100)
+    base: str = unsafe()
+    models: dict[str, str] = unsafe(min_length=1, max_length=MAX_MODELS)
+    tasks: tuple[Task, ...] = unsafe(min_length=1, max_length=64)
+    include_path: str | None = safe(None)
+    apply_chat_template: bool = unsafe(False)
+    fewshot_as_multiturn: bool | None = unsafe(None)
+    system_instruction: str | None = unsafe(None)
+    allow_task_code: bool = safe(False)
+    search: Search = unsafe(Search())
+    recipes: tuple[NamedRecipe, ...] = unsafe(())
+    sampler: Annotated[str, one_of(tuple(SAMPLERS), "sampler")] = unsafe("auto")
+    budget: int = safe(200, ge=0, le=1_000_000)
+    seed: int = unsafe(0, ge=0, lt=2**32)
+    executor: Annotated[str, one_of(EXECUTORS, "executor")] = safe("local")
+    workers: int = safe(1, ge=1, le=100_000)
+    ray_address: str | None = safe(None, min_length=1)
+    evaluation: Evaluation = unsafe(Evaluation())
+    split: Split = unsafe(Split())
+    shortlist: int = safe(12, ge=1, le=1000)
+    out: str = safe(min_length=1)
+    export: Literal["front", "knee", "none"] = safe("front")
+
+    _origin: _Origin = PrivateAttr(default_factory=_Origin)
+
+    @field_validator("name")
+    @classmethod
+    def _is_name(cls, name: str) -> str:
+        if not NAME.fullmatch(name):
+            refuse([((), f"{name!r} is no name: {NAME_RULE}")])
+        return name
+
+    @field_validator("out")
+    @classmethod
+    def _is_path(cls, out: str) -> str:
+        if "\0" in out:
+            refuse([((), "a path holds no NUL character")])
+        return out
+
+    @field_validator("models")
+    @classmethod
+    def _distinct_models(cls, models: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        problems: list[Problem] = []
+        first = {info.data["base"]: "the base"} if "base" in info.data else {}
+        for name, reference in models.items():
+            if not NAME.fullmatch(name):
+                problems.append(((name, KEY), f"{name!r} is no name: {NAME_RULE}"))
+            elif name in RESERVED:
+                problems.append(((name, KEY), f"{name!r} has a meaning; choose another name"))
+            if reference in first:
+                problem = f"{reference} is {first[reference]} already; list each model once"
+                problems.append(((name,), problem))
+            first.setdefault(reference, f"the model {name!r}")
+        if problems:
+            refuse(problems)
+        return models
+
+    @field_validator("tasks")
+    @classmethod
+    def _distinct_tasks(cls, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
+        problems: list[Problem] = []
+        names: set[str] = set()
+        for i, task in enumerate(tasks):
+            if task.name in names:
+                problem = f"two objectives are named {task.name!r}; give one another `name`"
+                problems.append(((i,), problem))
+            names.add(task.name)
+        if problems:
+            refuse(problems)
+        return tasks
+
+    @field_validator("fewshot_as_multiturn")
+    @classmethod
+    def _multiturn(cls, value: bool | None, info: ValidationInfo) -> bool | None:
+        if value and info.data.get("apply_chat_template") is False:
+            refuse([((), "fewshot_as_multiturn needs apply_chat_template: true")])
+        return value
+
+    @field_validator("workers")
+    @classmethod
+    def _workers(cls, value: int, info: ValidationInfo) -> int:
+        if value > 1 and info.data.get("executor") == "local":
+            refuse([((), "the local executor has one worker; use executor: ray for more")])
+        return value
+
+    @field_validator("ray_address")
+    @classmethod
+    def _ray_address(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("executor") == "local":
+            refuse([((), "a Ray address needs executor: ray")])
+        return value
+
+    @property
+    def references(self) -> dict[str, str]:
+        """All models by name, the base first, as `base`."""
+        return {"base": self.base, **self.models}
+
+    def space_settings(self) -> SpaceSettings:
+        """What is searched, in the words of the search space."""
+        return self.search.for_space(self.seed)
+
+    def locate(self, path: Sequence[Step]) -> Location | None:
+        """Where a setting was written; None for one read back from a study."""
+        return self._origin.locate(path)
+
+    def located_by(self, locate: Locator) -> StudyConfig:
+        """The same settings, knowing where they were written."""
+        located = self.model_copy()
+        located._origin = _Origin(locate)
+        return located
+
+    def to_plain(self) -> dict[str, Any]:
+        """The settings as JSON values."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> StudyConfig:
+        """Invert `to_plain`."""
+        return cls.model_validate_json(json.dumps(plain))
+
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that name the settings a resumed study must not change."""
+        fixed = {k: v for k, (v, is_safe) in leaves(self.to_plain()).items() if not is_safe}
+        return hashlib.sha256(json.dumps(fixed).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A setting that differs between a study and the configuration to resume it with."""
+
+    field: str
+    old: Any
+    new: Any
+    safe: bool
+
+
+def differences(old: Mapping[str, Any], new: StudyConfig) -> list[Difference]:
+    """List what changed since a study was stored with `to_plain`."""
+    before, after = leaves(old), leaves(new.to_plain())
+    return [
+        Difference(name, before[name][0], value, is_safe)
+        for name, (value, is_safe) in after.items()
+        if name in before and before[name][0] != value
+    ]
+
+
+def leaves(
+    plain: Mapping[str, Any], model: type[BaseModel] = StudyConfig, prefix: str = ""
+) -> dict[str, tuple[Any, bool]]:
+    """Flatten sections: dotted field → its value and whether a resumed study may change it.
+
+    A field that is absent, stored by an older version, has its default.
+    """
+    found: dict[str, tuple[Any, bool]] = {}
+    for name, info in model.model_fields.items():
+        section = info.annotation
+        value = plain.get(name, None)
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            found |= leaves(plain.get(name, {}), section, f"{prefix}{name}.")
+            continue
+        if name not in plain:
+            value = json.loads(json.dumps(info.get_default(call_default_factory=False)))
+        tag = info.json_schema_extra
+        found[prefix + name] = (value, isinstance(tag, dict) and tag.get("resume") == "safe")
+    return found

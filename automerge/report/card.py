@@ -1,0 +1,245 @@
+"""The model card of an exported model: its recipe, and test scores as they are."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from automerge.estimation import Interval
+from automerge.objective import Objective
+from automerge.report.commands import FILE as TEST_ITEMS
+from automerge.report.commands import score_command
+from automerge.report.compare import Versus, verdict
+from automerge.report.conclusion import count
+from automerge.report.files import redact
+from automerge.report.model import ModelOrigin, StudyResult
+from automerge.report.sections import recipe_yaml
+from automerge.report.summary import Member, Summary, summarise
+
+FILE = "README.md"
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+!|~$&:@])")
+
+
+def model_card(result: StudyResult, number: int, name: str) -> str:
+    """Write the README.md of the model that trial `number` of the study made.
+
+    `name` is what the model will be called. Texts of the study are escaped.
+    """
+    summary = summarise(result, also=(number,))
+    member = next((m for m in summary.members if m.trial.trial.number == number), None)
+    if member is None:
+        raise ValueError(f"the study {result.study!r} has no trial {number}")
+    origins = _origins(result, member)
+    sections = (
+        _introduction(summary, member, name),
+        _scores(summary, member),
+        _models(origins),
+        ("## Recipe", _fence(recipe_yaml(member.trial.trial.recipe.plain()), "yaml")),
+        _reproduce(result, member),
+    )
+    body = "\n\n".join(paragraph for section in sections for paragraph in section if paragraph)
+    head = _data(result, member, origins, name).to_yaml()
+    card = ModelCard(f"---\n{head}\n---\n\n{body}\n", ignore_metadata_errors=True)
+    return redact(str(card))
+
+
+def _origins(result: StudyResult, member: Member) -> list[ModelOrigin]:
+    known = {origin.name: origin for origin in result.provenance.models}
+    return [
+        known.get(model, ModelOrigin(model, model)) for model in member.trial.trial.recipe.models
+    ]
+
+
+def _data(
+    result: StudyResult, member: Member, origins: Sequence[ModelOrigin], name: str
+) -> ModelCardData:
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=o.task,
+            dataset_name=f"{o.task}, sealed test items",
+            dataset_args={"items": test.n},
+            metric_type=o.metric,
+            metric_name=f"{o.metric},{o.filter}",
+            metric_value=test.value,
+            metric_args={"low": _finite(test.low), "high": _finite(test.high)},
+        )
+        for o, test in _tests(result.objectives, member)
+    ]
+    license, license_name = _license(origins)
+    return ModelCardData(
+        base_model=[o.path for o in origins if _HUB_ID.fullmatch(o.path)] or None,
+        base_model_relation="merge",
+        library_name="transformers",
+        license=license,
+        license_name=license_name,
+        model_name=name,
+        eval_results=results or None,
+        tags=["merge", "automerge", member.trial.trial.recipe.method],
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _license(origins: Sequence[ModelOrigin]) -> tuple[str | None, str | None]:
+    licenses = {origin.license for origin in origins}
+    if None in licenses:
+        return None, None
+    if len(licenses) == 1:
+        return origins[0].license, None
+    return "other", "-and-".join(dict.fromkeys(str(origin.license) for origin in origins))
+
+
+def _tests(objectives: Iterable[Objective], member: Member) -> list[tuple[Objective, Interval]]:
+    found = ((o, member.scores[o.name]["test"]) for o in objectives)
+    return [(o, test) for o, test in found if test is not None]
+
+
+def _introduction(summary: Summary, member: Member, name: str) -> tuple[str, ...]:
+    result = summary.result
+    recipe = member.trial.trial.recipe
+    sources = ", ".join(escape(source.name) for source in recipe.sources)
+    base = f" on {escape(recipe.base)}" if recipe.base else ""
+    chosen = (
+        f"It is one of {count(len(result.front), 'model')} on the front, chosen among "
+        f"{len(result.trials)} tried."
+        if member.on_front
+        else f"It is not on the front of the study, which tried {len(result.trials)} models."
+    )
+    return (
+        f"# {escape(name)}",
+        f"A merge of {sources}{base} by {escape(recipe.method)}, found by automerge as "
+        f"{escape(member.name)} of the study *{escape(result.study)}*. {chosen}",
+    )
+
+
+def _scores(summary: Summary, member: Member) -> tuple[str, ...]:
+    tests = _tests(summary.result.objectives, member)
+    if not tests:
+        return ("## Scores", "The sealed test items were not scored: there is nothing to claim.")
+    head = (
+        "objective",
+        "test score",
+        "95 % interval",
+        "items",
+        "against the best parent",
+        "against the uniform average",
+        "the search believed",
+    )
+    rows = [_score_row(summary, member, o, test) for o, test in tests]
+    return (
+        "## Scores",
+        _table(head, rows),
+        _verdicts(summary, member, [o for o, _ in tests]),
+        "Test scores are of items that neither the search nor the selection saw. Differences are "
+        "paired over the same items, with 95 % intervals, each for itself; **bold** where the "
+        "interval leaves out zero. The best parent of an objective is the best of the parents "
+        "and the base on other items. What the search believed was measured on the items the "
+        "search chose by: it flatters and is no result.",
+        _optimism(summary),
+    )
+
+
+def _score_row(
+    summary: Summary, member: Member, objective: Objective, test: Interval
+) -> tuple[str, ...]:
+    unit = summary.units[objective.name]
+    percent = " %" if unit.percent else ""
+    lower = " (lower is better)" if objective.direction == "minimize" else ""
+    search = member.scores[objective.name]["search"]
+    return (
+        f"{escape(objective.name)}{lower}",
+        f"{unit.value(test.value)}{percent}",
+        f"{unit.value(test.low)} to {unit.value(test.high)}",
+        str(test.n),
+        _versus(summary, objective, member.versus_parent.get(objective.name), named=True),
+        _versus(summary, objective, member.versus_uniform.get(objective.name), named=False),
+        "unknown" if search is None else f"{unit.value(search.value)}{percent}",
+    )
+
+
+def _versus(summary: Summary, objective: Objective, found: Versus | None, named: bool) -> str:
+    if found is None:
+        return "not compared"
+    unit, d = summary.units[objective.name], found.difference
+    text = unit.difference(d.difference)
+    text = text if verdict(d, objective) == "unclear" else f"**{text}**"
+    limits = f"({unit.difference(d.low)} to {unit.difference(d.high)})"
+    return f"{text} {limits}" + (f" {escape(found.against)}" if named else "")
+
+
+def _verdicts(summary: Summary, member: Member, objectives: Sequence[Objective]) -> str:
+    found = [
+        verdict(member.versus_parent[o.name].difference, o)
+        for o in objectives
+        if o.name in member.versus_parent
+    ]
+    if not found:
+        return ""
+    return (
+        f"Against the best parent of each of {count(len(found), 'objective')}: measurably better "
+        f"on {found.count('better')}, measurably worse on {found.count('worse')}, not separable "
+        f"on {found.count('unclear')}."
+    )
+
+
+def _optimism(summary: Summary) -> str:
+    found = ", ".join(
+        f"{escape(name)} {summary.units[name].difference(o.value)}"
+        for name, o in summary.optimism.items()
+    )
+    return f"Optimism of the search over its front (search − test): {found}." if found else ""
+
+
+def _models(origins: Sequence[ModelOrigin]) -> tuple[str, ...]:
+    rows = [
+        (
+            escape(o.name),
+            escape(o.path) if _HUB_ID.fullmatch(o.path) else "a local model",
+            escape(o.revision or "not given"),
+            escape(o.license or "unknown"),
+        )
+        for o in origins
+    ]
+    unknown = [escape(o.name) for o in origins if o.license is None]
+    terms = "The terms of all their licences apply to this model; they may exclude each other."
+    if unknown:
+        terms += f" Unknown, look before use: {', '.join(unknown)}."
+    return ("## What went in", _table(("name", "model", "revision", "licence"), rows), terms)
+
+
+def _reproduce(result: StudyResult, member: Member) -> tuple[str, ...]:
+    p = result.provenance
+    versions = ", ".join(f"{escape(k)} {escape(v)}" for k, v in p.versions.items())
+    return (
+        "## Reproduce",
+        f"The test scores, in this folder, with `{TEST_ITEMS}` of the study's run folder:",
+        _fence(score_command(result, member.trial, model_dir="."), "sh"),
+        "The study:",
+        _fence(p.command, "sh"),
+        f"Sampler {escape(result.sampler)}, seed {result.seed}, budget "
+        f"{count(result.budget, 'trial')}. Versions: {versions}.",
+    )
+
+
+def escape(text: str) -> str:
+    """Make text harmless in Markdown, in a line or a table."""
+    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
+
+
+def _fence(text: str, language: str) -> str:
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

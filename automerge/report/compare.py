@@ -1,0 +1,78 @@
+"""Comparing trials: intervals of one, paired differences of two, the best on select items."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from automerge.estimation import Difference, Interval, interval, paired_difference
+from automerge.objective import Estimate, Objective
+from automerge.report.model import TrialResult
+from automerge.trial import Part
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Versus:
+    """A member compared with another model on test items; a raw difference, member - other."""
+
+    against: str
+    difference: Difference
+
+
+def compare(
+    a: TrialResult, b: TrialResult, objective: Objective, level: float = LEVEL
+) -> Difference | None:
+    """Compare two trials on their common test items; None where either has none."""
+    scores_a, scores_b = a.scores("test", objective.name), b.scores("test", objective.name)
+    if scores_a is None or scores_b is None:
+        return None
+    difference = paired_difference(scores_a, scores_b, objective.aggregation, level)
+    return difference if difference.n else None
+
+
+def verdict(difference: Difference, objective: Objective) -> Literal["better", "worse", "unclear"]:
+    """Say which way a difference goes when its interval excludes zero."""
+    if not difference.excludes_zero:
+        return "unclear"
+    improves = (difference.difference > 0) == (objective.direction == "maximize")
+    return "better" if improves else "worse"
+
+
+def part_interval(trial: TrialResult, part: Part, objective: Objective) -> Interval | None:
+    """Give a trial's score on one part; on search items, what the search believed."""
+    scores = trial.scores(part, objective.name)
+    if scores is None or not scores.values:
+        return None
+    plain = interval(scores, objective.aggregation, LEVEL)
+    believed = trial.believed.get(objective.name)
+    return plain if part != "search" or believed is None else _normal_interval(believed)
+
+
+def _normal_interval(believed: Estimate) -> Interval:
+    half = statistics.NormalDist().inv_cdf((1 + LEVEL) / 2) * believed.stderr
+    value = believed.value
+    return Interval(value, value - half, value + half, believed.stderr, believed.n)
+
+
+def _select_losses(trial: TrialResult, objectives: Sequence[Objective]) -> float | None:
+    total = 0.0
+    for o in objectives:
+        scores = trial.scores("select", o.name)
+        if scores is None or not scores.values:
+            return None
+        total += o.loss(interval(scores, o.aggregation).value)
+    return total
+
+
+def best_on_select(
+    trials: Sequence[TrialResult], objectives: Sequence[Objective]
+) -> TrialResult | None:
+    """Give the trial with the smallest sum of losses on select items; None without scores."""
+    losses = [(_select_losses(t, objectives), row) for row, t in enumerate(trials)]
+    known = [(loss, row) for loss, row in losses if loss is not None and not math.isnan(loss)]
+    return trials[min(known)[1]] if known else None

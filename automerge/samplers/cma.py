@@ -1,0 +1,202 @@
+"""CMA-ES, steady state, over conditional spaces and several objectives."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from automerge.pareto import Floats
+from automerge.samplers.random import draw
+from automerge.samplers.scalarise import chebyshev, directions
+from automerge.space import Space
+from automerge.trial import Params
+
+POPULATION = 8
+PROBED = 0.25
+"""Share of the budget spent on random points, the methods in turn."""
+STEP = 0.25
+"""First standard deviation of a coordinate, about a quarter of a parameter's range."""
+LEAST_STEP, LARGEST_STEP = 0.02, 1.0
+REACH = 1.0
+"""How far from the middle a run may start; further out the bounds flatten the map."""
+FLOOR = 0.03
+"""Share of the prior in the branch probabilities after every update."""
+LEARNING_RATE = 0.3
+"""Of the branch probabilities."""
+PARENTS = 3
+"""Archived points whose weighted mean a run starts from."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place in the space: a branch's number and coordinates of all roles."""
+
+    branch: int
+    vector: Floats
+
+
+@dataclass(frozen=True)
+class Told:
+    """A point with its losses; the point is None for what the space cannot express."""
+
+    point: Point | None
+    losses: Floats
+
+
+@dataclass
+class Run:
+    """One direction's search: pycma over the roles, and a probability for each branch."""
+
+    strategy: Any
+    probabilities: Floats
+    rng: np.random.Generator
+    fresh: bool = True
+    """Whether pycma was asked since it was last told."""
+    arrived: list[tuple[Point, Floats | None]] = field(default_factory=list)
+
+
+class CmaSampler:
+    """CMA-ES (Hansen and Ostermeier 2001, through pycma), one run a direction.
+
+    Several objectives are scalarised (augmented Chebyshev) in a few directions: this is no
+    multi-objective CMA-ES, but runs that share one archive, which sets the scale of the
+    objectives and where runs start. They take turns.
+
+    Methods share coordinates (see `Space`), so a run keeps its distribution whichever method it
+    tries, and learns beside it a probability for each branch by the same recombination weights
+    (population-based incremental learning, Baluja 1994; cf. CatCMA, Hamano et al. 2024). A floor
+    keeps every branch possible. Switches are signs of coordinates whose deviation never falls
+    below `LEAST_STEP`.
+
+    It never waits: a run is told as soon as any `POPULATION` of its points have arrived, whatever
+    generation they are from. A failure ranks behind all that succeeded with it; a batch of
+    failures only is dropped, as it orders nothing.
+    """
+
+    def __init__(self, space: Space, n_objectives: int, seed: int, budget: int) -> None:
+        self._space = space
+        self._seed = seed
+        self._directions = directions(n_objectives)
+        self._probes = max(round(PROBED * budget), len(space.methods))
+        self._prior = prior(space)
+        self._branches = {branch: i for i, branch in enumerate(space.branches)}
+        self._runs: list[Run | None] = [None] * len(self._directions)
+        self._archive: list[Told] = []
+        self._pending: dict[int, tuple[int, Point]] = {}
+        self._asked = 0
+
+    def ask(self, number: int) -> Params:
+        """Propose parameters for trial `number`."""
+        turn, self._asked = self._asked, self._asked + 1
+        if turn < self._probes or all(told.point is None for told in self._archive):
+            method = tuple(self._space.methods)[turn % len(self._space.methods)]
+            rng = np.random.default_rng([self._seed, number])
+            return draw(self._space, rng, {self._space.method.name: method})
+        direction = turn % len(self._directions)
+        run = self._runs[direction] = self._runs[direction] or self._start(direction)
+        vector = np.array(run.strategy.ask(1)[0])
+        run.fresh = True
+        branch = int(run.rng.choice(len(self._prior), p=run.probabilities))
+        self._pending[number] = direction, Point(branch, vector)
+        return self._space.from_vector(self._space.branches[branch], vector)
+
+    def tell(self, number: int, params: Params | None, losses: Sequence[float] | None) -> None:
+        """Report a trial; losses that are not finite are a failure."""
+        values = None if losses is None else np.array(losses, dtype=np.float64)
+        if values is not None and not np.isfinite(values).all():
+            values = None
+        asked = self._pending.pop(number, None)
+        if values is not None:
+            point = self._point(params) if asked is None else asked[1]
+            self._archive.append(Told(point, values))
+        if asked is None:
+            return
+        direction, point = asked
+        run = self._runs[direction]
+        assert run is not None
+        run.arrived.append((point, values))
+        if len(run.arrived) == POPULATION:
+            self._update(run, self._directions[direction])
+
+    def _point(self, params: Params | None) -> Point | None:
+        if params is None:
+            return None
+        branch = self._branches[self._space.branch(params)]
+        return Point(branch, self._space.to_vector(params))
+
+    def _rank(self, losses: Sequence[Floats], weights: Floats) -> Floats:
+        archive = np.array([told.losses for told in self._archive])
+        return chebyshev(np.array(losses), weights, archive)
+
+    def _start(self, direction: int) -> Run:
+        """Begin between the archive's best points, with the branches of its best quarter."""
+        placed = [(told.point, told.losses) for told in self._archive if told.point is not None]
+        values = self._rank([losses for _, losses in placed], self._directions[direction])
+        points = [placed[i][0] for i in np.argsort(values, kind="stable")]
+        parents = points[:PARENTS]
+        mean = recombination(len(parents)) @ np.array([point.vector for point in parents])
+        frequent = self._frequencies(points[: max(PARENTS, len(points) // 4)])
+        rng = np.random.default_rng([self._seed, self._asked, direction])
+        return Run(strategy(np.clip(mean, -REACH, REACH), rng), (self._prior + frequent) / 2, rng)
+
+    def _frequencies(self, points: Sequence[Point]) -> Floats:
+        """How often branches occur among points, best first, by recombination weights."""
+        branches = [point.branch for point in points]
+        counts = np.bincount(branches, recombination(len(points)), len(self._prior))
+        return counts.astype(np.float64)
+
+    def _update(self, run: Run, weights: Floats) -> None:
+        arrived, run.arrived = run.arrived, []
+        ranked = [losses for _, losses in arrived if losses is not None]
+        if not ranked:
+            return
+        finite = self._rank(ranked, weights)
+        values = np.full(len(arrived), finite.max() + 1)
+        values[[losses is not None for _, losses in arrived]] = finite
+        if not run.fresh:
+            run.strategy.ask(1)  # pycma wants an ask between two tells
+        run.strategy.tell([point.vector for point, _ in arrived], values.tolist())
+        run.fresh = False
+        order = np.argsort(values, kind="stable")[: len(arrived) // 2]
+        frequent = self._frequencies([arrived[i][0] for i in order])
+        learned = (1 - LEARNING_RATE) * run.probabilities + LEARNING_RATE * frequent
+        run.probabilities = (1 - FLOOR) * learned + FLOOR * self._prior
+
+
+def prior(space: Space) -> Floats:
+    """Branch probabilities without knowledge: methods alike, then their sets of models alike."""
+    methods = [branch.method for branch in space.branches]
+    return np.array([1 / len(space.methods) / methods.count(method) for method in methods])
+
+
+def recombination(mu: int) -> Floats:
+    """Positive weights falling with rank, sum 1 (Hansen 2016, arXiv:1604.00772, eq. 49)."""
+    weights = math.log(mu + 0.5) - np.log(np.arange(1, mu + 1))
+    return np.asarray(weights / weights.sum())
+
+
+def strategy(mean: Floats, rng: np.random.Generator) -> Any:
+    """A pycma optimizer that draws from its own generator only and prints nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pycma warns at import where matplotlib is missing
+        import cma
+
+    def randn(*shape: int) -> NDArray[np.float64]:
+        return rng.standard_normal(shape)
+
+    options = {
+        "randn": randn,
+        "seed": math.nan,
+        "popsize": POPULATION,
+        "minstd": LEAST_STEP,
+        "maxstd": LARGEST_STEP,
+        "verbose": -9,
+        "verb_log": 0,
+    }
+    return cma.CMAEvolutionStrategy(mean, STEP, options)

@@ -1,0 +1,55 @@
+"""All samplers by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from automerge.samplers import optuna
+from automerge.samplers.base import Sampler, SamplerFactory
+from automerge.samplers.cma import CmaSampler
+from automerge.samplers.random import RandomSampler
+from automerge.space import Space
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Samplers(Mapping[str, SamplerFactory]):
+    """Name → factory; `auto` chooses one of the others."""
+
+    factories: Mapping[str, SamplerFactory]
+
+    def __getitem__(self, name: str) -> SamplerFactory:
+        return self._chosen if name == AUTO else self.factories[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((AUTO, *self.factories))
+
+    def __len__(self) -> int:
+        return 1 + len(self.factories)
+
+    def resolve(self, name: str, space: Space, n_objectives: int, budget: int) -> str:
+        """The sampler a name stands for: `auto` is `cma`, and every other name itself.
+
+        Below `SMALL` trials CMA-ES has too few generations to learn from; TPE then finds more.
+        """
+        if name != AUTO:
+            return name
+        return "cma"
+
+    def _chosen(self, space: Space, n_objectives: int, seed: int, budget: int) -> Sampler:
+        name = self.resolve(AUTO, space, n_objectives, budget)
+        return self.factories[name](space, n_objectives, seed, budget)
+
+
+SAMPLERS = Samplers(
+    {
+        "cma": CmaSampler,
+        "tpe": optuna.tpe,
+        "nsga2": optuna.nsga2,
+        "nsga3": optuna.nsga3,
+        "gp": optuna.gp,
+        "random": RandomSampler,
+    }
+)

@@ -1,0 +1,196 @@
+"""Models that cannot be merged say why before a weight is read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from automerge.checkpoints import check_models, open_checkpoint, scan
+from tests.checkpoints.models import WORDS, gpt2, llama, save, tokenizer
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    torch.manual_seed(0)
+    return save(llama(), tmp_path_factory.mktemp("compatibility") / "base")
+
+
+@pytest.fixture
+def source(base, tmp_path):
+    return shutil.copytree(base, tmp_path / "source")
+
+
+def check(base, source):
+    found = check_models(("base", open_checkpoint(base)), {"fine": open_checkpoint(source)})
+    return [fault.message for fault in found.faults], list(found.warnings)
+
+
+def edit(file, **changes) -> None:
+    content = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
+
+
+def test_a_copy_is_compatible(base, source):
+    assert check(base, source) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"hidden_size": 32}, "hidden_size: 32 in fine, 16 in base"),
+        ({"num_hidden_layers": 2}, "num_hidden_layers: 2 in fine, 3 in base"),
+        ({"vocab_size": 65}, "vocab_size: 65 in fine, 64 in base"),
+        ({"num_key_value_heads": 4}, "num_key_value_heads: 4 in fine, 2 in base"),
+    ],
+)
+def test_another_architecture_is_a_table_of_keys_and_the_tensors(base, change, key, tmp_path):
+    faults, _ = check(base, save(llama(**change), tmp_path / "other"))
+    assert key in faults[0]
+    assert "tensor(s)" in faults[1]
+
+
+def test_another_model_type_is_refused(base, tmp_path):
+    faults, _ = check(base, save(gpt2(), tmp_path / "other"))
+    assert "model_type: 'gpt2' in fine, 'llama' in base" in faults[0]
+
+
+def test_another_rotary_base_is_refused(base, source):
+    rotary = json.loads((source / "config.json").read_text())["rope_parameters"]
+    edit(source / "config.json", rope_parameters=rotary | {"rope_theta": 5e5})
+    faults, _ = check(base, source)
+    assert "rope_parameters" in faults[0]
+
+
+def test_defaults_left_out_and_older_spellings_are_no_difference(base, source):
+    edit(
+        source / "config.json",
+        rope_parameters=...,
+        rope_theta=10_000.0,
+        rms_norm_eps=...,
+        transformers_version="4.40.0",
+        torch_dtype="float32",
+    )
+    assert check(base, source) == ([], [])
+
+
+def test_a_longer_context_is_a_warning(base, source):
+    edit(source / "config.json", max_position_embeddings=9999)
+    faults, warnings = check(base, source)
+    assert not faults
+    assert "max_position_embeddings is 9999" in warnings[0]
+
+
+def test_a_config_with_a_broken_value_is_a_fault(base, source):
+    edit(source / "config.json", hidden_size="wide")
+    faults, _ = check(base, source)
+    assert str(source / "config.json") in faults[0]
+
+
+def test_another_dtype_is_a_warning(base, tmp_path):
+    faults, warnings = check(base, save(llama().half(), tmp_path / "half"))
+    assert not faults
+    assert "stored in float16, base in float32" in warnings[0]
+
+
+def test_one_tied_and_one_untied_head_is_refused_with_its_reason(base, tmp_path):
+    faults, _ = check(base, save(llama(tied=True), tmp_path / "tied"))
+    assert "tie_word_embeddings: True in fine, False in base" in faults[0]
+    assert "ties its output head" in faults[1]
+
+
+SWAPPED = [*WORDS[:10], WORDS[11], WORDS[10], *WORDS[12:]]
+RENAMED = [*WORDS[:-1], "other"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(SWAPPED, "2 token(s) have another id"), (RENAMED, "1 id(s) mean another token: 'other'")],
+)
+def test_a_tokenizer_with_other_ids_is_refused(words, message, base, source):
+    tokenizer(words).save_pretrained(source)
+    faults, _ = check(base, source)
+    assert message in faults[0]
+
+
+def test_added_tokens_are_a_warning(base, source):
+    tokenizer([*WORDS, "<tool>"]).save_pretrained(source)
+    faults, warnings = check(base, source)
+    assert not faults
+    assert "its tokenizer adds '<tool>'" in warnings[0]
+
+
+def test_other_merge_rules_are_refused(base, source):
+    for folder, rules in ((base, [["a", "b"]]), (source, ["b a"])):
+        content = json.loads((folder / "tokenizer.json").read_text())
+        content["model"]["merges"] = rules
+        (source / f"{folder.name}.json").write_text(json.dumps(content))
+    from automerge.checkpoints.tokenizers import compare_models
+
+    ours, theirs = (json.loads((source / f"{n}.json").read_text()) for n in ("base", "source"))
+    assert compare_models(ours, theirs)[0] == [
+        "its merge rules differ: the same text becomes other tokens"
+    ]
+    assert compare_models(ours, ours | {"model": ours["model"] | {"merges": ["a b"]}})[0] == []
+
+
+def test_other_roles_and_templates_are_warnings(base, source):
+    edit(source / "tokenizer_config.json", eos_token={"content": "w5"})
+    (source / "chat_template.jinja").write_text("{{ messages }}")
+    faults, warnings = check(base, source)
+    assert not faults
+    assert "its eos_token is 'w5', '</s>' in the base" in warnings[0]
+    assert "chat template differs" in warnings[1]
+
+
+def test_a_source_without_a_tokenizer_uses_the_bases(base, source):
+    (source / "tokenizer.json").unlink()
+    (source / "tokenizer_config.json").unlink()
+    assert check(base, source) == ([], [])
+
+
+@pytest.mark.parametrize("content", ['{"added_tokens": [1]}', '{"model": {"vocab": [[]]}}'])
+def test_a_tokenizer_file_that_is_none_is_a_fault(content, base, source):
+    (source / "tokenizer.json").write_text(content)
+    faults, _ = check(base, source)
+    assert "tokenizer.json" in faults[0]
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "generation_config.json"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"auto_map": {"AutoModel": "evil.Model"}},
+        {"sub": {"deep": [{"trust_remote_code": True}]}},
+        {"custom_generate": "org/evil"},
+    ],
+    ids=lambda c: next(iter(c)),
+)
+def test_whatever_asks_to_run_code_is_refused(file, change, base, source):
+    edit(source / file, **change)
+    [fault] = scan(source)
+    assert "run code" in fault.message
+    assert fault.message in check(base, source)[0]
+
+
+def test_a_switch_that_is_off_asks_for_nothing(source):
+    edit(source / "config.json", trust_remote_code=False, auto_map=None)
+    assert scan(source) == []
+
+
+def test_quantised_weights_are_refused(source):
+    edit(source / "config.json", quantization_config={"bits": 4})
+    [fault] = scan(source)
+    assert "quantised" in fault.message
+
+
+def test_all_faults_of_all_models_come_at_once(base, source, tmp_path):
+    edit(source / "config.json", auto_map={"AutoModel": "evil.Model"})
+    other = save(llama(hidden_size=32), tmp_path / "other")
+    found = check_models(
+        ("base", open_checkpoint(base)),
+        {"a": open_checkpoint(source), "b": open_checkpoint(other)},
+    )
+    assert len(found.faults) == 3

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from automerge.errors import PreflightError
+from automerge.evaluation.split import SplitPlan, document_hash, split_documents
+from automerge.trial import PARTS
+
+DOCS = {
+    "a": [{"q": f"question {i}"} for i in range(400)],
+    "b": [{"q": f"question {i}"} for i in range(390, 600)],
+}
+OBJECTIVES = {"a": ("a",), "b": ("b",), "both": ("a", "b")}
+
+
+def part_of(split):
+    return {
+        (task, doc_id): part
+        for part in PARTS
+        for task, ids in split.items(part).items()
+        for doc_id in ids
+    }
+
+
+def test_every_document_is_in_exactly_one_part_of_about_its_share():
+    split = split_documents(DOCS, OBJECTIVES, SplitPlan())
+    listed = [i for part in PARTS for ids in split.items(part).values() for i in ids]
+    assert len(listed) == len(part_of(split)) == 610
+    assert 160 <= len(split.items("search")["a"]) <= 240
+    assert 70 <= len(split.items("test")["a"]) <= 130
+
+
+def test_equal_documents_share_a_part_within_and_across_tasks():
+    docs = {"a": [*DOCS["a"], *DOCS["a"][::-1]], "b": DOCS["b"]}
+    where = part_of(split_documents(docs, OBJECTIVES, SplitPlan()))
+    for i in range(400):
+        assert where["a", i] == where["a", 799 - i]
+    for i in range(10):
+        assert where["a", 390 + i] == where["b", i]
+
+
+def test_documents_added_later_move_no_other():
+    before = part_of(split_documents(DOCS, OBJECTIVES, SplitPlan()))
+    more = {**DOCS, "b": [*DOCS["b"], {"q": "new"}]}
+    after = part_of(split_documents(more, OBJECTIVES, SplitPlan()))
+    assert before.items() <= after.items()
+
+
+def test_salt_and_documents_change_the_digest_and_key_order_does_not():
+    digest = split_documents(DOCS, OBJECTIVES, SplitPlan()).digest
+    assert digest != split_documents(DOCS, OBJECTIVES, SplitPlan(salt="x")).digest
+    changed = {**DOCS, "b": [*DOCS["b"][:-1], {"q": "other"}]}
+    assert digest != split_documents(changed, OBJECTIVES, SplitPlan()).digest
+    assert document_hash({"a": 1, "b": 2}) == document_hash({"b": 2, "a": 1})
+
+
+def test_limits_keep_a_subset_that_grows_with_the_limit():
+    def kept(limit):
+        plan = SplitPlan(max_items={"search": limit})
+        split = split_documents(DOCS, {"both": ("a", "b")}, plan)
+        return {(task, i) for task, ids in split.items("search").items() for i in ids}
+
+    assert len(kept(50)) == 50
+    assert kept(50) < kept(80)
+    everything = split_documents(DOCS, {"both": ("a", "b")}, SplitPlan())
+    whole = {(task, i) for task, ids in everything.items("search").items() for i in ids}
+    assert kept(80) < whole
+
+
+def test_every_part_too_small_is_named_with_its_numbers():
+    with pytest.raises(PreflightError) as caught:
+        split_documents({"a": DOCS["a"][:12]}, {"tiny": ("a",)}, SplitPlan())
+    message = str(caught.value)
+    assert message.count("objective 'tiny'") >= 2
+    assert "of 12 documents" in message
+    assert "at least 8" in message
+
+
+def test_a_part_with_no_share_may_be_empty():
+    plan = SplitPlan(fractions={"search": 0.5, "select": 0.0, "test": 0.5})
+    split = split_documents(DOCS, OBJECTIVES, plan)
+    assert not any(split.items("select").values())
+
+
+def test_shares_must_add_up():
+    with pytest.raises(ValueError, match="add up to 1"):
+        SplitPlan(fractions={"search": 0.5, "select": 0.1, "test": 0.1})
+
+
+@given(st.recursive(st.none() | st.floats() | st.text() | st.binary(), st.lists, max_leaves=5))
+def test_any_document_can_be_hashed(value):
+    assert document_hash({"x": value}) == document_hash({"x": value})

@@ -1,0 +1,209 @@
+"""Laws that every merge method keeps, over METHODS."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from automerge.merging import InvalidMerge, ResidentEngine
+from automerge.methods import METHODS, Method, check_recipe
+from automerge.methods.uniform import uniform
+from automerge.recipe import Profile, Recipe, RecipeSource
+from tests.merging.memory import MemoryCheckpoint
+from tests.methods.oracles import ORACLES
+
+NAME = "model.layers.0.mlp.up_proj.weight"
+SHAPES = [(7, 5), (64,), (), (3, 2, 4)]
+ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+VALUES = {
+    "weight": (0.7, -0.3, 0.9, 0.4),
+    "density": (0.5, 0.31, 0.8, 1.0),
+    "lambda": 0.8,
+    "t": 0.3,
+}
+
+
+def count(method: Method) -> int:
+    return min(method.max_sources or 3, max(3, method.min_sources))
+
+
+def tensors(n: int, shape=(7, 5), dtype=torch.float32) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    base = torch.randn(shape, generator=generator)
+    return [base.to(dtype)] + [
+        (base + torch.randn(shape, generator=generator)).to(dtype) for _ in range(n)
+    ]
+
+
+def recipe(method: Method, switch: bool = True, **changes) -> Recipe:
+    names = [f"m{i}" for i in range(count(method))]
+    knobs = {
+        k.name: Profile.of(VALUES[k.name]) if k.kind == "float" else switch
+        for k in method.recipe_knobs
+    }
+    sources = tuple(
+        RecipeSource(n, {k.name: Profile.of(VALUES[k.name][i]) for k in method.source_knobs})
+        for i, n in enumerate(names)
+    )
+    made = Recipe(method.name, sources, base="base" if method.anchored else None, knobs=knobs)
+    return dataclasses.replace(made, **changes)
+
+
+def merge(recipe: Recipe, base: torch.Tensor, *sources: torch.Tensor) -> torch.Tensor:
+    named = {"base": base} | {f"m{i}": s for i, s in enumerate(sources)}
+    engine = ResidentEngine({n: MemoryCheckpoint({NAME: t}) for n, t in named.items()})
+    [(_, merged)] = engine.merge(recipe)
+    return merged
+
+
+def test_methods_import_without_torch():
+    code = "import sys, automerge.methods; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@ALL
+def test_declaration_is_consistent(method):
+    assert METHODS[method.name] is method
+    assert method.paper
+    for knob in method.knobs:
+        low, high = knob.domain
+        assert low <= float(knob.default) <= high
+        if knob.search:
+            assert low <= knob.search[0] < knob.search[1] <= high
+        assert (knob.neutral is None) == (knob.kind == "bool")
+    assert check_recipe(recipe(method), METHODS) == []
+
+
+@ALL
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_shape_and_dtype_are_kept_and_inputs_untouched(method, shape, dtype):
+    inputs = tensors(count(method), shape, dtype)
+    before = [t.clone() for t in inputs]
+    merged = merge(recipe(method), *inputs)
+    assert merged.shape == shape
+    assert merged.dtype == dtype
+    assert all(torch.equal(a, b) for a, b in zip(inputs, before, strict=True))
+
+
+@ALL
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_neutral_knobs_return_the_base_or_the_first_source_bit_for_bit(method, dtype):
+    inputs = tensors(count(method), dtype=dtype)
+    made = recipe(method)
+    neutral = {k.name: Profile.of(float(k.neutral)) for k in method.source_knobs}
+    sources = [RecipeSource(s.name, neutral) for s in made.sources]
+    if not method.anchored:
+        sources[0] = RecipeSource(sources[0].name, {})
+    knobs = {
+        k.name: Profile.of(float(k.neutral)) for k in method.recipe_knobs if k.neutral is not None
+    }
+    made = dataclasses.replace(made, sources=tuple(sources), knobs=knobs)
+    assert torch.equal(merge(made, *inputs), inputs[0 if method.anchored else 1])
+
+
+@ALL
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sources_equal_to_the_base_change_nothing(method, dtype):
+    base = tensors(0, dtype=dtype)[0]
+    merged = merge(recipe(method), base, *[base.clone()] * count(method))
+    if method.anchored:
+        assert torch.equal(merged, base)
+    else:
+        torch.testing.assert_close(merged, base, rtol=1e-6 if dtype == torch.float32 else 0, atol=0)
+
+
+@ALL
+def test_source_order_matters_only_where_declared(method):
+    inputs = tensors(count(method))
+    made = recipe(method)
+    backwards = dataclasses.replace(made, sources=made.sources[::-1])
+    same = torch.allclose(merge(made, *inputs), merge(backwards, *inputs), rtol=1e-5, atol=1e-6)
+    assert same != method.ordered
+
+
+@ALL
+def test_same_recipe_gives_the_same_bits_and_another_seed_matters_only_where_declared(method):
+    inputs = tensors(count(method))
+    first = merge(recipe(method), *inputs)
+    assert torch.equal(first, merge(recipe(method), *inputs))
+    reseeded = merge(recipe(method, seed=9), *inputs)
+    assert torch.equal(first, reseeded) != method.seeded
+
+
+@ALL
+@pytest.mark.parametrize("switch", [False, True])
+@pytest.mark.parametrize("n", [35, 66_001])
+def test_method_agrees_with_the_paper_in_float64(method, switch, n):
+    inputs = tensors(count(method), (n,))
+    made = recipe(method, switch)
+    uniforms = [uniform(0, NAME, s.name, 0, n).double().numpy() for s in made.sources]
+    each = [{k: p.parts[0][1][0] for k, p in s.knobs.items()} for s in made.sources]
+    knobs = {k: v.parts[0][1][0] if isinstance(v, Profile) else v for k, v in made.knobs.items()}
+    base, *sources = (t.double().numpy() for t in inputs)
+    expected = ORACLES[method.name](base, sources, each, knobs, uniforms)
+    np.testing.assert_allclose(merge(made, *inputs).numpy(), expected, rtol=2e-5, atol=2e-5)
+
+
+@ALL
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("where", [0, 1, -1])
+def test_a_poisoned_element_is_never_merged_into_a_finite_model(method, poison, where):
+    inputs = tensors(count(method))
+    if not method.anchored and where == 0:
+        where = 1
+    inputs[where][3, 2] = poison
+    with pytest.raises(InvalidMerge, match=NAME):
+        merge(recipe(method), *inputs)
+
+
+@ALL
+def test_coefficients_ask_only_for_declared_statistics(method):
+    class Declared:
+        size = 10
+
+        def inner(self, i, j):
+            assert "gram" in method.statistics
+            return 1.0 if i == j else 0.5
+
+        def magnitude(self, i, k):
+            assert "magnitude" in method.statistics
+            return 0.1 * (11 - k)
+
+    from automerge.recipe import Place
+
+    made = recipe(method)
+    scalars = method.coefficients(method.values(made, Place(NAME, "mlp", 0.0)), Declared())
+    assert len(scalars.each) == len(made.sources)
+
+
+@ALL
+def test_kernel_does_not_depend_on_the_cut_into_blocks(method):
+    from automerge.methods import Operands
+    from automerge.recipe import Place
+
+    class Fixed:
+        size = 64
+
+        def inner(self, i, j):
+            return 1.0 if i == j else 0.5
+
+        def magnitude(self, i, k):
+            return 0.4
+
+    made, inputs = recipe(method), tensors(count(method), (64,))
+    uniforms = [uniform(0, NAME, s.name, 0, 64) for s in made.sources] if method.seeded else []
+    scalars = method.coefficients(method.values(made, Place(NAME, "mlp", 0.0)), Fixed())
+
+    def kernel(cut: slice) -> torch.Tensor:
+        base, *sources = (t[cut] for t in inputs)
+        anchor = base if method.anchored else None
+        return method.kernel(Operands(anchor, sources, [u[cut] for u in uniforms]), scalars)
+
+    pieces = torch.cat([kernel(slice(0, 13)), kernel(slice(13, 50)), kernel(slice(50, 64))])
+    assert torch.equal(kernel(slice(None)), pieces)

@@ -1,0 +1,59 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from automerge.report.table import FrontTable
+
+from .factory import OBJECTIVES, PERPLEXITY, all_failed, empty, running, study
+
+RESULT = study(n_trials=20)
+
+
+def printed(result, width):
+    file = io.StringIO()
+    Console(file=file, width=width, color_system=None).print(FrontTable(result))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
+def test_every_line_fits_and_every_number_is_there(width):
+    text = printed(RESULT, width)
+    assert all(len(line) <= width for line in text.splitlines())
+    assert "\x1b" not in text
+    assert "…" not in text
+    for name in ("maths-expert", "base", "uniform"):
+        assert name in text
+    assert text.count("±") > 40
+
+
+def test_the_last_words_are_the_conclusion():
+    assert "could have shown" in printed(RESULT, 200).splitlines()[-1]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_old_encodings_are_no_trouble(encoding):
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding=encoding)
+    result = study(OBJECTIVES[:2], n_trials=6, sources=("数学", "β", "z"), name="研究")
+    Console(file=file, width=100).print(FrontTable(result))
+    file.flush()
+    assert b"uniform" in raw.getvalue()
+
+
+def test_markup_in_names_is_text():
+    result = study(OBJECTIVES[:2], n_trials=6, sources=("[red]x[/red]", "[/]", "y"))
+    assert "[red]x[/red]" in printed(result, 200)
+
+
+@pytest.mark.parametrize("make", [running, all_failed, empty])
+def test_studies_without_a_front_are_described(make):
+    assert printed(make(study(n_trials=6)), 60).strip()
+
+
+def test_percent_and_other_units_have_their_own_decimals():
+    text = printed(study((OBJECTIVES[0], PERPLEXITY), n_trials=6), 120)
+    base = next(line for line in text.splitlines() if line.lstrip().startswith("base"))
+    cells = base.split()
+    assert len(cells[1].split(".")[1]) == 1
+    assert len(cells[4].split(".")[1]) in (2, 3)

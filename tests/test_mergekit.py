@@ -1,0 +1,382 @@
+"""mergekit's YAML in and out, against its rules written out naively."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from automerge.checkpoints.places import places
+from automerge.errors import ConfigError
+from automerge.mergekit import is_mergekit, parse_mergekit, to_mergekit
+from automerge.methods import METHODS
+from automerge.recipe import Place, Profile, Recipe, RecipeSource
+from automerge.yaml_file import parse_yaml
+from tests.recipe_strategies import recipes
+
+LAYER = (
+    "input_layernorm.weight",
+    "mlp.down_proj.weight",
+    "mlp.up_proj.weight",
+    "post_attention_layernorm.weight",
+    "self_attn.o_proj.weight",
+    "self_attn.q_proj.bias",
+    "self_attn.q_proj.weight",
+)
+
+
+def llama(n_layers: int) -> list[Place]:
+    names = ["lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"]
+    names += [f"model.layers.{i}.{name}" for i in range(n_layers) for name in LAYER]
+    return list(places(names).values())
+
+
+def mergekit_value(setting: object, tensor: str, t: float) -> float | None:
+    """mergekit's evaluation of one parameter, from its documentation."""
+    if isinstance(setting, int | float):
+        return float(setting)
+    if isinstance(setting, list) and isinstance(setting[0], dict):
+        for entry in setting:
+            if entry.get("filter", "*") == "*" or entry["filter"] in tensor:
+                return mergekit_value(entry["value"], tensor, t)
+        return None
+    scaled = t * (len(setting) - 1)
+    left = math.floor(scaled)
+    right = min(left + 1, len(setting) - 1)
+    return setting[left] + (scaled - left) * (setting[right] - setting[left])
+
+
+def mergekit_t(place: Place, n_layers: int) -> float:
+    if place.layer is None:
+        return 0.0  # embeddings, and since 0.1.0 final norm and head too
+    return place.layer / (n_layers - 1) if n_layers > 1 else 1.0
+
+
+def mergekit_values(config: dict, place: Place, n_layers: int) -> dict[tuple, float | None]:
+    """All float parameters at one tensor: (model index or None, name) → value."""
+    t = mergekit_t(place, n_layers)
+    values = {}
+    for name, setting in config.get("parameters", {}).items():
+        if not isinstance(setting, bool):
+            values[None, name] = mergekit_value(setting, place.tensor, t)
+    for i, model in enumerate(config["models"]):
+        for name, setting in model.get("parameters", {}).items():
+            values[i, name] = mergekit_value(setting, place.tensor, t)
+    return values
+
+
+def our_values(recipe: Recipe, place: Place) -> dict[tuple[int | None, str], float]:
+    resolved = METHODS[recipe.method].values(recipe, place)
+    values: dict[tuple[int | None, str], float] = {(None, k): v for k, v in resolved.number.items()}
+    for name, each in resolved.each.items():
+        values |= {(i, name): v for i, v in enumerate(each)}
+    return values
+
+
+MODELS = {"base": "org/base", **{f"model{i}": f"org/model{i}@main" for i in range(4)}}
+
+
+@settings(max_examples=100, deadline=None)
+@given(recipes(), st.sampled_from([1, 2, 3, 12]))
+def test_what_is_exported_has_the_same_value_on_every_tensor_in_mergekit(recipe, n_layers):
+    model = llama(n_layers)
+    config = yaml.safe_load(to_mergekit(recipe, MODELS, model).text)
+    defaults = {"density": 1.0, "lambda": 1.0}
+    for place in model:
+        theirs = mergekit_values(config, place, n_layers)
+        for (i, name), value in our_values(recipe, place).items():
+            got = theirs.get((i, name), defaults.get(name))
+            assert got == pytest.approx(value, abs=1e-8), (place, name)
+
+
+@settings(max_examples=100, deadline=None)
+@given(recipes(), st.sampled_from([1, 2, 5, 12]))
+def test_what_is_exported_is_imported_with_the_same_value_on_every_tensor(recipe, n_layers):
+    model = llama(n_layers)
+    export = to_mergekit(recipe, MODELS, model)
+    read = parse_mergekit(parse_yaml(export.text, "f"), Path("/nowhere"))
+    assert read.recipe.method == recipe.method
+    assert read.recipe.dtype == recipe.dtype
+    names = [read.models[source.name] for source in read.recipe.sources]
+    assert names == [MODELS[source.name] for source in recipe.sources]
+    for place in model:
+        ours = METHODS[recipe.method].values(recipe, place)
+        again = METHODS[recipe.method].values(read.recipe, place)
+        assert again.switch == ours.switch
+        for name, value in our_values(read.recipe, place).items():
+            assert value == pytest.approx(our_values(recipe, place)[name], abs=2e-6)
+
+
+def parse(text: str, folder: Path = Path("/nowhere")):
+    return parse_mergekit(parse_yaml(text, "m.yaml"), folder)
+
+
+def value(recipe: Recipe, source: int | None, knob: str, tensor: str, n_layers: int = 3) -> float:
+    place = next(place for place in llama(n_layers) if place.tensor == tensor)
+    return our_values(recipe, place)[source, knob]
+
+
+TIES = """\
+merge_method: ties
+base_model: org/base
+models:
+  - model: org/base
+  - model: org/math
+    parameters:
+      density: [1, 0.5, 0.1]
+      weight:
+        - filter: mlp
+          value: [0.2, 0.8]
+        - value: 0.3
+  - model: org/code@v1
+    parameters: {weight: 0.5}
+parameters:
+  normalize: true
+  density: 0.7
+  int8_mask: true
+dtype: bfloat16
+"""
+
+
+def test_gradients_filters_and_levels_are_read_as_mergekit_does():
+    read = parse(TIES)
+    recipe = read.recipe
+    assert read.models == {"base": "org/base", "math": "org/math", "code": "org/code@v1"}
+    assert (recipe.method, recipe.base, recipe.dtype) == ("ties", "base", "bfloat16")
+    assert [source.name for source in recipe.sources] == ["math", "code"]
+    middle = "model.layers.1.mlp.up_proj.weight"
+    assert value(recipe, 0, "weight", middle) == pytest.approx(0.5)
+    assert value(recipe, 0, "weight", "model.layers.2.self_attn.q_proj.weight") == 0.3
+    assert value(recipe, 0, "density", middle) == pytest.approx(0.5)
+    assert value(recipe, 1, "density", middle) == 0.7
+    assert value(recipe, 0, "density", "model.embed_tokens.weight") == 1
+    # Since #534 mergekit gives final norm and head the first value of a gradient.
+    assert value(recipe, 0, "density", "lm_head.weight") == 1
+    assert value(recipe, 0, "density", "model.norm.weight") == 1
+    assert any("first value" in note for note in read.notes)
+
+
+def test_a_filter_list_of_a_model_falls_back_to_the_global_one():
+    read = parse(
+        """\
+merge_method: linear
+models:
+  - model: org/a
+    parameters:
+      weight: [{filter: mlp, value: 0.1}]
+  - {model: org/b}
+parameters:
+  weight:
+    - {filter: up_proj, value: 0.2}
+    - {filter: "*", value: 0.3}
+    - {filter: q_proj, value: 0.4}
+"""
+    )
+    up, q = "model.layers.0.mlp.up_proj.weight", "model.layers.0.self_attn.q_proj.weight"
+    assert [value(read.recipe, i, "weight", up) for i in (0, 1)] == [0.1, 0.2]
+    assert [value(read.recipe, i, "weight", q) for i in (0, 1)] == [0.3, 0.3]
+
+
+def test_a_filter_is_a_substring_whatever_it_holds():
+    read = parse(
+        """\
+merge_method: linear
+models:
+  - model: org/a
+    parameters: {weight: [{filter: "[a-z]?", value: 0.1}, {value: 0.2}]}
+"""
+    )
+    assert value(read.recipe, 0, "weight", "lm_head.weight") == 0.2
+
+
+@pytest.mark.parametrize("order", ["base first", "base last", "base only as base_model"])
+def test_slerp_starts_at_the_base(order):
+    listed = {
+        "base first": "models: [{model: org/base}, {model: org/a}]",
+        "base last": "models: [{model: org/a}, {model: org/base}]",
+        "base only as base_model": "models: [{model: org/a}]",
+    }[order]
+    read = parse(
+        f"merge_method: slerp\nbase_model: org/base\n{listed}\nparameters: {{t: [0, 0.5]}}"
+    )
+    assert [read.models[s.name] for s in read.recipe.sources] == ["org/base", "org/a"]
+    assert value(read.recipe, None, "t", "model.layers.2.mlp.up_proj.weight") == 0.5
+    assert value(read.recipe, None, "t", "lm_head.weight") == 0
+
+
+def test_linear_takes_an_unlisted_base_as_its_last_input():
+    read = parse(
+        "merge_method: linear\nbase_model: org/base\nmodels: [{model: org/a}]\n"
+        "parameters: {weight: 0.5}"
+    )
+    assert [source.name for source in read.recipe.sources] == ["a", "base"]
+    assert read.recipe.base is None
+
+
+SLICES = """\
+merge_method: slerp
+base_model: org/base
+slices:
+  - sources:
+      - {model: org/base, layer_range: [0, 32]}
+      - {model: org/a, layer_range: [0, 32]}
+    parameters: {t: 0.25}
+parameters: {t: 0.5}
+"""
+
+
+def test_one_slice_of_all_layers_is_read_and_decides_before_the_whole():
+    read = parse(SLICES)
+    assert read.recipe.knobs["t"] == Profile.of(0.25)
+    assert read.notes == ("layer_range [0, 32] is taken for all layers",)
+
+
+def test_the_layers_of_a_local_model_are_checked(tmp_path):
+    for name in ("a", "base"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text('{"num_hidden_layers": 32}')
+    local = SLICES.replace("org/", "./")
+    assert parse(local, tmp_path).notes == ()
+    with pytest.raises(ConfigError, match=r"m.yaml:5:38: expected all layers, \[0, 32\], of"):
+        parse(local.replace("32]", "16]"), tmp_path)
+
+
+def test_two_models_of_one_name_get_two_names():
+    read = parse(
+        "merge_method: linear\nmodels: [{model: x/m}, {model: y/m}, {model: z/base}]\n"
+        "parameters: {weight: 1}"
+    )
+    assert read.models == {"m": "x/m", "m-2": "y/m", "base-2": "z/base"}
+
+
+def test_an_adapter_is_read_as_a_source_of_its_own():
+    read = parse(TIES.replace("org/math", "org/base+org/lora"))
+    assert read.models["lora"] == "org/lora"
+    with pytest.raises(ConfigError, match=r"m.yaml:5:12: an adapter must be one of base_model"):
+        parse(TIES.replace("org/math", "org/other+org/lora"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "density: 0.7",
+            "denstiy: 0.7",
+            ":16:3: unknown parameter of ties 'denstiy'; did you mean 'd",
+        ),
+        ("weight: 0.5", "wieght: 0.5", ":13:18: unknown parameter of a model in ties 'wieght'"),
+        ("{weight: 0.5}", "{density: 0.5}", ":12:5: mergekit needs a weight for each model"),
+        ("        - value: 0.3\n", "", ":9:9: no weight where no filter matches; end the list"),
+        ("density: 0.7", "density: 1.7", ":16:12: density must lie in [0, 1]; got 1.7"),
+        ("density: 0.7", "density: high", ":16:12: expected a number or a list of numbers"),
+        ("density: 0.7", "rescale: true", ":16:12: ties with rescale: true is not supported yet"),
+        ("normalize: true", "normalize: [0, 1]", ":15:14: expected true or false for all"),
+        ("merge_method: ties", "merge_method: tise", ":1:15: unknown merge method 'tise'; did you"),
+        (
+            "merge_method: ties",
+            "merge_method: della",
+            ":1:15: mergekit's della is not supported yet",
+        ),
+        ("merge_method: ties\n", "", ":1:1: missing key 'merge_method'"),
+        ("base_model: org/base\n", "", ":1:1: mergekit's ties needs a base_model"),
+        ("org/code@v1", "org/math", ":12:12: org/math is listed twice"),
+        ("org/code@v1", "./code", ":12:12: no such folder: /nowhere/code"),
+        ("dtype: bfloat16", "dtype: bf16", ":18:8: unknown dtype 'bf16'; did you mean 'bfloat16'?"),
+        ("dtype: bfloat16", "dtyp: x", ":18:1: unknown key 'dtyp'; did you mean 'dtype'?"),
+        ("dtype: bfloat16", "tokenizer_source: union", ":18:19: only the base's tokenizer is"),
+        ("dtype: bfloat16", "tokenizer: {source: base}", ":18:1: only the base's tokenizer is"),
+        ("dtype: bfloat16", "slices: []", ":18:1: expected either `models` or `slices`, got both"),
+        ("- model: org/base\n", "- org/base\n", ":4:5: expected a mapping with `model`"),
+        ("filter: mlp", "filtre: mlp", ":9:11: unknown key 'filtre'; did you mean 'filter'?"),
+    ],
+)
+def test_what_mergekit_would_ignore_or_we_cannot_do_is_refused(old, new, message):
+    assert old in TIES
+    with pytest.raises(ConfigError) as caught:
+        parse(TIES.replace(old, new))
+    assert message in str(caught.value)
+
+
+def test_several_slices_are_refused():
+    with pytest.raises(ConfigError, match=r":4:3: merges of several slices are not supported yet"):
+        parse(SLICES.replace("parameters: {t: 0.5}", "").rstrip() + "\n  - sources: []\n")
+
+
+def test_all_faults_come_together():
+    broken = TIES.replace("int8_mask", "int8mask").replace("value: 0.3", "valeu: 0.3")
+    with pytest.raises(ConfigError) as caught:
+        parse(broken.replace("weight: 0.5", "weigth: 0.5"))
+    assert len(caught.value.faults) >= 3
+
+
+def test_task_arithmetic_drops_the_density_that_mergekit_does_not_use():
+    read = parse(
+        TIES.replace("merge_method: ties", "merge_method: task_arithmetic").replace(
+            "normalize: true", "normalize: false"
+        )
+    )
+    assert "density" not in read.recipe.sources[0].knobs
+    assert any("uses no density" in note for note in read.notes)
+
+
+@pytest.mark.parametrize("method", ["dare_ties", "dare_linear"])
+def test_the_difference_in_rescaling_is_told_both_ways(method):
+    text = TIES.replace("merge_method: ties", f"merge_method: {method}")
+    read = parse(text.replace("normalize: true", "normalize: false"))
+    assert any("1/density" in note for note in read.notes)
+    export = to_mergekit(read.recipe, read.models, llama(2))
+    assert any("1/density" in difference for difference in export.differences)
+    assert "# Not the same: mergekit rescales" in export.text
+
+
+def test_components_become_the_filters_a_person_would_write():
+    weight = Profile.of({"attention": [0.1, 0.9], "norm": 0.5, "default": 0.2})
+    recipe = Recipe("linear", (RecipeSource("model0", {"weight": weight}),))
+    config = yaml.safe_load(to_mergekit(recipe, MODELS, llama(40)).text)
+    assert config["models"][0]["parameters"]["weight"] == [
+        {"filter": "self_attn", "value": [0.1, 0.9]},
+        {"filter": "norm", "value": 0.5},
+        {"value": 0.2},
+    ]
+
+
+def test_the_last_value_of_a_gradient_is_written_out_for_final_norm_and_head():
+    recipe = Recipe("linear", (RecipeSource("model0", {"weight": Profile.of([0.1, 0.9])}),))
+    config = yaml.safe_load(to_mergekit(recipe, MODELS, llama(4)).text)
+    assert config["models"][0]["parameters"]["weight"] == [
+        {"filter": "model.norm.weight", "value": 0.9},
+        {"filter": "lm_head.weight", "value": 0.9},
+        {"value": [0.1, 0.9]},
+    ]
+
+
+def test_names_that_are_part_of_others_are_told_apart():
+    names = ["norm.weight", *(f"layers.{i}.norm.weight" for i in range(12)), "layers.1.x.weight"]
+    model = list(places(names).values())
+    weight = Profile.of({"layers.1.n*": 0.1, "norm*": 0.7, "default": [0.2, 0.3]})
+    recipe = Recipe("linear", (RecipeSource("model0", {"weight": weight}),))
+    config = yaml.safe_load(to_mergekit(recipe, MODELS, model).text)
+    for place in model:
+        got = mergekit_values(config, place, 12)[0, "weight"]
+        assert got == pytest.approx(weight.at(place), abs=1e-8)
+
+
+def test_an_adapter_is_written_onto_its_base():
+    recipe = Recipe("task_arithmetic", (RecipeSource("model0", {}),), base="base")
+    text = to_mergekit(recipe, MODELS, llama(2), adapters=["model0"]).text
+    assert yaml.safe_load(text)["models"][0]["model"] == "org/base+org/model0@main"
+
+
+def test_a_method_mergekit_lacks_is_refused():
+    with pytest.raises(ConfigError, match="mergekit has no equal of 'unknown'"):
+        to_mergekit(Recipe("unknown", ()), MODELS, llama(1))
+
+
+def test_mergekit_files_are_told_from_ours():
+    assert is_mergekit({"merge_method": "linear"})
+    assert is_mergekit({"models": [{"model": "a"}]})
+    assert not is_mergekit({"method": "linear", "models": {"a": "b"}})
