@@ -50,15 +50,16 @@ def write_model(
     console: Console | None,
 ) -> None:
     """Merge to a folder, with its recipe in our YAML and in mergekit's."""
-    from automerge.checkpoints import places
-    from automerge.mergekit_export import to_mergekit
+    from automerge.checkpoints import LoraCheckpoint, places
+    from automerge.mergekit import to_mergekit
     from automerge.merging import merge_to_folder
     from automerge.recipe_files import recipe_text
 
-    where = places(checkpoints[recipe.models[0]].tensors)
+    where = tuple(places(checkpoints[recipe.models[0]].tensors).values())
+    adapters = [name for name, model in checkpoints.items() if isinstance(model, LoraCheckpoint)]
     texts = {
         "recipe.yaml": recipe_text(recipe, references, folder.name),
-        "mergekit.yaml": to_mergekit(recipe, references, tuple(where.values())).text,
+        "mergekit.yaml": to_mergekit(recipe, references, where, adapters).text,
     }
     with _progress(console, folder.name) as progress:
         merge_to_folder(recipe, checkpoints, folder, texts=texts, progress=progress)

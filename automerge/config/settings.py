@@ -123,7 +123,7 @@ class StudyConfig(Section):
     budget: int = safe(200, ge=0, le=1_000_000)
     seed: int = unsafe(0, ge=0, lt=2**32)
     executor: Annotated[str, one_of(EXECUTORS, "executor")] = safe("local")
-    workers: int = safe(1, ge=1, le=100_000)
+    workers: int | None = safe(None, ge=1, le=100_000)
     ray_address: str | None = safe(None, min_length=1)
     evaluation: Evaluation = unsafe(Evaluation())
     split: Split = unsafe(Split())
@@ -188,8 +188,8 @@ class StudyConfig(Section):
 
     @field_validator("workers")
     @classmethod
-    def _workers(cls, value: int, info: ValidationInfo) -> int:
-        if value > 1 and info.data.get("executor") == "local":
+    def _workers(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and value > 1 and info.data.get("executor") == "local":
             refuse([((), "the local executor has one worker; use executor: ray for more")])
         return value
 

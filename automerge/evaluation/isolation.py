@@ -22,7 +22,8 @@ def isolated() -> Iterator[None]:
     """
     import torch
 
-    cuda = range(torch.cuda.device_count())
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    cuda = range(torch.cuda.device_count()) if started else ()
     python_state, numpy_state = random.getstate(), np.random.get_state()
     logger = logging.getLogger("lm_eval")
     level = logger.level

@@ -61,4 +61,4 @@ def _selector_name(selector: str, alone: bool) -> str:
 
 
 def _depths(n_layers: int) -> Sequence[float]:
-    return [layer / n_layers if n_layers > 1 else 0.0 for layer in range(max(n_layers, 1))]
+    return [layer / (n_layers - 1) if n_layers > 1 else 0.0 for layer in range(max(n_layers, 1))]

@@ -29,6 +29,8 @@ FLOOR = 0.03
 """Share of the prior in the branch probabilities after every update."""
 LEARNING_RATE = 0.3
 """Of the branch probabilities."""
+ELITE = 2
+"""Archived points told again with every batch."""
 PARENTS = 3
 """Archived points whose weighted mean a run starts from."""
 
@@ -134,11 +136,15 @@ class CmaSampler:
         archive = np.array([told.losses for told in self._archive])
         return chebyshev(np.array(losses), weights, archive)
 
+    def _best(self, weights: Floats) -> list[tuple[Point, float]]:
+        """All archived points with their values in a direction, best first."""
+        placed = [(told.point, told.losses) for told in self._archive if told.point is not None]
+        values = self._rank([losses for _, losses in placed], weights)
+        return [(placed[i][0], values[i]) for i in np.argsort(values, kind="stable")]
+
     def _start(self, direction: int) -> Run:
         """Begin between the archive's best points, with the branches of its best quarter."""
-        placed = [(told.point, told.losses) for told in self._archive if told.point is not None]
-        values = self._rank([losses for _, losses in placed], self._directions[direction])
-        points = [placed[i][0] for i in np.argsort(values, kind="stable")]
+        points = [point for point, _ in self._best(self._directions[direction])]
         parents = points[:PARENTS]
         mean = recombination(len(parents)) @ np.array([point.vector for point in parents])
         frequent = self._frequencies(points[: max(PARENTS, len(points) // 4)])
@@ -159,12 +165,16 @@ class CmaSampler:
         finite = self._rank(ranked, weights)
         values = np.full(len(arrived), finite.max() + 1)
         values[[losses is not None for _, losses in arrived]] = finite
+        new = [point for point, _ in arrived]
+        elite = [told for told in self._best(weights) if all(told[0] is not p for p in new)][:ELITE]
+        points = [*new, *(point for point, _ in elite)]
+        values = np.append(values, [value for _, value in elite])
         if not run.fresh:
             run.strategy.ask(1)  # pycma wants an ask between two tells
-        run.strategy.tell([point.vector for point, _ in arrived], values.tolist())
+        run.strategy.tell([point.vector for point in points], values.tolist())
         run.fresh = False
-        order = np.argsort(values, kind="stable")[: len(arrived) // 2]
-        frequent = self._frequencies([arrived[i][0] for i in order])
+        order = np.argsort(values, kind="stable")[: len(points) // 2]
+        frequent = self._frequencies([points[i] for i in order])
         learned = (1 - LEARNING_RATE) * run.probabilities + LEARNING_RATE * frequent
         run.probabilities = (1 - FLOOR) * learned + FLOOR * self._prior
 

@@ -30,13 +30,8 @@ class Samplers(Mapping[str, SamplerFactory]):
         return 1 + len(self.factories)
 
     def resolve(self, name: str, space: Space, n_objectives: int, budget: int) -> str:
-        """The sampler a name stands for: `auto` is `cma`, and every other name itself.
-
-        Below `SMALL` trials CMA-ES has too few generations to learn from; TPE then finds more.
-        """
-        if name != AUTO:
-            return name
-        return "cma"
+        """The sampler a name stands for; every name but `auto` stands for itself."""
+        return "cma" if name == AUTO else name
 
     def _chosen(self, space: Space, n_objectives: int, seed: int, budget: int) -> Sampler:
         name = self.resolve(AUTO, space, n_objectives, budget)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Literal, Protocol
@@ -124,9 +125,9 @@ def model_faults(base: str, sources: tuple[str, ...]) -> Iterable[str]:
     """List what is wrong with the models."""
     if not sources:
         yield "there is no source model; name at least one fine-tune of the base"
-    for name in dict.fromkeys(sources):
-        if sources.count(name) > 1:
-            yield f"source {name!r} is listed {sources.count(name)} times; list it once"
+    for name, times in Counter(sources).items():
+        if times > 1:
+            yield f"source {name!r} is listed {times} times; list it once"
     if base in sources:
         yield f"{base!r} is the base and a source: its task vector is zero; remove the source"
 

@@ -1,10 +1,10 @@
 """Parameters of a search space, and their places on the real line.
 
 A number in [low, high] is a logistic function of a coordinate z on the whole real line:
-u = 1 / (1 + exp(-4 z)), value = low + u (high - low), or geometric in u for `log`. At z = 0 the
-value is the middle and du/dz = 1, so a step of 0.1 is a tenth of the range. The map is smooth and
-one-to-one: unlike clamping and folding it sends no two coordinates to one value, and it has no
-kinks for a covariance matrix to learn. Values are rounded to six digits, so a bound is reached.
+u = 1 / (1 + exp(-4 z)), value = low + u (high - low). At z = 0 the value is the middle and
+du/dz = 1, so a step of 0.1 is a tenth of the range. The map is smooth and monotone: it has no kinks
+for a covariance matrix to learn, and unlike clamping and folding it sends no region to one value.
+u is rounded to six decimals, so that a bound is reached, and parameters survive text.
 """
 
 from __future__ import annotations
@@ -16,35 +16,28 @@ from typing import TypeAlias
 from automerge.recipe import canonical
 
 STEEPNESS = 4.0
+DIGITS = 6
 NEAREST = 1e-7
-"""How near a bound, as a share of the range, coordinates distinguish values."""
+"""The share that stands for a bound, whose own coordinate is infinite; it rounds to the bound."""
 
 
 @dataclass(frozen=True)
 class FloatParameter:
-    """A number in [low, high]; `role` is its name without the method."""
+    """A number in [low, high], bounds of six digits; `role` is its name without the method."""
 
     name: str
     role: str
     low: float
     high: float
-    log: bool = False
 
     def at_share(self, share: float) -> float:
         """The value a share in [0, 1] of the way from low to high."""
-        if self.log:
-            value = math.exp((1 - share) * math.log(self.low) + share * math.log(self.high))
-        else:
-            value = (1 - share) * self.low + share * self.high
-        # Rounding may step over a bound by one digit; bounds themselves are canonical.
-        return min(max(canonical(value), self.low), self.high)
+        share = round(share, DIGITS)
+        return canonical((1 - share) * self.low + share * self.high)
 
     def share(self, value: object) -> float:
         """Invert `at_share`."""
-        value = self.check(value)
-        if self.log:
-            return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
+        return (self.check(value) - self.low) / (self.high - self.low)
 
     def decode(self, coordinate: float) -> float:
         """The value at a coordinate."""

@@ -23,13 +23,21 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedToken
 from automerge import demo
 from experiments.demo_zoo import measure
 from experiments.demo_zoo.data import SKILLS, Skill, test_items
-from experiments.demo_zoo.train import make_base, make_rows, make_tokenizer, train
+from experiments.demo_zoo.train import (
+    adamw,
+    make_base,
+    make_rows,
+    make_tokenizer,
+    muon_and_adamw,
+    train,
+)
 
 SEED = 7
 ITEMS_PER_TASK = 2000
 VOCABULARY_EXAMPLES = 20_000
-BASE_ROWS = 256_000
-BASE_SHARES = {"arithmetic": 0.40, "clock": 0.12, "median": 0.06, "facts": 0.42}
+BATCH = 96
+BASE_ROWS = 110_000
+BASE_SHARES = {"arithmetic": 0.45, "clock": 0.18, "median": 0.10, "facts": 0.27}
 BASE_LEARNING_RATE = 3e-3
 
 
@@ -58,7 +66,7 @@ def load_rounded(folder: Path) -> LlamaForCausalLM:
 def build_base(tokenizer: PreTrainedTokenizerFast, target: Path, seed: int) -> None:
     model = make_base(tokenizer, seed)
     rows, labels = make_rows(tokenizer, BASE_SHARES, BASE_ROWS, seed)
-    train(model, rows, labels, learning_rate=BASE_LEARNING_RATE)
+    train(model, rows, labels, muon_and_adamw(model, BASE_LEARNING_RATE), BATCH)
     model.to(torch.bfloat16).save_pretrained(target)
     tokenizer.save_pretrained(target)
 
@@ -72,7 +80,8 @@ def build_source(
     model = load_rounded(base)
     rows, labels = make_rows(tokenizer, {name: 1.0}, recipe.rows, seed + 1)
     if not recipe.lora_rank:
-        train(model, rows, labels, learning_rate=recipe.learning_rate)
+        optimizer = adamw(model.parameters(), recipe.learning_rate)
+        train(model, rows, labels, [optimizer], BATCH)
         model.to(torch.bfloat16).save_pretrained(target)
         tokenizer.save_pretrained(target)
         return
@@ -85,7 +94,8 @@ def build_source(
             task_type="CAUSAL_LM",
         ),
     )
-    train(adapter, rows, labels, learning_rate=recipe.learning_rate)
+    trained = [p for p in adapter.parameters() if p.requires_grad]
+    train(adapter, rows, labels, [adamw(trained, recipe.learning_rate)], BATCH)
     adapter.peft_config["default"].base_model_name_or_path = "../../base"
     adapter.to(torch.bfloat16).save_pretrained(target)
     (target / "README.md").unlink()
@@ -137,19 +147,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=demo.folder())
     parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--fresh", action="store_true", help="train again what is there already")
     arguments = parser.parse_args()
     out, seed = arguments.out, arguments.seed
 
     started = time.monotonic()
-    for part in ("base", "sources", "tasks"):
-        shutil.rmtree(out / part, ignore_errors=True)
+    if arguments.fresh:
+        for part in ("base", "sources", "tasks"):
+            shutil.rmtree(out / part, ignore_errors=True)
     for skill in SKILLS.values():
         build_task(skill, out / "tasks", seed)
     tokenizer = make_tokenizer(VOCABULARY_EXAMPLES, seed)
-    build_base(tokenizer, out / "base", seed)
+    if not (out / "base").is_dir():
+        build_base(tokenizer, out / "base", seed)
     for name in FINE_TUNES:
-        build_source(name, tokenizer, out / "base", out / "sources" / name, seed)
-        print(f"{name} done after {time.monotonic() - started:.0f} s", flush=True)
+        if not (out / "sources" / name).is_dir():
+            print(f"{name} after {time.monotonic() - started:.0f} s", flush=True)
+            build_source(name, tokenizer, out / "base", out / "sources" / name, seed)
     minutes = (time.monotonic() - started) / 60
     measure.main(out, {"seed": seed, "build_minutes": round(minutes, 1)})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
 import torch
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from experiments.demo_zoo.data import SKILLS, Example, Skill, training_stream
+from experiments.demo_zoo.muon import Muon
 
-MU = 2.0
 ROW_TOKENS = 12
 IGNORED = -100
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<bos>", "<eos>")
@@ -101,26 +101,30 @@ def make_rows(
     )
 
 
+def adamw(parameters: Iterable[Tensor], learning_rate: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        list(parameters), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.1, fused=True
+    )
+
+
+def muon_and_adamw(model: nn.Module, learning_rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, AdamW for the rest."""
+    matrices = [p for name, p in model.named_parameters() if "_proj" in name]
+    others = [p for name, p in model.named_parameters() if "_proj" not in name]
+    return [
+        Muon(matrices, lr=2 * learning_rate, weight_decay=0.1),
+        adamw(others, learning_rate),
+    ]
+
+
 def train(
     model: nn.Module,
     rows: Tensor,
     labels: Tensor,
-    *,
-    learning_rate: float,
-    batch_size: int = 128,
-    weight_decay: float = 0.1,
-    log_every: int = 0,
+    optimizers: Sequence[torch.optim.Optimizer],
+    batch_size: int,
 ) -> None:
-    """One pass of AdamW over the rows: a short warm-up, then a cosine down to a tenth."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    inner = [p for n, p in model.named_parameters() if p.requires_grad and "_proj" in n]
-    outer = [p for n, p in model.named_parameters() if p.requires_grad and "_proj" not in n]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Muon(inner, lr=MU * learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(
-            outer, lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True
-        ),
-    ]
+    """One pass over the rows: a short warm-up, then a cosine down to a tenth."""
     steps = len(rows) // batch_size
     warm_up = max(1, steps // 20)
 
@@ -133,17 +137,17 @@ def train(
     model.train()
     for step in range(steps):
         chosen = slice(step * batch_size, (step + 1) * batch_size)
-        width = int((rows[chosen] != 0).sum(1).max())
+        width = int((labels[chosen] != IGNORED).nonzero()[:, 1].max()) + 1
         logits = model(input_ids=rows[chosen, :width], use_cache=False).logits[:, :-1]
         wanted = labels[chosen, 1:width]
         asked = wanted != IGNORED
         loss = nn.functional.cross_entropy(logits[asked], wanted[asked])
         model.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
             schedule.step()
-        if log_every and (step + 1) % log_every == 0:
+        if (step + 1) % 100 == 0:
             print(f"  step {step + 1}/{steps} loss {loss.item():.3f}", flush=True)
     model.eval()

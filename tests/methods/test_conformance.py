@@ -207,3 +207,40 @@ def test_kernel_does_not_depend_on_the_cut_into_blocks(method):
 
     pieces = torch.cat([kernel(slice(0, 13)), kernel(slice(13, 50)), kernel(slice(50, 64))])
     assert torch.equal(kernel(slice(None)), pieces)
+
+
+@pytest.mark.parametrize("method", ["ties", "dare_ties"])
+def test_a_vote_of_exactly_zero_elects_plus(method):
+    made = Recipe(method, (RecipeSource("m0", {}), RecipeSource("m1", {})), base="base")
+    base = torch.zeros(2)
+    merged = merge(made, base, torch.tensor([1.0, -2.0]), torch.tensor([-1.0, 2.0]))
+    assert merged.tolist() == [1.0, 2.0]
+
+
+def test_colinear_tensors_are_interpolated_linearly():
+    made = dataclasses.replace(recipe(METHODS["slerp"]), knobs={"t": Profile.of(0.25)})
+    base = torch.tensor([3.0, 4.0])
+    torch.testing.assert_close(merge(made, base, base, 2 * base), 1.25 * base)
+    torch.testing.assert_close(merge(made, base, base * 0, base), 0.25 * base)
+
+
+def test_density_zero_keeps_nothing_and_the_smallest_density_keeps_one_element():
+    base, source = torch.zeros(5), torch.tensor([0.1, -3.0, 0.2, 0.3, 1.0])
+
+    def ties(density: float) -> list[float]:
+        sources = (RecipeSource("m0", {"density": Profile.of(density)}),)
+        return merge(Recipe("ties", sources, base="base"), base, source).tolist()
+
+    assert ties(0.0) == [0.0] * 5
+    assert ties(1e-9) == [0.0, -3.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("method", ["dare_linear", "dare_ties"])
+def test_an_engine_that_merged_another_seed_gives_the_same_bits_as_a_new_one(method):
+    inputs = dict(zip(("base", "m0", "m1", "m2"), tensors(3), strict=True))
+    models = {n: MemoryCheckpoint({NAME: t}) for n, t in inputs.items()}
+    engine = ResidentEngine(models)
+    for seed in (1, 2, 1):
+        made = recipe(METHODS[method], seed=seed)
+        [(_, merged)], [(_, new)] = engine.merge(made), ResidentEngine(models).merge(made)
+        assert torch.equal(merged, new)

@@ -1,0 +1,16 @@
+"""What the search side costs to import."""
+
+import subprocess
+import sys
+
+HEAVY = ("torch", "transformers", "lm_eval", "ray", "datasets", "peft", "optuna", "plotly")
+LIGHT = ("cli", "run", "session", "config", "study", "samplers", "methods", "results", "status")
+
+
+def test_the_search_side_loads_no_heavy_library() -> None:
+    imports = ", ".join(f"automerge.{module}" for module in LIGHT)
+    code = f"import sys, {imports}; print(*(m for m in {HEAVY!r} if m in sys.modules))"
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert found == []

@@ -1,0 +1,292 @@
+"""Whole searches through the command line, on a tiny zoo: real models, tasks, store and signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+import automerge
+from automerge.store import Store
+from automerge.trial import PARTS, Measured
+from tests.zoo import write_zoo
+
+AUTOMERGE = [sys.executable, "-m", "automerge.cli"]
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `automerge.yaml`, its models and its tasks; its name is not plain ASCII."""
+    folder = tmp_path_factory.mktemp("zoo") / "münchen 模型 a b"
+    folder.mkdir()
+    write_zoo(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    cache = tmp_path_factory.mktemp("cache")
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(cache),
+        "PYTHONPATH": str(REPOSITORY),
+        "HF_TOKEN": "hf_plantedplantedplanted",
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(zoo: Path, environment: dict[str, str]) -> Iterator[Path]:
+    done = run(zoo, environment, "search")
+    assert done.returncode == 0, done.stderr
+    assert "sealed test items" in done.stdout
+    yield zoo / "runs" / "tiny"
+
+
+def run(
+    folder: Path, environment: dict[str, str], *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*AUTOMERGE, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def content(folder: Path) -> tuple[object, ...]:
+    """All that two runs of one study must share: trials, item scores, front."""
+    with Store(folder, write=False) as store:
+        scores = {
+            part: {n: o.scores for n, o in store.outcomes(part).items() if isinstance(o, Measured)}
+            for part in PARTS
+        }
+        return store.trials(), scores, store.meta("shortlist"), store.meta("front")
+
+
+def measurements(folder: Path) -> int:
+    with Store(folder, write=False) as store:
+        return sum(len(store.outcomes(part)) for part in PARTS)
+
+
+def test_front_json_keeps_its_schema_and_names_everybody(finished: Path) -> None:
+    document = json.loads((finished / "front.json").read_text())
+    schema = json.loads((REPOSITORY / "automerge/report/front.schema.json").read_text())
+    jsonschema.validate(document, schema)
+    kinds = [member["kind"] for member in document["members"]]
+    assert kinds.count("base") == kinds.count("baseline") == 1
+    assert kinds.count("parent") == 3
+    for member in document["members"]:
+        for scores in member["scores"].values():
+            assert scores["test"]["n"] > 20
+        exported = member["kind"] == "front"
+        assert (member["model_dir"] is not None) is exported
+        if exported:
+            assert (finished / member["model_dir"] / "model.safetensors").is_file()
+
+
+def test_the_library_reads_the_same_front(finished: Path) -> None:
+    study = automerge.load_study(finished)
+    assert study.front == json.loads((finished / "front.json").read_text())["members"]
+
+
+def test_the_same_command_again_measures_nothing(
+    finished: Path, zoo: Path, environment: dict[str, str]
+) -> None:
+    before, count = content(finished), measurements(finished)
+    again = run(zoo, environment, "search")
+    assert again.returncode == 0, again.stderr
+    assert (content(finished), measurements(finished)) == (before, count)
+
+
+def test_status_counts_what_was_done(finished: Path, environment: dict[str, str]) -> None:
+    done = run(finished.parent, environment, "status", "tiny", "--json")
+    status = json.loads(done.stdout)
+    assert (status["state"], status["measured"], status["remaining"]) == ("finished", 9, 0)
+    assert status["front"]
+    assert "finished" in run(finished.parent, environment, "status", "tiny").stdout
+
+
+def test_no_file_holds_the_token(finished: Path) -> None:
+    files = [path for path in finished.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    assert [path for path in files if b"hf_planted" in path.read_bytes()] == []
+
+
+def lm_eval(
+    model: Path, finished: Path, out: Path, environment: dict[str, str]
+) -> dict[tuple[str, int], float]:
+    """Item scores of the stock command line on the sealed items."""
+    command = [
+        *(sys.executable, "-m", "lm_eval", "run", "--model", "hf"),
+        *("--model_args", f"pretrained={model},dtype=float32,softmax_dtype=float32"),
+        *("--tasks", "choose,say", "--include_path", str(finished / "tasks")),
+        *("--samples", str(finished / "test_samples.json"), "--batch_size", "16"),
+        *("--device", "cpu", "--log_samples", "--output_path", str(out)),
+    ]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = {}
+    for task, metric in (("choose", "acc"), ("say", "exact_match")):
+        (logged,) = out.rglob(f"samples_{task}_*.jsonl")
+        for line in logged.read_text().splitlines():
+            sample = json.loads(line)
+            found[task, sample["doc_id"]] = float(sample[metric])
+    return found
+
+
+def test_an_exported_model_scores_the_same_in_lm_eval_item_by_item(
+    finished: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    document = json.loads((finished / "front.json").read_text())
+    member = next(m for m in document["members"] if m["kind"] == "front")
+    theirs = lm_eval(finished / member["model_dir"], finished, tmp_path, environment)
+    with Store(finished, write=False) as store:
+        outcome = store.outcomes("test")[member["trial"]]
+    assert isinstance(outcome, Measured)
+    ours = {
+        item: value
+        for scores in outcome.scores.values()
+        for item, value in zip(scores.items, scores.values, strict=True)
+    }
+    assert theirs == ours
+    for name, task in (("choose", "choose"), ("say", "say")):
+        mean = (
+            sum(v for (t, _), v in theirs.items() if t == task)
+            / member["scores"][name]["test"]["n"]
+        )
+        assert member["scores"][name]["test"]["value"] == pytest.approx(mean, abs=1e-12)
+
+
+def test_a_recipe_merges_to_the_model_it_was_exported_with(
+    finished: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    (model, *_) = sorted((finished / "models").iterdir())
+    for recipe in ("recipe.yaml", "mergekit.yaml"):
+        out = tmp_path / recipe
+        done = run(tmp_path, environment, "merge", str(model / recipe), "--out", str(out))
+        assert done.returncode == 0, done.stderr
+        merged = (out / "model.safetensors").read_bytes()
+        assert merged == (model / "model.safetensors").read_bytes()
+
+
+def stopped(
+    zoo: Path, environment: dict[str, str], out: Path, signals: Sequence[int], after: int
+) -> int:
+    """Start a search, send signals once `after` measurements are in, and give its exit code."""
+    child = subprocess.Popen(
+        [*AUTOMERGE, "search", "--out", str(out)],
+        cwd=zoo,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert child.stdout is not None
+    for line in child.stdout:
+        if line.startswith(("searching", "selecting", "testing")):
+            after -= 1
+        if after <= 0:
+            break
+    for number in signals:
+        os.kill(child.pid, number)
+        time.sleep(0.05)
+    child.stdout.read()
+    child.stdout.close()
+    return child.wait()
+
+
+def test_a_search_stopped_and_killed_at_any_phase_ends_like_an_undisturbed_one(
+    finished: Path, zoo: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "stopped"
+    assert stopped(zoo, environment, out, [signal.SIGINT], after=2) == 130
+    assert json.loads((out / "front.json").read_text())["state"] == "interrupted"
+    assert stopped(zoo, environment, out, [signal.SIGKILL], after=3) == -9
+    assert stopped(zoo, environment, out, [signal.SIGTERM], after=6) == 143
+    done = run(zoo, environment, "search", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert content(out) == content(finished)
+
+
+@pytest.mark.slow
+def test_two_interrupts_stop_at_once(
+    zoo: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    codes = stopped(zoo, environment, tmp_path / "out", [signal.SIGINT, signal.SIGINT], after=1)
+    assert codes == 130
+
+
+def test_one_ray_worker_makes_the_same_trials(
+    finished: Path, zoo: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "ray"
+    options = ("--executor", "ray", "--workers", "1", "--out", str(out), "--export", "none")
+    done = run(zoo, environment, "search", *options)
+    assert done.returncode == 0, done.stderr
+    assert content(out) == content(finished)
+    assert not (out / "models").exists()
+
+
+def test_a_raised_budget_extends_and_a_changed_seed_is_refused(
+    finished: Path, zoo: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "extended"
+    shutil.copytree(finished, out)
+    refused = run(zoo, environment, "search", "--out", str(out), "--seed", "5")
+    assert refused.returncode == 2
+    assert "--seed: seed was 0" in refused.stderr
+    done = run(zoo, environment, "search", "--out", str(out), "--budget", "11")
+    assert done.returncode == 0, done.stderr
+    with Store(out, write=False) as store, Store(finished, write=False) as before:
+        assert store.counts()["measured"] == 11
+        assert store.trials()[:9] == before.trials()
+        old, new = before.outcomes("search"), store.outcomes("search")
+        assert {n: new[n] for n in old} == old
+
+
+def test_a_changed_model_is_refused_before_anything_is_measured(
+    finished: Path, zoo: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    out, weights = tmp_path / "changed", zoo / "left" / "model.safetensors"
+    shutil.copytree(finished, out)
+    before = weights.read_bytes()
+    try:
+        weights.write_bytes(before[:-4000] + bytes(4000))
+        refused = run(zoo, environment, "search", "--out", str(out), "--budget", "11")
+    finally:
+        weights.write_bytes(before)
+    assert refused.returncode == 3
+    assert "'left'" in refused.stderr
+    assert measurements(out) == measurements(finished)
+
+
+def test_the_library_searches_from_options(zoo: Path, tmp_path: Path) -> None:
+    study = automerge.search(
+        {
+            "base": zoo / "base",
+            "model": [f"left={zoo / 'left'}", f"right={zoo / 'right'}"],
+            "task": ["choose"],
+            "include_path": zoo / "tasks",
+            "budget": 4,
+            "items_per_candidate": 20,
+            "export": "none",
+            "out": tmp_path / "out",
+        }
+    )
+    assert study.result.state == "finished"
+    assert {member["kind"] for member in study.front} == {"base", "parent", "baseline"}
+    assert study.report.is_file()
