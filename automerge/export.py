@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from automerge.report.card import model_card
 from automerge.report.files import write_atomically
-from automerge.results import MODELS, open_study
+from automerge.report.model import MODELS
+from automerge.results import open_study
 
 if TYPE_CHECKING:
     from rich.console import Console

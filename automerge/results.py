@@ -12,6 +12,7 @@ from automerge import pareto
 from automerge.errors import StateError
 from automerge.objective import Objective, estimates, losses
 from automerge.report.model import (
+    MODELS,
     ModelOrigin,
     Provenance,
     State,
@@ -21,8 +22,6 @@ from automerge.report.model import (
 from automerge.store import Store, exists, is_running
 from automerge.study import BASELINES
 from automerge.trial import PARTS, Measured, Outcome, Part
-
-MODELS = "models"
 
 
 def open_study(run: Path) -> Store:
@@ -89,7 +88,7 @@ def study_result(run: Path, store: Store, *, state: State | None = None) -> Stud
             started=provenance["started"],
             finished=store.meta("finished"),
             command=provenance["command"],
-            lm_eval_args=tuple(provenance["lm_eval_args"]),
+            score_commands=tuple(map(tuple, provenance["score_commands"])),
         ),
         warnings=tuple(store.meta("warnings") or ()),
     )

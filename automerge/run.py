@@ -14,7 +14,8 @@ from automerge.errors import AutomergeError, ConfigError
 from automerge.executors.base import Executor
 from automerge.export import export_models
 from automerge.interrupt import Interrupt
-from automerge.results import MODELS, open_study, study_result
+from automerge.report.model import MODELS
+from automerge.results import open_study, study_result
 from automerge.samplers import SAMPLERS
 from automerge.session import Session, open_session
 from automerge.study import BASELINES, Driver, Observer

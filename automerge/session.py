@@ -18,6 +18,7 @@ from automerge.errors import ConfigError, Fault, PreflightError
 from automerge.executors.base import Executor
 from automerge.methods import METHODS
 from automerge.recipe import single, uniform_average
+from automerge.report.model import MODEL
 from automerge.results import study_objectives
 from automerge.samplers import SAMPLERS
 from automerge.space import Space, build_space
@@ -27,6 +28,7 @@ from automerge.trial import PARTS, Items, Part
 
 BASE = "base"
 TASKS = "tasks"
+SAMPLES = "test_samples.json"
 PACKAGES = (
     "automerge-llm", "torch", "transformers", "safetensors", "lm_eval", "datasets", "ray", "optuna",
     "cma", "numpy",
@@ -103,7 +105,7 @@ class _Examined:
 def _examine(config: StudyConfig, run: Path) -> _Examined:
     """Open models and tasks, compare them, and cut the items."""
     from automerge import preflight
-    from automerge.evaluation.samples import copy_tasks
+    from automerge.evaluation.samples import copy_tasks, reproduce_commands
     from automerge.evaluation.split import SplitPlan
 
     faults: list[Fault] = []
@@ -152,7 +154,15 @@ def _examine(config: StudyConfig, run: Path) -> _Examined:
                 for name, folder in models.folders.items()
             ],
             "warnings": list(models.warnings),
-            "lm_eval_args": [],
+            "score_commands": reproduce_commands(
+                task_set,
+                Path(MODEL),
+                None if own is None else Path(TASKS),
+                Path(SAMPLES),
+                Path("lm_eval_output"),
+                evaluation.batch_size,
+                scoring_dtype(config, models.dtype),
+            ),
         }
     return _Examined(facts, task_set)
 
@@ -164,7 +174,7 @@ def _begin(store: Store, config: StudyConfig, found: _Examined, command: str) ->
     run = store.path.parent
     if config.include_path is not None and not (run / TASKS).is_dir():
         copy_tasks(Path(config.include_path), run / TASKS)
-    write_samples(run / "test_samples.json", facts["items"]["test"])
+    write_samples(run / SAMPLES, facts["items"]["test"])
     store.put_meta(
         config=config.to_plain(),
         fingerprint=config.fingerprint(),
@@ -186,9 +196,9 @@ def _begin(store: Store, config: StudyConfig, found: _Examined, command: str) ->
             "machine": machine(),
             "started": datetime.now().astimezone().isoformat(timespec="seconds"),
             "command": command,
-            "lm_eval_args": facts["lm_eval_args"],
+            "score_commands": facts["score_commands"],
         },
-        **{key: facts[key] for key in facts if key not in ("tasks", "lm_eval_args")},
+        **{key: facts[key] for key in facts if key not in ("tasks", "score_commands")},
     )
 
 
@@ -314,6 +324,16 @@ def task_settings(config: StudyConfig, folder: Path | None) -> Any:
         fewshot_as_multiturn=config.fewshot_as_multiturn,
         system_instruction=config.system_instruction,
     )
+
+
+def scoring_dtype(config: StudyConfig, stored: str) -> str:
+    """What scoring computes in, by torch's name."""
+    from automerge.worker import choose_device
+
+    evaluation = config.evaluation
+    if evaluation.dtype != "auto":
+        return evaluation.dtype
+    return "float32" if choose_device(evaluation.device) == "cpu" else stored
 
 
 def versions() -> dict[str, str]:

@@ -52,6 +52,7 @@ def reproduce_commands(
     samples: Path,
     output: Path,
     batch_size: int,
+    dtype: str = "float32",
 ) -> list[list[str]]:
     """The `lm_eval` commands whose item scores are those of the scorer.
 
@@ -73,7 +74,7 @@ def reproduce_commands(
         seeds = (PYTHON_SEED, NUMPY_SEED, TORCH_SEED, FEWSHOT_SEED)
         command = [
             *("lm_eval", "run", "--model", "hf"),
-            *("--model_args", f"pretrained={checkpoint},dtype=float32,softmax_dtype=float32"),
+            *("--model_args", f"pretrained={checkpoint},dtype={dtype},softmax_dtype=float32"),
             *("--tasks", ",".join(names)),
             *("--batch_size", str(batch_size), "--seed", ",".join(map(str, seeds))),
         ]

@@ -10,12 +10,11 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from automerge.estimation import Interval
 from automerge.objective import Objective
-from automerge.report.commands import FILE as TEST_ITEMS
-from automerge.report.commands import score_command
+from automerge.report.commands import score_commands
 from automerge.report.compare import Versus, verdict
 from automerge.report.conclusion import count
 from automerge.report.files import redact
-from automerge.report.model import ModelOrigin, StudyResult
+from automerge.report.model import MODELS, ModelOrigin, StudyResult
 from automerge.report.sections import recipe_yaml
 from automerge.report.summary import Member, Summary, summarise
 
@@ -40,7 +39,7 @@ def model_card(result: StudyResult, number: int, name: str) -> str:
         _scores(summary, member),
         _models(origins),
         ("## Recipe", _fence(recipe_yaml(member.trial.trial.recipe.plain()), "yaml")),
-        _reproduce(result, member),
+        _reproduce(result, name),
     )
     body = "\n\n".join(paragraph for section in sections for paragraph in section if paragraph)
     head = _data(result, member, origins, name).to_yaml()
@@ -215,13 +214,13 @@ def _models(origins: Sequence[ModelOrigin]) -> tuple[str, ...]:
     return ("## What went in", _table(("name", "model", "revision", "licence"), rows), terms)
 
 
-def _reproduce(result: StudyResult, member: Member) -> tuple[str, ...]:
+def _reproduce(result: StudyResult, name: str) -> tuple[str, ...]:
     p = result.provenance
     versions = ", ".join(f"{escape(k)} {escape(v)}" for k, v in p.versions.items())
     return (
         "## Reproduce",
-        f"The test scores, in this folder, with `{TEST_ITEMS}` of the study's run folder:",
-        _fence(score_command(result, member.trial, model_dir="."), "sh"),
+        "The test scores, in the study's run folder, which holds the tasks and the sealed items:",
+        _fence(score_commands(result, f"{MODELS}/{name}"), "sh"),
         "The study:",
         _fence(p.command, "sh"),
         f"Sampler {escape(result.sampler)}, seed {result.seed}, budget "

@@ -9,6 +9,11 @@ from typing import Literal
 from automerge.objective import Estimate, ItemScores, Objective, estimate
 from automerge.trial import Failed, Measured, Outcome, Part, Trial
 
+MODELS = "models"
+"""The folder of exported models in a run folder."""
+MODEL = "MODEL"
+"""Where a command template names the model's folder."""
+
 State = Literal["running", "interrupted", "finished", "failed"]
 
 
@@ -62,8 +67,8 @@ class Provenance:
     """What ran, on what and when.
 
     `tasks` maps tasks to digests, `versions` packages to versions. `started` and `finished` are
-    ISO 8601. `lm_eval_args` are further arguments (shots, chat template) that the lm_eval command
-    line needs to give the study's scores.
+    ISO 8601. `score_commands` are the lm_eval commands, to run in the run folder, that score a
+    model on the test items; `MODEL` in them stands for the model's folder.
     """
 
     versions: Mapping[str, str]
@@ -73,7 +78,7 @@ class Provenance:
     started: str
     finished: str | None
     command: str
-    lm_eval_args: tuple[str, ...] = ()
+    score_commands: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)

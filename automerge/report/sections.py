@@ -11,8 +11,7 @@ import yaml
 from automerge.estimation import Difference, Interval
 from automerge.objective import Objective
 from automerge.report.charts import MOST_TRIALS, measured_trials
-from automerge.report.commands import FILE as TEST_ITEMS
-from automerge.report.commands import score_command
+from automerge.report.commands import score_commands
 from automerge.report.compare import verdict
 from automerge.report.conclusion import count
 from automerge.report.model import StudyResult
@@ -219,13 +218,12 @@ def _model(
         "folder": folder or "",
         "knobs": [{"name": knob, "rows": found} for knob, found in knobs.items()],
         "recipe": recipe_yaml(recipe.plain()),
-        "command": _command(result, member) if folder and _tested(member) else "",
+        "command": _command(result, folder) if folder and _tested(member) else "",
     }
 
 
-def _command(result: StudyResult, member: Member) -> str:
-    note = f"# in the run folder, which holds {TEST_ITEMS}"
-    return f"{note}\n{score_command(result, member.trial)}"
+def _command(result: StudyResult, folder: str) -> str:
+    return f"# in the run folder\n{score_commands(result, folder)}"
 
 
 def _tested(member: Member) -> bool:

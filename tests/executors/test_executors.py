@@ -135,4 +135,4 @@ def test_no_two_jobs_of_a_worker_overlap_and_none_waits_for_a_barrier(own_ray: N
     collect(executor, [job(n) for n in range(6)])
     took = time.monotonic() - start
     executor.close()
-    assert 0.55 < took  # three rounds of two; anything less would be overlap
+    assert took > 0.55  # three rounds of two; anything less would be overlap
