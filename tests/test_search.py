@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jsonschema
 import pytest
 
 import automerge
+from automerge.report.commands import score_commands
 from automerge.store import Store
 from automerge.trial import PARTS, Measured
 from tests.zoo import write_zoo
@@ -47,11 +49,11 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def finished(zoo: Path, environment: dict[str, str]) -> Iterator[Path]:
+def finished(zoo: Path, environment: dict[str, str]) -> Path:
     done = run(zoo, environment, "search")
     assert done.returncode == 0, done.stderr
     assert "sealed test items" in done.stdout
-    yield zoo / "runs" / "tiny"
+    return zoo / "runs" / "tiny"
 
 
 def run(
@@ -127,21 +129,25 @@ def test_no_file_holds_the_token(finished: Path) -> None:
 
 
 def lm_eval(
-    model: Path, finished: Path, out: Path, environment: dict[str, str]
+    model: str, finished: Path, environment: dict[str, str]
 ) -> dict[tuple[str, int], float]:
-    """Item scores of the stock command line on the sealed items."""
-    command = [
-        *(sys.executable, "-m", "lm_eval", "run", "--model", "hf"),
-        *("--model_args", f"pretrained={model},dtype=float32,softmax_dtype=float32"),
-        *("--tasks", "choose,say", "--include_path", str(finished / "tasks")),
-        *("--samples", str(finished / "test_samples.json"), "--batch_size", "16"),
-        *("--device", "cpu", "--log_samples", "--output_path", str(out)),
-    ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    """Item scores by the command that the report and the model card print."""
+    (command,) = score_commands(automerge.load_study(finished).result, model).splitlines()
+    assert command in (finished / model / "README.md").read_text()
+    program, *arguments = shlex.split(command)
+    assert program == "lm_eval"
+    done = subprocess.run(
+        [sys.executable, "-m", "lm_eval", *arguments],
+        cwd=finished,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     found = {}
     for task, metric in (("choose", "acc"), ("say", "exact_match")):
-        (logged,) = out.rglob(f"samples_{task}_*.jsonl")
+        (logged,) = (finished / "lm_eval_output").rglob(f"samples_{task}_*.jsonl")
         for line in logged.read_text().splitlines():
             sample = json.loads(line)
             found[task, sample["doc_id"]] = float(sample[metric])
@@ -149,11 +155,11 @@ def lm_eval(
 
 
 def test_an_exported_model_scores_the_same_in_lm_eval_item_by_item(
-    finished: Path, tmp_path: Path, environment: dict[str, str]
+    finished: Path, environment: dict[str, str]
 ) -> None:
     document = json.loads((finished / "front.json").read_text())
     member = next(m for m in document["members"] if m["kind"] == "front")
-    theirs = lm_eval(finished / member["model_dir"], finished, tmp_path, environment)
+    theirs = lm_eval(member["model_dir"], finished, environment)
     with Store(finished, write=False) as store:
         outcome = store.outcomes("test")[member["trial"]]
     assert isinstance(outcome, Measured)
@@ -163,12 +169,10 @@ def test_an_exported_model_scores_the_same_in_lm_eval_item_by_item(
         for item, value in zip(scores.items, scores.values, strict=True)
     }
     assert theirs == ours
-    for name, task in (("choose", "choose"), ("say", "say")):
-        mean = (
-            sum(v for (t, _), v in theirs.items() if t == task)
-            / member["scores"][name]["test"]["n"]
-        )
-        assert member["scores"][name]["test"]["value"] == pytest.approx(mean, abs=1e-12)
+    for name in ("choose", "say"):
+        test = member["scores"][name]["test"]
+        mean = sum(value for (task, _), value in theirs.items() if task == name) / test["n"]
+        assert test["value"] == pytest.approx(mean, abs=1e-12)
 
 
 def test_a_recipe_merges_to_the_model_it_was_exported_with(

@@ -282,8 +282,6 @@ def faults(
         ({"methods": ()}, "no method"),
         ({"methods": ("tie",)}, "did you mean 'ties'"),
         ({"depth": Knots(0)}, "at least 1"),
-        ({"depth": Knots(6)}, "use at most 5"),
-        ({"depth": Groups(9)}, "layer groups"),
         ({"components": (("attention",),)}, "add a group 'default'"),
         ({"components": (("mlp",), ("mlp", "default"))}, "two groups"),
         ({"components": ((), ("default",))}, "empty"),
@@ -332,3 +330,11 @@ def test_a_model_of_one_layer_has_one_value_over_depth() -> None:
     space = build_space(settings, "base", ("a",), 1, METHODS)
     params = space.from_vector(space.branches[0], np.zeros(len(space.roles)))
     assert space.params(space.recipe(params)) == params
+
+
+def test_more_knots_or_groups_than_layers_are_one_a_layer():
+    for depth in (Knots(9), Groups(9)):
+        space = build_space(SpaceSettings(("linear",), depth=depth), "base", SOURCES, 3, METHODS)
+        layers = SpaceSettings(("linear",), depth=PerLayer())
+        exact = build_space(layers, "base", SOURCES, 3, METHODS)
+        assert space.parameters == exact.parameters

@@ -138,9 +138,13 @@ def test_a_full_disk_is_named_and_loses_nothing(tmp_path: Path) -> None:
         store.ask(TRIAL)
         pages = store._db.execute("PRAGMA page_count").fetchone()[0]
         store._db.execute(f"PRAGMA max_page_count = {pages}")
-        with pytest.raises(StateError, match="free some space"):
+
+        def fill() -> None:
             for number in range(1, 1000):
                 store.ask(Trial(number, RECIPE, "sampler", "x" * 500))
+
+        with pytest.raises(StateError, match="free some space"):
+            fill()
     connection = sqlite3.connect(tmp_path / FILE)
     assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     connection.close()

@@ -197,7 +197,7 @@ def test_three_identical_errors_in_a_row_end_the_search(tmp_path: Path) -> None:
     def broken(job: Job) -> Outcome | None:
         return Failed("error", "disk gone") if job.trial > 5 else None
 
-    with pytest.raises(SearchAborted, match="3 trials in a row failed alike.*disk gone"):
+    with pytest.raises(SearchAborted, match=r"3 trials in a row failed alike.*disk gone"):
         run(tmp_path, worker=ToyWorker(fail=broken))
     with Store(tmp_path, write=False) as store:
         assert store.counts() == {"asked": 9, "measured": 6, "failed": 3, "duplicates": 0}

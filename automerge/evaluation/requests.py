@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from automerge.errors import AutomergeError
 from automerge.evaluation.isolation import FEWSHOT_SEED, isolated
@@ -44,10 +45,39 @@ def build_requests(
             )
             for instance in task.instances:
                 built.setdefault((name, instance.doc_id), []).append(instance)
+            _remember(task)
     return {
         item: tuple(sorted(instances, key=lambda instance: instance.idx))
         for item, instances in built.items()
     }
+
+
+class Remembered:
+    """A function of a document, called once for each document it knows.
+
+    lm-eval compiles a task's Jinja template whenever it asks for a document's target or choices,
+    a millisecond each time.
+    """
+
+    def __init__(self, function: Callable[..., Any], documents: Iterable[object]) -> None:
+        self._function = function
+        self._known = {id(document): document for document in documents}
+        self._results: dict[int, Any] = {}
+
+    def __call__(self, document: object, *overrides: object) -> Any:
+        key = id(document)
+        if key not in self._known or any(override is not None for override in overrides):
+            return self._function(document, *overrides)
+        if key not in self._results:
+            self._results[key] = self._function(document)
+        return copy.copy(self._results[key])
+
+
+def _remember(task: Task) -> None:
+    documents = [instance.doc for instance in task.instances]
+    for name in ("doc_to_text", "doc_to_target", "doc_to_choice"):
+        if hasattr(task, name):
+            setattr(task, name, Remembered(getattr(task, name), documents))
 
 
 @dataclass(frozen=True, slots=True)

@@ -239,13 +239,14 @@ class Scorer:
                 instance.filtered_resps = {}
                 instances.append(instance)
         _apply_filter(task, filter_name, instances)
-        return {
-            doc_id: task.process_results(
-                copy.deepcopy(self._instances[name, doc_id][0].doc),
-                [i.filtered_resps[filter_name] for i in self._instances[name, doc_id]],
-            )
-            for doc_id in doc_ids
-        }
+        foreign = callable(task.get_config("process_results"))
+        judged = {}
+        for doc_id in doc_ids:
+            own = self._instances[name, doc_id]
+            document = copy.deepcopy(own[0].doc) if foreign else own[0].doc
+            results = [instance.filtered_resps[filter_name] for instance in own]
+            judged[doc_id] = task.process_results(document, results)
+        return judged
 
 
 def _apply_filter(task: Task, name: str, instances: Sequence[Instance]) -> None:

@@ -17,11 +17,11 @@ from automerge.samplers.scalarise import chebyshev, directions
 from automerge.space import Space
 from automerge.trial import Params
 
-POPULATION = 8
+POPULATION = 6
 PROBED = 0.25
 """Share of the budget spent on random points, the methods in turn."""
-STEP = 0.25
-"""First standard deviation of a coordinate, about a quarter of a parameter's range."""
+STEP = 0.2
+"""First standard deviation of a coordinate, about a fifth of a parameter's range."""
 LEAST_STEP, LARGEST_STEP = 0.02, 1.0
 REACH = 1.0
 """How far from the middle a run may start; further out the bounds flatten the map."""
@@ -30,7 +30,7 @@ FLOOR = 0.03
 LEARNING_RATE = 0.3
 """Of the branch probabilities."""
 ELITE = 2
-"""Archived points told again with every batch."""
+"""The archive's best points for a direction, told again with every batch, whoever asked them."""
 PARENTS = 3
 """Archived points whose weighted mean a run starts from."""
 
@@ -77,7 +77,9 @@ class CmaSampler:
     below `LEAST_STEP`.
 
     It never waits: a run is told as soon as any `POPULATION` of its points have arrived, whatever
-    generation they are from. A failure ranks behind all that succeeded with it; a batch of
+    generation they are from, together with the archive's best for its direction, so that runs learn
+    from each other; pycma shortens steps that its distribution would not have made (Hansen 2011,
+    arXiv:1110.4181). A failure ranks behind all that succeeded with it; a batch of
     failures only is dropped, as it orders nothing.
     """
 

@@ -116,7 +116,7 @@ def width(knob: KnobDeclaration, settings: SpaceSettings, n_layers: int) -> tupl
 
 
 def entries(depth: Depth, n_layers: int) -> int:
-    """Values over depth; a model of one layer has one."""
+    """Values over depth: as many as asked for, up to one a layer."""
     count = depth.count if isinstance(depth, Knots | Groups) else n_layers
     return min(count, n_layers)
 
@@ -143,13 +143,8 @@ def settings_faults(
     for name in settings.methods:
         if name not in methods:
             yield f"unknown method {name!r}{nearest(name, tuple(methods))}"
-    if not isinstance(settings.depth, Knots | Groups):
-        pass
-    elif settings.depth.count < 1:
+    if isinstance(settings.depth, Knots | Groups) and settings.depth.count < 1:
         yield f"depth needs at least 1 value; got {settings.depth.count}"
-    elif settings.depth.count > n_layers >= 1:
-        what = "knots" if isinstance(settings.depth, Knots) else "layer groups"
-        yield f"{settings.depth.count} {what} over {n_layers} layers; use at most {n_layers}"
     yield from component_faults(settings.components)
     yield from knob_faults(settings, [methods[n] for n in settings.methods if n in methods])
 

@@ -119,10 +119,8 @@ def refuses() -> ToyWorker:
 @pytest.mark.usefixtures("own_ray")
 def test_a_worker_that_cannot_start_says_why_and_is_not_tried_again() -> None:
     executor = RayExecutor(refuses, RaySettings(workers=1))
-    executor.submit(job(0))
     with pytest.raises(PreflightError, match="no such model"):
-        for _ in range(30):
-            executor.next_finished(timeout_s=1.0)
+        collect(executor, [job(0)])
     executor.close()
 
 

@@ -101,7 +101,9 @@ def provenance(sources: Sequence[str], objectives: Sequence[Objective]) -> Prove
         started="2026-11-20T21:04:11+00:00",
         finished="2026-11-21T05:48:37+00:00",
         command="automerge search study.yaml --budget 60 --seed 7",
-        score_commands=(("lm_eval", "run", "--model_args", "pretrained=MODEL,dtype=bfloat16"),),
+        score_commands=(
+            ("lm_eval", "run", "--model", "hf", "--model_args", "pretrained=MODEL,dtype=bfloat16"),
+        ),
     )
 
 

@@ -1,0 +1,186 @@
+"""What a user can get wrong: one clear message and the right exit code; nothing made or lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from automerge import cli
+from tests.zoo import write_zoo
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("zoo")
+    write_zoo(folder)
+    return folder
+
+
+@pytest.fixture
+def own(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the zoo to spoil, and the working directory."""
+    folder = tmp_path / "own"
+    shutil.copytree(zoo, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["search", "--bugdet", "3"], 2, "--budget"),
+        (["serach"], 2, "serach"),
+        (["search", "nothing.yaml"], 2, "nothing.yaml"),
+        (["search", "--budget", "many"], 2, "--budget: expected a whole number"),
+        (["search", "--budget", "-1"], 2, "--budget: must be at least 0"),
+        (["search", "--sampler", "cmae"], 2, "did you mean 'cma'"),
+        (["search", "--base", "./bas"], 2, "no such folder"),
+        (["search", "--task", "choose:acuracy", "--include-path", "tasks"], 3, "(it has acc)"),
+        (["search", "--device", "cuda"], 3, "no GPU"),
+        (["status", "runs/none"], 5, "holds no study"),
+        (["export", "runs/none"], 5, "holds no study"),
+        (["report", "runs/none"], 5, "holds no study"),
+        (["merge", "no.yaml", "--out", "x"], 2, "no.yaml"),
+        (["merge", "automerge.yaml", "--out", "x"], 2, "automerge.yaml"),
+    ],
+)
+def test_a_wrong_command_line_says_what_to_write(
+    own: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, said: str
+) -> None:
+    before = sorted(own.rglob("*"))
+    found = fails(capsys, *arguments)
+    assert found[0] == code
+    assert said in found[1]
+    assert sorted(own.rglob("*")) == before
+
+
+def truncate(own: Path) -> None:
+    file = own / "left" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def replace_by_html(own: Path) -> None:
+    (own / "left" / "model.safetensors").write_text("<html>not found</html>")
+
+
+def remove_model(own: Path) -> None:
+    shutil.rmtree(own / "left")
+
+
+def another_vocabulary(own: Path) -> None:
+    file = own / "left" / "tokenizer.json"
+    text = file.read_text()
+    file.write_text(text.replace('"w3":', '"other":', 1))
+
+
+def another_architecture(own: Path) -> None:
+    file = own / "left" / "config.json"
+    text = file.read_text()
+    file.write_text(text.replace('"num_hidden_layers": 2', '"num_hidden_layers": 3'))
+
+
+def remote_code(own: Path) -> None:
+    file = own / "left" / "config.json"
+    text = file.read_text()
+    file.write_text(text.replace("{", '{"auto_map": {"AutoModelForCausalLM": "x.Y"},', 1))
+
+
+def task_code(own: Path) -> None:
+    file = own / "tasks" / "choose.yaml"
+    (own / "tasks" / "code.py").write_text(f"open({str(own / 'ran')!r}, 'w')\ndef f(x): return x\n")
+    file.write_text(file.read_text() + "process_docs: !function code.f\n")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "said"),
+    [
+        (truncate, 3, "model.safetensors"),
+        (replace_by_html, 3, "model.safetensors"),
+        (remove_model, 2, "automerge.yaml:3:16: no such folder"),
+        (another_vocabulary, 3, "left, compared with base"),
+        (another_architecture, 3, "num_hidden_layers: 3 in left, 2 in base"),
+        (remote_code, 3, "auto_map"),
+        (task_code, 3, "would run code"),
+    ],
+)
+def test_spoilt_inputs_are_named_before_anything_is_made(
+    own: Path,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[Path], None],
+    code: int,
+    said: str,
+) -> None:
+    spoil(own)
+    found = fails(capsys, "search", "automerge.yaml")
+    assert found[0] == code
+    assert said in found[1]
+    assert not (own / "runs").exists()
+    assert not (own / "ran").exists()
+
+
+def test_all_faults_of_models_and_tasks_come_at_once(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truncate(own)
+    config = own / "automerge.yaml"
+    config.write_text(config.read_text().replace("[choose,", "[chose,"))
+    _, error = fails(capsys, "search", "automerge.yaml")
+    assert "automerge.yaml:3:16:" in error
+    assert "automerge.yaml:4:9:" in error
+    assert "did you mean 'choose'" in error
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (own / "letters").mkdir()
+    (own / "letters" / "dear.txt").write_text("Dear")
+    code, error = fails(capsys, "search", "automerge.yaml", "--out", "letters")
+    assert code == 2
+    assert "letters is not empty and holds no study" in error
+    code, error = fails(capsys, "search", "automerge.yaml", "--out", "automerge.yaml")
+    assert code == 2
+    assert "is a file" in error
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_refused(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (own / "locked").mkdir(mode=0o500)
+    code, error = fails(capsys, "search", "automerge.yaml", "--out", "locked/run")
+    assert code == 3
+    assert "cannot write" in error
+
+
+def test_a_budget_of_nothing_gives_a_valid_report(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["search", "automerge.yaml", "--budget", "0"])
+    assert ended.value.code == 0
+    assert "budget was 0" in capsys.readouterr().out
+    assert (own / "runs" / "tiny" / "report.html").is_file()
+
+
+def test_help_is_quick_and_a_closed_pipe_is_quiet() -> None:
+    for arguments in ("--help", "search --help"):
+        command = f"{sys.executable} -m automerge.cli {arguments} | head -1"
+        shell = ["bash", "-o", "pipefail", "-c", command]
+        done = subprocess.run(shell, capture_output=True, text=True, check=False)
+        assert done.stderr == ""
