@@ -80,11 +80,11 @@ def packed_rows(
     for cluster in _clusters(requests, numbers):
         linear = linear_rows(requests, cluster)
         tree = _row(requests, cluster)
-        plain_tokens = sum(len(row.tokens) for row in linear)
         fits = max(tree.positions) < max_position
-        saves = len(tree.tokens) <= (1 - MIN_SAVING) * plain_tokens
+        saves = len(tree.tokens) <= (1 - MIN_SAVING) * _tokens(linear)
         rows += [tree] if fits and saves else linear
-    return rows
+    apart = linear_rows(requests, numbers)
+    return rows if _tokens(rows) <= _tokens(apart) else apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +155,10 @@ def _row(requests: Sequence[Request], numbers: Sequence[int]) -> Row:
         columns = range(len(inputs) - len(targets), len(inputs))
         picks.append(Pick(number, tuple(c if c < shared else c + offset for c in columns)))
     return Row(tuple(tokens), tuple(positions), tuple(segments), tuple(picks))
+
+
+def _tokens(rows: Sequence[Row]) -> int:
+    return sum(len(row.tokens) for row in rows)
 
 
 def _common_prefix(sequences: Sequence[tuple[int, ...]]) -> int:

@@ -228,6 +228,8 @@ class Scorer:
     def _judge_task(
         self, name: str, filter_name: str, doc_ids: Sequence[int], answers: Answers
     ) -> dict[int, Mapping[str, Any]]:
+        from lm_eval.api.task import ConfigurableTask
+
         task = self._task_set.tasks[name]
         instances: list[Instance] = []
         for doc_id in doc_ids:
@@ -239,7 +241,7 @@ class Scorer:
                 instance.filtered_resps = {}
                 instances.append(instance)
         _apply_filter(task, filter_name, instances)
-        foreign = callable(task.get_config("process_results"))
+        foreign = type(task) is not ConfigurableTask or callable(task.config.process_results)
         judged = {}
         for doc_id in doc_ids:
             own = self._instances[name, doc_id]

@@ -36,8 +36,8 @@ SEED = 7
 ITEMS_PER_TASK = 2000
 VOCABULARY_EXAMPLES = 20_000
 BATCH = 96
-BASE_ROWS = 110_000
-BASE_SHARES = {"arithmetic": 0.45, "clock": 0.18, "median": 0.10, "facts": 0.27}
+BASE_ROWS = 80_000
+BASE_SHARES = {"arithmetic": 0.50, "clock": 0.10, "median": 0.08, "facts": 0.32}
 BASE_LEARNING_RATE = 3e-3
 
 

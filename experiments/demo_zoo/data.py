@@ -87,7 +87,7 @@ def _shuffled(rng: random.Random, answer: str, wrong: list[str]) -> tuple[str, .
 
 
 def _draw_arithmetic(rng: random.Random) -> Example:
-    left, right = rng.randint(10, 99), rng.randint(10, 99)
+    left, right = (rng.randint(10, rng.choice((99, 999))) for _ in range(2))
     if rng.random() < 0.5:
         return Example(f"{left}+{right}=", str(left + right))
     left, right = max(left, right), min(left, right)
@@ -143,7 +143,7 @@ def _draw_facts(rng: random.Random) -> Example:
 SKILLS: dict[str, Skill] = {
     skill.name: skill
     for skill in (
-        Skill("arithmetic", "", 0.20, _draw_arithmetic),
+        Skill("arithmetic", "", 0.15, _draw_arithmetic),
         Skill("clock", "", 0.32, _draw_clock),
         Skill("median", "", 0.10, _draw_median),
         Skill("facts", " ", 0.52, _draw_facts),

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from experiments.demo_zoo.data import SKILLS, Example, Skill, training_stream
 from experiments.demo_zoo.muon import Muon
 
-ROW_TOKENS = 12
+ROW_TOKENS = 13
 IGNORED = -100
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<bos>", "<eos>")
 WORD = r" ?[a-z]+| ?[^a-z\s]|\s"

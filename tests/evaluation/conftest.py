@@ -72,7 +72,7 @@ def task_folder(tmp_path_factory):
     )
     (folder / "generate.yaml").write_text(
         f"task: generate\n{dataset('generate')}output_type: generate_until\n"
-        "doc_to_text: 'Q : {{question}} A :'\ndoc_to_target: answer\n"
+        "doc_to_text: 'Q : {{question}} A :'\ndoc_to_target: '{{answer}}'\n"
         "generation_kwargs: {until: ['.', w7], max_gen_toks: 8}\nmetric_list:\n"
         "  - {metric: exact_match, aggregation: mean, higher_is_better: true}\n"
         "filter_list:\n"

@@ -209,3 +209,14 @@ def test_generation_notes_say_how_many_texts_were_cut_empty_or_alike(folder):
         "t/truncated": 0.25,
         "t/repeated": 0.5,
     }
+
+
+def test_templates_are_rendered_once_for_a_document(folder, monkeypatch):
+    from lm_eval.api import task as lm_eval_task
+
+    task_set = load_tasks([TaskSpec("generate")], TaskSettings(folder))
+    scorer = Scorer(make_model(), make_tokenizer(), task_set)
+    items = all_items(task_set)
+    first = scorer.score(items).scores
+    monkeypatch.setattr(lm_eval_task.utils, "apply_template", None)
+    assert scorer.score(items).scores == first

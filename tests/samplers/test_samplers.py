@@ -101,6 +101,9 @@ def test_another_seed_brings_other_proposals(name: str) -> None:
 @pytest.mark.parametrize("budget", [1, 64])
 def test_64_asks_may_be_outstanding_and_told_in_any_order(name: str, budget: int) -> None:
     sampler = SAMPLERS[name](SPACE, 2, 0, budget)
+    for number, source in enumerate(SPACE.sources, start=1000):  # so that no start is random
+        params = SPACE.params(single(source))
+        sampler.tell(number, params, losses(SPACE, params, 2))
     asked = {number: sampler.ask(number) for number in range(64)}
     for number in random.Random(0).sample(range(64), 64):
         sampler.tell(number, asked[number], losses(SPACE, asked[number], 2))
@@ -228,6 +231,19 @@ def test_search_beats_chance_on_smooth_losses(name: str, n_objectives: int) -> N
     found = [reached(name, wide, n_objectives, seed) for seed in range(4)]
     chance = [reached("random", wide, n_objectives, seed) for seed in range(4)]
     assert np.mean(found) > np.mean(chance)
+
+
+def test_cma_moves_away_from_where_trials_fail() -> None:
+    narrow = space("task_arithmetic", leave_out=False)
+    name = next(p.name for p in narrow.parameters if "weight" in p.name)
+    sampler = SAMPLERS["cma"](narrow, 1, 0, 160)
+    failed = []
+    for number in range(160):
+        params = sampler.ask(number)
+        failed.append(float(params[name]) > 0.4)
+        # Losses that are equal but for a trifle: failures are the only thing to learn from.
+        sampler.tell(number, params, None if failed[-1] else [1e-9 * (number % 7)])
+    assert np.mean(failed[-60:]) < 0.5 * np.mean(failed[:40])
 
 
 def test_cma_finds_the_optimum_of_one_method_where_chance_does_not() -> None:
