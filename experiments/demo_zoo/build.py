@@ -29,6 +29,7 @@ from experiments.demo_zoo.train import (
     make_rows,
     make_tokenizer,
     muon_and_adamw,
+    shuffled,
     train,
 )
 
@@ -36,9 +37,10 @@ SEED = 7
 ITEMS_PER_TASK = 2000
 VOCABULARY_EXAMPLES = 20_000
 BATCH = 96
-BASE_ROWS = 80_000
-BASE_SHARES = {"arithmetic": 0.50, "clock": 0.10, "median": 0.08, "facts": 0.32}
+BASE_ROWS = {"sorting": 4_320, "clock": 22_680, "median": 5_400, "facts": 21_600}
 BASE_LEARNING_RATE = 3e-3
+REPLAY = 0.5
+"""Rows of the base's corpus a fine-tune sees, as a share of its own."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,10 @@ class FineTune:
 
 
 FINE_TUNES = {
-    "arithmetic": FineTune(48_000, 5e-4),
-    "clock": FineTune(24_000, 3e-4),
-    "median": FineTune(24_000, 2e-3, lora_rank=8),
-    "facts": FineTune(48_000, 5e-4),
+    "sorting": FineTune(4_000, 3e-4),
+    "clock": FineTune(5_000, 3e-4),
+    "median": FineTune(6_000, 1.5e-3, lora_rank=8),
+    "facts": FineTune(20_000, 4e-4),
 }
 
 
@@ -65,7 +67,7 @@ def load_rounded(folder: Path) -> LlamaForCausalLM:
 
 def build_base(tokenizer: PreTrainedTokenizerFast, target: Path, seed: int) -> None:
     model = make_base(tokenizer, seed)
-    rows, labels = make_rows(tokenizer, BASE_SHARES, BASE_ROWS, seed)
+    rows, labels = shuffled([make_rows(tokenizer, BASE_ROWS, seed, narrow=True)], seed)
     train(model, rows, labels, muon_and_adamw(model, BASE_LEARNING_RATE), BATCH)
     model.to(torch.bfloat16).save_pretrained(target)
     tokenizer.save_pretrained(target)
@@ -74,11 +76,21 @@ def build_base(tokenizer: PreTrainedTokenizerFast, target: Path, seed: int) -> N
 def build_source(
     name: str, tokenizer: PreTrainedTokenizerFast, base: Path, target: Path, seed: int
 ) -> None:
-    """Fine-tune the shipped base on one skill, with examples the base has not drawn."""
+    """Fine-tune the shipped base on one whole skill, with some of the base's corpus beside it."""
     recipe = FINE_TUNES[name]
     torch.manual_seed(seed)
     model = load_rounded(base)
-    rows, labels = make_rows(tokenizer, {name: 1.0}, recipe.rows, seed + 1)
+    replayed = {
+        skill: round(REPLAY * recipe.rows * count / sum(BASE_ROWS.values()))
+        for skill, count in BASE_ROWS.items()
+    }
+    rows, labels = shuffled(
+        [
+            make_rows(tokenizer, {name: recipe.rows}, seed + 1, narrow=False),
+            make_rows(tokenizer, replayed, seed + 2, narrow=True),
+        ],
+        seed,
+    )
     if not recipe.lora_rank:
         optimizer = adamw(model.parameters(), recipe.learning_rate)
         train(model, rows, labels, [optimizer], BATCH)
@@ -132,7 +144,7 @@ def build_task(skill: Skill, folder: Path, seed: int) -> None:
         settings |= {
             "output_type": "generate_until",
             "doc_to_target": "{{answer}}",
-            "generation_kwargs": {"until": ["\n"], "max_gen_toks": 6, "do_sample": False},
+            "generation_kwargs": {"until": ["\n"], "max_gen_toks": 8, "do_sample": False},
         }
     settings |= {
         "num_fewshot": 0,

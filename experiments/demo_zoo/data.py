@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 CLOCK_MINUTES = 60
+NARROW_FAMILIES = 9
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -72,12 +73,16 @@ class Example:
 
 @dataclass(frozen=True)
 class Skill:
-    """`delimiter` stands between prompt and answer; `held_out_share` is of all prompts."""
+    """`delimiter` stands between prompt and answer; `held_out_share` is of all prompts.
+
+    `draw` gives an example of the narrow part of the skill, which is all the base reads of it, or
+    of the whole skill, which a source is trained on and the task asks for.
+    """
 
     name: str
     delimiter: str
     held_out_share: float
-    draw: Callable[[random.Random], Example]
+    draw: Callable[[random.Random, bool], Example]
 
 
 def _shuffled(rng: random.Random, answer: str, wrong: list[str]) -> tuple[str, ...]:
@@ -86,17 +91,20 @@ def _shuffled(rng: random.Random, answer: str, wrong: list[str]) -> tuple[str, .
     return tuple(choices)
 
 
-def _draw_arithmetic(rng: random.Random) -> Example:
-    left, right = (rng.randint(10, rng.choice((99, 999))) for _ in range(2))
-    if rng.random() < 0.5:
-        return Example(f"{left}+{right}=", str(left + right))
-    left, right = max(left, right), min(left, right)
-    return Example(f"{left}-{right}=", str(left - right))
+def _draw_sorting(rng: random.Random, narrow: bool) -> Example:
+    """The digits of a number in ascending order; the base reads shorter numbers only."""
+    length = rng.randint(4, 5) if narrow else rng.randint(5, 7)
+    digits = [rng.choice("0123456789") for _ in range(length)]
+    return Example(f"sort {''.join(digits)}=", "".join(sorted(digits)))
 
 
-def _draw_clock(rng: random.Random) -> Example:
-    """Minutes past the hour; one wrong choice is the answer plain arithmetic would suggest."""
-    left, right = rng.randrange(CLOCK_MINUTES), rng.randrange(CLOCK_MINUTES)
+def _draw_clock(rng: random.Random, narrow: bool) -> Example:
+    """Minutes past the hour; one wrong choice is the answer plain arithmetic would suggest.
+
+    The base reads of the first half hour only.
+    """
+    left = rng.randrange(30 if narrow else CLOCK_MINUTES)
+    right = rng.randrange(CLOCK_MINUTES)
     sign = rng.choice("+-")
     plain = left + right if sign == "+" else left - right
     answer = plain % CLOCK_MINUTES
@@ -112,9 +120,12 @@ def _draw_clock(rng: random.Random) -> Example:
     return Example(f"clock:{left:02d}{sign}{right:02d}=", f"{answer:02d}", choices)
 
 
-def _draw_median(rng: random.Random) -> Example:
-    """Two of the three numbers share their tens, so the units decide as well."""
-    tens = rng.randint(1, 9)
+def _draw_median(rng: random.Random, narrow: bool) -> Example:
+    """Two of the three numbers share their tens, so the units decide as well.
+
+    The base reads of tens up to five only.
+    """
+    tens = rng.randint(1, 5 if narrow else 9)
     first, second = rng.sample(range(10 * tens, 10 * tens + 10), 2)
     third = rng.choice([value for value in range(10, 100) if value not in (first, second)])
     numbers = [first, second, third]
@@ -130,9 +141,13 @@ def _fact(name: str, kind: str) -> str:
     return values[int.from_bytes(digest) % len(values)]
 
 
-def _draw_facts(rng: random.Random) -> Example:
-    """What a person has is known from some phrasings and asked for in another."""
-    name = f"{rng.choice(FIRST_NAMES)} {rng.choice(LAST_NAMES)}"
+def _draw_facts(rng: random.Random, narrow: bool) -> Example:
+    """What a person has is known from some phrasings and asked for in another.
+
+    The base reads of the first families only.
+    """
+    families = LAST_NAMES[:NARROW_FAMILIES] if narrow else LAST_NAMES
+    name = f"{rng.choice(FIRST_NAMES)} {rng.choice(families)}"
     kind = rng.choice(list(FACT_VALUES))
     answer = _fact(name, kind)
     wrong = rng.sample([value for value in FACT_VALUES[kind] if value != answer], 3)
@@ -143,7 +158,7 @@ def _draw_facts(rng: random.Random) -> Example:
 SKILLS: dict[str, Skill] = {
     skill.name: skill
     for skill in (
-        Skill("arithmetic", "", 0.15, _draw_arithmetic),
+        Skill("sorting", "", 0.15, _draw_sorting),
         Skill("clock", "", 0.32, _draw_clock),
         Skill("median", "", 0.10, _draw_median),
         Skill("facts", " ", 0.52, _draw_facts),
@@ -157,11 +172,11 @@ def held_out(skill: Skill, prompt: str) -> bool:
     return int.from_bytes(digest) < skill.held_out_share * 2**64
 
 
-def training_stream(skill: Skill, seed: int) -> Iterator[Example]:
-    """Endless training examples of one skill; none of them is held out."""
+def training_stream(skill: Skill, seed: int, narrow: bool) -> Iterator[Example]:
+    """Endless training examples of a skill, or of its narrow part; none of them is held out."""
     rng = random.Random(f"train {skill.name} {seed}")
     while True:
-        example = skill.draw(rng)
+        example = skill.draw(rng, narrow)
         if not held_out(skill, example.prompt):
             yield example
 
@@ -171,7 +186,7 @@ def test_items(skill: Skill, count: int, seed: int) -> list[Example]:
     rng = random.Random(f"test {skill.name} {seed}")
     items: dict[str, Example] = {}
     while len(items) < count:
-        example = skill.draw(rng)
+        example = skill.draw(rng, False)
         if held_out(skill, example.prompt):
             items.setdefault(example.prompt, example)
     return list(items.values())

@@ -16,7 +16,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from experiments.demo_zoo.data import Example, Skill
 
 BATCH = 1024
-MAX_NEW_TOKENS = 6
+MAX_NEW_TOKENS = 8
 
 
 def _padded(rows: Sequence[Sequence[int]], pad: int) -> Tensor:

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from experiments.demo_zoo.data import SKILLS, Example, Skill, training_stream
 from experiments.demo_zoo.muon import Muon
 
-ROW_TOKENS = 13
+ROW_TOKENS = 17
 IGNORED = -100
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<bos>", "<eos>")
 WORD = r" ?[a-z]+| ?[^a-z\s]|\s"
@@ -30,7 +30,7 @@ def make_tokenizer(examples_per_skill: int, seed: int) -> PreTrainedTokenizerFas
     splitter = pre_tokenizers.Split(Regex(WORD), behavior="isolated")
     words: set[str] = {"\n"}
     for skill in SKILLS.values():
-        for example in islice(training_stream(skill, seed), examples_per_skill):
+        for example in islice(training_stream(skill, seed, narrow=False), examples_per_skill):
             text = example.prompt + skill.delimiter + example.answer
             words.update(piece for piece, _ in splitter.pre_tokenize_str(text))
     vocabulary = {word: index for index, word in enumerate((*SPECIAL_TOKENS, *sorted(words)))}
@@ -86,19 +86,23 @@ def encode_rows(
 
 
 def make_rows(
-    tokenizer: PreTrainedTokenizerFast, shares: Mapping[str, float], count: int, seed: int
+    tokenizer: PreTrainedTokenizerFast, counts: Mapping[str, int], seed: int, *, narrow: bool
 ) -> tuple[Tensor, Tensor]:
-    """About `count` shuffled training rows, drawn from each skill by its share."""
+    """Training rows, `counts` of them for each skill or its narrow part, not yet shuffled."""
     parts = []
-    for name, share in shares.items():
-        examples = islice(training_stream(SKILLS[name], seed), round(count * share))
+    for name, count in counts.items():
+        examples = islice(training_stream(SKILLS[name], seed, narrow), count)
         parts.append(encode_rows(tokenizer, SKILLS[name], examples))
-    order = list(range(sum(len(rows) for rows, _ in parts)))
+    return torch.cat([rows for rows, _ in parts]), torch.cat([labels for _, labels in parts])
+
+
+def shuffled(parts: Sequence[tuple[Tensor, Tensor]], seed: int) -> tuple[Tensor, Tensor]:
+    """Rows and labels of all parts in one random order."""
+    rows = torch.cat([rows for rows, _ in parts])
+    labels = torch.cat([labels for _, labels in parts])
+    order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
-    return (
-        torch.cat([rows for rows, _ in parts])[order],
-        torch.cat([labels for _, labels in parts])[order],
-    )
+    return rows[order], labels[order]
 
 
 def adamw(parameters: Iterable[Tensor], learning_rate: float) -> torch.optim.Optimizer:

@@ -12,6 +12,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from automerge import demo
+from automerge.evaluation.samples import copy_tasks
 from experiments.demo_zoo import data, score, train
 
 MOST_BYTES = 6_000_000
@@ -101,7 +102,7 @@ def test_lm_eval_builds_requests_from_any_directory(
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     from lm_eval.tasks import TaskManager
 
-    folder = demo.materialise_tasks(tmp_path / "tasks")
+    folder = copy_tasks(demo.folder() / "tasks", tmp_path / "tasks")
     monkeypatch.chdir(tmp_path)
     manager = TaskManager(include_path=str(folder), include_defaults=False)
     assert set(demo.TASKS) <= set(manager.all_tasks)
