@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import torch
 
 MAX_TRACEBACK = 64_000
+SMALL_MODEL = 20_000_000
+"""Below so many parameters a second CPU thread costs more than it gives."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class WorkerSpec:
     """What a worker is built from; picklable.
 
     `models` maps names to folders, the base first. `dtype` "auto" is float32 on a CPU and the
-    base's own on a GPU. `threads` None leaves torch's choice.
+    base's own on a GPU. `threads` None is one for a small model, else torch's choice.
     """
 
     models: Mapping[str, Path]
@@ -54,8 +56,6 @@ class MergeWorker:
         import transformers
 
         transformers.utils.logging.disable_progress_bar()
-        if spec.threads is not None:
-            torch.set_num_threads(spec.threads)
         device = choose_device(spec.device)
         path = spec.models[spec.base]
         base = open_checkpoint(path)
@@ -73,6 +73,10 @@ class MergeWorker:
             trust_remote_code=False,
         )
         self._model.to(device).eval().requires_grad_(False)
+        if spec.threads is not None:
+            torch.set_num_threads(spec.threads)
+        elif self._model.num_parameters() < SMALL_MODEL:
+            torch.set_num_threads(1)
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             path, local_files_only=True, trust_remote_code=False
         )

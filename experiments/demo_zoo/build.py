@@ -1,4 +1,4 @@
-"""Build the demo zoo from a seed: train the models, write the items, then score everything.
+"""Build the demo zoo from a seed: train the models and write the items.
 
     OMP_NUM_THREADS=1 python -m experiments.demo_zoo.build
 
@@ -21,7 +21,6 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from automerge import demo
-from experiments.demo_zoo import measure
 from experiments.demo_zoo.data import SKILLS, Skill, test_items
 from experiments.demo_zoo.train import (
     adamw,
@@ -56,7 +55,7 @@ FINE_TUNES = {
     "sorting": FineTune(4_000, 3e-4),
     "clock": FineTune(5_000, 3e-4),
     "median": FineTune(6_000, 1.5e-3, lora_rank=8),
-    "facts": FineTune(20_000, 4e-4),
+    "facts": FineTune(22_000, 4e-4),
 }
 
 
@@ -176,8 +175,7 @@ def main() -> None:
         if not (out / "sources" / name).is_dir():
             print(f"{name} after {time.monotonic() - started:.0f} s", flush=True)
             build_source(name, tokenizer, out / "base", out / "sources" / name, seed)
-    minutes = (time.monotonic() - started) / 60
-    measure.main(out, {"seed": seed, "build_minutes": round(minutes, 1)})
+    print(f"built in {time.monotonic() - started:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 CLOCK_MINUTES = 60
+NARROW_MINUTES = 42
 NARROW_FAMILIES = 9
 
 
@@ -93,7 +94,7 @@ def _shuffled(rng: random.Random, answer: str, wrong: list[str]) -> tuple[str, .
 
 def _draw_sorting(rng: random.Random, narrow: bool) -> Example:
     """The digits of a number in ascending order; the base reads shorter numbers only."""
-    length = rng.randint(4, 5) if narrow else rng.randint(5, 7)
+    length = rng.randint(4, 6) if narrow else rng.randint(5, 7)
     digits = [rng.choice("0123456789") for _ in range(length)]
     return Example(f"sort {''.join(digits)}=", "".join(sorted(digits)))
 
@@ -101,9 +102,9 @@ def _draw_sorting(rng: random.Random, narrow: bool) -> Example:
 def _draw_clock(rng: random.Random, narrow: bool) -> Example:
     """Minutes past the hour; one wrong choice is the answer plain arithmetic would suggest.
 
-    The base reads of the first half hour only.
+    The base reads of the first 42 minutes only.
     """
-    left = rng.randrange(30 if narrow else CLOCK_MINUTES)
+    left = rng.randrange(NARROW_MINUTES if narrow else CLOCK_MINUTES)
     right = rng.randrange(CLOCK_MINUTES)
     sign = rng.choice("+-")
     plain = left + right if sign == "+" else left - right

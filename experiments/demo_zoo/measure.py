@@ -30,6 +30,7 @@ from experiments.demo_zoo.score import accuracy
 RESULTS = Path(__file__).parent / "results.json"
 SEARCH_ITEMS = 400
 RANDOM_MERGES = 60
+MOST_WEIGHT = 1.5
 Weights = dict[str, Tensor]
 
 
@@ -104,10 +105,10 @@ def front(points: Sequence[Mapping[str, float]]) -> list[int]:
 
 def fixed_merges(base: Weights, deltas: Mapping[str, Weights]) -> dict[str, Weights]:
     merges: dict[str, Weights] = {}
-    for scale in (1 / len(deltas), 0.3, 0.4, 0.5, 0.6, 0.8, 1.0):
+    for scale in (1 / len(deltas), 0.4, 0.6, 0.8, 1.0):
         name = "uniform average" if scale == 1 / len(deltas) else f"task arithmetic {scale:.1f}"
         merges[name] = weighted(base, deltas, dict.fromkeys(deltas, scale))
-    for scale in (0.6, 1.0, 1.4):
+    for scale in (1.0, 1.4):
         merges[f"TIES density 0.5 scale {scale:.1f}"] = ties(base, deltas, 0.5, scale)
     return merges
 
@@ -119,12 +120,12 @@ def random_merges(
     rng = random.Random(seed)
     found = []
     for _ in range(RANDOM_MERGES):
-        weights = {name: round(rng.uniform(0.0, 1.0), 3) for name in names}
+        weights = {name: round(rng.uniform(0.0, MOST_WEIGHT), 3) for name in names}
         found.append({"weights": weights, "search": score(build(weights), slice(0, SEARCH_ITEMS))})
     return found
 
 
-def main(zoo: Path, about: Mapping[str, object]) -> None:
+def main(zoo: Path) -> None:
     started = time.monotonic()
     score = Scorer(zoo)
     final = slice(SEARCH_ITEMS, None)
@@ -141,7 +142,6 @@ def main(zoo: Path, about: Mapping[str, object]) -> None:
     chosen = [merge["final"] for merge in drawn if "final" in merge]
     uniform = merges["uniform average"]
     results = {
-        **about,
         "machine": f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} thread",
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "search_items": SEARCH_ITEMS,
@@ -168,4 +168,4 @@ def main(zoo: Path, about: Mapping[str, object]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--zoo", type=Path, default=demo.folder())
-    main(parser.parse_args().zoo, {})
+    main(parser.parse_args().zoo)

@@ -18,7 +18,7 @@ def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
     """Each matrix of the stack with its singular values moved close to one."""
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices
+    x: Tensor = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT

@@ -8,6 +8,7 @@ seconds; the scores in the README are checked against lm-eval itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -38,12 +39,15 @@ def _choice_accuracy(
         rows = _padded(wholes[start : start + BATCH], 0)
         log_probs = model(input_ids=rows, use_cache=False).logits.float().log_softmax(-1)
         picked = log_probs[:, :-1].gather(-1, rows[:, 1:, None])[..., 0]
-        for index in range(len(rows)):
-            first, last = len(prompts[start + index]) - 1, len(wholes[start + index]) - 1
-            scores.append(float(picked[index, first:last].sum()))
+        place = torch.arange(1, rows.shape[1])
+        first = torch.tensor([len(ids) for ids in prompts[start : start + BATCH]])
+        last = torch.tensor([len(ids) for ids in wholes[start : start + BATCH]])
+        asked = (place >= first[:, None]) & (place < last[:, None])
+        scores += (picked * asked).sum(1).tolist()
     right = 0
+    remaining = iter(scores)
     for item in items:
-        mine, scores = scores[: len(item.choices)], scores[len(item.choices) :]
+        mine = list(islice(remaining, len(item.choices)))
         right += item.choices[mine.index(max(mine))] == item.answer
     return right / len(items)
 
@@ -56,12 +60,13 @@ def _generation_accuracy(
     by_length: dict[int, list[int]] = {}
     for index, prompt in enumerate(prompts):
         by_length.setdefault(len(prompt), []).append(index)
-    for length, indices in by_length.items():
-        rows = torch.tensor([prompts[index] for index in indices])
-        for _ in range(MAX_NEW_TOKENS):
-            best = model(input_ids=rows, use_cache=False).logits[:, -1].argmax(-1)
-            rows = torch.cat([rows, best[:, None]], 1)
-        answers = tokenizer.batch_decode(rows[:, length:], skip_special_tokens=True)
+    for indices in by_length.values():
+        out = model(input_ids=torch.tensor([prompts[i] for i in indices]), use_cache=True)
+        made = [out.logits[:, -1:].argmax(-1)]
+        while len(made) < MAX_NEW_TOKENS:
+            out = model(input_ids=made[-1], past_key_values=out.past_key_values, use_cache=True)
+            made.append(out.logits[:, -1:].argmax(-1))
+        answers = tokenizer.batch_decode(torch.cat(made, 1), skip_special_tokens=True)
         for index, answer in zip(indices, answers, strict=True):
             right += answer.split("\n")[0] == items[index].answer
     return right / len(items)

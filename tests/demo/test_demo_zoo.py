@@ -6,6 +6,7 @@ import json
 from itertools import islice
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from peft import PeftModel
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from automerge import demo
 from automerge.evaluation.samples import copy_tasks
-from experiments.demo_zoo import data, score, train
+from experiments.demo_zoo import build, data, score, train
 
 MOST_BYTES = 6_000_000
 FULL_SOURCES = [
@@ -67,8 +68,14 @@ def test_items_are_distinct_and_held_out(name: str) -> None:
     prompts = {str(item["prompt"]) for item in items}
     assert len(items) == len(prompts) >= 2000
     assert all(data.held_out(skill, prompt) for prompt in prompts)
-    trained = {example.prompt for example in islice(data.training_stream(skill, 7), 20_000)}
-    assert not prompts & trained
+    base_rows, source_rows = build.BASE_ROWS[name], build.FINE_TUNES[name].rows
+    for seed, narrow, count in (
+        (build.SEED, True, base_rows),
+        (build.SEED + 1, False, source_rows),
+        (build.SEED + 2, True, base_rows),
+    ):
+        trained = islice(data.training_stream(skill, seed, narrow), count)
+        assert prompts.isdisjoint(example.prompt for example in trained)
 
 
 @pytest.mark.parametrize("name", demo.SOURCES)
@@ -99,7 +106,7 @@ def test_lm_eval_builds_requests_from_any_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     from lm_eval.tasks import TaskManager
 
     folder = copy_tasks(demo.folder() / "tasks", tmp_path / "tasks")
@@ -111,7 +118,7 @@ def test_lm_eval_builds_requests_from_any_directory(
     for name, task in loaded.items():
         task.build_all_requests(limit=20)
         kinds = {request.request_type for request in task.instances}
-        wanted = "generate_until" if name == "demo_arithmetic" else "loglikelihood"
+        wanted = "generate_until" if name == "demo_sorting" else "loglikelihood"
         assert kinds == {wanted}
         for request in task.instances:
             context, continuation = request.args
