@@ -17,7 +17,7 @@ demo: setup
 	$(BIN)/automerge search --budget 40
 
 test: setup lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not gpu" -n 2 --dist loadfile
 
 test-slow: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "slow"
