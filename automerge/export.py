@@ -56,14 +56,26 @@ def write_model(
     from automerge.merging import merge_to_folder
     from automerge.recipe_files import recipe_text
 
+    used = references_used(recipe, references, checkpoints)
     where = tuple(places(checkpoints[recipe.models[0]].tensors).values())
     adapters = [name for name, model in checkpoints.items() if isinstance(model, LoraCheckpoint)]
     texts = {
-        "recipe.yaml": recipe_text(recipe, references, folder.name),
+        "recipe.yaml": recipe_text(recipe, used, folder.name),
         "mergekit.yaml": to_mergekit(recipe, references, where, adapters).text,
     }
     with _progress(console, folder.name) as progress:
         merge_to_folder(recipe, checkpoints, folder, texts=texts, progress=progress)
+
+
+def references_used(
+    recipe: Recipe, references: Mapping[str, str], checkpoints: Mapping[str, Checkpoint]
+) -> dict[str, str]:
+    """The models a recipe needs: those it names, and the base that its adapters belong to."""
+    from automerge.checkpoints import LoraCheckpoint
+
+    adapted = any(isinstance(checkpoints[name], LoraCheckpoint) for name in recipe.models)
+    names = dict.fromkeys([*([BASE] if adapted and BASE in references else []), *recipe.models])
+    return {name: references[name] for name in names}
 
 
 def _open_models(run: Path) -> tuple[dict[str, Checkpoint], dict[str, str]]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from automerge.export import write_model
+from automerge.errors import ConfigError, Fault
+from automerge.export import BASE, write_model
 from automerge.recipe_files import read_recipe
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from automerge.preflight import Locate, Models
 
 
 def merge_file(path: Path, out: Path, console: Console) -> None:
@@ -17,12 +20,33 @@ def merge_file(path: Path, out: Path, console: Console) -> None:
     from automerge.preflight import open_models
 
     file = read_recipe(path)
-    references = file.alone()
+    references = dict(file.alone())
     for note in file.notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
-    reference = file.recipe.models[0]
+    base = file.recipe.base or BASE
+    if base in file.models:
+        references[base] = file.models[base]
+    reference = base if base in references else file.recipe.models[0]
     models = open_models(references, reference, file.locate)
+    if reference != base:
+        _refuse_adapters(models, file.locate)
     for warning in models.warnings:
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
     write_model(file.recipe, models.checkpoints, references, out, console)
     console.print(f"wrote {out}", markup=False, soft_wrap=True)
+
+
+def _refuse_adapters(models: Models, locate: Locate) -> None:
+    """An adapter belongs to one base, which must be named."""
+    from automerge.checkpoints import is_adapter
+
+    faults = [
+        Fault(
+            f"{name!r} is a LoRA adapter; name its base as `{BASE}:` under `models:`",
+            locate(("models", name)),
+        )
+        for name, folder in models.folders.items()
+        if is_adapter(folder.path)
+    ]
+    if faults:
+        raise ConfigError(faults)

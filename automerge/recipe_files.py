@@ -15,6 +15,7 @@ from automerge.references import NAME, resolve
 from automerge.yaml_file import Located, Plain, Step, dump_yaml, load_yaml
 
 VERSION = 1
+BASE = "base"
 KEYS = ("recipe", "name", "models", "method", "base", "sources", "parameters", "seed", "dtype")
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -87,13 +88,12 @@ def read_recipe(path: Path | str) -> RecipeFile:
 
 
 def recipe_text(recipe: Recipe, models: Mapping[str, str], name: str | None = None) -> str:
-    """Write a recipe and the models it names as YAML that `read_recipe` reads the same."""
+    """Write a recipe and what model names stand for as YAML that `read_recipe` reads the same."""
     plain: dict[str, Plain] = {"recipe": VERSION}
     if name is not None:
         plain["name"] = name
-    used = {model: models[model] for model in recipe.models if model in models}
-    if used:
-        plain["models"] = used
+    if models:
+        plain["models"] = dict(models)
     plain |= recipe.plain()
     return dump_yaml(plain)
 
@@ -137,7 +137,7 @@ class _Reader:
             self._faults += recipe_faults(recipe, self._locate)
         if not self._faults:
             for name in models:
-                if name not in recipe.models:
+                if name not in (*recipe.models, BASE):  # adapters need a base that is not merged
                     advice = nearest(name, recipe.models)
                     self._fault(("models", name), f"the recipe uses no {name!r}{advice}", key=True)
         name = self._text("name") or self._stem

@@ -294,3 +294,20 @@ def test_the_library_searches_from_options(zoo: Path, tmp_path: Path) -> None:
     assert study.result.state == "finished"
     assert {member["kind"] for member in study.front} == {"base", "parent", "baseline"}
     assert study.report.is_file()
+
+
+def test_a_recipe_of_an_adapter_without_a_base_still_says_whose_it_is(
+    finished: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    run_copy = tmp_path / "run"
+    shutil.copytree(finished, run_copy)
+    assert run(tmp_path, environment, "export", "run", "--trial", "3").returncode == 0
+    recipe = run_copy / "models" / "adapter" / "recipe.yaml"
+    done = run(tmp_path, environment, "merge", str(recipe), "--out", "again")
+    assert done.returncode == 0, done.stderr
+    merged = (tmp_path / "again" / "model.safetensors").read_bytes()
+    assert merged == (recipe.parent / "model.safetensors").read_bytes()
+    recipe.write_text(recipe.read_text().replace("base:", "left:", 1))
+    refused = run(tmp_path, environment, "merge", str(recipe), "--out", "more")
+    assert refused.returncode in (2, 3)
+    assert "Traceback" not in refused.stderr
