@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from automerge.recipe import BASE
 from automerge.report.card import model_card
 from automerge.report.files import write_atomically
 from automerge.report.model import MODELS
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from automerge.checkpoints import Checkpoint
     from automerge.recipe import Recipe
     from automerge.report.model import StudyResult
-
-BASE = "base"
 
 
 def export_models(
@@ -56,26 +55,16 @@ def write_model(
     from automerge.merging import merge_to_folder
     from automerge.recipe_files import recipe_text
 
-    used = references_used(recipe, references, checkpoints)
     where = tuple(places(checkpoints[recipe.models[0]].tensors).values())
-    adapters = [name for name, model in checkpoints.items() if isinstance(model, LoraCheckpoint)]
+    adapters = [name for name in recipe.models if isinstance(checkpoints[name], LoraCheckpoint)]
+    owner = [BASE] if adapters and BASE in references else []
+    used = {name: references[name] for name in dict.fromkeys([*owner, *recipe.models])}
     texts = {
         "recipe.yaml": recipe_text(recipe, used, folder.name),
         "mergekit.yaml": to_mergekit(recipe, references, where, adapters).text,
     }
     with _progress(console, folder.name) as progress:
         merge_to_folder(recipe, checkpoints, folder, texts=texts, progress=progress)
-
-
-def references_used(
-    recipe: Recipe, references: Mapping[str, str], checkpoints: Mapping[str, Checkpoint]
-) -> dict[str, str]:
-    """The models a recipe needs: those it names, and the base that its adapters belong to."""
-    from automerge.checkpoints import LoraCheckpoint
-
-    adapted = any(isinstance(checkpoints[name], LoraCheckpoint) for name in recipe.models)
-    names = dict.fromkeys([*([BASE] if adapted and BASE in references else []), *recipe.models])
-    return {name: references[name] for name in names}
 
 
 def _open_models(run: Path) -> tuple[dict[str, Checkpoint], dict[str, str]]:

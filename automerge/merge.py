@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from automerge.errors import ConfigError, Fault
-from automerge.export import BASE, write_model
+from automerge.export import write_model
+from automerge.recipe import BASE
 from automerge.recipe_files import read_recipe
 
 if TYPE_CHECKING:

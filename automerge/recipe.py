@@ -18,6 +18,8 @@ from typing import TypeAlias
 
 COMPONENTS = ("attention", "mlp", "norm", "embedding", "other")
 DEFAULT = "default"
+BASE = "base"
+"""What the base is called in a study, and in a recipe file whose adapters need one."""
 
 Value: TypeAlias = float | int | bool | str
 

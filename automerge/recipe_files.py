@@ -9,13 +9,12 @@ from typing import Any
 
 from automerge.errors import ConfigError, Fault, Location, nearest
 from automerge.mergekit import is_mergekit, parse_mergekit
-from automerge.recipe import COMPONENTS, DEFAULT, Profile, Recipe, RecipeSource, Value
+from automerge.recipe import BASE, COMPONENTS, DEFAULT, Profile, Recipe, RecipeSource, Value
 from automerge.recipe_check import recipe_faults
 from automerge.references import NAME, resolve
 from automerge.yaml_file import Located, Plain, Step, dump_yaml, load_yaml
 
 VERSION = 1
-BASE = "base"
 KEYS = ("recipe", "name", "models", "method", "base", "sources", "parameters", "seed", "dtype")
 DTYPES = ("float32", "bfloat16", "float16")
 

@@ -17,7 +17,7 @@ from automerge.config import StudyConfig, differences
 from automerge.errors import ConfigError, Fault, PreflightError
 from automerge.executors.base import Executor
 from automerge.methods import METHODS
-from automerge.recipe import single, uniform_average
+from automerge.recipe import BASE, single, uniform_average
 from automerge.report.model import MODEL
 from automerge.results import study_objectives
 from automerge.samplers import SAMPLERS
@@ -26,7 +26,6 @@ from automerge.store import Store, exists
 from automerge.study import FirstTrial, Plan
 from automerge.trial import PARTS, Items, Part
 
-BASE = "base"
 TASKS = "tasks"
 SAMPLES = "test_samples.json"
 PACKAGES = (

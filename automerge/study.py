@@ -167,9 +167,7 @@ class Driver:
         return len(self._trials) - len(self._duplicate_of)
 
     def _wants_more(self) -> bool:
-        if self._charged() >= self.plan.budget:
-            return False
-        return len(self._in_flight) < self._ready_executor().slots
+        return self._charged() < self.plan.budget and self._free()
 
     def _ask_next(self) -> bool:
         """Record the next trial and set it going; False when the space has nothing new."""
