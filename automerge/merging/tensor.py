@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from automerge.errors import AutomergeError
 from automerge.merging.plan import Step
-from automerge.merging.statistics import BLOCK, working_blocks
+from automerge.merging.statistics import BLOCK, working_blocks, working_precision
 from automerge.merging.workspace import Workspace
 from automerge.methods import Method, Operands
 
@@ -42,17 +44,37 @@ def merge_tensor(step: Step, workspace: Workspace) -> Tensor:
 
 
 def fill(merged: Tensor, step: Step, method: Method, workspace: Workspace) -> None:
-    """Run a method's two stages; the kernel goes over the tensor in blocks."""
+    """Run a method's two stages; an element-wise kernel goes over the tensor in blocks."""
     statistics = workspace.statistics(step.tensor, step.base, step.sources)
     scalars = method.coefficients(step.values, statistics)
     models = step.sources if step.base is None else (step.base, *step.sources)
     tensors = [workspace.tensor(model, step.tensor) for model in models]
+    if method.extent == "tensor":
+        precision = working_precision(tensors)
+        operands = split([t.to(precision).reshape(step.info.shape) for t in tensors], step)
+        key = (step.tensor, step.base or "", *step.sources)
+        prepared = workspace.prepared(method, key, operands)
+        merged[:] = method.kernel(replace(operands, prepared=prepared), scalars).reshape(-1)
+        return
+    columns = step.info.shape[-1] if step.info.shape else 1
+    ranked = [
+        workspace.ranks(step.tensor, step.base, source, columns)
+        for source in (step.sources if "ranks" in method.statistics else ())
+    ]
     for number, blocks in enumerate(working_blocks(tensors)):
         start = number * BLOCK
         stop = start + blocks[0].numel()
-        base, sources = (None, blocks) if step.base is None else (blocks[0], blocks[1:])
-        uniforms = [
-            workspace.uniform(step.seed, step.tensor, source, start, stop)
-            for source in (step.sources if method.seeded else ())
-        ]
-        merged[start:stop] = method.kernel(Operands(base, sources, uniforms), scalars)
+        operands = replace(
+            split(blocks, step),
+            uniforms=[
+                workspace.uniform(step.seed, step.tensor, source, start, stop)
+                for source in (step.sources if method.seeded else ())
+            ],
+            ranks=[ranks[start:stop] for ranks in ranked],
+        )
+        merged[start:stop] = method.kernel(operands, scalars)
+
+
+def split(tensors: Sequence[Tensor], step: Step) -> Operands:
+    """Base and sources, of tensors in that order."""
+    return Operands(None, tensors) if step.base is None else Operands(tensors[0], tensors[1:])

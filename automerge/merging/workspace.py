@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from automerge.checkpoints import Checkpoint
-from automerge.merging.statistics import Key, VectorStatistics
+from automerge.merging.statistics import Key, VectorStatistics, inner, ranks, vector
+from automerge.methods import Method, Operands
 from automerge.methods.uniform import uniform
 
 
@@ -21,27 +23,51 @@ class Workspace:
         self.checkpoints = checkpoints
         self._uniform_bytes = uniform_bytes
         self._seed: int | None = None
+        self._of_models: dict[Key, float] = {}
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget everything but the few numbers that are about whole models."""
         self._tensors: dict[tuple[str, str], Tensor] = {}
         self._statistics: dict[Key, Tensor] = {}
         self._uniforms: dict[tuple[str, str], Tensor] = {}
+        self._ranks: dict[Key, Tensor] = {}
+        self._prepared: dict[tuple[object, ...], tuple[Tensor, ...]] = {}
         self._room = self._uniform_bytes
 
     def tensor(self, model: str, name: str) -> Tensor:
         """One model's tensor, flat; never written to."""
         key = (model, name)
         if key not in self._tensors:
-            self._tensors[key] = self.checkpoints[model].read(name).reshape(-1)
+            self._tensors[key] = self._read(model, name)
         return self._tensors[key]
+
+    def _read(self, model: str, name: str) -> Tensor:
+        return self.checkpoints[model].read(name).reshape(-1)
 
     def statistics(self, name: str, base: str | None, sources: tuple[str, ...]) -> VectorStatistics:
         """Statistics of the vectors of one tensor."""
         return VectorStatistics(
-            name, base, sources, lambda model: self.tensor(model, name), self._statistics
+            name,
+            base,
+            sources,
+            lambda model: self.tensor(model, name),
+            self._statistics,
+            lambda i, j: self._model_inner(base, i, j),
         )
+
+    def _model_inner(self, base: str | None, i: str, j: str) -> float:
+        """The inner product of two sources' vectors over all tensors; no tensor is kept."""
+        key = (base or "", *sorted((i, j)))
+        if key not in self._of_models:
+            total = 0.0
+            for name, info in self.checkpoints[base or i].tensors.items():
+                if info.mergeable:
+                    anchor = None if base is None else self._read(base, name)
+                    left, right = self._read(i, name), self._read(j, name)
+                    total += inner(vector(left, anchor), vector(right, anchor)).item()
+            self._of_models[key] = total
+        return self._of_models[key]
 
     def uniform(self, seed: int, name: str, source: str, start: int, stop: int) -> Tensor:
         """Uniforms of elements [start, stop) of one tensor of one source."""
@@ -55,3 +81,21 @@ class Workspace:
             kept = self._uniforms[name, source] = uniform(seed, name, source, 0, size)
             self._room -= 4 * size
         return kept[start:stop]
+
+    def ranks(self, name: str, base: str | None, source: str, columns: int) -> Tensor:
+        """Ranks of one source's vector within its rows of so many columns, flat."""
+        key = (name, base or "", source)
+        if key not in self._ranks:
+            anchor = None if base is None else self.tensor(base, name)
+            flat = torch.cat(list(vector(self.tensor(source, name), anchor)))
+            self._ranks[key] = ranks(flat.reshape(-1, columns)).reshape(-1)
+        return self._ranks[key]
+
+    def prepared(self, method: Method, key: Key, operands: Operands) -> tuple[Tensor, ...]:
+        """What a method computes from one tensor's operands, whatever the knobs."""
+        if method.prepare is None:
+            return ()
+        full = (method.prepare, *key)
+        if full not in self._prepared:
+            self._prepared[full] = method.prepare(operands)
+        return self._prepared[full]

@@ -1,10 +1,12 @@
 """The contract every merge method keeps.
 
 A method is two stages. `coefficients` turns knob values and whole-tensor statistics into a few
-scalars, in plain Python. `kernel` turns tensors and those scalars into the merged tensor, element
-by element, in the precision of its inputs (float32, or float64 for float64 models). So statistics
-are computed once a tensor for a whole search, and a kernel can run on any block of a tensor, on
-any device, eagerly or compiled, with the same result.
+scalars, in plain Python. `kernel` turns tensors and those scalars into the merged tensor, in the
+precision of its inputs (float32, or float64 for float64 models). So statistics are computed once a
+tensor for a whole search. A kernel of extent "element" can run on any block of a tensor, on any
+device, eagerly or compiled, with the same result: it works element by element and never branches
+on a number. One of extent "tensor" gets whole tensors in their own shape, and what its `prepare`
+made of them, computed once a search.
 
 Declarations import no torch: the search side reads them for knobs and bounds.
 """
@@ -21,7 +23,8 @@ from automerge.recipe import Place, Profile, Recipe
 if TYPE_CHECKING:
     from torch import Tensor
 
-Statistic = Literal["gram", "magnitude"]
+Statistic = Literal["gram", "model_gram", "magnitude", "spread", "ranks"]
+Extent = Literal["element", "tensor"]
 STORAGE_DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 
@@ -71,8 +74,21 @@ class Statistics(Protocol):
     def inner(self, i: int, j: int) -> float:
         """Inner product of vectors i and j, accumulated in float64."""
 
+    def model_inner(self, i: int, j: int) -> float:
+        """Inner product of vectors i and j over all tensors of the model ("model_gram")."""
+
     def magnitude(self, i: int, k: int) -> float:
         """The k-th largest absolute element of vector i, k from 1."""
+
+    @property
+    def n_spread(self) -> int:
+        """Number of elements at which the vectors are not all equal ("spread")."""
+
+    def spread(self, k: int) -> float:
+        """The k-th largest population variance of an element over the vectors, k from 1."""
+
+    def spread_energy(self, i: int, k: int) -> float:
+        """Sum of vector i's squares over the k elements of largest variance."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +102,19 @@ class Coefficients:
 
 @dataclass(frozen=True)
 class Operands:
-    """Tensors of one shape: base (None unless anchored), sources, and uniforms in [0, 1).
+    """Tensors of one shape: base (None unless anchored), sources, and what a method asked for.
 
-    There is one uniform tensor a source for seeded methods, else none.
+    Seeded methods get one tensor of uniforms in [0, 1) a source. "ranks" methods get one tensor of
+    ranks a source: 0 for the least magnitude of the vector within its row (the last dimension), 1
+    for the largest, evenly spaced, in element order where magnitudes are equal; 0.5 in rows of one.
+    `prepared` is what `Method.prepare` gave.
     """
 
     base: Tensor | None
     sources: Sequence[Tensor]
     uniforms: Sequence[Tensor] = ()
+    ranks: Sequence[Tensor] = ()
+    prepared: Sequence[Tensor] = ()
 
     @property
     def anchor(self) -> Tensor:
@@ -119,6 +140,7 @@ def indicator(tensor: Tensor) -> Tensor:
 
 CoefficientStage: TypeAlias = Callable[[Values, Statistics], Coefficients]
 Kernel: TypeAlias = Callable[[Operands, Coefficients], "Tensor"]
+Preparation: TypeAlias = Callable[[Operands], "tuple[Tensor, ...]"]
 
 
 @dataclass(frozen=True)
@@ -127,7 +149,8 @@ class Method:
 
     `anchored` methods need a base and combine task vectors. `ordered` ones depend on the order of
     sources. `seeded` ones get uniforms derived from the recipe's seed. `statistics` names all the
-    whole-tensor numbers `coefficients` may ask for.
+    whole-tensor numbers `coefficients` may ask for. `prepare`, for the extent "tensor", computes
+    from base and sources what no knob changes.
     """
 
     name: str
@@ -141,6 +164,8 @@ class Method:
     min_sources: int = 1
     max_sources: int | None = None
     statistics: tuple[Statistic, ...] = ()
+    extent: Extent = "element"
+    prepare: Preparation | None = None
 
     @property
     def source_knobs(self) -> tuple[Knob, ...]:
