@@ -168,6 +168,34 @@ def merge(
 
 
 @app.command()
+def inspect(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The base: a folder or hub id.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME=]SOURCE...", help="Fine-tunes or LoRA adapters: folders or hub ids."
+        ),
+    ],
+    weights: Annotated[
+        bool, typer.Option("--weights", help="Read all weights: task vectors, conflicts, NaN.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    html: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--html", help="Also write a page to look at.", metavar="FILE"),
+    ] = None,
+) -> None:
+    """Say whether models can be merged, and what they are to each other.
+
+    Exit code 3 where a source cannot be merged as it is.
+    """
+    from automerge.inspect import inspect_models
+
+    if not inspect_models([base, *sources], weights, as_json, html, _console()):
+        raise typer.Exit(3)
+
+
+@app.command()
 def status(
     run: Run,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,

@@ -50,37 +50,37 @@ def write_model(
     console: Console | None,
 ) -> None:
     """Merge to a folder, with its recipe in our YAML and in mergekit's."""
-    from automerge.checkpoints import LoraCheckpoint, places
-    from automerge.mergekit import to_mergekit
+    from automerge.checkpoints import is_adapter, places
+    from automerge.mergekit import mergekit_text
     from automerge.merging import merge_to_folder
     from automerge.recipe_files import recipe_text
 
     where = tuple(places(checkpoints[recipe.models[0]].tensors).values())
-    adapters = [name for name in recipe.models if isinstance(checkpoints[name], LoraCheckpoint)]
+    adapters = [name for name in recipe.models if is_adapter(checkpoints[name].path)]
     owner = [BASE] if adapters and BASE in references else []
     used = {name: references[name] for name in dict.fromkeys([*owner, *recipe.models])}
     texts = {
         "recipe.yaml": recipe_text(recipe, used, folder.name),
-        "mergekit.yaml": to_mergekit(recipe, references, where, adapters).text,
+        "mergekit.yaml": mergekit_text(recipe, references, where, adapters),
     }
     with _progress(console, folder.name) as progress:
         merge_to_folder(recipe, checkpoints, folder, texts=texts, progress=progress)
 
 
-def _open_models(run: Path) -> tuple[dict[str, Checkpoint], dict[str, str]]:
+def _open_models(run: Path) -> tuple[Mapping[str, Checkpoint], dict[str, str]]:
     """A study's models, and how a recipe names them: a folder, or a hub id with its commit."""
-    from automerge.checkpoints import open_checkpoint
+    from automerge.checkpoints import open_together
 
     with open_study(run) as store:
         origins = store.meta("models")
-    checkpoints: dict[str, Checkpoint] = {}
+    folders: dict[str, Path] = {}
     references: dict[str, str] = {}
     for origin in origins:
         name, path = origin["name"], Path(origin["path"])
-        checkpoints[name] = open_checkpoint(path, checkpoints.get(BASE))
+        folders[name] = path
         repository = origin["reference"].partition("@")[0]
         references[name] = f"{repository}@{origin['revision']}" if origin["revision"] else str(path)
-    return checkpoints, references
+    return open_together(folders, BASE), references
 
 
 @contextmanager

@@ -28,7 +28,7 @@ def merge_file(path: Path, out: Path, console: Console) -> None:
     if base in file.models:
         references[base] = file.models[base]
     reference = base if base in references else file.recipe.models[0]
-    models = open_models(references, reference, file.locate)
+    models = open_models(references, reference, file.locate, file.recipe.vocabulary)
     if reference != base:
         _refuse_adapters(models, file.locate)
     for warning in models.warnings:

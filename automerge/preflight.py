@@ -14,15 +14,18 @@ from pathlib import Path
 from automerge.checkpoints import (
     Checkpoint,
     ModelFolder,
+    align,
+    alike_but_for_vocabulary,
     check_models,
     open_checkpoint,
     places,
     resolve,
+    scan,
 )
 from automerge.errors import Fault, Location, PreflightError
 from automerge.evaluation.split import Split, SplitPlan, split_documents
 from automerge.evaluation.tasks import TaskSet, TaskSettings, TaskSpec, TasksRefused, load_tasks
-from automerge.recipe import Place
+from automerge.recipe import BASE_VOCABULARY, Place, Vocabulary
 
 Locate = Callable[[Sequence[str | int]], Location | None]
 
@@ -58,10 +61,16 @@ class Models:
         return max(sizes, key=lambda dtype: sizes[dtype])
 
 
-def open_models(references: Mapping[str, str], base: str, locate: Locate) -> Models:
+def open_models(
+    references: Mapping[str, str],
+    base: str,
+    locate: Locate,
+    vocabulary: Vocabulary = BASE_VOCABULARY,
+) -> Models:
     """Find, open and compare models by name; raises PreflightError with every fault found.
 
     `base` is the name of the model that the others are compared with, and that adapters belong to.
+    All come in the vocabulary that was chosen.
     """
     faults: list[Fault] = []
     folders: dict[str, ModelFolder] = {}
@@ -73,15 +82,47 @@ def open_models(references: Mapping[str, str], base: str, locate: Locate) -> Mod
         except PreflightError as error:
             location = locate(("base",) if name == base else ("models", name))
             faults += [replace(fault, location=location) for fault in error.faults]
-    warnings: tuple[str, ...] = ()
-    if base in checkpoints:
-        sources = {name: c for name, c in checkpoints.items() if name != base}
-        compared = check_models((base, checkpoints[base]), sources)
-        warnings = compared.warnings
-        faults += compared.faults
+    if base not in checkpoints:
+        raise PreflightError(faults)
+    aligned = compare_aligned(checkpoints, base, vocabulary)
+    faults += aligned.faults
     if faults:
         raise PreflightError(faults)
-    return Models(base, folders, checkpoints, warnings)
+    return Models(base, folders, aligned.checkpoints, aligned.warnings)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Models in one vocabulary where that can be had, and what keeps them from being merged."""
+
+    checkpoints: Mapping[str, Checkpoint]
+    faults: tuple[Fault, ...]
+    warnings: tuple[str, ...]
+
+
+def compare_aligned(
+    checkpoints: Mapping[str, Checkpoint], base: str, vocabulary: Vocabulary
+) -> Compared:
+    """Bring models to one vocabulary, and compare the rest of them with the base."""
+    sources = {name: c for name, c in checkpoints.items() if name != base}
+    reference = checkpoints[base]
+    try:
+        unsafe = any(scan(checkpoint.assets) for checkpoint in checkpoints.values())
+        alike = not unsafe and all(
+            alike_but_for_vocabulary(reference, source) for source in sources.values()
+        )
+    except PreflightError:
+        alike = False
+    if not alike:
+        found = check_models((base, reference), sources)
+        return Compared(checkpoints, found.faults, found.warnings)
+    try:
+        aligned = align(checkpoints, base, vocabulary)
+    except PreflightError as error:
+        return Compared(checkpoints, error.faults, ())
+    models = dict(aligned.checkpoints)
+    found = check_models((base, models.pop(base)), models)
+    return Compared(aligned.checkpoints, found.faults, aligned.warnings + found.warnings)
 
 
 def open_tasks(specs: Sequence[TaskSpec], settings: TaskSettings, locate: Locate) -> TaskSet:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import TypeAlias
@@ -20,6 +20,8 @@ COMPONENTS = ("attention", "mlp", "norm", "embedding", "other")
 DEFAULT = "default"
 BASE = "base"
 """What the base is called in a study, and in a recipe file whose adapters need one."""
+UNION = "union"
+"""As a tokenizer: every token that any of the models has."""
 
 Value: TypeAlias = float | int | bool | str
 
@@ -113,6 +115,29 @@ class RecipeSource:
 
 
 @dataclass(frozen=True)
+class Vocabulary:
+    """The tokens the merged model reads and writes.
+
+    `tokenizer` is `base`, `union` or a model's name. `chat_template` is `base` or a model's name;
+    None is the template of the model whose tokenizer it is. The embedding gets a multiple of
+    `pad_to_multiple_of` rows; None adds no row.
+    """
+
+    tokenizer: str = BASE
+    chat_template: str | None = None
+    pad_to_multiple_of: int | None = None
+
+    def plain(self) -> dict[str, object]:
+        """What differs from the default, by its key in a recipe."""
+        default = Vocabulary()
+        return {key: value for key, value in vars(self).items() if value != vars(default)[key]}
+
+
+BASE_VOCABULARY = Vocabulary()
+VOCABULARY_KEYS = tuple(field.name for field in fields(Vocabulary))
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How one merged model is made.
 
@@ -127,13 +152,14 @@ class Recipe:
     knobs: Mapping[str, Profile | Value] = field(default_factory=dict)
     seed: int = 0
     dtype: str | None = None
+    vocabulary: Vocabulary = BASE_VOCABULARY
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "knobs", MappingProxyType(dict(sorted(self.knobs.items()))))
 
     def __reduce__(self) -> tuple[type[Recipe], tuple[object, ...]]:
-        knobs = dict(self.knobs)
-        return Recipe, (self.method, self.sources, self.base, knobs, self.seed, self.dtype)
+        last = (dict(self.knobs), self.seed, self.dtype, self.vocabulary)
+        return Recipe, (self.method, self.sources, self.base, *last)
 
     def __hash__(self) -> int:
         return hash(self.id)
@@ -168,7 +194,7 @@ class Recipe:
             plain["seed"] = self.seed
         if self.dtype is not None:
             plain["dtype"] = self.dtype
-        return plain
+        return plain | self.vocabulary.plain()
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, object]) -> Recipe:
@@ -190,6 +216,9 @@ class Recipe:
             },
             seed=int(str(plain.get("seed", 0))),
             dtype=None if plain.get("dtype") is None else str(plain["dtype"]),
+            vocabulary=Vocabulary(
+                **{key: plain[key] for key in VOCABULARY_KEYS if key in plain}  # type: ignore[arg-type]
+            ),
         )
 
 

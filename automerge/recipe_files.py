@@ -9,14 +9,29 @@ from typing import Any
 
 from automerge.errors import ConfigError, Fault, Location, nearest
 from automerge.mergekit import is_mergekit, parse_mergekit
-from automerge.recipe import BASE, COMPONENTS, DEFAULT, Profile, Recipe, RecipeSource, Value
+from automerge.recipe import (
+    BASE,
+    COMPONENTS,
+    DEFAULT,
+    UNION,
+    VOCABULARY_KEYS,
+    Profile,
+    Recipe,
+    RecipeSource,
+    Value,
+    Vocabulary,
+)
 from automerge.recipe_check import recipe_faults
 from automerge.references import NAME, resolve
 from automerge.yaml_file import Located, Plain, Step, dump_yaml, load_yaml
 
 VERSION = 1
-KEYS = ("recipe", "name", "models", "method", "base", "sources", "parameters", "seed", "dtype")
+KEYS = (
+    *("recipe", "name", "models", "method", "base", "sources", "parameters", "seed", "dtype"),
+    *VOCABULARY_KEYS,
+)
 DTYPES = ("float32", "bfloat16", "float16")
+MAX_PADDING = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -51,8 +66,15 @@ class RecipeFile:
                 meant = f" ({reference})" if reference else ""
                 advice = "" if reference else nearest(model, tuple(references))
                 problems.append(f"the recipe's model {model!r}{meant} is not in the study{advice}")
-        if problems:
-            raise ConfigError(Fault(problem, self.locate(("models",))) for problem in problems)
+        faults = [Fault(problem, self.locate(("models",))) for problem in problems]
+        faults += [
+            Fault(
+                f"a study's models share the base's vocabulary; remove `{key}`", self.locate((key,))
+            )
+            for key in self.recipe.vocabulary.plain()
+        ]
+        if faults:
+            raise ConfigError(faults)
         sources = tuple(replace(s, name=renamed[s.name]) for s in self.recipe.sources)
         base = None if self.recipe.base is None else renamed[self.recipe.base]
         return replace(self.recipe, sources=sources, base=base)
@@ -131,7 +153,9 @@ class _Reader:
             knobs=self._knobs(("parameters",), switches=True),
             seed=self._seed(),
             dtype=self._dtype(),
+            vocabulary=self._vocabulary(),
         )
+        self._check_vocabulary(recipe)
         if not self._faults:
             self._faults += recipe_faults(recipe, self._locate)
         if not self._faults:
@@ -243,3 +267,21 @@ class _Reader:
         if dtype is not None and dtype not in DTYPES:
             self._fault(("dtype",), f"unknown dtype {dtype!r}{nearest(dtype, DTYPES)}")
         return dtype
+
+    def _vocabulary(self) -> Vocabulary:
+        rows = self._data.get("pad_to_multiple_of")
+        if rows is not None and (type(rows) is not int or not 1 <= rows <= MAX_PADDING):
+            message = f"expected a whole number from 1 to {MAX_PADDING}, got {rows!r}"
+            self._fault(("pad_to_multiple_of",), message)
+            rows = None
+        return Vocabulary(self._text("tokenizer") or BASE, self._text("chat_template"), rows)
+
+    def _check_vocabulary(self, recipe: Recipe) -> None:
+        chosen = recipe.vocabulary
+        for key, value, words in (
+            ("tokenizer", chosen.tokenizer, (BASE, UNION)),
+            ("chat_template", chosen.chat_template, (BASE,)),
+        ):
+            known = (*words, *(model for model in recipe.models if model not in words))
+            if value is not None and value not in known:
+                self._fault((key,), f"unknown {key} {value!r}{nearest(value, known)}")

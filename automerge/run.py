@@ -143,12 +143,14 @@ def _introduce(session: Session, console: Console) -> None:
     """Say what will be searched, on what, before the first trial."""
     config, plan = session.config, session.plan
     n_items = {part: sum(map(len, plan.items[part].values())) for part in plan.items}
+    drawn = plan.draw.per_candidate
+    each = "" if drawn is None else f" ({drawn} fresh ones an objective and candidate)"
     counts = session.store.counts()
     lines = [
         f"study     {config.name} in {_shown(Path(config.out))}",
         f"models    {len(config.models)} sources: {', '.join(config.models)}",
         f"tasks     {', '.join(o.name for o in plan.objectives)}",
-        f"items     {n_items['search']} to search, {n_items['select']} to select, "
+        f"items     {n_items['search']} to search{each}, {n_items['select']} to select, "
         f"{n_items['test']} sealed for the test",
         f"space     {session.space.describe()}",
         f"sampler   {session.sampler}, seed {config.seed}, budget {plan.budget}",

@@ -16,6 +16,7 @@ from typing import Any
 from automerge.config import StudyConfig, differences
 from automerge.errors import ConfigError, Fault, PreflightError
 from automerge.executors.base import Executor
+from automerge.items import POOL_SHARES, ItemDraw
 from automerge.methods import METHODS
 from automerge.recipe import BASE, single, uniform_average
 from automerge.report.model import MODEL
@@ -129,7 +130,7 @@ def _examine(config: StudyConfig, run: Path) -> _Examined:
         evaluation, shares = config.evaluation, config.split
         caps: dict[Part, int] = {}
         if isinstance(evaluation.items_per_candidate, int):
-            caps["search"] = evaluation.items_per_candidate
+            caps["search"] = POOL_SHARES * evaluation.items_per_candidate
         caps |= {"select": shares.max_select} if shares.max_select else {}
         caps |= {"test": shares.max_test} if shares.max_test else {}
         fractions = {part: getattr(shares, part) for part in PARTS}
@@ -137,6 +138,7 @@ def _examine(config: StudyConfig, run: Path) -> _Examined:
         facts = {
             "objectives": [asdict(objective) for objective in task_set.objectives],
             "items": {part: split.items(part) for part in PARTS},
+            "members": {name: list(leaves) for name, leaves in task_set.members.items()},
             "split": split.digest,
             "n_layers": models.n_layers,
             "dtype": models.dtype,
@@ -234,13 +236,15 @@ def _session(store: Store, config: StudyConfig, found: _Examined | None) -> Sess
         FirstTrial("uniform", "uniform", uniform_average(sources)),
         *(FirstTrial(named.name, "recipe", named.recipe) for named in config.recipes),
     )
+    n_items = config.evaluation.items_per_candidate
+    draw = ItemDraw(store.meta("members"), None if n_items == "full" else n_items, config.seed)
     sampler = SAMPLERS.resolve(config.sampler, space, len(objectives), config.budget)
     if store.meta("sampler") is None:
         store.put_meta(sampler=sampler)
     return Session(
         config,
         store,
-        Plan(objectives, first, items, config.budget, config.shortlist),
+        Plan(objectives, first, items, draw, config.budget, config.shortlist),
         space,
         store.meta("sampler"),
         partial(_start_executor, store, config, found),

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from automerge import pareto
 from automerge.errors import SearchAborted
+from automerge.estimation.scoreboard import Scoreboard
 from automerge.executors.base import Executor
-from automerge.objective import Objective, estimates, losses
+from automerge.items import BASELINE_SHARES, ItemDraw
+from automerge.objective import Estimate, Objective, estimates, losses
 from automerge.recipe import Recipe
 from automerge.samplers.base import Sampler
 from automerge.space import Space
@@ -48,8 +50,18 @@ class Plan:
     objectives: tuple[Objective, ...]
     first: tuple[FirstTrial, ...]
     items: Mapping[Part, Items]
+    draw: ItemDraw
     budget: int
     shortlist: int
+
+    @property
+    def pool(self) -> dict[str, list[tuple[str, int]]]:
+        """The search items of each objective."""
+        search = self.items["search"]
+        return {
+            o.name: [(task, doc) for task in self.draw.members[o.name] for doc in search[task]]
+            for o in self.objectives
+        }
 
 
 @dataclass(frozen=True)
@@ -99,11 +111,11 @@ class Driver:
         self._trials = {trial.number: trial for trial in store.trials()}
         self._duplicate_of = store.duplicates()
         self._outcomes = store.outcomes("search")
-        self._values = {
-            number: estimates(plan.objectives, outcome.scores)
-            for number, outcome in self._outcomes.items()
-            if isinstance(outcome, Measured)
-        }
+        self._board = Scoreboard(plan.objectives, plan.pool)
+        self._on_board: dict[int, int] = {}
+        self._values: dict[int, dict[str, Estimate]] = {}
+        for number, outcome in self._outcomes.items():
+            self._value(number, outcome)
         self._by_recipe: dict[str, int] = {}
         for number, trial in self._trials.items():
             self._by_recipe.setdefault(trial.recipe.id, number)
@@ -201,13 +213,20 @@ class Driver:
     def _finish(self, job: Job, outcome: Outcome) -> None:
         self.store.record(job, outcome)
         self._outcomes[job.trial] = outcome
-        if isinstance(outcome, Measured):
-            self._values[job.trial] = estimates(self.plan.objectives, outcome.scores)
+        self._value(job.trial, outcome)
         self._tell(self._trials[job.trial])
         for number, original in self._duplicate_of.items():
             if original == job.trial:
                 self._tell_duplicate(number)
         self._abort_on_repeated_errors(job, outcome)
+
+    def _value(self, number: int, outcome: Outcome) -> None:
+        """Estimate a trial's values from its items and from what was measured before it."""
+        if isinstance(outcome, Measured):
+            params = self._trials[number].params
+            position = None if params is None else self._space.position(params)
+            self._on_board[number] = self._board.add(position, outcome.scores)
+            self._values[number] = self._board.estimates(self._on_board[number])
 
     def _tell(self, trial: Trial) -> None:
         measured = self._values.get(self._duplicate_of.get(trial.number, trial.number))
@@ -268,6 +287,7 @@ class Driver:
         ]
         if not numbers:
             return []
+        self._values = {n: self._board.estimates(at) for n, at in self._on_board.items()}
         reference = pareto.reference_point(self._rows([*self.baselines(), *numbers]))
         rows = self._rows(numbers)
         chosen = pareto.greedy_subset(rows, min(self.plan.shortlist, len(rows)), reference)
@@ -307,7 +327,11 @@ class Driver:
         return self._executor
 
     def _submit(self, trial: Trial, part: Part) -> None:
-        job = Job(trial.number, trial.recipe, part, self.plan.items[part])
+        items = self.plan.items[part]
+        if part == "search":
+            shares = 1 if trial.origin == "sampler" else BASELINE_SHARES
+            items = self.plan.draw.draw(items, trial.number, shares)
+        job = Job(trial.number, trial.recipe, part, items)
         self._in_flight[trial.number] = job
         self._ready_executor().submit(job)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from automerge.checkpoints import open_checkpoint
+from automerge.checkpoints import open_together
 from automerge.errors import PreflightError
 from automerge.evaluation.guards import InvalidOutput
 from automerge.evaluation.scorer import Scorer
@@ -23,6 +23,7 @@ from automerge.trial import Failed, Job, Measured, Outcome, Timings
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 MAX_TRACEBACK = 64_000
 SMALL_MODEL = 20_000_000
@@ -58,27 +59,17 @@ class MergeWorker:
         transformers.utils.logging.disable_progress_bar()
         device = choose_device(spec.device)
         path = spec.models[spec.base]
-        base = open_checkpoint(path)
-        self._engine = ResidentEngine(
-            {
-                name: base if name == spec.base else open_checkpoint(folder, base)
-                for name, folder in spec.models.items()
-            }
-        )
-        self._model = transformers.AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=compute_dtype(spec.dtype, device),
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
+        checkpoints = open_together(spec.models, spec.base)
+        self._engine = ResidentEngine(checkpoints)
+        assets = checkpoints[spec.base].assets
+        self._model = load_model(path, assets, compute_dtype(spec.dtype, device))
         self._model.to(device).eval().requires_grad_(False)
         if spec.threads is not None:
             torch.set_num_threads(spec.threads)
         elif self._model.num_parameters() < SMALL_MODEL:
             torch.set_num_threads(1)
         tokenizer = transformers.AutoTokenizer.from_pretrained(
-            path, local_files_only=True, trust_remote_code=False
+            assets, local_files_only=True, trust_remote_code=False
         )
         self._scorer = Scorer(
             self._model,
@@ -113,6 +104,22 @@ class MergeWorker:
             total=time.perf_counter() - start,
         )
         return Measured(scored.scores, timings, scored.tokens, scored.notes)
+
+
+def load_model(path: Path, assets: Path, dtype: torch.dtype | str) -> PreTrainedModel:
+    """Load the base; where merged models have other assets, a model of those without weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if assets == path:
+        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
+        return loaded
+    config = AutoConfig.from_pretrained(assets, local_files_only=True, trust_remote_code=False)
+    made: PreTrainedModel = AutoModelForCausalLM.from_config(
+        config, dtype=config.dtype if dtype == "auto" else dtype, trust_remote_code=False
+    )
+    return made
 
 
 def choose_device(device: str) -> str:

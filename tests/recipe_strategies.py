@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from hypothesis import strategies as st
 
 from automerge.methods import METHODS
@@ -27,9 +29,9 @@ def profiles(draw: st.DrawFn) -> Profile:
 
 
 @st.composite
-def recipes(draw: st.DrawFn) -> Recipe:
-    method = METHODS[draw(st.sampled_from(sorted(METHODS)))]
-    count = 2 if method.max_sources == 2 else draw(st.integers(1, 3))
+def recipes(draw: st.DrawFn, methods: Collection[str] = METHODS) -> Recipe:
+    method = METHODS[draw(st.sampled_from(sorted(methods)))]
+    count = draw(st.integers(method.min_sources, method.max_sources or 3))
     sources = tuple(
         RecipeSource(
             f"model{i}",

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
+from safetensors.torch import load_file
 
+from automerge.checkpoints import open_checkpoint
 from automerge.checkpoints.places import places
 from automerge.errors import ConfigError
-from automerge.mergekit import is_mergekit, parse_mergekit, to_mergekit
+from automerge.export import write_model
+from automerge.merge import merge_file
+from automerge.mergekit import is_mergekit, mergekit_text, parse_mergekit, to_mergekit
+from automerge.mergekit.tables import COUNTERPARTS, INTEGERS, PARAMETERS, REQUIRED
 from automerge.methods import METHODS
 from automerge.recipe import Place, Profile, Recipe, RecipeSource
 from automerge.yaml_file import parse_yaml
+from tests.checkpoints.test_lora import adapter
 from tests.recipe_strategies import recipes
 
 LAYER = (
@@ -77,24 +86,57 @@ def our_values(recipe: Recipe, place: Place) -> dict[tuple[int | None, str], flo
     return values
 
 
+def expressible(recipe: Recipe) -> Recipe:
+    """The recipe without what mergekit's method cannot do."""
+    own, whole = PARAMETERS[COUNTERPARTS[recipe.method].method]
+
+    def possible(knobs, names):
+        return {k: v for k, v in knobs.items() if k in names and k not in INTEGERS}
+
+    return dataclasses.replace(
+        recipe,
+        sources=tuple(RecipeSource(s.name, possible(s.knobs, own)) for s in recipe.sources),
+        knobs=possible(recipe.knobs, [n for n in whole if n not in own]),
+    )
+
+
+def default(recipe: Recipe, name: str) -> float | None:
+    """What mergekit takes where nothing is said: our defaults, but for what it requires."""
+    defaults = {k.name: float(k.default) for k in METHODS[recipe.method].knobs}
+    theirs = COUNTERPARTS[recipe.method].method
+    required = name in REQUIRED and theirs != "karcher"
+    return None if required else defaults[name]
+
+
+def widths(values: dict) -> list[float]:
+    """How far each source's probabilities in DELLA lie from its density."""
+    pairs = [(values.get((i, "density")), e) for (i, n), e in values.items() if n == "epsilon"]
+    return [min(e, d, 1 - d) for d, e in pairs if d is not None]
+
+
+EXPRESSIBLE = recipes(tuple(COUNTERPARTS)).map(expressible)
 MODELS = {"base": "org/base", **{f"model{i}": f"org/model{i}@main" for i in range(4)}}
 
 
 @settings(max_examples=100, deadline=None)
-@given(recipes(), st.sampled_from([1, 2, 3, 12]))
+@given(EXPRESSIBLE, st.sampled_from([1, 2, 3, 12]))
 def test_what_is_exported_has_the_same_value_on_every_tensor_in_mergekit(recipe, n_layers):
     model = llama(n_layers)
     config = yaml.safe_load(to_mergekit(recipe, MODELS, model).text)
-    defaults = {"density": 1.0, "lambda": 1.0}
     for place in model:
-        theirs = mergekit_values(config, place, n_layers)
-        for (i, name), value in our_values(recipe, place).items():
-            got = theirs.get((i, name), defaults.get(name))
-            assert got == pytest.approx(value, abs=1e-8), (place, name)
+        ours, given = our_values(recipe, place), mergekit_values(config, place, n_layers)
+        theirs = {key: given.get(key, default(recipe, key[1])) for key in ours}
+        for key, got in theirs.items():
+            if key[1] == "epsilon" and (key[0], "density") in ours:
+                density = theirs[key[0], "density"]
+                assert density in (0, 1) or got < min(density, 1 - density)
+                continue
+            assert got == pytest.approx(ours[key], abs=1e-8), (place, key)
+        assert widths(theirs) == pytest.approx(widths(ours), abs=2e-5)
 
 
 @settings(max_examples=100, deadline=None)
-@given(recipes(), st.sampled_from([1, 2, 5, 12]))
+@given(EXPRESSIBLE, st.sampled_from([1, 2, 5, 12]))
 def test_what_is_exported_is_imported_with_the_same_value_on_every_tensor(recipe, n_layers):
     model = llama(n_layers)
     export = to_mergekit(recipe, MODELS, model)
@@ -107,8 +149,11 @@ def test_what_is_exported_is_imported_with_the_same_value_on_every_tensor(recipe
         ours = METHODS[recipe.method].values(recipe, place)
         again = METHODS[recipe.method].values(read.recipe, place)
         assert again.switch == ours.switch
-        for name, value in our_values(read.recipe, place).items():
-            assert value == pytest.approx(our_values(recipe, place)[name], abs=2e-6)
+        before, after = our_values(recipe, place), our_values(read.recipe, place)
+        for key, value in after.items():
+            if key[1] != "epsilon" or (key[0], "density") not in after:
+                assert value == pytest.approx(before[key], abs=2e-6)
+        assert widths(after) == pytest.approx(widths(before), abs=2e-5)
 
 
 def parse(text: str, folder: Path = Path("/nowhere")):
@@ -256,7 +301,7 @@ def test_two_models_of_one_name_get_two_names():
 def test_an_adapter_is_read_as_a_source_of_its_own():
     read = parse(TIES.replace("org/math", "org/base+org/lora"))
     assert read.models["lora"] == "org/lora"
-    with pytest.raises(ConfigError, match=r"m.yaml:5:12: an adapter must be one of base_model"):
+    with pytest.raises(ConfigError, match=r"m.yaml:5:12: all adapters must be of one model, org/b"):
         parse(TIES.replace("org/math", "org/other+org/lora"))
 
 
@@ -273,14 +318,9 @@ def test_an_adapter_is_read_as_a_source_of_its_own():
         ("        - value: 0.3\n", "", ":9:9: no weight where no filter matches; end the list"),
         ("density: 0.7", "density: 1.7", ":16:12: density must lie in [0, 1]; got 1.7"),
         ("density: 0.7", "density: high", ":16:12: expected a number or a list of numbers"),
-        ("density: 0.7", "rescale: true", ":16:12: ties with rescale: true is not supported yet"),
+        ("density: 0.7", "rescale: true", ":16:12: ties with rescale: true is not supported"),
         ("normalize: true", "normalize: [0, 1]", ":15:14: expected true or false for all"),
         ("merge_method: ties", "merge_method: tise", ":1:15: unknown merge method 'tise'; did you"),
-        (
-            "merge_method: ties",
-            "merge_method: della",
-            ":1:15: mergekit's della is not supported yet",
-        ),
         ("merge_method: ties\n", "", ":1:1: missing key 'merge_method'"),
         ("base_model: org/base\n", "", ":1:1: mergekit's ties needs a base_model"),
         ("org/code@v1", "org/math", ":12:12: org/math is listed twice"),
@@ -371,9 +411,90 @@ def test_an_adapter_is_written_onto_its_base():
     assert yaml.safe_load(text)["models"][0]["model"] == "org/base+org/model0@main"
 
 
-def test_a_method_mergekit_lacks_is_refused():
-    with pytest.raises(ConfigError, match="mergekit has no equal of 'unknown'"):
-        to_mergekit(Recipe("unknown", ()), MODELS, llama(1))
+def test_an_adapter_of_a_merge_without_a_base_is_read_back_with_its_owner():
+    recipe = Recipe("linear", tuple(RecipeSource(f"model{i}", {}) for i in (0, 1)))
+    text = to_mergekit(recipe, MODELS, llama(2), adapters=["model0", "model1"]).text
+    config = yaml.safe_load(text)
+    assert [m["model"] for m in config["models"]] == [
+        "org/base+org/model0@main",
+        "org/base+org/model1@main",
+    ]
+    assert "base_model" not in config
+    read = parse(text)
+    assert read.recipe.base is None
+    assert [source.name for source in read.recipe.sources] == ["model0", "model1"]
+    assert read.models == {
+        "base": "org/base",
+        "model0": "org/model0@main",
+        "model1": "org/model1@main",
+    }
+
+
+def test_the_owner_of_adapters_may_be_merged_too():
+    read = parse(
+        "merge_method: linear\nmodels: [{model: org/b+org/lora}, {model: org/b}]\n"
+        "parameters: {weight: 1}"
+    )
+    assert [source.name for source in read.recipe.sources] == ["lora", "base"]
+    assert read.models == {"base": "org/b", "lora": "org/lora"}
+
+
+def test_an_exported_merge_of_adapters_gives_the_same_weights_again(tmp_path):
+    base, folder, _ = adapter(tmp_path, target_modules=["q_proj"])
+    references = {"base": str(base), "lora": str(folder)}
+    opened = open_checkpoint(base)
+    checkpoints = {"base": opened, "lora": open_checkpoint(folder, opened)}
+    recipe = Recipe("linear", (RecipeSource("lora", {}), RecipeSource("base", {})))
+    write_model(recipe, checkpoints, references, tmp_path / "one", None)
+    merge_file(tmp_path / "one" / "mergekit.yaml", tmp_path / "two", Console(quiet=True))
+    first, second = (load_file(tmp_path / n / "model.safetensors") for n in ("one", "two"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[n], second[n]) for n in first)
+
+
+def test_adapters_of_two_models_are_refused():
+    with pytest.raises(ConfigError, match=r"m.yaml:2:43: all adapters must be of one model, org/b"):
+        parse(
+            "merge_method: linear\nmodels: [{model: org/b+org/lora}, {model: org/c+org/lora2}]\n"
+            "parameters: {weight: 1}"
+        )
+
+
+def test_what_mergekit_calls_one_method_is_read_as_the_one_meant():
+    two = "models: [{model: org/a}, {model: org/b}]\nparameters: {weight: 1, nuslerp_flatten: %s}"
+    for flatten, base, expected in [
+        ("true", "", "nuslerp"),
+        ("false", "", "nuslerp_rows"),
+        ("true", "base_model: org/c\n", "task_nuslerp"),
+        ("false", "base_model: org/c\n", "task_nuslerp_rows"),
+    ]:
+        read = parse(f"merge_method: nuslerp\n{base}{two % flatten}")
+        assert (read.recipe.method, read.recipe.base) == (expected, "base" if base else None)
+
+
+@pytest.mark.parametrize(
+    ("method", "sources", "knobs", "message"),
+    [
+        ("unknown", {}, {}, "mergekit has no equal of 'unknown'"),
+        ("model_stock", {}, {"lambda": [1, 0.5]}, "mergekit's model_stock has no lambda; it is 1"),
+        ("karcher", {"weight": [1, 0.5]}, {}, "mergekit's karcher has no weight; all models count"),
+        ("karcher", {}, {"max_iter": 2.5}, "mergekit's karcher takes a whole number for max_iter"),
+    ],
+)
+def test_what_mergekit_cannot_do_is_refused_and_said(method, sources, knobs, message):
+    given = {k: Profile.of(v) for k, v in sources.items()}
+    recipe = Recipe(
+        method,
+        (RecipeSource("model0", given), RecipeSource("model1", {})),
+        base="base" if method not in METHODS or METHODS[method].anchored else None,
+        knobs={k: Profile.of(v) for k, v in knobs.items()},
+    )
+    with pytest.raises(ConfigError) as caught:
+        to_mergekit(recipe, MODELS, llama(3))
+    assert message in str(caught.value)
+    said = mergekit_text(recipe, MODELS, llama(3))
+    assert yaml.safe_load(said) is None
+    assert message[:40] in said
 
 
 def test_mergekit_files_are_told_from_ours():

@@ -11,6 +11,7 @@ import pytest
 from automerge.errors import SearchAborted
 from automerge.executors.base import Executor
 from automerge.executors.local import LocalExecutor
+from automerge.items import ItemDraw
 from automerge.methods import METHODS
 from automerge.objective import estimates, losses
 from automerge.recipe import single, uniform_average
@@ -33,7 +34,9 @@ FIRST = (
 
 
 def plan(budget: int) -> Plan:
-    return Plan(OBJECTIVES, FIRST, {"search": ITEMS, "select": ITEMS, "test": ITEMS}, budget, 5)
+    items = {"search": ITEMS, "select": ITEMS, "test": ITEMS}
+    draw = ItemDraw({"first": ("one",), "second": ("two",)}, 8, seed=0)
+    return Plan(OBJECTIVES, FIRST, items, draw, budget, 5)
 
 
 class Watcher:

@@ -1,10 +1,19 @@
 """Models on disk: found, checked, read and written."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from automerge.checkpoints.compatibility import Compatibility, check_models, scan, tensor_faults
+from automerge.checkpoints.alignment import Alignment, align
+from automerge.checkpoints.compatibility import (
+    Compatibility,
+    alike_but_for_vocabulary,
+    check_models,
+    scan,
+    tensor_faults,
+)
 from automerge.checkpoints.hub import ModelFolder, resolve
 from automerge.checkpoints.lora import LoraCheckpoint, is_adapter
+from automerge.checkpoints.naming import spellings, stored_parts
 from automerge.checkpoints.places import places
 from automerge.checkpoints.reader import Checkpoint, SafetensorsCheckpoint
 from automerge.checkpoints.safetensors_file import TensorInfo
@@ -18,7 +27,18 @@ def open_checkpoint(folder: Path, base: Checkpoint | None = None) -> Checkpoint:
     return SafetensorsCheckpoint(folder)
 
 
+def open_together(folders: Mapping[str, Path], base: str) -> Mapping[str, Checkpoint]:
+    """Open models by name, the base among them, in the base's vocabulary."""
+    reference = open_checkpoint(folders[base])
+    opened = {
+        name: reference if name == base else open_checkpoint(folder, reference)
+        for name, folder in folders.items()
+    }
+    return align(opened, base).checkpoints
+
+
 __all__ = [
+    "Alignment",
     "Checkpoint",
     "Compatibility",
     "LoraCheckpoint",
@@ -26,13 +46,18 @@ __all__ = [
     "SafetensorsCheckpoint",
     "TensorInfo",
     "WrittenCheckpoint",
+    "align",
+    "alike_but_for_vocabulary",
     "check_models",
     "check_target",
     "is_adapter",
     "open_checkpoint",
+    "open_together",
     "places",
     "resolve",
     "scan",
+    "spellings",
+    "stored_parts",
     "tensor_faults",
     "write_checkpoint",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 from automerge.checkpoints.reader import Checkpoint, read_json, shown
 from automerge.checkpoints.safetensors_file import MERGEABLE
 from automerge.checkpoints.tokenizers import compare_tokenizers
+from automerge.checkpoints.vocabulary import resized
 from automerge.errors import Fault, PreflightError
 
 SCANNED = (
@@ -167,6 +168,12 @@ def config_differences(
         if (a := ours.get(key)) != (b := theirs.get(key)):
             (notable if key in WARNED else fatal).append((key, a, b))
     return fatal, notable
+
+
+def alike_but_for_vocabulary(ours: Checkpoint, theirs: Checkpoint) -> bool:
+    """Whether two configurations differ at most in the number of tokens and the tied head."""
+    neutral = [resized(complete(one), 0) | {"tie_word_embeddings": None} for one in (ours, theirs)]
+    return not config_differences(*neutral)[0]
 
 
 def complete(checkpoint: Checkpoint) -> Mapping[str, Any]:

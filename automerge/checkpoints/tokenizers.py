@@ -10,6 +10,7 @@ from automerge.checkpoints.reader import read_json, shown
 from automerge.errors import PreflightError
 
 TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 SLOW = ("tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "vocab.txt")
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
@@ -32,22 +33,24 @@ def compare_tokenizers(base: Path, source: Path) -> tuple[list[str], list[str]]:
                 f"not a tokenizers file ({error!r})"
             ) from error
     else:
-        different = [
-            name
-            for name in SLOW
-            if (base / name).exists()
-            and (source / name).exists()
-            and (base / name).read_bytes() != (source / name).read_bytes()
-        ]
-        faults += [f"{name} differs: another tokenizer" for name in different]
-    if (source / "tokenizer_config.json").exists() and (base / "tokenizer_config.json").exists():
-        warnings += compare_roles(
-            read_json(base / "tokenizer_config.json"), read_json(source / "tokenizer_config.json")
-        )
+        differing = slow_differences(base, source)
+        faults += [f"{name} differs: another tokenizer" for name in differing]
+    warnings += compare_roles(base, source)
     theirs_template = chat_template(source)
     if theirs_template is not None and theirs_template != chat_template(base):
         warnings.append("its chat template differs; the merged model has the base's")
     return faults, warnings
+
+
+def slow_differences(base: Path, source: Path) -> list[str]:
+    """Name the files of older tokenizer formats that two folders have and that differ."""
+    return [
+        name
+        for name in SLOW
+        if (base / name).exists()
+        and (source / name).exists()
+        and (base / name).read_bytes() != (source / name).read_bytes()
+    ]
 
 
 def compare_models(
@@ -108,13 +111,16 @@ def merges(tokenizer: Mapping[str, Any]) -> list[str]:
     return [rule if isinstance(rule, str) else " ".join(rule) for rule in rules]
 
 
-def compare_roles(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Warn of special tokens that play another role."""
+def compare_roles(ours: Path, theirs: Path, owner: str = "the base") -> list[str]:
+    """Warn of special tokens that play another role in a folder than in the owner's."""
+    if not ((ours / TOKENIZER_CONFIG).exists() and (theirs / TOKENIZER_CONFIG).exists()):
+        return []
+    mine, other = read_json(ours / TOKENIZER_CONFIG), read_json(theirs / TOKENIZER_CONFIG)
     return [
-        f"its {role} is {text(theirs[role])!r}, {text(ours.get(role))!r} in the base; "
-        "the merged model has the base's"
+        f"its {role} is {text(other[role])!r}, {text(mine.get(role))!r} in {owner}; "
+        f"the merged model has {owner}'s"
         for role in ROLES
-        if role in theirs and text(theirs[role]) != text(ours.get(role))
+        if role in other and text(other[role]) != text(mine.get(role))
     ]
 
 
@@ -128,5 +134,5 @@ def chat_template(folder: Path) -> object:
     file = folder / "chat_template.jinja"
     if file.exists():
         return file.read_text(encoding="utf-8", errors="replace")
-    config = folder / "tokenizer_config.json"
+    config = folder / TOKENIZER_CONFIG
     return read_json(config).get("chat_template") if config.exists() else None

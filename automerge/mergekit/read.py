@@ -11,28 +11,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from automerge.errors import ConfigError, Location, nearest
+from automerge.mergekit.models import Models
 from automerge.mergekit.parameters import At, Parameters, Reader
 from automerge.mergekit.tables import (
-    DARE_NOTE,
+    COUNTERPARTS,
     DTYPES,
     KEYS,
-    NORMALIZES,
-    OTHER_METHODS,
+    NOTES,
     PARAMETERS,
     REQUIRED,
     RESCALES,
+    SWITCHES,
     UNSUPPORTED_KEYS,
+    our_method,
 )
 from automerge.methods import METHODS
-from automerge.recipe import DEFAULT, Profile, Recipe, RecipeSource, Value
+from automerge.recipe import BASE, Profile, Recipe, RecipeSource, Value
 from automerge.recipe_check import recipe_faults
-from automerge.references import is_local, resolve, short_name
 from automerge.yaml_file import Located, Plain
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A mergekit file as a recipe; the base is named `base`, others by the end of their path."""
+    """A mergekit file as a recipe; the base is named `base`, others by the end of their path.
+
+    `models` holds the base of adapters too, merged or not.
+    """
 
     name: str | None
     recipe: Recipe
@@ -72,8 +76,7 @@ class _Merge:
     def __init__(self, reader: Reader, folder: Path) -> None:
         self.reader = reader
         self._parameters = Parameters(reader)
-        self._folder = folder
-        self._names: dict[str, str] = {}  # reference → name
+        self._names = Models(reader, folder)
         self._notes: list[str] = []
 
     def read(self) -> Imported | None:
@@ -83,13 +86,14 @@ class _Merge:
             if key in reader.data:
                 reader.fault((key,), message, key=True)
         reader.check_keys((), (*KEYS, *UNSUPPORTED_KEYS))
-        method, base = self._method(), self._base()
+        theirs, base = self._method(), self._names.base()
         self._check_tokenizer()
         inputs, levels = self._inputs()
         dtype = self._dtype()
-        if method is None or reader.faults:
+        if theirs is None or reader.faults:
             return None
-        self._check_parameters(method, inputs, levels)
+        self._check_parameters(theirs, inputs, levels)
+        method = self._our_method(theirs, base, levels)
         recipe = Recipe(
             method,
             tuple(
@@ -106,10 +110,10 @@ class _Merge:
             self._notes.append(
                 "final norm and lm_head take a gradient's first value, as mergekit's"
             )
-        if method in RESCALES:
-            self._notes.append(DARE_NOTE)
+        self._notes += NOTES.get(method, ())
         name = reader.data.get("name")
-        models = {n: r for r, n in self._names.items() if n in recipe.models}
+        used = (*recipe.models, *([BASE] if self._names.owns_adapters else []))
+        models = {n: r for r, n in self._names.names.items() if n in used}
         return Imported(str(name) if name else None, recipe, models, tuple(self._notes))
 
     def _locate(self, source: str | None, knob: str | None) -> Location:
@@ -125,17 +129,17 @@ class _Merge:
         supported = f"supported: {', '.join(PARAMETERS)}"
         if method is None:
             self.reader.fault((), f"missing key 'merge_method'; {supported}")
-        elif method in OTHER_METHODS:
-            message = f"mergekit's {method} is not supported yet; {supported}"
-            self.reader.fault(("merge_method",), message)
         else:
             advice = nearest(str(method), tuple(PARAMETERS))
             self.reader.fault(("merge_method",), f"unknown merge method {method!r}{advice}")
         return None
 
-    def _base(self) -> str | None:
-        text = self.reader.data.get("base_model")
-        return None if text is None else self._reference(("base_model",), text, "base")
+    def _our_method(self, theirs: str, base: str | None, levels: list[At]) -> str:
+        switches = {
+            name: self._parameters.switch(name, levels, default)[0]
+            for name, default in SWITCHES.get(theirs, {}).items()
+        }
+        return our_method(theirs, base is not None, switches)
 
     def _check_tokenizer(self) -> None:
         source = self.reader.data.get("tokenizer_source")
@@ -187,7 +191,7 @@ class _Merge:
                 self.reader.fault(here, message)
                 continue
             self.reader.check_keys(here, keys)
-            name = self._reference((*here, "model"), entry["model"])
+            name = self._names.name((*here, "model"), entry["model"])
             if any(model.name == name for model in inputs):
                 message = f"{entry['model']} is listed twice; give it one weight"
                 self.reader.fault((*here, "model"), message)
@@ -196,7 +200,7 @@ class _Merge:
         return inputs
 
     def _check_ranges(self, entries: Sequence[At]) -> None:
-        known = [n for reference in self._names if (n := _layer_count(reference)) is not None]
+        known = self._names.layer_counts()
         given = [self.reader.at((*at, "layer_range")) for at in entries]
         for at, layers in zip(entries, given, strict=True):
             if not _is_range(layers) or layers != given[0] or layers[1] not in (known or layers):
@@ -215,7 +219,8 @@ class _Merge:
         others = [model for model in inputs if model.name != base]
         listed = [model for model in inputs if model.name == base]
         if base is None and (METHODS[method].anchored or method == "slerp"):
-            self.reader.fault((), f"mergekit's {method} needs a base_model")
+            theirs = COUNTERPARTS[method].method
+            self.reader.fault((), f"mergekit's {theirs} needs a base_model")
         if METHODS[method].anchored:
             if any(self.reader.at((*model.at, "parameters")) for model in listed):
                 self._notes.append("parameters of the base model itself have no effect")
@@ -226,33 +231,6 @@ class _Merge:
         if method == "slerp":
             return [*bases, *others]
         return inputs if listed else [*others, *bases]
-
-    def _reference(self, at: At, text: Plain, name: str | None = None) -> str | None:
-        """Resolve a model and return its name; MODEL+LORA stands for the adapter."""
-        if not isinstance(text, str):
-            message = f"expected a folder or org/name[@revision], got {json.dumps(text)}"
-            self.reader.fault(at, message)
-            return None
-        model, plus, adapter = text.partition("+")
-        if plus and not (self._folder / text).is_dir():
-            if model != self.reader.data.get("base_model"):
-                message = f"an adapter must be one of base_model; {model} is another model"
-                self.reader.fault(at, message)
-            text = adapter
-        try:
-            reference = resolve(text, self._folder)
-        except ValueError as error:
-            self.reader.fault(at, str(error))
-            return None
-        if reference not in self._names:
-            self._names[reference] = name or self._new_name(reference)
-        return self._names[reference]
-
-    def _new_name(self, reference: str) -> str:
-        name = short_name(reference)
-        taken = {"base", DEFAULT, *self._names.values()}
-        candidates = (name, *(f"{name}-{i}" for i in range(2, len(taken) + 3)))
-        return next(candidate for candidate in candidates if candidate not in taken)
 
     # Parameters
 
@@ -265,7 +243,9 @@ class _Merge:
             self.reader.check_keys(path, own, f"parameter of a model in {method}")
 
     def _source_knobs(self, method: str, model: _Input, levels: list[At]) -> dict[str, Profile]:
-        own, _ = PARAMETERS[method]
+        theirs = COUNTERPARTS[method].method
+        own, _ = PARAMETERS[theirs]
+        declared = [knob.name for knob in METHODS[method].source_knobs]
         knobs = {}
         for knob in own:
             profile = self._parameters.profile(
@@ -275,33 +255,33 @@ class _Merge:
                 if knob in REQUIRED:
                     message = f"mergekit needs a {knob} for each model; {model.name} has none"
                     self.reader.fault(model.at, message)
-            elif method == "task_arithmetic" and knob == "density":
-                self._notes.append(
-                    f"task_arithmetic uses no density; that of {model.name} is left out"
-                )
+            elif knob not in declared:
+                self._notes.append(f"{theirs} uses no {knob}; that of {model.name} is left out")
             else:
                 knobs[knob] = profile
         return knobs
 
     def _recipe_knobs(self, method: str, levels: list[At]) -> dict[str, Profile | Value]:
-        _, whole = PARAMETERS[method]
+        theirs = COUNTERPARTS[method].method
+        _, whole = PARAMETERS[theirs]
         knobs: dict[str, Profile | Value] = {}
-        for knob in (knob for knob in ("lambda", "t") if knob in whole):
-            profile = self._parameters.profile(None, knob, levels)
+        for knob in METHODS[method].recipe_knobs:
+            if knob.name not in whole:
+                continue
+            if knob.kind == "bool":
+                value, _ = self._parameters.switch(knob.name, levels, bool(knob.default))
+                if value != knob.default:
+                    knobs[knob.name] = value
+                continue
+            profile = self._parameters.profile(None, knob.name, levels)
             if profile is not None:
-                knobs[knob] = profile
-            elif knob in REQUIRED:
-                self.reader.fault((), f"mergekit's {method} needs a parameter {knob!r}")
-        declared = {knob.name: knob.default for knob in METHODS[method].recipe_knobs}
-        normalize, at = self._parameters.switch("normalize", levels, method in NORMALIZES)
-        if "normalize" not in declared and normalize:
-            self.reader.fault(at, f"{method} with normalize: true is not supported yet")
-        elif normalize != declared.get("normalize", normalize):
-            knobs["normalize"] = normalize
-        rescale, at = self._parameters.switch("rescale", levels, method in RESCALES)
-        if rescale != (method in RESCALES):
+                knobs[knob.name] = profile
+            elif knob.name in REQUIRED:
+                self.reader.fault((), f"mergekit's {theirs} needs a parameter {knob.name!r}")
+        rescale, at = self._parameters.switch("rescale", levels, theirs in RESCALES)
+        if rescale != (theirs in RESCALES):
             shown = json.dumps(rescale)
-            self.reader.fault(at, f"{method} with rescale: {shown} is not supported yet")
+            self.reader.fault(at, f"{theirs} with rescale: {shown} is not supported")
         self._parameters.switch("int8_mask", levels, False)  # saves memory; changes no weight
         return knobs
 
@@ -312,16 +292,3 @@ def _is_range(layers: Plain) -> bool:
         and [type(n) for n in layers] == [int, int]
         and layers[0] == 0 < layers[1]
     )
-
-
-def _layer_count(reference: str) -> int | None:
-    """The number of layers of a local model; None where it is not known."""
-    path = Path(reference) / "config.json"
-    if not is_local(reference) or not path.is_file():
-        return None
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    layers = config.get("num_hidden_layers") if isinstance(config, dict) else None
-    return layers if isinstance(layers, int) else None

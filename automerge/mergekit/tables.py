@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
+
+from automerge.methods import METHODS
 
 KEYS = (
     "merge_method",
@@ -25,20 +28,67 @@ FAMILY = ("normalize", "rescale", "lambda", "int8_mask")
 PARAMETERS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "linear": (("weight",), ("normalize",)),
     "slerp": ((), ("t",)),
+    "nuslerp": (("weight",), ("nuslerp_row_wise", "nuslerp_flatten")),
+    "multislerp": (("weight",), ("normalize_weights", "eps")),
+    "karcher": ((), ("max_iter", "tol")),
+    "passthrough": (("scale",), ()),
     "task_arithmetic": (("weight", "density"), FAMILY),
     "ties": (("weight", "density"), FAMILY),
     "dare_linear": (("weight", "density"), FAMILY),
     "dare_ties": (("weight", "density"), FAMILY),
+    "della": (("weight", "density", "epsilon"), FAMILY),
+    "della_linear": (("weight", "density", "epsilon"), FAMILY),
+    "breadcrumbs": (("weight", "density", "gamma"), FAMILY),
+    "breadcrumbs_ties": (("weight", "density", "gamma"), FAMILY),
+    "sce": ((), ("select_topk", "int8_mask")),
+    "model_stock": ((), ("filter_wise",)),
+    "ram": ((), ("epsilon",)),
+    "ramplus_tl": ((), ("r", "alpha", "epsilon")),
+    "nearswap": ((), ("t",)),
+    "arcee_fusion": ((), ()),
 }
 """Method → the parameters a model may have, and those of the whole merge."""
-NORMALIZES = ("linear", "ties")
-RESCALES = ("dare_linear", "dare_ties")
+RESCALES = ("dare_linear", "dare_ties", "della", "della_linear")
 REQUIRED = ("weight", "t")
-OTHER_METHODS = (
-    *("nuslerp", "multislerp", "karcher", "della", "della_linear", "breadcrumbs"),
-    *("breadcrumbs_ties", "sce", "ram", "ramplus_tl", "model_stock", "nearswap"),
-    *("arcee_fusion", "passthrough"),
-)
+INTEGERS = ("max_iter",)
+
+
+@dataclass(frozen=True)
+class Counterpart:
+    """mergekit's name for one of our methods, and the switches that choose it."""
+
+    method: str
+    switches: Mapping[str, bool] = field(default_factory=dict)
+
+
+COUNTERPARTS: Mapping[str, Counterpart] = {
+    **{method: Counterpart(method) for method in PARAMETERS},
+    "nuslerp": Counterpart("nuslerp", {"nuslerp_flatten": True}),
+    "nuslerp_rows": Counterpart("nuslerp", {"nuslerp_flatten": False}),
+    "task_nuslerp": Counterpart("nuslerp", {"nuslerp_flatten": True}),
+    "task_nuslerp_rows": Counterpart("nuslerp", {"nuslerp_flatten": False}),
+    "task_multislerp": Counterpart("multislerp"),
+    "model_stock": Counterpart("model_stock", {"filter_wise": False}),
+    "model_stock_rows": Counterpart("model_stock", {"filter_wise": True}),
+}
+"""What each of our methods is in mergekit; what differs by a base has two of ours."""
+SWITCHES: Mapping[str, Mapping[str, bool]] = {
+    "nuslerp": {"nuslerp_flatten": True},
+    "model_stock": {"filter_wise": False},
+}
+"""mergekit's defaults of the switches that choose a method of ours."""
+
+
+def our_method(method: str, based: bool, switches: Mapping[str, bool]) -> str:
+    """Our name for one of mergekit's methods; `based` is whether the file names a base."""
+    ours = [
+        name
+        for name, counterpart in COUNTERPARTS.items()
+        if counterpart.method == method and counterpart.switches == switches
+    ]
+    return next((name for name in ours if METHODS[name].anchored == based), ours[0])
+
+
 DTYPES = ("float32", "bfloat16", "float16")
 
 FINAL_MODULES = (
@@ -57,6 +107,45 @@ DARE_NOTE = (
     "mergekit rescales what DARE keeps by the share of its L1 norm, automerge by 1/density as in "
     "the paper; the random masks differ too"
 )
+DELLA_NOTE = (
+    "mergekit rescales what DELLA keeps by the share of its L1 norm, automerge each element by "
+    "1/probability as in the paper; the random masks differ too"
+)
+TIES_NOTE = (
+    "where several elements have the magnitude at the density's threshold, mergekit keeps some, "
+    "automerge all"
+)
+ZERO_NOTE = "mergekit takes a zero tensor for orthogonal to others, automerge for colinear"
+STOCK_NOTE = (
+    "mergekit shrinks the cosines of short task vectors and goes away from sources whose cosines "
+    "are negative; automerge does neither"
+)
+SCE_NOTE = (
+    "mergekit weights task vectors alike where their mean squares are below 1e-6, automerge always "
+    "by their squares"
+)
+FUSION_NOTE = (
+    "mergekit takes importance in the dtype of the tensors, and its quantiles from a sample of "
+    "large ones; automerge both exactly"
+)
+NOTES: Mapping[str, tuple[str, ...]] = {
+    "ties": (TIES_NOTE,),
+    "dare_linear": (DARE_NOTE,),
+    "dare_ties": (DARE_NOTE,),
+    "della": (DELLA_NOTE,),
+    "della_linear": (DELLA_NOTE,),
+    "breadcrumbs": (TIES_NOTE,),
+    "breadcrumbs_ties": (TIES_NOTE,),
+    "nuslerp": (ZERO_NOTE,),
+    "nuslerp_rows": (ZERO_NOTE,),
+    "task_nuslerp": (ZERO_NOTE,),
+    "task_nuslerp_rows": (ZERO_NOTE,),
+    "sce": (SCE_NOTE,),
+    "model_stock": (STOCK_NOTE,),
+    "model_stock_rows": (STOCK_NOTE,),
+    "arcee_fusion": (FUSION_NOTE,),
+}
+"""Where mergekit's result differs from that of a method of ours."""
 
 Part: TypeAlias = tuple[str | None, tuple[float, ...]]
 """A substring of tensor names, None for all of them, and a value or the knots of a gradient."""

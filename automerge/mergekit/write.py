@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from automerge.errors import ConfigError, Fault
-from automerge.mergekit.tables import DARE_NOTE, PARAMETERS, RESCALES, Part
-from automerge.methods import METHODS, Knob
-from automerge.recipe import DEFAULT, Place, Profile, Recipe, interpolate
+from automerge.mergekit.tables import COUNTERPARTS, INTEGERS, NOTES, PARAMETERS, REQUIRED, Part
+from automerge.methods import METHODS, Knob, Method
+from automerge.methods.base import number
+from automerge.recipe import DEFAULT, Place, Profile, Recipe, RecipeSource, interpolate
 from automerge.yaml_file import Plain, dump_yaml
 
 TOLERANCE = 1e-9
+MARGIN = 1e-5
+"""By how much of itself an epsilon stays below the largest possible."""
 
 ROUNDING_NOTE = (
     "mergekit computes in the dtype the tensors are stored in, automerge in float32 with one "
     "rounding at the end"
-)
-TIES_NOTE = (
-    "where several elements have the magnitude at the density's threshold, mergekit keeps some, "
-    "automerge all"
 )
 
 
@@ -41,11 +40,16 @@ def to_mergekit(
     """Express a recipe in mergekit's YAML, for a model with these tensors.
 
     `models` maps names to folders or hub ids; `adapters` names those that are LoRA adapters of the
-    base. Raises ConfigError for methods mergekit has no equal of.
+    base. Raises ConfigError for what mergekit has no equal of.
     """
-    if recipe.method not in PARAMETERS:
+    counterpart = COUNTERPARTS.get(recipe.method)
+    if counterpart is None:
         raise ConfigError(Fault(f"mergekit has no equal of {recipe.method!r}"))
     method = METHODS[recipe.method]
+    own, whole = PARAMETERS[counterpart.method]
+    problems = list(_beyond(recipe, method, (*own, *whole), places))
+    if problems:
+        raise ConfigError(Fault(problem) for problem in problems)
     base = recipe.base
     if recipe.method == "slerp":
         base = recipe.sources[0].name
@@ -55,24 +59,26 @@ def to_mergekit(
         return f"{owner}+{models[name]}" if owner else models[name]
 
     def settings(knobs: Iterable[Knob], given: Mapping[str, object]) -> dict[str, Plain]:
-        numbers = (knob for knob in knobs if knob.kind == "float")
-        written = {knob.name: _setting(given.get(knob.name), knob, places) for knob in numbers}
-        neutral = {knob.name: knob.default for knob in knobs if knob.name in ("density", "lambda")}
-        return {k: v for k, v in written.items() if k not in neutral or v != neutral[k]}
+        expressed = [k for k in knobs if k.kind == "float" and k.name in (*own, *whole)]
+        written = {k.name: _setting(given.get(k.name), k, places) for k in expressed}
+        defaults = {k.name: k.default for k in expressed if k.name not in REQUIRED}
+        return {k: v for k, v in written.items() if k not in defaults or v != defaults[k]}
 
-    plain: dict[str, Plain] = {"merge_method": recipe.method}
+    sources = [_narrowed(source, method, places) for source in recipe.sources]
+    plain: dict[str, Plain] = {"merge_method": counterpart.method}
     if base is not None:
         plain["base_model"] = reference(base)
     plain["models"] = [
         {"model": reference(source.name), "parameters": parameters}
         if (parameters := settings(method.source_knobs, source.knobs))
         else {"model": reference(source.name)}
-        for source in recipe.sources
+        for source in sources
     ]
     parameters = settings(method.recipe_knobs, recipe.knobs)
     for knob in method.recipe_knobs:
         if knob.kind == "bool":
             parameters[knob.name] = recipe.knobs.get(knob.name, knob.default)
+    parameters |= counterpart.switches
     if parameters:
         plain["parameters"] = parameters
     if recipe.dtype is not None:
@@ -81,20 +87,77 @@ def to_mergekit(
     return MergekitExport(_comments(recipe, differences) + dump_yaml(plain), differences)
 
 
+def mergekit_text(
+    recipe: Recipe,
+    models: Mapping[str, str],
+    places: Sequence[Place],
+    adapters: Collection[str] = (),
+) -> str:
+    """The text of `to_mergekit`; where mergekit has no equal, a comment that says why."""
+    try:
+        return to_mergekit(recipe, models, places, adapters).text
+    except ConfigError as error:
+        reasons = [f"{fault.message}." for fault in error.faults]
+        return _wrapped([f"automerge recipe {recipe.id}.", *reasons])
+
+
 def _differences(recipe: Recipe) -> Iterable[str]:
-    if recipe.method in RESCALES:
-        yield DARE_NOTE
-    if recipe.method == "ties":
-        yield TIES_NOTE
+    yield from NOTES.get(recipe.method, ())
     if recipe.dtype is None:
         yield ROUNDING_NOTE
+
+
+def _beyond(
+    recipe: Recipe, method: Method, parameters: Collection[str], places: Sequence[Place]
+) -> Iterable[str]:
+    """List what a recipe says that mergekit's method cannot do."""
+    theirs = COUNTERPARTS[method.name].method
+    resolved = [method.values(recipe, place) for place in places]
+    for knob in method.recipe_knobs:
+        values = {v.number[knob.name] for v in resolved if knob.kind == "float"}
+        if knob.name not in parameters and values - {knob.default}:
+            yield f"mergekit's {theirs} has no {knob.name}; it is {knob.default:g} there"
+        if knob.name in INTEGERS and any(value != int(value) for value in values):
+            yield f"mergekit's {theirs} takes a whole number for {knob.name}"
+    for knob in method.source_knobs:
+        each = [v.each[knob.name] for v in resolved]
+        if knob.name not in parameters and any(len({*e}) > 1 or 0 in e for e in each):
+            yield f"mergekit's {theirs} has no {knob.name}; all models count alike there"
+
+
+def _narrowed(source: RecipeSource, method: Method, places: Sequence[Place]) -> RecipeSource:
+    """A source with an epsilon mergekit takes: density ± epsilon must lie within 0 and 1.
+
+    Where it does not, ours narrows to the same probabilities, but for the margin.
+    """
+    knobs = {knob.name: knob for knob in method.source_knobs}
+    if not {"density", "epsilon"} <= set(knobs):
+        return source
+    values: dict[str, float] = {}
+    for place in sorted(places, key=lambda place: -len(place.tensor)):
+        density, epsilon = (
+            number(source.knobs.get(n), knobs[n], place) for n in ("density", "epsilon")
+        )
+        room = min(density, 1 - density)
+        values[f"*{place.tensor}"] = room * (1 - MARGIN) if 0 < room <= epsilon else epsilon
+    given = [number(source.knobs.get("epsilon"), knobs["epsilon"], place) for place in places]
+    if sorted(values.values()) == sorted(given):
+        return source
+    same = len({*values.values()}) == 1
+    profile = Profile.of(next(iter(values.values())) if same else values)
+    return replace(source, knobs={**source.knobs, "epsilon": profile})
 
 
 def _comments(recipe: Recipe, differences: Sequence[str]) -> str:
     lines = [f"automerge recipe {recipe.id}, for mergekit 0.1.5."]
     lines += [f"Not the same: {difference}." for difference in differences]
-    wrapped = (part for line in lines for part in textwrap.wrap(line, 97))
-    return "".join(f"# {part}\n" for part in wrapped)
+    return _wrapped(lines)
+
+
+def _wrapped(lines: Iterable[str]) -> str:
+    """Lines as YAML comments."""
+    parts = (part for line in lines for part in textwrap.wrap(line, 97))
+    return "".join(f"# {part}\n" for part in parts)
 
 
 def _setting(value: object, knob: Knob, places: Sequence[Place]) -> Plain:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from automerge.checkpoints import Checkpoint
-from automerge.errors import Fault, PreflightError
+from automerge.merging.live import live_tensors
 from automerge.merging.plan import Planner
 from automerge.merging.tensor import merge_tensor
 from automerge.merging.workspace import Workspace
@@ -87,36 +86,3 @@ class ResidentEngine:
                 live.holds[step.tensor] = step.key
                 n_written += 1
         return MergeReport(time.perf_counter() - start, n_written, len(live.targets))
-
-
-def live_tensors(model: PreTrainedModel, names: Iterable[str]) -> dict[str, Tensor]:
-    """Find a live model's parameters and buffers by checkpoint name.
-
-    Tied tensors appear once, under the first name the model gives them; their other names, and
-    tensors the architecture ignores when it is loaded, are left out. Raises PreflightError where a
-    tensor has no place or a parameter gets no tensor.
-    """
-    state: dict[str, Tensor] = model.state_dict(keep_vars=True)
-    owners: dict[int, str] = {}
-    for name, tensor in state.items():
-        owners.setdefault(id(tensor), name)
-    prefix = model.base_model_prefix
-    ignored = model._keys_to_ignore_on_load_unexpected or ()
-    targets: dict[str, Tensor] = {}
-    homeless: list[str] = []
-    for name in names:
-        spellings = (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}."))
-        found = next((s for s in spellings if s in state), None)
-        if found is None:
-            if not any(re.search(pattern, name) for pattern in ignored):
-                homeless.append(name)
-        elif owners[id(state[found])] == found:
-            targets[name] = state[found]
-    filled = {id(tensor) for tensor in targets.values()}
-    empty = [name for name, tensor in state.items() if id(tensor) not in filled]
-    kind = type(model).__name__
-    faults = [f"{kind} has no parameter for checkpoint tensor {name!r}" for name in homeless[:5]]
-    faults += [f"no checkpoint tensor fills {kind}'s {name!r}" for name in empty[:5]]
-    if faults:
-        raise PreflightError(Fault(fault) for fault in faults)
-    return targets

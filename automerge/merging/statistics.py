@@ -38,6 +38,10 @@ class VectorStatistics:
         self._model_inner = model_inner
 
     @property
+    def count(self) -> int:
+        return len(self._sources)
+
+    @property
     def size(self) -> int:
         return self._read(self._sources[0]).numel()
 

@@ -1,5 +1,6 @@
 """Merge methods, by name."""
 
+from automerge.methods.arcee_fusion import ARCEE_FUSION
 from automerge.methods.base import (
     Coefficients,
     Knob,
@@ -10,15 +11,85 @@ from automerge.methods.base import (
     Values,
     check_recipe,
 )
+from automerge.methods.breadcrumbs import BREADCRUMBS
+from automerge.methods.breadcrumbs_ties import BREADCRUMBS_TIES
+from automerge.methods.cart import CART
+from automerge.methods.consensus import CONSENSUS
 from automerge.methods.dare_linear import DARE_LINEAR
 from automerge.methods.dare_ties import DARE_TIES
+from automerge.methods.della import DELLA
+from automerge.methods.della_linear import DELLA_LINEAR
+from automerge.methods.emr_uni import EMR_UNI
+from automerge.methods.geometric_median import GEOMETRIC_MEDIAN
+from automerge.methods.iso_c import ISO_C
+from automerge.methods.iso_cts import ISO_CTS
+from automerge.methods.karcher import KARCHER
 from automerge.methods.linear import LINEAR
+from automerge.methods.magmax import MAGMAX
+from automerge.methods.metagpt import METAGPT
+from automerge.methods.model_stock import MODEL_STOCK
+from automerge.methods.model_stock_rows import MODEL_STOCK_ROWS
+from automerge.methods.multislerp import MULTISLERP, TASK_MULTISLERP
+from automerge.methods.nearswap import NEARSWAP
+from automerge.methods.nuslerp import NUSLERP, TASK_NUSLERP
+from automerge.methods.nuslerp_rows import NUSLERP_ROWS, TASK_NUSLERP_ROWS
+from automerge.methods.opcm import OPCM
+from automerge.methods.passthrough import PASSTHROUGH
+from automerge.methods.pcb import PCB
+from automerge.methods.ram import RAM
+from automerge.methods.ramplus_tl import RAMPLUS_TL
+from automerge.methods.sce import SCE
 from automerge.methods.slerp import SLERP
+from automerge.methods.star import STAR
 from automerge.methods.task_arithmetic import TASK_ARITHMETIC
 from automerge.methods.ties import TIES
+from automerge.methods.tsv_m import TSV_M
+from automerge.methods.varm import VARM
+from automerge.methods.widen import WIDEN
 
 METHODS: dict[str, Method] = {
-    method.name: method for method in (LINEAR, SLERP, TASK_ARITHMETIC, TIES, DARE_LINEAR, DARE_TIES)
+    method.name: method
+    for method in (
+        LINEAR,
+        SLERP,
+        NUSLERP,
+        NUSLERP_ROWS,
+        MULTISLERP,
+        KARCHER,
+        CART,
+        PASSTHROUGH,
+        TASK_ARITHMETIC,
+        TIES,
+        DARE_LINEAR,
+        DARE_TIES,
+        DELLA,
+        DELLA_LINEAR,
+        BREADCRUMBS,
+        BREADCRUMBS_TIES,
+        SCE,
+        MODEL_STOCK,
+        MODEL_STOCK_ROWS,
+        TASK_NUSLERP,
+        TASK_NUSLERP_ROWS,
+        TASK_MULTISLERP,
+        RAM,
+        RAMPLUS_TL,
+        NEARSWAP,
+        ARCEE_FUSION,
+        VARM,
+        METAGPT,
+        GEOMETRIC_MEDIAN,
+        CONSENSUS,
+        PCB,
+        MAGMAX,
+        EMR_UNI,
+        WIDEN,
+        TSV_M,
+        STAR,
+        ISO_C,
+        ISO_CTS,
+        OPCM,
+    )
 }
 
 __all__ = [

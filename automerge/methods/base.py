@@ -33,7 +33,8 @@ class Knob:
     """One parameter of a method.
 
     `default` is used where a recipe says nothing. `neutral` is the value at which the knob does
-    nothing: a source adds nothing, nothing is dropped, nothing is scaled; None for a switch.
+    nothing: a source adds nothing, nothing is dropped, nothing is scaled; None for switches and
+    numerical tolerances.
     Values outside `domain` are refused; `search` are the default bounds of a search, None for a
     knob that is not searched unless asked for.
     """
@@ -66,6 +67,10 @@ class Statistics(Protocol):
 
     The vectors are the task vectors (source − base) of an anchored method, else the sources.
     """
+
+    @property
+    def count(self) -> int:
+        """Number of vectors."""
 
     @property
     def size(self) -> int:

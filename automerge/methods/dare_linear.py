@@ -11,11 +11,13 @@ from automerge.methods.base import (
     Statistics,
     Values,
     density,
+    normalize,
     scaling,
     weight,
 )
 from automerge.methods.dare import dropped, rescaled
 from automerge.methods.linear import weighted_sum
+from automerge.methods.task_arithmetic import factor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
     """λ wᵢ / densityᵢ and densityᵢ a source."""
-    scale = values.number["lambda"]
+    scale = factor(values)
     pairs = zip(values.each["weight"], values.each["density"], strict=True)
     return Coefficients(each=tuple((rescaled(scale * w, kept), kept) for w, kept in pairs))
 
@@ -37,7 +39,7 @@ def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
 DARE_LINEAR = Method(
     name="dare_linear",
     paper="Yu et al. 2024, Language models are super Mario, arXiv:2311.03099",
-    knobs=(weight(), density(), scaling()),
+    knobs=(weight(), density(), scaling(), normalize(False)),
     coefficients=coefficients,
     kernel=kernel,
     anchored=True,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 from automerge.methods.base import Coefficients, Knob, Method, Statistics, Values
 from automerge.methods.linear import kernel
+from automerge.methods.sphere import along_arc, cosine
 
 COLINEAR = 0.9995
 """|cos θ| above which interpolation is linear."""
@@ -14,20 +13,12 @@ COLINEAR = 0.9995
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
     """sin((1−t)θ)/sin θ and sin(tθ)/sin θ, applied to the tensors as they are.
 
-    θ is the angle between the flattened tensors. Tensors that are (nearly) colinear, or zero, are
-    interpolated linearly, as in mergekit.
+    θ is the angle between the flattened tensors. Tensors that are nearly colinear are interpolated
+    linearly, as in mergekit; so is a zero tensor, which mergekit takes for orthogonal.
     """
     t = values.number["t"]
-    norms = math.sqrt(statistics.inner(0, 0) * statistics.inner(1, 1))
-    cosine = statistics.inner(0, 1) / norms if norms > 0 else 1.0
-    if math.isnan(norms) or math.isnan(cosine):
-        weights = (math.nan, math.nan)
-    elif abs(cosine) > COLINEAR:
-        weights = (1 - t, t)
-    else:
-        angle = math.acos(cosine)
-        weights = (math.sin((1 - t) * angle), math.sin(t * angle))
-        weights = (weights[0] / math.sin(angle), weights[1] / math.sin(angle))
+    cos = cosine(statistics, 0, 1, undefined=1.0)
+    weights = (1 - t, t) if abs(cos) > COLINEAR else along_arc(cos, t)
     return Coefficients(each=tuple((w,) for w in weights), shared=(1.0,))
 
 

@@ -10,6 +10,7 @@ from automerge.methods.base import (
     Operands,
     Statistics,
     Values,
+    normalize,
     scaling,
     weight,
 )
@@ -18,11 +19,21 @@ from automerge.methods.linear import weighted_sum
 if TYPE_CHECKING:
     from torch import Tensor
 
+CANCELLED = 1e-8
+"""|Σ w| below which weights cancel: sums are then not divided by it."""
+
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
     """The weights times λ."""
-    scale = values.number["lambda"]
+    scale = factor(values)
     return Coefficients(each=tuple((scale * w,) for w in values.each["weight"]))
+
+
+def factor(values: Values) -> float:
+    """λ; where sums are normalised, λ / Σ w, or λ where the weights cancel, as in mergekit."""
+    total = sum(values.each["weight"])
+    divided = values.switch["normalize"] and abs(total) >= CANCELLED
+    return values.number["lambda"] / (total if divided else 1.0)
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
@@ -33,7 +44,7 @@ def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
 TASK_ARITHMETIC = Method(
     name="task_arithmetic",
     paper="Ilharco et al. 2023, Editing models with task arithmetic, arXiv:2212.04089",
-    knobs=(weight(), scaling()),
+    knobs=(weight(), scaling(), normalize(False)),
     coefficients=coefficients,
     kernel=kernel,
     anchored=True,

@@ -63,12 +63,23 @@ def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
 def elect(vectors: Sequence[Tensor], weights: Sequence[float], normalized: bool) -> Tensor:
     """Sum the weighted elements whose sign is that of the sum over all sources.
 
-    A sum of exactly 0 elects +. Normalised, each sum is divided by the weights that agreed; where
-    none did, or they cancel, by 1.
+    Normalised, each sum is divided by the weights that agreed; where none did, or they cancel,
+    by 1.
     """
     weighted = [vector * w for vector, w in zip(vectors, weights, strict=True)]
-    total = added(weighted)
-    sign = (total * 0 + 1).copysign(total)  # unlike total.sign(), ±1 at 0, and NaN stays NaN
+    return agreed(weighted, weights, vote(weighted), normalized)
+
+
+def vote(vectors: Sequence[Tensor]) -> Tensor:
+    """The sign of the sum, element by element; a sum of exactly 0 elects +."""
+    total = added(vectors)
+    return (total * 0 + 1).copysign(total)  # unlike total.sign(), ±1 at 0, and NaN stays NaN
+
+
+def agreed(
+    weighted: Sequence[Tensor], weights: Sequence[float], sign: Tensor, normalized: bool
+) -> Tensor:
+    """Sum the weighted elements of the elected sign; normalised, over the weights they have."""
     agreeing = [(v * sign).relu() for v in weighted]
     elected = added(agreeing) * sign
     if not normalized:

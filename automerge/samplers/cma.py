@@ -31,8 +31,6 @@ LEARNING_RATE = 0.3
 """Of the branch probabilities."""
 ELITE = 2
 """The archive's best points for a direction, told again with every batch, whoever asked them."""
-PARENTS = 3
-"""Archived points whose weighted mean a run starts from."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ class CmaSampler:
         self._seed = seed
         self._directions = directions(n_objectives)
         self._probes = max(round(PROBED * budget), len(space.methods))
-        self._prior = prior(space)
+        self._prior = space.prior
         self._branches = {branch: i for i, branch in enumerate(space.branches)}
         self._runs: list[Run | None] = [None] * len(self._directions)
         self._archive: list[Told] = []
@@ -145,13 +143,12 @@ class CmaSampler:
         return [(placed[i][0], values[i]) for i in np.argsort(values, kind="stable")]
 
     def _start(self, direction: int) -> Run:
-        """Begin between the archive's best points, with the branches of its best quarter."""
+        """Begin at the archive's best point, with the branches of its best quarter."""
         points = [point for point, _ in self._best(self._directions[direction])]
-        parents = points[:PARENTS]
-        mean = recombination(len(parents)) @ np.array([point.vector for point in parents])
-        frequent = self._frequencies(points[: max(PARENTS, len(points) // 4)])
+        frequent = self._frequencies(points[: max(1, len(points) // 4)])
         rng = np.random.default_rng([self._seed, self._asked, direction])
-        return Run(strategy(np.clip(mean, -REACH, REACH), rng), (self._prior + frequent) / 2, rng)
+        start = np.clip(points[0].vector, -REACH, REACH)
+        return Run(strategy(start, rng), (self._prior + frequent) / 2, rng)
 
     def _frequencies(self, points: Sequence[Point]) -> Floats:
         """How often branches occur among points, best first, by recombination weights."""
@@ -181,12 +178,6 @@ class CmaSampler:
         run.probabilities = (1 - FLOOR) * learned + FLOOR * self._prior
 
 
-def prior(space: Space) -> Floats:
-    """Branch probabilities without knowledge: methods alike, then their sets of models alike."""
-    methods = [branch.method for branch in space.branches]
-    return np.array([1 / len(space.methods) / methods.count(method) for method in methods])
-
-
 def recombination(mu: int) -> Floats:
     """Positive weights falling with rank, sum 1 (Hansen 2016, arXiv:1604.00772, eq. 49)."""
     weights = math.log(mu + 0.5) - np.log(np.arange(1, mu + 1))
@@ -206,6 +197,7 @@ def strategy(mean: Floats, rng: np.random.Generator) -> Any:
         "randn": randn,
         "seed": math.nan,
         "popsize": POPULATION,
+        "CMA_mirrors": 0,
         "minstd": LEAST_STEP,
         "maxstd": LARGEST_STEP,
         "verbose": -9,

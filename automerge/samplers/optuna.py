@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from automerge.errors import ConfigError
 from automerge.recipe import Value
 from automerge.space import CategoricalParameter, Parameter, Space
 from automerge.trial import Params
@@ -26,10 +25,10 @@ MakeSampler: TypeAlias = Callable[[int], Any]
 class OptunaSampler:
     """One of Optuna's samplers over the space laid flat.
 
-    Optuna's genetic and Gaussian-process samplers search only what every trial has: in a
-    conditional space they would draw all but the method at random. So each trial has every role
-    (a parameter's name without its method) as a share in [0, 1] of its range, used or not, and
-    the methods share what they learn of a role.
+    Optuna's genetic samplers search only what every trial has: in a conditional space they would
+    draw all but the method at random. So each trial has every role (a parameter's name without its
+    method) as a share in [0, 1] of its range, used or not, and the methods share what they learn
+    of a role.
 
     Every proposal comes from a fresh sampler seeded by (seed, number); what it knows is the study
     in memory. Trials nobody asked for enter as enqueued ones.
@@ -147,14 +146,3 @@ def nsga3(space: Space, n_objectives: int, seed: int, budget: int) -> OptunaSamp
     return OptunaSampler(
         space, n_objectives, seed, lambda s: NSGAIIISampler(seed=s, population_size=size)
     )
-
-
-def gp(space: Space, n_objectives: int, seed: int, budget: int) -> OptunaSampler:
-    """Gaussian processes with expected (hypervolume) improvement; needs PyTorch."""
-    from optuna.samplers import GPSampler
-
-    try:
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise ConfigError("sampler 'gp' needs PyTorch: pip install torch") from error
-    return OptunaSampler(space, n_objectives, seed, lambda s: GPSampler(seed=s))

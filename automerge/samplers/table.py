@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from automerge.samplers import optuna
 from automerge.samplers.base import Sampler, SamplerFactory
 from automerge.samplers.cma import CmaSampler
+from automerge.samplers.gp import GpSampler
 from automerge.samplers.random import RandomSampler
 from automerge.space import Space
 
 AUTO = "auto"
+GP_DIMENSIONS, GP_TRIALS = 100, 1000
+"""Up to where a Gaussian process is both the best guide and cheap beside a measurement."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,10 @@ class Samplers(Mapping[str, SamplerFactory]):
 
     def resolve(self, name: str, space: Space, n_objectives: int, budget: int) -> str:
         """The sampler a name stands for; every name but `auto` stands for itself."""
-        return "cma" if name == AUTO else name
+        if name != AUTO:
+            return name
+        small = len(space.roles) <= GP_DIMENSIONS and budget <= GP_TRIALS
+        return "gp" if small else "cma"
 
     def _chosen(self, space: Space, n_objectives: int, seed: int, budget: int) -> Sampler:
         name = self.resolve(AUTO, space, n_objectives, budget)
@@ -44,7 +50,7 @@ SAMPLERS = Samplers(
         "tpe": optuna.tpe,
         "nsga2": optuna.nsga2,
         "nsga3": optuna.nsga3,
-        "gp": optuna.gp,
+        "gp": GpSampler,
         "random": RandomSampler,
     }
 )

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from automerge.recipe import Recipe, Value
 from automerge.space.method import METHOD, Choose, MethodSpace
-from automerge.space.parameters import CategoricalParameter, Parameter
+from automerge.space.parameters import NEAREST, STEEPNESS, CategoricalParameter, Parameter
 from automerge.trial import Params
 
 
@@ -163,6 +163,40 @@ class Space:
             return parameter.decode(place[parameter.role])
 
         return self.walk(choose)
+
+    @cached_property
+    def prior(self) -> NDArray[np.float64]:
+        """Branch probabilities without knowledge: methods alike, then their sets of models."""
+        methods = [branch.method for branch in self.branches]
+        return np.array([1 / len(self.methods) / methods.count(method) for method in methods])
+
+    @cached_property
+    def codes(self) -> NDArray[np.float64]:
+        """What tells branches apart, (branches, methods + sources): a method is one-hot, a source
+        is in or out."""
+        return np.array(
+            [
+                [float(branch.method == method) for method in self.methods]
+                + [float(source in branch.models) for source in self.sources]
+                for branch in self.branches
+            ]
+        )
+
+    def position(self, params: Params) -> NDArray[np.float64]:
+        """Where parameters lie: shares in [0, 1] of the ranges of all roles (the middle for what is
+        inactive), then their branch's code; near means alike."""
+        branch = self.branches.index(self.branch(params))
+        shares = 1 / (1 + np.exp(-STEEPNESS * self.to_vector(params)))
+        return np.append(shares, self.codes[branch])
+
+    def at(self, position: ArrayLike) -> Params:
+        """Invert `position`."""
+        numbers = np.asarray(position, dtype=np.float64)
+        d = len(self.roles)
+        branch = int(np.flatnonzero((self.codes == numbers[d:]).all(axis=1))[0])
+        shares = np.clip(numbers[:d], NEAREST, 1 - NEAREST)
+        vector = np.log(shares / (1 - shares)) / STEEPNESS
+        return self.from_vector(self.branches[branch], vector)
 
     def describe(self) -> str:
         """One line: the methods with their dimensions."""

@@ -28,7 +28,14 @@ def recipe(method: str, shift: float = 0.0, **changes) -> Recipe:
     made = Recipe(
         method,
         tuple(
-            RecipeSource(n, {k.name: Profile.of(knobs[k.name]) for k in declared.source_knobs})
+            RecipeSource(
+                n,
+                {
+                    k.name: Profile.of(knobs[k.name])
+                    for k in declared.source_knobs
+                    if k.name in knobs
+                },
+            )
             for n in names
         ),
         base="base" if declared.anchored else None,

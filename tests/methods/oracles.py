@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.methods.oracles_literature import LITERATURE
+from tests.methods.oracles_mergekit import ORACLES_MERGEKIT
+
 Array = NDArray[np.float64]
 Knobs = Mapping[str, float | bool]
 
@@ -29,7 +32,11 @@ def slerp(base, sources, each, knobs, uniforms):
 
 def task_arithmetic(base, sources, each, knobs, uniforms):
     total = sum(k["weight"] * (x - base) for k, x in zip(each, sources, strict=True))
-    return base + knobs["lambda"] * total
+    return base + knobs["lambda"] * total / divisor(each, knobs)
+
+
+def divisor(each, knobs):
+    return sum(k["weight"] for k in each) if knobs["normalize"] else 1.0
 
 
 def elect(vectors, weights, normalize):
@@ -64,7 +71,7 @@ def dare(base, sources, each, uniforms):
 def dare_linear(base, sources, each, knobs, uniforms):
     vectors = dare(base, sources, each, uniforms)
     total = sum(k["weight"] * v for k, v in zip(each, vectors, strict=True))
-    return base + knobs["lambda"] * total
+    return base + knobs["lambda"] * total / divisor(each, knobs)
 
 
 def dare_ties(base, sources, each, knobs, uniforms):
@@ -79,4 +86,4 @@ Oracle = Callable[
 ]
 ORACLES: Mapping[str, Oracle] = {
     f.__name__: f for f in (linear, slerp, task_arithmetic, ties, dare_linear, dare_ties)
-}
+} | {**ORACLES_MERGEKIT, **LITERATURE}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from operator import attrgetter
 
 import numpy as np
 import pytest
 import torch
 
 from automerge.merging import InvalidMerge, ResidentEngine
-from automerge.methods import METHODS, Method, check_recipe
+from automerge.methods import METHODS, Knob, Method, check_recipe
 from automerge.methods.uniform import uniform
 from automerge.recipe import Profile, Recipe, RecipeSource
 from tests.merging.memory import MemoryCheckpoint
@@ -19,35 +20,78 @@ from tests.methods.oracles import ORACLES
 
 NAME = "model.layers.0.mlp.up_proj.weight"
 SHAPES = [(7, 5), (64,), (), (3, 2, 4)]
+by_name = attrgetter("name")
 ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-VALUES = {
+ANCHORED = pytest.mark.parametrize(
+    "method", [m for m in METHODS.values() if m.anchored], ids=by_name
+)
+ELEMENTWISE = pytest.mark.parametrize(
+    "method", [m for m in METHODS.values() if m.extent == "element"], ids=by_name
+)
+VALUES: dict[str, tuple[float, ...]] = {
     "weight": (0.7, -0.3, 0.9, 0.4),
     "density": (0.5, 0.31, 0.8, 1.0),
-    "lambda": 0.8,
-    "t": 0.3,
+    "lambda": (0.8,),
+    "t": (0.3,),
+    "epsilon": (0.2, 0.1, 0.3, 0.15),
+    "gamma": (0.1, 0.2, 0.03, 0.0),
+    "select_topk": (0.6,),
+    "r": (0.4,),
+    "alpha": (0.3,),
+    "scale": (0.7,),
+    "max_iter": (100.0,),
+    "tol": (1e-9,),
+    "mask_lambda": (0.3, 0.5, 0.4, 0.6),
+    "ratio": (0.3,),
+    "above_average": (0.8,),
+    "calibration": (1.2,),
+    "common": (0.5,),
+    "rank": (0.5,),
+    "eta": (0.4, 0.6, 0.7, 0.5),
 }
+COMPARING = ("cart", "pcb", "tsv_m", "widen")
+"""Methods that compare all sources, whatever their weights."""
 
 
 def count(method: Method) -> int:
     return min(method.max_sources or 3, max(3, method.min_sources))
 
 
+def weighted(method: Method) -> bool:
+    """Whether sources have weights."""
+    return any(knob.name == "weight" for knob in method.source_knobs)
+
+
+def switchable(method: Method) -> bool:
+    """Whether neutral knobs leave one model: some anchored methods have λ alone for that."""
+    return weighted(method) or not method.anchored
+
+
 def tensors(n: int, shape=(7, 5), dtype=torch.float32) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(5)
-    base = torch.randn(shape, generator=generator)
+    """A base and sources; task vectors have something in common, as those of fine-tunes have."""
+    generator = torch.Generator().manual_seed(8)
+    base, common = (torch.randn(shape, generator=generator) for _ in range(2))
     return [base.to(dtype)] + [
-        (base + torch.randn(shape, generator=generator)).to(dtype) for _ in range(n)
+        (base + 0.5 * common + torch.randn(shape, generator=generator)).to(dtype) for _ in range(n)
     ]
+
+
+def value(knob: Knob, i: int) -> Profile:
+    """A value that does something, for the i-th source; the default of what VALUES lacks."""
+    chosen = VALUES[knob.name][i] if knob.name in VALUES else float(knob.default)
+    return Profile.of(chosen if knob.domain[0] <= chosen else -chosen)
+
+
+def neutral(knob: Knob) -> Profile:
+    """What does nothing; the default of a tolerance."""
+    return Profile.of(float(knob.default if knob.neutral is None else knob.neutral))
 
 
 def recipe(method: Method, switch: bool = True, **changes) -> Recipe:
     names = [f"m{i}" for i in range(count(method))]
-    knobs = {
-        k.name: Profile.of(VALUES[k.name]) if k.kind == "float" else switch
-        for k in method.recipe_knobs
-    }
+    knobs = {k.name: value(k, 0) if k.kind == "float" else switch for k in method.recipe_knobs}
     sources = tuple(
-        RecipeSource(n, {k.name: Profile.of(VALUES[k.name][i]) for k in method.source_knobs})
+        RecipeSource(n, {k.name: value(k, i) for k in method.source_knobs})
         for i, n in enumerate(names)
     )
     made = Recipe(method.name, sources, base="base" if method.anchored else None, knobs=knobs)
@@ -75,7 +119,12 @@ def test_declaration_is_consistent(method):
         assert low <= float(knob.default) <= high
         if knob.search:
             assert low <= knob.search[0] < knob.search[1] <= high
-        assert (knob.neutral is None) == (knob.kind == "bool")
+        if knob.neutral is None:
+            assert knob.search is None
+        else:
+            assert knob.kind == "float"
+    if method.anchored:
+        assert any(knob.name == "lambda" for knob in method.recipe_knobs)
     assert check_recipe(recipe(method), METHODS) == []
 
 
@@ -91,27 +140,65 @@ def test_shape_and_dtype_are_kept_and_inputs_untouched(method, shape, dtype):
     assert all(torch.equal(a, b) for a, b in zip(inputs, before, strict=True))
 
 
-@ALL
+@pytest.mark.parametrize("method", [m for m in METHODS.values() if switchable(m)], ids=by_name)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_neutral_knobs_return_the_base_or_the_first_source_bit_for_bit(method, dtype):
     inputs = tensors(count(method), dtype=dtype)
     made = recipe(method)
-    neutral = {k.name: Profile.of(float(k.neutral)) for k in method.source_knobs}
-    sources = [RecipeSource(s.name, neutral) for s in made.sources]
+    idle = {k.name: neutral(k) for k in method.source_knobs}
+    sources = [RecipeSource(s.name, idle) for s in made.sources]
     if not method.anchored:
         sources[0] = RecipeSource(sources[0].name, {})
-    knobs = {
-        k.name: Profile.of(float(k.neutral)) for k in method.recipe_knobs if k.neutral is not None
-    }
+    knobs = {k.name: neutral(k) for k in method.recipe_knobs if k.kind == "float"}
     made = dataclasses.replace(made, sources=tuple(sources), knobs=knobs)
     assert torch.equal(merge(made, *inputs), inputs[0 if method.anchored else 1])
+
+
+@ANCHORED
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lambda_zero_returns_the_base_bit_for_bit(method, dtype):
+    inputs = tensors(count(method), dtype=dtype)
+    made = recipe(method)
+    made = dataclasses.replace(made, knobs={**made.knobs, "lambda": Profile.of(0.0)})
+    assert torch.equal(merge(made, *inputs), inputs[0])
+
+
+@ANCHORED
+def test_the_merged_task_vector_is_proportional_to_lambda(method):
+    base, *sources = tensors(count(method))
+    made = recipe(method)
+
+    def merged(scale: float) -> torch.Tensor:
+        knobs = {**made.knobs, "lambda": Profile.of(scale)}
+        return merge(dataclasses.replace(made, knobs=knobs), base, *sources) - base
+
+    torch.testing.assert_close(merged(-2.0), -2 * merged(1.0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [m for m in METHODS.values() if weighted(m) and m.name not in COMPARING],
+    ids=by_name,
+)
+def test_a_source_of_weight_zero_has_no_influence(method):
+    inputs = tensors(count(method))
+    made = recipe(method)
+    idle = RecipeSource("m1", {**made.sources[1].knobs, "weight": Profile.of(0.0)})
+    made = dataclasses.replace(made, sources=(made.sources[0], idle, *made.sources[2:]))
+    first = merge(made, *inputs)
+    inputs[2] = inputs[2].flip(0) * 3 - 1
+    torch.testing.assert_close(merge(made, *inputs), first, rtol=1e-6, atol=1e-6)
 
 
 @ALL
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_sources_equal_to_the_base_change_nothing(method, dtype):
     base = tensors(0, dtype=dtype)[0]
-    merged = merge(recipe(method), base, *[base.clone()] * count(method))
+    made = recipe(method)
+    if method.max_sources == 1:  # there is no other source to average with
+        idle = {k.name: neutral(k) for k in method.source_knobs}
+        made = dataclasses.replace(made, sources=(RecipeSource("m0", idle),))
+    merged = merge(made, base, *[base.clone()] * count(method))
     if method.anchored:
         assert torch.equal(merged, base)
     else:
@@ -138,11 +225,14 @@ def test_same_recipe_gives_the_same_bits_and_another_seed_matters_only_where_dec
 
 @ALL
 @pytest.mark.parametrize("switch", [False, True])
-@pytest.mark.parametrize("n", [35, 66_001])
-def test_method_agrees_with_the_paper_in_float64(method, switch, n):
-    inputs = tensors(count(method), (n,))
+@pytest.mark.parametrize("shape", [(7, 5), (66_001,), (2, 12, 9)], ids=str)
+def test_method_agrees_with_the_paper_in_float64(method, switch, shape):
+    inputs = tensors(count(method), shape)
     made = recipe(method, switch)
-    uniforms = [uniform(0, NAME, s.name, 0, n).double().numpy() for s in made.sources]
+    n = inputs[0].numel()
+    uniforms = [
+        uniform(0, NAME, s.name, 0, n).reshape(shape).double().numpy() for s in made.sources
+    ]
     each = [{k: p.parts[0][1][0] for k, p in s.knobs.items()} for s in made.sources]
     knobs = {k: v.parts[0][1][0] if isinstance(v, Profile) else v for k, v in made.knobs.items()}
     base, *sources = (t.double().numpy() for t in inputs)
@@ -165,15 +255,33 @@ def test_a_poisoned_element_is_never_merged_into_a_finite_model(method, poison, 
 @ALL
 def test_coefficients_ask_only_for_declared_statistics(method):
     class Declared:
+        count = count(method)
         size = 10
 
         def inner(self, i, j):
             assert "gram" in method.statistics
             return 1.0 if i == j else 0.5
 
+        def model_inner(self, i, j):
+            assert "model_gram" in method.statistics
+            return 1.0 if i == j else 0.5
+
         def magnitude(self, i, k):
             assert "magnitude" in method.statistics
             return 0.1 * (11 - k)
+
+        @property
+        def n_spread(self):
+            assert "spread" in method.statistics
+            return 9
+
+        def spread(self, k):
+            assert "spread" in method.statistics
+            return 0.1 * (11 - k)
+
+        def spread_energy(self, i, k):
+            assert "spread" in method.statistics
+            return 0.1 * k
 
     from automerge.recipe import Place
 
@@ -182,28 +290,28 @@ def test_coefficients_ask_only_for_declared_statistics(method):
     assert len(scalars.each) == len(made.sources)
 
 
-@ALL
+@ELEMENTWISE
 def test_kernel_does_not_depend_on_the_cut_into_blocks(method):
+    from automerge.merging.workspace import Workspace
     from automerge.methods import Operands
     from automerge.recipe import Place
 
-    class Fixed:
-        size = 64
-
-        def inner(self, i, j):
-            return 1.0 if i == j else 0.5
-
-        def magnitude(self, i, k):
-            return 0.4
-
     made, inputs = recipe(method), tensors(count(method), (64,))
-    uniforms = [uniform(0, NAME, s.name, 0, 64) for s in made.sources] if method.seeded else []
-    scalars = method.coefficients(method.values(made, Place(NAME, "mlp", 0.0)), Fixed())
+    names = tuple(s.name for s in made.sources)
+    base_name = "base" if method.anchored else None
+    named = zip(("base", *names), inputs, strict=True)
+    workspace = Workspace({n: MemoryCheckpoint({NAME: t}) for n, t in named})
+    statistics = workspace.statistics(NAME, base_name, names)
+    scalars = method.coefficients(method.values(made, Place(NAME, "mlp", 0.0)), statistics)
+    uniforms = [uniform(0, NAME, n, 0, 64) for n in names] if method.seeded else []
+    ranked = names if "ranks" in method.statistics else ()
+    ranks = [workspace.ranks(NAME, base_name, n, 8) for n in ranked]
 
     def kernel(cut: slice) -> torch.Tensor:
         base, *sources = (t[cut] for t in inputs)
         anchor = base if method.anchored else None
-        return method.kernel(Operands(anchor, sources, [u[cut] for u in uniforms]), scalars)
+        cuts = ([t[cut] for t in kind] for kind in (uniforms, ranks))
+        return method.kernel(Operands(anchor, sources, *cuts), scalars)
 
     pieces = torch.cat([kernel(slice(0, 13)), kernel(slice(13, 50)), kernel(slice(50, 64))])
     assert torch.equal(kernel(slice(None)), pieces)

@@ -12,9 +12,16 @@ from automerge.space import Branch, Knots, Space, SpaceSettings, build_space
 from automerge.trial import Params
 
 
-def space(*methods: str, sources: Sequence[str] = ("a", "b", "c"), leave_out: bool = True) -> Space:
+def space(
+    *methods: str,
+    sources: Sequence[str] = ("a", "b", "c"),
+    leave_out: bool = True,
+    switches: bool = True,
+) -> Space:
     methods = methods or ("linear", "slerp", "ties")
-    switched = any(knob.name == "normalize" for name in methods for knob in METHODS[name].knobs)
+    switched = switches and any(
+        knob.name == "normalize" for name in methods for knob in METHODS[name].knobs
+    )
     settings = SpaceSettings(
         methods=methods,
         depth=Knots(2),

@@ -1,0 +1,132 @@
+"""A model that presents its embedding and head in the rows of another vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from automerge.checkpoints.reader import Checkpoint
+from automerge.checkpoints.safetensors_file import TensorInfo
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+ABSENT = -1
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Every model's row for each row of the result, ABSENT where it has none."""
+
+    base: str
+    of: Mapping[str, tuple[int, ...]]
+
+    def fill(self, model: str, read: Callable[[str], Tensor]) -> Tensor:
+        """One model's tensor in the result's rows; `read` gives a model's own tensor.
+
+        A row the model lacks is the base's, else its one owner's, else the mean of its owners'.
+        Rows that nobody has are the mean of the base's: the logit of such a row is never the
+        largest.
+        """
+        import torch
+
+        mine = read(model)
+        rows = self._index(model)
+        filled = mine[rows.clamp_min(0)]
+        lacking = rows == ABSENT
+        if not lacking.any():
+            return filled
+        base, base_rows = read(self.base), self._index(self.base)
+        from_base = lacking & (base_rows != ABSENT)
+        filled[from_base] = base[base_rows[from_base]].to(mine.dtype)
+        rest = lacking & ~from_base
+        if rest.any():
+            total = torch.zeros((int(rest.sum()), *mine.shape[1:]), dtype=torch.float64)
+            owners = torch.zeros((len(total), *(1 for _ in mine.shape[1:])), dtype=torch.float64)
+            for name in self.of:
+                theirs = self._index(name)[rest]
+                has = theirs != ABSENT
+                total[has] += read(name)[theirs[has]].double()
+                owners[has] += 1
+            nobody = owners.flatten() == 0
+            total[nobody] = base.double().mean(dim=0)
+            filled[rest] = (total / owners.clamp_min(1)).to(mine.dtype)
+        return filled
+
+    def _index(self, model: str) -> torch.Tensor:
+        import torch
+
+        return torch.tensor(self.of[model])
+
+
+@dataclass(frozen=True)
+class Group:
+    """Models as they are stored, and how the result sees them.
+
+    `rows` None leaves rows as they are. `indexed` are the tensors with a row for every token.
+    `spelled` maps, by model, a tensor's name to the one it has there: a tied head is its
+    embedding. `dropped` are heads that the result ties.
+    """
+
+    models: Mapping[str, Checkpoint]
+    rows: Rows | None
+    n_rows: int
+    indexed: tuple[str, ...]
+    spelled: Mapping[str, Mapping[str, str]]
+    dropped: tuple[str, ...]
+
+
+class AlignedCheckpoint:
+    """One model of a group, with the result's rows, configuration and tokenizer.
+
+    Everything else is the model's own: tensors that differ in other ways still differ.
+    """
+
+    def __init__(self, name: str, group: Group, config: Mapping[str, Any], assets: Path) -> None:
+        model = group.models[name]
+        self.path = model.path
+        self.assets = assets
+        self.config = config
+        self._name = name
+        self._group = group
+        stored = dict(model.tensors)
+        stored |= {new: stored[old] for new, old in group.spelled[name].items()}
+        self.tensors: Mapping[str, TensorInfo] = {
+            tensor: replace(info, shape=(group.n_rows, *info.shape[1:]))
+            if tensor in group.indexed
+            else info
+            for tensor, info in stored.items()
+            if tensor not in group.dropped
+        }
+
+    def read(self, name: str) -> Tensor:
+        group = self._group
+
+        def stored(model: str) -> Tensor:
+            return group.models[model].read(group.spelled[model].get(name, name))
+
+        if group.rows is not None and name in group.indexed:
+            return group.rows.fill(self._name, stored)
+        return stored(self._name)
+
+
+def rows_of(
+    wanted: Mapping[str, int], own: Mapping[str, int], stored: int, n_rows: int
+) -> tuple[int, ...]:
+    """A model's row for each row of the result, from the ids of both; it has `stored` rows.
+
+    A row of the result that stands for no token is the model's same row, if no token of its own is
+    there: padding stays padding.
+    """
+    rows = [ABSENT] * n_rows
+    taken = {*own.values(), *wanted.values()}
+    for i in range(min(stored, n_rows)):
+        if i not in taken:
+            rows[i] = i
+    for token, i in wanted.items():
+        if i < n_rows and token in own:
+            rows[i] = own[token]
+    return tuple(rows)

@@ -1,0 +1,216 @@
+"""Open models, compare them, and measure their weights where asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from automerge.checkpoints import (
+    Checkpoint,
+    ModelFolder,
+    is_adapter,
+    open_checkpoint,
+    places,
+    resolve,
+)
+from automerge.checkpoints.alignment import tied
+from automerge.checkpoints.tokenizers import chat_template
+from automerge.checkpoints.vocabulary import Relation, n_rows, relations
+from automerge.errors import ConfigError, Fault, Location, PreflightError
+from automerge.inspection.model import Inspection, ModelFacts, Verdict, Weights
+from automerge.inspection.nearest import find_nearest
+from automerge.inspection.weights import Progress, measure
+from automerge.preflight import compare_aligned
+from automerge.recipe import BASE, BASE_VOCABULARY
+from automerge.references import NAME, short_name
+
+
+def name_models(arguments: Sequence[str]) -> dict[str, str]:
+    """Name models given as NAME=REFERENCE or REFERENCE, the base first; raises ConfigError.
+
+    A model without a name is called by the end of its path, the base "base".
+    """
+    named: dict[str, str] = {}
+    faults = []
+    for i, argument in enumerate(arguments):
+        name, equals, reference = argument.partition("=")
+        if not equals or "/" in name or Path(argument).exists():
+            name, reference = "" if i else BASE, argument
+        elif not NAME.fullmatch(name) or not reference:
+            faults.append(Fault(f"{argument!r}: expected NAME=PATH_OR_HUB_ID"))
+            continue
+        elif name in named:
+            faults.append(Fault(f"two models are called {name!r}"))
+            continue
+        named[name or free_name(reference, named)] = reference
+    if faults:
+        raise ConfigError(faults)
+    return named
+
+
+def free_name(reference: str, taken: Mapping[str, str]) -> str:
+    """A name by the end of a path that no other model has."""
+    name = short_name(reference)
+    candidates = (name, *(f"{name}-{i}" for i in range(2, len(taken) + 3)))
+    return next(candidate for candidate in candidates if candidate not in taken)
+
+
+def examine(
+    references: Mapping[str, str], weights: bool, progress: Progress | None = None
+) -> Inspection:
+    """Compare a base (the first model) with sources; read all weights where asked.
+
+    Raises PreflightError for models that cannot be read at all. Sources that cannot be merged are
+    part of the result, and not of its weights.
+    """
+    base = next(iter(references))
+    folders, checkpoints = open_all(references)
+    found, unreadable = read_relations(checkpoints, base)
+    verdicts = {
+        name: judge(checkpoints, base, name, unreadable.get(name, ()))
+        for name in references
+        if name != base
+    }
+    measured = None
+    if weights:
+        kept = {
+            name: checkpoint
+            for name, checkpoint in checkpoints.items()
+            if name == base or verdicts[name].mergeable
+        }
+        aligned = compare_aligned(kept, base, BASE_VOCABULARY)
+        if aligned.faults:
+            raise PreflightError(aligned.faults)
+        measured = measure(aligned.checkpoints, base, progress)
+        verdicts = with_numbers(verdicts, measured, base)
+    return Inspection(
+        base,
+        tuple(facts(name, folders[name], checkpoints, base, found.get(name)) for name in folders),
+        verdicts,
+        find_nearest(checkpoints, base),
+        measured,
+    )
+
+
+def open_all(
+    references: Mapping[str, str],
+) -> tuple[dict[str, ModelFolder], dict[str, Checkpoint]]:
+    """Find and open all models, the base first."""
+    faults: list[Fault] = []
+    folders: dict[str, ModelFolder] = {}
+    checkpoints: dict[str, Checkpoint] = {}
+    base = next(iter(references))
+    for name, reference in references.items():
+        try:
+            folders[name] = resolve(reference)
+            if name != base and base not in checkpoints and is_adapter(folders[name].path):
+                continue  # its base's fault is said already
+            checkpoints[name] = open_checkpoint(folders[name].path, checkpoints.get(base))
+        except PreflightError as error:
+            faults += [replace(fault, location=Location(name)) for fault in error.faults]
+    if faults:
+        raise PreflightError(faults)
+    return folders, checkpoints
+
+
+def read_relations(
+    checkpoints: Mapping[str, Checkpoint], base: str
+) -> tuple[dict[str, Relation], dict[str, tuple[str, ...]]]:
+    """Every model's vocabulary relation, and what is wrong with tokenizers that cannot be read."""
+    found: dict[str, Relation] = {}
+    unreadable: dict[str, tuple[str, ...]] = {}
+    for name in checkpoints:
+        pair = {base: checkpoints[base], name: checkpoints[name]}
+        try:
+            found[name] = relations(pair, base)[name]
+        except PreflightError as error:
+            if name == base:
+                raise
+            unreadable[name] = tuple(fault.message for fault in error.faults)
+    return found, unreadable
+
+
+def judge(
+    checkpoints: Mapping[str, Checkpoint], base: str, name: str, unreadable: tuple[str, ...]
+) -> Verdict:
+    """Say whether one source can be merged with the base."""
+    if unreadable:
+        return Verdict(unreadable, ())
+    pair = {base: checkpoints[base], name: checkpoints[name]}
+    compared = compare_aligned(pair, base, BASE_VOCABULARY)
+    return Verdict(
+        tuple(dict.fromkeys(fault.message for fault in compared.faults)),
+        tuple(dict.fromkeys(compared.warnings)),
+    )
+
+
+def with_numbers(
+    verdicts: Mapping[str, Verdict], measured: Weights, base: str
+) -> dict[str, Verdict]:
+    """Refuse sources, or all of them for the base's sake, whose weights are no numbers."""
+    faults: dict[str, list[str]] = {}
+    for found in measured.not_finite:
+        n = found.nan + found.infinite
+        faults.setdefault(found.model, []).append(
+            f"{found.model}: {n} element(s) of {found.tensor} are not finite ({found.nan} NaN, "
+            f"{found.infinite} infinite); download it again, or leave the model out"
+        )
+    return {
+        name: replace(
+            verdict, faults=(*verdict.faults, *faults.get(base, ()), *faults.get(name, ()))
+        )
+        for name, verdict in verdicts.items()
+    }
+
+
+def facts(
+    name: str,
+    folder: ModelFolder,
+    checkpoints: Mapping[str, Checkpoint],
+    base: str,
+    relation: Relation | None,
+) -> ModelFacts:
+    """Gather what is known of one model without its weights."""
+    checkpoint = checkpoints[name]
+    config = checkpoint.config
+    dtypes: dict[str, int] = {}
+    for info in checkpoint.tensors.values():
+        dtypes[info.dtype] = dtypes.get(info.dtype, 0) + info.n_elements
+    layers = [p.layer for p in places(checkpoint.tensors).values() if p.layer is not None]
+    own, bases = chat_template(checkpoint.assets), chat_template(checkpoints[base].assets)
+    return ModelFacts(
+        name,
+        folder.reference,
+        folder.revision,
+        is_adapter(folder.path),
+        architecture(config),
+        max(layers) + 1 if layers else 0,
+        hidden_size(config),
+        n_rows(checkpoint),
+        sum(dtypes.values()),
+        dict(sorted(dtypes.items(), key=lambda item: -item[1])),
+        "unreadable" if relation is None else relation.kind,
+        "its tokenizer cannot be read" if relation is None else str(relation),
+        tied(checkpoint),
+        "none" if own is None else "base's" if own == bases else "own",
+    )
+
+
+def architecture(config: Mapping[str, Any]) -> str:
+    """What kind of model a configuration describes."""
+    named = config.get("architectures")
+    if isinstance(named, list) and named:
+        return str(named[0])
+    return str(config.get("model_type", "unknown"))
+
+
+def hidden_size(config: Mapping[str, Any]) -> int | None:
+    """The width of the residual stream, under any of its names."""
+    text = config.get("text_config")
+    for place in (config, text if isinstance(text, Mapping) else {}):
+        for key in ("hidden_size", "n_embd", "d_model"):
+            if type(place.get(key)) is int:
+                return int(place[key])
+    return None

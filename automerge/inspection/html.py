@@ -1,0 +1,117 @@
+"""An inspection as one HTML page that loads nothing and runs nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from automerge.inspection import words
+from automerge.inspection.model import Cell, Inspection, TaskVector, Weights
+from automerge.recipe import COMPONENTS
+
+
+def html_page(found: Inspection) -> str:
+    """Render an inspection; names and texts of the models are escaped."""
+    style = _asset("automerge.report", "report.css") + _asset("automerge.inspection", "inspect.css")
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    faults, warnings = words.remarks(found)
+    pin = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return environment.from_string(_asset("automerge.inspection", "inspect.html.j2")).render(
+        csp=f"default-src 'none'; style-src 'sha256-{pin}'; base-uri 'none'; form-action 'none'",
+        style=Markup(style),  # our own files, pinned by the policy
+        found=found,
+        title=words.conclusion(found),
+        faults=faults,
+        warnings=warnings,
+        columns=words.COLUMNS,
+        rows=[words.row(found, model) for model in found.models],
+        references=[(model.name, words.printable(model.reference)) for model in found.models],
+        weights=None if found.weights is None else _weights(found.weights),
+    )
+
+
+@cache
+def _asset(package: str, name: str) -> str:
+    return files(package).joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def _weights(weights: Weights) -> dict[str, object]:
+    relative = [c.relative for v in weights.vectors for c in v.cells if c.relative is not None]
+    largest = max(relative, default=0.0) or 1.0
+    names = [vector.source for vector in weights.vectors]
+    return {
+        "vectors": [_vector(vector, largest) for vector in weights.vectors],
+        "largest": words.share(largest),
+        "kinship": words.number(weights.kinship),
+        "names": names,
+        "cosines": _matrix(weights, names, "cosine"),
+        "conflicts": _matrix(weights, names, "sign_conflict"),
+        "not_finite": weights.not_finite,
+    }
+
+
+def _vector(vector: TaskVector, largest: float) -> dict[str, object]:
+    """One source's heat map: a row a component, a column a layer, outer tensors at both ends."""
+    columns = list(dict.fromkeys((cell.layer, cell.depth) for cell in vector.cells))
+    at = {(cell.layer, cell.depth, cell.component): cell for cell in vector.cells}
+    used = [c for c in COMPONENTS if any(cell.component == c for cell in vector.cells)]
+    _, norm, relative, changed = words.size(vector)
+    return {
+        "name": vector.source,
+        "norm": norm,
+        "relative": relative,
+        "changed": changed,
+        "width": len(columns),
+        "rows": [
+            {
+                "component": component,
+                "cells": [
+                    _heat(number, cell, largest)
+                    for number, column in enumerate(columns)
+                    if (cell := at.get((*column, component))) is not None
+                ],
+            }
+            for component in used
+        ],
+        "labels": [words.column(*column) for column in columns],
+    }
+
+
+def _heat(number: int, cell: Cell, largest: float) -> dict[str, object]:
+    relative = cell.relative or 0.0
+    return {
+        "x": number,
+        "strength": f"{relative / largest:.3f}",
+        "text": f"{words.place(cell)}: norm {cell.norm:.4g}, {words.share(cell.relative)} of the "
+        f"base's {cell.base_norm:.4g}",
+    }
+
+
+def _matrix(weights: Weights, names: Sequence[str], kind: str) -> list[dict[str, object]]:
+    """A symmetric matrix of pairs; cells are coloured by sign and size (for shares, up to ½)."""
+    rows: list[dict[str, object]] = []
+    for one in names:
+        cells = []
+        for other in names:
+            pair = words.pair_of(weights.pairs, one, other)
+            value = None if pair is None or one == other else getattr(pair, kind)
+            text = words.number(value) if kind == "cosine" else words.share(value)
+            strength = min(1.0, abs(value or 0.0) * (1 if kind == "cosine" else 2))
+            cells.append(
+                {
+                    "text": "" if one == other else text,
+                    "class": "negative" if kind == "cosine" and (value or 0) < 0 else "positive",
+                    "strength": f"{0.75 * strength:.3f}",
+                    "title": f"{one} · {other}: {text}",
+                }
+            )
+        rows.append({"name": one, "cells": cells})
+    return rows

@@ -1,0 +1,144 @@
+"""The values an inspection finds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """One model, from its configuration, its tokenizer and its weight files' headers.
+
+    `dtypes` are parameters by storage dtype, most first. `relation` is its vocabulary's to the
+    base's (see `automerge.checkpoints.vocabulary.Relation`). `chat_template` is none, the base's
+    or its own.
+    """
+
+    name: str
+    reference: str
+    revision: str | None
+    adapter: bool
+    architecture: str
+    layers: int
+    hidden: int | None
+    vocabulary: int
+    parameters: int
+    dtypes: Mapping[str, int]
+    relation: str
+    relation_text: str
+    tied_head: bool
+    chat_template: str
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The model whose weights are nearest to a source's, by a sample.
+
+    Distances are ‖a − b‖ / √(‖a‖‖b‖): 0 for copies, √2 for strangers of one size. `derived` is
+    whether the source is nearer to the base than to nothing at all: distance below 1.
+    """
+
+    model: str
+    distance: float
+    to_base: float
+    derived: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a source can be merged with the base: what prevents it, and what to know."""
+
+    faults: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def mergeable(self) -> bool:
+        return not self.faults
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The task vector of one component in one layer, and the base's tensors there: 2-norms.
+
+    `layer` None is outside the layers: before them at `depth` 0, else behind them.
+    """
+
+    layer: int | None
+    depth: float
+    component: str
+    norm: float
+    base_norm: float
+
+    @property
+    def relative(self) -> float | None:
+        return self.norm / self.base_norm if self.base_norm else None
+
+
+@dataclass(frozen=True)
+class TaskVector:
+    """A source − base: its norm, the base's, and the share of elements that differ."""
+
+    source: str
+    norm: float
+    base_norm: float
+    changed: float
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two sources' task vectors; None where one is zero.
+
+    `sign_conflict` is the share of opposite signs among the elements both changed.
+    """
+
+    one: str
+    other: str
+    cosine: float | None
+    sign_conflict: float | None
+    distance: float
+
+
+@dataclass(frozen=True)
+class NotFinite:
+    """A tensor with elements that are no numbers."""
+
+    model: str
+    tensor: str
+    nan: int
+    infinite: int
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What reading all weights found; elements that are not finite count as unchanged."""
+
+    vectors: tuple[TaskVector, ...]
+    pairs: tuple[Pair, ...]
+    not_finite: tuple[NotFinite, ...]
+
+    @property
+    def kinship(self) -> float | None:
+        """The mean cosine over all pairs (model kinship, Hu et al. 2024, arXiv:2410.12613)."""
+        known = [pair.cosine for pair in self.pairs if pair.cosine is not None]
+        return sum(known) / len(known) if known else None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """All that is known of a base and its sources; `weights` None were not read."""
+
+    base: str
+    models: tuple[ModelFacts, ...]
+    verdicts: Mapping[str, Verdict]
+    nearest: Mapping[str, Nearest | None]
+    weights: Weights | None
+
+    @property
+    def mergeable(self) -> bool:
+        return all(verdict.mergeable for verdict in self.verdicts.values())
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return tuple(model.name for model in self.models if model.name != self.base)

@@ -1,0 +1,54 @@
+"""An inspection as JSON-ready values; docs/inspect.md describes the keys."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+
+from automerge.inspection.model import Inspection, Weights
+
+VERSION = 1
+
+
+def plain(found: Inspection) -> dict[str, object]:
+    """Give everything that was found; numbers that are not known are null."""
+    return {
+        "version": VERSION,
+        "base": found.base,
+        "mergeable": found.mergeable,
+        "models": [asdict(model) for model in found.models],
+        "sources": {
+            name: {
+                "mergeable": verdict.mergeable,
+                "faults": list(verdict.faults),
+                "warnings": list(verdict.warnings),
+                "nearest": None
+                if (nearest := found.nearest.get(name)) is None
+                else {k: finite(v) for k, v in asdict(nearest).items()},
+            }
+            for name, verdict in found.verdicts.items()
+        },
+        "weights": None if found.weights is None else plain_weights(found.weights),
+    }
+
+
+def plain_weights(weights: Weights) -> dict[str, object]:
+    """Norms, pairs, and what is not finite."""
+    return {
+        "kinship": weights.kinship,
+        "vectors": [
+            {
+                **asdict(vector),
+                "relative": vector.norm / vector.base_norm if vector.base_norm else None,
+                "cells": [{**asdict(cell), "relative": cell.relative} for cell in vector.cells],
+            }
+            for vector in weights.vectors
+        ],
+        "pairs": [asdict(pair) for pair in weights.pairs],
+        "not_finite": [asdict(found) for found in weights.not_finite],
+    }
+
+
+def finite(value: object) -> object:
+    """A value that JSON can write."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

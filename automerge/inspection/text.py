@@ -1,0 +1,86 @@
+"""An inspection on the terminal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from automerge.inspection import words
+from automerge.inspection.model import Inspection, Weights
+
+STYLES = {"mergeable": "green", "cannot be merged": "red"}
+MOST_CELLS = 2
+
+
+@dataclass(frozen=True)
+class InspectionText:
+    """Draws an inspection for `rich`: tables where they fit, else a few lines a model."""
+
+    found: Inspection
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = self._compatibility()
+        natural = Measurement.get(console, options.update(max_width=10_000), table)
+        if natural.maximum <= options.max_width:
+            yield table
+        else:
+            yield from self._blocks()
+        if self.found.weights is not None:
+            yield from self._weights(self.found.weights)
+        faults, warnings = words.remarks(self.found)
+        for line in warnings:
+            yield Text(f"warning: {line}")
+        for line in faults:
+            yield Text(line, style="red")
+        yield Text(words.conclusion(self.found), style="bold")
+
+    def _compatibility(self) -> Table:
+        table = new_table(*words.COLUMNS)
+        for model in self.found.models:
+            cells = words.row(self.found, model)
+            table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in cells))
+        return table
+
+    def _blocks(self) -> RenderResult:
+        """The base in full, and of each source what differs from it."""
+        rows = [words.row(self.found, model) for model in self.found.models]
+        for cells in rows:
+            yield Text(cells[0], style="bold")
+            for title, cell, same in zip(words.COLUMNS[1:], cells[1:], rows[0][1:], strict=True):
+                if cell and (cells is rows[0] or cell != same):
+                    yield Text(f"  {title:14} ").append(cell, style=STYLES.get(cell, ""))
+        yield Text()
+
+    def _weights(self, weights: Weights) -> RenderResult:
+        table = new_table("task vector", "norm", "of the base", "elements changed", "largest in")
+        for vector in weights.vectors:
+            cells = sorted(vector.cells, key=lambda cell: -(cell.relative or 0.0))[:MOST_CELLS]
+            where = ", ".join(
+                f"{words.place(cell)} {words.share(cell.relative)}" for cell in cells if cell.norm
+            )
+            table.add_row(*map(Text, (*words.size(vector), where)))
+        yield table
+        if weights.pairs:
+            pairs = new_table("pair", "cosine", "sign conflict", "distance")
+            for pair in weights.pairs:
+                pairs.add_row(
+                    Text(f"{pair.one} · {pair.other}"),
+                    Text(words.number(pair.cosine)),
+                    Text(words.share(pair.sign_conflict)),
+                    Text(f"{pair.distance:.4g}"),
+                )
+            yield pairs
+            yield Text(f"Kinship (mean cosine): {words.number(weights.kinship)}")
+
+
+def new_table(*titles: str) -> Table:
+    """A table in the style of the front's."""
+    table = Table(*titles, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for column in table.columns:
+        column.overflow = "fold"
+    return table

@@ -1,0 +1,102 @@
+"""The models a mergekit file names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from automerge.mergekit.parameters import At, Reader
+from automerge.recipe import BASE, DEFAULT
+from automerge.references import is_local, resolve, short_name
+from automerge.yaml_file import Plain
+
+
+class Models:
+    """Resolves models and names them: the base `base`, others by the end of their path.
+
+    MODEL+LORA stands for the adapter; MODEL, the base or else the first model that is written so,
+    is then among the names, merged or not.
+    """
+
+    def __init__(self, reader: Reader, folder: Path) -> None:
+        self.names: dict[str, str] = {}
+        """Reference → name."""
+        self.owns_adapters = False
+        """Whether some model is an adapter of the base."""
+        self._reader = reader
+        self._folder = folder
+        self._owner = reader.data.get("base_model") or next(self._owners(reader.data), None)
+
+    def base(self) -> str | None:
+        """The name of the base; None where the file names none."""
+        text = self._reader.data.get("base_model")
+        if text is not None:
+            return self.name(("base_model",), text, BASE)
+        if self._owner is not None:
+            self.name(("models",), self._owner, BASE)
+        return None
+
+    def name(self, at: At, text: Plain, name: str | None = None) -> str | None:
+        """Resolve a model and return its name; None after a fault."""
+        if not isinstance(text, str):
+            message = f"expected a folder or org/name[@revision], got {json.dumps(text)}"
+            self._reader.fault(at, message)
+            return None
+        model, adapter = self._split(text)
+        if adapter is not None:
+            if model != self._owner:
+                message = f"all adapters must be of one model, {self._owner}; {model} is another"
+                self._reader.fault(at, message)
+            text, self.owns_adapters = adapter, True
+        try:
+            reference = resolve(text, self._folder)
+        except ValueError as error:
+            self._reader.fault(at, str(error))
+            return None
+        if reference not in self.names:
+            self.names[reference] = name or self._new_name(reference)
+        return self.names[reference]
+
+    def layer_counts(self) -> list[int]:
+        """The numbers of layers of the local models, where known."""
+        counts = (_layer_count(reference) for reference in self.names)
+        return [count for count in counts if count is not None]
+
+    def _new_name(self, reference: str) -> str:
+        name = short_name(reference)
+        taken = {BASE, DEFAULT, *self.names.values()}
+        candidates = (name, *(f"{name}-{i}" for i in range(2, len(taken) + 3)))
+        return next(candidate for candidate in candidates if candidate not in taken)
+
+    def _split(self, text: str) -> tuple[str, str | None]:
+        """MODEL and LORA of MODEL+LORA; None where there is no adapter."""
+        model, plus, adapter = text.partition("+")
+        return (model, adapter) if plus and not (self._folder / text).is_dir() else (text, None)
+
+    def _owners(self, value: Plain) -> Iterator[str]:
+        """The models before a `+` anywhere in the file."""
+        if isinstance(value, list):
+            for entry in value:
+                yield from self._owners(entry)
+        elif isinstance(value, dict):
+            for key, entry in value.items():
+                if key == "model" and isinstance(entry, str):
+                    model, adapter = self._split(entry)
+                    if adapter is not None:
+                        yield model
+                else:
+                    yield from self._owners(entry)
+
+
+def _layer_count(reference: str) -> int | None:
+    """The number of layers of a local model; None where it is not known."""
+    path = Path(reference) / "config.json"
+    if not is_local(reference) or not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    layers = config.get("num_hidden_layers") if isinstance(config, dict) else None
+    return layers if isinstance(layers, int) else None

@@ -1,0 +1,101 @@
+"""mergekit's keys about tokenizers, and what they are here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+from automerge.errors import nearest
+from automerge.mergekit.parameters import At, Reader
+from automerge.recipe import BASE, BASE_VOCABULARY, UNION, Recipe, Vocabulary
+from automerge.yaml_file import Plain
+
+VOCABULARY_KEYS = ("tokenizer_source", "tokenizer", "chat_template")
+ENTRIES = ("source", "tokens", "pad_to_multiple_of")
+UNION_NOTE = (
+    "in a union, pieces of words become added tokens as the text they stand for, in mergekit as "
+    "they are spelled in the file; rows that stand for no token stay, mergekit cuts them off"
+)
+TEMPLATE_NOTE = "mergekit keeps the chat template of the model whose tokenizer it is"
+
+Name = Callable[[At, Plain], str | None]
+
+
+def read_vocabulary(reader: Reader, name: Name) -> Vocabulary:
+    """Read `tokenizer_source`, `tokenizer` and `chat_template`; faults go to the reader.
+
+    `name` resolves the model written at a path. Without any of these keys mergekit copies the
+    base's tokenizer, which is the default here too.
+    """
+    data = reader.data
+    if "chat_template" in data:
+        message = (
+            "templates of mergekit's own are not supported: remove `chat_template`; the merged "
+            "model has that of the model whose tokenizer it is"
+        )
+        reader.fault(("chat_template",), message, key=True)
+    if "tokenizer_source" in data and "tokenizer" in data:
+        message = "expected either `tokenizer_source` or `tokenizer`, got both"
+        reader.fault(("tokenizer",), message, key=True)
+    entry = data.get("tokenizer")
+    if entry is None:
+        return Vocabulary(_source(reader, ("tokenizer_source",), name, BASE))
+    if not isinstance(entry, dict):
+        reader.fault(("tokenizer",), f"expected a mapping, got {json.dumps(entry)}")
+        return BASE_VOCABULARY
+    reader.check_keys(("tokenizer",), ENTRIES)
+    if entry.get("tokens"):
+        message = (
+            "choosing rows of single tokens is not supported: remove `tokens`; each token's row is "
+            "that of its model, else the base's, else its owner's, else the mean of its owners'"
+        )
+        reader.fault(("tokenizer", "tokens"), message, key=True)
+    rows = entry.get("pad_to_multiple_of")
+    if rows is not None and (type(rows) is not int or rows < 1):
+        message = f"expected a whole number from 1, got {json.dumps(rows)}"
+        reader.fault(("tokenizer", "pad_to_multiple_of"), message)
+        rows = None
+    # An entry without a source is a union in mergekit.
+    return Vocabulary(
+        _source(reader, ("tokenizer", "source"), name, UNION), pad_to_multiple_of=rows
+    )
+
+
+def _source(reader: Reader, at: At, name: Name, default: str) -> str:
+    value = reader.at(at)
+    if value is None:
+        return default
+    if value in (BASE, UNION):
+        return str(value)
+    return name(at, value) or default
+
+
+def check_vocabulary(reader: Reader, recipe: Recipe) -> None:
+    """Refuse the tokenizer of a model that is not merged."""
+    chosen = recipe.vocabulary.tokenizer
+    if chosen not in (BASE, UNION, *recipe.models):
+        at: At = ("tokenizer_source",)
+        if "tokenizer" in reader.data:
+            at = ("tokenizer", "source")
+        advice = nearest(chosen, recipe.models)
+        reader.fault(at, f"the tokenizer must be of a model that is merged{advice}")
+
+
+def write_vocabulary(vocabulary: Vocabulary, reference: Callable[[str], str]) -> dict[str, Plain]:
+    """Give mergekit's keys for a vocabulary; none for the base's as it is.
+
+    `reference` gives a model's folder or hub id.
+    """
+    chosen, rows = vocabulary.tokenizer, vocabulary.pad_to_multiple_of
+    source = chosen if chosen in (BASE, UNION) else reference(chosen)
+    if rows is not None:
+        return {"tokenizer": {"source": source, "pad_to_multiple_of": rows}}
+    return {} if chosen == BASE else {"tokenizer_source": source}
+
+
+def vocabulary_notes(vocabulary: Vocabulary) -> Iterator[str]:
+    """Say where mergekit's result is another."""
+    if vocabulary.tokenizer == UNION:
+        yield UNION_NOTE
+    if vocabulary.chat_template is not None:
+        yield TEMPLATE_NOTE

@@ -1,0 +1,47 @@
+"""Sums of task vectors without their smallest and their largest elements."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from automerge.methods.base import (
+    Coefficients,
+    Method,
+    Operands,
+    Statistics,
+    Values,
+    density,
+    normalize,
+    scaling,
+    weight,
+)
+from automerge.methods.linear import weighted_sum
+from automerge.methods.outliers import GAMMA, bounds, masked
+from automerge.methods.task_arithmetic import factor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def coefficients(values: Values, statistics: Statistics) -> Coefficients:
+    """λ wᵢ and the magnitudes kept, a source."""
+    scale = factor(values)
+    pairs = zip(values.each["weight"], bounds(values, statistics), strict=True)
+    return Coefficients(each=tuple((scale * w, *limits) for w, limits in pairs))
+
+
+def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
+    """base + λ Σ wᵢ mᵢ (xᵢ − base)."""
+    vectors = masked(operands, tuple((least, most) for _, least, most in scalars.each))
+    return operands.anchor + weighted_sum(vectors, scalars.each)
+
+
+BREADCRUMBS = Method(
+    name="breadcrumbs",
+    paper="Davari & Belilovsky 2024, Model Breadcrumbs, arXiv:2312.06795",
+    knobs=(weight(), density(), GAMMA, scaling(), normalize(False)),
+    coefficients=coefficients,
+    kernel=kernel,
+    anchored=True,
+    statistics=("magnitude",),
+)

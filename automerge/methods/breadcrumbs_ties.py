@@ -1,0 +1,51 @@
+"""TIES with both ends of the task vectors trimmed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from automerge.methods.base import (
+    Coefficients,
+    Method,
+    Operands,
+    Statistics,
+    Values,
+    density,
+    normalize,
+    scaling,
+    weight,
+)
+from automerge.methods.outliers import GAMMA, bounds, masked
+from automerge.methods.ties import elect
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def coefficients(values: Values, statistics: Statistics) -> Coefficients:
+    """wᵢ and the magnitudes kept, a source, and λ."""
+    pairs = zip(values.each["weight"], bounds(values, statistics), strict=True)
+    return Coefficients(
+        each=tuple((w, *limits) for w, limits in pairs),
+        shared=(values.number["lambda"],),
+        switches=(values.switch["normalize"],),
+    )
+
+
+def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
+    """TIES's election and merge over the masked task vectors."""
+    vectors = masked(operands, tuple((least, most) for _, least, most in scalars.each))
+    (scale,), (normalized,) = scalars.shared, scalars.switches
+    weights = [w for w, *_ in scalars.each]
+    return operands.anchor + elect(vectors, weights, normalized) * scale
+
+
+BREADCRUMBS_TIES = Method(
+    name="breadcrumbs_ties",
+    paper="Davari & Belilovsky 2024, arXiv:2312.06795, with Yadav et al. 2023, arXiv:2306.01708",
+    knobs=(weight(), density(), GAMMA, scaling(), normalize(False)),
+    coefficients=coefficients,
+    kernel=kernel,
+    anchored=True,
+    statistics=("magnitude",),
+)

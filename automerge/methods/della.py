@@ -1,0 +1,52 @@
+"""TIES with random dropping by magnitude in place of trimming."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from automerge.methods.base import (
+    Coefficients,
+    Method,
+    Operands,
+    Statistics,
+    Values,
+    density,
+    normalize,
+    scaling,
+    weight,
+)
+from automerge.methods.magprune import EPSILON, pruned, windows
+from automerge.methods.ties import elect
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def coefficients(values: Values, statistics: Statistics) -> Coefficients:
+    """wᵢ and the range of probabilities a source, and λ."""
+    pairs = zip(values.each["weight"], windows(values), strict=True)
+    return Coefficients(
+        each=tuple((w, *window) for w, window in pairs),
+        shared=(values.number["lambda"],),
+        switches=(values.switch["normalize"],),
+    )
+
+
+def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
+    """TIES's election and merge over mᵢ (xᵢ − base) / pᵢ, with mᵢ a Bernoulli(pᵢ) mask."""
+    vectors = pruned(operands, tuple((least, width) for _, least, width in scalars.each))
+    (scale,), (normalized,) = scalars.shared, scalars.switches
+    weights = [w for w, *_ in scalars.each]
+    return operands.anchor + elect(vectors, weights, normalized) * scale
+
+
+DELLA = Method(
+    name="della",
+    paper="Deep et al. 2024, DELLA-Merging, arXiv:2406.11617",
+    knobs=(weight(), density(), EPSILON, scaling(), normalize(True)),
+    coefficients=coefficients,
+    kernel=kernel,
+    anchored=True,
+    seeded=True,
+    statistics=("ranks",),
+)

@@ -1,0 +1,48 @@
+"""Sums of task vectors with elements dropped at random by magnitude."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from automerge.methods.base import (
+    Coefficients,
+    Method,
+    Operands,
+    Statistics,
+    Values,
+    density,
+    normalize,
+    scaling,
+    weight,
+)
+from automerge.methods.linear import weighted_sum
+from automerge.methods.magprune import EPSILON, pruned, windows
+from automerge.methods.task_arithmetic import factor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def coefficients(values: Values, statistics: Statistics) -> Coefficients:
+    """λ wᵢ and the range of probabilities a source."""
+    scale = factor(values)
+    pairs = zip(values.each["weight"], windows(values), strict=True)
+    return Coefficients(each=tuple((scale * w, *window) for w, window in pairs))
+
+
+def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
+    """base + λ Σ wᵢ mᵢ (xᵢ − base) / pᵢ, with mᵢ a Bernoulli(pᵢ) mask."""
+    vectors = pruned(operands, tuple((least, width) for _, least, width in scalars.each))
+    return operands.anchor + weighted_sum(vectors, scalars.each)
+
+
+DELLA_LINEAR = Method(
+    name="della_linear",
+    paper="Deep et al. 2024, DELLA-Merging, arXiv:2406.11617, without the election of signs",
+    knobs=(weight(), density(), EPSILON, scaling(), normalize(False)),
+    coefficients=coefficients,
+    kernel=kernel,
+    anchored=True,
+    seeded=True,
+    statistics=("ranks",),
+)

@@ -1,0 +1,39 @@
+"""Isotropic merging in the common subspace."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from automerge.methods.base import Coefficients, Method, Operands, scaling, weight
+from automerge.methods.linear import weighted_sum
+from automerge.methods.matrices import is_matrix, isotropic, mean, svd
+from automerge.methods.scaled import coefficients
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
+    """base + σ̄ U Vᵀ, with U diag(σ) Vᵀ = λ Σ wᵢ (xᵢ − base) and σ̄ the mean of σ.
+
+    λ is the paper's α. Values that are 0 to working precision stay 0 and are not part of the mean;
+    in the paper all count. Vectors are averaged. Costs one SVD a tensor a recipe, as the weights
+    change it.
+    """
+    vectors = operands.task_vectors
+    if is_matrix(operands.anchor):
+        merged = isotropic(*svd(weighted_sum(vectors, scalars.each)))
+    else:
+        merged = mean(vectors, scalars.each)
+    return operands.anchor + merged
+
+
+ISO_C = Method(
+    name="iso_c",
+    paper="Marczak et al. 2025, No task left behind, arXiv:2502.04959",
+    knobs=(weight(), scaling((0.5, 2.0))),
+    coefficients=coefficients,
+    kernel=kernel,
+    anchored=True,
+    extent="tensor",
+)

@@ -1,0 +1,83 @@
+"""Isotropic merging in common and task-specific subspaces."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from automerge.methods.base import (
+    Coefficients,
+    Knob,
+    Method,
+    Operands,
+    Statistics,
+    Values,
+    scaling,
+    weight,
+)
+from automerge.methods.matrices import is_matrix, isotropic, joined, mean, polar, svd
+from automerge.methods.scaled import scaled_weights
+from automerge.methods.ties import added
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def coefficients(values: Values, statistics: Statistics) -> Coefficients:
+    """λ times the weights, λ the paper's α, and the share of the common subspace."""
+    return Coefficients(
+        each=tuple((w,) for w in scaled_weights(values)), shared=(values.number["common"],)
+    )
+
+
+def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
+    """base + what `subspaces` makes of the weighted task vectors; vectors are averaged.
+
+    Costs 3 + n SVDs a tensor of n sources a recipe, as the weights change them.
+    """
+    (common,) = scalars.shared
+    vectors = operands.task_vectors
+    if is_matrix(operands.anchor):
+        weighted = [v * w for v, (w,) in zip(vectors, scalars.each, strict=True)]
+        u, values, vt = subspaces(weighted, common)
+        merged = isotropic(polar(u), values, polar(vt))
+    else:
+        merged = mean(vectors, scalars.each)
+    return operands.anchor + merged
+
+
+def subspaces(matrices: list[Tensor], common: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The leading singular triplets of the sum, then as many of what each matrix adds to them.
+
+    What a matrix adds is what is orthogonal to the leading left vectors. The paper's algorithm 1:
+    the common part grows or shrinks until each matrix gets the same whole number of triplets.
+    """
+    rank, count = min(matrices[0].shape[-2:]), len(matrices)
+    n_own = min(round((rank - int(rank * common)) / count), rank // count)
+    n_common = rank - n_own * count
+    u, values, vt = svd(added(matrices))
+    leading = u[..., :n_common]
+    parts = [(leading, values[..., :n_common], vt[..., :n_common, :])]
+    for matrix in matrices:
+        size = matrix.norm(dim=(-2, -1))[..., None]
+        u, values, vt = svd(matrix - leading @ (leading.mT @ matrix), size)
+        parts.append((u[..., :n_own], values[..., :n_own], vt[..., :n_own, :]))
+    return (
+        joined([u for u, _, _ in parts], -1),
+        joined([values for _, values, _ in parts], -1),
+        joined([vt for _, _, vt in parts], -2),
+    )
+
+
+ISO_CTS = Method(
+    name="iso_cts",
+    paper="Marczak et al. 2025, No task left behind, arXiv:2502.04959",
+    knobs=(
+        weight(),
+        Knob("common", "recipe", "float", 0.8, 1.0, (0.0, 1.0), (0.5, 1.0)),
+        scaling((0.5, 2.0)),
+    ),
+    coefficients=coefficients,
+    kernel=kernel,
+    anchored=True,
+    extent="tensor",
+)

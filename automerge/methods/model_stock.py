@@ -1,0 +1,41 @@
+"""Interpolation between base and average, by the angle between task vectors."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+from automerge.methods.base import Coefficients, Method, Statistics, Values, scaling
+from automerge.methods.sphere import cosine
+from automerge.methods.task_arithmetic import kernel
+
+
+def coefficients(values: Values, statistics: Statistics) -> Coefficients:
+    """λ t / n a source, by the mean cosine of all pairs; a zero vector is orthogonal to all.
+
+    mergekit divides by norms of at least 10⁻³ together, so small task vectors stay nearer to the
+    base there.
+    """
+    n = statistics.count
+    pairs = [cosine(statistics, i, j, undefined=0.0) for i, j in combinations(range(n), 2)]
+    factor = values.number["lambda"] * ratio(sum(pairs) / len(pairs), n) / n
+    return Coefficients(each=((factor,),) * n)
+
+
+def ratio(cosine: float, n: int) -> float:
+    """t = n cos θ / (1 + (n−1) cos θ) (eq. 4), 0 where cos θ ≤ 0.
+
+    mergekit goes on to negative t, away from all sources.
+    """
+    return 0.0 if cosine <= 0 else n * cosine / (1 + (n - 1) * cosine)
+
+
+MODEL_STOCK = Method(
+    name="model_stock",
+    paper="Jang et al. 2024, Model Stock, arXiv:2403.19522",
+    knobs=(scaling(),),
+    coefficients=coefficients,
+    kernel=kernel,
+    anchored=True,
+    min_sources=2,
+    statistics=("gram",),
+)

@@ -1,0 +1,52 @@
+"""Averages over the task vectors that are active, element by element."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from automerge.methods.base import (
+    Coefficients,
+    Knob,
+    Method,
+    Operands,
+    Statistics,
+    Values,
+    indicator,
+    scaling,
+)
+from automerge.methods.ties import added
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EPSILON = Knob("epsilon", "recipe", "float", 1e-5, None, (0.0, 1.0))
+"""The magnitude above which an element counts as changed."""
+
+
+def coefficients(values: Values, statistics: Statistics) -> Coefficients:
+    """The magnitude above which an element is active, and λ."""
+    return Coefficients(
+        each=((1.0,),) * statistics.count,
+        shared=(values.number["epsilon"], values.number["lambda"]),
+    )
+
+
+def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
+    """base + λ Σ δᵢ / c over the c active elements: what one source alone changed is kept whole."""
+    vectors = operands.task_vectors
+    epsilon, scale = scalars.shared
+    active = [indicator(vector.abs() - epsilon) for vector in vectors]
+    total = added([vector * mask for vector, mask in zip(vectors, active, strict=True)])
+    count = added(active)
+    return operands.anchor + total / (count + (1 - count.sign())) * scale
+
+
+RAM = Method(
+    name="ram",
+    paper="Yuan et al. 2026, Behavior Knowledge Merge in Reinforced Agentic Models, "
+    "arXiv:2601.13572",
+    knobs=(EPSILON, scaling()),
+    coefficients=coefficients,
+    kernel=kernel,
+    anchored=True,
+)

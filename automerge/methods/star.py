@@ -1,0 +1,73 @@
+"""Spectral truncation and rescaling of each task vector."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from automerge.methods.base import (
+    Coefficients,
+    Knob,
+    Method,
+    Operands,
+    Statistics,
+    Values,
+    indicator,
+    scaling,
+    weight,
+)
+from automerge.methods.matrices import directions, is_matrix, mean, projected
+from automerge.methods.scaled import scaled_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def coefficients(values: Values, statistics: Statistics) -> Coefficients:
+    """λ times the weight, and η, a source."""
+    return Coefficients(each=tuple(zip(scaled_weights(values), values.each["eta"], strict=True)))
+
+
+def prepare(operands: Operands) -> tuple[Tensor, ...]:
+    """A source: the singular vectors of its matrix's shorter side, then the singular values."""
+    if not is_matrix(operands.anchor):
+        return ()
+    return tuple(part for vector in operands.task_vectors for part in directions(vector))
+
+
+def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
+    """base + the mean of λ wᵢ truncated(xᵢ − base); vectors are averaged as they are.
+
+    A recipe costs a few matrix products a tensor, the first one SVD a source more.
+    """
+    vectors = operands.task_vectors
+    if is_matrix(operands.anchor):
+        vectors = tuple(
+            truncated(vector, operands.prepared[2 * i], operands.prepared[2 * i + 1], eta)
+            for i, (vector, (_, eta)) in enumerate(zip(vectors, scalars.each, strict=True))
+        )
+    return operands.anchor + mean(vectors, scalars.each)
+
+
+def truncated(matrix: Tensor, basis: Tensor, values: Tensor, eta: float) -> Tensor:
+    """The fewest singular values that sum to the share η of all, scaled to the sum of all."""
+    before = values.cumsum(-1) - values
+    total = values.sum(-1, keepdim=True)
+    kept = indicator(total * eta - before) * values
+    factors = indicator(kept) * (total / (kept.sum(-1, keepdim=True) + (1 - indicator(total))))
+    return projected(matrix, basis, factors[..., None, :])
+
+
+STAR = Method(
+    name="star",
+    paper="Lee et al. 2025, STAR, arXiv:2502.10339",
+    knobs=(
+        weight(),
+        Knob("eta", "source", "float", 0.4, 1.0, (0.0, 1.0), (0.1, 0.9)),
+        scaling((0.5, 2.0)),
+    ),
+    coefficients=coefficients,
+    kernel=kernel,
+    anchored=True,
+    extent="tensor",
+    prepare=prepare,
+)

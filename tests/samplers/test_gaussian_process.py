@@ -1,0 +1,137 @@
+"""The regression against scikit-learn's, and the sampler's own laws."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import optimize
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern
+
+from automerge.pareto import hypervolume
+from automerge.samplers.gaussian_process import (
+    Hyperparameters,
+    condition,
+    fit,
+    group_squares,
+    negative_log_density,
+    prior,
+)
+from automerge.samplers.gp import GpSampler, improvement, tamed
+from automerge.samplers.random import RandomSampler
+from tests.samplers.spaces import space
+
+RNG = np.random.default_rng(0)
+INPUTS = RNG.uniform(size=(30, 4))
+VALUES = np.sin(4 * INPUTS[:, 0]) + INPUTS[:, 1] * INPUTS[:, 2] + 0.05 * RNG.normal(size=30)
+GROUPS = (0, 1, 2, 2)
+HERE = Hyperparameters(np.log([0.4, 0.9, 1.3]), math.log(1.2), math.log(0.02))
+
+
+def sklearn_posterior(points):
+    kernel = ConstantKernel(1.2) * Matern([0.4, 0.9, 1.3, 1.3], nu=2.5)
+    model = GaussianProcessRegressor(kernel, alpha=0.02 + 1e-8, optimizer=None, normalize_y=True)
+    return model.fit(INPUTS, VALUES).predict(points, return_cov=True)
+
+
+def test_posterior_mean_is_scikit_learns():
+    points = RNG.uniform(size=(7, 4))
+    mean, _ = sklearn_posterior(points)
+    ours = condition(INPUTS, VALUES, GROUPS, HERE).mean(points)
+    np.testing.assert_allclose(ours, mean, rtol=1e-6, atol=1e-9)
+
+
+def test_draws_have_the_joint_distribution_of_scikit_learns_posterior():
+    known, new = RNG.uniform(size=(5, 4)), RNG.uniform(size=(2, 4))
+    normal = np.random.default_rng(1).standard_normal((60_000, 6))
+    there, here = condition(INPUTS, VALUES, GROUPS, HERE).draw(known, new, normal)
+    for k in range(2):
+        drawn = np.column_stack([there, here[:, k]])
+        mean, covariance = sklearn_posterior(np.vstack([known, new[k : k + 1]]))
+        np.testing.assert_allclose(
+            drawn.mean(axis=0), mean, atol=4 * np.sqrt(covariance.max() / 6e4)
+        )
+        np.testing.assert_allclose(np.cov(drawn.T), covariance, atol=0.03 * covariance.max())
+
+
+def test_gradient_is_that_of_finite_differences():
+    middle = prior(3).vector
+    squares = group_squares(INPUTS, GROUPS)
+    vector = HERE.vector + 0.1
+    _, gradient = negative_log_density(vector, squares, VALUES, middle)
+    numeric = optimize.approx_fprime(
+        vector, lambda v: negative_log_density(v, squares, VALUES, middle)[0], 1e-6
+    )
+    np.testing.assert_allclose(gradient, numeric, rtol=1e-4, atol=1e-4)
+
+
+def test_a_fit_is_better_than_where_it_started_and_finds_what_does_not_matter():
+    rng = np.random.default_rng(3)
+    inputs = rng.uniform(size=(60, 3))
+    values = np.sin(6 * inputs[:, 0])
+    start = prior(3)
+    found = fit(inputs, values, (0, 1, 2), start)
+    assert found.lengths[0] < found.lengths[1:].min() - 0.5
+    squares, standard = group_squares(inputs, (0, 1, 2)), (values - values.mean()) / values.std()
+    density = [
+        negative_log_density(h.vector, squares, standard, start.vector)[0] for h in (start, found)
+    ]
+    assert density[1] < density[0]
+
+
+@pytest.mark.parametrize("m", [1, 2, 3])
+def test_improvement_is_the_hypervolume_gained(m):
+    rng = np.random.default_rng(m)
+    known, new = rng.uniform(0, 1, (6, m)), rng.uniform(0, 1, (20, m))
+    directions = np.abs(rng.standard_normal((40_000, m)))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    ours = improvement([c[None] for c in known.T], [c[None] for c in new.T], directions)
+    reference = np.zeros(m)
+    before = hypervolume(-known, reference)
+    gained = [hypervolume(-np.vstack([known, point]), reference) - before for point in new]
+    # c_m = π^(m/2) / (2^m Γ(m/2 + 1)), Zhang and Golovin 2020, lemma 5
+    constant = math.pi ** (m / 2) / (2**m * math.gamma(m / 2 + 1))
+    np.testing.assert_allclose(constant * ours / len(directions), gained, atol=6e-3)
+
+
+def test_taming_is_monotone_and_leaves_the_better_half_alone():
+    rows = np.array([[0.1], [0.2], [0.3], [5.0], [1e6]])
+    calm = tamed(rows)
+    assert (np.diff(calm[:, 0]) > 0).all()
+    np.testing.assert_array_equal(calm[:3], rows[:3])
+    assert calm[-1, 0] < 5
+
+
+def test_a_place_that_failed_is_not_proposed_again():
+    sampler = GpSampler(space("task_arithmetic", leave_out=False), 1, 0, 60)
+    rng = np.random.default_rng(0)
+    failed = []
+    for number in range(60):
+        params = sampler.ask(number)
+        bad = float(params["task_arithmetic.weight[a].0"]) > 0.5
+        failed.append(bad)
+        sampler.tell(number, params, None if bad else [float(rng.normal())])
+    assert len({repr(dict(p)) for p in [sampler.ask(60)]}) == 1
+    assert np.mean(failed[-20:]) < 0.9
+
+
+def test_it_comes_nearer_than_chance_where_losses_are_noisy():
+    narrow = space("task_arithmetic", leave_out=False, switches=False)
+    optimum = np.random.default_rng(1).uniform(size=len(narrow.roles))
+
+    def best(sampler) -> float:
+        rng = np.random.default_rng(4)
+        reached = np.inf
+        for number in range(50):
+            params = sampler.ask(number)
+            shares = narrow.position(params)[: len(narrow.roles)]
+            true = float(np.mean((shares - optimum) ** 2))
+            sampler.tell(number, params, [true + 0.01 * rng.normal()])
+            reached = min(reached, true)
+        return reached
+
+    ours = [best(GpSampler(narrow, 1, seed, 50)) for seed in range(3)]
+    chance = [best(RandomSampler(narrow, 1, seed, 50)) for seed in range(3)]
+    assert np.mean(ours) < 0.5 * np.mean(chance)
