@@ -326,7 +326,7 @@ def test_absurd_spaces_are_refused_with_numbers_before_they_are_built() -> None:
 
 
 def test_a_model_of_one_layer_has_one_value_over_depth() -> None:
-    settings = dataclasses.replace(PLAIN, depth=PerLayer())
+    settings = SpaceSettings(("linear", "ties"), depth=PerLayer())
     space = build_space(settings, "base", ("a",), 1, METHODS)
     params = space.from_vector(space.branches[0], np.zeros(len(space.roles)))
     assert space.params(space.recipe(params)) == params

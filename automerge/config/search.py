@@ -34,6 +34,9 @@ class Depth(Section):
             return Knots(self.knots)
         return PerLayer() if self.groups is None else Groups(self.groups)
 
+SEARCHED = ("linear", "task_arithmetic", "ties", "dare_ties")
+"""The methods of a search that names none: averages and task vectors, dense, trimmed and dropped."""
+
 
 class Search(Section):
     """What is searched.
@@ -43,7 +46,7 @@ class Search(Section):
     """
 
     methods: tuple[Annotated[str, one_of(tuple(METHODS), "method")], ...] = unsafe(
-        tuple(METHODS), min_length=1
+        SEARCHED, min_length=1
     )
     depth: Depth = unsafe(Depth(knots=3))
     components: tuple[tuple[str, ...], ...] = unsafe(((DEFAULT,),), min_length=1, max_length=64)
@@ -82,7 +85,7 @@ class Search(Section):
     @field_validator("knobs")
     @classmethod
     def _knobs(cls, knobs: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        declared = declared_knobs(info.data.get("methods", tuple(METHODS)))
+        declared = declared_knobs(info.data.get("methods", SEARCHED))
         fields = tuple(name for name in cls.model_fields if name != "knobs")
         valid = (*fields, "space", *declared_knobs(tuple(METHODS)))
         problems: list[Problem] = []
