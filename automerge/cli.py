@@ -220,6 +220,41 @@ def report(run: Run) -> None:
         console.print(str(path), markup=False, soft_wrap=True)
 
 
+@app.command("export-trials")
+def export_trials(
+    run: Run,
+    file_format: Annotated[
+        str, typer.Option("--format", help="csv, jsonl or parquet.", metavar="FORMAT")
+    ] = "csv",
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        _option("The file to write. Default: RUN/trials.FORMAT.", "--out", metavar="FILE"),
+    ] = None,
+) -> None:
+    """Write every trial of a study as one row of a table, also while it runs."""
+    from automerge.trials_file import write_trials
+
+    path = write_trials(run, file_format, out)
+    _console().print(str(path), markup=False, soft_wrap=True)
+
+
+@app.command()
+def dashboard(
+    run: Run,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="On 127.0.0.1.")] = 8080,
+    serve: Annotated[
+        bool, typer.Option("--serve/--no-serve", help="Or only write RUN/optuna.journal.")
+    ] = True,
+) -> None:
+    """Show a study in optuna-dashboard, on this machine only."""
+    from automerge import dashboard as shown
+
+    path = shown.write_optuna_storage(run)
+    _console().print(str(path), markup=False, soft_wrap=True)
+    if serve:
+        shown.serve(path, port)
+
+
 @app.command()
 def version() -> None:
     """Print automerge's version."""

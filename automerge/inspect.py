@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from automerge.errors import PreflightError
-from automerge.report.files import redact, write_atomically
+from automerge.redaction import redact
+from automerge.report.files import write_atomically
 
 if TYPE_CHECKING:
     from rich.console import Console

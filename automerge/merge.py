@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def merge_file(path: Path, out: Path, console: Console) -> None:
     """Merge by a recipe of ours or mergekit's; raises ConfigError or PreflightError."""
-    from automerge.preflight import open_models
+    from automerge.checkpoints.stacked import without_layers
+    from automerge.preflight import open_models, whole
 
     file = read_recipe(path)
     references = dict(file.alone())
@@ -28,7 +29,8 @@ def merge_file(path: Path, out: Path, console: Console) -> None:
     if base in file.models:
         references[base] = file.models[base]
     reference = base if base in references else file.recipe.models[0]
-    models = open_models(references, reference, file.locate, file.recipe.vocabulary)
+    view = without_layers if file.recipe.slices else whole
+    models = open_models(references, reference, file.locate, file.recipe.vocabulary, view)
     if reference != base:
         _refuse_adapters(models, file.locate)
     for warning in models.warnings:

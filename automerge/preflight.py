@@ -29,8 +29,15 @@ from automerge.recipe import BASE_VOCABULARY, Place, Vocabulary
 
 Locate = Callable[[Sequence[str | int]], Location | None]
 
+View = Callable[[Checkpoint], Checkpoint]
+
 SAMPLED_BLOCKS = 64
 BLOCK_BYTES = 4096
+
+
+def whole(checkpoint: Checkpoint) -> Checkpoint:
+    """All of a model."""
+    return checkpoint
 
 
 @dataclass(frozen=True)
@@ -66,11 +73,13 @@ def open_models(
     base: str,
     locate: Locate,
     vocabulary: Vocabulary = BASE_VOCABULARY,
+    view: View = whole,
 ) -> Models:
     """Find, open and compare models by name; raises PreflightError with every fault found.
 
     `base` is the name of the model that the others are compared with, and that adapters belong to.
-    All come in the vocabulary that was chosen.
+    All come in the vocabulary that was chosen. `view` is what is compared: `whole` models, or
+    those `without_layers` for a recipe that says itself which layers come together.
     """
     faults: list[Fault] = []
     folders: dict[str, ModelFolder] = {}
@@ -84,7 +93,7 @@ def open_models(
             faults += [replace(fault, location=location) for fault in error.faults]
     if base not in checkpoints:
         raise PreflightError(faults)
-    aligned = compare_aligned(checkpoints, base, vocabulary)
+    aligned = compare_aligned(checkpoints, base, vocabulary, view)
     faults += aligned.faults
     if faults:
         raise PreflightError(faults)
@@ -101,7 +110,7 @@ class Compared:
 
 
 def compare_aligned(
-    checkpoints: Mapping[str, Checkpoint], base: str, vocabulary: Vocabulary
+    checkpoints: Mapping[str, Checkpoint], base: str, vocabulary: Vocabulary, view: View = whole
 ) -> Compared:
     """Bring models to one vocabulary, and compare the rest of them with the base."""
     sources = {name: c for name, c in checkpoints.items() if name != base}
@@ -109,18 +118,18 @@ def compare_aligned(
     try:
         unsafe = any(scan(checkpoint.assets) for checkpoint in checkpoints.values())
         alike = not unsafe and all(
-            alike_but_for_vocabulary(reference, source) for source in sources.values()
+            alike_but_for_vocabulary(view(reference), view(source)) for source in sources.values()
         )
     except PreflightError:
         alike = False
     if not alike:
-        found = check_models((base, reference), sources)
+        found = check_models((base, view(reference)), {n: view(c) for n, c in sources.items()})
         return Compared(checkpoints, found.faults, found.warnings)
     try:
         aligned = align(checkpoints, base, vocabulary)
     except PreflightError as error:
         return Compared(checkpoints, error.faults, ())
-    models = dict(aligned.checkpoints)
+    models = {name: view(checkpoint) for name, checkpoint in aligned.checkpoints.items()}
     found = check_models((base, models.pop(base)), models)
     return Compared(aligned.checkpoints, found.faults, aligned.warnings + found.warnings)
 

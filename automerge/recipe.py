@@ -11,10 +11,12 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+from automerge.errors import nearest
 
 COMPONENTS = ("attention", "mlp", "norm", "embedding", "other")
 DEFAULT = "default"
@@ -138,12 +140,81 @@ VOCABULARY_KEYS = tuple(field.name for field in fields(Vocabulary))
 
 
 @dataclass(frozen=True)
+class Slice:
+    """Consecutive layers of a merged model that is not made layer by layer.
+
+    `layers` has, for each model that takes part, its first layer here and the one behind its last.
+    Sources enter the method in this order. `sources` and `knobs` replace knobs of the recipe.
+    Depth runs from 0 at the slice's first layer to 1 at its last.
+    """
+
+    layers: Mapping[str, tuple[int, int]]
+    sources: Mapping[str, Mapping[str, Profile]] = field(default_factory=dict)
+    knobs: Mapping[str, Profile | Value] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        sources = {n: MappingProxyType(dict(sorted(k.items()))) for n, k in self.sources.items()}
+        object.__setattr__(self, "layers", MappingProxyType(dict(self.layers)))
+        object.__setattr__(self, "sources", MappingProxyType(dict(sorted(sources.items()))))
+        object.__setattr__(self, "knobs", MappingProxyType(dict(sorted(self.knobs.items()))))
+
+    def __reduce__(self) -> tuple[type[Slice], tuple[object, ...]]:
+        sources = {name: dict(knobs) for name, knobs in self.sources.items()}
+        return Slice, (dict(self.layers), sources, dict(self.knobs))
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.plain()))
+
+    @property
+    def n_layers(self) -> int:
+        """How many layers of the merged model it is."""
+        return max((stop - start for start, stop in self.layers.values()), default=0)
+
+    def plain(self) -> dict[str, object]:
+        """The slice as in `Recipe.plain`."""
+        plain: dict[str, object] = {"layers": {n: list(span) for n, span in self.layers.items()}}
+        if self.sources:
+            plain["sources"] = {name: plain_knobs(knobs) for name, knobs in self.sources.items()}
+        if self.knobs:
+            plain["parameters"] = plain_knobs(self.knobs)
+        return plain
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Slice:
+        """Invert `plain`."""
+        sources = plain.get("sources", {})
+        return cls(
+            {name: (start, stop) for name, (start, stop) in plain["layers"].items()},
+            {name: source_knobs(knobs) for name, knobs in sources.items()},
+            recipe_knobs(plain.get("parameters", {})),
+        )
+
+
+def plain_knobs(knobs: Mapping[str, Profile | Value]) -> dict[str, object]:
+    """Knobs as YAML-ready values."""
+    return {k: v.plain() if isinstance(v, Profile) else v for k, v in knobs.items()}
+
+
+def source_knobs(plain: Mapping[str, Any]) -> dict[str, Profile]:
+    """Invert `plain_knobs` for the knobs of a source."""
+    return {knob: Profile.of(value) for knob, value in plain.items()}
+
+
+def recipe_knobs(plain: Mapping[str, Any]) -> dict[str, Profile | Value]:
+    """Invert `plain_knobs` for the knobs of a recipe."""
+    return {k: v if isinstance(v, bool | str) else Profile.of(v) for k, v in plain.items()}
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How one merged model is made.
 
     `base` names the model task vectors are taken from; None for methods without one.
     `knobs` are the method's global knobs: profiles for numbers, plain values for switches.
     `seed` decides random masks. `dtype` is what tensors are stored in; None is the base's.
+    `slices` are the layers of the result, in order; none where each layer is made of the same
+    layer of all models. Token embeddings are made as the first slice says, final norm and output
+    head as the last.
     """
 
     method: str
@@ -153,12 +224,13 @@ class Recipe:
     seed: int = 0
     dtype: str | None = None
     vocabulary: Vocabulary = BASE_VOCABULARY
+    slices: tuple[Slice, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "knobs", MappingProxyType(dict(sorted(self.knobs.items()))))
 
     def __reduce__(self) -> tuple[type[Recipe], tuple[object, ...]]:
-        last = (dict(self.knobs), self.seed, self.dtype, self.vocabulary)
+        last = (dict(self.knobs), self.seed, self.dtype, self.vocabulary, self.slices)
         return Recipe, (self.method, self.sources, self.base, *last)
 
     def __hash__(self) -> int:
@@ -171,6 +243,29 @@ class Recipe:
         return tuple(dict.fromkeys(names))
 
     @property
+    def parts(self) -> tuple[Recipe, ...]:
+        """What each slice is made by, as a recipe without slices; the recipe itself if it has none.
+
+        Its models are those that take part in the slice.
+        """
+        return tuple(map(self._part, self.slices)) or (self,)
+
+    def _part(self, piece: Slice) -> Recipe:
+        own = {source.name: source.knobs for source in self.sources}
+        sources = (
+            RecipeSource(name, {**own[name], **piece.sources.get(name, {})})
+            for name in piece.layers
+            if name in own
+        )
+        return replace(
+            self,
+            sources=tuple(sources),
+            base=self.base if self.base in piece.layers else None,
+            knobs={**self.knobs, **piece.knobs},
+            slices=(),
+        )
+
+    @property
     def id(self) -> str:
         """Twelve hexadecimal digits that name the recipe's content."""
         text = json.dumps(self.plain(), sort_keys=False, separators=(",", ":"))
@@ -181,15 +276,11 @@ class Recipe:
         plain: dict[str, object] = {"method": self.method}
         if self.base is not None:
             plain["base"] = self.base
-        plain["sources"] = {
-            source.name: {knob: profile.plain() for knob, profile in source.knobs.items()}
-            for source in self.sources
-        }
+        plain["sources"] = {source.name: plain_knobs(source.knobs) for source in self.sources}
         if self.knobs:
-            plain["parameters"] = {
-                knob: value.plain() if isinstance(value, Profile) else value
-                for knob, value in self.knobs.items()
-            }
+            plain["parameters"] = plain_knobs(self.knobs)
+        if self.slices:
+            plain["slices"] = [piece.plain() for piece in self.slices]
         if self.seed:
             plain["seed"] = self.seed
         if self.dtype is not None:
@@ -197,29 +288,47 @@ class Recipe:
         return plain | self.vocabulary.plain()
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, object]) -> Recipe:
+    def from_plain(cls, plain: Mapping[str, Any]) -> Recipe:
         """Invert `plain`; the input is trusted (files go through `recipe_files`)."""
-        sources = plain["sources"]
-        parameters = plain.get("parameters", {})
-        assert isinstance(sources, Mapping)
-        assert isinstance(parameters, Mapping)
         return cls(
-            method=str(plain["method"]),
-            sources=tuple(
-                RecipeSource(name, {knob: Profile.of(value) for knob, value in knobs.items()})
-                for name, knobs in sources.items()
-            ),
-            base=None if plain.get("base") is None else str(plain["base"]),
-            knobs={
-                knob: value if isinstance(value, bool | str) else Profile.of(value)
-                for knob, value in parameters.items()
-            },
-            seed=int(str(plain.get("seed", 0))),
-            dtype=None if plain.get("dtype") is None else str(plain["dtype"]),
-            vocabulary=Vocabulary(
-                **{key: plain[key] for key in VOCABULARY_KEYS if key in plain}  # type: ignore[arg-type]
-            ),
+            method=plain["method"],
+            sources=tuple(RecipeSource(n, source_knobs(k)) for n, k in plain["sources"].items()),
+            base=plain.get("base"),
+            knobs=recipe_knobs(plain.get("parameters", {})),
+            seed=plain.get("seed", 0),
+            dtype=plain.get("dtype"),
+            vocabulary=Vocabulary(**{k: plain[k] for k in VOCABULARY_KEYS if k in plain}),
+            slices=tuple(map(Slice.from_plain, plain.get("slices", ()))),
         )
+
+
+def slice_faults(recipe: Recipe) -> list[tuple[int, str | None, str]]:
+    """List what is wrong with the layers of slices: (slice, model or None, what)."""
+    faults: list[tuple[int, str | None, str]] = []
+    names = [source.name for source in recipe.sources]
+    for i, piece in enumerate(recipe.slices):
+        if not piece.layers:
+            faults.append((i, None, "expected `layers`, a mapping of model names to ranges"))
+        for model, (start, stop) in piece.layers.items():
+            if model not in recipe.models:
+                faults.append((i, model, f"unknown model {model!r}{nearest(model, recipe.models)}"))
+            if not 0 <= start < stop:
+                wanted = "the first layer, counted from 0, and the one behind the last"
+                faults.append((i, model, f"expected {wanted}, got [{start}, {stop}]"))
+            elif stop - start != piece.n_layers:
+                most = f"{piece.n_layers} of another model"
+                faults.append((i, model, f"has {stop - start} layer(s) of {model}, {most}"))
+        for name in piece.sources:
+            if name not in names or name not in piece.layers:
+                known = [n for n in piece.layers if n in names]
+                faults.append(
+                    (i, name, f"{name!r} is no source of this slice{nearest(name, known)}")
+                )
+    used = {model for piece in recipe.slices for model in piece.layers}
+    if recipe.slices and all(piece.layers for piece in recipe.slices):
+        lacking = [name for name in names if name not in used]
+        faults += [(0, None, f"no slice has layers of {name!r}; leave it out") for name in lacking]
+    return faults
 
 
 def single(model: str) -> Recipe:

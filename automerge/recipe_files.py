@@ -18,6 +18,7 @@ from automerge.recipe import (
     Profile,
     Recipe,
     RecipeSource,
+    Slice,
     Value,
     Vocabulary,
 )
@@ -27,9 +28,11 @@ from automerge.yaml_file import Located, Plain, Step, dump_yaml, load_yaml
 
 VERSION = 1
 KEYS = (
-    *("recipe", "name", "models", "method", "base", "sources", "parameters", "seed", "dtype"),
+    *("recipe", "name", "models", "method", "base", "sources", "parameters", "slices"),
+    *("seed", "dtype"),
     *VOCABULARY_KEYS,
 )
+SLICE_KEYS = ("layers", "sources", "parameters")
 DTYPES = ("float32", "bfloat16", "float16")
 MAX_PADDING = 1 << 20
 
@@ -75,9 +78,7 @@ class RecipeFile:
         ]
         if faults:
             raise ConfigError(faults)
-        sources = tuple(replace(s, name=renamed[s.name]) for s in self.recipe.sources)
-        base = None if self.recipe.base is None else renamed[self.recipe.base]
-        return replace(self.recipe, sources=sources, base=base)
+        return renamed_models(self.recipe, renamed)
 
     def alone(self) -> Mapping[str, str]:
         """The references of all models, for merging without a study.
@@ -126,6 +127,23 @@ def write_recipe(
     Path(path).write_text(recipe_text(recipe, models, name), encoding="utf-8")
 
 
+def renamed_models(recipe: Recipe, names: Mapping[str, str]) -> Recipe:
+    """The recipe with other names for its models."""
+    return replace(
+        recipe,
+        sources=tuple(replace(source, name=names[source.name]) for source in recipe.sources),
+        base=None if recipe.base is None else names[recipe.base],
+        slices=tuple(
+            replace(
+                piece,
+                layers={names[model]: span for model, span in piece.layers.items()},
+                sources={names[model]: knobs for model, knobs in piece.sources.items()},
+            )
+            for piece in recipe.slices
+        ),
+    )
+
+
 class _Reader:
     """Reads our own form, collecting faults."""
 
@@ -154,6 +172,7 @@ class _Reader:
             seed=self._seed(),
             dtype=self._dtype(),
             vocabulary=self._vocabulary(),
+            slices=self._slices(),
         )
         self._check_vocabulary(recipe)
         if not self._faults:
@@ -168,11 +187,16 @@ class _Reader:
             raise ConfigError(sorted(self._faults, key=lambda f: f.location or Location("")))
         return RecipeFile(name, recipe, models, document=self._document)
 
-    def _locate(self, source: str | None, knob: str | None) -> Location:
-        if source is not None and knob is not None:
-            return self._document.locate(("sources", source, knob))
-        path = ("method",) if knob is None else ("parameters", knob)
-        return self._document.locate(path)
+    def _locate(self, source: str | None, knob: str | None, piece: int | None = None) -> Location:
+        at: tuple[Step, ...] = () if piece is None else ("slices", piece)
+        if knob is not None:
+            of = ("parameters",) if source is None else ("sources", source)
+            return self._document.locate((*at, *of, knob))
+        if piece is None:
+            return self._document.locate(("method",))
+        layers = self._document.data["slices"][piece].get("layers")
+        of = ("layers",) if source in (layers or {}) else ("sources",)
+        return self._document.locate(at if source is None else (*at, *of, source))
 
     def _fault(self, path: tuple[Step, ...], message: str, *, key: bool = False) -> None:
         self._faults.append(Fault(message, self._document.locate(path, key=key)))
@@ -190,7 +214,7 @@ class _Reader:
     def _mapping(self, path: tuple[Step, ...]) -> dict[str, Any]:
         value: Plain = self._data
         for step in path:
-            value = value.get(step)
+            value = value.get(step) if isinstance(value, dict) else value[step]
         if value is None:
             return {}
         if not isinstance(value, dict):
@@ -217,6 +241,35 @@ class _Reader:
         if not names:
             self._fault(("sources",), "expected `sources:`, a mapping of model names to knobs")
         return tuple(RecipeSource(n, self._profiles(("sources", n))) for n in names)
+
+    def _slices(self) -> tuple[Slice, ...]:
+        entries = self._data.get("slices", [])
+        if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+            message = "expected a list of slices, each with `layers`"
+            self._fault(("slices",), f"{message}; got {entries!r}")
+            return ()
+        return tuple(self._slice(("slices", i)) for i in range(len(entries)))
+
+    def _slice(self, at: tuple[Step, ...]) -> Slice:
+        for key in self._mapping(at):
+            if key not in SLICE_KEYS:
+                advice = nearest(key, SLICE_KEYS)
+                self._fault((*at, key), f"unknown key {key!r}{advice}", key=True)
+        layers: dict[str, tuple[int, int]] = {}
+        for model, span in self._mapping((*at, "layers")).items():
+            if isinstance(span, list) and [type(n) for n in span] == [int, int]:
+                layers[model] = (span[0], span[1])
+            else:
+                wanted = (
+                    "[FIRST, END]: the first layer, counted from 0, and the one behind the last"
+                )
+                self._fault((*at, "layers", model), f"expected {wanted}; got {span!r}")
+        sources = (*at, "sources")
+        return Slice(
+            layers,
+            {name: self._profiles((*sources, name)) for name in self._mapping(sources)},
+            self._knobs((*at, "parameters"), switches=True),
+        )
 
     def _profiles(self, path: tuple[Step, ...]) -> dict[str, Profile]:
         knobs = self._knobs(path, switches=False)

@@ -19,7 +19,8 @@ from automerge.report.model import (
     StudyResult,
     TrialResult,
 )
-from automerge.store import Store, exists, is_running
+from automerge.run_folder import is_running
+from automerge.store import Store, exists
 from automerge.study import BASELINES
 from automerge.trial import PARTS, Measured, Outcome, Part
 

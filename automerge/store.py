@@ -7,27 +7,25 @@ writers to prove it. The schema is documented in docs/store.md.
 from __future__ import annotations
 
 import json
-import os
-import socket
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from automerge.errors import StateError
 from automerge.objective import ItemScores
 from automerge.recipe import Recipe
+from automerge.redaction import redact
+from automerge.run_folder import RunLock, journal_mode
 from automerge.trial import Failed, Job, Measured, Outcome, Part, Timings, Trial
 
 SCHEMA_VERSION = 1
 FILE = "study.sqlite"
-_OWNER = "study.owner"
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -63,15 +61,19 @@ class Store:
 
     def __init__(self, run: Path, *, write: bool) -> None:
         self.path = run / FILE
-        self._lock = _own(run) if write else None
+        self._lock = RunLock(run) if write else None
         try:
             with _readable(self.path):
                 # Readers open for writing too: only so can SQLite roll back what a killed writer
                 # left half done.
                 uri = f"{self.path.resolve().as_uri()}?mode={'rwc' if write else 'rw'}"
                 self._db = sqlite3.connect(uri, timeout=60, uri=True, isolation_level=None)
-                pragma = "synchronous = EXTRA" if write else "query_only = ON"
-                self._db.execute(f"PRAGMA {pragma}")
+                if write:
+                    self._db.execute(f"PRAGMA journal_mode = {journal_mode(run)}")
+                    # With a rollback journal, EXTRA also makes the journal's removal durable.
+                    self._db.execute("PRAGMA synchronous = EXTRA")
+                else:
+                    self._db.execute("PRAGMA query_only = ON")
                 tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
             if write and not tables:
                 self._create()
@@ -92,9 +94,13 @@ class Store:
 
     def close(self) -> None:
         if db := getattr(self, "_db", None):
+            if self._lock is not None:
+                # At rest a study is one file; readers at work keep the log, and lose nothing by it.
+                with suppress(sqlite3.Error):
+                    db.execute("PRAGMA busy_timeout = 0")
+                    db.execute("PRAGMA journal_mode = DELETE")
             db.close()
         if self._lock is not None:
-            (self.path.parent / _OWNER).unlink(missing_ok=True)
             self._lock.release()
 
     def _create(self) -> None:
@@ -172,7 +178,7 @@ class Store:
                     ),
                 )
             else:
-                failure = (outcome.kind, outcome.reason, outcome.traceback)
+                failure = (outcome.kind, redact(outcome.reason), redact(outcome.traceback))
                 db.execute(
                     "INSERT INTO failures VALUES (?, ?, ?, ?, ?, ?)",
                     (job.trial, job.part, *failure, time.time()),
@@ -202,6 +208,14 @@ class Store:
 
     def events(self) -> list[Event]:
         return [Event(*row) for row in self._rows("SELECT kind, trial FROM events ORDER BY seq")]
+
+    def times(self) -> dict[int, tuple[float, float | None]]:
+        """When each trial was asked and told, in Unix seconds; no order follows from them."""
+        asked: dict[int, float] = {}
+        told: dict[int, float] = {}
+        for kind, trial, at in self._rows("SELECT kind, trial, at FROM events ORDER BY seq"):
+            (asked if kind == "ask" else told)[trial] = at
+        return {trial: (at, told.get(trial)) for trial, at in asked.items()}
 
     def outcomes(self, part: Part) -> dict[int, Outcome]:
         """Every result of one part by trial number, in the order they were recorded."""
@@ -291,52 +305,3 @@ def _readable(path: Path) -> Iterator[None]:
         else:
             advice = "the file is damaged; restore a copy, or start anew with another --out"
         raise StateError(f"{path}: {error}; {advice}") from error
-
-
-def _own(run: Path) -> FileLock:
-    """Take the run folder's lock, which dies with this process; StateError names the holder."""
-    lock = FileLock(run / "study.lock", blocking=False)
-    owner = run / _OWNER
-    try:
-        lock.acquire()
-    except Timeout:
-        holder = _owner_of(run)
-        raise StateError(
-            f"{run} is in use by process {holder.get('pid', '?')} on "
-            f"{holder.get('host', 'an unknown host')} since {holder.get('since', '?')}; "
-            "wait for it, stop it, or give another --out"
-        ) from None
-    except OSError as error:
-        raise StateError(f"cannot write in {run}: {error.strerror}; give another --out") from error
-    owner.write_text(
-        json.dumps(
-            {
-                "pid": os.getpid(),
-                "host": socket.gethostname(),
-                "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-            }
-        )
-    )
-    return lock
-
-
-def is_running(run: Path) -> bool:
-    """Whether a living process on this host writes the study."""
-    holder = _owner_of(run)
-    if holder.get("host") != socket.gethostname():
-        return bool(holder)
-    try:
-        os.kill(int(str(holder["pid"])), 0)
-    except (KeyError, ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _owner_of(run: Path) -> Mapping[str, object]:
-    try:
-        holder = json.loads((run / _OWNER).read_text())
-    except (OSError, ValueError):
-        return {}
-    return holder if isinstance(holder, dict) else {}

@@ -11,7 +11,8 @@ import pytest
 from automerge.errors import StateError
 from automerge.objective import ItemScores
 from automerge.recipe import Profile, Recipe, RecipeSource
-from automerge.store import FILE, Event, Store, is_running
+from automerge.run_folder import is_running
+from automerge.store import FILE, Event, Store
 from automerge.trial import Failed, Job, Measured, Timings, Trial
 from tests.toy import ITEMS, scores
 

@@ -12,6 +12,7 @@ from automerge.checkpoints.compatibility import (
     tensor_faults,
 )
 from automerge.checkpoints.hub import ModelFolder, resolve
+from automerge.checkpoints.layout import Stored, Target, layout, reference_model
 from automerge.checkpoints.lora import LoraCheckpoint, is_adapter
 from automerge.checkpoints.naming import spellings, stored_parts
 from automerge.checkpoints.places import places
@@ -44,6 +45,8 @@ __all__ = [
     "LoraCheckpoint",
     "ModelFolder",
     "SafetensorsCheckpoint",
+    "Stored",
+    "Target",
     "TensorInfo",
     "WrittenCheckpoint",
     "align",
@@ -51,9 +54,11 @@ __all__ = [
     "check_models",
     "check_target",
     "is_adapter",
+    "layout",
     "open_checkpoint",
     "open_together",
     "places",
+    "reference_model",
     "resolve",
     "scan",
     "spellings",

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from automerge.checkpoints.reader import INDEX, SINGLE, read_json
 from automerge.checkpoints.safetensors_file import TensorInfo, header_bytes, read_header
@@ -73,6 +74,7 @@ def write_checkpoint(
     tensors: Iterable[tuple[str, Tensor]],
     assets: Path,
     *,
+    settings: Mapping[str, Any] = MappingProxyType({}),
     texts: Mapping[str, str] | None = None,
     shard_bytes: int = SHARD_BYTES,
     overwrite: bool = False,
@@ -80,7 +82,8 @@ def write_checkpoint(
     """Write a model folder that transformers loads; it appears whole or not at all.
 
     `tensors` come in the order of `layout`, one in memory at a time. Configuration and tokenizer
-    are copied from the folder `assets`; `texts` are further files, by name. Raises PreflightError
+    are copied from the folder `assets`, but for `settings` of the configuration; `texts` are
+    further files, by name. Raises PreflightError
     when the disk refuses; what was there before is then untouched.
     """
     check_target(target, (assets,), overwrite)
@@ -88,7 +91,7 @@ def write_checkpoint(
     check_space(target, sum(info.n_bytes for info in layout.values()))
     with staging(target, overwrite) as folder:
         digests = write_shards(folder, shards(layout, shard_bytes), tensors)
-        copy_assets(assets, folder, layout)
+        copy_assets(assets, folder, layout, settings)
         for name, text in (texts or {}).items():
             (folder / name).write_text(text, encoding="utf-8")
         verify(folder, digests, layout)
@@ -159,9 +162,11 @@ def raw_bytes(tensor: Tensor) -> memoryview:
     return data
 
 
-def copy_assets(source: Path, folder: Path, layout: Mapping[str, TensorInfo]) -> None:
+def copy_assets(
+    source: Path, folder: Path, layout: Mapping[str, TensorInfo], settings: Mapping[str, Any]
+) -> None:
     """Copy configuration and tokenizer; the configuration names the dtype that was written."""
-    config = read_json(source / "config.json")
+    config = read_json(source / "config.json") | dict(settings)
     dtypes = [info.dtype for info in layout.values() if info.mergeable]
     if dtypes:
         most = max(dict.fromkeys(dtypes), key=dtypes.count)

@@ -58,10 +58,9 @@ class Models:
             self.names[reference] = name or self._new_name(reference)
         return self.names[reference]
 
-    def layer_counts(self) -> list[int]:
-        """The numbers of layers of the local models, where known."""
-        counts = (_layer_count(reference) for reference in self.names)
-        return [count for count in counts if count is not None]
+    def n_layers(self, name: str) -> int | None:
+        """The number of layers of a local model; None where it is not known."""
+        return next((_layer_count(r) for r, known in self.names.items() if known == name), None)
 
     def _new_name(self, reference: str) -> str:
         name = short_name(reference)

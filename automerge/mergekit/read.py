@@ -6,14 +6,17 @@ Unknown keys and parameters, which mergekit ignores, are faults here.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from automerge.errors import ConfigError, Location, nearest
+from automerge.mergekit.groups import Group, Input, read_groups
 from automerge.mergekit.models import Models
-from automerge.mergekit.parameters import At, Parameters, Reader
+from automerge.mergekit.parameters import Parameters, Reader
+from automerge.mergekit.slices import hoisted, slice_notes
 from automerge.mergekit.tables import (
+    BASELESS,
     COUNTERPARTS,
     DTYPES,
     KEYS,
@@ -22,11 +25,11 @@ from automerge.mergekit.tables import (
     REQUIRED,
     RESCALES,
     SWITCHES,
-    UNSUPPORTED_KEYS,
     our_method,
 )
+from automerge.mergekit.tokenizer import check_vocabulary, read_vocabulary, vocabulary_notes
 from automerge.methods import METHODS
-from automerge.recipe import BASE, Profile, Recipe, RecipeSource, Value
+from automerge.recipe import BASE, Profile, Recipe, RecipeSource, Slice, Value, Vocabulary
 from automerge.recipe_check import recipe_faults
 from automerge.yaml_file import Located, Plain
 
@@ -44,17 +47,11 @@ class Imported:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Input:
-    """A model of the merge, and the path of its entry."""
-
-    name: str
-    at: At
-
-
 def is_mergekit(data: Mapping[str, Plain]) -> bool:
     """Whether a mapping is meant for mergekit."""
-    return "merge_method" in data or "slices" in data or isinstance(data.get("models"), list)
+    return bool({"merge_method", "slices", "modules"} & set(data)) or isinstance(
+        data.get("models"), list
+    )
 
 
 def parse_mergekit(document: Located, folder: Path) -> Imported:
@@ -75,52 +72,71 @@ class _Merge:
 
     def __init__(self, reader: Reader, folder: Path) -> None:
         self.reader = reader
-        self._parameters = Parameters(reader)
         self._names = Models(reader, folder)
+        self._groups: list[Group] = []
+        self._parameters: list[Parameters] = []
         self._notes: list[str] = []
 
     def read(self) -> Imported | None:
         """Read all of it; None where its structure is wrong."""
         reader = self.reader
-        for key, message in UNSUPPORTED_KEYS.items():
-            if key in reader.data:
-                reader.fault((key,), message, key=True)
-        reader.check_keys((), (*KEYS, *UNSUPPORTED_KEYS))
+        reader.check_keys((), KEYS)
         theirs, base = self._method(), self._names.base()
-        self._check_tokenizer()
-        inputs, levels = self._inputs()
+        vocabulary = read_vocabulary(reader, self._names.name)
+        self._groups = read_groups(reader, self._names, base)
+        self._parameters = [Parameters(reader) for _ in self._groups]
         dtype = self._dtype()
         if theirs is None or reader.faults:
             return None
-        self._check_parameters(theirs, inputs, levels)
-        method = self._our_method(theirs, base, levels)
-        recipe = Recipe(
-            method,
-            tuple(
-                RecipeSource(model.name, self._source_knobs(method, model, levels))
-                for model in self._sources(method, base, inputs)
-            ),
-            base=base if METHODS[method].anchored else None,
-            knobs=self._recipe_knobs(method, levels),
-            dtype=dtype,
-        )
+        method = self._our_method(theirs)
+        recipe = self._recipe(theirs, method, dtype, vocabulary)
         if not reader.faults:
+            check_vocabulary(reader, recipe)
             reader.faults += recipe_faults(recipe, self._locate)
-        if self._parameters.first_for_final:
-            self._notes.append(
-                "final norm and lm_head take a gradient's first value, as mergekit's"
-            )
-        self._notes += NOTES.get(method, ())
+        self._notes += self._differences(recipe)
         name = reader.data.get("name")
         used = (*recipe.models, *([BASE] if self._names.owns_adapters else []))
         models = {n: r for r, n in self._names.names.items() if n in used}
-        return Imported(str(name) if name else None, recipe, models, tuple(self._notes))
+        notes = tuple(dict.fromkeys(self._notes))
+        return Imported(str(name) if name else None, recipe, models, notes)
 
-    def _locate(self, source: str | None, knob: str | None) -> Location:
-        at_method = self.reader.locate(("merge_method",))
-        return (
-            at_method if knob is None else self._parameters.written.get((source, knob), at_method)
+    def _recipe(
+        self, theirs: str, method: str, dtype: str | None, vocabulary: Vocabulary
+    ) -> Recipe:
+        """The recipe of the slices, or of one group of whole models."""
+        self._check_parameters(theirs)
+        sources = [self._sources(method, group) for group in self._groups]
+        names = dict.fromkeys(model.name for models in sources for model in models)
+        recipe = hoisted(
+            Recipe(
+                method,
+                tuple(RecipeSource(name, {}) for name in names),
+                base=self._groups[0].base if METHODS[method].anchored else None,
+                dtype=dtype,
+                vocabulary=vocabulary,
+                slices=tuple(self._slice(i, method, s) for i, s in enumerate(sources)),
+            )
         )
+        return replace(recipe, slices=()) if self._groups[0].layers is None else recipe
+
+    def _differences(self, recipe: Recipe) -> Iterable[str]:
+        """Yield what the reader of the file should know."""
+        if any(parameters.first_for_final for parameters in self._parameters):
+            yield "final norm and lm_head take a gradient's first value, as mergekit's"
+        yield from NOTES.get(recipe.method, ())
+        yield from slice_notes(recipe)
+        yield from vocabulary_notes(recipe.vocabulary)
+
+    def _locate(self, source: str | None, knob: str | None, piece: int | None = None) -> Location:
+        if knob is not None:
+            found = self._parameters if piece is None else [self._parameters[piece]]
+            written = (parameters.written.get((source, knob)) for parameters in found)
+            return next(filter(None, written), self.reader.locate(("merge_method",)))
+        if piece is None:
+            return self.reader.locate(("merge_method",))
+        group = self._groups[piece]
+        at = next((model.at for model in group.inputs if model.name == source), None)
+        return self.reader.locate(group.at if at is None else (*at, "layer_range"))
 
     def _method(self) -> str | None:
         method = self.reader.data.get("merge_method")
@@ -134,18 +150,22 @@ class _Merge:
             self.reader.fault(("merge_method",), f"unknown merge method {method!r}{advice}")
         return None
 
-    def _our_method(self, theirs: str, base: str | None, levels: list[At]) -> str:
-        switches = {
-            name: self._parameters.switch(name, levels, default)[0]
-            for name, default in SWITCHES.get(theirs, {}).items()
-        }
-        return our_method(theirs, base is not None, switches)
-
-    def _check_tokenizer(self) -> None:
-        source = self.reader.data.get("tokenizer_source")
-        if source not in (None, "base", self.reader.data.get("base_model")):
-            message = f"only the base's tokenizer is supported yet: remove it; got {source!r}"
-            self.reader.fault(("tokenizer_source",), message)
+    def _our_method(self, theirs: str) -> str:
+        """Our name for the method, the same for all slices."""
+        methods: list[str] = []
+        for group, parameters in zip(self._groups, self._parameters, strict=True):
+            switches = {
+                name: parameters.switch(name, group.levels, default)[0]
+                for name, default in SWITCHES.get(theirs, {}).items()
+            }
+            methods.append(our_method(theirs, group.base is not None, switches))
+            if methods[-1] != methods[0]:
+                message = f"slices of {methods[0]} and of {methods[-1]} in one merge"
+                self.reader.fault(group.at, f"{message} are not supported")
+            if METHODS[methods[-1]].anchored and group.base != self._groups[0].base:
+                message = "task vectors of all slices are taken from one base_model here"
+                self.reader.fault((*group.at, "base_model"), message)
+        return methods[0]
 
     def _dtype(self) -> str | None:
         data = self.reader.data
@@ -156,101 +176,59 @@ class _Merge:
         chosen = data.get("out_dtype") or data.get("dtype")
         return None if chosen is None else str(chosen)
 
-    # Models
+    def _check_parameters(self, method: str) -> None:
+        own, whole = PARAMETERS[method]
+        for group in self._groups:
+            for level in group.levels:
+                self.reader.check_keys(level, (*own, *whole), f"parameter of {method}")
+            for model in group.inputs:
+                path = (*model.at, "parameters")
+                self.reader.check_keys(path, own, f"parameter of a model in {method}")
 
-    def _inputs(self) -> tuple[list[_Input], list[At]]:
-        """The models, and the levels of parameters that all share, the most specific first."""
-        data, whole = self.reader.data, [("parameters",)]
-        if "slices" not in data:
-            models = self._models(("models",), ("model", "parameters"))
-            return models, [*whole]
-        slices = data["slices"]
-        if "models" in data:
-            message = "expected either `models` or `slices`, got both"
-            self.reader.fault(("slices",), message, key=True)
-        if not isinstance(slices, list) or len(slices) != 1 or not isinstance(slices[0], dict):
-            message = "merges of several slices are not supported yet: give one, of all layers"
-            self.reader.fault(("slices",), message)
-            return [], []
-        at: At = ("slices", 0)
-        self.reader.check_keys(at, ("sources", "parameters"))
-        models = self._models((*at, "sources"), ("model", "layer_range", "parameters"))
-        self._check_ranges([model.at for model in models])
-        return models, [(*at, "parameters"), *whole]
+    def _slice(self, index: int, method: str, sources: Sequence[Input]) -> Slice:
+        """A group with all knobs of its sources; one of whole models has no layers."""
+        group = self._groups[index]
+        based = [group.base] if METHODS[method].anchored and group.base is not None else []
+        layers = group.layers or {}
+        return Slice(
+            {n: layers[n] for n in (*based, *(s.name for s in sources)) if n in layers},
+            {model.name: self._source_knobs(index, method, model) for model in sources},
+            self._recipe_knobs(index, method),
+        )
 
-    def _models(self, at: At, keys: Sequence[str]) -> list[_Input]:
-        entries = self.reader.at(at)
-        if not isinstance(entries, list) or not entries:
-            self.reader.fault(at, f"expected `{at[-1]}`, a list of models")
-            return []
-        inputs: list[_Input] = []
-        for i, entry in enumerate(entries):
-            here = (*at, i)
-            if not isinstance(entry, dict) or "model" not in entry:
-                message = f"expected a mapping with `model`, got {json.dumps(entry)}"
-                self.reader.fault(here, message)
-                continue
-            self.reader.check_keys(here, keys)
-            name = self._names.name((*here, "model"), entry["model"])
-            if any(model.name == name for model in inputs):
-                message = f"{entry['model']} is listed twice; give it one weight"
-                self.reader.fault((*here, "model"), message)
-            if name is not None:
-                inputs.append(_Input(name, here))
-        return inputs
-
-    def _check_ranges(self, entries: Sequence[At]) -> None:
-        known = self._names.layer_counts()
-        given = [self.reader.at((*at, "layer_range")) for at in entries]
-        for at, layers in zip(entries, given, strict=True):
-            if not _is_range(layers) or layers != given[0] or layers[1] not in (known or layers):
-                whole = f"[0, {known[0]}]" if known else "[0, number of layers]"
-                message = f"expected all layers, {whole}, of every model, got {json.dumps(layers)}"
-                path = (*at, "layer_range")
-                self.reader.fault(path, f"{message}; other slices are not supported yet")
-        if given and not known:
-            self._notes.append(f"layer_range {given[0]} is taken for all layers")
-
-    def _sources(self, method: str, base: str | None, inputs: list[_Input]) -> list[_Input]:
+    def _sources(self, method: str, group: Group) -> list[Input]:
         """The models in order; the base is one unless task vectors are taken from it.
 
-        mergekit adds a base that is not listed as the last input; slerp starts at the base.
+        mergekit adds a base that is not listed as the last input, but to slices; slerp starts at
+        the base.
         """
+        base, inputs = group.base, list(group.inputs)
         others = [model for model in inputs if model.name != base]
         listed = [model for model in inputs if model.name == base]
+        theirs = COUNTERPARTS[method].method
         if base is None and (METHODS[method].anchored or method == "slerp"):
-            theirs = COUNTERPARTS[method].method
             self.reader.fault((), f"mergekit's {theirs} needs a base_model")
+        elif group.layers is not None and not listed and theirs not in BASELESS and base is not None:
+            self.reader.fault(group.at, "mergekit needs the base_model among the slice's sources")
         if METHODS[method].anchored:
             if any(self.reader.at((*model.at, "parameters")) for model in listed):
                 self._notes.append("parameters of the base model itself have no effect")
             return others
-        if base is None:
+        if base is None or (group.layers is not None and theirs in BASELESS):
             return inputs
-        bases = listed or [_Input(base, ("base_model",))]
+        bases = listed or [Input(base, ("base_model",))]
         if method == "slerp":
             return [*bases, *others]
         return inputs if listed else [*others, *bases]
 
-    # Parameters
-
-    def _check_parameters(self, method: str, inputs: Sequence[_Input], levels: list[At]) -> None:
-        own, whole = PARAMETERS[method]
-        for level in levels:
-            self.reader.check_keys(level, (*own, *whole), f"parameter of {method}")
-        for model in inputs:
-            path = (*model.at, "parameters")
-            self.reader.check_keys(path, own, f"parameter of a model in {method}")
-
-    def _source_knobs(self, method: str, model: _Input, levels: list[At]) -> dict[str, Profile]:
+    def _source_knobs(self, index: int, method: str, model: Input) -> dict[str, Profile]:
         theirs = COUNTERPARTS[method].method
         own, _ = PARAMETERS[theirs]
         declared = [knob.name for knob in METHODS[method].source_knobs]
+        levels = [(*model.at, "parameters"), *self._groups[index].levels]
         knobs = {}
         for knob in own:
-            profile = self._parameters.profile(
-                model.name, knob, [(*model.at, "parameters"), *levels]
-            )
+            profile = self._parameters[index].profile(model.name, knob, levels)
             if profile is None:
                 if knob in REQUIRED:
                     message = f"mergekit needs a {knob} for each model; {model.name} has none"
@@ -261,34 +239,27 @@ class _Merge:
                 knobs[knob] = profile
         return knobs
 
-    def _recipe_knobs(self, method: str, levels: list[At]) -> dict[str, Profile | Value]:
+    def _recipe_knobs(self, index: int, method: str) -> dict[str, Profile | Value]:
         theirs = COUNTERPARTS[method].method
         _, whole = PARAMETERS[theirs]
+        parameters, levels = self._parameters[index], self._groups[index].levels
         knobs: dict[str, Profile | Value] = {}
         for knob in METHODS[method].recipe_knobs:
             if knob.name not in whole:
                 continue
             if knob.kind == "bool":
-                value, _ = self._parameters.switch(knob.name, levels, bool(knob.default))
+                value, _ = parameters.switch(knob.name, levels, bool(knob.default))
                 if value != knob.default:
                     knobs[knob.name] = value
                 continue
-            profile = self._parameters.profile(None, knob.name, levels)
+            profile = parameters.profile(None, knob.name, levels)
             if profile is not None:
                 knobs[knob.name] = profile
             elif knob.name in REQUIRED:
                 self.reader.fault((), f"mergekit's {theirs} needs a parameter {knob.name!r}")
-        rescale, at = self._parameters.switch("rescale", levels, theirs in RESCALES)
+        rescale, at = parameters.switch("rescale", levels, theirs in RESCALES)
         if rescale != (theirs in RESCALES):
             shown = json.dumps(rescale)
             self.reader.fault(at, f"{theirs} with rescale: {shown} is not supported")
-        self._parameters.switch("int8_mask", levels, False)  # saves memory; changes no weight
+        parameters.switch("int8_mask", levels, False)  # saves memory; changes no weight
         return knobs
-
-
-def _is_range(layers: Plain) -> bool:
-    return (
-        isinstance(layers, list)
-        and [type(n) for n in layers] == [int, int]
-        and layers[0] == 0 < layers[1]
-    )

@@ -8,22 +8,19 @@ from typing import TypeAlias
 
 from automerge.methods import METHODS
 
+VOCABULARY_KEYS = ("tokenizer_source", "tokenizer", "chat_template")
 KEYS = (
     "merge_method",
     "base_model",
     "models",
     "slices",
+    "modules",
     "parameters",
     "dtype",
     "out_dtype",
-    "tokenizer_source",
     "name",
+    *VOCABULARY_KEYS,
 )
-UNSUPPORTED_KEYS = {
-    "modules": "merges of single modules are not supported yet",
-    "tokenizer": "only the base's tokenizer is supported yet: remove `tokenizer`",
-    "chat_template": "the base's chat template is kept: remove `chat_template`",
-}
 FAMILY = ("normalize", "rescale", "lambda", "int8_mask")
 PARAMETERS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "linear": (("weight",), ("normalize",)),
@@ -49,6 +46,8 @@ PARAMETERS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 """Method → the parameters a model may have, and those of the whole merge."""
 RESCALES = ("dare_linear", "dare_ties", "della", "della_linear")
+BASELESS = ("linear", "karcher", "passthrough")
+"""Methods that take the base, where it is listed, for a model like others."""
 REQUIRED = ("weight", "t")
 INTEGERS = ("max_iter",)
 

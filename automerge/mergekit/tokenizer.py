@@ -10,7 +10,6 @@ from automerge.mergekit.parameters import At, Reader
 from automerge.recipe import BASE, BASE_VOCABULARY, UNION, Recipe, Vocabulary
 from automerge.yaml_file import Plain
 
-VOCABULARY_KEYS = ("tokenizer_source", "tokenizer", "chat_template")
 ENTRIES = ("source", "tokens", "pad_to_multiple_of")
 UNION_NOTE = (
     "in a union, pieces of words become added tokens as the text they stand for, in mergekit as "

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from automerge.checkpoints import Checkpoint, TensorInfo, places, tensor_faults
+from automerge.checkpoints import (
+    Checkpoint,
+    Stored,
+    Target,
+    TensorInfo,
+    layout,
+    reference_model,
+    tensor_faults,
+)
 from automerge.errors import ConfigError, Fault, PreflightError, nearest
 from automerge.methods import METHODS, Method, Values, check_recipe
-from automerge.recipe import Place, Recipe
+from automerge.recipe import Recipe
+
+MAX_FAULTS = 10
 
 
 @dataclass(frozen=True)
 class Step:
-    """How one tensor is made, and the shape and dtype it is stored in.
+    """How one tensor is made, of which tensors, and the shape and dtype it is stored in.
 
-    `method` is None for a tensor that is copied from the reference model.
+    `method` is None for a tensor that is copied from the reference.
     """
 
     tensor: str
     info: TensorInfo
-    reference: str
+    reference: Stored
     method: Method | None
-    base: str | None
-    sources: tuple[str, ...]
+    base: Stored | None
+    sources: tuple[Stored, ...]
     values: Values
     seed: int
 
@@ -46,38 +56,57 @@ class Planner:
     ) -> None:
         self._checkpoints = checkpoints
         self._methods = methods
-        self._places: dict[str, dict[str, Place]] = {}
+        self._layouts: dict[tuple[object, ...], list[Target]] = {}
         self._compatible: dict[tuple[str, str], list[str]] = {}
 
-    def reference(self, recipe: Recipe) -> str:
-        """The model whose configuration, tokenizer, dtype and integer tensors the result has."""
-        return recipe.base if recipe.base is not None else recipe.sources[0].name
-
     def plan(self, recipe: Recipe) -> list[Step]:
-        """List the steps in the order of the reference model's tensors.
+        """List the steps, for a recipe without slices in the order of the reference's tensors.
 
         Raises ConfigError for a recipe no method takes, PreflightError for models that differ.
         """
         self._check(recipe)
+        parts = recipe.parts
+        return [self._step(target, parts[target.part]) for target in self._layout(recipe)]
+
+    def _step(self, target: Target, recipe: Recipe) -> Step:
         method = self._methods[recipe.method]
-        reference = self.reference(recipe)
-        tensors = self._checkpoints[reference].tensors
-        if reference not in self._places:
-            self._places[reference] = places(tensors)
-        sources = tuple(source.name for source in recipe.sources)
-        return [
-            Step(
-                tensor=name,
-                info=TensorInfo(info.shape, recipe.dtype or info.dtype) if info.mergeable else info,
-                reference=reference,
-                method=method if info.mergeable else None,
-                base=recipe.base if method.anchored else None,
-                sources=sources,
-                values=method.values(recipe, self._places[reference][name]),
-                seed=recipe.seed,
-            )
-            for name, info in tensors.items()
-        ]
+        info = self._checkpoints[target.reference.model].tensors[target.reference.tensor]
+        return Step(
+            tensor=target.place.tensor,
+            info=TensorInfo(info.shape, recipe.dtype or info.dtype) if info.mergeable else info,
+            reference=target.reference,
+            method=method if info.mergeable else None,
+            base=target.stored[recipe.base] if method.anchored and recipe.base else None,
+            sources=tuple(target.stored[source.name] for source in recipe.sources),
+            values=method.values(recipe, target.place),
+            seed=recipe.seed,
+        )
+
+    def _layout(self, recipe: Recipe) -> list[Target]:
+        slices = tuple(tuple(piece.layers.items()) for piece in recipe.slices)
+        key = (recipe.base, recipe.models, slices)
+        if key not in self._layouts:
+            names = {model: self._checkpoints[model].tensors for model in recipe.models}
+            targets = layout(recipe, names)
+            if recipe.slices:
+                self._check_slices(targets)
+            self._layouts[key] = targets
+        return self._layouts[key]
+
+    def _check_slices(self, targets: Sequence[Target]) -> None:
+        """Refuse tensors of different shapes or kinds that slices bring together."""
+        faults = []
+        for target in targets:
+            ours = self._checkpoints[target.reference.model].tensors[target.reference.tensor]
+            for origin in target.stored.values():
+                theirs = self._checkpoints[origin.model].tensors[origin.tensor]
+                alike = theirs.dtype == ours.dtype or (theirs.mergeable and ours.mergeable)
+                if theirs.shape != ours.shape or not alike:
+                    where = f"slice {target.part + 1}: {origin.model}'s {origin.tensor}"
+                    wanted = f"{target.reference.model}'s {target.reference.tensor} is {ours}"
+                    faults.append(f"{where} is {theirs}; {wanted}")
+        if faults:
+            raise PreflightError(Fault(fault) for fault in faults[:MAX_FAULTS])
 
     def _check(self, recipe: Recipe) -> None:
         known = tuple(self._checkpoints)
@@ -89,7 +118,9 @@ class Planner:
         ]
         if problems:
             raise ConfigError(Fault(problem) for problem in problems)
-        reference = self.reference(recipe)
+        if recipe.slices:
+            return
+        reference = reference_model(recipe)
         faults = [
             f"{model}, compared with {reference}: {fault}"
             for model in recipe.models

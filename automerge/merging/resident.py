@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from automerge.checkpoints import Checkpoint
+from automerge.checkpoints.stacked import stacked_settings
+from automerge.errors import Fault, PreflightError
+from automerge.merging.fused import fused_kernels
 from automerge.merging.live import live_tensors
 from automerge.merging.plan import Planner
 from automerge.merging.tensor import merge_tensor
@@ -35,8 +38,12 @@ class MergeReport:
 
 @dataclass(frozen=True)
 class Live:
-    """A live model's storage by checkpoint name, and what each tensor now holds."""
+    """A live model's storage by checkpoint name, and what each tensor now holds.
 
+    `names` are those of all tensors of the checkpoint, with and without storage of their own.
+    """
+
+    names: Sequence[str]
     targets: Mapping[str, Tensor]
     holds: dict[str, tuple[object, ...]] = field(default_factory=dict)
 
@@ -50,6 +57,7 @@ class ResidentEngine:
     """
 
     def __init__(self, checkpoints: Mapping[str, Checkpoint]) -> None:
+        self._checkpoints = checkpoints
         self._planner = Planner(checkpoints)
         self._workspace = Workspace(checkpoints, UNIFORM_BYTES)
         self._live: WeakKeyDictionary[nn.Module, Live] = WeakKeyDictionary()
@@ -67,12 +75,16 @@ class ResidentEngine:
 
         Values are rounded to the storage dtype first, whatever dtype the parameters have, so an
         exported folder holds the same numbers. After an error the model holds a mixture until the
-        next successful merge. The model's tensors must not be changed by others in between.
+        next successful merge. The model's tensors must not be changed by others in between. Raises
+        PreflightError for a model that has not the layers of the recipe's slices.
         """
         start = time.perf_counter()
         steps = self._planner.plan(recipe)
-        if model not in self._live:
-            self._live[model] = Live(live_tensors(model, [step.tensor for step in steps]))
+        if recipe.slices:
+            self._check_layers(model, recipe)
+        names = [step.tensor for step in steps]
+        if model not in self._live or self._live[model].names != names:
+            self._live[model] = Live(names, live_tensors(model, names))
         live = self._live[model]
         n_written = 0
         with torch.no_grad():
@@ -86,3 +98,17 @@ class ResidentEngine:
                 live.holds[step.tensor] = step.key
                 n_written += 1
         return MergeReport(time.perf_counter() - start, n_written, len(live.targets))
+
+    def _check_layers(self, model: PreTrainedModel, recipe: Recipe) -> None:
+        """Refuse a live model that another configuration was made for."""
+        where, settings = stacked_settings(recipe, self._checkpoints)
+        config = model.config.to_dict()
+        config = config if where is None else config[where]
+        faults = [
+            f"the recipe's slices make a model with {key} {value!r}; the live one has "
+            f"{config.get(key)!r}: build it from that configuration"
+            for key, value in settings.items()
+            if config.get(key) != value
+        ]
+        if faults:
+            raise PreflightError(map(Fault, faults))

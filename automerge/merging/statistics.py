@@ -7,34 +7,38 @@ from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequen
 import torch
 from torch import Tensor
 
+from automerge.checkpoints import Stored
+from automerge.merging.order import Order, order
+
 BLOCK = 1 << 16
 """Elements worked on at once: what stays in a core's cache. No result depends on it but the last
 bits of inner products."""
 
-Key = tuple[str, ...]
+Key = tuple[object, ...]
 
 
 class VectorStatistics:
     """Statistics of one tensor's vectors: task vectors when there is a base, else the sources.
 
-    `read` gives a model's tensor, flat. What is computed goes into `kept`, which outlives this
-    object: sorted magnitudes, inner products, sorted variances. `model_inner` is about all tensors.
+    `read` gives a model's tensor, flat. What is computed goes into `kept` (inner products) and
+    `orders` (of magnitudes and variances), which outlive this object. `model_inner` is about all
+    tensors of the models named: base, one source, another.
     """
 
     def __init__(
         self,
-        tensor: str,
-        base: str | None,
-        sources: Sequence[str],
-        read: Callable[[str], Tensor],
+        base: Stored | None,
+        sources: Sequence[Stored],
+        read: Callable[[Stored], Tensor],
         kept: MutableMapping[Key, Tensor],
-        model_inner: Callable[[str, str], float],
+        orders: MutableMapping[Key, Order],
+        model_inner: Callable[[str | None, str, str], float],
     ) -> None:
-        self._names = (tensor, base or "")
         self._base = base
         self._sources = sources
         self._read = read
         self._kept = kept
+        self._orders = orders
         self._model_inner = model_inner
 
     @property
@@ -47,47 +51,46 @@ class VectorStatistics:
 
     def inner(self, i: int, j: int) -> float:
         first, second = sorted((self._sources[i], self._sources[j]))
-        key = ("inner", *self._names, first, second)
+        key = ("inner", self._base, first, second)
         if key not in self._kept:
             self._kept[key] = inner(self._vector(first), self._vector(second))
         return self._kept[key].item()
 
     def model_inner(self, i: int, j: int) -> float:
-        return self._model_inner(self._sources[i], self._sources[j])
+        base = None if self._base is None else self._base.model
+        return self._model_inner(base, self._sources[i].model, self._sources[j].model)
 
     def magnitude(self, i: int, k: int) -> float:
         source = self._sources[i]
-        key = ("sorted", *self._names, source)
-        if key not in self._kept:
-            magnitudes = torch.cat([block.abs() for block in self._vector(source)])
-            self._kept[key] = magnitudes.sort().values
-        return self._kept[key][-k].item()
+        key = (self._base, source)
+        if key not in self._orders:
+            blocks = ((block.abs(),) for block in self._vector(source))
+            self._orders[key] = order(blocks, self.size)
+        return self._orders[key].value(k)
 
     @property
     def n_spread(self) -> int:
-        return int(self._spread()[0].count_nonzero())
+        return self._spread().n_positive
 
     def spread(self, k: int) -> float:
-        return self._spread()[0][k - 1].item()
+        return self._spread().value(k)
 
     def spread_energy(self, i: int, k: int) -> float:
-        return self._spread()[1][i][k - 1].item()
+        return self._spread().total(i, k)
 
-    def _spread(self) -> tuple[Tensor, list[Tensor]]:
-        """Variances over the vectors, falling, and each vector's sums of squares in that order."""
-        keys = [
-            (kind, *self._names, *self._sources)
-            for kind in ("variance", *(f"energy {i}" for i in range(len(self._sources))))
-        ]
-        if keys[0] not in self._kept:
-            vectors = [torch.cat(list(self._vector(s))) for s in self._sources]
-            ordered = torch.stack(vectors).var(dim=0, correction=0).sort(descending=True)
-            self._kept[keys[0]] = ordered.values
-            for key, vector in zip(keys[1:], vectors, strict=True):
-                self._kept[key] = vector[ordered.indices].double().square().cumsum(0)
-        return self._kept[keys[0]], [self._kept[key] for key in keys[1:]]
+    def _spread(self) -> Order:
+        """Variances over the vectors, and the vectors' squares."""
+        key = (self._base, tuple(self._sources))
+        if key not in self._orders:
+            vectors = zip(*(self._vector(source) for source in self._sources), strict=True)
+            blocks = (
+                (torch.stack(parts).var(dim=0, correction=0), *(part.square() for part in parts))
+                for parts in vectors
+            )
+            self._orders[key] = order(blocks, self.size)
+        return self._orders[key]
 
-    def _vector(self, source: str) -> Iterator[Tensor]:
+    def _vector(self, source: Stored) -> Iterator[Tensor]:
         base = None if self._base is None else self._read(self._base)
         return vector(self._read(source), base)
 

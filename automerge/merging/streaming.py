@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from automerge.checkpoints import Checkpoint, WrittenCheckpoint, check_target, write_checkpoint
+from automerge.checkpoints import (
+    Checkpoint,
+    WrittenCheckpoint,
+    check_target,
+    reference_model,
+    write_checkpoint,
+)
+from automerge.checkpoints.stacked import check_fit, stacked_config
 from automerge.checkpoints.writer import SHARD_BYTES
+from automerge.merging.fused import fused_kernels
 from automerge.merging.plan import Planner, Step
 from automerge.merging.tensor import merge_tensor
 from automerge.merging.workspace import Workspace
@@ -28,17 +37,23 @@ def merge_to_folder(
     """Write a recipe's merged model as a transformers folder, whole or not at all.
 
     Configuration and tokenizer are the base's, or the first source's where the recipe names no
-    base. `texts` are further files, by name; `progress` is told tensors done and in all. Raises
+    base; slices change what the configuration says of layers. `texts` are further files, by name; `progress` is told tensors done and in all. Raises
     ConfigError, PreflightError or InvalidMerge; the target is then as it was.
     """
-    planner = Planner(checkpoints)
-    steps = planner.plan(recipe)
+    steps = Planner(checkpoints).plan(recipe)
+    tensors = {step.tensor: step.info for step in steps}
+    reference = checkpoints[reference_model(recipe)]
+    settings: dict[str, Any] = {}
+    if recipe.slices:
+        settings = stacked_config(recipe, checkpoints)
+        check_fit({**reference.config, **settings}, tensors)
     check_target(target, [checkpoints[model].path for model in recipe.models], overwrite)
     return write_checkpoint(
         target,
-        {step.tensor: step.info for step in steps},
-        stream(steps, Workspace(checkpoints), progress),
-        checkpoints[planner.reference(recipe)].assets,
+        tensors,
+        stream(steps, Workspace(checkpoints, fused=fused_kernels(checkpoints)), progress),
+        reference.assets,
+        settings=settings,
         texts=texts,
         shard_bytes=shard_bytes,
         overwrite=overwrite,

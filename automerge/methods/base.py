@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from automerge.errors import nearest
-from automerge.recipe import Place, Profile, Recipe
+from automerge.recipe import Place, Profile, Recipe, slice_faults
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -137,9 +137,14 @@ class Operands:
 def indicator(tensor: Tensor) -> Tensor:
     """1 where a tensor is positive, else 0, in its dtype.
 
-    Float masks keep a kernel in vector instructions (comparisons and boolean products are six
-    times slower on CPUs); multiplied with, they carry a NaN on to the check of the result.
+    Float masks keep an eager kernel in vector instructions (comparisons and boolean products are
+    six times slower on CPUs); multiplied with, they carry a NaN on to the check of the result.
+    Compiled, a comparison is the cheaper one.
     """
+    import torch
+
+    if torch.compiler.is_compiling():
+        return (tensor > 0).to(tensor.dtype)
     return tensor.relu().sign()
 
 
@@ -236,6 +241,25 @@ def check_recipe(recipe: Recipe, methods: Mapping[str, Method]) -> list[str]:
     method = methods.get(recipe.method)
     if method is None:
         return [f"unknown method {recipe.method!r}{nearest(recipe.method, tuple(methods))}"]
+    problems = [f"slice {i + 1}: {problem}" for i, _, problem in slice_faults(recipe)]
+    if not problems:
+        for i, part in enumerate(recipe.parts, start=1):
+            label = f"slice {i}: " if recipe.slices else ""
+            problems += (label + problem for problem in check_models(part, method))
+    if recipe.dtype is not None and recipe.dtype not in STORAGE_DTYPES:
+        problems.append(f"unknown dtype {recipe.dtype!r}{nearest(recipe.dtype, STORAGE_DTYPES)}")
+    for source in recipe.sources:
+        problems += check_knobs(method, method.source_knobs, source.knobs, f"{source.name}: ")
+    problems += check_knobs(method, method.recipe_knobs, recipe.knobs, "")
+    for i, piece in enumerate(recipe.slices, start=1):
+        for name, knobs in piece.sources.items():
+            problems += check_knobs(method, method.source_knobs, knobs, f"slice {i}: {name}: ")
+        problems += check_knobs(method, method.recipe_knobs, piece.knobs, f"slice {i}: ")
+    return problems
+
+
+def check_models(recipe: Recipe, method: Method) -> list[str]:
+    """List what is wrong with the models of a recipe without slices."""
     problems = []
     count, least, most = len(recipe.sources), method.min_sources, method.max_sources
     if count < least or (most is not None and count > most):
@@ -253,11 +277,7 @@ def check_recipe(recipe: Recipe, methods: Mapping[str, Method]) -> list[str]:
     ]
     if method.anchored and recipe.base in names:
         problems.append(f"{recipe.base!r} is the base and a source: its difference is zero")
-    if recipe.dtype is not None and recipe.dtype not in STORAGE_DTYPES:
-        problems.append(f"unknown dtype {recipe.dtype!r}{nearest(recipe.dtype, STORAGE_DTYPES)}")
-    for source in recipe.sources:
-        problems += check_knobs(method, method.source_knobs, source.knobs, f"{source.name}: ")
-    return problems + check_knobs(method, method.recipe_knobs, recipe.knobs, "")
+    return problems
 
 
 def check_knobs(

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     import torch
 
-WORD = 0xFFFFFFFF
+FIRST, SECOND = 0x21F0AAAD, 0xD35A2D97 - 2**32
+"""Multipliers of Wellons's "lowest bias" 32-bit hash (hash-prospector, 2018)."""
+
+Keys: TypeAlias = tuple[int, int]
+"""Two 32-bit numbers, as signed integers."""
+
+
+def keys(seed: int, tensor: str, source: str) -> Keys:
+    """What makes the numbers of one tensor of one source its own: SHA-256 of their names."""
+    digest = hashlib.sha256(f"{seed}\0{tensor}\0{source}".encode()).digest()
+    outer, inner = (int.from_bytes(digest[i : i + 4], "little", signed=True) for i in (0, 4))
+    return outer, inner
 
 
 def uniform(
@@ -16,24 +27,27 @@ def uniform(
 ) -> torch.Tensor:
     """Uniforms in [0, 1) for elements [start, start + count) of one tensor of one source.
 
-    Multiples of 2⁻²⁴ in float32, from a hash of (seed, tensor, source, element): the same on every
-    device and for every way of cutting a tensor. Multipliers are those of Wellons's "lowest bias"
-    32-bit hash (hash-prospector, 2018), keyed by SHA-256 before and within; taken modulo 2³² in
-    64-bit integers, no product overflows. Tensors of 2³² elements and more repeat their numbers.
+    Multiples of 2⁻²⁴ in float32. The same on every device and for every way of cutting a
+    tensor. Tensors of 2³² elements and more repeat their numbers.
     """
     import torch
 
-    digest = hashlib.sha256(f"{seed}\0{tensor}\0{source}".encode()).digest()
-    outer, inner = (int.from_bytes(digest[i : i + 4], "little") for i in (0, 4))
-    x = torch.arange(start, start + count, dtype=torch.int64, device=device)
-    x &= WORD
-    x ^= outer
-    x ^= x >> 16
-    x *= 0x21F0AAAD
-    x &= WORD
-    x ^= inner
-    x ^= x >> 15
-    x *= 0xD35A2D97 - 2**32
-    x &= WORD
-    x ^= x >> 15
-    return (x >> 8).to(torch.float32) * 2.0**-24
+    index = torch.arange(start, start + count, dtype=torch.int64, device=device).to(torch.int32)
+    return spread(index, *keys(seed, tensor, source))
+
+
+def spread(
+    index: torch.Tensor, outer: int | torch.Tensor, inner: int | torch.Tensor
+) -> torch.Tensor:
+    """Hash 32-bit integers to uniforms, keyed before and within; products wrap modulo 2³².
+
+    Shifts of signed integers repeat the sign, so what they bring in is masked.
+    """
+    x = index ^ outer
+    x = x ^ ((x >> 16) & 0xFFFF)
+    x = x * FIRST
+    x = x ^ inner
+    x = x ^ ((x >> 15) & 0x1FFFF)
+    x = x * SECOND
+    x = x ^ ((x >> 15) & 0x1FFFF)
+    return ((x >> 8) & 0xFFFFFF).float() * 2.0**-24

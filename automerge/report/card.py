@@ -10,10 +10,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from automerge.estimation import Interval
 from automerge.objective import Objective
+from automerge.redaction import redact
 from automerge.report.commands import score_commands
 from automerge.report.compare import Versus, verdict
 from automerge.report.conclusion import count
-from automerge.report.files import redact
 from automerge.report.model import MODELS, ModelOrigin, StudyResult
 from automerge.report.sections import recipe_yaml
 from automerge.report.summary import Member, Summary, summarise

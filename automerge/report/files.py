@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
-HIDDEN = "***"
-
-_TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}|(?<=://)[^/\s:@\"]+:[^/\s@\"]+(?=@)")
-_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "OPENAI_API_KEY")
-
-
-def redact(text: str) -> str:
-    """Hide Hugging Face tokens, credentials in addresses, and known secrets of the environment."""
-    for variable in _VARIABLES:
-        secret = os.environ.get(variable, "")
-        if len(secret) >= 8:
-            text = text.replace(secret, HIDDEN)
-    return _TOKEN.sub(HIDDEN, text)
+from automerge.redaction import redact
 
 
 def write_atomically(path: Path, text: str) -> Path:
     """Write redacted text beside `path`, then rename it into place."""
+    return write_bytes_atomically(path, redact(text).encode("utf-8"))
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> Path:
+    """Write beside `path`, then rename into place."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with draft.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(redact(text))
+        with draft.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)

@@ -292,6 +292,7 @@ def test_coefficients_ask_only_for_declared_statistics(method):
 
 @ELEMENTWISE
 def test_kernel_does_not_depend_on_the_cut_into_blocks(method):
+    from automerge.checkpoints import Stored
     from automerge.merging.workspace import Workspace
     from automerge.methods import Operands
     from automerge.recipe import Place
@@ -301,11 +302,13 @@ def test_kernel_does_not_depend_on_the_cut_into_blocks(method):
     base_name = "base" if method.anchored else None
     named = zip(("base", *names), inputs, strict=True)
     workspace = Workspace({n: MemoryCheckpoint({NAME: t}) for n, t in named})
-    statistics = workspace.statistics(NAME, base_name, names)
+    base = Stored(base_name, NAME) if base_name else None
+    origins = tuple(Stored(name, NAME) for name in names)
+    statistics = workspace.statistics(base, origins)
     scalars = method.coefficients(method.values(made, Place(NAME, "mlp", 0.0)), statistics)
     uniforms = [uniform(0, NAME, n, 0, 64) for n in names] if method.seeded else []
     ranked = names if "ranks" in method.statistics else ()
-    ranks = [workspace.ranks(NAME, base_name, n, 8) for n in ranked]
+    ranks = [workspace.ranks(base, Stored(n, NAME), 8) for n in ranked]
 
     def kernel(cut: slice) -> torch.Tensor:
         base, *sources = (t[cut] for t in inputs)

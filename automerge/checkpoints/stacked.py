@@ -1,0 +1,158 @@
+"""The configuration of a model whose layers are stacked from slices of others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from automerge.checkpoints.compatibility import complete
+from automerge.checkpoints.layout import reference_model
+from automerge.checkpoints.naming import spellings, stored_parts
+from automerge.checkpoints.places import LAYER
+from automerge.checkpoints.reader import Checkpoint, shown
+from automerge.checkpoints.safetensors_file import TensorInfo
+from automerge.checkpoints.vocabulary_tensors import empty_model
+from automerge.errors import Fault, PreflightError
+from automerge.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+TEXT = "text_config"
+# Lists that may have as many entries as there are layers, and are about something else.
+UNLAYERED = ("architectures", "eos_token_id", "bos_token_id", "pad_token_id", "suppress_tokens")
+# Lists of layers' numbers, of which all may be named.
+NUMBERS = ("mlp_only_layers", "moe_layers", "attn_layer_indices", "cross_attention_layers")
+
+
+def stacked_config(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Any]:
+    """What the result's configuration has in place of the reference's, by key at its top."""
+    where, changed = stacked_settings(recipe, checkpoints)
+    if where is None or not changed:
+        return changed
+    return {where: {**checkpoints[reference_model(recipe)].config[where], **changed}}
+
+
+def stacked_settings(
+    recipe: Recipe, checkpoints: Mapping[str, Checkpoint]
+) -> tuple[str | None, dict[str, Any]]:
+    """The settings that slices change, and the key of the section that holds them, if any.
+
+    These are the number of layers, lists with an entry for every layer, and lists of layers'
+    numbers. Raises PreflightError where a configuration has no number of layers.
+    """
+    sections = {model: section(checkpoints[model]) for model in recipe.models}
+    where, ours = sections[reference_model(recipe)]
+    settings: dict[str, Any] = {count_key(ours): sum(piece.n_layers for piece in recipe.slices)}
+    for key in layered_keys(ours):
+        values: list[Any] = []
+        for piece, part in zip(recipe.slices, recipe.parts, strict=True):
+            model = reference_model(part)
+            theirs = entries(key, sections[model][1])
+            if theirs is None:
+                raise PreflightError(
+                    f"{model}'s configuration has no {key} for every layer, that of "
+                    f"{reference_model(recipe)} has"
+                )
+            start, stop = piece.layers[model]
+            values += theirs[start:stop]
+        settings[key] = [i for i, in_it in enumerate(values) if in_it] if key in NUMBERS else values
+    return where, {key: value for key, value in settings.items() if ours.get(key) != value}
+
+
+def section(checkpoint: Checkpoint) -> tuple[str | None, Mapping[str, Any]]:
+    """The part of a configuration that is about the layers, with defaults, and its key."""
+    config = complete(checkpoint)
+    text = config.get(TEXT)
+    if isinstance(text, Mapping) and any(key in text for key in COUNTS):
+        return TEXT, text
+    if any(key in config for key in COUNTS):
+        return None, config
+    raise PreflightError(
+        f"{checkpoint.path / 'config.json'}: has no number of layers ({', '.join(COUNTS)}), which "
+        "slices would change"
+    )
+
+
+def count_key(settings: Mapping[str, Any]) -> str:
+    """What a configuration calls its number of layers."""
+    return next(key for key in COUNTS if key in settings)
+
+
+def layered_keys(settings: Mapping[str, Any]) -> list[str]:
+    """The settings that say something of every layer."""
+    return [key for key in settings if entries(key, settings) is not None]
+
+
+def entries(key: str, settings: Mapping[str, Any]) -> Sequence[Any] | None:
+    """One entry a layer of a setting, for lists of numbers whether it is listed; else None."""
+    value, n_layers = settings.get(key), settings[count_key(settings)]
+    if not isinstance(value, list | tuple) or key in UNLAYERED:
+        return None
+    if key in NUMBERS:
+        return [layer in value for layer in range(n_layers)]
+    return value if len(value) == n_layers else None
+
+
+@dataclass(frozen=True)
+class LayerlessCheckpoint:
+    """What of a model lies outside its layers, for comparing models of different depths."""
+
+    path: Path
+    assets: Path
+    config: Mapping[str, Any]
+    tensors: Mapping[str, TensorInfo]
+    read: Callable[[str], Tensor]
+
+
+def without_layers(checkpoint: Checkpoint) -> Checkpoint:
+    """A model without its layers and what its configuration says of them."""
+    outer = {n: info for n, info in checkpoint.tensors.items() if not LAYER.match(n)}
+    config = layerless(complete(checkpoint))
+    return LayerlessCheckpoint(checkpoint.path, checkpoint.assets, config, outer, checkpoint.read)
+
+
+def layerless(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A complete configuration with one layer, of which it says nothing."""
+    text = config.get(TEXT)
+    plain = dict(config)
+    if isinstance(text, Mapping):
+        plain[TEXT] = layerless(text)
+    if any(key in config for key in COUNTS):
+        for key in layered_keys(config):
+            del plain[key]
+        plain[count_key(config)] = 1
+    return plain
+
+
+def check_fit(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> None:
+    """Refuse tensors that are not those of the architecture with this configuration.
+
+    Raises PreflightError: the layers that were stacked are of kinds that a configuration cannot
+    put there.
+    """
+    model = empty_model(config)
+    state = model.state_dict(keep_vars=True)
+    owners = {id(tensor): name for name, tensor in reversed(state.items())}
+    own = {name: tensor for name, tensor in state.items() if owners[id(tensor)] == name}
+    wanted = {name: tuple(t.shape) for name, t in stored_parts(model, own).items()}
+    prefix = model.base_model_prefix
+    faults, found = [], set()
+    for name, info in tensors.items():
+        spelled = next((s for s in spellings(name, prefix) if s in wanted), None)
+        if spelled is None:
+            faults.append(f"{name} has no place")
+        elif wanted[spelled] != info.shape:
+            faults.append(f"{name} is {list(info.shape)}, expected {list(wanted[spelled])}")
+        else:
+            found.add(spelled)
+    lacking = [name for name in wanted if name not in found]
+    if lacking:
+        faults.append(f"nothing gives {shown(lacking)}")
+    if faults:
+        kind = config.get("model_type")
+        what = f"no {kind} can have these layers in this order: {shown(faults)}"
+        raise PreflightError(Fault(f"{what}; stack layers of one kind"))

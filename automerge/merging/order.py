@@ -1,0 +1,102 @@
+"""Order statistics of non-negative numbers: exact for small tensors, from a histogram for large."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+EXACT = 1 << 20
+"""Elements up to which numbers are sorted. Beyond, sorting takes seconds a tensor and keeping the
+sorted numbers twice the memory of the model."""
+SHIFT = 15
+N_BINS = 1 << 16
+"""Bins are those of a float32's first 16 bits behind the sign: 256 a power of two, so a threshold
+lies within 0.4 % of the exact one, and far less off by interpolation within its bin."""
+
+
+class Order(Protocol):
+    """Numbers from the largest on, and sums of other numbers in that order."""
+
+    @property
+    def n_positive(self) -> int:
+        """How many are not 0."""
+
+    def value(self, k: int) -> float:
+        """The k-th largest, k from 1."""
+
+    def total(self, i: int, k: int) -> float:
+        """The sum of the i-th other number over the k largest."""
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """All numbers, falling, and cumulative sums in float64."""
+
+    values: Tensor
+    sums: tuple[Tensor, ...]
+
+    @property
+    def n_positive(self) -> int:
+        return int(self.values.count_nonzero())
+
+    def value(self, k: int) -> float:
+        return self.values[k - 1].item()
+
+    def total(self, i: int, k: int) -> float:
+        return self.sums[i][k - 1].item()
+
+
+@dataclass(frozen=True)
+class Binned:
+    """Cumulative counts and sums of `N_BINS` bins, the largest numbers' bin first."""
+
+    counts: Tensor
+    sums: tuple[Tensor, ...]
+    zeros: int
+
+    @property
+    def n_positive(self) -> int:
+        return int(self.counts[-1]) - self.zeros
+
+    def value(self, k: int) -> float:
+        at, share = self._find(k)
+        bits = torch.tensor([N_BINS - at, N_BINS - 1 - at], dtype=torch.int32) << SHIFT
+        high, low = bits.view(torch.float32).tolist()
+        return float(high - share * (high - low))
+
+    def total(self, i: int, k: int) -> float:
+        at, share = self._find(k)
+        before = self.sums[i][at - 1].item() if at else 0.0
+        return float(before + share * (self.sums[i][at].item() - before))
+
+    def _find(self, k: int) -> tuple[int, float]:
+        """The bin that holds the k-th largest, and the share of the bin down to it."""
+        at = int(torch.searchsorted(self.counts, k))
+        before = int(self.counts[at - 1]) if at else 0
+        return at, (k - before) / (int(self.counts[at]) - before)
+
+
+def order(blocks: Iterable[tuple[Tensor, ...]], size: int) -> Order:
+    """Order numbers that come in blocks, each with the other numbers to be summed."""
+    if size <= EXACT:
+        parts = [torch.cat(column) for column in zip(*blocks, strict=True)]
+        ordered = parts[0].sort(descending=True)
+        return Sorted(
+            ordered.values,
+            tuple(part[ordered.indices].double().cumsum(0) for part in parts[1:]),
+        )
+    counts = torch.zeros(N_BINS, dtype=torch.int64)
+    sums: list[Tensor] = []
+    zeros = 0
+    for numbers, *others in blocks:
+        bins = N_BINS - 1 - (numbers.float().contiguous().view(torch.int32) >> SHIFT)
+        counts += torch.bincount(bins, minlength=N_BINS)
+        zeros += int((numbers == 0).sum())
+        sums = sums or [torch.zeros(N_BINS, dtype=torch.float64) for _ in others]
+        for total, other in zip(sums, others, strict=True):
+            total += torch.bincount(bins, other.double(), minlength=N_BINS)
+    return Binned(counts.cumsum(0), tuple(total.cumsum(0) for total in sums), zeros)

@@ -1,0 +1,132 @@
+"""Who writes in a run folder, and how its disk makes things durable."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from automerge.errors import StateError
+
+LOCK = "study.lock"
+OWNER = "study.owner"
+PATIENCE_S = 0.5
+"""How long a writer waits for the lock: longer than a reader that asks for it holds it."""
+
+LOCAL_FILE_SYSTEMS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "overlay")
+"""Where SQLite's write-ahead log works: it needs memory shared by all who have the file open."""
+
+
+class RunLock:
+    """The right to write in a run folder; it dies with the process that holds it.
+
+    Raises StateError, naming the holder, where another process has it.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self._owner = run / OWNER
+        self._lock = FileLock(run / LOCK, timeout=PATIENCE_S)
+        try:
+            self._lock.acquire(poll_interval=0.02)
+            self._owner.write_text(json.dumps(_ourselves()))
+        except Timeout:
+            holder = owner(run)
+            raise StateError(
+                f"{run} is in use by process {holder.get('pid', '?')} on "
+                f"{holder.get('host', 'an unknown host')} since {holder.get('since', '?')}; "
+                "wait for it, stop it, or give another --out" + _restarted(holder)
+            ) from None
+        except NotImplementedError as error:
+            raise StateError(
+                f"the file system of {run} cannot lock files; give an --out on another one"
+            ) from error
+        except OSError as error:
+            self._lock.release()
+            raise StateError(
+                f"cannot write in {run}: {error.strerror}; give another --out"
+            ) from error
+
+    def release(self) -> None:
+        """Let others write."""
+        self._owner.unlink(missing_ok=True)
+        self._lock.release()
+
+
+def journal_mode(run: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
+    """SQLite's journal for a folder: the log where the disk is this machine's, else a rollback.
+
+    The log makes a transaction durable with one write to disk instead of four, but does not work
+    over a network, nor where the file system is not known.
+    """
+    try:
+        lines = [line.split() for line in mounts.read_text().splitlines()]
+    except OSError:
+        return "DELETE"
+    folder = run.resolve()
+    found = ""
+    nearest = -1
+    for _, point, kind, *_ in lines:
+        place = Path(point.encode().decode("unicode_escape").encode("latin-1").decode())
+        if folder.is_relative_to(place) and len(place.parts) >= nearest:
+            found, nearest = kind, len(place.parts)
+    return "WAL" if found in LOCAL_FILE_SYSTEMS else "DELETE"
+
+
+def _ourselves() -> dict[str, object]:
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "boot": _boot(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+def _boot() -> str:
+    """What tells this start of the machine from others; "" where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _restarted(holder: Mapping[str, object]) -> str:
+    """A hint for file servers that keep a lock whose holder is gone."""
+    ours = _ourselves()
+    if holder.get("host") != ours["host"] or holder.get("boot") == ours["boot"]:
+        return ""
+    return (
+        ". That process ended when this machine restarted: the file server still holds its lock; "
+        f"delete {LOCK}"
+    )
+
+
+def is_running(run: Path) -> bool:
+    """Whether a living process, on whichever host, writes the study."""
+    try:
+        descriptor = os.open(run / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return bool(owner(run))
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def owner(run: Path) -> Mapping[str, object]:
+    """Process, host, boot and time of who wrote last; empty where nobody does."""
+    try:
+        holder = json.loads((run / OWNER).read_text())
+    except (OSError, ValueError):
+        return {}
+    return holder if isinstance(holder, dict) else {}
