@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from automerge.errors import AutomergeError, ConfigError
+from automerge.redaction import redact
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,6 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+bench = typer.Typer(help="Measure this machine.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A study's folder, such as runs/demo.")]
 Text = Optional[str]  # noqa: UP045  typer reads the annotation at run time
@@ -68,7 +71,7 @@ def search(
         Text, _option("A folder with lm-eval tasks of your own.", "--include-path", metavar="DIR")
     ] = None,
     sampler: Annotated[
-        Text, _option("auto, cma, tpe, nsga2, nsga3, gp or random.", "--sampler")
+        Text, _option("auto, gp, cma, tpe, nsga2, nsga3 or random.", "--sampler")
     ] = None,
     seed: Annotated[Text, _option("Decides every proposal and random mask.", "--seed")] = None,
     out: Annotated[
@@ -88,7 +91,7 @@ def search(
     items_per_candidate: Annotated[
         Text,
         _option(
-            "Search items a candidate is scored on, a task: a number, or full.",
+            "Fresh search items a candidate is scored on, an objective: a number, or full.",
             "--items-per-candidate",
         ),
     ] = None,
@@ -165,6 +168,16 @@ def merge(
     from automerge.merge import merge_file
 
     merge_file(recipe, out, _console())
+
+
+@app.command()
+def convert(
+    file: Annotated[Path, typer.Argument(help="A file for mergekit or mergekit-evolve.")],
+) -> None:
+    """Print a file for mergekit as a recipe, one for mergekit-evolve as a study."""
+    from automerge.convert import converted
+
+    sys.stdout.write(converted(file))
 
 
 @app.command()
@@ -255,6 +268,41 @@ def dashboard(
         shown.serve(path, port)
 
 
+@bench.command("merge")
+def bench_merge(
+    shape: Annotated[str, _option("tiny, 0.5b, 1.5b, 3b, 7b or 8b.", "--shape")] = "0.5b",
+    sources: Annotated[int, _option("How many fine-tunes.", "--sources")] = 3,
+    method: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        _option("A method; repeat it. Default: the common ones.", "--method"),
+    ] = None,
+    repeats: Annotated[int, _option("Merges a method is timed for.", "--repeats")] = 5,
+    as_json: Annotated[bool, _option("Print JSON.", "--json")] = False,
+) -> None:
+    """Time merging into a live model of random weights, beside a plain copy of the same bytes."""
+    from automerge.benchmarks import print_merge_times
+
+    print_merge_times(_console(), shape, sources, tuple(method or ()), repeats, as_json)
+
+
+@app.command()
+def selftest(
+    chaos: Annotated[
+        bool,
+        typer.Option("--chaos", help="Also kill drivers, workers and exports, and fill the disk."),
+    ] = False,
+    times: Annotated[int, typer.Option("--times", min=1, help="How often each fault strikes.")] = 3,
+) -> None:
+    """Search the demo on this machine, and see that nothing is lost under faults.
+
+    Takes a minute, with --chaos some more. Exit code 1 where something did not end as it should.
+    """
+    from automerge.selftest import selftest as run_selftest
+
+    if not run_selftest(_console(), chaos=chaos, times=times):
+        raise typer.Exit(1)
+
+
 @app.command()
 def version() -> None:
     """Print automerge's version."""
@@ -290,12 +338,12 @@ def _guarded(command: Callable[[], object]) -> int:
     except Exception:
         import traceback
 
-        traceback.print_exc()
+        sys.stderr.write(redact(traceback.format_exc()))
         return _complain(f"this is a bug in automerge; please report it to {ISSUES}", 1)
 
 
 def _complain(message: str, code: int) -> int:
-    for line in message.splitlines() or [""]:
+    for line in redact(message).splitlines() or [""]:
         sys.stderr.write(f"automerge: {line}\n")
     return code
 
@@ -327,13 +375,16 @@ def _load(path: Path | None, given: Mapping[str, object], console: Console) -> S
                 "demo.",
                 soft_wrap=True,
             )
-    return load_config(path, given)
+    loaded = load_config(path, given)
+    for note in loaded.notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+    return loaded
 
 
 def _command_line() -> str:
     import shlex
 
-    return shlex.join(["automerge", *sys.argv[1:]])
+    return redact(shlex.join(["automerge", *sys.argv[1:]]))
 
 
 if __name__ == "__main__":

@@ -50,12 +50,13 @@ def write_model(
     console: Console | None,
 ) -> None:
     """Merge to a folder, with its recipe in our YAML and in mergekit's."""
-    from automerge.checkpoints import is_adapter, places
+    from automerge.checkpoints import is_adapter, layout
     from automerge.mergekit import mergekit_text
     from automerge.merging import merge_to_folder
     from automerge.recipe_files import recipe_text
 
-    where = tuple(places(checkpoints[recipe.models[0]].tensors).values())
+    targets = layout(recipe, {name: checkpoints[name].tensors for name in recipe.models})
+    where = [target.place for target in targets]
     adapters = [name for name in recipe.models if is_adapter(checkpoints[name].path)]
     owner = [BASE] if adapters and BASE in references else []
     used = {name: references[name] for name in dict.fromkeys([*owner, *recipe.models])}

@@ -17,15 +17,17 @@ from automerge.checkpoints import (
     align,
     alike_but_for_vocabulary,
     check_models,
+    layout,
     open_checkpoint,
     places,
     resolve,
     scan,
 )
+from automerge.checkpoints.stacked import stacked_settings
 from automerge.errors import Fault, Location, PreflightError
 from automerge.evaluation.split import Split, SplitPlan, split_documents
 from automerge.evaluation.tasks import TaskSet, TaskSettings, TaskSpec, TasksRefused, load_tasks
-from automerge.recipe import BASE_VOCABULARY, Place, Vocabulary
+from automerge.recipe import BASE_VOCABULARY, Place, Recipe, Vocabulary
 
 Locate = Callable[[Sequence[str | int]], Location | None]
 
@@ -132,6 +134,28 @@ def compare_aligned(
     models = {name: view(checkpoint) for name, checkpoint in aligned.checkpoints.items()}
     found = check_models((base, models.pop(base)), models)
     return Compared(aligned.checkpoints, found.faults, aligned.warnings + found.warnings)
+
+
+def slice_faults(recipes: Sequence[Recipe], models: Models, locate: Locate) -> list[Fault]:
+    """List the slices that models of a study have not, or that give another model than the base."""
+    faults: list[Fault] = []
+    for i, recipe in enumerate(recipes):
+        if not recipe.slices:
+            continue
+        try:
+            layout(recipe, {name: models.checkpoints[name].tensors for name in recipe.models})
+            _, settings = stacked_settings(recipe, models.checkpoints)
+            faults += [
+                Fault(
+                    f"the recipe's slices make a model with {key} {value!r}, not the base's; a "
+                    "study's models are all of the base's shape: use `automerge merge`",
+                    locate(("recipes", i)),
+                )
+                for key, value in settings.items()
+            ]
+        except PreflightError as error:
+            faults += [Fault(fault.message, locate(("recipes", i))) for fault in error.faults]
+    return faults
 
 
 def open_tasks(specs: Sequence[TaskSpec], settings: TaskSettings, locate: Locate) -> TaskSet:

@@ -302,32 +302,41 @@ class Recipe:
         )
 
 
-def slice_faults(recipe: Recipe) -> list[tuple[int, str | None, str]]:
-    """List what is wrong with the layers of slices: (slice, model or None, what)."""
-    faults: list[tuple[int, str | None, str]] = []
+PlainPath: TypeAlias = tuple[str | int, ...]
+"""Where something is in `Recipe.plain`."""
+
+
+def slice_faults(recipe: Recipe) -> list[tuple[PlainPath, str]]:
+    """List what is wrong with the layers of slices, and where."""
+    faults: list[tuple[PlainPath, str]] = []
     names = [source.name for source in recipe.sources]
     for i, piece in enumerate(recipe.slices):
+        here: PlainPath = ("slices", i)
         if not piece.layers:
-            faults.append((i, None, "expected `layers`, a mapping of model names to ranges"))
+            faults.append((here, "expected `layers`, a mapping of model names to ranges"))
         for model, (start, stop) in piece.layers.items():
+            at = (*here, "layers", model)
             if model not in recipe.models:
-                faults.append((i, model, f"unknown model {model!r}{nearest(model, recipe.models)}"))
+                faults.append((at, f"unknown model {model!r}{nearest(model, recipe.models)}"))
             if not 0 <= start < stop:
                 wanted = "the first layer, counted from 0, and the one behind the last"
-                faults.append((i, model, f"expected {wanted}, got [{start}, {stop}]"))
+                faults.append((at, f"expected {wanted}, got [{start}, {stop}]"))
             elif stop - start != piece.n_layers:
                 most = f"{piece.n_layers} of another model"
-                faults.append((i, model, f"has {stop - start} layer(s) of {model}, {most}"))
-        for name in piece.sources:
-            if name not in names or name not in piece.layers:
-                known = [n for n in piece.layers if n in names]
-                faults.append(
-                    (i, name, f"{name!r} is no source of this slice{nearest(name, known)}")
-                )
+                faults.append((at, f"has {stop - start} layer(s) of {model}, {most}"))
+        known = [name for name in piece.layers if name in names]
+        faults += [
+            ((*here, "sources", name), f"{name!r} is no source of this slice{nearest(name, known)}")
+            for name in piece.sources
+            if name not in known
+        ]
     used = {model for piece in recipe.slices for model in piece.layers}
     if recipe.slices and all(piece.layers for piece in recipe.slices):
         lacking = [name for name in names if name not in used]
-        faults += [(0, None, f"no slice has layers of {name!r}; leave it out") for name in lacking]
+        faults += [
+            (("sources", name), f"no slice has layers of {name!r}; leave it out")
+            for name in lacking
+        ]
     return faults
 
 

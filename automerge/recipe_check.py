@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from automerge.errors import Fault, Location
-from automerge.methods import METHODS, check_recipe
+from automerge.methods import METHODS, Knob, check_recipe
 from automerge.methods.base import check_knobs
-from automerge.recipe import Profile, Recipe, Value, slice_faults
+from automerge.recipe import PlainPath, Profile, Recipe, Value, slice_faults
+
+Locate = Callable[[PlainPath], Location | None]
+"""Finds where a part of a recipe was written, by its path in `Recipe.plain`."""
 
 
-class KnobLocator(Protocol):
-    """Finds where a source's knob, a recipe's knob (no source) or the recipe was written.
-
-    `piece` is the number of the slice whose own it is, from 0; None for the recipe's.
-    """
-
-    def __call__(
-        self, source: str | None, knob: str | None, piece: int | None = None
-    ) -> Location | None: ...
-
-
-def recipe_faults(recipe: Recipe, locate: KnobLocator) -> list[Fault]:
+def recipe_faults(recipe: Recipe, locate: Locate) -> list[Fault]:
     """List all that keeps a recipe from being merged."""
-    faults = [
-        Fault(problem, locate(model, None, piece)) for piece, model, problem in slice_faults(recipe)
-    ]
+    faults = [Fault(problem, locate(at)) for at, problem in slice_faults(recipe)]
     if not faults:
         bare = replace(
             recipe,
@@ -35,24 +24,23 @@ def recipe_faults(recipe: Recipe, locate: KnobLocator) -> list[Fault]:
             sources=tuple(replace(s, knobs={}) for s in recipe.sources),
             slices=tuple(replace(piece, sources={}, knobs={}) for piece in recipe.slices),
         )
-        faults += [Fault(problem, locate(None, None)) for problem in check_recipe(bare, METHODS)]
+        faults += [Fault(problem, locate(("method",))) for problem in check_recipe(bare, METHODS)]
     method = METHODS.get(recipe.method)
     if method is None:
         return faults
 
     def check(
-        knobs: Mapping[str, Profile | Value], source: str | None, piece: int | None
+        at: PlainPath, declared: Sequence[Knob], knobs: Mapping[str, Profile | Value]
     ) -> Iterator[Fault]:
-        declared = method.recipe_knobs if source is None else method.source_knobs
         for knob, value in knobs.items():
             for problem in check_knobs(method, declared, {knob: value}, ""):
-                yield Fault(problem, locate(source, knob, piece))
+                yield Fault(problem, locate((*at, knob)))
 
     for source in recipe.sources:
-        faults += check(source.knobs, source.name, None)
-    faults += check(recipe.knobs, None, None)
+        faults += check(("sources", source.name), method.source_knobs, source.knobs)
+    faults += check(("parameters",), method.recipe_knobs, recipe.knobs)
     for i, piece in enumerate(recipe.slices):
         for name, knobs in piece.sources.items():
-            faults += check(knobs, name, i)
-        faults += check(piece.knobs, None, i)
+            faults += check(("slices", i, "sources", name), method.source_knobs, knobs)
+        faults += check(("slices", i, "parameters"), method.recipe_knobs, piece.knobs)
     return faults

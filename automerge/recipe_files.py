@@ -176,7 +176,7 @@ class _Reader:
         )
         self._check_vocabulary(recipe)
         if not self._faults:
-            self._faults += recipe_faults(recipe, self._locate)
+            self._faults += recipe_faults(recipe, self._document.locate)
         if not self._faults:
             for name in models:
                 if name not in (*recipe.models, BASE):  # adapters need a base that is not merged
@@ -186,17 +186,6 @@ class _Reader:
         if self._faults:
             raise ConfigError(sorted(self._faults, key=lambda f: f.location or Location("")))
         return RecipeFile(name, recipe, models, document=self._document)
-
-    def _locate(self, source: str | None, knob: str | None, piece: int | None = None) -> Location:
-        at: tuple[Step, ...] = () if piece is None else ("slices", piece)
-        if knob is not None:
-            of = ("parameters",) if source is None else ("sources", source)
-            return self._document.locate((*at, *of, knob))
-        if piece is None:
-            return self._document.locate(("method",))
-        layers = self._document.data["slices"][piece].get("layers")
-        of = ("layers",) if source in (layers or {}) else ("sources",)
-        return self._document.locate(at if source is None else (*at, *of, source))
 
     def _fault(self, path: tuple[Step, ...], message: str, *, key: bool = False) -> None:
         self._faults.append(Fault(message, self._document.locate(path, key=key)))

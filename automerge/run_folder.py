@@ -65,7 +65,7 @@ def journal_mode(run: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
     over a network, nor where the file system is not known.
     """
     try:
-        lines = [line.split() for line in mounts.read_text().splitlines()]
+        lines = [line.split() for line in mounts.read_text(errors="replace").splitlines()]
     except OSError:
         return "DELETE"
     folder = run.resolve()

@@ -112,6 +112,8 @@ def _examine(config: StudyConfig, run: Path) -> _Examined:
     models = task_set = None
     try:
         models = preflight.open_models(config.references, BASE, config.locate)
+        recipes = [named.recipe for named in config.recipes]
+        faults += preflight.slice_faults(recipes, models, config.locate)
     except PreflightError as error:
         faults += error.faults
     with tempfile.TemporaryDirectory() as scratch:

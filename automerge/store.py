@@ -130,7 +130,8 @@ class Store:
     def meta(self, key: str) -> Any:
         """A JSON value kept under a name; None when there is none."""
         rows = self._rows("SELECT value FROM meta WHERE key = ?", key)
-        return json.loads(rows[0][0]) if rows else None
+        with _undamaged(self.path):
+            return json.loads(rows[0][0]) if rows else None
 
     def put_meta(self, **values: object) -> None:
         with self._transaction() as db:
@@ -190,16 +191,17 @@ class Store:
 
     def trials(self) -> list[Trial]:
         rows = self._rows("SELECT number, recipe, origin, name, params FROM trials ORDER BY number")
-        return [
-            Trial(
-                number,
-                Recipe.from_plain(json.loads(recipe)),
-                origin,
-                name,
-                None if params is None else json.loads(params),
-            )
-            for number, recipe, origin, name, params in rows
-        ]
+        with _undamaged(self.path):
+            return [
+                Trial(
+                    number,
+                    Recipe.from_plain(json.loads(recipe)),
+                    origin,
+                    name,
+                    None if params is None else json.loads(params),
+                )
+                for number, recipe, origin, name, params in rows
+            ]
 
     def duplicates(self) -> dict[int, int]:
         """Trial → the earlier trial whose result it shares."""
@@ -218,28 +220,32 @@ class Store:
         return {trial: (at, told.get(trial)) for trial, at in asked.items()}
 
     def outcomes(self, part: Part) -> dict[int, Outcome]:
-        """Every result of one part by trial number, in the order they were recorded."""
-        found: dict[int, tuple[float, Outcome]] = {}
+        """Every result of one part by trial number, measurements first, each as recorded."""
+        return dict(self.each_outcome(part))
+
+    def each_outcome(self, part: Part) -> Iterator[tuple[int, Outcome]]:
+        """The same one by one, which holds one trial's item scores in memory at a time."""
         measured = self._rows(
-            "SELECT id, trial, timings, tokens, notes, at FROM measurements WHERE part = ?", part
+            "SELECT id, trial, timings, tokens, notes FROM measurements WHERE part = ? ORDER BY id",
+            part,
         )
-        packed: dict[int, dict[str, list[tuple[Any, ...]]]] = {}
-        for measurement, objective, *row in self._rows(
-            "SELECT s.measurement, s.objective, s.task, s.ids, s.item_values, s.weights "
-            "FROM scores s JOIN measurements m ON m.id = s.measurement "
-            "WHERE m.part = ? ORDER BY s.measurement, s.objective, s.task",
+        for measurement, trial, timings, tokens, notes in measured:
+            packed: dict[str, list[tuple[Any, ...]]] = {}
+            for objective, *row in self._rows(
+                "SELECT objective, task, ids, item_values, weights FROM scores "
+                "WHERE measurement = ? ORDER BY objective, task",
+                measurement,
+            ):
+                packed.setdefault(objective, []).append(tuple(row))
+            with _undamaged(self.path):
+                scores = {name: _unpack(rows) for name, rows in packed.items()}
+                spent, shares = Timings(**json.loads(timings)), json.loads(notes)
+            yield trial, Measured(scores, spent, tokens, shares)
+        for trial, kind, reason, traceback in self._rows(
+            "SELECT trial, kind, reason, traceback FROM failures WHERE part = ? ORDER BY rowid",
             part,
         ):
-            packed.setdefault(measurement, {}).setdefault(objective, []).append(tuple(row))
-        for measurement, trial, timings, tokens, notes, at in measured:
-            scores = {name: _unpack(rows) for name, rows in packed.get(measurement, {}).items()}
-            outcome = Measured(scores, Timings(**json.loads(timings)), tokens, json.loads(notes))
-            found[trial] = (at, outcome)
-        for trial, kind, reason, traceback, at in self._rows(
-            "SELECT trial, kind, reason, traceback, at FROM failures WHERE part = ?", part
-        ):
-            found[trial] = (at, Failed(kind, reason, traceback))
-        return {trial: outcome for trial, (_, outcome) in found.items()}
+            yield trial, Failed(kind, reason, traceback)
 
     def counts(self) -> dict[str, int]:
         """How many trials were asked, measured and failed in the search, duplicates apart."""
@@ -291,11 +297,23 @@ def _unpack(rows: Sequence[tuple[Any, ...]]) -> ItemScores:
 
 
 @contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
+    """Say of rows that mean nothing that the disk changed them."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AssertionError, AttributeError) as error:
+        raise StateError(
+            f"{path}: a row cannot be read ({type(error).__name__}); the file is damaged; "
+            "restore a copy, or start anew with another --out"
+        ) from error
+
+
+@contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into one sentence with what to do."""
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError, OverflowError) as error:
         if "full" in str(error) or "disk I/O" in str(error):
             advice = "free some space; what was measured is safe, the same command goes on"
         elif "locked" in str(error):

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
-from automerge.errors import ConfigError, PreflightError, nearest
+from automerge.errors import ConfigError, nearest
 from automerge.objective import Objective, estimate
 from automerge.redaction import redact
 from automerge.report.files import write_bytes_atomically
@@ -31,7 +31,7 @@ def write_trials(run: Path, file_format: str, out: Path | None = None) -> Path:
     """Write every trial of a study to a file, whole or not at all; return its path.
 
     `out` None is RUN/trials.FORMAT. Raises ConfigError for a format or file that cannot be, and
-    PreflightError where the disk refuses.
+    StateError where the disk refuses.
     """
     if file_format not in FORMATS:
         raise ConfigError(f"--format: unknown {file_format!r}{nearest(file_format, list(FORMATS))}")
@@ -40,10 +40,7 @@ def write_trials(run: Path, file_format: str, out: Path | None = None) -> Path:
         raise ConfigError(f"--out: {out} is a folder; name a file")
     with open_study(run) as store:
         rows = list(trial_rows(store))
-    try:
-        return write_bytes_atomically(out, FORMATS[file_format](rows))
-    except OSError as error:
-        raise PreflightError(f"cannot write {out}: {error.strerror}; give another --out") from error
+    return write_bytes_atomically(out, FORMATS[file_format](rows))
 
 
 def trial_rows(store: Store) -> Iterator[Row]:

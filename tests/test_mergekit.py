@@ -22,7 +22,7 @@ from automerge.merge import merge_file
 from automerge.mergekit import is_mergekit, mergekit_text, parse_mergekit, to_mergekit
 from automerge.mergekit.tables import COUNTERPARTS, INTEGERS, PARAMETERS, REQUIRED
 from automerge.methods import METHODS
-from automerge.recipe import Place, Profile, Recipe, RecipeSource
+from automerge.recipe import Place, Profile, Recipe, RecipeSource, Slice
 from automerge.yaml_file import parse_yaml
 from tests.checkpoints.test_lora import adapter
 from tests.recipe_strategies import recipes
@@ -274,20 +274,22 @@ parameters: {t: 0.5}
 """
 
 
-def test_one_slice_of_all_layers_is_read_and_decides_before_the_whole():
-    read = parse(SLICES)
-    assert read.recipe.knobs["t"] == Profile.of(0.25)
-    assert read.notes == ("layer_range [0, 32] is taken for all layers",)
+def test_a_slice_decides_before_the_whole():
+    recipe = parse(SLICES).recipe
+    assert recipe.knobs["t"] == Profile.of(0.25)
+    assert recipe.slices == (Slice({"base": (0, 32), "a": (0, 32)}),)
 
 
-def test_the_layers_of_a_local_model_are_checked(tmp_path):
+def test_a_slice_that_is_known_to_be_all_layers_is_none(tmp_path):
     for name in ("a", "base"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text('{"num_hidden_layers": 32}')
     local = SLICES.replace("org/", "./")
-    assert parse(local, tmp_path).notes == ()
-    with pytest.raises(ConfigError, match=r"m.yaml:5:38: expected all layers, \[0, 32\], of"):
-        parse(local.replace("32]", "16]"), tmp_path)
+    recipe = parse(local, tmp_path).recipe
+    assert (recipe.slices, recipe.knobs["t"]) == ((), Profile.of(0.25))
+    assert parse(local.replace("32]", "16]"), tmp_path).recipe.slices[0].n_layers == 16
+    with pytest.raises(ConfigError, match=r"m.yaml:5:38: base has 32 layers; got \[0, 33\]"):
+        parse(local.replace("32]", "33]"), tmp_path)
 
 
 def test_two_models_of_one_name_get_two_names():
@@ -327,8 +329,9 @@ def test_an_adapter_is_read_as_a_source_of_its_own():
         ("org/code@v1", "./code", ":12:12: no such folder: /nowhere/code"),
         ("dtype: bfloat16", "dtype: bf16", ":18:8: unknown dtype 'bf16'; did you mean 'bfloat16'?"),
         ("dtype: bfloat16", "dtyp: x", ":18:1: unknown key 'dtyp'; did you mean 'dtype'?"),
-        ("dtype: bfloat16", "tokenizer_source: union", ":18:19: only the base's tokenizer is"),
-        ("dtype: bfloat16", "tokenizer: {source: base}", ":18:1: only the base's tokenizer is"),
+        ("dtype: bfloat16", "tokenizer_source: org/x", ":18:19: the tokenizer must be of a model"),
+        ("dtype: bfloat16", "chat_template: chatml", ":18:1: templates of mergekit's own are not"),
+        ("dtype: bfloat16", "modules: {}", ":3:1: expected either `modules` or `models`, got both"),
         ("dtype: bfloat16", "slices: []", ":18:1: expected either `models` or `slices`, got both"),
         ("- model: org/base\n", "- org/base\n", ":4:5: expected a mapping with `model`"),
         ("filter: mlp", "filtre: mlp", ":9:11: unknown key 'filtre'; did you mean 'filter'?"),
@@ -341,9 +344,102 @@ def test_what_mergekit_would_ignore_or_we_cannot_do_is_refused(old, new, message
     assert message in str(caught.value)
 
 
-def test_several_slices_are_refused():
-    with pytest.raises(ConfigError, match=r":4:3: merges of several slices are not supported yet"):
-        parse(SLICES.replace("parameters: {t: 0.5}", "").rstrip() + "\n  - sources: []\n")
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("base, layer_range: [0, 32]", "base", ":5:9: expected layer_range: [FIRST, END], END"),
+        ("a, layer_range: [0, 32]", "a, layer_range: [0, 8]", ":6:37: has 8 layer(s) of a, 32 of"),
+        (
+            "a, layer_range: [0, 32]",
+            "a, layer_range: [8, 8]",
+            ":6:37: expected the first layer, cou",
+        ),
+        ("    parameters: {t: 0.25}", "    residual_weight: 1", ":7:5: mergekit does nothing with"),
+        (
+            "    parameters: {t: 0.25}",
+            "    base_model: org/c",
+            ":4:5: mergekit needs the base_model",
+        ),
+        (
+            "    parameters: {t: 0.25}",
+            "    paramters: {}",
+            ":7:5: unknown key 'paramters'; did you",
+        ),
+        ("{t: 0.25}", "{t: 0.25, s: 1}", ":7:27: unknown parameter of slerp 's'"),
+        ("parameters: {t: 0.5}", "models: []", ":3:1: expected either `models` or `slices`, got"),
+        ("{t: 0.25}", "{t: 2}", ":7:21: t must lie in [0, 1]; got 2"),
+    ],
+)
+def test_slices_that_cannot_be_are_refused(old, new, message):
+    assert old in SLICES
+    with pytest.raises(ConfigError) as caught:
+        parse(SLICES.replace(old, new))
+    assert message in str(caught.value)
+
+
+MODULE = """\
+merge_method: slerp
+base_model: org/base
+modules:
+  default:
+    models: [{model: org/base}, {model: org/a}]
+    parameters: {t: 0.25}
+parameters: {t: 0.5}
+"""
+
+
+def test_a_single_module_is_the_model_and_decides_before_the_whole():
+    recipe = parse(MODULE).recipe
+    assert recipe.knobs["t"] == Profile.of(0.25)
+    assert [source.name for source in recipe.sources] == ["base", "a"]
+    slices = "slices: [{sources: [{model: org/a, layer_range: [0, 2]}, {model: org/base, "
+    text = MODULE.replace(
+        "models: [{model: org/base}, {model: org/a}]", f"{slices}layer_range: [1, 3]}}]}}]"
+    )
+    assert parse(text).recipe.slices == (Slice({"base": (1, 3), "a": (0, 2)}),)
+    with pytest.raises(ConfigError, match=":4:3: expected one module"):
+        parse(MODULE.replace("parameters: {t: 0.5}", "").rstrip() + "\n  vision: {models: []}\n")
+
+
+def test_slices_of_two_methods_or_bases_are_refused():
+    head = "merge_method: nuslerp\nslices:\n"
+    piece = (
+        "  - sources: [{model: org/a, layer_range: [0, 2]}, {model: org/b, layer_range: [0, 2]}]\n"
+    )
+    tail = "parameters: {weight: 1}\n"
+    mixed = f"{head}{piece}{piece}    parameters: {{nuslerp_flatten: false}}\n{tail}"
+    with pytest.raises(ConfigError, match=":4:5: slices of nuslerp and of nuslerp_rows in one"):
+        parse(mixed)
+    based = [piece + f"    base_model: org/{name}\n" for name in ("a", "b")]
+    with pytest.raises(ConfigError, match=":6:17: task vectors of all slices are taken from one"):
+        parse(f"merge_method: ties\nslices:\n{''.join(based)}{tail}")
+
+
+def test_what_all_slices_say_of_a_knob_is_said_once():
+    text = """\
+merge_method: linear
+slices:
+  - sources:
+      - {model: org/a, layer_range: [0, 2], parameters: {weight: 0.2}}
+      - {model: org/b, layer_range: [0, 2], parameters: {weight: [0, 1]}}
+  - sources:
+      - {model: org/b, layer_range: [0, 2], parameters: {weight: [0, 1]}}
+      - {model: org/a, layer_range: [0, 2], parameters: {weight: 0.3}}
+    parameters: {normalize: false}
+"""
+    recipe = parse(text).recipe
+    assert [dict(s.knobs) for s in recipe.sources] == [{}, recipe.sources[1].knobs]
+    assert recipe.sources[1].knobs["weight"].plain()["default"] == [0, 1]
+    first, second = recipe.slices
+    assert (first.knobs, dict(second.knobs)) == ({}, {"normalize": False})
+    assert [*second.layers] == ["b", "a"]
+    assert second.sources == {"a": {"weight": Profile.of(0.3)}}
+
+
+def test_parameters_of_other_methods_do_nothing_as_in_mergekit():
+    read = parse(SLICES.replace("{t: 0.5}", "{t: 0.5, int8_mask: true, normalize: false}"))
+    assert read.recipe == parse(SLICES).recipe
+    assert read.notes == ("slerp uses no normalize there, here or in mergekit",)
 
 
 def test_all_faults_come_together():

@@ -143,7 +143,7 @@ def test_the_command_writes_where_it_says(
     [
         (("--format", "cvs"), 2, "did you mean 'csv'"),
         (("--out", "."), 2, "is a folder"),
-        (("--out", "/proc/none/x.csv"), 3, "give another --out"),
+        (("--out", "/proc/none/x.csv"), 5, "cannot write"),
     ],
 )
 def test_what_cannot_be_written_is_said(

@@ -17,6 +17,7 @@ from automerge.config.search import Search
 from automerge.config.section import KEY
 from automerge.config.settings import StudyConfig
 from automerge.errors import ConfigError, Fault, Location
+from automerge.mergekit import Evolution, is_evolve, parse_evolve
 from automerge.recipe import DEFAULT
 from automerge.recipe_files import read_recipe
 from automerge.references import NAME, is_folder, join, resolve, short_name
@@ -56,16 +57,19 @@ def load_config(
 
     `model` holds texts "NAME=PATH" or "PATH", `task` texts "TASK[:METRIC[:DIRECTION]]". Relative
     paths are relative to the file they are written in; in options, to the working directory.
-    Raises ConfigError with every fault found.
+    A file for mergekit-evolve is taken for the study it asks for; the configuration's `notes` say
+    what has no counterpart. Raises ConfigError with every fault found.
     """
     document = None if path is None else load_yaml(path)
     draft = _Draft(document)
+    if document is not None and is_evolve(document.data):
+        draft.take(parse_evolve(document, Path(document.source).absolute().parent), document)
     draft.apply(options)
     draft.complete("study" if path is None else Path(path).absolute().stem)
     config = draft.validate()
     if draft.faults or config is None:
         raise ConfigError(sorted(draft.faults, key=_order))
-    return config.located_by(draft.locate)
+    return config.located_by(draft.locate, draft.notes)
 
 
 def _order(fault: Fault) -> tuple[str, int, int]:
@@ -97,8 +101,16 @@ class _Draft:
     def __init__(self, document: Located | None) -> None:
         self.data: dict[str, Plain] = {} if document is None else document.data
         self.faults: list[Fault] = []
+        self.notes: tuple[str, ...] = ()
         self._unresolved = False
         self._origins: dict[tuple[Step, ...], _Origin] = {(): _Origin(document, "the command line")}
+
+    def take(self, evolution: Evolution, document: Located) -> None:
+        """Replace what the file says by the study it asks for."""
+        self.data = dict(evolution.plain)
+        self.notes = evolution.notes
+        for path, at in evolution.origins.items():
+            self._origins[path] = _Origin(document, at=at)
 
     def locate(self, path: Sequence[Step], key: bool = False) -> Location:
         """Where the setting at a path was written."""

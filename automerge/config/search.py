@@ -34,8 +34,9 @@ class Depth(Section):
             return Knots(self.knots)
         return PerLayer() if self.groups is None else Groups(self.groups)
 
+
 SEARCHED = ("linear", "task_arithmetic", "ties", "dare_ties")
-"""The methods of a search that names none: averages and task vectors, dense, trimmed and dropped."""
+"""The methods of a search that names none: averages, and task vectors dense, cut and dropped."""
 
 
 class Search(Section):

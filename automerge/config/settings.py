@@ -100,6 +100,7 @@ class _Origin:
     """Where the settings come from; no part of their value."""
 
     locate: Locator = field(default=nowhere, compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
 
 class StudyConfig(Section):
@@ -213,10 +214,15 @@ class StudyConfig(Section):
         """Where a setting was written; None for one read back from a study."""
         return self._origin.locate(path)
 
-    def located_by(self, locate: Locator) -> StudyConfig:
-        """The same settings, knowing where they were written."""
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the file says, written for another program, that these settings do not."""
+        return self._origin.notes
+
+    def located_by(self, locate: Locator, notes: tuple[str, ...] = ()) -> StudyConfig:
+        """The same settings, knowing where they were written and what they leave out."""
         located = self.model_copy()
-        located._origin = _Origin(locate)
+        located._origin = _Origin(locate, notes)
         return located
 
     def to_plain(self) -> dict[str, Any]:

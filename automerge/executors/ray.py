@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Any
 
 from automerge.errors import ClusterLost, PreflightError
 from automerge.executors.base import Worker, WorkerFactory
-from automerge.trial import Failed, Job, Outcome
+from automerge.executors.deadline import LEAST_S, Deadline
+from automerge.trial import Failed, FailureKind, Job, Measured, Outcome
 
 RETRIES = 2
 """How often a job whose worker died is given to a fresh one."""
+LOOK_S = 10.0
+"""How often the cluster is asked whether it has room for more workers."""
 
 
 @dataclass(frozen=True)
 class RaySettings:
     """Where the workers run and what each of them takes.
 
-    `workers` None is as many as fit. `address` None starts a Ray of our own on this machine, and
-    stops it at the end.
+    `workers` None is as many as fit, which follows a cluster that grows. `address` None starts a
+    Ray of our own on this machine, and stops it at the end. Without any worker for `patience_s`
+    the cluster counts as lost; no measurement is called hung before `least_deadline_s`.
     """
 
     workers: int | None
     cpus_per_worker: float = 1
     gpus_per_worker: float = 0
     address: str | None = None
+    patience_s: float = 900.0
+    least_deadline_s: float = LEAST_S
 
 
 class _Actor:
@@ -35,15 +42,28 @@ class _Actor:
     def __init__(self, factory: WorkerFactory) -> None:
         self._worker: Worker = factory()
 
+    def ready(self) -> None:
+        """Return once the worker is built."""
+
     def measure(self, job: Job) -> Outcome:
         return self._worker.measure(job)
 
 
-class RayExecutor:
-    """Keeps `workers` actors, each with at most one job; replaces those that die.
+@dataclass(frozen=True)
+class _Running:
+    actor: Any
+    job: Job
+    since: float
+    """Of the monotonic clock."""
 
-    A job whose worker dies is tried again on a fresh worker, `RETRIES` times, then it is a failure
-    of kind "infra". When no fresh worker comes up at all, ClusterLost is raised.
+
+class RayExecutor:
+    """Keeps actors, each with at most one job; replaces those that die or hang.
+
+    A job whose worker dies is tried again on another worker, `RETRIES` times, then it is a failure
+    of kind "infra"; one that hangs is a failure of kind "timeout" after as many. Jobs go only to
+    workers that are up: `slots` falls when a node is lost, and rises when one joins. When no worker
+    comes up at all, ClusterLost is raised.
     """
 
     def __init__(self, factory: WorkerFactory, settings: RaySettings) -> None:
@@ -56,11 +76,19 @@ class RayExecutor:
         if self._owned:
             _start(settings)
         self._queue: deque[Job] = deque()
-        self._running: dict[Any, tuple[Any, Job]] = {}
+        self._starting: dict[Any, Any] = {}
+        self._idle: list[Any] = []
+        self._running: dict[Any, _Running] = {}
         self._deaths: Counter[tuple[int, str]] = Counter()
+        self._deadline = Deadline(settings.least_deadline_s)
         self._lost_in_a_row = 0
-        self.slots = settings.workers or self._capacity()
-        self._idle = [self._new_actor() for _ in range(self.slots)]
+        self._looked = self._alive = time.monotonic()
+        self._add_actors(settings.workers or self._capacity())
+
+    @property
+    def slots(self) -> int:
+        """How many workers are up; one where none is yet."""
+        return max(1, len(self._idle) + len(self._running))
 
     def _capacity(self) -> int:
         """How many workers the cluster holds."""
@@ -76,50 +104,104 @@ class RayExecutor:
         self._dispatch()
 
     def next_finished(self, timeout_s: float) -> tuple[Job, Outcome] | None:
+        until = time.monotonic() + timeout_s
+        while self._queue or self._running:
+            self._look()
+            self._dispatch()
+            left = max(0.0, until - time.monotonic())
+            refs = [*self._running, *self._starting]
+            ready, _ = self._ray.wait(refs, num_returns=1, timeout=left)
+            if ready and ready[0] in self._starting:
+                self._started(ready[0])
+            elif ready:
+                if (finished := self._finished(ready[0])) is not None:
+                    return finished
+            elif (finished := self._hung()) is not None:
+                return finished
+            elif not left:
+                break
+        return None
+
+    def _look(self) -> None:
+        """Follow the cluster's size, and notice when no worker is left."""
+        now = time.monotonic()
+        if self._idle or self._running:
+            self._alive = now
+        elif now - self._alive > self._settings.patience_s:
+            raise ClusterLost(
+                f"no worker came up for {self._settings.patience_s:.0f} s; "
+                "the same command resumes the study"
+            )
+        if self._settings.workers is None and now - self._looked > LOOK_S:
+            self._looked = now
+            have = len(self._idle) + len(self._running) + len(self._starting)
+            self._add_actors(self._capacity() - have)
+
+    def _started(self, ref: Any) -> None:
+        actor = self._starting.pop(ref)
         ray = self._ray
-        self._dispatch()
-        if not self._running:
-            return None
-        ready, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout_s)
-        if not ready:
-            return None
-        actor, job = self._running.pop(ready[0])
         try:
-            outcome: Outcome = ray.get(ready[0])
+            ray.get(ref)
         except ray.exceptions.RayTaskError as error:
-            # The worker's own border turns exceptions into values: this one came from building it.
             raise PreflightError(f"a worker could not start: {error.cause or error}") from error
+        except ray.exceptions.RayError as error:
+            self._replace(actor, error)
+        else:
+            self._idle.append(actor)
+
+    def _finished(self, ref: Any) -> tuple[Job, Outcome] | None:
+        ray = self._ray
+        run = self._running.pop(ref)
+        try:
+            outcome: Outcome = ray.get(ref)
+        except ray.exceptions.RayTaskError as error:
+            outcome = Failed("error", _line(f"{error.cause or error}"), str(error)[-64_000:])
         except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError) as error:
-            return self._actor_died(job, error)
+            self._replace(run.actor, error)
+            return self._again(run.job, "infra", f"its worker died: {error}")
         except ray.exceptions.RayError as error:
             raise ClusterLost(f"Ray failed: {error}; the same command resumes the study") from error
         self._lost_in_a_row = 0
-        self._idle.append(actor)
-        self._dispatch()
-        return job, outcome
+        if isinstance(outcome, Measured):
+            self._deadline.saw(_n_items(run.job), time.monotonic() - run.since)
+        self._idle.append(run.actor)
+        return run.job, outcome
 
-    def _actor_died(self, job: Job, error: Exception) -> tuple[Job, Outcome] | None:
+    def _hung(self) -> tuple[Job, Outcome] | None:
+        """Kill a worker that takes far too long; its job is tried again or has failed."""
+        now = time.monotonic()
+        for ref, run in self._running.items():
+            limit_s = self._deadline.limit_s(_n_items(run.job))
+            if limit_s is not None and now - run.since > limit_s:
+                del self._running[ref]
+                self._ray.kill(run.actor)
+                self._add_actors(1)
+                return self._again(run.job, "timeout", f"no result after {limit_s:.0f} s")
+        return None
+
+    def _again(self, job: Job, kind: FailureKind, reason: str) -> tuple[Job, Outcome] | None:
+        key = (job.trial, job.part)
+        self._deaths[key] += 1
+        if self._deaths[key] > RETRIES:
+            return job, Failed(kind, _line(f"tried {self._deaths[key]} times; {reason}"))
+        self._queue.appendleft(job)
+        return None
+
+    def _replace(self, actor: Any, error: Exception) -> None:
+        """Start another worker for one that is gone."""
         cause = _creation_failure(error)
         if cause is not None:
             raise PreflightError(f"a worker could not start: {cause}") from error
-        key = (job.trial, job.part)
-        self._deaths[key] += 1
         self._lost_in_a_row += 1
         if self._lost_in_a_row > (RETRIES + 1) * self.slots + RETRIES:
             raise ClusterLost(
                 f"{self._lost_in_a_row} workers died in a row, the last with: {error}; "
                 "the same command resumes the study"
             ) from error
-        self._idle.append(self._new_actor())
-        if self._deaths[key] > RETRIES:
-            self._dispatch()
-            reason = f"its worker died {self._deaths[key]} times: {error}"
-            return job, Failed("infra", " ".join(reason.split())[:500])
-        self._queue.appendleft(job)
-        self._dispatch()
-        return None
+        self._ray.kill(actor)  # one that is only out of reach must not answer late
+        self._add_actors(1)
 
-    def _new_actor(self) -> Any:
+    def _add_actors(self, count: int) -> None:
         settings = self._settings
         remote = self._ray.remote(_Actor).options(
             num_cpus=settings.cpus_per_worker,
@@ -127,21 +209,33 @@ class RayExecutor:
             max_restarts=0,
             max_task_retries=0,
         )
-        return remote.remote(self._factory)
+        for _ in range(count):
+            actor = remote.remote(self._factory)
+            self._starting[actor.ready.remote()] = actor
 
     def _dispatch(self) -> None:
         while self._queue and self._idle:
             actor, job = self._idle.pop(0), self._queue.popleft()
-            self._running[actor.measure.remote(job)] = (actor, job)
+            ref = actor.measure.remote(job)
+            self._running[ref] = _Running(actor, job, time.monotonic())
 
     def close(self) -> None:
         """Stop our actors, and our Ray if we started it; other Rays are left alone."""
-        for actor in [*self._idle, *(actor for actor, _ in self._running.values())]:
+        running = [run.actor for run in self._running.values()]
+        for actor in [*self._starting.values(), *self._idle, *running]:
             self._ray.kill(actor)
-        self._idle, self._running = [], {}
+        self._starting, self._idle, self._running = {}, [], {}
         self._queue.clear()
         if self._owned:
             self._ray.shutdown()
+
+
+def _n_items(job: Job) -> int:
+    return sum(map(len, job.items.values()))
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:500]
 
 
 def _start(settings: RaySettings) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from automerge.mergekit.models import Models
 from automerge.mergekit.parameters import At, Reader
@@ -28,7 +28,7 @@ class Group:
     """Models that are merged with each other.
 
     `levels` are the paths of parameters that all share, the most specific first. `layers` are those
-    of each model; None for all layers of all models.
+    of each model in a slice, None without slices. `whole` is whether all layers are known to merge.
     """
 
     at: At
@@ -36,6 +36,7 @@ class Group:
     levels: tuple[At, ...]
     base: str | None
     layers: Mapping[str, tuple[int, int]] | None = None
+    whole: bool = True
 
 
 def read_groups(reader: Reader, names: Models, base: str | None) -> list[Group]:
@@ -55,10 +56,7 @@ def read_groups(reader: Reader, names: Models, base: str | None) -> list[Group]:
         reader.fault((*at, "slices"), "expected `slices`, a list of slices with `sources`")
         return []
     groups = [_slice(reader, names, (*at, "slices", i), levels, base) for i in range(len(entries))]
-    if len(groups) == 1 and _is_whole(groups[0], names):
-        [group] = groups
-        return [Group(group.at, group.inputs, group.levels, group.base)]
-    return groups
+    return [replace(group, whole=len(groups) == 1 and group.whole) for group in groups]
 
 
 def _module(reader: Reader) -> tuple[At | None, tuple[At, ...]]:
@@ -94,7 +92,8 @@ def _slice(
     inputs = _inputs(reader, names, (*at, "sources"), keys)
     spans = {model.name: _span(reader, names, model) for model in inputs}
     layers = {name: span for name, span in spans.items() if span is not None}
-    return Group(at, inputs, ((*at, "parameters"), *levels), base, layers)
+    whole = all(span == (0, names.n_layers(name)) for name, span in spans.items())
+    return Group(at, inputs, ((*at, "parameters"), *levels), base, layers, whole)
 
 
 def _inputs(reader: Reader, names: Models, at: At, keys: Sequence[str]) -> tuple[Input, ...]:
@@ -131,9 +130,3 @@ def _span(reader: Reader, names: Models, model: Input) -> tuple[int, int] | None
     if known is not None and span[1] > known:
         reader.fault(at, f"{model.name} has {known} layers; got {json.dumps(span)}")
     return span[0], span[1]
-
-
-def _is_whole(group: Group, names: Models) -> bool:
-    """Whether a slice is known to be all layers of all its models."""
-    spans = (group.layers or {}).items()
-    return bool(spans) and all(span == (0, names.n_layers(name)) for name, span in spans)

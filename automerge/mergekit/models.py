@@ -8,7 +8,7 @@ from pathlib import Path
 
 from automerge.mergekit.parameters import At, Reader
 from automerge.recipe import BASE, DEFAULT
-from automerge.references import is_local, resolve, short_name
+from automerge.references import is_local, resolve, short_name, split_revision
 from automerge.yaml_file import Plain
 
 
@@ -19,20 +19,21 @@ class Models:
     is then among the names, merged or not.
     """
 
-    def __init__(self, reader: Reader, folder: Path) -> None:
+    def __init__(self, reader: Reader, folder: Path, at: At = ()) -> None:
         self.names: dict[str, str] = {}
         """Reference → name."""
         self.owns_adapters = False
         """Whether some model is an adapter of the base."""
         self._reader = reader
         self._folder = folder
-        self._owner = reader.data.get("base_model") or next(self._owners(reader.data), None)
+        self._base_at: At = (*at, "base_model")
+        self._owner = reader.at(self._base_at) or next(self._owners(reader.data), None)
 
     def base(self) -> str | None:
         """The name of the base; None where the file names none."""
-        text = self._reader.data.get("base_model")
+        text = self._reader.at(self._base_at)
         if text is not None:
-            return self.name(("base_model",), text, BASE)
+            return self.name(self._base_at, text, BASE)
         if self._owner is not None:
             self.name(("models",), self._owner, BASE)
         return None
@@ -59,7 +60,7 @@ class Models:
         return self.names[reference]
 
     def n_layers(self, name: str) -> int | None:
-        """The number of layers of a local model; None where it is not known."""
+        """The number of layers of a model on this machine; None where it is not known."""
         return next((_layer_count(r) for r, known in self.names.items() if known == name), None)
 
     def _new_name(self, reference: str) -> str:
@@ -89,9 +90,18 @@ class Models:
 
 
 def _layer_count(reference: str) -> int | None:
-    """The number of layers of a local model; None where it is not known."""
-    path = Path(reference) / "config.json"
-    if not is_local(reference) or not path.is_file():
+    """The number of layers of a model in a folder or the hub's cache; None if it is not known."""
+    if is_local(reference):
+        path = Path(reference) / "config.json"
+    else:
+        from huggingface_hub import try_to_load_from_cache
+
+        repository, revision = split_revision(reference)
+        cached = try_to_load_from_cache(repository, "config.json", revision=revision)
+        if not isinstance(cached, str):
+            return None
+        path = Path(cached)
+    if not path.is_file():
         return None
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
 from automerge.errors import Fault, Location, nearest
@@ -44,15 +44,19 @@ class Reader:
         if fault not in self.faults:
             self.faults.append(fault)
 
-    def check_keys(self, path: At, keys: Sequence[str], what: str = "key") -> None:
-        """Note keys of the mapping at a path that mean nothing."""
+    def check_keys(
+        self, path: At, keys: Sequence[str], what: str = "key", idle: Collection[str] = ()
+    ) -> list[str]:
+        """Note keys of the mapping at a path that mean nothing; return those that are `idle`."""
         value = self.at(path)
         if value is not None and not isinstance(value, dict):
             self.fault(path, f"expected a mapping, got {json.dumps(value)}")
-            return
-        for key in value or {}:
-            if key not in keys:
+            return []
+        others = [key for key in value or {} if key not in keys]
+        for key in others:
+            if key not in idle:
                 self.fault((*path, key), f"unknown {what} {key!r}{nearest(key, keys)}", key=True)
+        return [key for key in others if key in idle]
 
 
 class Parameters:

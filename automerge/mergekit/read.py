@@ -16,6 +16,7 @@ from automerge.mergekit.models import Models
 from automerge.mergekit.parameters import Parameters, Reader
 from automerge.mergekit.slices import hoisted, slice_notes
 from automerge.mergekit.tables import (
+    ALL_PARAMETERS,
     BASELESS,
     COUNTERPARTS,
     DTYPES,
@@ -29,7 +30,16 @@ from automerge.mergekit.tables import (
 )
 from automerge.mergekit.tokenizer import check_vocabulary, read_vocabulary, vocabulary_notes
 from automerge.methods import METHODS
-from automerge.recipe import BASE, Profile, Recipe, RecipeSource, Slice, Value, Vocabulary
+from automerge.recipe import (
+    BASE,
+    PlainPath,
+    Profile,
+    Recipe,
+    RecipeSource,
+    Slice,
+    Value,
+    Vocabulary,
+)
 from automerge.recipe_check import recipe_faults
 from automerge.yaml_file import Located, Plain
 
@@ -49,9 +59,8 @@ class Imported:
 
 def is_mergekit(data: Mapping[str, Plain]) -> bool:
     """Whether a mapping is meant for mergekit."""
-    return bool({"merge_method", "slices", "modules"} & set(data)) or isinstance(
-        data.get("models"), list
-    )
+    theirs = "slices" in data or "modules" in data or isinstance(data.get("models"), list)
+    return "merge_method" in data or (theirs and "method" not in data and "recipe" not in data)
 
 
 def parse_mergekit(document: Located, folder: Path) -> Imported:
@@ -117,7 +126,7 @@ class _Merge:
                 slices=tuple(self._slice(i, method, s) for i, s in enumerate(sources)),
             )
         )
-        return replace(recipe, slices=()) if self._groups[0].layers is None else recipe
+        return replace(recipe, slices=()) if self._groups[0].whole else recipe
 
     def _differences(self, recipe: Recipe) -> Iterable[str]:
         """Yield what the reader of the file should know."""
@@ -127,16 +136,21 @@ class _Merge:
         yield from slice_notes(recipe)
         yield from vocabulary_notes(recipe.vocabulary)
 
-    def _locate(self, source: str | None, knob: str | None, piece: int | None = None) -> Location:
-        if knob is not None:
-            found = self._parameters if piece is None else [self._parameters[piece]]
-            written = (parameters.written.get((source, knob)) for parameters in found)
-            return next(filter(None, written), self.reader.locate(("merge_method",)))
-        if piece is None:
-            return self.reader.locate(("merge_method",))
-        group = self._groups[piece]
-        at = next((model.at for model in group.inputs if model.name == source), None)
-        return self.reader.locate(group.at if at is None else (*at, "layer_range"))
+    def _locate(self, path: PlainPath) -> Location:
+        """Where a part of the recipe was written; a knob that all slices share, in the first."""
+        groups: Iterable[int] = range(len(self._groups))
+        if path[0] == "slices":
+            groups, path = [int(path[1])], path[2:]
+        match path:
+            case ("sources", source, knob) | ("parameters" as source, knob):
+                key = (None if source == "parameters" else str(source), str(knob))
+                for i in groups:
+                    if key in self._parameters[i].written:
+                        return self._parameters[i].written[key]
+            case ("layers", model):
+                entry = next(m for i in groups for m in self._groups[i].inputs if m.name == model)
+                return self.reader.locate((*entry.at, "layer_range"))
+        return self.reader.locate(("merge_method",))
 
     def _method(self) -> str | None:
         method = self.reader.data.get("merge_method")
@@ -177,13 +191,19 @@ class _Merge:
         return None if chosen is None else str(chosen)
 
     def _check_parameters(self, method: str) -> None:
+        """Refuse parameters that mergekit has not; those of other methods, it ignores."""
         own, whole = PARAMETERS[method]
+        of = f"parameter of {method}"
+        idle: list[str] = []
         for group in self._groups:
             for level in group.levels:
-                self.reader.check_keys(level, (*own, *whole), f"parameter of {method}")
+                idle += self.reader.check_keys(level, (*own, *whole), of, ALL_PARAMETERS)
             for model in group.inputs:
                 path = (*model.at, "parameters")
-                self.reader.check_keys(path, own, f"parameter of a model in {method}")
+                of_model = f"parameter of a model in {method}"
+                idle += self.reader.check_keys(path, own, of_model, ALL_PARAMETERS)
+        said = (name for name in dict.fromkeys(idle) if name != "int8_mask")
+        self._notes += (f"{method} uses no {name} there, here or in mergekit" for name in said)
 
     def _slice(self, index: int, method: str, sources: Sequence[Input]) -> Slice:
         """A group with all knobs of its sources; one of whole models has no layers."""
@@ -208,7 +228,7 @@ class _Merge:
         theirs = COUNTERPARTS[method].method
         if base is None and (METHODS[method].anchored or method == "slerp"):
             self.reader.fault((), f"mergekit's {theirs} needs a base_model")
-        elif group.layers is not None and not listed and theirs not in BASELESS and base is not None:
+        elif base and not listed and group.layers is not None and theirs not in BASELESS:
             self.reader.fault(group.at, "mergekit needs the base_model among the slice's sources")
         if METHODS[method].anchored:
             if any(self.reader.at((*model.at, "parameters")) for model in listed):

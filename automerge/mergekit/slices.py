@@ -20,8 +20,9 @@ def hoisted(recipe: Recipe) -> Recipe:
     """The same recipe, in which what all slices say of a knob is said once."""
     sources = []
     for source in recipe.sources:
-        own = [piece.sources[source.name] for piece in recipe.slices if source.name in piece.sources]
-        sources.append(RecipeSource(source.name, {**source.knobs, **shared(own)}))
+        given = (piece.sources.get(source.name) for piece in recipe.slices)
+        own = shared([knobs for knobs in given if knobs is not None])
+        sources.append(RecipeSource(source.name, {**source.knobs, **own}))
     knobs = {**recipe.knobs, **shared([piece.knobs for piece in recipe.slices])}
     said = {source.name: source.knobs for source in sources}
     pieces = []

@@ -45,6 +45,7 @@ PARAMETERS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "arcee_fusion": ((), ()),
 }
 """Method → the parameters a model may have, and those of the whole merge."""
+ALL_PARAMETERS = frozenset(name for own, whole in PARAMETERS.values() for name in (*own, *whole))
 RESCALES = ("dare_linear", "dare_ties", "della", "della_linear")
 BASELESS = ("linear", "karcher", "passthrough")
 """Methods that take the base, where it is listed, for a model like others."""

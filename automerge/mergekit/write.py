@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from automerge.errors import ConfigError, Fault
-from automerge.mergekit.tables import COUNTERPARTS, INTEGERS, NOTES, PARAMETERS, REQUIRED, Part
+from automerge.mergekit.setting import setting
+from automerge.mergekit.slices import slice_notes
+from automerge.mergekit.tables import COUNTERPARTS, INTEGERS, NOTES, PARAMETERS, REQUIRED
+from automerge.mergekit.tokenizer import vocabulary_notes, write_vocabulary
 from automerge.methods import METHODS, Knob, Method
 from automerge.methods.base import number
-from automerge.recipe import DEFAULT, Place, Profile, Recipe, RecipeSource, interpolate
+from automerge.recipe import BASE, Place, Profile, Recipe, RecipeSource
 from automerge.yaml_file import Plain, dump_yaml
 
-TOLERANCE = 1e-9
 MARGIN = 1e-5
 """By how much of itself an epsilon stays below the largest possible."""
 
@@ -37,7 +39,7 @@ def to_mergekit(
     places: Sequence[Place],
     adapters: Collection[str] = (),
 ) -> MergekitExport:
-    """Express a recipe in mergekit's YAML, for a model with these tensors.
+    """Express a recipe in mergekit's YAML, for a merged model with these tensors.
 
     `models` maps names to folders or hub ids; `adapters` names those that are LoRA adapters of the
     base. Raises ConfigError for what mergekit has no equal of.
@@ -45,46 +47,12 @@ def to_mergekit(
     counterpart = COUNTERPARTS.get(recipe.method)
     if counterpart is None:
         raise ConfigError(Fault(f"mergekit has no equal of {recipe.method!r}"))
-    method = METHODS[recipe.method]
-    own, whole = PARAMETERS[counterpart.method]
-    problems = list(_beyond(recipe, method, (*own, *whole), places))
+    writer = _Writer(recipe, models, places, adapters)
+    problems = list(dict.fromkeys(writer.problems()))
     if problems:
-        raise ConfigError(Fault(problem) for problem in problems)
-    base = recipe.base
-    if recipe.method == "slerp":
-        base = recipe.sources[0].name
-
-    def reference(name: str) -> str:
-        owner = models[recipe.base or "base"] if name in adapters else ""
-        return f"{owner}+{models[name]}" if owner else models[name]
-
-    def settings(knobs: Iterable[Knob], given: Mapping[str, object]) -> dict[str, Plain]:
-        expressed = [k for k in knobs if k.kind == "float" and k.name in (*own, *whole)]
-        written = {k.name: _setting(given.get(k.name), k, places) for k in expressed}
-        defaults = {k.name: k.default for k in expressed if k.name not in REQUIRED}
-        return {k: v for k, v in written.items() if k not in defaults or v != defaults[k]}
-
-    sources = [_narrowed(source, method, places) for source in recipe.sources]
-    plain: dict[str, Plain] = {"merge_method": counterpart.method}
-    if base is not None:
-        plain["base_model"] = reference(base)
-    plain["models"] = [
-        {"model": reference(source.name), "parameters": parameters}
-        if (parameters := settings(method.source_knobs, source.knobs))
-        else {"model": reference(source.name)}
-        for source in sources
-    ]
-    parameters = settings(method.recipe_knobs, recipe.knobs)
-    for knob in method.recipe_knobs:
-        if knob.kind == "bool":
-            parameters[knob.name] = recipe.knobs.get(knob.name, knob.default)
-    parameters |= counterpart.switches
-    if parameters:
-        plain["parameters"] = parameters
-    if recipe.dtype is not None:
-        plain |= {"dtype": "float32", "out_dtype": recipe.dtype}
+        raise ConfigError(map(Fault, problems))
     differences = tuple(_differences(recipe))
-    return MergekitExport(_comments(recipe, differences) + dump_yaml(plain), differences)
+    return MergekitExport(_comments(recipe, differences) + dump_yaml(writer.plain()), differences)
 
 
 def mergekit_text(
@@ -101,8 +69,135 @@ def mergekit_text(
         return _wrapped([f"automerge recipe {recipe.id}.", *reasons])
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A slice of the merge, or all of it: its recipe, tensors and, for a slice, layers."""
+
+    recipe: Recipe
+    places: Sequence[Place]
+    layers: Mapping[str, tuple[int, int]] | None
+
+    @property
+    def base(self) -> str | None:
+        """What mergekit calls the base."""
+        if self.recipe.method == "slerp":
+            return self.recipe.sources[0].name
+        return self.recipe.base if METHODS[self.recipe.method].anchored else None
+
+
+class _Writer:
+    """Writes one recipe."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        models: Mapping[str, str],
+        places: Sequence[Place],
+        adapters: Collection[str],
+    ) -> None:
+        self._recipe = recipe
+        self._method = METHODS[recipe.method]
+        self._counterpart = COUNTERPARTS[recipe.method]
+        own, whole = PARAMETERS[self._counterpart.method]
+        self._names = (*own, *whole)
+        self._models = models
+        self._adapters = adapters
+        layers = [piece.layers for piece in recipe.slices]
+        self._parts = [
+            _Part(part, within, layers[i] if layers else None)
+            for i, (part, within) in enumerate(
+                zip(recipe.parts, regions_of(recipe, places), strict=True)
+            )
+        ]
+
+    def problems(self) -> Iterator[str]:
+        """Yield what mergekit cannot do."""
+        for part in self._parts:
+            yield from _beyond(part.recipe, self._method, self._names, part.places)
+
+    def plain(self) -> dict[str, Plain]:
+        """The file."""
+        first, recipe = self._parts[0], self._recipe
+        plain: dict[str, Plain] = {"merge_method": self._counterpart.method}
+        if first.base is not None:
+            plain["base_model"] = self._reference(first.base)
+        parameters = [self._parameters(part) for part in self._parts]
+        common = all(one == parameters[0] for one in parameters)
+        if first.layers is None:
+            plain["models"] = self._inputs(first)
+        else:
+            plain["slices"] = [
+                self._slice(part, {} if common else own)
+                for part, own in zip(self._parts, parameters, strict=True)
+            ]
+        if common and parameters[0]:
+            plain["parameters"] = parameters[0]
+        if recipe.dtype is not None:
+            plain |= {"dtype": "float32", "out_dtype": recipe.dtype}
+        return plain | write_vocabulary(recipe.vocabulary, self._reference)
+
+    def _slice(self, part: _Part, parameters: dict[str, Plain]) -> dict[str, Plain]:
+        entry: dict[str, Plain] = {"sources": self._inputs(part)}
+        if part.base is not None and part.base != self._parts[0].base:
+            entry["base_model"] = self._reference(part.base)
+        return entry | ({"parameters": parameters} if parameters else {})
+
+    def _inputs(self, part: _Part) -> list[Plain]:
+        """The models of a merge or, with the base of task vectors, of a slice."""
+        sources = {s.name: _narrowed(s, self._method, part.places) for s in part.recipe.sources}
+        entries = []
+        for name in part.layers or sources:
+            entry: dict[str, Plain] = {"model": self._reference(name)}
+            if part.layers is not None:
+                entry["layer_range"] = list(part.layers[name])
+            given = sources[name].knobs if name in sources else None
+            if given is not None and (
+                own := self._settings(self._method.source_knobs, given, part.places)
+            ):
+                entry["parameters"] = own
+            entries.append(entry)
+        return entries
+
+    def _parameters(self, part: _Part) -> dict[str, Plain]:
+        """The parameters that all models of a part share."""
+        knobs, given = self._method.recipe_knobs, part.recipe.knobs
+        parameters = self._settings(knobs, given, part.places)
+        for knob in knobs:
+            if knob.kind == "bool":
+                parameters[knob.name] = given.get(knob.name, knob.default)
+        return {**parameters, **self._counterpart.switches}
+
+    def _settings(
+        self, knobs: Iterable[Knob], given: Mapping[str, object], places: Sequence[Place]
+    ) -> dict[str, Plain]:
+        expressed = [k for k in knobs if k.kind == "float" and k.name in self._names]
+        written = {k.name: setting(given.get(k.name), k, places) for k in expressed}
+        defaults = {k.name: k.default for k in expressed if k.name not in REQUIRED}
+        return {k: v for k, v in written.items() if k not in defaults or v != defaults[k]}
+
+    def _reference(self, name: str) -> str:
+        if name not in self._adapters:
+            return self._models[name]
+        return f"{self._models[self._recipe.base or BASE]}+{self._models[name]}"
+
+
+def regions_of(recipe: Recipe, places: Sequence[Place]) -> list[list[Place]]:
+    """The tensors that each part makes: its layers, with what lies before the first part's and
+    behind the last part's."""
+    if not recipe.slices:
+        return [list(places)]
+    regions: list[list[Place]] = [[] for _ in recipe.slices]
+    owners = [i for i, piece in enumerate(recipe.slices) for _ in range(piece.n_layers)]
+    for place in places:
+        outer = 0 if place.depth == 0 else -1
+        regions[outer if place.layer is None else owners[place.layer]].append(place)
+    return regions
+
+
 def _differences(recipe: Recipe) -> Iterable[str]:
     yield from NOTES.get(recipe.method, ())
+    yield from slice_notes(recipe)
+    yield from vocabulary_notes(recipe.vocabulary)
     if recipe.dtype is None:
         yield ROUNDING_NOTE
 
@@ -158,122 +253,3 @@ def _wrapped(lines: Iterable[str]) -> str:
     """Lines as YAML comments."""
     parts = (part for line in lines for part in textwrap.wrap(line, 97))
     return "".join(f"# {part}\n" for part in parts)
-
-
-def _setting(value: object, knob: Knob, places: Sequence[Place]) -> Plain:
-    """One parameter in mergekit's syntax; it has the knob's value at every place."""
-    profile = value if isinstance(value, Profile) else Profile.of(float(knob.default))
-    if DEFAULT not in dict(profile.parts):
-        profile = Profile((*profile.parts, (DEFAULT, (float(knob.default),))))
-    for parts in (_by_substring(profile, places), _by_name(profile, places)):
-        if parts is not None and _same(parts, profile, places):
-            return _plain(parts)
-    raise ConfigError(Fault(f"mergekit cannot express {knob.name}: {profile.plain()!r}"))
-
-
-def _plain(parts: Sequence[Part]) -> Plain:
-    values = [(s, knots[0] if len({*knots}) == 1 else list(knots)) for s, knots in parts]
-    if values[0][0] is None:
-        return values[0][1]
-    return [{"value": v} if s is None else {"filter": s, "value": v} for s, v in values]
-
-
-def _by_substring(profile: Profile, places: Sequence[Place]) -> list[Part] | None:
-    """Filters that name modules, as a person would write; None where names do not suffice."""
-    parts: list[Part] = []
-    open_places = list(places)
-    for selector, knots in profile.parts:
-        chosen = [p for p in open_places if Profile(((selector, (0.0,)),)).at(p) is not None]
-        others = [p for p in open_places if p not in chosen]
-        if not others:
-            parts.append((None, knots))
-            open_places = []
-            break
-        substrings = _cover([p.tensor for p in chosen], [p.tensor for p in others])
-        if substrings is None:
-            return None
-        parts += ((substring, knots) for substring in substrings)
-        open_places = others
-    return [*_exceptions(parts, profile, places), *parts]
-
-
-def _exceptions(parts: Sequence[Part], profile: Profile, places: Sequence[Place]) -> list[Part]:
-    """Values for tensors outside the layers, to which mergekit gives a gradient's first value."""
-    resolve = resolver(parts, places)
-    outer = (p for p in places if p.layer is None)
-    wrong = [p for p in outer if not _equal(resolve(p), profile.at(p))]
-    wrong.sort(key=lambda place: -len(place.tensor))
-    return [(p.tensor, (_at(profile, p),)) for p in wrong]
-
-
-def _by_name(profile: Profile, places: Sequence[Place]) -> list[Part]:
-    """One filter a tensor. A name may be part of a longer one, which then comes first."""
-    ordered = sorted(places, key=lambda place: -len(place.tensor))
-    return [(place.tensor, (_at(profile, place),)) for place in ordered]
-
-
-def _cover(wanted: Sequence[str], unwanted: Sequence[str]) -> list[str] | None:
-    """Few substrings that together match all wanted names and no unwanted one."""
-    candidates = dict.fromkeys(run for name in wanted for run in _runs(name))
-    valid = {c: [n for n in wanted if c in n] for c in candidates if not _any_has(unwanted, c)}
-    left, chosen = list(wanted), []
-    while left:
-        gains = {c: sum(name in left for name in names) for c, names in valid.items()}
-        best = max(gains, key=lambda c: (gains[c], -len(c)), default=None)
-        if best is None or gains[best] == 0:
-            return None
-        chosen.append(best)
-        left = [name for name in left if name not in valid[best]]
-    return chosen
-
-
-def _any_has(names: Iterable[str], substring: str) -> bool:
-    return any(substring in name for name in names)
-
-
-def _runs(name: str) -> list[str]:
-    """The runs of words of a dotted name that hold no layer number, and the whole name."""
-    runs: list[list[str]] = [[]]
-    for word in name.split("."):
-        if word.isdigit():
-            runs.append([])
-        else:
-            runs[-1].append(word)
-    found = [
-        ".".join(run[i:j])
-        for run in runs
-        for i in range(len(run))
-        for j in range(i + 1, len(run) + 1)
-    ]
-    return [*found, name]
-
-
-def resolver(parts: Sequence[Part], places: Sequence[Place]) -> Callable[[Place], float | None]:
-    """What mergekit 0.1.5 makes of a parameter at each tensor of a model."""
-    last = max((p.layer for p in places if p.layer is not None), default=0)
-
-    def resolve(place: Place) -> float | None:
-        depth = 0.0
-        if place.layer is not None:
-            depth = place.layer / last if last else 1.0
-        for substring, knots in parts:
-            if substring is None or substring in place.tensor:
-                return interpolate(knots, depth)
-        return None
-
-    return resolve
-
-
-def _same(parts: Sequence[Part], profile: Profile, places: Sequence[Place]) -> bool:
-    resolve = resolver(parts, places)
-    return all(_equal(resolve(place), profile.at(place)) for place in places)
-
-
-def _equal(one: float | None, other: float | None) -> bool:
-    return one is not None and other is not None and abs(one - other) <= TOLERANCE
-
-
-def _at(profile: Profile, place: Place) -> float:
-    value = profile.at(place)
-    assert value is not None  # the profile ends with `default`
-    return value

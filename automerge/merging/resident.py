@@ -17,7 +17,7 @@ from automerge.errors import Fault, PreflightError
 from automerge.merging.fused import fused_kernels
 from automerge.merging.live import live_tensors
 from automerge.merging.plan import Planner
-from automerge.merging.tensor import merge_tensor
+from automerge.merging.tensor import merge_into_tensor, merge_tensor
 from automerge.merging.workspace import Workspace
 from automerge.recipe import Recipe
 
@@ -59,7 +59,7 @@ class ResidentEngine:
     def __init__(self, checkpoints: Mapping[str, Checkpoint]) -> None:
         self._checkpoints = checkpoints
         self._planner = Planner(checkpoints)
-        self._workspace = Workspace(checkpoints, UNIFORM_BYTES)
+        self._workspace = Workspace(checkpoints, UNIFORM_BYTES, fused_kernels(checkpoints))
         self._live: WeakKeyDictionary[nn.Module, Live] = WeakKeyDictionary()
 
     def merge(self, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
@@ -92,9 +92,8 @@ class ResidentEngine:
                 target = live.targets.get(step.tensor)
                 if target is None or live.holds.get(step.tensor) == step.key:
                     continue
-                merged = merge_tensor(step, self._workspace)
                 live.holds.pop(step.tensor, None)
-                target.copy_(merged)
+                merge_into_tensor(target, step, self._workspace)
                 live.holds[step.tensor] = step.key
                 n_written += 1
         return MergeReport(time.perf_counter() - start, n_written, len(live.targets))

@@ -10,9 +10,9 @@ from torch import Tensor
 from automerge.checkpoints import Stored
 from automerge.merging.order import Order, order
 
-BLOCK = 1 << 16
-"""Elements worked on at once: what stays in a core's cache. No result depends on it but the last
-bits of inner products."""
+BLOCK = 1 << 15
+"""Elements worked on at once: what stays in a core's cache, and less than PyTorch shares among its
+threads. No result depends on it but the last bits of inner products."""
 
 Key = tuple[object, ...]
 

@@ -37,10 +37,28 @@ def merge_tensor(step: Step, workspace: Workspace) -> Tensor:
     """
     if step.method is None:
         return workspace.tensor(step.reference).reshape(step.info.shape)
-    merged = torch.empty(step.info.n_elements, dtype=getattr(torch, step.info.dtype))
+    merged = torch.empty(step.info.n_elements, dtype=storage_dtype(step))
     if not fill(merged, step, step.method, workspace):
         raise InvalidMerge(step.tensor)
     return merged.reshape(step.info.shape)
+
+
+def merge_into_tensor(target: Tensor, step: Step, workspace: Workspace) -> None:
+    """Write one merged tensor over another, at once where that is stored alike.
+
+    Raises InvalidMerge, the target then being of no use.
+    """
+    alike = target.dtype == storage_dtype(step) and target.is_contiguous()
+    if step.method is None or not alike or target.device.type != "cpu":
+        target.copy_(merge_tensor(step, workspace))
+    elif not fill(target.detach().view(-1), step, step.method, workspace):
+        raise InvalidMerge(step.tensor)
+
+
+def storage_dtype(step: Step) -> torch.dtype:
+    """The dtype a merged tensor is rounded to."""
+    dtype: torch.dtype = getattr(torch, step.info.dtype)
+    return dtype
 
 
 def fill(merged: Tensor, step: Step, method: Method, workspace: Workspace) -> bool:

@@ -241,7 +241,10 @@ def check_recipe(recipe: Recipe, methods: Mapping[str, Method]) -> list[str]:
     method = methods.get(recipe.method)
     if method is None:
         return [f"unknown method {recipe.method!r}{nearest(recipe.method, tuple(methods))}"]
-    problems = [f"slice {i + 1}: {problem}" for i, _, problem in slice_faults(recipe)]
+    problems = [
+        f"slice {int(at[1]) + 1}: {problem}" if at[0] == "slices" else problem
+        for at, problem in slice_faults(recipe)
+    ]
     if not problems:
         for i, part in enumerate(recipe.parts, start=1):
             label = f"slice {i}: " if recipe.slices else ""

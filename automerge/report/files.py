@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
+from automerge.errors import StateError
 from automerge.redaction import redact
 
 
@@ -14,14 +16,19 @@ def write_atomically(path: Path, text: str) -> Path:
 
 
 def write_bytes_atomically(path: Path, content: bytes) -> Path:
-    """Write beside `path`, then rename into place."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write beside `path`, then rename into place; StateError where the disk refuses."""
+    draft = path.with_name(f".{path.name[:100]}.{os.getpid()}")
     try:
         with draft.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
+    except OSError as error:
+        raise StateError(
+            f"cannot write {path}: {error.strerror}; free some space, or choose another place"
+        ) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()
     return path

@@ -22,7 +22,12 @@ class KnobRow:
 
 
 def knob_rows(recipe: Recipe, n_layers: int) -> tuple[KnobRow, ...]:
-    """Give a row a selector of every profile: sources' knobs by knob, then the method's own."""
+    """Give a row a selector of every profile: sources' knobs by knob, then the method's own.
+
+    A recipe with slices has none: its profiles run over each slice, not over the model.
+    """
+    if recipe.slices:
+        return ()
     knobs = sorted({knob for s in recipe.sources for knob in s.knobs}, key=_weight_first)
     rows = [
         row

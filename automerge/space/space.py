@@ -127,7 +127,7 @@ class Space:
         a plain number, or a source left out that has weight 0 here.
         """
         method = self.methods.get(recipe.method)
-        if method is None or recipe.dtype != self.dtype:
+        if method is None or recipe.dtype != self.dtype or recipe.slices:
             return None
         last = max(self.n_layers - 1, 1)
         depths = (*(layer / last for layer in range(self.n_layers)), 1.0)

@@ -14,8 +14,9 @@ from tests.merging.memory import MemoryCheckpoint
 from tests.methods.test_conformance import NAME, count, recipe, tensors
 
 FUSIBLE = [name for name, method in METHODS.items() if method.extent == "element"]
-QUICK = ("ties", "dare_ties")
-EVERY = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FUSIBLE]
+EVERY = [
+    name if name == "linear" else pytest.param(name, marks=pytest.mark.slow) for name in FUSIBLE
+]
 
 pytestmark = pytest.mark.skipif(not compiler(), reason="no C++ compiler")
 
@@ -31,15 +32,25 @@ def engines(monkeypatch, inputs):
 @pytest.mark.parametrize("name", EVERY)
 def test_fused_equals_eager_bit_for_bit(monkeypatch, name):
     method = METHODS[name]
-    for dtype in (torch.bfloat16, torch.float32):
-        for shape in ((307, 211), (64,)):
-            plain, fused = engines(monkeypatch, tensors(count(method), shape, dtype))
-            for switch in (True, False):
-                made = recipe(method, switch)
-                [(_, ours)], [(_, theirs)] = fused.merge(made), plain.merge(made)
-                assert torch.equal(ours, theirs)
+    plain, fused = engines(monkeypatch, tensors(count(method), (307, 211), torch.bfloat16))
+    for switch in (True, False):
+        made = recipe(method, switch)
+        [(_, ours)], [(_, theirs)] = fused.merge(made), plain.merge(made)
+        assert torch.equal(ours, theirs)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ties", "dare_ties", "della", "sce"])
+def test_fused_equals_eager_for_other_dtypes_and_sizes(monkeypatch, name):
+    method = METHODS[name]
+    for dtype, shape in ((torch.float32, (64,)), (torch.float16, (33, 20)), (torch.float32, ())):
+        plain, fused = engines(monkeypatch, tensors(count(method), shape, dtype))
+        made = recipe(method)
+        [(_, ours)], [(_, theirs)] = fused.merge(made), plain.merge(made)
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.slow
 def test_fused_kernels_see_what_is_not_finite(monkeypatch):
     inputs = tensors(3)
     inputs[2][3, 1] = torch.nan

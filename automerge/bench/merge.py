@@ -1,0 +1,104 @@
+"""How fast recipes become a live model's weights, beside a plain copy of the same bytes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+
+from automerge.bench.shapes import SIZES, empty_model, random_models
+from automerge.merging import ResidentEngine
+from automerge.methods import METHODS, Method
+from automerge.recipe import Profile, Recipe, RecipeSource, Value
+
+DEFAULT = (
+    *("linear", "slerp", "task_arithmetic", "ties", "dare_linear", "dare_ties", "breadcrumbs"),
+    *("della", "sce"),
+)
+COPIED = 1 << 27
+"""Elements a copy moves at once: far more than any cache holds."""
+REPEATS = 5
+
+
+@dataclass(frozen=True)
+class MergeTime:
+    """One method's times, in seconds: the first merge, with its preparation, and the later ones.
+
+    `ratio` is to copying `moved` bytes (inputs read and output written) in the same run.
+    """
+
+    method: str
+    sources: int
+    first: float
+    merge: float
+    moved: int
+    copy: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long as the copy."""
+        return self.merge / self.copy
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes a second."""
+        return self.moved / self.merge
+
+    def plain(self) -> dict[str, object]:
+        """JSON-ready, with ratio and bandwidth."""
+        return {**asdict(self), "ratio": self.ratio, "bandwidth": self.bandwidth}
+
+
+def bench_merge(
+    shape: str, n_sources: int, methods: Sequence[str], repeats: int = REPEATS
+) -> Iterator[MergeTime]:
+    """Time each method, best known first: medians of `repeats` merges, knobs changed each time."""
+    model = empty_model(SIZES[shape])
+    models = random_models(model, n_sources)
+    n = sum(info.n_elements for info in models["base"].tensors.values())
+    buffer = torch.zeros(COPIED, dtype=torch.bfloat16)
+    target = torch.zeros_like(buffer)
+    for name in methods:
+        method = METHODS[name]
+        count = min(n_sources, method.max_sources or n_sources)
+        engine = ResidentEngine(models)
+        first = seconds(engine.merge_into, model, varied(method, count, 0))
+        moved = 2 * n * (count + method.anchored + 1)
+        merges, copies = [], []
+        for turn in range(1, repeats + 1):
+            made = varied(method, count, turn)
+            merges.append(seconds(engine.merge_into, model, made))
+            copies.append(seconds(target.copy_, buffer) * moved / (4 * COPIED))
+        yield MergeTime(
+            name, count, first, statistics.median(merges), moved, statistics.median(copies)
+        )
+
+
+def seconds(work: Callable[..., object], *arguments: object) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    work(*arguments)
+    return time.perf_counter() - start
+
+
+def varied(method: Method, n_sources: int, turn: int) -> Recipe:
+    """A recipe whose every number differs from that of other turns."""
+
+    def number(name: str, low: float, high: float, i: int) -> Profile:
+        share = (0.37 * (i + 1) + 0.113 * turn) % 1.0
+        return Profile.of(low + share * (high - low))
+
+    sources = tuple(
+        RecipeSource(
+            f"source{i + 1}",
+            {k.name: number(k.name, *k.search, i) for k in method.source_knobs if k.search},
+        )
+        for i in range(n_sources)
+    )
+    knobs: dict[str, Profile | Value] = {
+        k.name: number(k.name, *k.search, 0) for k in method.recipe_knobs if k.search
+    }
+    return Recipe(method.name, sources, base="base" if method.anchored else None, knobs=knobs)

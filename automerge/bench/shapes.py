@@ -1,0 +1,128 @@
+"""Random models of real architectures' shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from automerge.checkpoints import TensorInfo
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+POOL = 1 << 24
+"""Random numbers that are drawn once; every tensor repeats a stretch of them."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """The shape of a Qwen2.5 or Llama model: widths, depth, heads and vocabulary."""
+
+    hidden: int
+    inner: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    tied: bool = False
+
+    @property
+    def n_parameters(self) -> int:
+        """About how many weights (biases and norms left out)."""
+        head = self.hidden // self.heads * self.kv_heads
+        layer = self.hidden * (2 * self.hidden + 2 * head + 3 * self.inner)
+        return self.layers * layer + self.hidden * self.vocabulary * (1 if self.tied else 2)
+
+
+SIZES = {
+    "tiny": Size(256, 1024, 4, 4, 2, 32_000, tied=True),
+    "0.5b": Size(896, 4864, 24, 14, 2, 151_936, tied=True),
+    "1.5b": Size(1536, 8960, 28, 12, 2, 151_936, tied=True),
+    "3b": Size(2048, 11_008, 36, 16, 2, 151_936, tied=True),
+    "7b": Size(3584, 18_944, 28, 28, 4, 152_064),
+    "8b": Size(4096, 14_336, 32, 32, 8, 128_256),
+}
+"""Qwen2.5's sizes, and Llama 3.1's 8b."""
+
+
+def empty_model(size: Size) -> PreTrainedModel:
+    """A live bfloat16 model whose parameters hold whatever the memory held."""
+    from transformers import AutoModelForCausalLM, Qwen2Config
+
+    config = Qwen2Config(
+        hidden_size=size.hidden,
+        intermediate_size=size.inner,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.kv_heads,
+        vocab_size=size.vocabulary,
+        tie_word_embeddings=size.tied,
+    )
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.to_empty(device="cpu")
+    model.tie_weights()
+    model.requires_grad_(False)
+    return model
+
+
+@dataclass(frozen=True)
+class RandomCheckpoint:
+    """A model in memory: random weights about those of a base, if one is given."""
+
+    content: Mapping[str, Tensor]
+    path: Path = Path("random")
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def assets(self) -> Path:
+        """Random models have no files."""
+        return self.path
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Shapes and dtypes by name."""
+        return {
+            name: TensorInfo(tuple(t.shape), str(t.dtype).removeprefix("torch."))
+            for name, t in self.content.items()
+        }
+
+    def read(self, name: str) -> Tensor:
+        """One tensor."""
+        return self.content[name]
+
+
+def random_models(model: PreTrainedModel, n_sources: int) -> dict[str, RandomCheckpoint]:
+    """A base (σ = 0.02) and fine-tunes of it (σ of the difference 0.001), in bfloat16."""
+    generator = torch.Generator().manual_seed(0)
+    pool = torch.randn(POOL, generator=generator)
+    shapes = {
+        name: tensor.shape
+        for name, tensor in model.state_dict().items()
+        if not (model.config.tie_word_embeddings and name == "lm_head.weight")
+    }
+    base = {
+        name: drawn(pool, i, shape.numel()).mul_(0.02).bfloat16().view(shape)
+        for i, (name, shape) in enumerate(shapes.items())
+    }
+    models = {"base": RandomCheckpoint(base)}
+    for k in range(n_sources):
+        content = {}
+        for i, (name, shape) in enumerate(shapes.items()):
+            step = drawn(pool, 1000 * (k + 1) + i, shape.numel()).mul_(0.001)
+            content[name] = step.add_(base[name].flatten()).bfloat16().view(shape)
+        models[f"source{k + 1}"] = RandomCheckpoint(content)
+    return models
+
+
+def drawn(pool: Tensor, number: int, count: int) -> Tensor:
+    """A stretch of the pool that begins elsewhere for each number, the whole repeated if needed."""
+    if count > POOL:
+        return pool.repeat(-(-count // POOL))[:count]
+    start = number * 7919 % (POOL - count + 1)
+    return pool[start : start + count].clone()
