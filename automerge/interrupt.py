@@ -1,7 +1,8 @@
-"""Ctrl-C and SIGTERM: the first asks to finish what runs, the second stops at once."""
+"""Ctrl-C and SIGTERM: the first asks to finish what runs, the second stops, the third ends it."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -14,7 +15,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Interrupt:
     """Handles signals for as long as the `with` block lasts.
 
-    The second signal raises KeyboardInterrupt. Outside the main thread, where Python allows no
+    The second signal raises KeyboardInterrupt; the third ends the process where it stands, as
+    `kill -9` would: the store is made for that. Outside the main thread, where Python allows no
     handlers, nothing is installed.
     """
 
@@ -22,6 +24,7 @@ class Interrupt:
         self._on_request = on_request
         self._before: dict[signal.Signals, Any] = {}
         self._signal: int | None = None
+        self._stopping = False
 
     @property
     def requested(self) -> bool:
@@ -48,7 +51,10 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
+        if self._stopping:
+            os._exit(128 + number)
         if self.requested:
+            self._stopping = True
             raise KeyboardInterrupt
         self._signal = number
         self._on_request()

@@ -184,7 +184,7 @@ class DemoStudy:
         return self._audit("kill -9 of the driver", times, out, [*done, *last.done], code)
 
     def workers_killed(self, times: int) -> Row:
-        """Kill -9 of Ray workers while they measure, at most as often as a job is retried."""
+        """Kill -9 of Ray workers while they measure, with a measurement between any two kills."""
         struck = 0
         done: list[Done] = []
         out = self._scratch / "workers"
@@ -193,14 +193,13 @@ class DemoStudy:
 
         def strike() -> None:
             nonlocal struck
-            killed: set[int] = set()
-            while struck < times and not stop.wait(random.uniform(0.1, 1.0)):
-                for pid in ray_workers(child.process.pid):
-                    if pid not in killed:
-                        killed.add(pid)
-                        os.kill(pid, signal.SIGKILL)
-                        struck += 1
-                        break
+            seen = 0
+            while struck < times and not stop.wait(random.uniform(0.01, 0.1)):
+                measuring = ray_workers(child.process.pid)
+                if measuring and len(child.done) > seen:
+                    seen = len(child.done)
+                    os.kill(random.choice(measuring), signal.SIGKILL)
+                    struck += 1
 
         code = child.follow(1, strike)
         stop.set()
@@ -311,12 +310,12 @@ def _strike_in_staging(process: subprocess.Popen[str], models: Path) -> None:
 
 
 def ray_workers(ancestor: int) -> list[int]:
-    """Processes of Ray actors that descend from a process."""
+    """Processes of our Ray actors that descend from a process and measure just now."""
     parents = dict(_processes())
     return [
         pid
         for pid in parents
-        if _command(pid).startswith("ray::_Actor") and _descends(pid, ancestor, parents)
+        if _command(pid).startswith("ray::_Actor.measure") and _descends(pid, ancestor, parents)
     ]
 
 

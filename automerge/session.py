@@ -16,6 +16,7 @@ from typing import Any
 from automerge.config import StudyConfig, differences
 from automerge.errors import ConfigError, Fault, PreflightError
 from automerge.executors.base import Executor
+from automerge.executors.ray import cluster_warnings
 from automerge.items import POOL_SHARES, ItemDraw
 from automerge.methods import METHODS
 from automerge.recipe import BASE, single, uniform_average
@@ -250,7 +251,7 @@ def _session(store: Store, config: StudyConfig, found: _Examined | None) -> Sess
         space,
         store.meta("sampler"),
         partial(_start_executor, store, config, found),
-        tuple(store.meta("warnings")),
+        (*store.meta("warnings"), *cluster_warnings(config.ray_address)),
     )
 
 

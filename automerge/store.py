@@ -206,7 +206,8 @@ class Store:
     def duplicates(self) -> dict[int, int]:
         """Trial → the earlier trial whose result it shares."""
         sql = "SELECT number, duplicate_of FROM trials WHERE duplicate_of IS NOT NULL"
-        return {int(number): int(of) for number, of in self._rows(sql)}
+        with _undamaged(self.path):
+            return {int(number): int(of) for number, of in self._rows(sql)}
 
     def events(self) -> list[Event]:
         return [Event(*row) for row in self._rows("SELECT kind, trial FROM events ORDER BY seq")]

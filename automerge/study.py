@@ -6,6 +6,8 @@ before it is acted on, so replaying the store's events restores the sampler exac
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -110,17 +112,24 @@ class Driver:
         self._stop = stop
         self._trials = {trial.number: trial for trial in store.trials()}
         self._duplicate_of = store.duplicates()
-        self._outcomes = store.outcomes("search")
+        self._sharing: dict[int, list[int]] = {}
+        for number, original in self._duplicate_of.items():
+            self._sharing.setdefault(original, []).append(number)
+        # How each search measurement ended; None with scores, which stay in the store.
+        self._ended: dict[int, Failed | None] = {}
+        self._failed: Counter[Part] = Counter()
         self._board = Scoreboard(plan.objectives, plan.pool)
         self._on_board: dict[int, int] = {}
         self._values: dict[int, dict[str, Estimate]] = {}
-        for number, outcome in self._outcomes.items():
-            self._value(number, outcome)
+        self._front: dict[int, tuple[float, ...]] = {}
+        for number, outcome in store.each_outcome("search"):
+            self._enter(number, outcome)
         self._by_recipe: dict[str, int] = {}
         for number, trial in self._trials.items():
             self._by_recipe.setdefault(trial.recipe.id, number)
         self._in_flight: dict[int, Job] = {}
         self._errors_in_a_row: list[str] = []
+        self._done = 0
 
     def run(self) -> bool:
         """Search, select and test; False when it was stopped before the end."""
@@ -138,7 +147,8 @@ class Driver:
 
     def _search(self) -> None:
         self._replay()
-        self._abort_if_hopeless()
+        for number in self._ended:
+            self._abort_if_hopeless(number)
         for trial in self._unfinished():
             self._submit(trial, "search")
         exhausted = False
@@ -165,14 +175,14 @@ class Driver:
             )
         told = {event.trial for event in self.store.events() if event.kind == "tell"}
         for number, original in self._duplicate_of.items():
-            if number not in told and original in self._outcomes:
+            if number not in told and original in self._ended:
                 self._tell_duplicate(number)
 
     def _unfinished(self) -> list[Trial]:
         return [
             trial
             for number, trial in self._trials.items()
-            if number not in self._outcomes and number not in self._duplicate_of
+            if number not in self._ended and number not in self._duplicate_of
         ]
 
     def _charged(self) -> int:
@@ -193,7 +203,8 @@ class Driver:
                 self._submit(trial, "search")
                 return True
             self._duplicate_of[trial.number] = original
-            if original in self._outcomes:
+            self._sharing.setdefault(original, []).append(trial.number)
+            if original in self._ended:
                 self._tell_duplicate(trial.number)
         self._observer.note(
             f"{DUPLICATES_IN_A_ROW} proposals in a row were already measured: the search space "
@@ -212,21 +223,33 @@ class Driver:
 
     def _finish(self, job: Job, outcome: Outcome) -> None:
         self.store.record(job, outcome)
-        self._outcomes[job.trial] = outcome
-        self._value(job.trial, outcome)
+        self._enter(job.trial, outcome)
         self._tell(self._trials[job.trial])
-        for number, original in self._duplicate_of.items():
-            if original == job.trial:
-                self._tell_duplicate(number)
+        for number in self._sharing.get(job.trial, ()):
+            self._tell_duplicate(number)
         self._abort_on_repeated_errors(job, outcome)
 
-    def _value(self, number: int, outcome: Outcome) -> None:
+    def _enter(self, number: int, outcome: Outcome) -> None:
         """Estimate a trial's values from its items and from what was measured before it."""
-        if isinstance(outcome, Measured):
-            params = self._trials[number].params
-            position = None if params is None else self._space.position(params)
-            self._on_board[number] = self._board.add(position, outcome.scores)
-            self._values[number] = self._board.estimates(self._on_board[number])
+        if isinstance(outcome, Failed):
+            self._ended[number] = outcome
+            self._failed["search"] += 1
+            return
+        self._ended[number] = None
+        params = self._trials[number].params
+        position = None if params is None else self._space.position(params)
+        self._on_board[number] = self._board.add(position, outcome.scores)
+        self._values[number] = self._board.estimates(self._on_board[number])
+        self._join_front(number)
+
+    def _join_front(self, number: int) -> None:
+        """Keep what nothing dominates on search items, without comparing all with all again."""
+        row = losses(self.plan.objectives, self._values[number])
+        if all(map(math.isfinite, row)) and not any(
+            _dominates(other, row) for other in self._front.values()
+        ):
+            kept = {n: other for n, other in self._front.items() if not _dominates(row, other)}
+            self._front = {**kept, number: row}
 
     def _tell(self, trial: Trial) -> None:
         measured = self._values.get(self._duplicate_of.get(trial.number, trial.number))
@@ -238,7 +261,7 @@ class Driver:
         self._tell(self._trials[number])
 
     def _abort_on_repeated_errors(self, job: Job, outcome: Outcome) -> None:
-        self._abort_if_hopeless()
+        self._abort_if_hopeless(job.trial)
         if isinstance(outcome, Failed) and outcome.kind != "invalid":
             self._errors_in_a_row.append(outcome.reason)
         else:
@@ -250,15 +273,14 @@ class Driver:
                 "`automerge status` shows the tracebacks"
             )
 
-    def _abort_if_hopeless(self) -> None:
+    def _abort_if_hopeless(self, number: int) -> None:
         """A base or a source that cannot be scored makes every comparison void."""
-        for number, outcome in self._outcomes.items():
-            trial = self._trials[number]
-            if isinstance(outcome, Failed) and trial.origin in ("base", "source"):
-                raise SearchAborted(
-                    f"{trial.name!r} itself could not be scored ({outcome.kind}): "
-                    f"{outcome.reason}; mend that and start again with another --out"
-                )
+        trial, failure = self._trials[number], self._ended[number]
+        if failure is not None and trial.origin in ("base", "source"):
+            raise SearchAborted(
+                f"{trial.name!r} itself could not be scored ({failure.kind}): "
+                f"{failure.reason}; mend that and start again with another --out"
+            )
 
     # Select and test
 
@@ -288,6 +310,9 @@ class Driver:
         if not numbers:
             return []
         self._values = {n: self._board.estimates(at) for n, at in self._on_board.items()}
+        self._front = {}
+        for number in self._values:
+            self._join_front(number)
         reference = pareto.reference_point(self._rows([*self.baselines(), *numbers]))
         rows = self._rows(numbers)
         chosen = pareto.greedy_subset(rows, min(self.plan.shortlist, len(rows)), reference)
@@ -308,9 +333,10 @@ class Driver:
         return [number for number, kept in zip(values, keep, strict=True) if kept]
 
     def _measure(self, part: Part, numbers: Sequence[int]) -> None:
-        done = self.store.outcomes(part)
+        done = dict(self.store.each_outcome(part))
+        self._failed[part] = sum(isinstance(outcome, Failed) for outcome in done.values())
         waiting = [self._trials[n] for n in numbers if n not in done]
-        total = len(numbers)
+        self._done, total = len(done), len(numbers)
         while (waiting and not self._stop()) or self._in_flight:
             while waiting and not self._stop() and self._free():
                 self._submit(waiting.pop(0), part)
@@ -346,6 +372,8 @@ class Driver:
             self._finish(job, outcome)
         else:
             self.store.record(job, outcome)
+            self._done += 1
+            self._failed[part] += isinstance(outcome, Failed)
         self._watch(part, self._describe(job, outcome), total)
 
     def _measured(self, number: int) -> bool:
@@ -363,22 +391,23 @@ class Driver:
         return f"{name}  " + "  ".join(f"{k} {v.value:.3f}" for k, v in values.items())
 
     def _watch(self, part: Part, last: str, total: int) -> None:
-        outcomes = self._outcomes if part == "search" else self.store.outcomes(part)
-        numbers = list(self._values)
-        keep: Sequence[bool] = list(pareto.nondominated(self._rows(numbers))) if numbers else []
         self._observer.update(
             Snapshot(
                 phase=part,
-                done=len(outcomes),
+                done=len(self._ended) if part == "search" else self._done,
                 total=total,
                 running=len(self._in_flight),
                 slots=self._ready_executor().slots,
-                failed=sum(isinstance(o, Failed) for o in outcomes.values()),
+                failed=self._failed[part],
                 front=tuple(
                     (self._trials[n].name, tuple(v.value for v in self._values[n].values()))
-                    for n, kept in zip(numbers, keep, strict=True)
-                    if kept
+                    for n in self._front
                 ),
                 last=last,
             )
         )
+
+
+def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Nowhere worse, somewhere better."""
+    return one != other and all(a <= b for a, b in zip(one, other, strict=True))

@@ -415,6 +415,13 @@ def test_slices_of_two_methods_or_bases_are_refused():
         parse(f"merge_method: ties\nslices:\n{''.join(based)}{tail}")
 
 
+def test_linear_takes_no_unlisted_base_into_slices():
+    source = "{model: org/a, layer_range: [0, 2]}"
+    text = f"merge_method: linear\nbase_model: org/base\nslices: [{{sources: [{source}]}}]\n"
+    read = parse(text + "parameters: {weight: 0.5}\n")
+    assert [source.name for source in read.recipe.sources] == ["a"]
+
+
 def test_what_all_slices_say_of_a_knob_is_said_once():
     text = """\
 merge_method: linear

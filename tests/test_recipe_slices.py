@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,8 @@ def test_each_slice_is_a_recipe_with_its_own_models_and_knobs():
     assert second.sources[1].knobs == RECIPE.slices[1].sources["maths"]
     assert second.knobs["normalize"] is True
     assert first.parts == (first,)
+    halved = replace(RECIPE, knobs={"lambda": Profile.of(2.0)}).parts
+    assert [part.knobs["lambda"] for part in halved] == [Profile.of(2.0), Profile.of(0.5)]
 
 
 def test_a_recipe_without_slices_keeps_its_id():

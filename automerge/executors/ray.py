@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +69,8 @@ class RayExecutor:
     """
 
     def __init__(self, factory: WorkerFactory, settings: RaySettings) -> None:
+        if settings.address is None:
+            _demand_a_token()
         import ray
 
         self._ray = ray
@@ -83,7 +87,8 @@ class RayExecutor:
         self._deadline = Deadline(settings.least_deadline_s)
         self._lost_in_a_row = 0
         self._looked = self._alive = time.monotonic()
-        self._add_actors(settings.workers or self._capacity())
+        self._wanted = settings.workers or self._capacity()
+        self._add_actors(self._wanted)
 
     @property
     def slots(self) -> int:
@@ -134,8 +139,9 @@ class RayExecutor:
             )
         if self._settings.workers is None and now - self._looked > LOOK_S:
             self._looked = now
+            self._wanted = self._capacity()
             have = len(self._idle) + len(self._running) + len(self._starting)
-            self._add_actors(self._capacity() - have)
+            self._add_actors(self._wanted - have)
 
     def _started(self, ref: Any) -> None:
         actor = self._starting.pop(ref)
@@ -193,7 +199,7 @@ class RayExecutor:
         if cause is not None:
             raise PreflightError(f"a worker could not start: {cause}") from error
         self._lost_in_a_row += 1
-        if self._lost_in_a_row > (RETRIES + 1) * self.slots + RETRIES:
+        if self._lost_in_a_row > (RETRIES + 1) * self._wanted + RETRIES:
             raise ClusterLost(
                 f"{self._lost_in_a_row} workers died in a row, the last with: {error}; "
                 "the same command resumes the study"
@@ -236,6 +242,27 @@ def _n_items(job: Job) -> int:
 
 def _line(text: str) -> str:
     return " ".join(text.split())[:500]
+
+
+def _demand_a_token() -> None:
+    """Make a Ray of our own refuse whoever lacks a token drawn for it: it listens to the network.
+
+    Ray reads these variables when it starts, and gives them to its workers.
+    """
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def cluster_warnings(
+    address: str | None, environment: Mapping[str, str] = os.environ
+) -> tuple[str, ...]:
+    """What to know of a cluster before sending it code."""
+    if address is None or environment.get("RAY_AUTH_MODE") == "token":
+        return ()
+    return (
+        f"the Ray cluster at {address} runs whatever anybody who reaches it sends; set "
+        "RAY_AUTH_MODE=token there and here, or keep it on a private network",
+    )
 
 
 def _start(settings: RaySettings) -> None:

@@ -37,8 +37,9 @@ def merge_to_folder(
     """Write a recipe's merged model as a transformers folder, whole or not at all.
 
     Configuration and tokenizer are the base's, or the first source's where the recipe names no
-    base; slices change what the configuration says of layers. `texts` are further files, by name; `progress` is told tensors done and in all. Raises
-    ConfigError, PreflightError or InvalidMerge; the target is then as it was.
+    base; slices change what the configuration says of layers. `texts` are further files, by name;
+    `progress` is told tensors done and in all. Raises ConfigError, PreflightError or InvalidMerge;
+    the target is then as it was.
     """
     steps = Planner(checkpoints).plan(recipe)
     tensors = {step.tensor: step.info for step in steps}

@@ -207,8 +207,8 @@ def workers_killed(scratch: Path, times: int, rng: random.Random) -> Row:
     def strike() -> None:
         nonlocal struck
         while struck < times and not stop.wait(rng.uniform(0.3, 1.5)):
-            if pids := ray_workers(os.getpid()):
-                os.kill(rng.choice(pids), signal.SIGKILL)
+            if measuring := ray_workers(os.getpid()):
+                os.kill(rng.choice(measuring), signal.SIGKILL)
                 struck += 1
 
     killer = threading.Thread(target=strike)
