@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow lint clean
+.PHONY: setup demo test test-slow chaos fuzz lint clean
 
 # The pinned set is for CPUs and the demo; see README, "Install", for CUDA.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -21,6 +21,14 @@ test: setup lint
 
 test-slow: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "slow"
+
+# Faults in numbers: kills, full disks (as root), lost nodes; a quarter of an hour.
+chaos: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.run
+
+# Needs atheris; a minute a target.
+fuzz: setup
+	$(BIN)/python -m tests.fuzz.run
 
 lint: setup
 	$(BIN)/ruff check .

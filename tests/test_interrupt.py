@@ -26,7 +26,7 @@ def test_the_first_signal_asks_and_names_its_exit_code(number: signal.Signals) -
 
 
 def test_the_second_signal_stops_at_once() -> None:
-    with pytest.raises(KeyboardInterrupt), Interrupt(lambda: None):
+    with Interrupt(lambda: None), pytest.raises(KeyboardInterrupt):  # noqa: PT012  two signals
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
 

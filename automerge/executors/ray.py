@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
@@ -247,10 +248,12 @@ def _line(text: str) -> str:
 def _demand_a_token() -> None:
     """Make a Ray of our own refuse whoever lacks a token drawn for it: it listens to the network.
 
-    Ray reads these variables when it starts, and gives them to its workers.
+    Ray reads these variables when it is imported, and gives them to its processes. One imported
+    before keeps its own default, which since 2.60 is a token too.
     """
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    if "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def cluster_warnings(

@@ -116,7 +116,7 @@ def program(method: Method, shape: Shape) -> Callable[..., Any]:
         scalars = Coefficients(cast(Any, tuple(each)), cast(Any, shared), shape.switches)
         rounded = method.kernel(operands, scalars).to(merged.dtype)
         merged.copy_(rounded)
-        # Compiled maxima lose a NaN that the eager kernel carries on, so inputs are checked as well;
+        # Compiled maxima lose a NaN that the eager kernel carries on, so inputs are checked too;
         # and x · 0 is folded to 0.
         return torch.isfinite(sum(work, rounded.float())).all()
 
