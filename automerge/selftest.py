@@ -79,6 +79,8 @@ def selftest(console: Console, *, chaos: bool, times: int) -> bool:
         for check in checks:
             rows.append(check())
             console.print(_line(rows[-1]), markup=False, soft_wrap=True)
+            if not rows[-1].passed:
+                console.print(demo_study.last_output, markup=False, soft_wrap=True)
     print_rows(rows, console)
     return all(row.passed for row in rows)
 
@@ -153,6 +155,12 @@ class DemoStudy:
             )
         )
         self._reference = scratch / "undisturbed"
+        self._last: Child | None = None
+
+    @property
+    def last_output(self) -> str:
+        """The end of what the last command said."""
+        return "" if self._last is None else "".join(self._last.output[-12:]).rstrip()
 
     def searches(self) -> Row:
         """One whole search."""
@@ -264,7 +272,8 @@ class DemoStudy:
             text=True,
             preexec_fn=None if limit is None else full,
         )
-        return Child(process)
+        self._last = Child(process)
+        return self._last
 
     def _audit(self, fault: str, tried: int, out: Path, done: Sequence[Done], code: int) -> Row:
         """Compare a study that was disturbed with the one that was not."""

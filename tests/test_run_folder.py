@@ -79,6 +79,7 @@ def test_a_reader_that_asks_who_runs_does_not_keep_a_writer_out(tmp_path: Path) 
         json.dumps({"pid": 1, "host": "elsewhere", "since": "2020"}),
         json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "boot": "another"}),
     ],
+    ids=["empty", "not JSON", "a list", "another host", "another boot"],
 )
 def test_what_a_stranger_left_as_owner_neither_locks_nor_breaks(tmp_path: Path, left: str) -> None:
     (tmp_path / OWNER).write_text(left)
