@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from automerge.errors import AutomergeError, ConfigError
+from automerge.errors import AutomergeError, ConfigError, StateError, disk_is_full
 from automerge.redaction import redact
 
 if TYPE_CHECKING:
@@ -335,7 +335,10 @@ def _guarded(command: Callable[[], object]) -> int:
         # The reader went away (`| head`): nothing is left to say, also not at shutdown.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception:
+    except Exception as error:
+        if disk_is_full(error):
+            advice = "free some space; what was measured is safe, the same command goes on"
+            return _complain(f"the disk is full; {advice}", StateError.exit_code)
         import traceback
 
         sys.stderr.write(redact(traceback.format_exc()))

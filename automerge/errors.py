@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The disk is full, the user's share of it, or a file is larger than may be."""
 
 
 @dataclass(frozen=True, order=True)
@@ -79,6 +83,19 @@ class ClusterLost(AutomergeError):
     """No worker is left; the study can be resumed."""
 
     exit_code = 6
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether an error, or what caused it, is that a disk has no room for a file."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError):
+            # shutil.copytree joins what it met into one list of texts, without a number.
+            texts = str(found) if found.errno is None else f"[Errno {found.errno}]"
+            if any(f"[Errno {number}]" in texts for number in NO_ROOM):
+                return True
+        found = found.__cause__ or found.__context__
+    return False
 
 
 def nearest(name: str, valid: Sequence[str]) -> str:

@@ -36,10 +36,9 @@ def inspect_models(
     else:
         console.print(InspectionText(found))
     if html is not None:
-        try:
-            write_atomically(html, html_page(found))
-        except OSError as error:
-            raise PreflightError(f"{html}: cannot be written: {error.strerror}") from error
+        if not html.absolute().parent.is_dir():
+            raise PreflightError(f"{html}: cannot be written: there is no folder {html.parent}")
+        write_atomically(html, html_page(found))
     return found.mergeable
 
 

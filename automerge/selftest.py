@@ -30,8 +30,8 @@ BUDGET = 8
 PHASES: dict[str, Part] = {"searching": "search", "selecting": "select", "testing": "test"}
 WAIT_S = 0.3
 """A fault strikes up to so long after the measurement it was drawn to follow."""
-DISK_KB = (60, 240)
-"""Sizes a file may have on a full disk: more than an empty store, less than a whole one."""
+DISK_KB = (60, 500)
+"""Sizes a file may have on a full disk: it fills in the preparations, or in the search."""
 
 Done = tuple[Part, str]
 """A measurement that was acknowledged: its part, and its trial's name."""

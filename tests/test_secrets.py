@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,32 @@ def test_messages_and_tracebacks_of_the_command_line(
     assert TOKEN not in shown.out + shown.err
     assert OWN not in shown.out + shown.err
     assert "***" in shown.err
+
+
+def full_disk() -> None:
+    raise OSError(28, "No space left on device")
+
+
+def full_disk_in_a_copy() -> None:
+    raise shutil.Error([("a", "b", "[Errno 27] File too large: 'a' -> 'b'")])
+
+
+def full_disk_as_a_cause() -> None:
+    try:
+        full_disk()
+    except OSError as error:
+        raise RuntimeError("cannot prepare the data set") from error
+
+
+@pytest.mark.parametrize("command", [full_disk, full_disk_in_a_copy, full_disk_as_a_cause])
+def test_a_full_disk_anywhere_is_said_without_a_traceback(
+    command: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert callable(command)
+    assert cli._guarded(command) == 5
+    shown = capsys.readouterr().err
+    assert "the disk is full" in shown
+    assert "Traceback" not in shown
 
 
 def test_no_file_of_a_study_holds_a_token_that_a_worker_met(

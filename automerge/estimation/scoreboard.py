@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from automerge.estimation.neighbours import control_variate, predictions
+from automerge.estimation.neighbours import DONORS, control_variate, predictions
 from automerge.objective import Estimate, ItemScores, Objective, estimate
 
 Floats = NDArray[np.float64]
@@ -27,14 +27,15 @@ class Scoreboard:
 
     def __init__(self, objectives: Sequence[Objective], pool: Mapping[str, Sequence[Item]]) -> None:
         self._objectives = objectives
-        self._positions: list[Floats | None] = []
+        self._ratios = [o for o in objectives if o.aggregation not in MEANS]
+        self._positions = Rows()
         self._scores: list[Mapping[str, ItemScores]] = []
         self._tables = {o.name: Table(pool[o.name]) for o in objectives if o.aggregation in MEANS}
 
     def add(self, position: Floats | None, scores: Mapping[str, ItemScores]) -> int:
         """Enter a candidate; its number counts from 0."""
-        self._positions.append(position)
-        self._scores.append(scores)
+        self._positions.append(np.array([np.nan]) if position is None else position)
+        self._scores.append({o.name: scores[o.name] for o in self._ratios})
         for name, table in self._tables.items():
             table.add(scores[name])
         return len(self._scores) - 1
@@ -58,13 +59,37 @@ class Scoreboard:
 
     def _distances(self, candidate: int) -> Floats:
         """To every candidate; infinite to itself and where a position lacks."""
-        here = self._positions[candidate]
-        away = np.full(len(self._positions), np.inf)
-        if here is not None:
-            for i, there in enumerate(self._positions):
-                if there is not None and i != candidate:
-                    away[i] = np.linalg.norm(here - there)
-        return away
+        positions = self._positions.filled
+        away = np.linalg.norm(positions - positions[candidate], axis=1)
+        away[~np.isfinite(away)] = np.inf
+        away[candidate] = np.inf
+        return np.asarray(away)
+
+
+class Rows:
+    """A matrix that grows by rows; its first row that is not all NaN decides its width."""
+
+    def __init__(self) -> None:
+        self._matrix = np.full((0, 1), np.nan)
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def filled(self) -> Floats:
+        """The rows so far, (rows, columns): a view."""
+        return self._matrix[: self._count]
+
+    def append(self, row: Floats) -> None:
+        """Add a row; [NaN] stands for a row of NaN."""
+        width = max(len(row), self._matrix.shape[1])
+        if self._count == len(self._matrix) or width > self._matrix.shape[1]:
+            larger = np.full((max(64, 2 * len(self._matrix)), width), np.nan)
+            larger[: self._count, : self._matrix.shape[1]] = self.filled
+            self._matrix = larger
+        self._matrix[self._count, : len(row)] = row
+        self._count += 1
 
 
 class Table:
@@ -72,7 +97,7 @@ class Table:
 
     def __init__(self, items: Sequence[Item]) -> None:
         self._columns = {item: i for i, item in enumerate(items)}
-        self._rows: list[Floats] = []
+        self._rows = Rows()
         self._sums = np.zeros(len(items))
         self._counts = np.zeros(len(items))
 
@@ -87,11 +112,12 @@ class Table:
 
     def estimate(self, candidate: int, distances: Floats) -> Estimate:
         """The candidate's mean over all items."""
-        row = self._rows[candidate]
+        rows = self._rows.filled
+        row = rows[candidate]
         seen = np.isfinite(row)
-        donors = np.flatnonzero(np.isfinite(distances))
-        rows = np.array([self._rows[i] for i in donors]).reshape(len(donors), len(row))
-        predicted = predictions(rows, distances[donors], self._item_means(row, seen))
+        donors = np.argsort(distances, kind="stable")[:DONORS]
+        donors = donors[np.isfinite(distances[donors])]
+        predicted = predictions(rows[donors], distances[donors], self._item_means(row, seen))
         mean = float(predicted.mean())
         return control_variate(row[seen], predicted[seen], mean, len(row))
 

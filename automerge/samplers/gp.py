@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from automerge.pareto import Floats, ideal_nadir, nondominated
 from automerge.samplers.gaussian_process import Posterior, condition, fit, prior
@@ -131,16 +132,21 @@ class GpSampler:
         chosen = rng.integers(len(parents), size=(2, N_LOCAL))
         first, second = parents[chosen[0]], parents[chosen[1]]
         along = rng.uniform(0, 1, (N_LOCAL, 1)) * (rng.random((N_LOCAL, 1)) < CROSSED)
-        moved = rng.random((N_LOCAL, d)) < min(1.0, MOVED / d)
-        moved[np.arange(N_LOCAL), rng.integers(d, size=N_LOCAL)] = True
+        moved = rng.random((N_LOCAL, d)) < MOVED / max(d, MOVED)
         steps = rng.choice(STEPS, size=(N_LOCAL, 1)) * rng.standard_normal((N_LOCAL, d))
         near = first[:, :d] + along * (second[:, :d] - first[:, :d]) + moved * steps
         shares = np.vstack([rng.random((N_UNIFORM, d)), np.clip(near, 0.0, 1.0)])
         branches = rng.choice(len(self._space.prior), len(shares), p=self._space.prior)
-        codes = self._space.codes[branches]
-        stays = np.append(np.zeros(N_UNIFORM, bool), rng.random(N_LOCAL) >= SWITCHED)
-        codes[stays] = first[stays[N_UNIFORM:], d:]
-        return np.hstack([shares, codes])
+        stays = rng.random(N_LOCAL) >= SWITCHED
+        branches[N_UNIFORM:][stays] = self._branches(first[stays, d:])
+        drawn = np.hstack([shares, self._space.codes[branches]])
+        # What a switch or a source left out makes inactive goes to the middle, as when measured.
+        return np.array([self._space.position(self._space.at(point)) for point in drawn])
+
+    def _branches(self, codes: Floats) -> NDArray[np.intp]:
+        """The numbers of the branches that have these codes."""
+        numbers = {tuple(code): i for i, code in enumerate(self._space.codes.tolist())}
+        return np.array([numbers[tuple(code)] for code in codes.tolist()], dtype=np.intp)
 
 
 def groups(space: Space) -> tuple[int, ...]:

@@ -213,9 +213,11 @@ def workers_killed(scratch: Path, times: int, rng: random.Random) -> Row:
 
     killer = threading.Thread(target=strike)
     killer.start()
-    finished = measure_while(executor, killer.is_alive)
-    stop.set()
-    executor.close()
+    try:
+        finished = measure_while(executor, killer.is_alive)
+    finally:
+        stop.set()
+        executor.close()
     del scratch
     return counted("kill -9 of Ray workers", struck, finished)
 
