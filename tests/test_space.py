@@ -112,6 +112,23 @@ def test_decoding_an_encoded_vector_gives_the_same_parameters(
     assert space.from_vector(space.branch(params), vector) == params
 
 
+@given(proposals())
+def test_a_position_leads_back_to_its_parameters(proposal: tuple[Space, dict]) -> None:
+    space, params = proposal
+    position = space.position(params)
+    assert space.at(position) == params
+    np.testing.assert_array_equal(space.settled(position[None])[0], position)
+
+
+@given(st.sampled_from(list(SPACES)), st.integers(0, 2**32 - 1))
+def test_positions_settle_where_their_parameters_lie(name: str, seed: int) -> None:
+    space, rng = SPACES[name], np.random.default_rng(seed)
+    shares = rng.uniform(-0.2, 1.2, (20, len(space.roles)))
+    points = np.hstack([shares, rng.choice(space.codes, 20)])
+    theirs = [space.position(space.at(point)) for point in points]
+    np.testing.assert_allclose(space.settled(points), theirs, atol=2e-5)
+
+
 @given(
     st.sampled_from(list(SPACES)),
     st.data(),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from automerge.pareto import Floats, ideal_nadir, nondominated
 from automerge.samplers.gaussian_process import Posterior, condition, fit, prior
@@ -135,18 +134,14 @@ class GpSampler:
         moved = rng.random((N_LOCAL, d)) < MOVED / max(d, MOVED)
         steps = rng.choice(STEPS, size=(N_LOCAL, 1)) * rng.standard_normal((N_LOCAL, d))
         near = first[:, :d] + along * (second[:, :d] - first[:, :d]) + moved * steps
-        shares = np.vstack([rng.random((N_UNIFORM, d)), np.clip(near, 0.0, 1.0)])
+        # Reflected at the bounds: clipped there, they would crowd where losses may be steep.
+        shares = np.vstack([rng.random((N_UNIFORM, d)), 1 - np.abs(1 - np.abs(near))])
         branches = rng.choice(len(self._space.prior), len(shares), p=self._space.prior)
         stays = rng.random(N_LOCAL) >= SWITCHED
-        branches[N_UNIFORM:][stays] = self._branches(first[stays, d:])
+        branches[N_UNIFORM:][stays] = self._space.branch_numbers(first[stays])
         drawn = np.hstack([shares, self._space.codes[branches]])
-        # What a switch or a source left out makes inactive goes to the middle, as when measured.
-        return np.array([self._space.position(self._space.at(point)) for point in drawn])
-
-    def _branches(self, codes: Floats) -> NDArray[np.intp]:
-        """The numbers of the branches that have these codes."""
-        numbers = {tuple(code): i for i, code in enumerate(self._space.codes.tolist())}
-        return np.array([numbers[tuple(code)] for code in codes.tolist()], dtype=np.intp)
+        # Where they will lie once measured, so that what is inactive tells nothing apart.
+        return self._space.settled(drawn)
 
 
 def groups(space: Space) -> tuple[int, ...]:

@@ -37,9 +37,7 @@ class Samplers(Mapping[str, SamplerFactory]):
         if name != AUTO:
             return name
         small = len(space.roles) <= GP_DIMENSIONS and budget <= GP_TRIALS
-        # Not shown to beat chance where sources are left out (tests/samplers, UNPROVEN).
-        whole = all(not m.used and m.selection is None for m in space.methods.values())
-        return "gp" if small and whole else "cma"
+        return "gp" if small else "cma"
 
     def _chosen(self, space: Space, n_objectives: int, seed: int, budget: int) -> Sampler:
         name = self.resolve(AUTO, space, n_objectives, budget)

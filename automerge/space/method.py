@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from automerge.recipe import Profile, Recipe, RecipeSource, Value
 from automerge.space.knobs import KnobSpace, same
@@ -16,6 +19,8 @@ from automerge.space.parameters import (
 )
 from automerge.trial import Params
 
+Shares: TypeAlias = NDArray[np.float64]
+Active: TypeAlias = NDArray[np.bool_]
 Choose: TypeAlias = Callable[[Parameter], Value]
 METHOD = "method"
 WEIGHT = "weight"
@@ -62,6 +67,28 @@ class MethodSpace:
             if not (dispensable and model in self.used) or choose(self.used[model]):
                 kept.append(model)
         return tuple(kept)
+
+    def activity(self, models: Sequence[str], shares: Shares, place: Mapping[str, int]) -> Active:
+        """Which roles are active in many sets of parameters at once: (k, roles), as in `walk`.
+
+        `shares` (k, roles) are places of parameters within their ranges, of this method and these
+        models; `place` is each role's column.
+        """
+        active = np.zeros(shares.shape, dtype=bool)
+        kept = np.zeros(len(shares), dtype=np.intp)
+        for position, model in enumerate(models, start=1):
+            merged = np.ones(len(shares), dtype=bool)
+            if model in self.used:
+                dispensable = kept + len(models) - position >= self.min_sources
+                column = place[self.used[model].role]
+                active[:, column] = dispensable
+                merged = ~dispensable | (shares[:, column] >= 0.5)
+            kept += merged
+            for number in self.floats([model]).values():
+                active[:, place[number.role]] |= merged
+        for switch in self.switches.values():
+            active[:, place[switch.role]] = True
+        return active
 
     def floats(self, models: Iterable[str]) -> dict[str, FloatParameter]:
         """The numbers of these models and of the recipe, by name, in order."""

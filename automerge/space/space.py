@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from automerge.recipe import Recipe, Value
 from automerge.space.method import METHOD, Choose, MethodSpace
-from automerge.space.parameters import NEAREST, STEEPNESS, CategoricalParameter, Parameter
+from automerge.space.parameters import BooleanParameter, CategoricalParameter, Parameter
 from automerge.trial import Params
 
 
@@ -69,6 +69,11 @@ class Space:
         """What the coordinates of vectors stand for, in order."""
         plain = (p for p in self.parameters if not isinstance(p, CategoricalParameter))
         return tuple(dict.fromkeys(p.role for p in plain))
+
+    @cached_property
+    def places(self) -> Mapping[str, int]:
+        """The number of each role's coordinate."""
+        return {role: i for i, role in enumerate(self.roles)}
 
     @cached_property
     def branches(self) -> tuple[Branch, ...]:
@@ -144,10 +149,9 @@ class Space:
     def to_vector(self, params: Params, fill: ArrayLike = 0.0) -> NDArray[np.float64]:
         """Coordinates of the roles, shape (roles,); those of `fill` for what is inactive."""
         vector = np.array(np.broadcast_to(fill, len(self.roles)), dtype=np.float64)
-        place = {role: i for i, role in enumerate(self.roles)}
         for p in self.parameters:
             if p.name in params and not isinstance(p, CategoricalParameter):
-                vector[place[p.role]] = p.encode(params[p.name])
+                vector[self.places[p.role]] = p.encode(params[p.name])
         return vector
 
     def from_vector(self, branch: Branch, vector: ArrayLike) -> Params:
@@ -155,12 +159,12 @@ class Space:
         coordinates = np.asarray(vector, dtype=np.float64)
         if coordinates.shape != (len(self.roles),):
             raise ValueError(f"expected {len(self.roles)} coordinates; got {coordinates.shape}")
-        place = dict(zip(self.roles, coordinates.tolist(), strict=True))
+        listed = coordinates.tolist()
 
         def choose(parameter: Parameter) -> Value:
             if isinstance(parameter, CategoricalParameter):
                 return branch.choices[parameter.name]
-            return parameter.decode(place[parameter.role])
+            return parameter.decode(listed[self.places[parameter.role]])
 
         return self.walk(choose)
 
@@ -185,18 +189,45 @@ class Space:
     def position(self, params: Params) -> NDArray[np.float64]:
         """Where parameters lie: shares in [0, 1] of the ranges of all roles (the middle for what is
         inactive), then their branch's code; near means alike."""
-        branch = self.branches.index(self.branch(params))
-        shares = 1 / (1 + np.exp(-STEEPNESS * self.to_vector(params)))
-        return np.append(shares, self.codes[branch])
+        shares = np.full(len(self.roles), 0.5)
+        for parameter in self.parameters:
+            if parameter.name in params and not isinstance(parameter, CategoricalParameter):
+                shares[self.places[parameter.role]] = parameter.share(params[parameter.name])
+        return np.append(shares, self.codes[self.branches.index(self.branch(params))])
 
     def at(self, position: ArrayLike) -> Params:
         """Invert `position`."""
         numbers = np.asarray(position, dtype=np.float64)
+        shares = np.clip(numbers[: len(self.roles)], 0.0, 1.0).tolist()
+        branch = self.branches[int(self.branch_numbers(numbers[None])[0])]
+
+        def choose(parameter: Parameter) -> Value:
+            if isinstance(parameter, CategoricalParameter):
+                return branch.choices[parameter.name]
+            return parameter.at_share(shares[self.places[parameter.role]])
+
+        return self.walk(choose)
+
+    def branch_numbers(self, positions: NDArray[np.float64]) -> NDArray[np.intp]:
+        """The branches that positions (k, roles + codes) lie in, by number."""
+        alike = positions[:, None, len(self.roles) :] == self.codes[None]
+        return np.asarray(alike.all(axis=2).argmax(axis=1))
+
+    def settled(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Positions (k, roles + codes) of what `at` makes of these, up to rounding: switches in the
+        middle of their halves, what is inactive in the middle."""
         d = len(self.roles)
-        branch = int(np.flatnonzero((self.codes == numbers[d:]).all(axis=1))[0])
-        shares = np.clip(numbers[:d], NEAREST, 1 - NEAREST)
-        vector = np.log(shares / (1 - shares)) / STEEPNESS
-        return self.from_vector(self.branches[branch], vector)
+        settled = np.clip(positions, 0.0, 1.0)
+        switches = [p.role for p in self.parameters if isinstance(p, BooleanParameter)]
+        for column in {self.places[role] for role in switches}:
+            settled[:, column] = np.where(settled[:, column] >= 0.5, 0.75, 0.25)
+        numbers = self.branch_numbers(positions)
+        for number in np.unique(numbers):
+            branch, rows = self.branches[number], numbers == number
+            shares = settled[rows, :d]
+            active = self.methods[branch.method].activity(branch.models, shares, self.places)
+            settled[rows, :d] = np.where(active, shares, 0.5)
+        return settled
 
     def describe(self) -> str:
         """One line: the methods with their dimensions."""

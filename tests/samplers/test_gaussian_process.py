@@ -20,7 +20,7 @@ from automerge.samplers.gaussian_process import (
     prior,
 )
 from automerge.samplers.gp import GpSampler, improvement, tamed
-from automerge.samplers.random import RandomSampler, draw
+from automerge.samplers.random import RandomSampler
 from tests.samplers.spaces import space
 
 RNG = np.random.default_rng(0)
@@ -115,15 +115,6 @@ def test_a_place_that_failed_is_not_proposed_again():
         sampler.tell(number, params, None if bad else [float(rng.normal())])
     assert len({repr(dict(p)) for p in [sampler.ask(60)]}) == 1
     assert np.mean(failed[-20:]) < 0.9
-
-
-def test_candidates_lie_where_their_trials_will():
-    mixed = space("linear", "slerp", "ties", switches=False)
-    sampler = GpSampler(mixed, 1, 0, 40)
-    parents = np.array([mixed.position(draw(mixed, RNG)) for _ in range(5)])
-    found = sampler._candidates(parents, np.random.default_rng(0))
-    for point in found[::23]:
-        np.testing.assert_allclose(mixed.position(mixed.at(point)), point, atol=2e-6)
 
 
 def test_a_space_of_choices_alone_is_searched_too():
