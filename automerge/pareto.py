@@ -6,6 +6,7 @@ nondominated, never chosen, worth no volume.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -27,6 +28,11 @@ def as_points(losses: ArrayLike) -> Floats:
 def valid(losses: ArrayLike) -> Bools:
     """Mark the rows whose losses are all finite."""
     return np.asarray(np.isfinite(as_points(losses)).all(axis=1))
+
+
+def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether one row dominates another: nowhere worse, somewhere better."""
+    return one != other and all(a <= b for a, b in zip(one, other, strict=True))
 
 
 def nondominated(losses: ArrayLike) -> Bools:

@@ -245,10 +245,11 @@ class Driver:
     def _join_front(self, number: int) -> None:
         """Keep what nothing dominates on search items, without comparing all with all again."""
         row = losses(self.plan.objectives, self._values[number])
+        others = self._front.items()
         if all(map(math.isfinite, row)) and not any(
-            _dominates(other, row) for other in self._front.values()
+            pareto.dominates(other, row) for _, other in others
         ):
-            kept = {n: other for n, other in self._front.items() if not _dominates(row, other)}
+            kept = {n: other for n, other in others if not pareto.dominates(row, other)}
             self._front = {**kept, number: row}
 
     def _tell(self, trial: Trial) -> None:
@@ -406,8 +407,3 @@ class Driver:
                 last=last,
             )
         )
-
-
-def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Nowhere worse, somewhere better."""
-    return one != other and all(a <= b for a, b in zip(one, other, strict=True))

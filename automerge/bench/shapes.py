@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from automerge.checkpoints import TensorInfo
+from automerge.checkpoints import MemoryCheckpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -71,33 +69,7 @@ def empty_model(size: Size) -> PreTrainedModel:
     return model
 
 
-@dataclass(frozen=True)
-class RandomCheckpoint:
-    """A model in memory: random weights about those of a base, if one is given."""
-
-    content: Mapping[str, Tensor]
-    path: Path = Path("random")
-    config: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def assets(self) -> Path:
-        """Random models have no files."""
-        return self.path
-
-    @property
-    def tensors(self) -> Mapping[str, TensorInfo]:
-        """Shapes and dtypes by name."""
-        return {
-            name: TensorInfo(tuple(t.shape), str(t.dtype).removeprefix("torch."))
-            for name, t in self.content.items()
-        }
-
-    def read(self, name: str) -> Tensor:
-        """One tensor."""
-        return self.content[name]
-
-
-def random_models(model: PreTrainedModel, n_sources: int) -> dict[str, RandomCheckpoint]:
+def random_models(model: PreTrainedModel, n_sources: int) -> dict[str, MemoryCheckpoint]:
     """A base (σ = 0.02) and fine-tunes of it (σ of the difference 0.001), in bfloat16."""
     generator = torch.Generator().manual_seed(0)
     pool = torch.randn(POOL, generator=generator)
@@ -110,13 +82,13 @@ def random_models(model: PreTrainedModel, n_sources: int) -> dict[str, RandomChe
         name: drawn(pool, i, shape.numel()).mul_(0.02).bfloat16().view(shape)
         for i, (name, shape) in enumerate(shapes.items())
     }
-    models = {"base": RandomCheckpoint(base)}
+    models = {"base": MemoryCheckpoint(base)}
     for k in range(n_sources):
         content = {}
         for i, (name, shape) in enumerate(shapes.items()):
             step = drawn(pool, 1000 * (k + 1) + i, shape.numel()).mul_(0.001)
             content[name] = step.add_(base[name].flatten()).bfloat16().view(shape)
-        models[f"source{k + 1}"] = RandomCheckpoint(content)
+        models[f"source{k + 1}"] = MemoryCheckpoint(content)
     return models
 
 

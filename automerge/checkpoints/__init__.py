@@ -14,6 +14,7 @@ from automerge.checkpoints.compatibility import (
 from automerge.checkpoints.hub import ModelFolder, resolve
 from automerge.checkpoints.layout import Stored, Target, layout, reference_model
 from automerge.checkpoints.lora import LoraCheckpoint, is_adapter
+from automerge.checkpoints.memory import MemoryCheckpoint
 from automerge.checkpoints.naming import spellings, stored_parts
 from automerge.checkpoints.places import places
 from automerge.checkpoints.reader import Checkpoint, SafetensorsCheckpoint
@@ -43,6 +44,7 @@ __all__ = [
     "Checkpoint",
     "Compatibility",
     "LoraCheckpoint",
+    "MemoryCheckpoint",
     "ModelFolder",
     "SafetensorsCheckpoint",
     "Stored",

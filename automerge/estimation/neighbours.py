@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from automerge.objective import Estimate
 
 Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
 
 DONORS = 12
 """Nearest candidates that are asked."""
@@ -21,16 +22,21 @@ PRIOR_ITEMS = 10.0
 """How many items' worth of evidence the coefficient is shrunk towards 0 by."""
 
 
+def nearest(distances: Floats) -> Indices:
+    """The candidates to predict from, at most DONORS of finite distance, nearest first."""
+    order = np.argsort(distances, kind="stable")[:DONORS]
+    return order[np.isfinite(distances[order])]
+
+
 def predictions(scores: Floats, distances: Floats, item_means: Floats) -> Floats:
     """Predict a candidate's score on every item from others': shape (items,).
 
-    `scores` are (donors, items), NaN where an item was not seen; `distances` (donors,) are theirs
-    to the candidate. A kernel-weighted mean, shrunk to the item's mean over all candidates.
+    `scores` are (donors, items), nearest first, NaN where an item was not seen; `distances`
+    (donors,) are theirs to the candidate. A kernel-weighted mean, shrunk to the item's mean over
+    all candidates.
     """
     if not len(scores):
         return item_means
-    nearest = np.argsort(distances, kind="stable")[:DONORS]
-    scores, distances = scores[nearest], distances[nearest]
     width = max(float(distances[min(BANDWIDTH_DONOR, len(distances)) - 1]), 1e-6)
     weights = np.exp(-0.5 * (distances / width) ** 2)
     seen = np.isfinite(scores)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from automerge.estimation.neighbours import DONORS, control_variate, predictions
+from automerge.estimation.neighbours import control_variate, nearest, predictions
 from automerge.objective import Estimate, ItemScores, Objective, estimate
 
 Floats = NDArray[np.float64]
@@ -73,9 +73,6 @@ class Rows:
         self._matrix = np.full((0, 1), np.nan)
         self._count = 0
 
-    def __len__(self) -> int:
-        return self._count
-
     @property
     def filled(self) -> Floats:
         """The rows so far, (rows, columns): a view."""
@@ -115,8 +112,7 @@ class Table:
         rows = self._rows.filled
         row = rows[candidate]
         seen = np.isfinite(row)
-        donors = np.argsort(distances, kind="stable")[:DONORS]
-        donors = donors[np.isfinite(distances[donors])]
+        donors = nearest(distances)
         predicted = predictions(rows[donors], distances[donors], self._item_means(row, seen))
         mean = float(predicted.mean())
         return control_variate(row[seen], predicted[seen], mean, len(row))

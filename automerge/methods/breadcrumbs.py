@@ -17,7 +17,7 @@ from automerge.methods.base import (
 )
 from automerge.methods.linear import weighted_sum
 from automerge.methods.outliers import GAMMA, bounds, masked
-from automerge.methods.task_arithmetic import factor
+from automerge.methods.task_arithmetic import summands
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
     """λ wᵢ and the magnitudes kept, a source."""
-    scale = factor(values)
-    pairs = zip(values.each["weight"], bounds(values, statistics), strict=True)
-    return Coefficients(each=tuple((scale * w, *limits) for w, limits in pairs))
+    return summands(values, bounds(values, statistics))
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:

@@ -16,7 +16,7 @@ from automerge.methods.base import (
     weight,
 )
 from automerge.methods.outliers import GAMMA, bounds, masked
-from automerge.methods.ties import elect
+from automerge.methods.ties import ballot, elected
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,20 +24,13 @@ if TYPE_CHECKING:
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
     """wᵢ and the magnitudes kept, a source, and λ."""
-    pairs = zip(values.each["weight"], bounds(values, statistics), strict=True)
-    return Coefficients(
-        each=tuple((w, *limits) for w, limits in pairs),
-        shared=(values.number["lambda"],),
-        switches=(values.switch["normalize"],),
-    )
+    return ballot(values, bounds(values, statistics))
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
     """TIES's election and merge over the masked task vectors."""
     vectors = masked(operands, tuple((least, most) for _, least, most in scalars.each))
-    (scale,), (normalized,) = scalars.shared, scalars.switches
-    weights = [w for w, *_ in scalars.each]
-    return operands.anchor + elect(vectors, weights, normalized) * scale
+    return elected(operands, vectors, scalars)
 
 
 BREADCRUMBS_TIES = Method(

@@ -16,7 +16,7 @@ from automerge.methods.base import (
     weight,
 )
 from automerge.methods.dare import dropped, rescaled
-from automerge.methods.ties import elect
+from automerge.methods.ties import ballot, elected
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,21 +24,14 @@ if TYPE_CHECKING:
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
     """wᵢ, densityᵢ and 1/densityᵢ a source, and λ."""
-    pairs = zip(values.each["weight"], values.each["density"], strict=True)
-    return Coefficients(
-        each=tuple((w, kept, rescaled(1.0, kept)) for w, kept in pairs),
-        shared=(values.number["lambda"],),
-        switches=(values.switch["normalize"],),
-    )
+    return ballot(values, [(kept, rescaled(1.0, kept)) for kept in values.each["density"]])
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
     """TIES's election and merge over mᵢ (xᵢ − base) / densityᵢ."""
     vectors = dropped(operands, tuple(kept for _, kept, _ in scalars.each))
-    rescaled_vectors = [v * r for v, (_, _, r) in zip(vectors, scalars.each, strict=True)]
-    (scale,), (normalized,) = scalars.shared, scalars.switches
-    weights = [w for w, _, _ in scalars.each]
-    return operands.anchor + elect(rescaled_vectors, weights, normalized) * scale
+    grown = [v * r for v, (_, _, r) in zip(vectors, scalars.each, strict=True)]
+    return elected(operands, grown, scalars)
 
 
 DARE_TIES = Method(

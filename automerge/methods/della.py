@@ -16,7 +16,7 @@ from automerge.methods.base import (
     weight,
 )
 from automerge.methods.magprune import EPSILON, pruned, windows
-from automerge.methods.ties import elect
+from automerge.methods.ties import ballot, elected
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,20 +24,13 @@ if TYPE_CHECKING:
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
     """wᵢ and the range of probabilities a source, and λ."""
-    pairs = zip(values.each["weight"], windows(values), strict=True)
-    return Coefficients(
-        each=tuple((w, *window) for w, window in pairs),
-        shared=(values.number["lambda"],),
-        switches=(values.switch["normalize"],),
-    )
+    return ballot(values, windows(values))
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
     """TIES's election and merge over mᵢ (xᵢ − base) / pᵢ, with mᵢ a Bernoulli(pᵢ) mask."""
     vectors = pruned(operands, tuple((least, width) for _, least, width in scalars.each))
-    (scale,), (normalized,) = scalars.shared, scalars.switches
-    weights = [w for w, *_ in scalars.each]
-    return operands.anchor + elect(vectors, weights, normalized) * scale
+    return elected(operands, vectors, scalars)
 
 
 DELLA = Method(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from automerge.methods.base import (
@@ -25,8 +26,14 @@ CANCELLED = 1e-8
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
     """The weights times λ."""
+    return summands(values, [() for _ in values.each["weight"]])
+
+
+def summands(values: Values, extras: Iterable[tuple[float, ...]]) -> Coefficients:
+    """λ wᵢ a source, before what else it has."""
     scale = factor(values)
-    return Coefficients(each=tuple((scale * w,) for w in values.each["weight"]))
+    pairs = zip(values.each["weight"], extras, strict=True)
+    return Coefficients(each=tuple((scale * w, *extra) for w, extra in pairs))
 
 
 def factor(values: Values) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from automerge.methods.base import (
@@ -29,12 +29,15 @@ def coefficients(values: Values, statistics: Statistics) -> Coefficients:
     Trimming is per tensor, as in mergekit; the paper trims once over a whole model. The threshold
     is the k-th largest magnitude, k = max(1, ⌊density · N⌋), so equal magnitudes stay together.
     """
-    weights, densities = values.each["weight"], values.each["density"]
+    densities = enumerate(values.each["density"])
+    return ballot(values, [(threshold(kept, statistics, i),) for i, kept in densities])
+
+
+def ballot(values: Values, extras: Iterable[tuple[float, ...]]) -> Coefficients:
+    """What `elected` needs: a weight a source, before what else the source has, and λ."""
+    pairs = zip(values.each["weight"], extras, strict=True)
     return Coefficients(
-        each=tuple(
-            (w, threshold(kept, statistics, i))
-            for i, (w, kept) in enumerate(zip(weights, densities, strict=True))
-        ),
+        each=tuple((w, *extra) for w, extra in pairs),
         shared=(values.number["lambda"],),
         switches=(values.switch["normalize"],),
     )
@@ -55,9 +58,14 @@ def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
         vector * (1 - indicator(least - vector.abs()))
         for vector, (_, least) in zip(operands.task_vectors, scalars.each, strict=True)
     ]
+    return elected(operands, trimmed, scalars)
+
+
+def elected(operands: Operands, vectors: Sequence[Tensor], scalars: Coefficients) -> Tensor:
+    """base + λ times what is elected of a vector a source, with coefficients of `ballot`."""
     (scale,), (normalized,) = scalars.shared, scalars.switches
-    weights = [w for w, _ in scalars.each]
-    return operands.anchor + elect(trimmed, weights, normalized) * scale
+    weights = [w for w, *_ in scalars.each]
+    return operands.anchor + elect(vectors, weights, normalized) * scale
 
 
 def elect(vectors: Sequence[Tensor], weights: Sequence[float], normalized: bool) -> Tensor:

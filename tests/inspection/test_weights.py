@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from automerge.checkpoints import MemoryCheckpoint
 from automerge.inspection import weights as module
 from automerge.inspection.nearest import find_nearest
 from automerge.inspection.weights import measure
-from tests.merging.memory import MemoryCheckpoint
 
 SHAPES = {
     "model.embed_tokens.weight": (13, 8),

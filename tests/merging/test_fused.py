@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from automerge.checkpoints import MemoryCheckpoint
 from automerge.merging import InvalidMerge
 from automerge.merging import resident as module
 from automerge.merging.fused import WORTHWHILE, FusedKernels, compiler, fused_kernels
 from automerge.merging.resident import ResidentEngine
 from automerge.methods import METHODS
-from tests.merging.memory import MemoryCheckpoint
 from tests.methods.test_conformance import NAME, count, recipe, tensors
 
 FUSIBLE = [name for name, method in METHODS.items() if method.extent == "element"]

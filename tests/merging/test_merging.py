@@ -176,7 +176,7 @@ def test_float16_overflow_is_invalid(checkpoints):
         (RecipeSource("big", {}),),
         dtype="float16",
     )
-    from tests.merging.memory import MemoryCheckpoint
+    from automerge.checkpoints import MemoryCheckpoint
 
     big = MemoryCheckpoint({"w": torch.tensor([1e5])})
     with pytest.raises(InvalidMerge):
@@ -221,7 +221,7 @@ def test_the_output_folder_may_not_be_an_input(folders, checkpoints):
 
 
 def test_integer_tensors_are_copied_from_the_base():
-    from tests.merging.memory import MemoryCheckpoint
+    from automerge.checkpoints import MemoryCheckpoint
 
     models = {
         name: MemoryCheckpoint({"w": torch.ones(3) * n, "steps": torch.tensor([n])})

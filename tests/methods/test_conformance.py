@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from automerge.checkpoints import MemoryCheckpoint
 from automerge.merging import InvalidMerge, ResidentEngine
 from automerge.methods import METHODS, Knob, Method, check_recipe
 from automerge.methods.uniform import uniform
 from automerge.recipe import Profile, Recipe, RecipeSource
-from tests.merging.memory import MemoryCheckpoint
 from tests.methods.oracles import ORACLES
 
 NAME = "model.layers.0.mlp.up_proj.weight"

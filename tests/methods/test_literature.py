@@ -10,12 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from automerge.checkpoints import MemoryCheckpoint
 from automerge.merging import InvalidMerge, ResidentEngine
 from automerge.methods import METHODS, Operands
 from automerge.methods.geometric_median import median
 from automerge.methods.matrices import assemble, directions, polar, projected, svd
 from automerge.recipe import Profile, Recipe, RecipeSource
-from tests.merging.memory import MemoryCheckpoint
 from tests.methods.oracles_literature import LITERATURE
 
 NAME = "model.layers.0.mlp.up_proj.weight"

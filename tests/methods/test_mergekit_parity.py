@@ -14,7 +14,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from automerge.checkpoints import open_checkpoint, places
+from automerge.checkpoints import MemoryCheckpoint, open_checkpoint, places
 from automerge.mergekit import parse_mergekit, to_mergekit
 from automerge.mergekit.tables import COUNTERPARTS, PARAMETERS, REQUIRED, SWITCHES
 from automerge.merging import InvalidMerge, ResidentEngine, merge_to_folder
@@ -23,7 +23,6 @@ from automerge.methods.uniform import uniform
 from automerge.recipe import Profile, Recipe, RecipeSource
 from automerge.yaml_file import parse_yaml
 from tests.checkpoints.models import llama, save
-from tests.merging.memory import MemoryCheckpoint
 
 mergekit_config = pytest.importorskip("mergekit.config")
 from mergekit.merge import run_merge  # noqa: E402

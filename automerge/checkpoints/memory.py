@@ -1,33 +1,39 @@
-"""A checkpoint that lives in memory: the smallest thing the Checkpoint contract allows."""
+"""A model that lives in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from automerge.checkpoints.safetensors_file import TensorInfo
 
-from automerge.checkpoints import TensorInfo
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
 class MemoryCheckpoint:
-    content: Mapping[str, torch.Tensor]
+    """Tensors by name, without files: the least that can be merged."""
+
+    content: Mapping[str, Tensor]
     path: Path = Path("memory")
     config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def assets(self) -> Path:
+        """Models in memory have no files."""
         return self.path
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
+        """Shapes and dtypes by name."""
         return {
             name: TensorInfo(tuple(t.shape), str(t.dtype).removeprefix("torch."))
             for name, t in self.content.items()
         }
 
-    def read(self, name: str) -> torch.Tensor:
+    def read(self, name: str) -> Tensor:
+        """One tensor."""
         return self.content[name]
