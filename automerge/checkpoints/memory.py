@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ class MemoryCheckpoint:
         """Models in memory have no files."""
         return self.path
 
-    @property
+    @cached_property
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Shapes and dtypes by name."""
         return {
