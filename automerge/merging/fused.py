@@ -2,54 +2,41 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from types import FunctionType
-from typing import Any, TypeAlias, cast
+import ctypes
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from automerge.checkpoints import Checkpoint
-from automerge.methods import Coefficients, Method, Operands
-from automerge.methods.uniform import Keys, spread
+from automerge.merging.build import CannotCompile, compiler, library
+from automerge.merging.translate import STORED, Shape, translate
+from automerge.methods import Coefficients, Method
+from automerge.methods.uniform import Keys
 
-WORTHWHILE = 100_000_000
-"""Elements of a model from which compiling, some seconds a method and number of sources, pays."""
+logger = logging.getLogger(__name__)
 
-Compiled: TypeAlias = Callable[..., Tensor]
+WORTHWHILE = 10_000_000
+"""Elements of a model from which compiling, about a second a method and number of sources, pays."""
+PIECE = 1 << 20
+"""Elements a thread merges at once."""
 
-
-def compiler() -> bool:
-    """Whether PyTorch can compile for the CPU here: it needs a C++ compiler."""
-    names = [os.environ.get("CXX", ""), "g++", "c++", "clang++"]
-    return any(name and shutil.which(name) for name in names)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a compiled kernel is special to; sizes and numbers are its arguments."""
-
-    kernel: object
-    anchored: bool
-    seeded: bool
-    widths: tuple[int, ...]
-    n_shared: int
-    switches: tuple[bool, ...]
-    ranked: bool
+Merge = Callable[..., int]
 
 
 class FusedKernels:
-    """Kernels compiled at their first use, and kept; PyTorch keeps the code on disk as well.
+    """Kernels compiled at their first use, and kept between runs.
 
-    The result has the bits of the eager kernel: the same operations in the same precision, no
-    products and sums contracted.
+    The result has the bits of the eager kernel. Where compiling fails, nothing is fused.
     """
 
-    def __init__(self) -> None:
-        self._compiled: dict[Shape, Compiled] = {}
+    def __init__(self, compiler: str) -> None:
+        self._compiler = compiler
+        self._compiled: dict[tuple[object, Shape], Merge] = {}
+        self._refused = False
 
     def fill(
         self,
@@ -59,67 +46,84 @@ class FusedKernels:
         scalars: Coefficients,
         keys: Sequence[Keys],
         ranks: Sequence[Tensor],
-    ) -> bool:
-        """Run a method's kernel over whole flat tensors; whether the result is finite."""
-        shape = Shape(
-            method.kernel,
-            method.anchored,
-            method.seeded,
-            tuple(map(len, scalars.each)),
-            len(scalars.shared),
-            scalars.switches,
-            bool(ranks),
+    ) -> bool | None:
+        """Run a method's kernel over whole flat tensors of the CPU.
+
+        Returns whether the result is finite; None where it cannot be computed here.
+        """
+        kinds = [t.dtype if t.dtype in STORED else torch.float32 for t in (*tensors, merged)]
+        shape = Shape.of(method, scalars, kinds[:-1], kinds[-1])
+        merge = self._merge(method, shape)
+        if merge is None:
+            return None
+        numbers = [*(number for each in scalars.each for number in each), *scalars.shared]
+        wanted = [key & 0xFFFFFFFF for pair in keys for key in pair]
+        constants = (
+            (ctypes.c_double * max(len(numbers), 1))(*numbers),
+            (ctypes.c_uint32 * max(len(wanted), 1))(*wanted),
         )
-        if shape not in self._compiled:
-            self._compiled[shape] = torch.compile(program(method, shape), dynamic=True)
-        numbers = [number for each in scalars.each for number in each]
-        device = merged.device
-        check = self._compiled[shape](
-            merged,
-            list(tensors),
-            torch.tensor([*numbers, *scalars.shared], dtype=torch.float32, device=device),
-            torch.tensor([k for pair in keys for k in pair], dtype=torch.int32, device=device),
-            list(ranks),
-        )
-        return bool(check)
+
+        def work(span: tuple[int, int]) -> bool:
+            start, stop = span
+            there = merged[start:stop]
+            out = there if there.dtype in STORED else torch.empty(stop - start)
+            inputs = [
+                t[start:stop].to(kind).contiguous() for t, kind in zip(tensors, kinds, strict=False)
+            ]
+            bad = merge(
+                addresses(inputs),
+                addresses([r[start:stop] for r in ranks]),
+                ctypes.c_void_p(out.data_ptr()),
+                *constants,
+                ctypes.c_uint32(start & 0xFFFFFFFF),
+                ctypes.c_int64(stop - start),
+            )
+            if out is not there:
+                there.copy_(out)
+                return not bad and bool(torch.isfinite(there).all())
+            return not bad
+
+        pieces = list(spans(merged.numel()))
+        if len(pieces) < 2 or torch.get_num_threads() < 2:
+            return all(map(work, pieces))
+        finite = list(self._threads.map(work, pieces))
+        return all(finite)
+
+    def _merge(self, method: Method, shape: Shape) -> Merge | None:
+        key = (method.kernel, shape)
+        if key not in self._compiled and not self._refused:
+            try:
+                found = library(translate(method, shape), self._compiler).merge
+            except CannotCompile as error:
+                logger.warning("merging without compiled kernels, which is slower: %s", error)
+                self._refused = True
+                return None
+            found.restype = ctypes.c_int32
+            self._compiled[key] = found
+        return self._compiled.get(key)
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        """As many threads as PyTorch uses; calls into the kernel let others run."""
+        return ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="merge")
 
 
 def fused_kernels(checkpoints: Mapping[str, Checkpoint]) -> FusedKernels | None:
-    """Fused kernels where they pay: for large models, on a machine that can compile."""
+    """Fused kernels where they pay: for models that are not tiny, on a machine that can compile."""
     sizes = [
         sum(info.n_elements for info in checkpoint.tensors.values())
         for checkpoint in checkpoints.values()
     ]
-    return FusedKernels() if max(sizes, default=0) >= WORTHWHILE and compiler() else None
+    found = compiler()
+    return None if found is None or max(sizes, default=0) < WORTHWHILE else FusedKernels(found)
 
 
-def program(method: Method, shape: Shape) -> Callable[..., Any]:
-    """One pass: read, compute in float32, round, write, and see whether all was finite."""
+def spans(count: int) -> Iterator[tuple[int, int]]:
+    """Pieces of a tensor, as start and stop."""
+    for start in range(0, count, PIECE):
+        yield start, min(start + PIECE, count)
 
-    def run(
-        merged: Tensor, tensors: list[Tensor], numbers: Tensor, keys: Tensor, ranks: list[Tensor]
-    ) -> Tensor:
-        each, at = [], 0
-        for width in shape.widths:
-            each.append(tuple(numbers[at + j] for j in range(width)))
-            at += width
-        shared = tuple(numbers[at + j] for j in range(shape.n_shared))
-        work = [tensor.float() for tensor in tensors]
-        uniforms = []
-        if shape.seeded:
-            index = torch.arange(merged.shape[0], dtype=torch.int32, device=merged.device)
-            n_sources = len(shape.widths)
-            uniforms = [spread(index, keys[2 * i], keys[2 * i + 1]) for i in range(n_sources)]
-        base, sources = (work[0], work[1:]) if shape.anchored else (None, work)
-        operands = Operands(base, sources, uniforms, ranks)
-        # Tensors of one number stand for numbers: kernels never branch on them.
-        scalars = Coefficients(cast(Any, tuple(each)), cast(Any, shared), shape.switches)
-        rounded = method.kernel(operands, scalars).to(merged.dtype)
-        merged.copy_(rounded)
-        # Compiled maxima lose a NaN that the eager kernel carries on, so inputs are checked too;
-        # and x · 0 is folded to 0.
-        return torch.isfinite(sum(work, rounded.float())).all()
 
-    # Code of its own: PyTorch counts recompilations by code object, and gives up after eight.
-    code = run.__code__.replace(co_name=f"merge_{method.name}")
-    return FunctionType(code, run.__globals__, code.co_name, None, run.__closure__)
+def addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    """Where contiguous tensors begin."""
+    return (ctypes.c_void_p * max(len(tensors), 1))(*(t.data_ptr() for t in tensors))

@@ -139,12 +139,7 @@ def indicator(tensor: Tensor) -> Tensor:
 
     Float masks keep an eager kernel in vector instructions (comparisons and boolean products are
     six times slower on CPUs); multiplied with, they carry a NaN on to the check of the result.
-    Compiled, a comparison is the cheaper one.
     """
-    import torch
-
-    if torch.compiler.is_compiling():
-        return (tensor > 0).to(tensor.dtype)
     return tensor.relu().sign()
 
 

@@ -2,61 +2,71 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from automerge.checkpoints import MemoryCheckpoint
 from automerge.merging import InvalidMerge
 from automerge.merging import resident as module
-from automerge.merging.fused import WORTHWHILE, FusedKernels, compiler, fused_kernels
+from automerge.merging.build import compiler
+from automerge.merging.fused import WORTHWHILE, FusedKernels, fused_kernels
 from automerge.merging.resident import ResidentEngine
+from automerge.merging.translate import Shape, translate
 from automerge.methods import METHODS
+from automerge.recipe import Profile, Recipe, RecipeSource
 from tests.methods.test_conformance import NAME, count, recipe, tensors
 
 FUSIBLE = [name for name, method in METHODS.items() if method.extent == "element"]
-EVERY = [
-    name if name == "linear" else pytest.param(name, marks=pytest.mark.slow) for name in FUSIBLE
-]
-
 pytestmark = pytest.mark.skipif(not compiler(), reason="no C++ compiler")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def fused() -> FusedKernels:
+    return FusedKernels(compiler())
 
 
 def engines(monkeypatch, inputs):
     named = {"base": inputs[0]} | {f"m{i}": s for i, s in enumerate(inputs[1:])}
     checkpoints = {n: MemoryCheckpoint({NAME: t}) for n, t in named.items()}
     plain = ResidentEngine(checkpoints)
-    monkeypatch.setattr(module, "fused_kernels", lambda _: FusedKernels())
+    monkeypatch.setattr(module, "fused_kernels", lambda _: fused())
     return plain, ResidentEngine(checkpoints)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", FUSIBLE)
 def test_fused_equals_eager_bit_for_bit(monkeypatch, name):
     method = METHODS[name]
-    plain, fused = engines(monkeypatch, tensors(count(method), (307, 211), torch.bfloat16))
+    plain, quick = engines(monkeypatch, tensors(count(method), (307, 211), torch.bfloat16))
     for switch in (True, False):
         made = recipe(method, switch)
-        [(_, ours)], [(_, theirs)] = fused.merge(made), plain.merge(made)
+        [(_, ours)], [(_, theirs)] = quick.merge(made), plain.merge(made)
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ties", "dare_ties", "della", "sce"])
 def test_fused_equals_eager_for_other_dtypes_and_sizes(monkeypatch, name):
     method = METHODS[name]
     for dtype, shape in ((torch.float32, (64,)), (torch.float16, (33, 20)), (torch.float32, ())):
-        plain, fused = engines(monkeypatch, tensors(count(method), shape, dtype))
+        plain, quick = engines(monkeypatch, tensors(count(method), shape, dtype))
         made = recipe(method)
-        [(_, ours)], [(_, theirs)] = fused.merge(made), plain.merge(made)
+        [(_, ours)], [(_, theirs)] = quick.merge(made), plain.merge(made)
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.slow
 def test_fused_kernels_see_what_is_not_finite(monkeypatch):
     inputs = tensors(3)
     inputs[2][3, 1] = torch.nan
-    _, fused = engines(monkeypatch, inputs)
+    _, quick = engines(monkeypatch, inputs)
     with pytest.raises(InvalidMerge):
-        list(fused.merge(recipe(METHODS["ties"])))
+        list(quick.merge(recipe(METHODS["ties"])))
 
 
 def test_only_large_models_are_compiled_for():
@@ -64,3 +74,66 @@ def test_only_large_models_are_compiled_for():
     large = MemoryCheckpoint({NAME: torch.empty(WORTHWHILE, dtype=torch.int8, device="meta")})
     assert fused_kernels({"a": small}) is None
     assert fused_kernels({"a": small, "b": large}) is not None
+
+
+def test_pieces_of_a_tensor_are_merged_by_threads_as_one(monkeypatch):
+    monkeypatch.setattr("automerge.merging.fused.PIECE", 1000)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    method = METHODS["dare_ties"]
+    plain, quick = engines(monkeypatch, tensors(count(method), (307, 211), torch.bfloat16))
+    [(_, ours)], [(_, theirs)] = quick.merge(recipe(method)), plain.merge(recipe(method))
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_what_is_rounded_to_infinity_is_seen(monkeypatch, dtype):
+    most = torch.finfo(dtype).max
+    linear = METHODS["linear"]
+    for factor, finite in ((1.0, True), (1.001, dtype is torch.bfloat16), (1.01, False)):
+        # 1.001 of the largest bfloat16 is rounded back to it.
+        weights = (factor, 0.0)
+        inputs = [torch.full((40,), most, dtype=dtype) for _ in weights]
+        _, quick = engines(monkeypatch, [inputs[0], *inputs])
+        sources = tuple(
+            RecipeSource(f"m{i}", {"weight": Profile.of(w)}) for i, w in enumerate(weights)
+        )
+        made = Recipe(linear.name, sources, knobs={"normalize": False})
+        if finite:
+            assert len(list(quick.merge(made))) == 1
+        else:
+            with pytest.raises(InvalidMerge):
+                list(quick.merge(made))
+
+
+def test_a_compiler_that_fails_costs_speed_and_no_result(monkeypatch, caplog):
+    method = METHODS["ties"]
+    inputs = tensors(count(method), (30, 20), torch.bfloat16)
+    plain, _ = engines(monkeypatch, inputs)
+    named = {"base": inputs[0]} | {f"m{i}": s for i, s in enumerate(inputs[1:])}
+    monkeypatch.setattr(module, "fused_kernels", lambda _: FusedKernels("false"))
+    broken = ResidentEngine({n: MemoryCheckpoint({NAME: t}) for n, t in named.items()})
+    made = recipe(method)
+    [(_, ours)], [(_, theirs)] = broken.merge(made), plain.merge(made)
+    assert torch.equal(ours, theirs)
+    assert "without compiled kernels" in caplog.text
+
+
+def test_compiled_kernels_are_kept_between_runs(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    method = METHODS["slerp"]
+    for _ in range(2):
+        _, quick = engines(monkeypatch, tensors(count(method)))
+        list(quick.merge(recipe(method)))
+    assert len(list(tmp_path.rglob("*.so"))) == 1
+    monkeypatch.setattr("automerge.merging.build.compile_to", None)
+    _, again = engines(monkeypatch, tensors(count(method)))
+    list(again.merge(recipe(method)))
+
+
+def test_a_kernel_that_uses_what_cannot_be_translated_is_named():
+    odd = dataclasses.replace(
+        METHODS["linear"], kernel=lambda operands, _: operands.sources[0].sin()
+    )
+    shape = Shape(False, False, False, (1,), 0, (), (torch.float32,), torch.float32)
+    with pytest.raises(NotImplementedError, match="cannot use sin"):
+        translate(odd, shape)
