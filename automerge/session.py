@@ -267,6 +267,7 @@ def _start_executor(store: Store, config: StudyConfig, found: _Examined | None) 
         _verify(store, found)
     evaluation = config.evaluation
     device = evaluation.device if config.ray_address else choose_device(evaluation.device)
+    recipe_methods = [part.method for named in config.recipes for part in named.recipe.parts]
     spec = WorkerSpec(
         models={origin["name"]: Path(origin["path"]) for origin in found.facts["models"]},
         base=BASE,
@@ -277,6 +278,7 @@ def _start_executor(store: Store, config: StudyConfig, found: _Examined | None) 
         device=device,
         max_length=evaluation.max_length,
         threads=1 if config.executor == "ray" and device == "cpu" else None,
+        methods=tuple(dict.fromkeys([*config.search.methods, *recipe_methods])),
     )
     if config.executor == "local":
         return LocalExecutor(partial(MergeWorker, spec, found.task_set))

@@ -6,6 +6,7 @@ failure becomes a value.
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 from collections.abc import Mapping
@@ -18,7 +19,14 @@ from automerge.errors import PreflightError
 from automerge.evaluation.guards import InvalidOutput
 from automerge.evaluation.scorer import Scorer
 from automerge.evaluation.tasks import TaskSet, TaskSettings, TaskSpec, load_tasks
-from automerge.merging import InvalidMerge, ResidentEngine
+from automerge.merging import (
+    InvalidMerge,
+    ResidentEngine,
+    estimate,
+    free_device_bytes,
+    free_host_bytes,
+    plan_memory,
+)
 from automerge.trial import Failed, Job, Measured, Outcome, Timings
 
 if TYPE_CHECKING:
@@ -35,7 +43,9 @@ class WorkerSpec:
     """What a worker is built from; picklable.
 
     `models` maps names to folders, the base first. `dtype` "auto" is float32 on a CPU and the
-    base's own on a GPU. `threads` None is one for a small model, else torch's choice.
+    base's own on a GPU. `threads` None is one for a small model, else torch's choice; a worker
+    given some of a machine's cores takes as much of its memory. `methods` are what recipes may
+    use, as far as known.
     """
 
     models: Mapping[str, Path]
@@ -47,10 +57,11 @@ class WorkerSpec:
     device: str
     max_length: int | None
     threads: int | None = None
+    methods: tuple[str, ...] = ()
 
 
 class MergeWorker:
-    """Merges in place, then scores."""
+    """Merges in place, then scores. Raises PreflightError where the model does not fit."""
 
     def __init__(self, spec: WorkerSpec, task_set: TaskSet | None = None) -> None:
         import torch
@@ -60,9 +71,14 @@ class MergeWorker:
         device = choose_device(spec.device)
         path = spec.models[spec.base]
         checkpoints = open_together(spec.models, spec.base)
-        self._engine = ResidentEngine(checkpoints)
+        dtype = compute_dtype(spec.dtype, device)
+        need = estimate(checkpoints, spec.base, str(dtype).removeprefix("torch."), spec.methods)
+        plan = plan_memory(
+            need, free_host_bytes(), free_device_bytes(device), workers_here(spec.threads, device)
+        )
+        self._engine = ResidentEngine(checkpoints, plan.room)
         assets = checkpoints[spec.base].assets
-        self._model = load_model(path, assets, compute_dtype(spec.dtype, device))
+        self._model = load_model(path, assets, dtype)
         self._model.to(device).eval().requires_grad_(False)
         if spec.threads is not None:
             torch.set_num_threads(spec.threads)
@@ -140,6 +156,15 @@ def compute_dtype(dtype: str, device: str) -> torch.dtype | str:
         return torch.float32 if device == "cpu" else "auto"
     found: torch.dtype = getattr(torch, dtype)
     return found
+
+
+def workers_here(threads: int | None, device: str) -> int:
+    """How many workers a machine is meant to have: one a GPU, or as many as its cores allow."""
+    import torch
+
+    if device != "cpu":
+        return max(1, torch.cuda.device_count())
+    return max(1, (os.cpu_count() or 1) // threads) if threads else 1
 
 
 def _trace(error: BaseException) -> str:

@@ -6,8 +6,12 @@ import pickle
 
 import pytest
 
+from automerge import worker
+from automerge.errors import PreflightError
+from automerge.evaluation.tasks import TaskSettings
 from automerge.trial import Failed
-from automerge.worker import MAX_TRACEBACK, _trace
+from automerge.worker import MAX_TRACEBACK, MergeWorker, WorkerSpec, _trace, workers_here
+from tests.checkpoints.models import llama, save
 
 
 class Awkward(Exception):
@@ -31,3 +35,17 @@ def test_any_exception_becomes_short_text(error: Exception) -> None:
     text.encode("utf-8")
     failed = Failed("error", "reason", text)
     assert pickle.loads(pickle.dumps(failed)) == failed
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(monkeypatch, tmp_path) -> None:
+    folder = save(llama(), tmp_path / "base")
+    monkeypatch.setattr(worker, "free_host_bytes", lambda: 1000)
+    monkeypatch.setattr(worker, "load_model", None)
+    spec = WorkerSpec({"base": folder}, "base", (), TaskSettings(), 1, "float32", "cpu", None)
+    with pytest.raises(PreflightError, match=r"the live model .* need .* GB of memory"):
+        MergeWorker(spec)
+
+
+def test_workers_that_were_given_cores_share_the_machine(monkeypatch) -> None:
+    monkeypatch.setattr(worker.os, "cpu_count", lambda: 16)
+    assert [workers_here(threads, "cpu") for threads in (None, 1, 4, 32)] == [1, 16, 4, 1]

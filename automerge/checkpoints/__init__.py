@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from automerge.checkpoints.aligned import rearranged
 from automerge.checkpoints.alignment import Alignment, align
 from automerge.checkpoints.compatibility import (
     Compatibility,
@@ -14,6 +15,7 @@ from automerge.checkpoints.compatibility import (
 from automerge.checkpoints.hub import ModelFolder, resolve
 from automerge.checkpoints.layout import Stored, Target, layout, reference_model
 from automerge.checkpoints.lora import LoraCheckpoint, is_adapter
+from automerge.checkpoints.low_rank import LowRank, LowRankCheckpoint, write_sum
 from automerge.checkpoints.memory import MemoryCheckpoint
 from automerge.checkpoints.naming import spellings, stored_parts
 from automerge.checkpoints.places import places
@@ -44,6 +46,8 @@ __all__ = [
     "Checkpoint",
     "Compatibility",
     "LoraCheckpoint",
+    "LowRank",
+    "LowRankCheckpoint",
     "MemoryCheckpoint",
     "ModelFolder",
     "SafetensorsCheckpoint",
@@ -60,6 +64,7 @@ __all__ = [
     "open_checkpoint",
     "open_together",
     "places",
+    "rearranged",
     "reference_model",
     "resolve",
     "scan",
@@ -67,4 +72,5 @@ __all__ = [
     "stored_parts",
     "tensor_faults",
     "write_checkpoint",
+    "write_sum",
 ]

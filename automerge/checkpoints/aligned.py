@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from automerge.checkpoints.low_rank import LowRank, LowRankCheckpoint
 from automerge.checkpoints.reader import Checkpoint
 from automerge.checkpoints.safetensors_file import TensorInfo
 
@@ -111,6 +112,22 @@ class AlignedCheckpoint:
         if group.rows is not None and name in group.indexed:
             return group.rows.fill(self._name, stored)
         return stored(self._name)
+
+    def rearranged(self, name: str) -> bool:
+        """Whether a tensor is made when it is read: its rows are not the model's own."""
+        return self._group.rows is not None and name in self._group.indexed
+
+    def update(self, name: str) -> LowRank | None:
+        """A tensor's factors, where it is stored so and has the model's own rows."""
+        model = self._group.models[self._name]
+        if self.rearranged(name) or not isinstance(model, LowRankCheckpoint):
+            return None
+        return model.update(self._group.spelled[self._name].get(name, name))
+
+
+def rearranged(checkpoint: Checkpoint, name: str) -> bool:
+    """Whether a checkpoint makes a tensor of others' rows when it is read."""
+    return isinstance(checkpoint, AlignedCheckpoint) and checkpoint.rearranged(name)
 
 
 def rows_of(

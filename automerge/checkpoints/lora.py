@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from automerge.checkpoints.low_rank import LowRank
 from automerge.checkpoints.reader import Checkpoint, check_inside, read_json, shown
 from automerge.checkpoints.safetensors_file import TensorInfo, read_header
 from automerge.errors import Fault, PreflightError, nearest
@@ -70,10 +72,11 @@ class Update:
 
 
 class LoraCheckpoint:
-    """A base checkpoint with a PEFT LoRA adapter merged into it, tensor by tensor.
+    """A base checkpoint with a PEFT LoRA adapter merged into it.
 
-    Computed in float32 and rounded once to the base's dtype. The adapter's configuration is data:
-    keys outside a known list are refused. Raises PreflightError with every fault found.
+    What stays in memory are the factors; a merged tensor is made when it is read, in float32,
+    rounded once to the base's dtype. The adapter's configuration is data: keys outside a known
+    list are refused. Raises PreflightError with every fault found.
     """
 
     def __init__(self, path: Path, base: Checkpoint) -> None:
@@ -88,23 +91,29 @@ class LoraCheckpoint:
         self._updates, self._replaced = connect(path, config, header, base.tensors)
 
     def read(self, name: str) -> Tensor:
+        if (update := self.update(name)) is not None:
+            return update.whole()
         tensor = self._base.read(name)
         if name in self._replaced:
-            return self._factors([self._replaced[name]])[0].to(tensor.dtype)
-        if name not in self._updates:
-            return tensor
-        update = self._updates[name]
-        down, up = (factor.float() for factor in self._factors([update.down, update.up]))
-        delta = up @ down
-        if update.transposed:
-            delta = delta.T
-        return (tensor.float() + delta * update.scale).to(tensor.dtype)
+            replaced: Tensor = self._file.get_tensor(self._replaced[name])
+            return replaced.to(tensor.dtype)
+        return tensor
 
-    def _factors(self, names: Sequence[str]) -> list[Tensor]:
+    def update(self, name: str) -> LowRank | None:
+        """The factors of a tensor the adapter changes, views of its file."""
+        if name in self._replaced or name not in self._updates:
+            return None
+        update = self._updates[name]
+        down, up = (self._file.get_tensor(factor) for factor in (update.down, update.up))
+        if update.transposed:
+            down, up = up.T, down.T
+        return LowRank(self._base.read(name), up, down, update.scale)
+
+    @cached_property
+    def _file(self) -> Any:
         from safetensors import safe_open
 
-        with safe_open(self.path / WEIGHTS, framework="pt", device="cpu") as file:
-            return [file.get_tensor(name) for name in names]
+        return safe_open(self.path / WEIGHTS, framework="pt", device="cpu")
 
     def __reduce__(self) -> tuple[type[LoraCheckpoint], tuple[Path, Checkpoint]]:
         return LoraCheckpoint, (self.path, self._base)

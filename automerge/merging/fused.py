@@ -1,4 +1,4 @@
-"""Element-wise kernels compiled to one pass over memory."""
+"""Element-wise kernels, and statistics, compiled to one pass over memory."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from automerge.checkpoints import Checkpoint
+from automerge.merging import native
+from automerge.merging.blocks import working_precision
 from automerge.merging.build import CannotCompile, compiler, library
+from automerge.merging.ranks import NARROW, Ranks
 from automerge.merging.translate import STORED, Shape, translate
 from automerge.methods import Coefficients, Method
 from automerge.methods.uniform import Keys
@@ -25,6 +29,7 @@ PIECE = 1 << 20
 """Elements a thread merges at once."""
 
 Merge = Callable[..., int]
+T = TypeVar("T")
 
 
 class FusedKernels:
@@ -45,18 +50,21 @@ class FusedKernels:
         tensors: Sequence[Tensor],
         scalars: Coefficients,
         keys: Sequence[Keys],
-        ranks: Sequence[Tensor],
+        ranks: Sequence[Ranks],
     ) -> bool | None:
         """Run a method's kernel over whole flat tensors of the CPU.
 
         Returns whether the result is finite; None where it cannot be computed here.
         """
+        if any(r.places.dtype != torch.uint16 for r in ranks):
+            return None
         kinds = [t.dtype if t.dtype in STORED else torch.float32 for t in (*tensors, merged)]
         shape = Shape.of(method, scalars, kinds[:-1], kinds[-1])
         merge = self._merge(method, shape)
         if merge is None:
             return None
         numbers = [*(number for each in scalars.each for number in each), *scalars.shared]
+        numbers += [ranks[0].step, ranks[0].first] if ranks else []
         wanted = [key & 0xFFFFFFFF for pair in keys for key in pair]
         constants = (
             (ctypes.c_double * max(len(numbers), 1))(*numbers),
@@ -72,7 +80,7 @@ class FusedKernels:
             ]
             bad = merge(
                 addresses(inputs),
-                addresses([r[start:stop] for r in ranks]),
+                addresses([r.places[start:stop] for r in ranks]),
                 ctypes.c_void_p(out.data_ptr()),
                 *constants,
                 ctypes.c_uint32(start & 0xFFFFFFFF),
@@ -91,16 +99,37 @@ class FusedKernels:
 
     def _merge(self, method: Method, shape: Shape) -> Merge | None:
         key = (method.kernel, shape)
-        if key not in self._compiled and not self._refused:
-            try:
-                found = library(translate(method, shape), self._compiler).merge
-            except CannotCompile as error:
-                logger.warning("merging without compiled kernels, which is slower: %s", error)
-                self._refused = True
+        if key not in self._compiled:
+            code = translate(method, shape)
+            found = self._try(lambda: library(code, self._compiler).merge)
+            if found is None:
                 return None
             found.restype = ctypes.c_int32
             self._compiled[key] = found
-        return self._compiled.get(key)
+        return self._compiled[key]
+
+    def magnitude_counts(self, source: Tensor, base: Tensor | None) -> Tensor | None:
+        """How many elements of |source − base| each bin of `order` holds; None without compiler."""
+        if working_precision([source] if base is None else [source, base]) != torch.float32:
+            return None
+        return self._try(lambda: native.magnitude_counts(self._compiler, source, base))
+
+    def row_places(self, rows: Tensor) -> Tensor | None:
+        """Each element's place by magnitude within its row; None where it is not computed here."""
+        if rows.dtype != torch.float32 or rows.shape[1] > NARROW:
+            return None
+        return self._try(lambda: native.row_places(self._compiler, rows))
+
+    def _try(self, compiled: Callable[[], T]) -> T | None:
+        """Run what needs the compiler, until it has failed once."""
+        if self._refused:
+            return None
+        try:
+            return compiled()
+        except CannotCompile as error:
+            logger.warning("merging without compiled kernels, which is slower: %s", error)
+            self._refused = True
+            return None
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:

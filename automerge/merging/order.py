@@ -52,11 +52,12 @@ class Sorted:
 
 @dataclass(frozen=True)
 class Binned:
-    """Cumulative counts and sums of `N_BINS` bins, the largest numbers' bin first."""
+    """Cumulative counts and sums of `N_BINS` bins, the largest numbers' bin first. Sums and the
+    number of `zeros` are there where they were asked for."""
 
     counts: Tensor
-    sums: tuple[Tensor, ...]
-    zeros: int
+    sums: tuple[Tensor, ...] = ()
+    zeros: int = 0
 
     @property
     def n_positive(self) -> int:

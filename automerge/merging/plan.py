@@ -38,6 +38,11 @@ class Step:
     values: Values
     seed: int
 
+    @property
+    def origins(self) -> tuple[Stored, ...]:
+        """The base, if it is an operand, and the sources."""
+        return self.sources if self.base is None else (self.base, *self.sources)
+
     @cached_property
     def key(self) -> tuple[object, ...]:
         """Equal for two steps of a tensor exactly when the result is."""

@@ -16,6 +16,7 @@ from automerge.checkpoints.stacked import stacked_settings
 from automerge.errors import Fault, PreflightError
 from automerge.merging.fused import fused_kernels
 from automerge.merging.live import live_tensors
+from automerge.merging.memory import Need, free_host_bytes, plan_memory
 from automerge.merging.plan import Planner
 from automerge.merging.tensor import merge_into_tensor, merge_tensor
 from automerge.merging.workspace import Workspace
@@ -23,8 +24,6 @@ from automerge.recipe import Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-UNIFORM_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -52,14 +51,17 @@ class ResidentEngine:
     """Keeps the named models (the base among them) and merges recipes of them.
 
     Always from the stored models, never by undoing. Tensors and statistics are read and computed
-    at their first use and kept; a tensor whose method and values are what the live model already
-    holds is not merged again.
+    at their first use and kept, what is computed up to `room` bytes (None: what `plan_memory` gives
+    for the memory that is free now); a tensor whose method and values are what the live model
+    already holds is not merged again.
     """
 
-    def __init__(self, checkpoints: Mapping[str, Checkpoint]) -> None:
+    def __init__(self, checkpoints: Mapping[str, Checkpoint], room: int | None = None) -> None:
         self._checkpoints = checkpoints
         self._planner = Planner(checkpoints)
-        self._workspace = Workspace(checkpoints, UNIFORM_BYTES, fused_kernels(checkpoints))
+        if room is None:
+            room = plan_memory(Need(0, 0, 0), free_host_bytes()).room
+        self._workspace = Workspace(checkpoints, room, fused_kernels(checkpoints))
         self._live: WeakKeyDictionary[nn.Module, Live] = WeakKeyDictionary()
 
     def merge(self, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
@@ -69,6 +71,7 @@ class ResidentEngine:
         """
         for step in self._planner.plan(recipe):
             yield step.tensor, merge_tensor(step, self._workspace)
+            self._workspace.release()
 
     def merge_into(self, model: PreTrainedModel, recipe: Recipe) -> MergeReport:
         """Write the merged tensors into a live model's parameters, in place.
@@ -94,6 +97,7 @@ class ResidentEngine:
                     continue
                 live.holds.pop(step.tensor, None)
                 merge_into_tensor(target, step, self._workspace)
+                self._workspace.release()
                 live.holds[step.tensor] = step.key
                 n_written += 1
         return MergeReport(time.perf_counter() - start, n_written, len(live.targets))

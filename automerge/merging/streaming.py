@@ -64,10 +64,10 @@ def merge_to_folder(
 def stream(
     steps: Sequence[Step], workspace: Workspace, progress: Callable[[int, int], None] | None
 ) -> Iterator[tuple[str, Tensor]]:
-    """Merge tensor by tensor, forgetting each model's tensor as soon as it is used."""
+    """Merge tensor by tensor, forgetting after each what was computed for it."""
     for done, step in enumerate(steps, start=1):
         merged = merge_tensor(step, workspace)
-        workspace.clear()
+        workspace.release()
         if progress is not None:
             progress(done, len(steps))
         yield step.tensor, merged

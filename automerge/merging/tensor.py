@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from automerge.checkpoints import write_sum
 from automerge.errors import AutomergeError
+from automerge.merging.blocks import BLOCK, working_blocks, working_precision
+from automerge.merging.combination import Combination, combination
 from automerge.merging.plan import Step
-from automerge.merging.statistics import BLOCK, working_blocks, working_precision
 from automerge.merging.workspace import Workspace
-from automerge.methods import Method, Operands
+from automerge.methods import Coefficients, Method, Operands
 from automerge.methods.uniform import keys
+
+CHECKED = 1 << 17
+"""Elements checked at once: what stays in a core's cache."""
 
 
 class InvalidMerge(AutomergeError):
@@ -64,12 +69,14 @@ def storage_dtype(step: Step) -> torch.dtype:
 def fill(merged: Tensor, step: Step, method: Method, workspace: Workspace) -> bool:
     """Run a method's two stages; whether the result is finite.
 
-    An element-wise kernel goes over the tensor in blocks, or is fused.
+    An element-wise kernel goes over the tensor in blocks, or is fused. One that only adds and
+    scales its operands never needs those that are stored as low-rank updates whole.
     """
     statistics = workspace.statistics(step.base, step.sources)
     scalars = method.coefficients(step.values, statistics)
-    origins = step.sources if step.base is None else (step.base, *step.sources)
-    tensors = [workspace.tensor(origin) for origin in origins]
+    if fill_low_rank(merged, step, method, scalars, workspace):
+        return is_finite(merged)
+    tensors = [workspace.tensor(origin) for origin in step.origins]
     if method.extent == "tensor":
         precision = working_precision(tensors)
         operands = split([t.to(precision).reshape(step.info.shape) for t in tensors], step)
@@ -84,7 +91,9 @@ def fill(merged: Tensor, step: Step, method: Method, workspace: Workspace) -> bo
     ]
     if workspace.fused is not None and working_precision(tensors) == torch.float32:
         named = [keys(step.seed, source.tensor, source.model) for source in step.sources]
-        return workspace.fused.fill(merged, method, tensors, scalars, named, ranked)
+        finite = workspace.fused.fill(merged, method, tensors, scalars, named, ranked)
+        if finite is not None:
+            return finite
     for number, blocks in enumerate(working_blocks(tensors)):
         start = number * BLOCK
         stop = start + blocks[0].numel()
@@ -94,15 +103,45 @@ def fill(merged: Tensor, step: Step, method: Method, workspace: Workspace) -> bo
                 workspace.uniform(step.seed, source, start, stop)
                 for source in (step.sources if method.seeded else ())
             ],
-            ranks=[ranks[start:stop] for ranks in ranked],
+            ranks=[ranks.cut(start, stop) for ranks in ranked],
         )
         merged[start:stop] = method.kernel(operands, scalars)
     return is_finite(merged)
 
 
+def fill_low_rank(
+    merged: Tensor, step: Step, method: Method, scalars: Coefficients, workspace: Workspace
+) -> bool:
+    """Add low-rank updates to what they change, where there are some and the method is linear."""
+    updates = {origin: workspace.update(origin) for origin in step.origins}
+    if all(update is None for update in updates.values()):
+        return False
+    whole: dict[int, Tensor] = {}
+    symbols = []
+    for origin, update in updates.items():
+        flat = workspace.tensor(origin) if update is None else update.base
+        # An update's base and the recipe's are one operand: they are the same memory.
+        whole.setdefault(flat.data_ptr(), flat.reshape(step.info.shape))
+        factors: dict[Hashable, float] = {flat.data_ptr(): 1.0}
+        if update is not None:
+            factors[origin] = 1.0
+        symbols.append(Combination(factors))
+    base, sources = (None, symbols) if step.base is None else (symbols[0], symbols[1:])
+    found = combination(method, scalars, base, sources)
+    if found is None:
+        return False
+    write_sum(
+        merged.view(step.info.shape),
+        [(found.factors[pointer], tensor) for pointer, tensor in whole.items()],
+        [(found.factors[o], update) for o, update in updates.items() if update is not None],
+    )
+    return True
+
+
 def is_finite(tensor: Tensor) -> bool:
-    """Whether no element is NaN or infinite; much faster than isfinite()."""
-    return bool((tensor * 0).sum() == 0)
+    """Whether no element of a flat tensor is NaN or infinite; much faster than isfinite()."""
+    starts = range(0, tensor.numel(), CHECKED)
+    return all(bool((tensor[i : i + CHECKED] * 0).sum() == 0) for i in starts)
 
 
 def split(tensors: Sequence[Tensor], step: Step) -> Operands:

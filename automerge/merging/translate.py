@@ -127,7 +127,8 @@ def translate(method: Method, shape: Shape) -> str:
     """C++ of a function `merge`.
 
     int32_t merge(inputs, ranks, output, numbers, keys, first, count): `numbers` are each source's
-    coefficients and then the shared ones; `keys` two a source; `first` is the number of the first
+    coefficients, the shared ones, and where there are ranks their step and first; `keys` are two a
+    source; `first` is the number of the first
     element within the tensor. Returns whether an element of the result is not finite.
     """
     graph = Graph()
@@ -153,7 +154,7 @@ def translate(method: Method, shape: Shape) -> str:
     statements = [
         *(f"float t{i} = load(in{i}[i]);" for i in range(len(tensors))),
         *(f"float u{i} = uniform(index, key{i}, key{i}_);" for i in range(len(uniforms))),
-        *(f"float r{i} = rank{i}[i];" for i in range(len(ranks))),
+        *(f"float r{i} = float(rank{i}[i]) * rank_step + rank_first;" for i in range(len(ranks))),
         *(names.statement(node) for node in graph.nodes if node.op != "placeholder"),
     ]
     pointers = [
@@ -161,9 +162,13 @@ def translate(method: Method, shape: Shape) -> str:
             f"const {STORED[dtype]} *__restrict in{i} = (const {STORED[dtype]} *)inputs[{i}];"
             for i, dtype in enumerate(shape.inputs)
         ),
-        *(f"const float *__restrict rank{i} = ranks[{i}];" for i in range(len(ranks))),
+        *(f"const uint16_t *__restrict rank{i} = ranks[{i}];" for i in range(len(ranks))),
         f"{STORED[shape.output]} *__restrict out = ({STORED[shape.output]} *)output;",
         *(f"const double c{i} = numbers[{i}];" for i in range(len(numbers))),
+        *(
+            f"const float rank_{name} = float(numbers[{len(numbers) + i}]);"
+            for i, name in enumerate(("step", "first") if shape.ranked else ())
+        ),
         *(
             f"const uint32_t key{i} = keys[{2 * i}], key{i}_ = keys[{2 * i + 1}];"
             for i in range(len(uniforms))
@@ -172,7 +177,7 @@ def translate(method: Method, shape: Shape) -> str:
     return "\n".join(
         [
             PRELUDE,
-            'extern "C" int32_t merge(const void *const *inputs, const float *const *ranks,',
+            'extern "C" int32_t merge(const void *const *inputs, const uint16_t *const *ranks,',
             "    void *output, const double *numbers, const uint32_t *keys, uint32_t first,",
             "    int64_t count) {",
             *(f"  {line}" for line in pointers),

@@ -7,49 +7,65 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from automerge.checkpoints import Checkpoint, Stored
+from automerge.checkpoints import Checkpoint, LowRank, LowRankCheckpoint, Stored, rearranged
+from automerge.merging.cache import Cache, n_bytes
 from automerge.merging.fused import FusedKernels
-from automerge.merging.order import Order
-from automerge.merging.statistics import Key, VectorStatistics, inner, ranks, vector
+from automerge.merging.ranks import Ranks, places_of
+from automerge.merging.statistics import Key, VectorStatistics, inner, vector
 from automerge.methods import Method, Operands
 from automerge.methods.uniform import uniform
 
 
 class Workspace:
-    """Flat tensors, statistics and uniforms of named checkpoints, each made once until cleared.
+    """Flat tensors, statistics and uniforms of named checkpoints, each made once.
 
-    At most `uniform_bytes` of uniforms are kept; the rest is made anew, block by block. With
-    `fused` kernels, element-wise methods are merged by them.
+    What is computed is kept while it fits into `room` bytes; beyond, it is made anew for every
+    merged tensor, each of which ends with `release`. Tensors stored as low-rank updates are kept
+    as that, and multiplied out only where a method needs them whole. With `fused` kernels,
+    element-wise methods are merged by them.
     """
 
     def __init__(
         self,
         checkpoints: Mapping[str, Checkpoint],
-        uniform_bytes: int = 0,
+        room: int = 0,
         fused: FusedKernels | None = None,
     ) -> None:
         self.checkpoints = checkpoints
         self.fused = fused
-        self._uniform_bytes = uniform_bytes
-        self._seed: int | None = None
-        self._of_models: dict[Key, float] = {}
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget everything but the few numbers that are about whole models."""
+        self.cache = Cache(room)
         self._tensors: dict[Stored, Tensor] = {}
-        self._statistics: dict[Key, Tensor] = {}
-        self._orders: dict[Key, Order] = {}
+        self._updates: dict[Stored, LowRank | None] = {}
+        self._multiplied: dict[Stored, Tensor] = {}
+        self._numbers: dict[Key, Tensor] = {}
+        self._of_models: dict[Key, float] = {}
+        self._seed: int | None = None
         self._uniforms: dict[Stored, Tensor] = {}
-        self._ranks: dict[Key, Tensor] = {}
-        self._prepared: dict[tuple[object, ...], tuple[Tensor, ...]] = {}
-        self._room = self._uniform_bytes
+
+    def release(self) -> None:
+        """Forget what was made for one merged tensor alone."""
+        self._multiplied = {}
+        self.cache.release()
 
     def tensor(self, origin: Stored) -> Tensor:
         """One model's tensor, flat; never written to."""
-        if origin not in self._tensors:
-            self._tensors[origin] = self._read(*origin)
-        return self._tensors[origin]
+        if rearranged(self.checkpoints[origin.model], origin.tensor):
+            return self.cache.get(("tensor", origin), lambda: self._read(*origin))
+        kept = self._tensors if self.update(origin) is None else self._multiplied
+        if origin not in kept:
+            kept[origin] = self._read(*origin)
+        return kept[origin]
+
+    def update(self, origin: Stored) -> LowRank | None:
+        """One model's tensor as a low-rank update, where it is stored so."""
+        if origin not in self._updates:
+            checkpoint = self.checkpoints[origin.model]
+            self._updates[origin] = (
+                checkpoint.update(origin.tensor)
+                if isinstance(checkpoint, LowRankCheckpoint)
+                else None
+            )
+        return self._updates[origin]
 
     def _read(self, model: str, name: str) -> Tensor:
         return self.checkpoints[model].read(name).reshape(-1)
@@ -57,7 +73,7 @@ class Workspace:
     def statistics(self, base: Stored | None, sources: tuple[Stored, ...]) -> VectorStatistics:
         """Statistics of the vectors of one tensor."""
         return VectorStatistics(
-            base, sources, self.tensor, self._statistics, self._orders, self._model_inner
+            base, sources, self.tensor, self._numbers, self.cache, self._model_inner, self.fused
         )
 
     def _model_inner(self, base: str | None, i: str, j: str) -> float:
@@ -77,31 +93,29 @@ class Workspace:
     def uniform(self, seed: int, source: Stored, start: int, stop: int) -> Tensor:
         """Uniforms of elements [start, stop) of one tensor of one source."""
         if seed != self._seed:
-            self._seed, self._uniforms, self._room = seed, {}, self._uniform_bytes
+            self.cache.room += sum(map(n_bytes, self._uniforms.values()))
+            self._seed, self._uniforms = seed, {}
         kept = self._uniforms.get(source)
         if kept is None:
-            size = self.tensor(source).numel()
-            if 4 * size > self._room:
+            size = self.checkpoints[source.model].tensors[source.tensor].n_elements
+            if not self.cache.take(4 * size):
                 return uniform(seed, source.tensor, source.model, start, stop - start)
             kept = uniform(seed, source.tensor, source.model, 0, size)
             self._uniforms[source] = kept
-            self._room -= 4 * size
         return kept[start:stop]
 
-    def ranks(self, base: Stored | None, source: Stored, columns: int) -> Tensor:
-        """Ranks of one source's vector within its rows of so many columns, flat."""
-        key = (base, source)
-        if key not in self._ranks:
+    def ranks(self, base: Stored | None, source: Stored, columns: int) -> Ranks:
+        """Ranks of one source's vector within its rows of so many columns."""
+
+        def ranked() -> Ranks:
             anchor = None if base is None else self.tensor(base)
-            flat = torch.cat(list(vector(self.tensor(source), anchor)))
-            self._ranks[key] = ranks(flat.reshape(-1, columns)).reshape(-1)
-        return self._ranks[key]
+            rows = torch.cat(list(vector(self.tensor(source), anchor))).reshape(-1, columns)
+            places = None if self.fused is None else self.fused.row_places(rows)
+            return Ranks((places_of(rows) if places is None else places).reshape(-1), columns)
+
+        return self.cache.get(("ranks", base, source, columns), ranked)
 
     def prepared(self, method: Method, key: Key, operands: Operands) -> tuple[Tensor, ...]:
         """What a method computes from one tensor's operands, whatever the knobs."""
-        if method.prepare is None:
-            return ()
-        full = (method.prepare, *key)
-        if full not in self._prepared:
-            self._prepared[full] = method.prepare(operands)
-        return self._prepared[full]
+        prepare = method.prepare
+        return () if prepare is None else self.cache.get((prepare, *key), lambda: prepare(operands))

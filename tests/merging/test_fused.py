@@ -9,9 +9,11 @@ import torch
 
 from automerge.checkpoints import MemoryCheckpoint
 from automerge.merging import InvalidMerge
+from automerge.merging import order as orders
 from automerge.merging import resident as module
 from automerge.merging.build import compiler
 from automerge.merging.fused import WORTHWHILE, FusedKernels, fused_kernels
+from automerge.merging.ranks import NARROW, Ranks, places_of
 from automerge.merging.resident import ResidentEngine
 from automerge.merging.translate import Shape, translate
 from automerge.methods import METHODS
@@ -137,3 +139,40 @@ def test_a_kernel_that_uses_what_cannot_be_translated_is_named():
     shape = Shape(False, False, False, (1,), 0, (), (torch.float32,), torch.float32)
     with pytest.raises(NotImplementedError, match="cannot use sin"):
         translate(odd, shape)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("anchored", [True, False])
+def test_magnitudes_are_counted_as_without_a_compiler(monkeypatch, dtype, anchored):
+    monkeypatch.setattr("automerge.merging.native.PIECE", 1000)
+    base, source = tensors(1, (2471,), dtype)
+    source[:40], source[40:50] = base[:40], 1e4
+    counts = fused().magnitude_counts(source, base if anchored else None)
+    magnitudes = (source.float() - base.float() if anchored else source.float()).abs()
+    monkeypatch.setattr(orders, "EXACT", 0)
+    expected = orders.order([(magnitudes,)], len(source))
+    assert torch.equal(counts.cumsum(0), expected.counts)
+    assert fused().magnitude_counts(source.double(), base.double()) is None
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (40, 7), (5, 3000), (2, NARROW)])
+def test_places_are_those_of_a_stable_sort(shape):
+    rows = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 4).round() / 7
+    order = rows.abs().argsort(dim=1, stable=True)
+    expected = order.argsort(dim=1)
+    assert torch.equal(fused().row_places(rows).long(), expected)
+    assert torch.equal(places_of(rows).long(), expected)
+
+
+def test_rows_of_more_columns_than_16_bits_count_are_placed_too():
+    rows = torch.randn((1, NARROW + 1), generator=torch.Generator().manual_seed(0))
+    assert fused().row_places(rows) is None
+    assert torch.equal(places_of(rows).long(), rows.abs().argsort(dim=1, stable=True).argsort(dim=1))
+
+
+def test_ranks_go_evenly_from_0_to_1():
+    rows = torch.tensor([[0.3, -0.1, 0.0, 5.0, -0.3]])
+    ranks = Ranks(places_of(rows).reshape(-1), 5)
+    assert ranks.cut(0, 5).tolist() == [0.5, 0.25, 0.0, 1.0, 0.75]
+    assert ranks.cut(3, 5).tolist() == [1.0, 0.75]
+    assert Ranks(places_of(rows.T).reshape(-1), 1).cut(0, 5).tolist() == [0.5] * 5

@@ -109,6 +109,21 @@ def test_only_tensors_whose_values_changed_are_merged_again(folders, checkpoints
     assert before == {name: p.data_ptr() for name, p in live.named_parameters()}
 
 
+def test_a_tensor_is_written_once_a_merge_and_a_tied_one_too(folders, checkpoints):
+    live, engine = load(folders["base"]), ResidentEngine(checkpoints)
+
+    def writes():
+        # Parameters in float32, models in bfloat16: a merged tensor is one copy.
+        return {n: p._version for n, p in live.named_parameters(remove_duplicate=False)}
+
+    unwritten = writes()
+    assert "lm_head.weight" in unwritten
+    engine.merge_into(live, recipe("ties"))
+    assert writes() == {name: version + 1 for name, version in unwritten.items()}
+    engine.merge_into(live, recipe("ties"))
+    assert writes() == {name: version + 1 for name, version in unwritten.items()}
+
+
 def test_another_storage_dtype_is_written_and_named_in_the_config(checkpoints, tmp_path):
     made = recipe("task_arithmetic", dtype="float16")
     merge_to_folder(made, checkpoints, tmp_path / "out")

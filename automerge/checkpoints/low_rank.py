@@ -1,0 +1,62 @@
+"""Matrices stored as a low-rank change of another: base + scale · up · down (LoRA)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BLOCK = 1 << 17
+"""Elements worked on at once: what stays in a core's cache."""
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A matrix m × n over its base's; `up` is m × r, `down` r × n, all as they are stored."""
+
+    base: Tensor
+    up: Tensor
+    down: Tensor
+    scale: float
+
+    def whole(self) -> Tensor:
+        """The matrix itself, in its base's dtype."""
+        import torch
+
+        matrix = torch.empty(self.base.shape, dtype=self.base.dtype)
+        write_sum(matrix, [(1.0, self.base)], [(1.0, self)])
+        return matrix
+
+
+@runtime_checkable
+class LowRankCheckpoint(Protocol):
+    """A checkpoint of which some tensors are stored so."""
+
+    def update(self, name: str) -> LowRank | None:
+        """A tensor's factors, without multiplying them; None for one that is stored whole."""
+
+
+def write_sum(
+    target: Tensor, whole: Sequence[tuple[float, Tensor]], updates: Sequence[tuple[float, LowRank]]
+) -> None:
+    """Write Σ c x + Σ c scale · up · down over a matrix; the updates' bases are not added.
+
+    All updates are one product of concatenated factors, added to a block of rows at a time:
+    nothing of a matrix's size is made. In float32 (float64 where an x is), rounded once.
+    """
+    import torch
+
+    wide = any(x.dtype == torch.float64 for _, x in whole)
+    precision = torch.float64 if wide else torch.float32
+    up = torch.cat([u.up.to(precision) * (c * u.scale) for c, u in updates], dim=1)
+    down = torch.cat([u.down.to(precision) for _, u in updates])
+    rows = max(1, BLOCK // target.shape[1])
+    for start in range(0, target.shape[0], rows):
+        block = slice(start, start + rows)
+        total = torch.mm(up[block], down)
+        for c, x in whole:
+            total.add_(x[block].to(precision), alpha=c)
+        target[block] = total

@@ -1,0 +1,25 @@
+"""Flat tensors in blocks, in the precision merges are computed in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+BLOCK = 1 << 15
+"""Elements worked on at once: what stays in a core's cache, and less than PyTorch shares among its
+threads. No result depends on it but the last bits of inner products."""
+
+
+def working_blocks(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Cut flat tensors of one size alike, in float32, or float64 where any of them is."""
+    precision = working_precision(tensors)
+    for start in range(0, tensors[0].numel(), BLOCK):
+        yield [tensor[start : start + BLOCK].to(precision) for tensor in tensors]
+
+
+def working_precision(tensors: Sequence[Tensor]) -> torch.dtype:
+    """The precision merges are computed in, whatever they are stored in."""
+    double = any(tensor.dtype == torch.float64 for tensor in tensors)
+    return torch.float64 if double else torch.float32

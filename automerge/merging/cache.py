@@ -1,0 +1,47 @@
+"""Values that are computed once, as far as there is room for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class Cache:
+    """Keeps values while they fit into `room` bytes; the others until the next `release`."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self._kept: dict[Hashable, Any] = {}
+        self._passing: dict[Hashable, Any] = {}
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """The value of a key, made where it is not there."""
+        for values in (self._kept, self._passing):
+            if key in values:
+                found: T = values[key]
+                return found
+        made = make()
+        (self._kept if self.take(n_bytes(made)) else self._passing)[key] = made
+        return made
+
+    def take(self, size: int) -> bool:
+        """Use so many bytes of the room, if there are as many."""
+        fits = size <= self.room
+        self.room -= size if fits else 0
+        return fits
+
+    def release(self) -> None:
+        """Forget what there was no room for."""
+        self._passing = {}
+
+
+def n_bytes(value: object) -> int:
+    """Bytes of the elements of a tensor, of tensors in a tuple, or in the fields of an object."""
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    parts = value if isinstance(value, tuple) else getattr(value, "__dict__", {}).values()
+    return sum(map(n_bytes, parts))

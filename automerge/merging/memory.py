@@ -1,0 +1,207 @@
+"""What merging needs of a machine's memory, told from headers before a weight is read.
+
+Sources are mapped files, which need not fit: the system drops and reads their pages. What must fit
+are the live model and one tensor's merge; what is computed once is kept as far as there is room.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from automerge.checkpoints import Checkpoint, TensorInfo, rearranged
+from automerge.checkpoints.safetensors_file import ITEM_BYTES
+from automerge.errors import Fault, PreflightError
+from automerge.merging.order import EXACT, N_BINS
+from automerge.merging.ranks import NARROW
+from automerge.methods import METHODS, Method, Operands
+
+SHARE = 0.5
+"""Of what the live model leaves free, how much may be filled with what is computed once; the rest
+is for activations, tasks and the pages of the models' files."""
+GB = 10**9
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes: of the live model; of the largest tensor's merge, at least; of all that would be
+    computed once and kept."""
+
+    live: int
+    step: int
+    computed: int
+
+    @property
+    def least(self) -> int:
+        """What must be there."""
+        return self.live + self.step
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What is needed, the bytes free for it, and how many may be filled with computed values."""
+
+    need: Need
+    host_free: int | None
+    room: int
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What will be slow, with the numbers."""
+        if self.need.computed <= self.room:
+            return ()
+        return (
+            f"the methods would keep {gb(self.need.computed)} of statistics, and "
+            f"{gb(self.room, math.floor)} are there for them: the rest is computed anew for every "
+            "candidate, which is slow; fewer workers or fewer methods leave more",
+        )
+
+
+def plan_memory(
+    need: Need, host_free: int | None, device_free: int | None = None, workers: int = 1
+) -> MemoryPlan:
+    """Share out the memory of a machine, of which this is one of so many workers.
+
+    `device_free` is None where the live model is in the host's memory; `host_free` None is unknown.
+    Raises PreflightError with the numbers where what must be there does not fit.
+    """
+    on_host = need.least if device_free is None else need.step
+    faults = []
+    if device_free is not None and need.live > device_free:
+        faults.append(
+            f"the live model needs {gb(need.live)} of device memory, "
+            f"{gb(device_free, math.floor)} are free: choose a smaller evaluation.dtype, a larger "
+            "device, or device: cpu"
+        )
+    if host_free is not None and on_host > host_free:
+        what = f"merging a tensor ({gb(need.step)})"
+        if device_free is None:
+            what = f"the live model ({gb(need.live)}) and {what}"
+        faults.append(
+            f"{what} need {gb(on_host)} of memory, {gb(host_free, math.floor)} are free: stop "
+            "other programs, use a larger machine or fewer workers, or a smaller evaluation.dtype"
+        )
+    if faults:
+        raise PreflightError(map(Fault, faults))
+    left = 2 * GB if host_free is None else host_free - on_host
+    return MemoryPlan(need, host_free, int(left * SHARE / workers))
+
+
+def estimate(
+    checkpoints: Mapping[str, Checkpoint], base: str, dtype: str, methods: Sequence[str]
+) -> Need:
+    """What merging all sources into a live model of a dtype ("auto": as stored) may need."""
+    sources = [name for name in checkpoints if name != base]
+    declared = [METHODS[name] for name in methods]
+    seen: dict[tuple[Method, TensorInfo], int] = {}
+    live = step = computed = 0
+    for name, info in checkpoints[base].tensors.items():
+        stored = dtype == "auto" or not info.mergeable
+        live += info.n_elements * ITEM_BYTES[info.dtype if stored else dtype]
+        computed += sum(info.n_bytes for model in checkpoints.values() if rearranged(model, name))
+        if not info.mergeable:
+            continue
+        for method in declared:
+            count = min(len(sources), method.max_sources or len(sources))
+            step = max(step, step_bytes(method, info, count))
+            if (method, info) not in seen:
+                seen[method, info] = kept_bytes(method, info, count)
+            computed += seen[method, info]
+    return Need(live, step, computed)
+
+
+def kept_bytes(method: Method, info: TensorInfo, count: int) -> int:
+    """Bytes of what a method computes once of one tensor of so many sources; a bound of order
+    statistics, which not every setting of the knobs asks for."""
+    n, item = info.n_elements, working_bytes(info)
+    exact = n <= EXACT
+    kept = 0
+    if "magnitude" in method.statistics:
+        kept += count * (item * n if exact else 8 * N_BINS)
+    if "spread" in method.statistics:
+        kept += (item + 8 * count) * n if exact else 8 * N_BINS * (1 + count)
+    if "ranks" in method.statistics:
+        columns = info.shape[-1] if info.shape else 1
+        kept += (2 if columns <= NARROW else 4) * n * count
+    if method.seeded:
+        kept += 4 * n * count
+    if method.prepare is not None:
+        # Tensors of shapes alone: what is computed has the bytes of the real thing.
+        precision = torch.float64 if item == 8 else torch.float32
+        parts = [torch.empty(info.shape, dtype=precision, device="meta") for _ in range(count + 1)]
+        operands = Operands(parts[0] if method.anchored else None, parts[1:])
+        kept += sum(t.numel() * t.element_size() for t in method.prepare(operands))
+    return kept
+
+
+def step_bytes(method: Method, info: TensorInfo, count: int) -> int:
+    """Bytes one tensor's merge surely takes for its duration.
+
+    For whole-tensor methods every operand and the result in working precision, for ranks what they
+    are sorted with; other methods work in blocks.
+    """
+    if method.extent == "tensor":
+        return (count + method.anchored + 1) * info.n_elements * working_bytes(info)
+    return 16 * info.n_elements if "ranks" in method.statistics else 0
+
+
+def working_bytes(info: TensorInfo) -> int:
+    """Bytes an element has while it is merged."""
+    return 8 if info.dtype == "float64" else 4
+
+
+def free_host_bytes(
+    proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")
+) -> int | None:
+    """Memory that programs may still take, within a container's limit; None where none says."""
+    known = [
+        free
+        for free in (
+            available(proc / "meminfo"),
+            within_limit(cgroup, "memory.max", "memory.current", "inactive_file"),
+            within_limit(
+                cgroup / "memory",
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+                "total_inactive_file",
+            ),
+        )
+        if free is not None
+    ]
+    return min(known, default=None)
+
+
+def free_device_bytes(device: str) -> int | None:
+    """Memory that is free on a GPU; None for the CPU."""
+    return None if device == "cpu" else int(torch.cuda.mem_get_info(device)[0])
+
+
+def available(meminfo: Path) -> int | None:
+    try:
+        lines = dict(line.split(":", 1) for line in meminfo.read_text("ascii").splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def within_limit(folder: Path, limit: str, usage: str, reclaimable: str) -> int | None:
+    """What a control group's limit leaves; pages of files that it would drop count as free."""
+    try:
+        most = int((folder / limit).read_text("ascii"))
+        used = int((folder / usage).read_text("ascii"))
+        lines = (folder / "memory.stat").read_text("ascii").splitlines()
+        stat = dict(line.split() for line in lines)
+        return max(0, most - used + int(stat.get(reclaimable, 0)))
+    except (OSError, ValueError):
+        return None
+
+
+def gb(size: float, rounding: Callable[[float], int] = math.ceil) -> str:
+    """Bytes for people; a need is rounded up, what is there down."""
+    digits = 1 if size < 10 * GB else 0
+    scale = GB / 10**digits
+    return f"{rounding(size / scale) / 10**digits:.{digits}f} GB"

@@ -1,0 +1,110 @@
+"""Whole-tensor statistics compiled: histograms of magnitudes, and places within rows."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from automerge.merging.build import library
+from automerge.merging.order import N_BINS, SHIFT
+from automerge.merging.translate import PRELUDE, STORED
+
+PIECE = 1 << 24
+"""Elements counted at once, fewer than 32 bits can count."""
+
+
+def counting(source: torch.dtype, base: torch.dtype | None) -> str:
+    """C++ of `count`: adds to the bins of |source − base|, or of |source|, element by element."""
+    anchor = STORED[base or torch.float32]
+    difference = "load(from[i + j]) - load(anchor[i + j])" if base else "load(from[i + j])"
+    return f"""{PRELUDE}
+enum {{ BINS = {N_BINS}, SHIFT = {SHIFT}, RUN = 512 }};
+
+extern "C" void count(const {STORED[source]} *__restrict from, const {anchor} *__restrict anchor,
+                      uint32_t *__restrict counts, int64_t count) {{
+  // Two tables, so that equal neighbours do not wait for each other.
+  uint32_t bins[RUN], *other = counts + BINS;
+  for (int64_t i = 0; i < count; i += RUN) {{
+    const int64_t left = count - i, run = left < RUN ? left : RUN;
+    for (int64_t j = 0; j < run; j++) bins[j] = (bits_of({difference}) & 0x7FFFFFFF) >> SHIFT;
+    int64_t j = 0;
+    for (; j + 1 < run; j += 2) {{
+      counts[bins[j]]++;
+      other[bins[j + 1]]++;
+    }}
+    if (j < run) counts[bins[j]]++;
+  }}
+}}
+"""
+
+
+def magnitude_counts(compiler: str, source: Tensor, base: Tensor | None) -> Tensor:
+    """How many elements of |source − base| each bin holds, the largest magnitudes' bin first.
+
+    Flat tensors of the CPU; (N_BINS,), int64, the same numbers as `order` counts.
+    Raises CannotCompile.
+    """
+    pair = (source, source if base is None else base)
+    kinds = [t.dtype if t.dtype in STORED else torch.float32 for t in pair]
+    count = library(counting(kinds[0], None if base is None else kinds[1]), compiler).count
+    count.restype = None
+    total = torch.zeros(N_BINS, dtype=torch.int64)
+    for start in range(0, source.numel(), PIECE):
+        ours, theirs = (
+            t[start : start + PIECE].to(kind).contiguous()
+            for t, kind in zip(pair, kinds, strict=True)
+        )
+        tables = torch.zeros((2, N_BINS), dtype=torch.int32)
+        count(
+            ctypes.c_void_p(ours.data_ptr()),
+            ctypes.c_void_p(theirs.data_ptr()),
+            ctypes.c_void_p(tables.data_ptr()),
+            ctypes.c_int64(len(ours)),
+        )
+        total += tables.sum(dim=0)
+    return total.flip(0)
+
+
+PLACING = f"""{PRELUDE}
+#include <utility>
+#include <vector>
+
+enum {{ DIGIT = 11, SIZE = 1 << DIGIT, PASSES = 3 }};
+
+// Radix sort of each row by the 31 bits of the magnitude, three digits from the lowest on.
+extern "C" void place(const float *rows, uint16_t *places, int64_t n_rows, int64_t n) {{
+  std::vector<uint64_t> first(n), second(n);
+  for (int64_t row = 0; row < n_rows; row++, rows += n, places += n) {{
+    uint32_t starts[PASSES][SIZE] = {{}};
+    for (int64_t i = 0; i < n; i++) {{
+      const uint32_t magnitude = bits_of(rows[i]) & 0x7FFFFFFF;
+      first[i] = uint64_t(magnitude) << 16 | uint64_t(i);
+      for (int p = 0; p < PASSES; p++) starts[p][magnitude >> (p * DIGIT) & (SIZE - 1)]++;
+    }}
+    for (int p = 0; p < PASSES; p++) {{
+      uint32_t before = 0;
+      for (uint32_t &start : starts[p]) before += std::exchange(start, before);
+      for (const uint64_t key : first)
+        second[starts[p][key >> (16 + p * DIGIT) & (SIZE - 1)]++] = key;
+      first.swap(second);
+    }}
+    for (int64_t i = 0; i < n; i++) places[first[i] & 0xFFFF] = uint16_t(i);
+  }}
+}}
+"""
+
+
+def row_places(compiler: str, rows: Tensor) -> Tensor:
+    """Each element's place by magnitude within its row, as `places_of` gives it: (n, m), uint16.
+
+    `rows` (n, m) are float32 of the CPU, of at most `NARROW` columns. Raises CannotCompile.
+    """
+    place = library(PLACING, compiler).place
+    place.restype = None
+    rows = rows.contiguous()
+    places = torch.empty(rows.shape, dtype=torch.uint16)
+    pointers = (ctypes.c_void_p(rows.data_ptr()), ctypes.c_void_p(places.data_ptr()))
+    place(*pointers, ctypes.c_int64(len(rows)), ctypes.c_int64(rows.shape[1]))
+    return places

@@ -1,0 +1,45 @@
+"""Ranks by magnitude within rows, stored as whole numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+NARROW = 1 << 16
+"""Columns up to which 16 bits hold a rank."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Places by magnitude within rows of so many columns, from 0, flat; even steps from 0 to 1,
+    and 0.5 in rows of one."""
+
+    places: Tensor
+    columns: int
+
+    @property
+    def first(self) -> float:
+        """The rank of place 0."""
+        return 0.0 if self.columns > 1 else 0.5
+
+    @property
+    def step(self) -> float:
+        """How far two neighbours are apart."""
+        return 1 / (self.columns - 1) if self.columns > 1 else 0.0
+
+    def cut(self, start: int, stop: int) -> Tensor:
+        """The ranks of elements [start, stop), in float32."""
+        return self.places[start:stop].to(torch.float32) * self.step + self.first
+
+
+def places_of(rows: Tensor) -> Tensor:
+    """Each element's place by magnitude within its row, in element order where equal.
+
+    uint16, or int32 for rows of more than `NARROW` columns.
+    """
+    order = rows.abs().argsort(dim=1, stable=True)
+    numbers = torch.arange(rows.shape[1], dtype=torch.int32).expand(rows.shape)
+    places = torch.empty(rows.shape, dtype=torch.int32).scatter_(1, order, numbers)
+    return places.to(torch.uint16) if rows.shape[1] <= NARROW else places

@@ -1,0 +1,239 @@
+"""What merging needs is known before it starts, and bounded while it runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from automerge.checkpoints import MemoryCheckpoint, TensorInfo
+from automerge.errors import PreflightError
+from automerge.merging import Need, ResidentEngine, estimate, free_host_bytes, plan_memory
+from automerge.merging.cache import Cache, n_bytes
+from automerge.merging.order import EXACT
+from automerge.merging.plan import Planner
+from automerge.merging.tensor import merge_tensor
+from automerge.merging.workspace import Workspace
+from automerge.methods import METHODS
+from automerge.recipe import Profile
+from tests.merging.test_merging import load, recipe
+
+ALL = pytest.mark.parametrize("method", METHODS)
+GB = 10**9
+NAMES = ("base", "maths", "code", "chat")
+ROOM = 1 << 40
+
+
+def models(shapes=((24, 16), (16,)), dtype=torch.bfloat16):
+    torch.manual_seed(0)
+    return {
+        name: MemoryCheckpoint(
+            {f"model.layers.{i}.mlp.w": torch.randn(s).to(dtype) for i, s in enumerate(shapes)}
+        )
+        for name in NAMES
+    }
+
+
+def chosen(method):
+    """Only as many models as a method takes."""
+    most = METHODS[method].max_sources or 3
+    return lambda made: {name: made[name] for name in NAMES[: most + 1]}
+
+
+def greedy(method, **changes):
+    """A recipe that needs all the statistics of its method."""
+    made = recipe(method, **changes)
+    knobs = {"select_topk": Profile.of(0.5)} if method == "sce" else {}
+    return dataclasses.replace(made, knobs={**made.knobs, **knobs})
+
+
+# Estimated and true
+
+
+@ALL
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_what_a_method_keeps_is_what_was_estimated_from_the_headers(method, dtype):
+    made = chosen(method)(models(dtype=dtype))
+    workspace = Workspace(made, ROOM)
+    for step in Planner(made).plan(greedy(method)):
+        merge_tensor(step, workspace)
+        workspace.release()
+    used = ROOM - workspace.cache.room
+    assert used == estimate(made, "base", "auto", [method]).computed
+
+
+@pytest.mark.parametrize("method", ["ties", "sce", "della"])
+def test_what_is_kept_of_a_large_tensor_is_estimated_too(method):
+    made = models(((1 << 11, (EXACT >> 11) + 1),))
+    workspace = Workspace(made, ROOM)
+    [step] = Planner(made).plan(greedy(method))
+    merge_tensor(step, workspace)
+    used = ROOM - workspace.cache.room
+    assert used == estimate(made, "base", "auto", [method]).computed
+
+
+def test_the_live_model_is_as_large_as_its_parameters(folders, checkpoints):
+    for dtype in ("float32", "bfloat16"):
+        live = load(folders["base"], getattr(torch, dtype))
+        size = sum(n_bytes(parameter) for parameter in live.parameters())
+        assert estimate(checkpoints, "base", dtype, ["ties"]).live == size
+        assert dtype != "bfloat16" or estimate(checkpoints, "base", "auto", []).live == size
+
+
+def test_several_methods_keep_what_each_keeps():
+    made = models()
+    one, other, both = (
+        estimate(made, "base", "auto", names) for names in (["ties"], ["della"], ["ties", "della"])
+    )
+    assert both.computed == one.computed + other.computed > 0
+    assert both.step == max(one.step, other.step)
+
+
+def test_a_seven_billion_model_is_estimated_in_no_time_and_without_its_memory():
+    tensors = {
+        f"model.layers.{i}.mlp.{n}.weight": TensorInfo((18944, 3584), "bfloat16")
+        for i in range(28)
+        for n in ("gate_proj", "up_proj")
+    }
+    headers = SimpleNamespace(tensors=tensors)
+    need = estimate(dict.fromkeys(NAMES, headers), "base", "auto", list(METHODS))
+    assert need.live == 56 * 2 * 18944 * 3584
+    assert need.computed > 100 * GB
+
+
+# Within bounds
+
+
+@ALL
+def test_the_bits_are_the_same_however_little_is_kept(method):
+    made = models()
+    engines = [ResidentEngine(made, room) for room in (0, 3000, ROOM)]
+    for shift in (0.1, 0.0):
+        nothing, some, everything = (dict(e.merge(greedy(method, shift=shift))) for e in engines)
+        for name, tensor in everything.items():
+            assert torch.equal(nothing[name], tensor)
+            assert torch.equal(some[name], tensor)
+
+
+@ALL
+def test_no_more_is_kept_than_there_is_room(method):
+    room = 2000
+    workspace, made = Workspace(models(), room), models()
+    for shift in (0.0, 0.1):
+        for step in Planner(made).plan(greedy(method, shift=shift)):
+            merge_tensor(step, workspace)
+            workspace.release()
+            held = n_bytes(tuple(workspace.cache._kept.values()))
+            held += n_bytes(tuple(workspace._uniforms.values()))
+            assert held + workspace.cache.room == room >= held
+
+
+def test_room_that_numbers_of_another_seed_took_is_free_again():
+    workspace, made = Workspace(models(), ROOM), models()
+    used = []
+    for seed in (1, 2, 3):
+        for step in Planner(made).plan(recipe("dare_linear", seed=seed)):
+            merge_tensor(step, workspace)
+        used.append(ROOM - workspace.cache.room)
+    assert used[0] == used[1] == used[2] > 0
+
+
+def test_a_cache_makes_what_fits_once_and_the_rest_once_a_release():
+    cache, made = Cache(room=8), []
+
+    def value(name, n):
+        made.append(name)
+        return (torch.zeros(n),)
+
+    for _ in range(2):
+        for _ in range(2):
+            cache.get("small", lambda: value("small", 2))
+            cache.get("large", lambda: value("large", 3))
+        cache.release()
+    assert made == ["small", "large", "large"]
+    assert cache.room == 0
+
+
+# The plan
+
+
+@pytest.mark.parametrize(
+    ("need", "host", "device", "workers", "room"),
+    [
+        (Need(2 * GB, 1 * GB, 0), 13 * GB, None, 1, 5 * GB),
+        (Need(2 * GB, 1 * GB, 0), 13 * GB, None, 5, 1 * GB),
+        (Need(2 * GB, 1 * GB, 0), 3 * GB, None, 1, 0),
+        (Need(14 * GB, 1 * GB, 0), 5 * GB, 80 * GB, 1, 2 * GB),
+        (Need(500 * GB, 1 * GB, 0), None, None, 2, GB // 2),
+    ],
+)
+def test_half_of_what_the_live_model_leaves_is_shared_by_the_workers(
+    need, host, device, workers, room
+):
+    assert plan_memory(need, host, device, workers).room == room
+
+
+def test_a_plan_says_when_not_all_can_be_kept():
+    need = Need(2 * GB, 0, computed=4 * GB)
+    assert plan_memory(need, 10 * GB).warnings == ()
+    [warning] = plan_memory(need, 9 * GB).warnings
+    assert "would keep 4.0 GB" in warning
+    assert "3.5 GB are there" in warning
+
+
+@pytest.mark.parametrize(
+    ("host", "device", "messages"),
+    [
+        (16 * GB, None, [r"live model \(15.0 GB\)|15 GB", "need 16.5 GB|need 17 GB"]),
+        (1 * GB, 80 * GB, ["merging a tensor .* need 1.5 GB of memory, 1.0 GB are free"]),
+        (1 * GB, 8 * GB, ["15 GB of device memory, 8.0 GB are free", "1.0 GB are free"]),
+    ],
+)
+def test_what_cannot_fit_is_refused_with_the_numbers(host, device, messages):
+    with pytest.raises(PreflightError) as caught:
+        plan_memory(Need(15 * GB, 3 * GB // 2, 0), host, device)
+    text = str(caught.value)
+    for message in messages:
+        assert re.search(message, text), text
+    assert "smaller evaluation.dtype" in text or "fewer workers" in text
+
+
+# What the machine says
+
+
+def write(folder, **files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text)
+    return folder
+
+
+def test_free_memory_is_the_least_of_machine_and_container(tmp_path):
+    proc = write(tmp_path / "proc", meminfo="MemTotal: 9 kB\nMemAvailable:    4000 kB\n")
+    empty = tmp_path / "empty"
+    assert free_host_bytes(proc, empty) == 4_096_000
+    assert free_host_bytes(empty, empty) is None
+    new = write(
+        tmp_path / "v2",
+        memory__max="1000\n",
+        memory__current="700\n",
+        memory__stat="anon 5\ninactive_file 100\n",
+    )
+    assert free_host_bytes(proc, new) == 400
+    unlimited = write(tmp_path / "v2b", memory__max="max\n", memory__current="7\n")
+    assert free_host_bytes(proc, unlimited) == 4_096_000
+    old = write(
+        tmp_path / "v1" / "memory",
+        memory__limit_in_bytes="1000",
+        memory__usage_in_bytes="2000",
+        memory__stat="total_inactive_file 100\n",
+    )
+    assert free_host_bytes(proc, old.parent) == 0
+
+
+def test_this_machine_says_something():
+    free = free_host_bytes()
+    assert free is None or free > 0
