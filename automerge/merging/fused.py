@@ -114,6 +114,14 @@ class FusedKernels:
             return None
         return self._try(lambda: native.magnitude_counts(self._compiler, source, base))
 
+    def spread_counts(
+        self, sources: Sequence[Tensor], base: Tensor | None
+    ) -> tuple[Tensor, Tensor, int] | None:
+        """Bins of the variance over vectors, squares summed a bin, and zeros; None as before."""
+        if working_precision([*sources, *([] if base is None else [base])]) != torch.float32:
+            return None
+        return self._try(lambda: native.spread_counts(self._compiler, sources, base))
+
     def row_places(self, rows: Tensor) -> Tensor | None:
         """Each element's place by magnitude within its row; None where it is not computed here."""
         if rows.dtype != torch.float32 or rows.shape[1] > NARROW:

@@ -1,8 +1,9 @@
-"""Whole-tensor statistics compiled: histograms of magnitudes, and places within rows."""
+"""Whole-tensor statistics compiled: histograms of magnitudes and variances, places within rows."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -65,6 +66,79 @@ def magnitude_counts(compiler: str, source: Tensor, base: Tensor | None) -> Tens
         )
         total += tables.sum(dim=0)
     return total.flip(0)
+
+
+def spreading(kinds: Sequence[torch.dtype], anchored: bool) -> str:
+    """C++ of `spread`: bins of the variance over vectors, and the vectors' squares summed a bin."""
+    n = len(kinds) - anchored
+    types = [STORED[kind] for kind in kinds]
+    names = (
+        ["anchor", *(f"from{k}" for k in range(n))] if anchored else [f"from{k}" for k in range(n)]
+    )
+    less = " - load(anchor[i + j])" if anchored else ""
+    lines = [
+        *(f"const float x{k} = load(from{k}[i + j]){less};" for k in range(n)),
+        f"const float mean = ({' + '.join(f'x{k}' for k in range(n))}) / {n};",
+        f"const float variance = ({' + '.join(f'(x{k} - mean) * (x{k} - mean)' for k in range(n))}) / {n};",
+        "bins[j] = bits_of(variance) >> SHIFT;",
+        "zeros += variance == 0;",
+        *(f"squares[{k}][j] = x{k} * x{k};" for k in range(n)),
+    ]
+    pointers = [
+        f"const {kind} *__restrict {name} = (const {kind} *)inputs[{i}];"
+        for i, (kind, name) in enumerate(zip(types, names, strict=True))
+    ]
+    return f"""{PRELUDE}
+enum {{ BINS = {N_BINS}, SHIFT = {SHIFT}, RUN = 512, N = {n} }};
+
+extern "C" int64_t spread(const void *const *inputs, int64_t *__restrict counts,
+                          double *__restrict sums, int64_t count) {{
+  {" ".join(pointers)}
+  uint32_t bins[RUN];
+  float squares[N][RUN];
+  int64_t zeros = 0;
+  for (int64_t i = 0; i < count; i += RUN) {{
+    const int64_t left = count - i, run = left < RUN ? left : RUN;
+    for (int64_t j = 0; j < run; j++) {{
+      {" ".join(lines)}
+    }}
+    for (int64_t j = 0; j < run; j++) {{
+      counts[bins[j]]++;
+      for (int k = 0; k < N; k++) sums[bins[j] * N + k] += squares[k][j];
+    }}
+  }}
+  return zeros;
+}}
+"""
+
+
+def spread_counts(
+    compiler: str, sources: Sequence[Tensor], base: Tensor | None
+) -> tuple[Tensor, Tensor, int]:
+    """Bins of the population variance over vectors, the largest variances' bin first.
+
+    Flat tensors of the CPU. Returns counts (N_BINS,), sums of each vector's squares a bin
+    (N_BINS, sources) in float64, and how many variances are exactly 0. Raises CannotCompile.
+    """
+    tensors = [*([] if base is None else [base]), *sources]
+    kinds = [t.dtype if t.dtype in STORED else torch.float32 for t in tensors]
+    spread = library(spreading(kinds, base is not None), compiler).spread
+    spread.restype = ctypes.c_int64
+    counts = torch.zeros(N_BINS, dtype=torch.int64)
+    sums = torch.zeros((N_BINS, len(sources)), dtype=torch.float64)
+    zeros = 0
+    for start in range(0, tensors[0].numel(), PIECE):
+        pieces = [
+            t[start : start + PIECE].to(kind).contiguous()
+            for t, kind in zip(tensors, kinds, strict=True)
+        ]
+        zeros += spread(
+            (ctypes.c_void_p * len(pieces))(*(piece.data_ptr() for piece in pieces)),
+            ctypes.c_void_p(counts.data_ptr()),
+            ctypes.c_void_p(sums.data_ptr()),
+            ctypes.c_int64(len(pieces[0])),
+        )
+    return counts.flip(0), sums.flip(0), zeros
 
 
 PLACING = f"""{PRELUDE}

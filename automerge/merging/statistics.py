@@ -88,6 +88,12 @@ class VectorStatistics:
         """Variances over the vectors, and the vectors' squares."""
 
         def ordered() -> Order:
+            if self._fused is not None and self.size > EXACT:
+                base = None if self._base is None else self._read(self._base)
+                found = self._fused.spread_counts([self._read(s) for s in self._sources], base)
+                if found is not None:
+                    counts, sums, zeros = found
+                    return Binned(counts.cumsum(0), tuple(sums.cumsum(0).unbind(1)), zeros)
             vectors = zip(*(self._vector(source) for source in self._sources), strict=True)
             blocks = (
                 (torch.stack(parts).var(dim=0, correction=0), *(part.square() for part in parts))

@@ -155,6 +155,28 @@ def test_magnitudes_are_counted_as_without_a_compiler(monkeypatch, dtype, anchor
     assert fused().magnitude_counts(source.double(), base.double()) is None
 
 
+@pytest.mark.parametrize("anchored", [True, False])
+def test_variances_are_counted_as_without_a_compiler(monkeypatch, anchored):
+    monkeypatch.setattr("automerge.merging.native.PIECE", 1000)
+    base, *sources = tensors(3, (2471,), torch.bfloat16)
+    for source in sources:
+        source[:40] = base[:40]
+    found, sums, zeros = fused().spread_counts(sources, base if anchored else None)
+    vectors = [s.float() - base.float() if anchored else s.float() for s in sources]
+    variance = torch.stack(vectors).double().var(dim=0, correction=0)
+    assert zeros == int((variance == 0).sum()) >= 40
+    assert found.sum() == len(base)
+    squares = torch.stack([v.double().square().sum() for v in vectors])
+    torch.testing.assert_close(sums.sum(0), squares)
+    monkeypatch.setattr(orders, "EXACT", 0)
+    expected = orders.order([(variance.float(), *(v.square() for v in vectors))], len(base))
+    ours = orders.Binned(found.cumsum(0), tuple(sums.cumsum(0).unbind(1)), zeros)
+    for k in (1, 30, 500, 2000):
+        assert ours.value(k) == pytest.approx(expected.value(k), rel=0.005)
+        for i in range(3):
+            assert ours.total(i, k) == pytest.approx(expected.total(i, k), rel=0.005)
+
+
 @pytest.mark.parametrize("shape", [(3, 1), (40, 7), (5, 3000), (2, NARROW)])
 def test_places_are_those_of_a_stable_sort(shape):
     rows = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 4).round() / 7
@@ -167,7 +189,9 @@ def test_places_are_those_of_a_stable_sort(shape):
 def test_rows_of_more_columns_than_16_bits_count_are_placed_too():
     rows = torch.randn((1, NARROW + 1), generator=torch.Generator().manual_seed(0))
     assert fused().row_places(rows) is None
-    assert torch.equal(places_of(rows).long(), rows.abs().argsort(dim=1, stable=True).argsort(dim=1))
+    assert torch.equal(
+        places_of(rows).long(), rows.abs().argsort(dim=1, stable=True).argsort(dim=1)
+    )
 
 
 def test_ranks_go_evenly_from_0_to_1():
