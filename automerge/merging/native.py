@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -72,14 +73,13 @@ def spreading(kinds: Sequence[torch.dtype], anchored: bool) -> str:
     """C++ of `spread`: bins of the variance over vectors, and the vectors' squares summed a bin."""
     n = len(kinds) - anchored
     types = [STORED[kind] for kind in kinds]
-    names = (
-        ["anchor", *(f"from{k}" for k in range(n))] if anchored else [f"from{k}" for k in range(n)]
-    )
+    names = [*(["anchor"] if anchored else []), *(f"from{k}" for k in range(n))]
     less = " - load(anchor[i + j])" if anchored else ""
+    # From differences, so that it is exactly 0 where all agree.
+    gaps = [f"(x{a} - x{b}) * (x{a} - x{b})" for a, b in combinations(range(n), 2)]
     lines = [
         *(f"const float x{k} = load(from{k}[i + j]){less};" for k in range(n)),
-        f"const float mean = ({' + '.join(f'x{k}' for k in range(n))}) / {n};",
-        f"const float variance = ({' + '.join(f'(x{k} - mean) * (x{k} - mean)' for k in range(n))}) / {n};",
+        f"const float variance = ({' + '.join(gaps) or '0.0f'}) / {n * n};",
         "bins[j] = bits_of(variance) >> SHIFT;",
         "zeros += variance == 0;",
         *(f"squares[{k}][j] = x{k} * x{k};" for k in range(n)),

@@ -158,7 +158,7 @@ def test_magnitudes_are_counted_as_without_a_compiler(monkeypatch, dtype, anchor
 @pytest.mark.parametrize("anchored", [True, False])
 def test_variances_are_counted_as_without_a_compiler(monkeypatch, anchored):
     monkeypatch.setattr("automerge.merging.native.PIECE", 1000)
-    base, *sources = tensors(3, (2471,), torch.bfloat16)
+    base, *sources = tensors(3, (2471,), torch.float32)
     for source in sources:
         source[:40] = base[:40]
     found, sums, zeros = fused().spread_counts(sources, base if anchored else None)
@@ -189,9 +189,8 @@ def test_places_are_those_of_a_stable_sort(shape):
 def test_rows_of_more_columns_than_16_bits_count_are_placed_too():
     rows = torch.randn((1, NARROW + 1), generator=torch.Generator().manual_seed(0))
     assert fused().row_places(rows) is None
-    assert torch.equal(
-        places_of(rows).long(), rows.abs().argsort(dim=1, stable=True).argsort(dim=1)
-    )
+    order = rows.abs().argsort(dim=1, stable=True)
+    assert torch.equal(places_of(rows).long(), order.argsort(dim=1))
 
 
 def test_ranks_go_evenly_from_0_to_1():
