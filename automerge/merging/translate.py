@@ -88,6 +88,14 @@ METHODS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+COMPARISONS: Mapping[tuple[str, str], str] = MappingProxyType(
+    {
+        ("relu", "sign"): "({0} > 0 ? 1.0f : 0.0f)",
+        ("sign", "abs"): "({0} > 0 || {0} < 0 ? 1.0f : 0.0f)",
+    }
+)
+"""Two methods in a row that are one comparison, which compilers do not see."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -221,9 +229,9 @@ class Names:
         arguments = [self._argument(arg, among_numbers) for arg in node.args]
         form = forms[node.target]
         (first, *_) = node.args
-        if node.target == "sign" and isinstance(first, Node) and first.target == "relu":
-            # An indicator; compilers do not see that a comparison is enough.
-            form, arguments = "({0} > 0 ? 1.0f : 0.0f)", [self._argument(first.args[0], False)]
+        if isinstance(first, Node) and (first.target, node.target) in COMPARISONS:
+            form = COMPARISONS[cast(str, first.target), cast(str, node.target)]
+            arguments = [self._argument(first.args[0], among_numbers)]
         kind = "double" if among_numbers else "float"
         return f"const {kind} {node.name} = {form.format(*arguments)};"
 
