@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from automerge.errors import ConfigError, Fault, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from automerge.bench.score import ScoreTime
 
 BYTES_FREE = 3 * 10**9
 """Left to the rest of the machine."""
@@ -47,13 +50,7 @@ def print_merge_times(
         faults.append(f"--repeats must lie in [1, 1000]; got {repeats}")
     if not faults:
         needed = (sources + 2) * 2 * SIZES[shape].n_parameters
-        free = free_bytes()
-        if free is not None and needed > free - BYTES_FREE:
-            faults.append(
-                f"{sources} sources of shape {shape} need {needed / 1e9:.1f} GB beside "
-                f"{BYTES_FREE / 1e9:.0f} GB for all else; {free / 1e9:.1f} GB are free: give a "
-                "smaller --shape or fewer --sources"
-            )
+        faults += too_large(needed, "a smaller --shape or fewer --sources")
     if faults:
         raise ConfigError([Fault(fault) for fault in faults])
     threads = torch.get_num_threads()
@@ -78,6 +75,104 @@ def print_merge_times(
     if as_json:
         found = {"shape": shape, "threads": threads, "times": times}
         console.print(json.dumps(found, indent=1), markup=False, highlight=False, soft_wrap=True)
+
+
+def print_score_times(
+    console: Console,
+    shape: str | None,
+    tasks: Sequence[str],
+    fewshot: int,
+    items: int,
+    batch_size: int,
+    repeats: int,
+    as_json: bool,
+) -> None:
+    """Time scoring, a line a repeat as it ends, then medians; JSON at the end if asked for.
+
+    Raises ConfigError for unknown names, or where the models do not fit into memory.
+    """
+    from automerge.bench.score import CHOICE_TASKS, TASKS, ScoreTime, Work, bench_score
+    from automerge.bench.shapes import SIZES
+
+    faults = [
+        f"--task must be one of {', '.join(CHOICE_TASKS)}, whose answers are choices; got {task!r}"
+        f"{nearest(task, CHOICE_TASKS)}"
+        for task in tasks
+        if task not in CHOICE_TASKS
+    ]
+    if shape is not None and shape not in SIZES:
+        faults.append(f"unknown shape {shape!r}: expected one of {', '.join(SIZES)}")
+    if shape in SIZES:
+        faults += too_large(14 * SIZES[shape].n_parameters, "a smaller --shape")
+    limits = (
+        *(("--fewshot", fewshot, 0, 8), ("--items", items, 1, 2000)),
+        *(("--batch-size", batch_size, 1, 65536), ("--repeats", repeats, 1, 1000)),
+    )
+    faults += [
+        f"{name} must lie in [{low}, {high}]; got {value}"
+        for name, value, low, high in limits
+        if not low <= value <= high
+    ]
+    if faults:
+        raise ConfigError([Fault(fault) for fault in faults])
+
+    def show(line: str) -> None:
+        if not as_json:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    columns = ("stock s", "its model", "floor s", "merge s", "forward s", "rest s")
+    times: list[ScoreTime] = []
+    show("building requests of every document ...")
+    for step in bench_score(shape, tasks or TASKS, fewshot, items, batch_size, repeats):
+        if isinstance(step, Work):
+            work = step
+            show(
+                f"{work.items} items, {work.requests} requests, {fewshot} shots; tokens: "
+                f"{work.stock_tokens} by request, {work.our_tokens} ours, {work.unique_tokens} "
+                f"unique; {work.parameters / 1e6:.1f} M parameters in float32, "
+                f"{work.threads} thread(s)\n"
+                f"{'':<8}" + "".join(f"{name:>11}" for name in columns) + f"{'ours/floor':>12}"
+                f"{'ours/stock':>12}{'differing':>11}"
+            )
+        else:
+            times.append(step)
+            show(_line(str(len(times)), step))
+    median = ScoreTime.median(times)
+    show(_line("median", median))
+    if as_json:
+        found = {
+            "shape": shape or "demo",
+            "tasks": list(tasks or TASKS),
+            "fewshot": fewshot,
+            "work": asdict(work),
+            "times": [time.plain() for time in times],
+            "median": median.plain(),
+        }
+        console.print(json.dumps(found, indent=1), markup=False, highlight=False, soft_wrap=True)
+
+
+def _line(name: str, time: ScoreTime) -> str:
+    parts = (
+        time.stock,
+        time.stock_forward,
+        time.floor,
+        time.merge,
+        time.forward,
+        time.rest,
+    )
+    cells = "".join(f"{part:>11.3f}" for part in parts)
+    return f"{name:<8}{cells}{time.to_floor:>12.2f}{time.to_stock:>12.3f}{time.differing:>11}"
+
+
+def too_large(needed: int, advice: str) -> list[str]:
+    """A fault where so many bytes are not free."""
+    free = free_bytes()
+    if free is None or needed <= free - BYTES_FREE:
+        return []
+    return [
+        f"this needs {needed / 1e9:.1f} GB beside {BYTES_FREE / 1e9:.0f} GB for all else; "
+        f"{free / 1e9:.1f} GB are free: give {advice}"
+    ]
 
 
 def free_bytes() -> int | None:

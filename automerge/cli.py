@@ -285,6 +285,29 @@ def bench_merge(
     print_merge_times(_console(), shape, sources, tuple(method or ()), repeats, as_json)
 
 
+@bench.command("score")
+def bench_score(
+    shape: Annotated[
+        Text, _option("Random weights: tiny, 0.5b, 1.5b, ... Default: the demo's.", "--shape")
+    ] = None,
+    task: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        _option("A multiple-choice task of the demo; repeat it.", "--task"),
+    ] = None,
+    fewshot: Annotated[int, _option("Examples before each item, the same.", "--fewshot")] = 0,
+    items: Annotated[int, _option("Items of each task.", "--items")] = 300,
+    batch_size: Annotated[int, _option("Requests scored together.", "--batch-size")] = 64,
+    repeats: Annotated[int, _option("Candidates that are timed.", "--repeats")] = 5,
+    as_json: Annotated[bool, _option("Print JSON.", "--json")] = False,
+) -> None:
+    """Time scoring a merged model, beside stock lm-eval and the fewest tokens there are."""
+    from automerge.benchmarks import print_score_times
+
+    print_score_times(
+        _console(), shape, tuple(task or ()), fewshot, items, batch_size, repeats, as_json
+    )
+
+
 @app.command()
 def selftest(
     chaos: Annotated[

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from automerge.evaluation.packing import (
-    SHARED,
     UNLIMITED,
-    Document,
-    Placed,
+    Group,
+    Layout,
+    Limits,
     Request,
     Row,
     batches,
@@ -24,8 +24,23 @@ from automerge.evaluation.packing import (
 MAX_LOGITS = 2**26
 """Most logits held at once (a quarter of a gigabyte in float32)."""
 
+CACHED_LOGITS = 2**20
+"""As many as a CPU's cache holds."""
+
+MAX_MASK = 2**26
+"""Most entries of a mask held at once."""
+
+PROBES, PROBE_TOKENS = 4, 48
+"""How many requests a way of running the model is tried on, and how much of each."""
+
+PAIRS_PER_UNIT = 3
+"""Pairs of tokens, per unit of the hidden size, that attend in the time a token takes elsewhere.
+
+A token takes about 24 h² operations a layer and a pair 4 h; attention runs at half the speed.
+"""
+
 UNSUPPORTED = (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError)
-"""What models raise on a mask or positions they were not written for."""
+"""What models raise on a mask, positions or a cache they were not written for."""
 
 
 class LogLikelihood(NamedTuple):
@@ -37,89 +52,143 @@ class LogLikelihood(NamedTuple):
 
 MISSING = LogLikelihood(float("nan"), False)
 
+Sets: TypeAlias = Sequence[Sequence[int]]
+"""Requests, by number, that may share a prefix: those of one task."""
+
 
 @dataclass(frozen=True)
 class Path:
-    """How a model is run: through trees or not, and with the head on few positions or on all.
+    """How a model is run.
 
-    `head` is the output embedding when hidden states may be gathered in front of it. `trees` says
-    that the model honours four-dimensional masks and position ids.
+    `head` is the output embedding when hidden states may be gathered in front of it.
+    `layout.trees` says that the model honours four-dimensional masks and position ids,
+    `layout.prefixes` that it also goes on from another call's keys and values.
     """
 
     head: nn.Module | None = None
-    trees: bool = False
+    layout: Layout = field(default_factory=Layout)
+
+
+Prefix: TypeAlias = Sequence[tuple[Tensor, Tensor]]
+"""Keys and values of each layer, [1, heads, tokens, width]; none where rows hold all tokens."""
 
 
 @torch.no_grad()
 def log_likelihoods(
-    model: PreTrainedModel, path: Path, documents: Sequence[Document], batch_size: int
-) -> tuple[list[list[LogLikelihood]], int]:
-    """Score every request of every document, in their order; also the number of tokens run."""
-    rows = [
-        (number, row)
-        for number, document in enumerate(documents)
-        for row in (document.packed if path.trees else document.linear)
-    ]
-    answers = [[MISSING] * len(document.requests) for document in documents]
-    max_picked = max(1, MAX_LOGITS // model.config.get_text_config().vocab_size)
-    for branching in (False, True):
-        alike = [placed for placed in rows if placed[1].branches is branching]
-        for batch in batches(alike, batch_size, max_picked):
-            for number, request, answer in _score(model, path, documents, batch, branching):
-                answers[number][request] = answer
-    return answers, sum(len(row.tokens) for _, row in rows)
+    model: PreTrainedModel,
+    path: Path,
+    requests: Sequence[Request],
+    batch_size: int,
+    sets: Sets | None = None,
+) -> tuple[list[LogLikelihood], int]:
+    """Score every request, in their order; also the number of tokens run.
 
-
-def find_path(model: PreTrainedModel, documents: Sequence[Document]) -> Path:
-    """The cheapest path that gives, on these documents, what the model's plain forward gives.
-
-    Trees must also keep their branches apart: changing one leaves the answers of the others as they
-    were. The documents should be some that a tree would help.
+    A batch holds no more tokens than `batch_size` requests as long as the longest. Without `sets`
+    the requests are of one task.
     """
-    plain, _ = log_likelihoods(model, Path(), documents, len(documents))
+    answers = [MISSING] * len(requests)
+    if not requests:
+        return answers, 0
+    limits = Limits(
+        tokens=batch_size * max(len(request.inputs) for request in requests),
+        picked=max(1, MAX_LOGITS // model.config.get_text_config().vocab_size),
+        masked=MAX_MASK,
+    )
+    groups = path.layout.groups(requests, [range(len(requests))] if sets is None else sets)
+    for group in groups:
+        prefix = _keys_and_values(model, path, group.prefix) if group.prefix else ()
+        for branching, rows in _kinds(group, limits.tokens):
+            for batch in batches(rows, len(group.prefix), limits):
+                for number, answer in _score(model, path, requests, batch, branching, prefix):
+                    answers[number] = answer
+    return answers, sum(map(_tokens, groups))
+
+
+def _kinds(group: Group, batch_tokens: int) -> list[tuple[bool, list[Row]]]:
+    """Rows that need no mask, and rows that do with those too few to be worth a batch."""
+    if group.prefix:
+        return [(True, list(group.rows))]
+    trees = [row for row in group.rows if row.branches]
+    chains = [row for row in group.rows if not row.branches]
+    if trees and sum(len(row.tokens) for row in chains) < batch_tokens:
+        return [(True, list(group.rows))]
+    return [(False, chains), (True, trees)]
+
+
+def find_path(model: PreTrainedModel, requests: Sequence[Request]) -> Path:
+    """The cheapest path that gives what the model's plain forward gives, on probes of the requests.
+
+    Trees must also keep their branches apart: changing some leaves the answers of the others as
+    they were.
+    """
+    probes = _probes(requests, max_position(model))
+    if not probes:
+        return Path()
+    plain, _ = log_likelihoods(model, Path(), probes, len(probes))
     path = Path()
     head = model.get_output_embeddings()
-    if isinstance(head, nn.Module) and _agrees(model, Path(head), documents, plain):
+    if isinstance(head, nn.Module) and _agrees(model, Path(head), probes, plain):
         path = Path(head)
-    trees = Path(path.head, trees=True)
-    if _agrees(model, trees, documents, plain) and _separates(model, trees, documents):
-        path = trees
+    trees = Layout(
+        trees=True,
+        max_position=max_position(model),
+        pairs_per_token=PAIRS_PER_UNIT * model.config.get_text_config().hidden_size,
+    )
+    if _works(model, Path(path.head, replace(trees, pairs_per_token=UNLIMITED)), probes, plain):
+        path = replace(path, layout=trees)
+        prefixes = replace(trees, prefixes=True)
+        alone = replace(prefixes, pairs_per_token=0, min_prefix=1, min_sharers=2)
+        if _works(model, Path(path.head, alone), probes, plain):
+            path = replace(path, layout=prefixes)
     return path
+
+
+def _probes(requests: Sequence[Request], longest: int) -> list[Request]:
+    """Requests made of others' tokens, all with one head, two tails of each, scored throughout."""
+    longest = min(longest, PROBE_TOKENS)
+    inputs = [request.inputs[:longest] for request in requests if len(request.inputs) > 3][:PROBES]
+    half = min(map(len, inputs), default=0) // 2
+    tails = [tail for tokens in inputs for tail in (tokens[half:], tokens[: half - 1 : -1])]
+    return [Request(inputs[0][:half] + tail, tail) for tail in tails]
+
+
+def _works(
+    model: PreTrainedModel, path: Path, probes: Sequence[Request], plain: Sequence[LogLikelihood]
+) -> bool:
+    groups = path.layout.groups(probes, [range(len(probes))])
+    tried = len(groups) > 1 or any(row.branches for row in groups[0].rows)
+    return tried and _agrees(model, path, probes, plain) and _separates(model, path, probes)
 
 
 def _agrees(
     model: PreTrainedModel,
     path: Path,
-    documents: Sequence[Document],
-    plain: Sequence[Sequence[LogLikelihood]],
+    requests: Sequence[Request],
+    plain: Sequence[LogLikelihood],
 ) -> bool:
     try:
-        answers, _ = log_likelihoods(model, path, documents, len(documents))
+        answers, _ = log_likelihoods(model, path, requests, len(requests))
     except UNSUPPORTED:
         return False
     tolerance = 1e-4 if model.dtype == torch.float32 else 0.25
     return all(
         abs(answer.logprob - expected.logprob) <= tolerance * max(1.0, abs(expected.logprob) / 10)
-        for found, wanted in zip(answers, plain, strict=True)
-        for answer, expected in zip(found, wanted, strict=True)
+        for answer, expected in zip(answers, plain, strict=True)
     )
 
 
-def _separates(model: PreTrainedModel, path: Path, documents: Sequence[Document]) -> bool:
-    """Whether the last request of each tree ignores what stands in the other branches."""
-    disturbed = []
-    for document in documents:
-        *others, last = document.requests
-        changed = [
-            Request((*r.inputs[:-1], r.inputs[0]), r.targets) if len(r.targets) > 1 else r
-            for r in others
-        ]
-        disturbed.append(Document.of([*changed, last]))
-    before, _ = log_likelihoods(model, path, documents, len(documents))
-    after, _ = log_likelihoods(model, path, disturbed, len(documents))
+def _separates(model: PreTrainedModel, path: Path, probes: Sequence[Request]) -> bool:
+    """Whether every second request ignores what stands in the branches of the others."""
+    disturbed = [
+        Request((*probe.inputs[:-1], probe.inputs[0]), probe.targets) if number % 2 else probe
+        for number, probe in enumerate(probes)
+    ]
+    before, _ = log_likelihoods(model, path, probes, len(probes))
+    after, _ = log_likelihoods(model, path, disturbed, len(probes))
     tolerance = 1e-5 if model.dtype == torch.float32 else 0.05
     return all(
-        abs(a[-1].logprob - b[-1].logprob) <= tolerance for a, b in zip(before, after, strict=True)
+        abs(a.logprob - b.logprob) <= tolerance * len(probe.targets)
+        for probe, a, b in zip(probes[::2], before[::2], after[::2], strict=True)
     )
 
 
@@ -135,33 +204,49 @@ def max_position(model: PreTrainedModel) -> int:
 def _score(
     model: PreTrainedModel,
     path: Path,
-    documents: Sequence[Document],
-    batch: Sequence[Placed],
+    requests: Sequence[Request],
+    batch: Sequence[Row],
     branching: bool,
-) -> Iterator[tuple[int, int, LogLikelihood]]:
+    prefix: Prefix,
+) -> Iterator[tuple[int, LogLikelihood]]:
     """Run one batch; every output position is read once, however many requests want it."""
     place: dict[tuple[int, int], int] = {}
     places: list[int] = []
     targets: list[int] = []
-    spans: list[tuple[int, int, int, int]] = []
-    for index, (number, row) in enumerate(batch):
+    spans: list[tuple[int, int, int]] = []
+    for index, row in enumerate(batch):
         for pick in row.picks:
             start = len(places)
             places += [place.setdefault((index, c), len(place)) for c in pick.columns]
-            targets += documents[number].requests[pick.request].targets
-            spans.append((number, pick.request, start, len(places)))
+            targets += requests[pick.request].targets
+            spans.append((pick.request, start, len(places)))
     device = model.device
     at_rows, at_columns = torch.tensor(list(place), device=device).T
-    rows = [row for _, row in batch]
-    logits = _logits(model, path, rows, branching, at_rows, at_columns)
-    logprobs = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
-    wanted = torch.tensor(targets, device=device)
-    read = torch.tensor(places, device=device)
-    values = logprobs[read, wanted].tolist()
-    greedy = (logprobs.argmax(dim=-1)[read] == wanted).tolist()
-    for number, request, start, stop in spans:
-        answer = LogLikelihood(sum(values[start:stop]), all(greedy[start:stop]))
-        yield number, request, answer
+    logits = _logits(model, path, batch, branching, prefix, at_rows, at_columns)
+    values, greedy = _read(logits, places, targets)
+    for number, start, stop in spans:
+        yield number, LogLikelihood(sum(values[start:stop]), all(greedy[start:stop]))
+
+
+def _read(
+    logits: Tensor, places: Sequence[int], targets: Sequence[int]
+) -> tuple[list[float], list[bool]]:
+    """Log-probabilities of targets at places, and whether each is the first of the largest."""
+    device = logits.device
+    read, wanted = torch.tensor(places, device=device), torch.tensor(targets, device=device)
+    values = torch.empty(len(places), device=device)
+    greedy = torch.empty(len(places), dtype=torch.bool, device=device)
+    step = max(1, (CACHED_LOGITS if device.type == "cpu" else MAX_LOGITS) // logits.shape[-1])
+    for start in range(0, len(logits), step):
+        logprobs = torch.log_softmax(logits[start : start + step], dim=-1, dtype=torch.float32)
+        inside = ((read >= start) & (read < start + step)).nonzero().squeeze(1)
+        at, targets_here = read[inside] - start, wanted[inside]
+        found = logprobs[at, targets_here]
+        best = found == logprobs.amax(dim=-1)[at]
+        # argmax is slow, and decides only where a target is one of the largest.
+        best[best.clone()] = logprobs[at[best]].argmax(dim=-1) == targets_here[best]
+        values[inside], greedy[inside] = found, best
+    return values.tolist(), greedy.tolist()
 
 
 def _logits(
@@ -169,16 +254,24 @@ def _logits(
     path: Path,
     rows: Sequence[Row],
     branching: bool,
+    prefix: Prefix,
     at_rows: Tensor,
     at_columns: Tensor,
 ) -> Tensor:
     """Logits at (row, column) pairs: [pairs, vocabulary]."""
     width = max(len(row.tokens) for row in rows)
-    inputs = {"input_ids": _padded([row.tokens for row in rows], width, 0, model.device)}
+    inputs: dict[str, Any] = {
+        "input_ids": _padded([row.tokens for row in rows], width, model.device)
+    }
     if branching:
-        segments = _padded([row.segments for row in rows], width, -1, model.device)
-        inputs["position_ids"] = _padded([row.positions for row in rows], width, 0, model.device)
-        inputs["attention_mask"] = tree_mask(segments, model.dtype)
+        ends = _padded([row.ends for row in rows], width, model.device)
+        before = prefix[0][0].shape[-2] if prefix else 0
+        inputs["position_ids"] = _padded([row.positions for row in rows], width, model.device)
+        inputs["attention_mask"] = tree_mask(ends, before, model.dtype)
+    if prefix:
+        inputs["past_key_values"] = DynamicCache(
+            [(k.expand(len(rows), -1, -1, -1), v.expand(len(rows), -1, -1, -1)) for k, v in prefix]
+        )
     if path.head is None:
         logits: Tensor = model(**inputs, use_cache=False).logits
         return logits[at_rows, at_columns]
@@ -186,21 +279,39 @@ def _logits(
         return model(**inputs, use_cache=False).logits[0]  # type: ignore[no-any-return]
 
 
-def tree_mask(segments: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive mask [rows, 1, width, width]: a token sees shared tokens and its own branch."""
-    width = segments.shape[1]
-    own = segments[:, None, :] == segments[:, :, None]
-    seen = ((segments == SHARED)[:, None, :] | own) & torch.ones(
-        width, width, dtype=torch.bool, device=segments.device
-    ).tril()
-    mask = torch.zeros(seen.shape, dtype=dtype, device=segments.device)
-    return mask.masked_fill_(~seen, torch.finfo(dtype).min).unsqueeze(1)
+def _keys_and_values(model: PreTrainedModel, path: Path, tokens: Sequence[int]) -> Prefix:
+    """Run tokens that many rows share."""
+    cache = DynamicCache()
+    inputs = torch.tensor([tokens], device=model.device)
+    nowhere = torch.zeros(1, dtype=torch.long, device=model.device)
+    with contextlib.ExitStack() as stack:
+        if path.head is not None:
+            stack.enter_context(_in_front_of(path.head, nowhere, nowhere))
+        model(input_ids=inputs, past_key_values=cache, use_cache=True)
+    return [(keys, values) for keys, values, *_ in cache]
 
 
-def _padded(
-    sequences: Sequence[Sequence[int]], width: int, fill: int, device: torch.device
-) -> Tensor:
-    return torch.tensor([(*s, *[fill] * (width - len(s))) for s in sequences], device=device)
+def tree_mask(ends: Tensor, before: int, dtype: torch.dtype) -> Tensor:
+    """Additive mask [rows, 1, width, before + width]: who sees the token at a column.
+
+    Tokens before the row are seen by all, those in it from their own column up to its `ends`.
+    """
+    width = ends.shape[1]
+    columns = torch.arange(width, device=ends.device)
+    seen = (columns[None, None, :] <= columns[None, :, None]) & (
+        columns[None, :, None] < ends[:, None, :]
+    )
+    mask = torch.zeros(len(ends), 1, width, before + width, dtype=dtype, device=ends.device)
+    mask[..., before:].masked_fill_(~seen.unsqueeze(1), torch.finfo(dtype).min)
+    return mask
+
+
+def _padded(sequences: Sequence[Sequence[int]], width: int, device: torch.device) -> Tensor:
+    return torch.tensor([(*s, *[0] * (width - len(s))) for s in sequences], device=device)
+
+
+def _tokens(group: Group) -> int:
+    return len(group.prefix) + sum(len(row.tokens) for row in group.rows)
 
 
 @contextlib.contextmanager

@@ -1,26 +1,32 @@
 """Lay log-likelihood requests out as few tokens as possible: pure functions of token ids.
 
-Requests of one document share most of their tokens. A row holds the shared tokens once and each
-request's own tokens behind them, as the branches of a tree; a branch sees the shared tokens and
-itself (tree attention, Miao et al. 2024, arXiv:2305.09781).
+All requests of a task form a trie. In sorted order each request continues the path of the one
+before it, so a row is a run of that order: its nodes depth first, each token seen by those below it
+(tree attention, Miao et al. 2024, arXiv:2305.09781). Where a long beginning, such as few-shot
+examples, is shared by more requests than fit into a row, the rows go without it (cf. Hydragen,
+Juravsky et al. 2024, arXiv:2402.05099).
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
-
-SHARED = 0
-"""Segment number of the tokens every branch sees; branches are numbered from 1."""
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate, pairwise
+from math import isqrt
 
 UNLIMITED = 2**62
+MAX_ROW = 1024
+"""Most tokens in a row, unless two requests as long as its longest need more."""
 
 MIN_SAVING = 0.1
-"""A tree needs an explicit mask, so it must save at least this share of the tokens."""
+"""A request joins a row when the row already holds at least this share of its tokens."""
+
+TOKEN_BYTES = array("i").itemsize
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Request:
     """Input tokens of a causal model, and the targets that its last positions predict."""
 
@@ -28,8 +34,14 @@ class Request:
     targets: tuple[int, ...]
 
     @property
-    def context(self) -> tuple[int, ...]:
-        return self.inputs[: len(self.inputs) - len(self.targets) + 1]
+    def scored_from(self) -> int:
+        """The position that predicts the first target."""
+        return len(self.inputs) - len(self.targets)
+
+    @cached_property
+    def key(self) -> bytes:
+        """The inputs, in a form that sorts and compares fast."""
+        return array("i", self.inputs).tobytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +54,127 @@ class Pick:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a batch: tokens with their positions and segments, and what to read off."""
+    """One line of a batch: nodes of the trie, depth first, and what to read off.
+
+    The token at a column is seen by those from there up to its `ends`.
+    """
 
     tokens: tuple[int, ...]
     positions: tuple[int, ...]
-    segments: tuple[int, ...]
+    ends: tuple[int, ...]
     picks: tuple[Pick, ...]
 
     @property
     def branches(self) -> bool:
         """Whether the row needs a tree mask; otherwise plain causal attention is the same."""
-        return self.segments[-1] > 1
+        return min(self.ends) < len(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Rows behind one prefix, which is run once for all of them; empty where they hold all."""
+
+    prefix: tuple[int, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a model can take, and what pays on it.
+
+    Attributes:
+        trees: rows may branch.
+        prefixes: rows may go without a prefix of at least `min_prefix` tokens that `min_sharers`
+            requests share; it is a call of its own.
+        max_position: requests of more tokens stay alone (a sliding window would cut them).
+        pairs_per_token: pairs of tokens that attend in the time a token takes elsewhere.
+    """
+
+    trees: bool = False
+    prefixes: bool = False
+    max_position: int = UNLIMITED
+    pairs_per_token: int = 2048
+    min_prefix: int = 32
+    min_sharers: int = 32
+
+    @property
+    def width(self) -> int:
+        """Tokens of a row behind a prefix, whose keys and values are copied for each row.
+
+        A copy costs some five tokens, a row of w tokens w²/2 pairs: their sum is least at this w.
+        """
+        return isqrt(10 * self.pairs_per_token)
+
+    def groups(self, requests: Sequence[Request], sets: Sequence[Sequence[int]]) -> list[Group]:
+        """All requests, laid out set by set; the first group has no prefix."""
+        rows: list[Row] = []
+        groups: list[Group] = []
+        for numbers in sets:
+            ordered = sorted(numbers, key=lambda number: requests[number].key)
+            keys = [requests[number].key for number in ordered]
+            shared = [0, *(_common(a, b) for a, b in pairwise(keys))]
+            for start, stop, prefix in self._runs([requests[n] for n in ordered], shared):
+                run = _rows(requests, ordered[start:stop], shared[start:stop], prefix, self)
+                if prefix:
+                    tokens = requests[ordered[start]].inputs[:prefix]
+                    groups.append(Group(tokens, tuple(run)))
+                else:
+                    rows += run
+        return [Group((), tuple(rows)), *groups]
+
+    def _runs(
+        self, ordered: Sequence[Request], shared: Sequence[int]
+    ) -> Iterator[tuple[int, int, int]]:
+        """Cut the order into runs, each with the length of the prefix it goes without."""
+        if not self.prefixes or max(shared, default=0) < self.min_prefix:
+            yield from [(0, len(ordered), 0)] if ordered else []
+            return
+        most = [
+            request.scored_from if len(request.inputs) <= self.max_position else 0
+            for request in ordered
+        ]
+        bars = [0, *map(min, shared[1:], most, most[1:])]
+        waiting = [(0, len(ordered))]
+        while waiting:
+            start, stop = waiting.pop()
+            found = self._best_prefix(ordered, shared, bars, start, stop)
+            if found is None:
+                yield start, stop, 0
+                continue
+            yield found
+            waiting += [(a, b) for a, b in ((start, found[0]), (found[1], stop)) if a < b]
+
+    def _best_prefix(
+        self,
+        ordered: Sequence[Request],
+        shared: Sequence[int],
+        bars: Sequence[int],
+        start: int,
+        stop: int,
+    ) -> tuple[int, int, int] | None:
+        """The run with the most to gain from a prefix of its own, and its length.
+
+        It is the largest rectangle under the bars, the tokens that neighbours share: as high as the
+        prefix, as wide as all that stands behind it.
+        """
+        new = [
+            len(r.inputs) - s for r, s in zip(ordered[start:stop], shared[start:stop], strict=True)
+        ]
+        behind = [0, *accumulate(new)]
+        best, found = 0, None
+        rising: list[tuple[int, int]] = []
+        for place in range(start + 1, stop + 1):
+            height = bars[place] if place < stop else 0
+            first = place - 1
+            while rising and rising[-1][1] >= height:
+                first, prefix = rising.pop()
+                own = behind[place - start] - behind[first - start + 1]
+                own += len(ordered[first].inputs) - prefix
+                shared_enough = prefix >= self.min_prefix and place - first >= self.min_sharers
+                if shared_enough and own > max(self.width, prefix) and prefix * own > best:
+                    best, found = prefix * own, (first, place, prefix)
+            rising.append((first, height))
+        return found
 
 
 def request(context: Sequence[int], continuation: Sequence[int], max_length: int) -> Request:
@@ -61,109 +183,116 @@ def request(context: Sequence[int], continuation: Sequence[int], max_length: int
     return Request(whole[:-1], tuple(continuation))
 
 
-def linear_rows(requests: Sequence[Request], numbers: Sequence[int]) -> list[Row]:
-    """One row for each distinct input."""
-    by_inputs: dict[tuple[int, ...], list[int]] = {}
-    for number in numbers:
-        by_inputs.setdefault(requests[number].inputs, []).append(number)
-    return [_row(requests, same) for same in by_inputs.values()]
-
-
-def packed_rows(
-    requests: Sequence[Request], numbers: Sequence[int], max_position: int
-) -> list[Row]:
-    """Rows for the requests of one document: a tree where it saves tokens, else linear rows.
-
-    Rows reaching `max_position` stay linear (a sliding window would cut them otherwise).
-    """
-    rows = []
-    for cluster in _clusters(requests, numbers):
-        linear = linear_rows(requests, cluster)
-        tree = _row(requests, cluster)
-        fits = max(tree.positions) < max_position
-        saves = len(tree.tokens) <= (1 - MIN_SAVING) * _tokens(linear)
-        rows += [tree] if fits and saves else linear
-    apart = linear_rows(requests, numbers)
-    return rows if _tokens(rows) <= _tokens(apart) else apart
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """The requests of one document, and both ways to lay them out."""
-
-    requests: tuple[Request, ...]
-    linear: tuple[Row, ...]
-    packed: tuple[Row, ...]
-
-    @classmethod
-    def of(cls, requests: Sequence[Request], max_position: int = UNLIMITED) -> Document:
-        """Lay the requests out once, for every candidate to come."""
-        numbers = range(len(requests))
-        linear = linear_rows(requests, numbers)
-        packed = packed_rows(requests, numbers, max_position)
-        return cls(tuple(requests), tuple(linear), tuple(packed))
-
-
-Placed: TypeAlias = tuple[int, Row]
-"""A row with the number of its document."""
-
-
-def batches(rows: Sequence[Placed], batch_size: int, max_picked: int) -> Iterator[list[Placed]]:
-    """Rows, longest first, at most `batch_size` together and `max_picked` columns read off."""
-    batch: list[Placed] = []
+def batches(rows: Sequence[Row], prefix: int, limits: Limits) -> Iterator[list[Row]]:
+    """Rows, longest first, as many together as the limits allow, at least one."""
+    batch: list[Row] = []
     picked = 0
-    for number, row in sorted(rows, key=lambda placed: -len(placed[1].tokens)):
+    for row in sorted(rows, key=lambda row: -len(row.tokens)):
         columns = sum(len(pick.columns) for pick in row.picks)
-        if batch and (len(batch) == batch_size or picked + columns > max_picked):
+        if batch and not limits.allow(
+            len(batch) + 1, len(batch[0].tokens), prefix, picked + columns
+        ):
             yield batch
             batch, picked = [], 0
-        batch.append((number, row))
+        batch.append(row)
         picked += columns
     if batch:
         yield batch
 
 
-def _clusters(requests: Sequence[Request], numbers: Sequence[int]) -> list[list[int]]:
-    """All requests together where they share half their tokens, else those of equal context."""
-    if not numbers:
-        return []
-    inputs = [requests[number].inputs for number in numbers]
-    if 2 * _common_prefix(inputs) >= max(map(len, inputs)):
-        return [list(numbers)]
-    by_context: dict[tuple[int, ...], list[int]] = {}
-    for number in numbers:
-        by_context.setdefault(requests[number].context, []).append(number)
-    return list(by_context.values())
+@dataclass(frozen=True)
+class Limits:
+    """What one forward pass may hold: tokens (padding too), outputs, and entries of a mask."""
+
+    tokens: int
+    picked: int
+    masked: int
+
+    def allow(self, rows: int, width: int, prefix: int, picked: int) -> bool:
+        seen = rows * (prefix + width)
+        return seen <= self.tokens and picked <= self.picked and seen * width <= self.masked
 
 
-def _row(requests: Sequence[Request], numbers: Sequence[int]) -> Row:
-    shared = _common_prefix([requests[number].inputs for number in numbers])
-    tokens = list(requests[numbers[0]].inputs[:shared])
-    positions, segments = list(range(shared)), [SHARED] * shared
-    start: dict[tuple[int, ...], int] = {}
-    picks = []
-    for number in numbers:
-        inputs, targets = requests[number].inputs, requests[number].targets
-        branch = inputs[shared:]
-        if branch not in start:
-            start[branch] = len(tokens)
-            if branch:
-                tokens += branch
-                positions += range(shared, shared + len(branch))
-                segments += [segments[-1] + 1] * len(branch) if segments else [1] * len(branch)
-        offset = start[branch] - shared
-        columns = range(len(inputs) - len(targets), len(inputs))
-        picks.append(Pick(number, tuple(c if c < shared else c + offset for c in columns)))
-    return Row(tuple(tokens), tuple(positions), tuple(segments), tuple(picks))
+def unique_tokens(requests: Sequence[Request]) -> int:
+    """Nodes of the trie of all requests: no causal model can answer them with fewer tokens."""
+    keys = sorted(request.key for request in requests)
+    shared = (_common(a, b) for a, b in pairwise(keys))
+    return sum(len(key) for key in keys) // TOKEN_BYTES - sum(shared)
 
 
-def _tokens(rows: Sequence[Row]) -> int:
-    return sum(len(row.tokens) for row in rows)
+@dataclass(slots=True)
+class _Branch:
+    """A row in the making; `path` holds the columns of the last request, by depth.
+
+    `wasted` counts pairs of tokens that are computed and masked.
+    """
+
+    start: int
+    wasted: int = 0
+    tokens: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    path: list[int] = field(default_factory=list)
+    picks: list[Pick] = field(default_factory=list)
+
+    def add(self, number: int, request: Request, shared: int) -> None:
+        inputs, first = request.inputs, len(self.tokens)
+        self.wasted += self.waste(request, shared)
+        self.tokens += inputs[shared:]
+        self.positions += range(shared, len(inputs))
+        self.path[shared - self.start :] = range(first, len(self.tokens))
+        self.picks.append(Pick(number, tuple(self.path[-len(request.targets) :])))
+
+    def waste(self, request: Request, shared: int) -> int:
+        """Pairs more when a request joins that shares so many tokens with the last."""
+        return (len(request.inputs) - shared) * (len(self.tokens) - (shared - self.start))
+
+    def row(self) -> Row:
+        ends = [len(self.tokens)] * len(self.tokens)
+        open_columns: list[int] = []
+        for column, position in enumerate(self.positions):
+            while open_columns and self.positions[open_columns[-1]] >= position:
+                ends[open_columns.pop()] = column
+            open_columns.append(column)
+        return Row(tuple(self.tokens), tuple(self.positions), tuple(ends), tuple(self.picks))
 
 
-def _common_prefix(sequences: Sequence[tuple[int, ...]]) -> int:
-    low, high = min(sequences), max(sequences)
-    for index, token in enumerate(low):
-        if token != high[index]:
-            return index
-    return len(low)
+def _rows(
+    requests: Sequence[Request],
+    ordered: Sequence[int],
+    shared: Sequence[int],
+    prefix: int,
+    layout: Layout,
+) -> list[Row]:
+    rows: list[Row] = []
+    branch = _Branch(prefix)
+    for number, common in zip(ordered, shared, strict=True):
+        request = requests[number]
+        if branch.picks and not _joins(branch, request, common, layout):
+            rows.append(branch.row())
+            branch = _Branch(prefix)
+        branch.add(number, request, common if branch.picks else prefix)
+    return [*rows, branch.row()]
+
+
+def _joins(branch: _Branch, request: Request, shared: int, layout: Layout) -> bool:
+    same = shared == len(request.inputs)
+    longest = branch.start + len(branch.path)
+    if same or (shared == longest and len(branch.path) == len(branch.tokens)):
+        return True
+    if not layout.trees or max(len(request.inputs), longest) > layout.max_position:
+        return False
+    own, before = len(request.inputs) - shared, len(branch.tokens)
+    if branch.start:
+        return before + own <= layout.width
+    return (
+        shared >= MIN_SAVING * len(request.inputs)
+        and branch.wasted + branch.waste(request, shared) <= shared * layout.pairs_per_token
+        and before + own <= max(MAX_ROW, 2 * len(request.inputs))
+    )
+
+
+def _common(a: bytes, b: bytes) -> int:
+    """How many tokens two keys share at their beginning."""
+    length = min(len(a), len(b))
+    unlike = int.from_bytes(a[:length], "big") ^ int.from_bytes(b[:length], "big")
+    return (length - (unlike.bit_length() + 7) // 8) // TOKEN_BYTES

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from automerge.errors import AutomergeError
 from automerge.evaluation.isolation import FEWSHOT_SEED, isolated
-from automerge.evaluation.packing import Document, Request, request
+from automerge.evaluation.packing import Request, request
 from automerge.evaluation.tasks import TaskSettings
 
 if TYPE_CHECKING:
@@ -84,20 +84,19 @@ def _remember(task: Task) -> None:
 class TokenisedItem:
     """An item's log-likelihood requests as token ids.
 
-    `spans` holds, for each instance that is not generated, the document's requests whose answers
-    add up to its own: several for a rolling window, else one.
+    `spans` holds, for each instance that is not generated, the requests whose answers add up to its
+    own: several for a rolling window, else one.
     """
 
-    document: Document
+    requests: tuple[Request, ...]
     spans: tuple[tuple[Instance, int, int], ...]
 
 
 class TokenisedRequests:
     """Token ids of log-likelihood requests, encoded on first use, as `HFLM` encodes them."""
 
-    def __init__(self, lm: HFLM, max_position: int) -> None:
+    def __init__(self, lm: HFLM) -> None:
         self._lm = lm
-        self._max_position = max_position
         self._known: dict[Item, TokenisedItem] = {}
 
     def of(self, item: Item, instances: Sequence[Instance]) -> TokenisedItem:
@@ -114,9 +113,7 @@ class TokenisedRequests:
                     start = len(requests)
                     requests += self._requests(instance)
                     spans.append((instance, start, len(requests)))
-            self._known[item] = TokenisedItem(
-                Document.of(requests, self._max_position), tuple(spans)
-            )
+            self._known[item] = TokenisedItem(tuple(requests), tuple(spans))
         return self._known[item]
 
     def _requests(self, instance: Instance) -> Iterator[Request]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -16,7 +17,6 @@ from automerge.evaluation.forward import (
     Path,
     find_path,
     log_likelihoods,
-    max_position,
 )
 from automerge.evaluation.guards import (
     InvalidOutput,
@@ -25,7 +25,7 @@ from automerge.evaluation.guards import (
     generation_notes,
 )
 from automerge.evaluation.isolation import isolated
-from automerge.evaluation.packing import Document
+from automerge.evaluation.packing import Request
 from automerge.evaluation.requests import Item, TokenisedRequests, build_requests
 from automerge.evaluation.tasks import TaskSet
 from automerge.objective import ItemScores, Objective
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 
 Answer: TypeAlias = LogLikelihood | float | str
 """What lm-eval's `loglikelihood`, `loglikelihood_rolling` and `generate_until` return."""
-
-PROBES = 4
-"""Documents on which a way of running the model is compared with its plain forward."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ class Scorer:
         self._task_set = task_set
         self._batch_size = batch_size
         self._instances = build_requests(task_set.tasks, task_set.settings, self._lm)
-        self._tokens = TokenisedRequests(self._lm, max_position(model))
+        self._tokens = TokenisedRequests(self._lm)
         self._path: Path | None = None
 
     def score(self, items: Items) -> Scored:
@@ -109,13 +106,14 @@ class Scorer:
         ended = time.perf_counter()
         return Scored(scores, answered - began, ended - answered, answers.tokens, answers.notes)
 
+    def requests(self, items: Items) -> list[Request]:
+        """The items' log-likelihood requests as token ids."""
+        chosen = self._chosen(items)
+        return [r for item, own in chosen.items() for r in self._tokens.of(item, own).requests]
+
     def answer(self, items: Items) -> Answers:
         """Run the model on every request of the items."""
-        chosen = {
-            (task, doc_id): self._instances[task, doc_id]
-            for task, ids in items.items()
-            for doc_id in ids
-        }
+        chosen = self._chosen(items)
         with isolated():
             found, tokens = self._score_tokens(chosen)
             notes: dict[str, float] = {}
@@ -161,42 +159,55 @@ class Scorer:
             for objective in objectives
         }
 
+    def _chosen(self, items: Items) -> dict[Item, tuple[Instance, ...]]:
+        return {
+            (task, doc_id): self._instances[task, doc_id]
+            for task, ids in items.items()
+            for doc_id in ids
+        }
+
     def _score_tokens(
         self, chosen: Mapping[Item, Sequence[Instance]]
     ) -> tuple[dict[int, Answer], int]:
         """Answers to log-likelihood requests by the instance's identity, and the tokens run."""
         tokenised = {item: self._tokens.of(item, own) for item, own in chosen.items()}
         tokenised = {item: found for item, found in tokenised.items() if found.spans}
-        documents = [found.document for found in tokenised.values()]
-        if not documents:
+        requests = [request for found in tokenised.values() for request in found.requests]
+        if not requests:
             return {}, 0
-        path = self._find_path(documents)
-        answered, tokens = log_likelihoods(self._model, path, documents, self._batch_size)
         by_task: dict[str, list[int]] = {}
-        for number, (task, _) in enumerate(tokenised):
-            by_task.setdefault(task, []).append(number)
+        counts: Counter[str] = Counter()
+        first: dict[Item, int] = {}
+        total = 0
+        for item, found in tokenised.items():
+            first[item] = total
+            total += len(found.requests)
+            counts[item[0]] += 1
+            by_task.setdefault(item[0], []).extend(range(first[item], total))
+        path = self._find_path(requests)
+        answered, tokens = log_likelihoods(
+            self._model, path, requests, self._batch_size, list(by_task.values())
+        )
         for task, numbers in by_task.items():
             check_log_likelihoods(
                 task,
-                [answer.logprob for number in numbers for answer in answered[number]],
-                [len(r.targets) for number in numbers for r in documents[number].requests],
-                len(numbers),
+                [answered[number].logprob for number in numbers],
+                [len(requests[number].targets) for number in numbers],
+                counts[task],
             )
         answers: dict[int, Answer] = {}
-        for found, own in zip(tokenised.values(), answered, strict=True):
+        for item, found in tokenised.items():
             for instance, start, stop in found.spans:
+                own = answered[first[item] + start : first[item] + stop]
                 rolling = instance.request_type == "loglikelihood_rolling"
-                answers[id(instance)] = (
-                    sum(answer.logprob for answer in own[start:stop]) if rolling else own[start]
-                )
+                answers[id(instance)] = sum(a.logprob for a in own) if rolling else own[0]
         return answers, tokens
 
-    def _find_path(self, documents: Sequence[Document]) -> Path:
+    def _find_path(self, requests: Sequence[Request]) -> Path:
         """Compare ways of running the model once, on the first weights that tell them apart."""
         if self._path is not None:
             return self._path
-        most_choices = sorted(documents, key=lambda document: -len(document.requests))
-        path = find_path(self._model, most_choices[:PROBES])
+        path = find_path(self._model, requests)
         if path != Path():
             self._path = path
         return path

@@ -8,11 +8,12 @@ import torch
 
 from automerge.evaluation.guards import InvalidOutput, generation_notes
 from automerge.evaluation.isolation import isolated
+from automerge.evaluation.packing import unique_tokens
 from automerge.evaluation.samples import copy_tasks
 from automerge.evaluation.scorer import Scorer
 from automerge.evaluation.tasks import TaskSettings, TaskSpec, load_tasks
 from automerge.objective import estimate
-from tests.evaluation.toys import make_model, make_tokenizer
+from tests.evaluation.toys import make_model, make_tokenizer, write_tasks
 
 SPECS = (
     TaskSpec("choice", "acc"),
@@ -100,6 +101,44 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("qwen2", "bloom"
 def test_item_scores_are_those_of_stock_lm_eval(architecture, task_set, folder):
     model = make_model(architecture)
     scorer = Scorer(model, make_tokenizer(), task_set, batch_size=8)
+    samples, results = stock(model, folder, task_set.tasks)
+    assert_equal_to_stock(scorer, task_set, all_items(task_set), samples, results)
+
+
+FIVE = (
+    TaskSpec("five_choice", "acc_norm"),
+    TaskSpec("five_single", "acc"),
+    TaskSpec("five_word", "perplexity"),
+    TaskSpec("five_generate", "exact_match,word"),
+)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox", "bloom"])
+def test_examples_shared_by_all_items_change_no_score_and_are_run_once(architecture, folder):
+    task_set = load_tasks(FIVE, TaskSettings(folder))
+    model = make_model(architecture)
+    scorer = Scorer(model, make_tokenizer(), task_set, batch_size=8)
+    items = all_items(task_set)
+    samples, results = stock(model, folder, task_set.tasks)
+    assert_equal_to_stock(scorer, task_set, items, samples, results)
+    asked = {task: items[task] for task in ("five_choice", "five_word")}
+    requests = scorer.requests(asked)
+    tokens = sum(len(request.inputs) for request in requests)
+    if architecture == "bloom":
+        assert scorer.answer(asked).tokens > 0.5 * tokens
+    else:
+        assert scorer.answer(asked).tokens < 1.3 * unique_tokens(requests) < 0.3 * tokens
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2", "qwen2", "bloom"])
+def test_500_items_of_every_kind_score_as_in_stock_lm_eval(architecture, tmp_path):
+    (tmp_path / "made").mkdir()
+    made = write_tasks(tmp_path / "made", items=500, generated=500, texts=500)
+    folder = copy_tasks(made, tmp_path / "tasks")
+    task_set = load_tasks([*SPECS, *FIVE], TaskSettings(folder))
+    model = make_model(architecture)
+    scorer = Scorer(model, make_tokenizer(), task_set, batch_size=32)
     samples, results = stock(model, folder, task_set.tasks)
     assert_equal_to_stock(scorer, task_set, all_items(task_set), samples, results)
 

@@ -1,0 +1,308 @@
+"""What scoring a merged model costs, beside stock lm-eval and the fewest tokens there are."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from automerge import demo
+from automerge.bench.merge import seconds, varied
+from automerge.bench.shapes import SIZES, empty_model, random_models
+from automerge.checkpoints import open_together
+from automerge.evaluation.isolation import isolated
+from automerge.evaluation.packing import Request, unique_tokens
+from automerge.evaluation.samples import copy_tasks
+from automerge.evaluation.scorer import Scorer
+from automerge.evaluation.tasks import TaskSet, TaskSettings, TaskSpec, load_tasks
+from automerge.merging import ResidentEngine
+from automerge.methods import METHODS
+from automerge.worker import SMALL_MODEL, load_model
+
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TASKS = ("demo_clock", "demo_facts")
+"""The demo's tasks of four choices."""
+CHOICE_TASKS = (*TASKS, "demo_median")
+METHOD = "ties"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is measured; tokens are the model's inputs, `unique` those of the requests' trie."""
+
+    items: int
+    requests: int
+    stock_tokens: int
+    our_tokens: int
+    unique_tokens: int
+    parameters: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class ScoreTime:
+    """Seconds of one candidate: stock lm-eval's, the floor's, and ours in three parts.
+
+    `stock` is `simple_evaluate` on a model in memory, `stock_forward` what the model takes of it,
+    `floor` one pass of as many tokens as the requests' trie has nodes. `differing` counts items
+    that ours scores unlike stock.
+    """
+
+    stock: float
+    stock_forward: float
+    floor: float
+    merge: float
+    forward: float
+    rest: float
+    differing: int
+
+    @property
+    def ours(self) -> float:
+        """All of ours."""
+        return self.merge + self.forward + self.rest
+
+    @property
+    def to_floor(self) -> float:
+        """How many times as long as the floor ours takes."""
+        return self.ours / self.floor
+
+    @property
+    def to_stock(self) -> float:
+        """How much of stock's time ours takes."""
+        return self.ours / self.stock
+
+    def plain(self) -> dict[str, float]:
+        """JSON-ready, with the sum and ratios."""
+        return {
+            **asdict(self),
+            "ours": self.ours,
+            "to_floor": self.to_floor,
+            "to_stock": self.to_stock,
+        }
+
+    @classmethod
+    def median(cls, times: Sequence[ScoreTime]) -> ScoreTime:
+        """Each number's median; of differing items the most."""
+        middle = {
+            field.name: statistics.median(getattr(time, field.name) for time in times)
+            for field in fields(cls)
+            if field.name != "differing"
+        }
+        return cls(**middle, differing=max(time.differing for time in times))
+
+
+def bench_score(
+    shape: str | None,
+    tasks: Sequence[str],
+    fewshot: int,
+    items: int,
+    batch_size: int,
+    repeats: int,
+) -> Iterator[Work | ScoreTime]:
+    """Yield what there is to do, then each repeat's times; every repeat merges another recipe."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    engine, model = _models(shape)
+    if model.num_parameters() < SMALL_MODEL:
+        torch.set_num_threads(1)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(demo.BASE, local_files_only=True)
+    with _task_folder(tasks, fewshot) as (folder, names):
+        task_set = load_tasks([TaskSpec(name) for name in names], TaskSettings(folder))
+        scorer = Scorer(model, tokenizer, task_set, batch_size)
+        chosen = {
+            name: tuple(range(min(items, len(documents))))
+            for name, documents in task_set.documents().items()
+        }
+        stock = _Stock(model, tokenizer, folder, names, items, batch_size)
+        requests = scorer.requests(chosen)
+        method = METHODS[METHOD]
+        recipes = [varied(method, 3, turn) for turn in range(repeats + 1)]
+        engine.merge_into(model, recipes[0])
+        floor = Floor.of(requests, batch_size)
+        floor.run(model)
+        yield Work(
+            items=sum(map(len, chosen.values())),
+            requests=len(requests),
+            stock_tokens=sum(len(request.inputs) for request in requests),
+            our_tokens=scorer.score(chosen).tokens,
+            unique_tokens=floor.tokens,
+            parameters=model.num_parameters(),
+            threads=torch.get_num_threads(),
+        )
+        for recipe in recipes[1:]:
+            merge = seconds(engine.merge_into, model, recipe)
+            began = time.perf_counter()
+            samples, stock_forward = stock.evaluate()
+            stock_s = time.perf_counter() - began
+            floor_s = seconds(floor.run, model)
+            scored = scorer.score(chosen)
+            yield ScoreTime(
+                stock=stock_s,
+                stock_forward=stock_forward,
+                floor=floor_s,
+                merge=merge,
+                forward=scored.forward_s,
+                rest=scored.score_s,
+                differing=_differing(task_set, scored.scores, samples),
+            )
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The fewest tokens, in full rows of plain text as long as a request is on average.
+
+    The head is applied to as many positions as the trie has nodes whose output is scored.
+    """
+
+    tokens: int
+    scored: int
+    width: int
+    batch_rows: int
+
+    @classmethod
+    def of(cls, requests: Sequence[Request], batch_size: int) -> Floor:
+        scored = {
+            request.inputs[: position + 1]
+            for request in requests
+            for position in range(request.scored_from, len(request.inputs))
+        }
+        lengths = [len(request.inputs) for request in requests]
+        width = round(statistics.mean(lengths))
+        rows = max(1, batch_size * max(lengths) // width)
+        return cls(unique_tokens(requests), len(scored), width, rows)
+
+    @torch.no_grad()
+    def run(self, model: PreTrainedModel) -> None:
+        """Run the tokens, the last row cut short."""
+        done = headed = wanted = 0
+
+        def first_outputs(_: object, hidden: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            return (hidden[0].flatten(0, 1)[:wanted].unsqueeze(0), *hidden[1:])
+
+        handle = model.get_output_embeddings().register_forward_pre_hook(first_outputs)
+        while done < self.tokens:
+            rows = min(self.batch_rows, max(1, (self.tokens - done) // self.width))
+            width = min(self.width, self.tokens - done)
+            done += rows * width
+            wanted = round(self.scored * done / self.tokens) - headed
+            headed += wanted
+            inputs = torch.zeros((rows, width), dtype=torch.long, device=model.device)
+            model(inputs, use_cache=False)
+        handle.remove()
+
+
+class _Stock:
+    """lm-eval's own evaluation, tasks indexed beforehand."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        folder: Path,
+        names: Sequence[str],
+        items: int,
+        batch_size: int,
+    ) -> None:
+        from lm_eval.models.huggingface import HFLM
+        from lm_eval.tasks import TaskManager
+
+        self._model, self._names, self._items = model, list(names), items
+        with isolated():
+            self._lm = HFLM(
+                pretrained=model,
+                tokenizer=tokenizer,
+                batch_size=batch_size,
+                softmax_dtype="float32",
+            )
+            self._manager: TaskManager = TaskManager(
+                include_path=str(folder), include_defaults=False
+            )
+
+    def evaluate(self) -> tuple[Mapping[str, Sequence[Mapping[str, Any]]], float]:
+        """The samples by task, and the seconds spent in the model."""
+        from lm_eval import simple_evaluate
+
+        with isolated(), _timed(self._model) as spent:
+            results = simple_evaluate(
+                model=self._lm,
+                tasks=self._names,
+                task_manager=self._manager,
+                limit=self._items,
+                bootstrap_iters=0,
+            )
+        return results["samples"], sum(spent)
+
+
+@contextmanager
+def _timed(model: PreTrainedModel) -> Iterator[list[float]]:
+    """Note how long each call of the model takes."""
+    spent: list[float] = []
+
+    def begin(*_: object) -> None:
+        spent.append(-time.perf_counter())
+
+    def end(*_: object) -> None:
+        spent[-1] += time.perf_counter()
+
+    handles = [model.register_forward_pre_hook(begin), model.register_forward_hook(end)]
+    try:
+        yield spent
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _models(shape: str | None) -> tuple[ResidentEngine, PreTrainedModel]:
+    """Base and three fine-tunes with a live float32 model: the demo's, or random ones."""
+    if shape is None:
+        sources = {f"source{i + 1}": path for i, path in enumerate(list(demo.SOURCES.values())[:3])}
+        checkpoints = open_together({"base": demo.BASE, **sources}, "base")
+        engine = ResidentEngine(checkpoints)
+        model = load_model(demo.BASE, demo.BASE, torch.float32)
+    else:
+        model = empty_model(SIZES[shape])
+        engine = ResidentEngine(random_models(model, 3))
+        model = model.float()
+    return engine, model.eval().requires_grad_(False)
+
+
+@contextmanager
+def _task_folder(tasks: Sequence[str], fewshot: int) -> Iterator[tuple[Path, list[str]]]:
+    """The demo's tasks, each preceded by the same examples."""
+    with tempfile.TemporaryDirectory() as parent:
+        folder = copy_tasks(demo.folder() / "tasks", Path(parent) / "tasks")
+        names = []
+        for task in tasks:
+            names.append(f"bench_{task}")
+            (folder / f"{names[-1]}.yaml").write_text(
+                f"include: {task}.yaml\ntask: {names[-1]}\nnum_fewshot: {fewshot}\n"
+                "fewshot_split: test\nfewshot_config: {sampler: first_n}\n",
+                encoding="utf-8",
+            )
+        yield folder, names
+
+
+def _differing(
+    task_set: TaskSet,
+    scores: Mapping[str, Any],
+    samples: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> int:
+    """Items whose score is not stock's."""
+    count = 0
+    for objective in task_set.objectives:
+        stock = {row["doc_id"]: row[objective.metric] for row in samples[objective.task]}
+        ours = scores[objective.name]
+        for (_, doc_id), value in zip(ours.items, ours.values, strict=True):
+            count += stock[doc_id] != value
+    return count
