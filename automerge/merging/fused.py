@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TypeVar
@@ -25,8 +25,10 @@ logger = logging.getLogger(__name__)
 
 WORTHWHILE = 10_000_000
 """Elements of a model from which compiling, about a second a method and number of sources, pays."""
-PIECE = 1 << 20
-"""Elements a thread merges at once."""
+PIECE = 1 << 21
+"""Elements a thread merges at once, at most."""
+SHARED = 1 << 17
+"""Elements from which threads share a tensor."""
 
 Merge = Callable[..., int]
 T = TypeVar("T")
@@ -91,8 +93,9 @@ class FusedKernels:
                 return not bad and bool(torch.isfinite(there).all())
             return not bad
 
-        pieces = list(spans(merged.numel()))
-        if len(pieces) < 2 or torch.get_num_threads() < 2:
+        n_threads = torch.get_num_threads() if merged.numel() >= SHARED else 1
+        pieces = spans(merged.numel(), n_threads)
+        if n_threads == 1:
             return all(map(work, pieces))
         finite = list(self._threads.map(work, pieces))
         return all(finite)
@@ -155,10 +158,11 @@ def fused_kernels(checkpoints: Mapping[str, Checkpoint]) -> FusedKernels | None:
     return None if found is None or max(sizes, default=0) < WORTHWHILE else FusedKernels(found)
 
 
-def spans(count: int) -> Iterator[tuple[int, int]]:
-    """Pieces of a tensor, as start and stop."""
-    for start in range(0, count, PIECE):
-        yield start, min(start + PIECE, count)
+def spans(count: int, n_threads: int) -> list[tuple[int, int]]:
+    """Pieces of a tensor, as start and stop: as many for each thread, alike long, none long."""
+    n = n_threads * max(1, -(-count // (n_threads * PIECE)))
+    size = -(-count // n)
+    return [(start, min(start + size, count)) for start in range(0, count, size or 1)]
 
 
 def addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:

@@ -6,13 +6,15 @@ import dataclasses
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from automerge.checkpoints import MemoryCheckpoint
 from automerge.merging import InvalidMerge
 from automerge.merging import order as orders
 from automerge.merging import resident as module
 from automerge.merging.build import compiler
-from automerge.merging.fused import WORTHWHILE, FusedKernels, fused_kernels
+from automerge.merging.fused import PIECE, WORTHWHILE, FusedKernels, fused_kernels, spans
 from automerge.merging.ranks import NARROW, Ranks, places_of
 from automerge.merging.resident import ResidentEngine
 from automerge.merging.translate import Shape, translate
@@ -80,11 +82,21 @@ def test_only_large_models_are_compiled_for():
 
 def test_pieces_of_a_tensor_are_merged_by_threads_as_one(monkeypatch):
     monkeypatch.setattr("automerge.merging.fused.PIECE", 1000)
+    monkeypatch.setattr("automerge.merging.fused.SHARED", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     method = METHODS["dare_ties"]
     plain, quick = engines(monkeypatch, tensors(count(method), (307, 211), torch.bfloat16))
     [(_, ours)], [(_, theirs)] = quick.merge(recipe(method)), plain.merge(recipe(method))
     assert torch.equal(ours, theirs)
+
+
+@given(st.integers(0, 10**8), st.integers(1, 64))
+def test_pieces_cover_a_tensor_once(n, n_threads):
+    pieces = spans(n, n_threads)
+    edges = [0, *(stop for _, stop in pieces)]
+    assert [start for start, _ in pieces] == edges[:-1]
+    assert edges[-1] == n
+    assert all(0 < stop - start <= PIECE for start, stop in pieces)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
