@@ -9,11 +9,12 @@ import os
 import shutil
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from automerge.checkpoints.reader import INDEX, SINGLE, read_json
 from automerge.checkpoints.safetensors_file import TensorInfo, header_bytes, read_header
@@ -125,18 +126,33 @@ def write_shards(
     for number, layout in enumerate(files, start=1):
         single = len(files) == 1
         name = SINGLE if single else f"model-{number:05d}-of-{len(files):05d}.safetensors"
-        digest = hashlib.sha256()
         with (folder / name).open("wb") as file:
-            for block in blocks(layout, stream):
-                file.write(block)
-                digest.update(block)
-        digests[name] = digest.hexdigest()
+            digests[name] = write_hashed(file, blocks(layout, stream))
         weight_map |= dict.fromkeys(layout, name)
     if len(files) > 1:
         total = sum(info.n_bytes for layout in files for info in layout.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
     return digests
+
+
+def write_hashed(file: BinaryIO, blocks: Iterable[bytes | memoryview]) -> str:
+    """Write blocks and give their sha256, written and hashed while the next block is made."""
+    digest = hashlib.sha256()
+
+    def take(block: bytes | memoryview) -> None:
+        file.write(block)
+        digest.update(block)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="writer") as writer:
+        before: Future[None] | None = None
+        for block in blocks:
+            if before is not None:
+                before.result()
+            before = writer.submit(take, block)
+        if before is not None:
+            before.result()
+    return digest.hexdigest()
 
 
 def blocks(
