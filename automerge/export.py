@@ -1,12 +1,12 @@
-"""Write merged models as folders that load anywhere."""
+"""Write the models of a study as folders that load anywhere."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from automerge.model_folder import write_model
 from automerge.recipe import BASE
 from automerge.report.card import model_card
 from automerge.report.files import write_atomically
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from automerge.checkpoints import Checkpoint
-    from automerge.recipe import Recipe
     from automerge.report.model import StudyResult
 
 
@@ -42,32 +41,6 @@ def export_models(
     return list(folders.values())
 
 
-def write_model(
-    recipe: Recipe,
-    checkpoints: Mapping[str, Checkpoint],
-    references: Mapping[str, str],
-    folder: Path,
-    console: Console | None,
-) -> None:
-    """Merge to a folder, with its recipe in our YAML and in mergekit's."""
-    from automerge.checkpoints import is_adapter, layout
-    from automerge.mergekit import mergekit_text
-    from automerge.merging import merge_to_folder
-    from automerge.recipe_files import recipe_text
-
-    targets = layout(recipe, {name: checkpoints[name].tensors for name in recipe.models})
-    where = [target.place for target in targets]
-    adapters = [name for name in recipe.models if is_adapter(checkpoints[name].path)]
-    owner = [BASE] if adapters and BASE in references else []
-    used = {name: references[name] for name in dict.fromkeys([*owner, *recipe.models])}
-    texts = {
-        "recipe.yaml": recipe_text(recipe, used, folder.name),
-        "mergekit.yaml": mergekit_text(recipe, references, where, adapters),
-    }
-    with _progress(console, folder.name) as progress:
-        merge_to_folder(recipe, checkpoints, folder, texts=texts, progress=progress)
-
-
 def _open_models(run: Path) -> tuple[Mapping[str, Checkpoint], dict[str, str]]:
     """A study's models, and how a recipe names them: a folder, or a hub id with its commit."""
     from automerge.checkpoints import open_together
@@ -82,16 +55,3 @@ def _open_models(run: Path) -> tuple[Mapping[str, Checkpoint], dict[str, str]]:
         repository = origin["reference"].partition("@")[0]
         references[name] = f"{repository}@{origin['revision']}" if origin["revision"] else str(path)
     return open_together(folders, BASE), references
-
-
-@contextmanager
-def _progress(console: Console | None, name: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar over a model's tensors, on a terminal."""
-    if console is None or not console.is_terminal:
-        yield None
-        return
-    from rich.progress import Progress
-
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task(f"writing {name}", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from automerge.errors import ConfigError, Fault
-from automerge.export import write_model
+from automerge.model_folder import write_model
 from automerge.recipe import BASE
 from automerge.recipe_files import read_recipe
 

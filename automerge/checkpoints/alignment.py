@@ -66,7 +66,8 @@ def align(
 
 def tied(checkpoint: Checkpoint) -> bool:
     """Whether a model's output head is its embedding."""
-    return complete(checkpoint).get("tie_word_embeddings") is True
+    stated = checkpoint.config.get("tie_word_embeddings")
+    return (complete(checkpoint).get("tie_word_embeddings") if stated is None else stated) is True
 
 
 class _Aligner:

@@ -132,7 +132,7 @@ def differences(base: tuple[str, Checkpoint], source: tuple[str, Checkpoint]) ->
     (base_name, ours), (name, theirs) = base, source
     faults: list[str] = []
     warnings: list[str] = []
-    fatal, notable = config_differences(complete(ours), complete(theirs))
+    fatal, notable = config_differences(*completed(ours, theirs))
     if fatal:
         faults.append(
             f"{name} and {base_name} are different architectures:"
@@ -172,8 +172,16 @@ def config_differences(
 
 def alike_but_for_vocabulary(ours: Checkpoint, theirs: Checkpoint) -> bool:
     """Whether two configurations differ at most in the number of tokens and the tied head."""
-    neutral = [resized(complete(one), 0) | {"tie_word_embeddings": None} for one in (ours, theirs)]
+    both = completed(ours, theirs)
+    neutral = [resized(config, 0) | {"tie_word_embeddings": None} for config in both]
     return not config_differences(*neutral)[0]
+
+
+def completed(ours: Checkpoint, theirs: Checkpoint) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Both configurations with their defaults, unless they are written alike."""
+    if ours.config == theirs.config:
+        return ours.config, theirs.config
+    return complete(ours), complete(theirs)
 
 
 def complete(checkpoint: Checkpoint) -> Mapping[str, Any]:

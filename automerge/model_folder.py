@@ -1,0 +1,55 @@
+"""A recipe merged to a folder that loads anywhere, with the recipe beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from automerge.recipe import BASE
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from automerge.checkpoints import Checkpoint
+    from automerge.recipe import Recipe
+
+
+def write_model(
+    recipe: Recipe,
+    checkpoints: Mapping[str, Checkpoint],
+    references: Mapping[str, str],
+    folder: Path,
+    console: Console | None,
+) -> None:
+    """Merge to a folder, with its recipe in our YAML and in mergekit's."""
+    from automerge.checkpoints import is_adapter, layout
+    from automerge.mergekit import mergekit_text
+    from automerge.merging import merge_to_folder
+    from automerge.recipe_files import recipe_text
+
+    targets = layout(recipe, {name: checkpoints[name].tensors for name in recipe.models})
+    where = [target.place for target in targets]
+    adapters = [name for name in recipe.models if is_adapter(checkpoints[name].path)]
+    owner = [BASE] if adapters and BASE in references else []
+    used = {name: references[name] for name in dict.fromkeys([*owner, *recipe.models])}
+    texts = {
+        "recipe.yaml": recipe_text(recipe, used, folder.name),
+        "mergekit.yaml": mergekit_text(recipe, references, where, adapters),
+    }
+    with _progress(console, folder.name) as progress:
+        merge_to_folder(recipe, checkpoints, folder, texts=texts, progress=progress)
+
+
+@contextmanager
+def _progress(console: Console | None, name: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar over a model's tensors, on a terminal."""
+    if console is None or not console.is_terminal:
+        yield None
+        return
+    from rich.progress import Progress
+
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task(f"writing {name}", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
