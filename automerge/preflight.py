@@ -17,6 +17,7 @@ from automerge.checkpoints import (
     align,
     alike_but_for_vocabulary,
     check_models,
+    complete,
     layout,
     open_checkpoint,
     places,
@@ -134,6 +135,14 @@ def compare_aligned(
     models = {name: view(checkpoint) for name, checkpoint in aligned.checkpoints.items()}
     found = check_models((base, models.pop(base)), models)
     return Compared(aligned.checkpoints, found.faults, aligned.warnings + found.warnings)
+
+
+def check_loads(models: Models) -> None:
+    """Refuse a configuration that transformers cannot read; raises PreflightError.
+
+    Comparing models shows it only where configurations differ.
+    """
+    complete(models.checkpoints[models.base])
 
 
 def slice_faults(recipes: Sequence[Recipe], models: Models, locate: Locate) -> list[Fault]:

@@ -113,6 +113,7 @@ def _examine(config: StudyConfig, run: Path) -> _Examined:
     models = task_set = None
     try:
         models = preflight.open_models(config.references, BASE, config.locate)
+        preflight.check_loads(models)
         recipes = [named.recipe for named in config.recipes]
         faults += preflight.slice_faults(recipes, models, config.locate)
     except PreflightError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -94,6 +95,12 @@ def another_architecture(own: Path) -> None:
     file.write_text(text.replace('"num_hidden_layers": 2', '"num_hidden_layers": 3'))
 
 
+def wrong_configurations(own: Path) -> None:
+    for name in ("base", "left", "right"):
+        file = own / name / "config.json"
+        file.write_text(re.sub(r'"hidden_size": \d+', '"hidden_size": "wide"', file.read_text()))
+
+
 def remote_code(own: Path) -> None:
     file = own / "left" / "config.json"
     text = file.read_text()
@@ -114,6 +121,7 @@ def task_code(own: Path) -> None:
         (remove_model, 2, "automerge.yaml:3:16: no such folder"),
         (another_vocabulary, 3, "left, compared with base"),
         (another_architecture, 3, "num_hidden_layers: 3 in left, 2 in base"),
+        (wrong_configurations, 3, "expected int, got str (value: 'wide')"),
         (remote_code, 3, "auto_map"),
         (task_code, 3, "would run code"),
     ],

@@ -9,6 +9,7 @@ from automerge.checkpoints.compatibility import (
     Compatibility,
     alike_but_for_vocabulary,
     check_models,
+    complete,
     scan,
     tensor_faults,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "align",
     "alike_but_for_vocabulary",
     "check_models",
+    "complete",
     "check_target",
     "is_adapter",
     "layout",
