@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from automerge.errors import ConfigError, Fault, nearest
@@ -42,8 +41,7 @@ def print_merge_times(
         for method in methods
         if method not in METHODS
     ]
-    if shape not in SIZES:
-        faults.append(f"unknown shape {shape!r}: expected one of {', '.join(SIZES)}")
+    faults += unknown_shape(shape)
     if not 2 <= sources <= 16:
         faults.append(f"--sources must lie in [2, 16]; got {sources}")
     if not 1 <= repeats <= 1000:
@@ -100,8 +98,7 @@ def print_score_times(
         for task in tasks
         if task not in CHOICE_TASKS
     ]
-    if shape is not None and shape not in SIZES:
-        faults.append(f"unknown shape {shape!r}: expected one of {', '.join(SIZES)}")
+    faults += [] if shape is None else unknown_shape(shape)
     if shape in SIZES:
         faults += too_large(14 * SIZES[shape].n_parameters, "a smaller --shape")
     limits = (
@@ -164,22 +161,22 @@ def _line(name: str, time: ScoreTime) -> str:
     return f"{name:<8}{cells}{time.to_floor:>12.2f}{time.to_stock:>12.3f}{time.differing:>11}"
 
 
+def unknown_shape(shape: str) -> list[str]:
+    """A fault where a shape has no size."""
+    from automerge.bench.shapes import SIZES
+
+    known = shape in SIZES
+    return [] if known else [f"unknown shape {shape!r}: expected one of {', '.join(SIZES)}"]
+
+
 def too_large(needed: int, advice: str) -> list[str]:
     """A fault where so many bytes are not free."""
-    free = free_bytes()
+    from automerge.merging import free_host_bytes
+
+    free = free_host_bytes()
     if free is None or needed <= free - BYTES_FREE:
         return []
     return [
         f"this needs {needed / 1e9:.1f} GB beside {BYTES_FREE / 1e9:.0f} GB for all else; "
         f"{free / 1e9:.1f} GB are free: give {advice}"
     ]
-
-
-def free_bytes() -> int | None:
-    """Memory that programs may still take; None where the system does not say."""
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-        lines = dict(line.split(":", 1) for line in text.splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return None

@@ -145,13 +145,11 @@ def write_hashed(file: BinaryIO, blocks: Iterable[bytes | memoryview]) -> str:
         digest.update(block)
 
     with ThreadPoolExecutor(1, thread_name_prefix="writer") as writer:
-        before: Future[None] | None = None
+        before: Future[None] = writer.submit(take, b"")
         for block in blocks:
-            if before is not None:
-                before.result()
-            before = writer.submit(take, block)
-        if before is not None:
             before.result()
+            before = writer.submit(take, block)
+        before.result()
     return digest.hexdigest()
 
 

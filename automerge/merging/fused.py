@@ -16,8 +16,9 @@ from automerge.checkpoints import Checkpoint
 from automerge.merging import native
 from automerge.merging.blocks import working_precision
 from automerge.merging.build import CannotCompile, compiler, library
+from automerge.merging.native import addresses, readable, stored_kinds
 from automerge.merging.ranks import NARROW, Ranks
-from automerge.merging.translate import STORED, Shape, translate
+from automerge.merging.translate import Shape, translate
 from automerge.methods import Coefficients, Method
 from automerge.methods.uniform import Keys
 
@@ -42,6 +43,7 @@ class FusedKernels:
 
     def __init__(self, compiler: str) -> None:
         self._compiler = compiler
+        self._libraries: dict[str, ctypes.CDLL] = {}
         self._compiled: dict[tuple[object, Shape], Merge] = {}
         self._refused = False
 
@@ -60,8 +62,8 @@ class FusedKernels:
         """
         if any(r.places.dtype != torch.uint16 for r in ranks):
             return None
-        kinds = [t.dtype if t.dtype in STORED else torch.float32 for t in (*tensors, merged)]
-        shape = Shape.of(method, scalars, kinds[:-1], kinds[-1])
+        kinds, (kind,) = stored_kinds(tensors), stored_kinds([merged])
+        shape = Shape.of(method, scalars, kinds, kind)
         merge = self._merge(method, shape)
         if merge is None:
             return None
@@ -76,10 +78,8 @@ class FusedKernels:
         def work(span: tuple[int, int]) -> bool:
             start, stop = span
             there = merged[start:stop]
-            out = there if there.dtype in STORED else torch.empty(stop - start)
-            inputs = [
-                t[start:stop].to(kind).contiguous() for t, kind in zip(tensors, kinds, strict=False)
-            ]
+            out = there if there.dtype == kind else torch.empty(stop - start)
+            inputs = readable(tensors, kinds, start, stop)
             bad = merge(
                 addresses(inputs),
                 addresses([r.places[start:stop] for r in ranks]),
@@ -104,7 +104,7 @@ class FusedKernels:
         key = (method.kernel, shape)
         if key not in self._compiled:
             code = translate(method, shape)
-            found = self._try(lambda: library(code, self._compiler).merge)
+            found = self._try(lambda: self._load(code).merge)
             if found is None:
                 return None
             found.restype = ctypes.c_int32
@@ -115,7 +115,7 @@ class FusedKernels:
         """How many elements of |source − base| each bin of `order` holds; None without compiler."""
         if working_precision([source] if base is None else [source, base]) != torch.float32:
             return None
-        return self._try(lambda: native.magnitude_counts(self._compiler, source, base))
+        return self._try(lambda: native.magnitude_counts(self._load, source, base))
 
     def spread_counts(
         self, sources: Sequence[Tensor], base: Tensor | None
@@ -123,13 +123,19 @@ class FusedKernels:
         """Bins of the variance over vectors, squares summed a bin, and zeros; None as before."""
         if working_precision([*sources, *([] if base is None else [base])]) != torch.float32:
             return None
-        return self._try(lambda: native.spread_counts(self._compiler, sources, base))
+        return self._try(lambda: native.spread_counts(self._load, sources, base))
 
     def row_places(self, rows: Tensor) -> Tensor | None:
         """Each element's place by magnitude within its row; None where it is not computed here."""
         if rows.dtype != torch.float32 or rows.shape[1] > NARROW:
             return None
-        return self._try(lambda: native.row_places(self._compiler, rows))
+        return self._try(lambda: native.row_places(self._load, rows))
+
+    def _load(self, code: str) -> ctypes.CDLL:
+        """Compile and load, once."""
+        if code not in self._libraries:
+            self._libraries[code] = library(code, self._compiler)
+        return self._libraries[code]
 
     def _try(self, compiled: Callable[[], T]) -> T | None:
         """Run what needs the compiler, until it has failed once."""
@@ -163,8 +169,3 @@ def spans(count: int, n_threads: int) -> list[tuple[int, int]]:
     n = n_threads * max(1, -(-count // (n_threads * PIECE)))
     size = -(-count // n)
     return [(start, min(start + size, count)) for start in range(0, count, size or 1)]
-
-
-def addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
-    """Where contiguous tensors begin."""
-    return (ctypes.c_void_p * max(len(tensors), 1))(*(t.data_ptr() for t in tensors))

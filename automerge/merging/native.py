@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from automerge.merging.build import library
 from automerge.merging.order import N_BINS, SHIFT
 from automerge.merging.translate import PRELUDE, STORED
 
 PIECE = 1 << 24
 """Elements counted at once, fewer than 32 bits can count."""
+
+Load: TypeAlias = Callable[[str], ctypes.CDLL]
+"""Compiles C++, unless that was done before; raises CannotCompile."""
+
+
+def stored_kinds(tensors: Sequence[Tensor]) -> list[torch.dtype]:
+    """What compiled code reads of tensors: their own dtypes where it can, else float32."""
+    return [t.dtype if t.dtype in STORED else torch.float32 for t in tensors]
+
+
+def readable(
+    tensors: Sequence[Tensor], kinds: Sequence[torch.dtype], start: int, stop: int
+) -> list[Tensor]:
+    """Elements [start, stop) of flat tensors, contiguous and of these dtypes."""
+    pairs = zip(tensors, kinds, strict=True)
+    return [t[start:stop].to(kind).contiguous() for t, kind in pairs]
+
+
+def addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    """Where contiguous tensors begin."""
+    return (ctypes.c_void_p * max(len(tensors), 1))(*(t.data_ptr() for t in tensors))
 
 
 def counting(source: torch.dtype, base: torch.dtype | None) -> str:
@@ -42,22 +63,19 @@ extern "C" void count(const {STORED[source]} *__restrict from, const {anchor} *_
 """
 
 
-def magnitude_counts(compiler: str, source: Tensor, base: Tensor | None) -> Tensor:
+def magnitude_counts(load: Load, source: Tensor, base: Tensor | None) -> Tensor:
     """How many elements of |source − base| each bin holds, the largest magnitudes' bin first.
 
     Flat tensors of the CPU; (N_BINS,), int64, the same numbers as `order` counts.
     Raises CannotCompile.
     """
     pair = (source, source if base is None else base)
-    kinds = [t.dtype if t.dtype in STORED else torch.float32 for t in pair]
-    count = library(counting(kinds[0], None if base is None else kinds[1]), compiler).count
+    kinds = stored_kinds(pair)
+    count = load(counting(kinds[0], None if base is None else kinds[1])).count
     count.restype = None
     total = torch.zeros(N_BINS, dtype=torch.int64)
     for start in range(0, source.numel(), PIECE):
-        ours, theirs = (
-            t[start : start + PIECE].to(kind).contiguous()
-            for t, kind in zip(pair, kinds, strict=True)
-        )
+        ours, theirs = readable(pair, kinds, start, start + PIECE)
         tables = torch.zeros((2, N_BINS), dtype=torch.int32)
         count(
             ctypes.c_void_p(ours.data_ptr()),
@@ -113,7 +131,7 @@ extern "C" int64_t spread(const void *const *inputs, int64_t *__restrict counts,
 
 
 def spread_counts(
-    compiler: str, sources: Sequence[Tensor], base: Tensor | None
+    load: Load, sources: Sequence[Tensor], base: Tensor | None
 ) -> tuple[Tensor, Tensor, int]:
     """Bins of the population variance over vectors, the largest variances' bin first.
 
@@ -121,19 +139,16 @@ def spread_counts(
     (N_BINS, sources) in float64, and how many variances are exactly 0. Raises CannotCompile.
     """
     tensors = [*([] if base is None else [base]), *sources]
-    kinds = [t.dtype if t.dtype in STORED else torch.float32 for t in tensors]
-    spread = library(spreading(kinds, base is not None), compiler).spread
+    kinds = stored_kinds(tensors)
+    spread = load(spreading(kinds, base is not None)).spread
     spread.restype = ctypes.c_int64
     counts = torch.zeros(N_BINS, dtype=torch.int64)
     sums = torch.zeros((N_BINS, len(sources)), dtype=torch.float64)
     zeros = 0
     for start in range(0, tensors[0].numel(), PIECE):
-        pieces = [
-            t[start : start + PIECE].to(kind).contiguous()
-            for t, kind in zip(tensors, kinds, strict=True)
-        ]
+        pieces = readable(tensors, kinds, start, start + PIECE)
         zeros += spread(
-            (ctypes.c_void_p * len(pieces))(*(piece.data_ptr() for piece in pieces)),
+            addresses(pieces),
             ctypes.c_void_p(counts.data_ptr()),
             ctypes.c_void_p(sums.data_ptr()),
             ctypes.c_int64(len(pieces[0])),
@@ -170,12 +185,12 @@ extern "C" void place(const float *rows, uint16_t *places, int64_t n_rows, int64
 """
 
 
-def row_places(compiler: str, rows: Tensor) -> Tensor:
+def row_places(load: Load, rows: Tensor) -> Tensor:
     """Each element's place by magnitude within its row, as `places_of` gives it: (n, m), uint16.
 
     `rows` (n, m) are float32 of the CPU, of at most `NARROW` columns. Raises CannotCompile.
     """
-    place = library(PLACING, compiler).place
+    place = load(PLACING).place
     place.restype = None
     rows = rows.contiguous()
     places = torch.empty(rows.shape, dtype=torch.uint16)

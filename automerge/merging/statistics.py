@@ -66,8 +66,7 @@ class VectorStatistics:
 
         def ordered() -> Order:
             if self._fused is not None and self.size > EXACT:
-                base = None if self._base is None else self._read(self._base)
-                counts = self._fused.magnitude_counts(self._read(source), base)
+                counts = self._fused.magnitude_counts(self._read(source), self._anchor())
                 if counts is not None:
                     return Binned(counts.cumsum(0))
             return order(((block.abs(),) for block in self._vector(source)), self.size)
@@ -89,8 +88,8 @@ class VectorStatistics:
 
         def ordered() -> Order:
             if self._fused is not None and self.size > EXACT:
-                base = None if self._base is None else self._read(self._base)
-                found = self._fused.spread_counts([self._read(s) for s in self._sources], base)
+                tensors = [self._read(source) for source in self._sources]
+                found = self._fused.spread_counts(tensors, self._anchor())
                 if found is not None:
                     counts, sums, zeros = found
                     return Binned(counts.cumsum(0), tuple(sums.cumsum(0).unbind(1)), zeros)
@@ -104,8 +103,11 @@ class VectorStatistics:
         return self._cache.get(("spread", self._base, *self._sources), ordered)
 
     def _vector(self, source: Stored) -> Iterator[Tensor]:
-        base = None if self._base is None else self._read(self._base)
-        return vector(self._read(source), base)
+        return vector(self._read(source), self._anchor())
+
+    def _anchor(self) -> Tensor | None:
+        """What vectors are differences to."""
+        return None if self._base is None else self._read(self._base)
 
 
 def vector(source: Tensor, base: Tensor | None) -> Iterator[Tensor]:

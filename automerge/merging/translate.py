@@ -19,15 +19,23 @@ from torch.fx import Graph, Node, Proxy
 from torch.fx.proxy import GraphAppendingTracer
 
 from automerge.methods import Coefficients, Method, Operands
+from automerge.methods.uniform import FIRST, SECOND
 
 STORED: Mapping[torch.dtype, str] = MappingProxyType(
     {torch.bfloat16: "bfloat16", torch.float32: "float"}
 )
 """What compiled kernels read and write directly."""
 
-PRELUDE = """
-#include <cmath>
+CONSTANTS = f"""
 #include <cstdint>
+
+static const uint32_t FIRST = {FIRST & 0xFFFFFFFF}u, SECOND = {SECOND & 0xFFFFFFFF}u;
+"""
+
+PRELUDE = (
+    CONSTANTS
+    + """
+#include <cmath>
 #include <cstring>
 
 struct bfloat16 { uint16_t bits; };
@@ -56,14 +64,15 @@ static inline uint32_t limit(const bfloat16 *) { return 0x7F7F8000; }
 static inline float uniform(uint32_t index, uint32_t outer, uint32_t inner) {
   uint32_t x = index ^ outer;
   x ^= x >> 16;
-  x *= 0x21F0AAADu;
+  x *= FIRST;
   x ^= inner;
   x ^= x >> 15;
-  x *= 0xD35A2D97u;
+  x *= SECOND;
   x ^= x >> 15;
   return float(int32_t(x >> 8)) * 0x1p-24f;
 }
 """
+)
 
 OPERATORS: Mapping[Callable[..., Any], str] = MappingProxyType(
     {
