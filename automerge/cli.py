@@ -52,6 +52,21 @@ def search(
         ),
     ] = None,
     budget: Annotated[Text, _option("How many recipes to measure.", "--budget")] = None,
+    max_time: Annotated[
+        Text,
+        _option("Be done in about this time: 8h, 90min.", "--max-time", metavar="TIME"),
+    ] = None,
+    max_items: Annotated[
+        Text, _option("Score at most so many items in all.", "--max-items")
+    ] = None,
+    constraint: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        _option(
+            "What a merge must keep, such as 'mmlu >= best_parent - 0.01'; repeat it.",
+            "--constraint",
+            metavar="TEXT",
+        ),
+    ] = None,
     base: Annotated[
         Text, _option("The base model.", "--base", metavar="PATH_OR_HUB_ID[@REV]")
     ] = None,
@@ -83,6 +98,10 @@ def search(
     ray_address: Annotated[
         Text, _option("A running Ray cluster; else Ray is started here.", "--ray-address")
     ] = None,
+    deterministic: Annotated[
+        Optional[bool],  # noqa: UP045
+        _option("The same trials, whichever worker is done first.", "--deterministic"),
+    ] = None,
     device: Annotated[Text, _option("auto, cpu or cuda.", "--device")] = None,
     dtype: Annotated[
         Text, _option("What scoring computes in: auto, float32, bfloat16, float16.", "--dtype")
@@ -113,6 +132,9 @@ def search(
     """
     overrides = {
         "budget": budget,
+        "max_time": max_time,
+        "max_items": max_items,
+        "constraint": constraint,
         "base": base,
         "model": model,
         "task": task,
@@ -124,6 +146,7 @@ def search(
         "executor": executor,
         "workers": workers,
         "ray_address": ray_address,
+        "deterministic": deterministic,
         "device": device,
         "dtype": dtype,
         "batch_size": batch_size,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Direction = Literal["maximize", "minimize"]
-Aggregation = Literal["mean", "perplexity", "weighted_perplexity", "bits_per_byte"]
+Aggregation = Literal["mean", "perplexity", "weighted_perplexity", "bits_per_byte", "exact"]
 AGGREGATIONS: tuple[Aggregation, ...] = (
     "mean",
     "perplexity",
@@ -20,11 +20,19 @@ AGGREGATIONS: tuple[Aggregation, ...] = (
 )
 
 
+MODEL_TASK = "model"
+MODEL_ITEM = (MODEL_TASK, 0)
+"""Stands for the model itself, in place of an item of a task."""
+PROPERTIES: tuple[str, ...] = ("distance_to_base", "parameters")
+"""What is measured of a model itself, without a task."""
+
+
 @dataclass(frozen=True)
 class Objective:
     """A task, one of its metrics, and a direction.
 
     `task` is an lm-eval task or group; `metric` and `filter` are lm-eval's key ("acc,none").
+    A property of the model itself has the aggregation "exact": one number, known without error.
     """
 
     name: str
@@ -33,6 +41,11 @@ class Objective:
     filter: str
     direction: Direction
     aggregation: Aggregation = "mean"
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it is a property of the model itself rather than a score of items."""
+        return self.aggregation == "exact"
 
     def loss(self, value: float) -> float:
         """The value as something to minimise."""
@@ -66,6 +79,33 @@ class ItemScores:
             raise ValueError(f"items, values and weights differ in length: {sorted(sizes)}")
 
 
+def model_property(name: str) -> Objective:
+    """A property of the model itself, which is better when it is smaller."""
+    return Objective(name, MODEL_TASK, name, "none", "minimize", "exact")
+
+
+def restricted(scores: ItemScores, items: Container[tuple[str, int]]) -> ItemScores:
+    """The scores of those of its items that are among some."""
+    rows = [row for row, item in enumerate(scores.items) if item in items]
+    if len(rows) == len(scores.items):
+        return scores
+    return ItemScores(
+        tuple(scores.items[row] for row in rows),
+        tuple(scores.values[row] for row in rows),
+        None if scores.weights is None else tuple(scores.weights[row] for row in rows),
+    )
+
+
+def joined(parts: Sequence[ItemScores]) -> ItemScores:
+    """The scores of disjoint sets of items as one."""
+    weights = tuple(w for part in parts for w in part.weights or ())
+    return ItemScores(
+        tuple(item for part in parts for item in part.items),
+        tuple(value for part in parts for value in part.values),
+        weights or None,
+    )
+
+
 def estimate(scores: ItemScores, aggregation: Aggregation) -> Estimate:
     """Aggregate item scores as lm-eval does, with the standard error of the aggregate.
 
@@ -75,6 +115,8 @@ def estimate(scores: ItemScores, aggregation: Aggregation) -> Estimate:
     n = len(values)
     if n == 0:
         return Estimate(math.nan, math.nan, 0)
+    if aggregation == "exact":
+        return Estimate(float(values[0]), 0.0, 1)
     if aggregation in ("mean", "perplexity"):
         mean = float(values.mean())
         stderr = standard_error(values)

@@ -184,7 +184,7 @@ def open_tasks(specs: Sequence[TaskSpec], settings: TaskSettings, locate: Locate
 
 def cut(task_set: TaskSet, plan: SplitPlan) -> Split:
     """Assign every document to search, select or test."""
-    return split_documents(task_set.documents(), task_set.members, plan)
+    return split_documents(task_set.documents(), task_set.members, plan, task_set.parts)
 
 
 def folder_digest(path: Path) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from automerge import pareto
+from automerge.constraint import Constraint
 from automerge.errors import StateError
-from automerge.objective import Objective, estimates, losses
+from automerge.objective import Estimate, Objective, estimates, losses
 from automerge.report.model import (
     MODELS,
     ModelOrigin,
@@ -21,8 +22,7 @@ from automerge.report.model import (
 )
 from automerge.run_folder import is_running
 from automerge.store import Store, exists
-from automerge.study import BASELINES
-from automerge.trial import PARTS, Measured, Outcome, Part
+from automerge.trial import BASELINES, PARTS, Measured, Outcome, Part
 
 
 def open_study(run: Path) -> Store:
@@ -57,6 +57,10 @@ def study_result(run: Path, store: Store, *, state: State | None = None) -> Stud
         for number, outcome in store.outcomes(part).items():
             outcomes[number][part] = outcome
     front = tuple(store.meta("front") or ())
+    believed = {
+        int(number): {name: Estimate(**value) for name, value in values.items()}
+        for number, values in (store.meta("believed") or {}).items()
+    }
     numbers = {trial.origin: trial.number for trial in reversed(trials)}
     return StudyResult(
         study=config["name"],
@@ -66,6 +70,7 @@ def study_result(run: Path, store: Store, *, state: State | None = None) -> Stud
             TrialResult(
                 trial,
                 outcomes[trial.number],
+                believed.get(trial.number, {}),
                 model_dir=_model_dir(run, trial.name),
             )
             for trial in trials
@@ -80,7 +85,11 @@ def study_result(run: Path, store: Store, *, state: State | None = None) -> Stud
         n_layers=store.meta("n_layers"),
         sampler=store.meta("sampler"),
         seed=config["seed"],
-        budget=config["budget"],
+        budget=trial_limit(config),
+        max_items=config.get("max_items"),
+        max_time=config.get("max_time"),
+        constraints=tuple(map(Constraint.parse, config.get("constraints", ()))),
+        openings=len(store.meta("frozen") or ()),
         provenance=Provenance(
             versions=provenance["versions"],
             models=tuple(ModelOrigin(**origin) for origin in provenance["models"]),
@@ -93,6 +102,11 @@ def study_result(run: Path, store: Store, *, state: State | None = None) -> Stud
         ),
         warnings=tuple(store.meta("warnings") or ()),
     )
+
+
+def trial_limit(config: Mapping[str, Any]) -> int | None:
+    """How many trials a stored configuration allows; None for any number."""
+    return None if config["budget"] == "unlimited" else config["budget"]
 
 
 def knee(store: Store, objectives: Iterable[Objective], numbers: list[int]) -> int | None:

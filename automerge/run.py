@@ -18,7 +18,8 @@ from automerge.report.model import MODELS
 from automerge.results import open_study, study_result
 from automerge.samplers import SAMPLERS
 from automerge.session import Session, open_session
-from automerge.study import BASELINES, Driver, Observer
+from automerge.study import Driver, Observer
+from automerge.trial import BASELINES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -153,21 +154,30 @@ def _introduce(session: Session, console: Console) -> None:
         f"items     {n_items['search']} to search{each}, {n_items['select']} to select, "
         f"{n_items['test']} sealed for the test",
         f"space     {session.space.describe()}",
-        f"sampler   {session.sampler}, seed {config.seed}, budget {plan.budget}",
+        f"sampler   {session.sampler}, seed {config.seed}, budget {_budget(config)}",
     ]
+    lines += [f"keeps     {constraint}" for constraint in plan.constraints]
     if counts["asked"]:
         lines.append(f"resuming  {counts['measured']} measured, {counts['failed']} failed before")
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
     for warning in session.warnings:
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
-    if 0 < plan.budget <= len(plan.first):
+    trials = plan.limits.trials
+    if trials is not None and 0 < trials <= len(plan.first):
         console.print(
-            f"note: a budget of {plan.budget} only covers first trials (base, sources, uniform "
+            f"note: a budget of {trials} only covers first trials (base, sources, uniform "
             f"average, recipes of yours: {len(plan.first)}); nothing is searched",
             markup=False,
             soft_wrap=True,
         )
+
+
+def _budget(config: StudyConfig) -> str:
+    limits = [] if config.budget == "unlimited" else [str(config.budget)]
+    limits += [] if config.max_items is None else [f"{config.max_items} items"]
+    limits += [] if config.max_time is None else [config.max_time]
+    return " or ".join(limits)
 
 
 def _export_chosen(config: StudyConfig, console: Console | None) -> None:
@@ -194,7 +204,7 @@ def _drive(session: Session, observer: Observer) -> Interrupt:
     """Run the phases under our signal handlers, and record how it ended."""
     store, config, plan = session.store, session.config, session.plan
     sampler = SAMPLERS[session.sampler](
-        session.space, len(plan.objectives), config.seed, plan.budget
+        session.space, len(plan.objectives), config.seed, config.expected_budget
     )
     message = "stopping: what runs is finished first; press Ctrl-C again to stop at once"
     with Interrupt(lambda: observer.note(message)) as interrupt:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from automerge import demo
 from automerge.report.model import MODELS
 from automerge.store import Store
+from automerge.study import label
 from automerge.trial import PARTS, Measured, Part
 from automerge.yaml_file import dump_yaml
 
@@ -34,7 +35,7 @@ DISK_KB = (60, 500)
 """Sizes a file may have on a full disk: it fills in the preparations, or in the search."""
 
 Done = tuple[Part, str]
-"""A measurement that was acknowledged: its part, and its trial's name."""
+"""A measurement that was acknowledged: its part, and its trial's name and block."""
 
 
 @dataclass(frozen=True)
@@ -278,8 +279,13 @@ class DemoStudy:
     def _audit(self, fault: str, tried: int, out: Path, done: Sequence[Done], code: int) -> Row:
         """Compare a study that was disturbed with the one that was not."""
         with Store(out, write=False) as store:
-            names = {trial.number: trial.name for trial in store.trials()}
-            held = {(part, names[n]) for part in PARTS for n in store.outcomes(part)}
+            trials = {trial.number: trial for trial in store.trials()}
+            held = {
+                (part, label(trials[n], block))
+                for part in PARTS
+                for n, blocks in store.blocks(part).items()
+                for block in range(blocks)
+            }
         survived = tried if code == 0 and self._same(out) else 0
         lost = len(set(done) - held)
         return Row(fault, tried, survived, lost, len(done) - len(set(done)))

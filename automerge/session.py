@@ -14,18 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from automerge.config import StudyConfig, differences
+from automerge.constraint import Constraint
 from automerge.errors import ConfigError, Fault, PreflightError
 from automerge.executors.base import Executor
 from automerge.executors.ray import cluster_warnings
 from automerge.items import POOL_SHARES, ItemDraw
 from automerge.methods import METHODS
+from automerge.objective import model_property
 from automerge.recipe import BASE, single, uniform_average
 from automerge.report.model import MODEL
 from automerge.results import study_objectives
 from automerge.samplers import SAMPLERS
 from automerge.space import Space, build_space
 from automerge.store import Store, exists
-from automerge.study import FirstTrial, Plan
+from automerge.study import FirstTrial, Limits, Plan
 from automerge.trial import PARTS, Items, Part
 
 TASKS = "tasks"
@@ -106,6 +108,7 @@ class _Examined:
 def _examine(config: StudyConfig, run: Path) -> _Examined:
     """Open models and tasks, compare them, and cut the items."""
     from automerge import preflight
+    from automerge.evaluation.claims import claim_warnings
     from automerge.evaluation.samples import copy_tasks, reproduce_commands
     from automerge.evaluation.split import SplitPlan
 
@@ -140,10 +143,14 @@ def _examine(config: StudyConfig, run: Path) -> _Examined:
         fractions = {part: getattr(shares, part) for part in PARTS}
         split = preflight.cut(task_set, SplitPlan(fractions, caps))
         facts = {
-            "objectives": [asdict(objective) for objective in task_set.objectives],
+            "objectives": [
+                asdict(objective)
+                for objective in (*task_set.objectives, *map(model_property, config.properties))
+            ],
             "items": {part: split.items(part) for part in PARTS},
             "members": {name: list(leaves) for name, leaves in task_set.members.items()},
             "split": split.digest,
+            "clusters": split.clusters,
             "n_layers": models.n_layers,
             "dtype": models.dtype,
             "tasks": task_set.digests(),
@@ -158,7 +165,7 @@ def _examine(config: StudyConfig, run: Path) -> _Examined:
                 }
                 for name, folder in models.folders.items()
             ],
-            "warnings": list(models.warnings),
+            "warnings": [*models.warnings, *split.notes, *claim_warnings(task_set, split)],
             "score_commands": reproduce_commands(
                 task_set,
                 Path(MODEL),
@@ -242,18 +249,57 @@ def _session(store: Store, config: StudyConfig, found: _Examined | None) -> Sess
     )
     n_items = config.evaluation.items_per_candidate
     draw = ItemDraw(store.meta("members"), None if n_items == "full" else n_items, config.seed)
-    sampler = SAMPLERS.resolve(config.sampler, space, len(objectives), config.budget)
+    sampler = SAMPLERS.resolve(config.sampler, space, len(objectives), config.expected_budget)
     if store.meta("sampler") is None:
         store.put_meta(sampler=sampler)
+    plan = Plan(
+        objectives=objectives,
+        constraints=tuple(map(Constraint.parse, config.constraints)),
+        first=first,
+        items=items,
+        draw=draw,
+        limits=Limits(
+            None if config.budget == "unlimited" else config.budget,
+            config.max_items,
+            config.max_seconds,
+        ),
+        shortlist=config.shortlist,
+        resolution=config.resolution,
+        window=_window(store, config),
+    )
+    _check_items(plan, config)
     return Session(
         config,
         store,
-        Plan(objectives, first, items, draw, config.budget, config.shortlist),
+        plan,
         space,
         store.meta("sampler"),
         partial(_start_executor, store, config, found),
         (*store.meta("warnings"), *cluster_warnings(config.ray_address)),
     )
+
+
+def _window(store: Store, config: StudyConfig) -> int | None:
+    """How many trials a deterministic study keeps in flight: as many as when it began."""
+    if not config.deterministic:
+        return None
+    if store.meta("window") is None:
+        store.put_meta(window=config.workers or 1)
+    window: int = store.meta("window")
+    return window
+
+
+def _check_items(plan: Plan, config: StudyConfig) -> None:
+    """Refuse a limit of items that leaves none to search with."""
+    limit = plan.limits.items
+    needed = len(plan.first) * plan.n_first + plan.n_later
+    if limit is not None and limit < needed:
+        message = (
+            f"max_items is {limit}, but base, sources and uniform average take "
+            f"{len(plan.first) * plan.n_first}, and selection and test up to {plan.n_later}: give "
+            f"more than {needed}, or lower split.max_select, split.max_test or shortlist"
+        )
+        raise ConfigError([Fault(message, config.locate(("max_items",)))])
 
 
 def _start_executor(store: Store, config: StudyConfig, found: _Examined | None) -> Executor:
@@ -280,6 +326,7 @@ def _start_executor(store: Store, config: StudyConfig, found: _Examined | None) 
         max_length=evaluation.max_length,
         threads=1 if config.executor == "ray" and device == "cpu" else None,
         methods=tuple(dict.fromkeys([*config.search.methods, *recipe_methods])),
+        properties=config.properties,
     )
     if config.executor == "local":
         return LocalExecutor(partial(MergeWorker, spec, found.task_set))
@@ -317,6 +364,7 @@ def task_specs(config: StudyConfig) -> tuple[Any, ...]:
             num_fewshot=task.num_fewshot,
             gen_kwargs=task.gen_kwargs,
             name=task.name,
+            split=task.split,
         )
         for task in config.tasks
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from automerge import pareto
 from automerge.objective import estimates, losses
-from automerge.results import open_study, study_objectives, study_state
+from automerge.results import open_study, study_objectives, study_state, trial_limit
 from automerge.trial import Failed, Measured
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def study_status(run: Path) -> dict[str, object]:
         objectives = study_objectives(store)
         config = store.meta("config")
         counts = store.counts()
+        budget, done = trial_limit(config), counts["measured"] + counts["failed"]
         names = {trial.number: trial.name for trial in store.trials()}
         search = store.outcomes("search")
         chosen = store.meta("front")
@@ -46,9 +47,11 @@ def study_status(run: Path) -> dict[str, object]:
             "run": str(run),
             "study": config["name"],
             "state": study_state(store, run),
-            "budget": config["budget"],
+            "budget": budget,
+            "max_items": config.get("max_items"),
+            "max_time": config.get("max_time"),
             **counts,
-            "remaining": max(0, config["budget"] - counts["measured"] - counts["failed"]),
+            "remaining": None if budget is None else max(0, budget - done),
             "selected": len(store.outcomes("select")),
             "tested": len(store.outcomes("test")),
             "front_items": part,
@@ -76,10 +79,13 @@ def print_status(status: dict[str, object], console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    of, to_go = "", ""
+    if status["budget"] is not None:
+        of, to_go = f" of {status['budget']}", f", {status['remaining']} to go"
     console.print(
         Text(
-            f"{status['study']}: {status['state']}. {status['measured']} of {status['budget']} "
-            f"measured, {status['failed']} failed, {status['remaining']} to go; "
+            f"{status['study']}: {status['state']}. {status['measured']}{of} measured, "
+            f"{status['failed']} failed{to_go}; "
             f"{status['selected']} scored on select items, {status['tested']} on test items."
         )
     )

@@ -7,6 +7,7 @@ writers to prove it. The schema is documented in docs/store.md.
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -22,9 +23,9 @@ from automerge.objective import ItemScores
 from automerge.recipe import Recipe
 from automerge.redaction import redact
 from automerge.run_folder import RunLock, journal_mode
-from automerge.trial import Failed, Job, Measured, Outcome, Part, Timings, Trial
+from automerge.trial import Failed, Job, Measured, Outcome, Part, Timings, Trial, together
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE = "study.sqlite"
 
 _SCHEMA = """
@@ -36,8 +37,9 @@ CREATE TABLE events (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, trial INTEGER NOT NULL,
     at REAL NOT NULL);
 CREATE TABLE measurements (
-    id INTEGER PRIMARY KEY, trial INTEGER NOT NULL, part TEXT NOT NULL, timings TEXT NOT NULL,
-    tokens INTEGER NOT NULL, notes TEXT NOT NULL, at REAL NOT NULL, UNIQUE (trial, part));
+    id INTEGER PRIMARY KEY, trial INTEGER NOT NULL, part TEXT NOT NULL, block INTEGER NOT NULL,
+    timings TEXT NOT NULL, tokens INTEGER NOT NULL, notes TEXT NOT NULL, at REAL NOT NULL,
+    UNIQUE (trial, part, block));
 CREATE TABLE scores (
     measurement INTEGER NOT NULL, objective TEXT NOT NULL, task TEXT NOT NULL,
     ids BLOB NOT NULL, item_values BLOB NOT NULL, weights BLOB,
@@ -138,6 +140,19 @@ class Store:
             for key, value in values.items():
                 db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
 
+    def begin_run(self, at: float) -> None:
+        """Note that a run begins, in Unix seconds."""
+        self.put_meta(runs=[*(self.meta("runs") or ()), at])
+
+    def searched_s(self) -> float:
+        """Seconds of searching in all runs so far, each from its begin to its last event."""
+        starts = self.meta("runs") or []
+        times = [at for (at,) in self._rows("SELECT at FROM events")]
+        total = 0.0
+        for start, end in zip(starts, [*starts[1:], math.inf], strict=False):
+            total += max((at - start for at in times if start <= at < end), default=0.0)
+        return total
+
     # Writing
 
     def ask(self, trial: Trial, *, duplicate_of: int | None = None) -> None:
@@ -150,20 +165,19 @@ class Store:
             _event(db, "ask", trial.number)
 
     def tell(self, number: int) -> None:
-        """Record that the sampler is told of a duplicate, which has no measurement of its own."""
+        """Record that the sampler is told of a trial: a duplicate, or one measured before."""
         with self._transaction() as db:
             _event(db, "tell", number)
 
-    def record(self, job: Job, outcome: Outcome) -> None:
-        """Record what a job gave; a search job's result is also a "tell" event."""
+    def record(self, job: Job, outcome: Outcome, *, tell: bool = False) -> None:
+        """Record what a job gave, and with `tell` that the sampler is told of it."""
         with self._transaction() as db:
             if isinstance(outcome, Measured):
                 cursor = db.execute(
-                    "INSERT INTO measurements (trial, part, timings, tokens, notes, at) "
-                    "VALUES (?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO measurements (trial, part, block, timings, tokens, notes, at) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?)",
                     (
-                        job.trial,
-                        job.part,
+                        *job.key,
                         json.dumps(asdict(outcome.timings)),
                         outcome.tokens,
                         json.dumps(dict(outcome.notes)),
@@ -184,7 +198,7 @@ class Store:
                     "INSERT INTO failures VALUES (?, ?, ?, ?, ?, ?)",
                     (job.trial, job.part, *failure, time.time()),
                 )
-            if job.part == "search":
+            if tell:
                 _event(db, "tell", job.trial)
 
     # Reading
@@ -221,32 +235,54 @@ class Store:
         return {trial: (at, told.get(trial)) for trial, at in asked.items()}
 
     def outcomes(self, part: Part) -> dict[int, Outcome]:
-        """Every result of one part by trial number, measurements first, each as recorded."""
+        """Every result of one part by trial number, all its blocks together."""
         return dict(self.each_outcome(part))
 
     def each_outcome(self, part: Part) -> Iterator[tuple[int, Outcome]]:
-        """The same one by one, which holds one trial's item scores in memory at a time."""
-        measured = self._rows(
-            "SELECT id, trial, timings, tokens, notes FROM measurements WHERE part = ? ORDER BY id",
+        """The same one by one, which holds one trial's item scores in memory at a time.
+
+        Measurements come first: of the search in the order in which the sampler was told of them,
+        else in that of their first blocks. A trial with a failed block comes again, as a failure.
+        """
+        rows = self._rows(
+            "SELECT id, trial, timings, tokens, notes FROM measurements LEFT JOIN "
+            "(SELECT trial, seq FROM events WHERE kind = 'tell' AND ? = 'search') USING (trial) "
+            "WHERE part = ? ORDER BY seq IS NULL, seq, id",
+            part,
             part,
         )
-        for measurement, trial, timings, tokens, notes in measured:
-            packed: dict[str, list[tuple[Any, ...]]] = {}
-            for objective, *row in self._rows(
-                "SELECT objective, task, ids, item_values, weights FROM scores "
-                "WHERE measurement = ? ORDER BY objective, task",
-                measurement,
-            ):
-                packed.setdefault(objective, []).append(tuple(row))
-            with _undamaged(self.path):
-                scores = {name: _unpack(rows) for name, rows in packed.items()}
-                spent, shares = Timings(**json.loads(timings)), json.loads(notes)
-            yield trial, Measured(scores, spent, tokens, shares)
+        blocks: dict[int, list[tuple[Any, ...]]] = {}
+        for measurement, trial, *rest in rows:
+            blocks.setdefault(trial, []).append((measurement, *rest))
+        for trial, measured in blocks.items():
+            yield trial, together([self._measured(*row) for row in measured])
         for trial, kind, reason, traceback in self._rows(
             "SELECT trial, kind, reason, traceback FROM failures WHERE part = ? ORDER BY rowid",
             part,
         ):
             yield trial, Failed(kind, reason, traceback)
+
+    def _measured(self, measurement: int, timings: str, tokens: int, notes: str) -> Measured:
+        packed: dict[str, list[tuple[Any, ...]]] = {}
+        for objective, *row in self._rows(
+            "SELECT objective, task, ids, item_values, weights FROM scores "
+            "WHERE measurement = ? ORDER BY objective, task",
+            measurement,
+        ):
+            packed.setdefault(objective, []).append(tuple(row))
+        with _undamaged(self.path):
+            scores = {name: _unpack(rows) for name, rows in packed.items()}
+            return Measured(scores, Timings(**json.loads(timings)), tokens, json.loads(notes))
+
+    def blocks(self, part: Part) -> dict[int, int]:
+        """How many blocks of a part each trial was measured on."""
+        sql = "SELECT trial, count(*) FROM measurements WHERE part = ? GROUP BY trial"
+        return {int(trial): int(n) for trial, n in self._rows(sql, part)}
+
+    def failed(self, part: Part) -> set[int]:
+        """The trials that gave no scores on a part."""
+        sql = "SELECT trial FROM failures WHERE part = ?"
+        return {int(trial) for (trial,) in self._rows(sql, part)}
 
     def counts(self) -> dict[str, int]:
         """How many trials were asked, measured and failed in the search, duplicates apart."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Literal, TypeAlias
 
-from automerge.objective import ItemScores
+from automerge.objective import ItemScores, joined
 from automerge.recipe import Recipe
 
 Part = Literal["search", "select", "test"]
@@ -16,17 +16,36 @@ Params: TypeAlias = Mapping[str, float | int | bool | str]
 Items: TypeAlias = Mapping[str, tuple[int, ...]]
 """Leaf task → lm-eval doc ids, ascending."""
 
+Origin = Literal["base", "source", "uniform", "recipe", "sampler"]
+BASELINES: tuple[Origin, ...] = ("base", "source", "uniform")
+"""What every merge is compared with."""
+
+
+def count_items(items: Items) -> int:
+    """How many items there are in all."""
+    return sum(map(len, items.values()))
+
+
 FailureKind = Literal["invalid", "error", "oom", "timeout", "infra"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One measurement to make: a recipe on items of one part of the split."""
+    """One measurement to make: a recipe on items of one part of the split.
+
+    A part may be measured in several blocks, counted from 0; each item is in one of them.
+    """
 
     trial: int
     recipe: Recipe
     part: Part
     items: Items
+    block: int = 0
+
+    @property
+    def key(self) -> tuple[int, Part, int]:
+        """What tells it from every other job of its study."""
+        return self.trial, self.part, self.block
 
 
 @dataclass(frozen=True)
@@ -70,16 +89,35 @@ class Failed:
 Outcome: TypeAlias = Measured | Failed
 
 
+def together(blocks: Sequence[Measured]) -> Measured:
+    """One measurement of all the items of its blocks; notes are means, weighted by items."""
+    if len(blocks) == 1:
+        return blocks[0]
+    names = blocks[0].scores
+    timings = [block.timings for block in blocks]
+    sizes = [sum(len(s.items) for s in block.scores.values()) for block in blocks]
+    noted = dict.fromkeys(note for block in blocks for note in block.notes)
+    return Measured(
+        {name: joined([b.scores[name] for b in blocks if name in b.scores]) for name in names},
+        Timings(*(sum(getattr(t, f.name) for t in timings) for f in fields(Timings))),
+        sum(block.tokens for block in blocks),
+        {
+            note: sum(b.notes.get(note, 0.0) * n for b, n in zip(blocks, sizes, strict=True))
+            / max(sum(sizes), 1)
+            for note in noted
+        },
+    )
+
+
 @dataclass(frozen=True)
 class Trial:
     """One recipe of a study, numbered in the order it was asked.
 
     `params` is None for recipes that no sampler proposed and the space cannot express.
-    `origin` says who proposed it: "base", "source", "uniform", "recipe" or the sampler's name.
     """
 
     number: int
     recipe: Recipe
-    origin: str
+    origin: Origin
     name: str
     params: Params | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ from automerge.merging import (
     free_host_bytes,
     plan_memory,
 )
+from automerge.objective import MODEL_ITEM, ItemScores
 from automerge.trial import Failed, Job, Measured, Outcome, Timings
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class WorkerSpec:
     `models` maps names to folders, the base first. `dtype` "auto" is float32 on a CPU and the
     base's own on a GPU. `threads` None is one for a small model, else torch's choice; a worker
     given some of a machine's cores takes as much of its memory. `methods` are what recipes may
-    use, as far as known.
+    use, as far as known; `properties` are measured of the merged model itself.
     """
 
     models: Mapping[str, Path]
@@ -58,6 +59,7 @@ class WorkerSpec:
     max_length: int | None
     threads: int | None = None
     methods: tuple[str, ...] = ()
+    properties: tuple[str, ...] = ()
 
 
 class MergeWorker:
@@ -77,6 +79,7 @@ class MergeWorker:
             need, free_host_bytes(), free_device_bytes(device), workers_here(spec.threads, device)
         )
         self._engine = ResidentEngine(checkpoints, plan.room)
+        self._base, self._wanted = spec.base, spec.properties
         assets = checkpoints[spec.base].assets
         self._model = load_model(path, assets, dtype)
         self._model.to(device).eval().requires_grad_(False)
@@ -102,6 +105,7 @@ class MergeWorker:
         start = time.perf_counter()
         try:
             self._engine.merge_into(self._model, job.recipe)
+            properties = self._properties() if job.block == 0 else {}
             merged = time.perf_counter()
             scored = self._scorer.score(job.items)
         except (InvalidMerge, InvalidOutput) as error:
@@ -119,7 +123,15 @@ class MergeWorker:
             score=scored.score_s,
             total=time.perf_counter() - start,
         )
-        return Measured(scored.scores, timings, scored.tokens, scored.notes)
+        return Measured({**scored.scores, **properties}, timings, scored.tokens, scored.notes)
+
+    def _properties(self) -> dict[str, ItemScores]:
+        """What is measured of the live model itself."""
+        measure: dict[str, Callable[[], float]] = {
+            "distance_to_base": lambda: self._engine.distance(self._model, self._base),
+            "parameters": self._model.num_parameters,
+        }
+        return {name: ItemScores((MODEL_ITEM,), (float(measure[name]()),)) for name in self._wanted}
 
 
 def load_model(path: Path, assets: Path, dtype: torch.dtype | str) -> PreTrainedModel:

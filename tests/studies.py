@@ -12,7 +12,7 @@ from automerge.recipe import single, uniform_average
 from automerge.samplers import SAMPLERS
 from automerge.space import SpaceSettings, build_space
 from automerge.store import Store
-from automerge.study import Driver, FirstTrial, Plan, Snapshot
+from automerge.study import Driver, FirstTrial, Limits, Plan, Snapshot
 from tests.toy import ITEMS, OBJECTIVES, ToyWorker
 
 SPACE = build_space(
@@ -35,7 +35,7 @@ class Unwatched:
 def toy_plan(budget: int) -> Plan:
     items = {"search": ITEMS, "select": ITEMS, "test": ITEMS}
     draw = ItemDraw({"first": ("one",), "second": ("two",)}, 8, seed=0)
-    return Plan(OBJECTIVES, FIRST, items, draw, budget, 5)
+    return Plan(OBJECTIVES, (), FIRST, items, draw, Limits(budget), 5, 0.02)
 
 
 def toy_meta(name: str = "toy", budget: int = 12) -> dict[str, object]:

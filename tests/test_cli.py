@@ -48,7 +48,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str
         (["serach"], 2, "serach"),
         (["search", "nothing.yaml"], 2, "nothing.yaml"),
         (["search", "--budget", "many"], 2, "--budget: expected a whole number"),
-        (["search", "--budget", "-1"], 2, "--budget: must be at least 0"),
+        (["search", "--budget", "-1"], 2, "--budget: expected a whole number from 0"),
         (["search", "--sampler", "cmae"], 2, "did you mean 'cma'"),
         (["search", "--base", "./bas"], 2, "no such folder"),
         (["search", "--task", "choose:acuracy", "--include-path", "tasks"], 3, "(it has acc)"),

@@ -55,6 +55,32 @@ def faults(text: str, folder: Path, **options: object) -> list[str]:
     return [str(fault).replace(f"{folder}/", "") for fault in caught.value.faults]
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("8h", 28800),
+        ("90min", 5400),
+        ("1d12h", 129600),
+        ("1.5 h", 5400),
+        ("45s", 45),
+        ("2h5m", 7500),
+    ],
+)
+def test_times_are_read_in_their_units(folder, text, seconds):
+    config = load(STUDY.replace("budget: 50", f"max_time: {text}"), folder)
+    assert config.max_seconds == seconds
+    assert config.budget == "unlimited"
+
+
+def test_a_limit_of_time_or_items_beside_a_budget_leaves_the_budget(folder):
+    config = load(STUDY + "max_items: 90000\n", folder, max_time="2h")
+    assert (config.budget, config.max_items, config.max_seconds) == (50, 90000, 7200)
+    only_items = load(
+        STUDY.replace("budget: 50", "max_items: 90000"), folder, items_per_candidate=9
+    )
+    assert (only_items.budget, only_items.expected_budget) == ("unlimited", 5000)
+
+
 def test_a_study_is_read_with_defaults(folder):
     config = load(STUDY, folder)
     assert config.name == "my-study"
@@ -142,10 +168,32 @@ def test_two_objectives_of_one_task_are_told_apart_by_their_metrics(folder):
     [
         ("budget: 50", "bugdet: 50", ":11:1: unknown key 'bugdet'; did you mean 'budget'?"),
         ("budget: 50", "bugdet:", ":11:1: unknown key 'bugdet'; did you mean 'budget'?"),
-        ("budget: 50", "budget: -1", ":11:9: must be at least 0, got -1"),
-        ("budget: 50", "budget: 1000001", ":11:9: must be at most 1000000, got 1000001"),
-        ("budget: 50", "budget: 1e12", ":11:9: expected a whole number, got 1000000000000.0"),
-        ("budget: 50", "budget: true", ":11:9: expected a whole number, got true"),
+        ("budget: 50", "budget: -1", ":11:9: expected a whole number from 0 to 1000000, or unli"),
+        ("budget: 50", "budget: 1000001", "or unlimited, got 1000001"),
+        ("budget: 50", "budget: 1e12", "or unlimited, got 1000000000000.0"),
+        ("budget: 50", "budget: true", "or unlimited, got true"),
+        ("budget: 50", "budget: unlimited", ":11:9: an unlimited budget needs max_time or max_i"),
+        ("budget: 50", "max_time: soon", ":11:11: expected a time such as 8h, 90min or 1d12h"),
+        ("budget: 50", "max_time: 0h", ":11:11: expected a time such as 8h, 90min or 1d12h"),
+        ("budget: 50", "deterministic: true\nmax_time: 8h", "a limit of time has no deterministic"),
+        (
+            "budget: 50",
+            "deterministic: true\nexecutor: ray",
+            "trials are in flight decides what is",
+        ),
+        ("budget: 50", "max_items: 0", ":11:12: must be at least 1, got 0"),
+        ("budget: 50", "resolution: 2", ":11:13: must be at most 1, got 2"),
+        ("budget: 50", "constraints: [gsm8k]", ":11:15: expected NAME >= NUMBER, or NAME >= MODE"),
+        (
+            "budget: 50",
+            "constraints: [gsm9k >= 1]",
+            ":11:15: no objective is named 'gsm9k'; did yo",
+        ),
+        (
+            "budget: 50",
+            "constraints: [code >= bse]",
+            "no model is named 'bse'; did you mean 'base'?",
+        ),
         ("budget: 50", "sampler: cmaes", ":11:10: unknown sampler 'cmaes'; did you mean 'cma'?"),
         ("budget: 50", "executor: rya", ":11:11: unknown executor 'rya'; did you mean 'ray'?"),
         ("budget: 50", "workers: 4", ":11:10: the local executor has one worker"),
@@ -415,3 +463,20 @@ def test_any_value_of_any_key_is_accepted_or_explained(folder, key, value, neste
         unlocated = []
         assert StudyConfig.from_plain(config.to_plain()) == config
     assert unlocated == []
+
+
+def test_a_task_may_name_dataset_splits_for_its_parts(folder):
+    text = STUDY.replace("- gsm8k", "- {task: gsm8k, split: {search: train, test: test}}")
+    config = load(text, folder)
+    assert [task.split for task in config.tasks] == [{"search": "train", "test": "test"}, {}]
+    assert StudyConfig.from_plain(config.to_plain()) == config
+    wrong = text.replace("search: train", "serch: train")
+    assert any("unknown part 'serch'; did you mean 'search'" in f for f in faults(wrong, folder))
+
+
+def test_a_study_from_before_dataset_splits_is_resumed(folder):
+    config = load(STUDY, folder)
+    assert all("split" not in task for task in config.to_plain()["tasks"])
+    text = STUDY.replace("- gsm8k", "- {task: gsm8k, split: {search: train}}")
+    (change,) = differences(config.to_plain(), load(text, folder))
+    assert (change.field, change.safe) == ("tasks", False)

@@ -311,3 +311,36 @@ def test_a_recipe_of_an_adapter_without_a_base_still_says_whose_it_is(
     refused = run(tmp_path, environment, "merge", str(recipe), "--out", "more")
     assert refused.returncode in (2, 3)
     assert "Traceback" not in refused.stderr
+
+
+def test_properties_of_the_model_are_objectives_and_bounds_hold(
+    zoo: Path, environment: dict[str, str]
+) -> None:
+    config = zoo / "close.yaml"
+    text = (zoo / "automerge.yaml").read_text().replace("name: tiny", "name: close")
+    config.write_text(
+        f"{text}properties: [distance_to_base, parameters]\nconstraints:\n"
+        "  - distance_to_base <= 0.04\n  - choose >= best_parent - 0.5\nexport: none\n"
+    )
+    done = run(zoo, environment, "search", str(config))
+    assert done.returncode == 0, done.stderr
+    assert "keeps     distance_to_base <= 0.04" in done.stdout
+    front = json.loads((zoo / "runs" / "close" / "front.json").read_text())
+    schema = json.loads(
+        (REPOSITORY / "automerge" / "report" / "front.schema.json").read_text(encoding="utf-8")
+    )
+    jsonschema.validate(front, schema)
+    members = {member["name"]: member for member in front["members"]}
+    assert members["base"]["scores"]["distance_to_base"]["test"]["value"] == 0
+    moved = [m["scores"]["distance_to_base"]["test"]["value"] for m in members.values()]
+    assert 0 < max(moved) < 1
+    assert len({m["scores"]["parameters"]["test"]["value"] for m in members.values()}) == 1
+    for member in members.values():
+        kept = {row["constraint"]: row for row in member["constraints"]}["distance_to_base <= 0.04"]
+        assert (kept["verdict"] == "kept") == (kept["value"] <= 0.04)
+        assert kept["verdict"] == "kept" or not member["on_front"]
+    assert any(member["on_front"] for member in members.values())
+    assert "Constraints" in (zoo / "runs" / "close" / "report.html").read_text()
+    wrong = run(zoo, environment, "search", str(config), "--constraint", "chose >= 1")
+    assert wrong.returncode == 2
+    assert "no objective is named 'chose'; did you mean 'choose'?" in wrong.stderr

@@ -41,7 +41,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     with Store(tmp_path, write=True) as store:
         store.put_meta(config={"a": [1, None]}, name="x")
         store.ask(TRIAL)
-        store.record(JOB, outcome)
+        store.record(JOB, outcome, tell=True)
         store.record(Job(0, RECIPE, "test", ITEMS), Failed("invalid", "NaN", "trace"))
     with Store(tmp_path, write=False) as store:
         assert store.meta("config") == {"a": [1, None]}
@@ -57,9 +57,9 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 def test_a_part_of_a_trial_is_measured_once(tmp_path: Path) -> None:
     with Store(tmp_path, write=True) as store:
         store.ask(TRIAL)
-        store.record(JOB, Failed("error", "x"))
+        store.record(JOB, Failed("error", "x"), tell=True)
         with pytest.raises(StateError):
-            store.record(JOB, Failed("error", "y"))
+            store.record(JOB, Failed("error", "y"), tell=True)
         assert store.outcomes("search") == {0: Failed("error", "x")}
         assert store.events() == [Event("ask", 0), Event("tell", 0)]
 
@@ -223,7 +223,7 @@ def _filled() -> bytes:
         return (run / FILE).read_bytes()
 
 
-@pytest.mark.parametrize("version", [0, 2, 99, "one", None])
+@pytest.mark.parametrize("version", [0, 1, 99, "one", None])
 def test_another_schema_is_refused_by_its_version(tmp_path: Path, version: object) -> None:
     with Store(tmp_path, write=True) as store:
         store.put_meta(schema_version=version)
@@ -247,7 +247,7 @@ def test_a_clock_set_back_changes_no_order(tmp_path: Path, monkeypatch: pytest.M
             store.ask(Trial(number, RECIPE, "sampler", f"trial-{number}"))
         for number in (3, 1, 4):
             found = Measured(scores(RECIPE, ITEMS), Timings())
-            store.record(Job(number, RECIPE, "search", ITEMS), found)
+            store.record(Job(number, RECIPE, "search", ITEMS), found, tell=True)
     with Store(tmp_path, write=False) as store:
         assert [(e.kind, e.trial) for e in store.events()] == [
             *(("ask", n) for n in range(5)),

@@ -38,7 +38,7 @@ def scores(recipe: Recipe, items: Items) -> dict[str, ItemScores]:
     found = {}
     for objective in OBJECTIVES:
         level = quality(recipe, objective.name)
-        ids = items[objective.task]
+        ids = items.get(objective.task, ())
         values = tuple(float(draw(objective.task, i) < level) for i in ids)
         found[objective.name] = ItemScores(tuple((objective.task, i) for i in ids), values)
     return found
@@ -59,7 +59,7 @@ class ToyWorker:
             return failed
         measured = Measured(scores(job.recipe, job.items), Timings(0.1, 0.2, 0.3, 1.0), tokens=7)
         if self.witness is not None:
-            line = f"{job.part} {job.recipe.id} {os.getpid()}\n"
+            line = f"{job.part} {job.block} {job.recipe.id} {os.getpid()}\n"
             with self.witness.open("a") as file:
                 file.write(line)
         return measured

@@ -34,10 +34,14 @@ OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "allow_task_code": ("allow_task_code",),
         "sampler": ("sampler",),
         "budget": ("budget",),
+        "max_items": ("max_items",),
+        "max_time": ("max_time",),
+        "constraint": ("constraints",),
         "seed": ("seed",),
         "executor": ("executor",),
         "workers": ("workers",),
         "ray_address": ("ray_address",),
+        "deterministic": ("deterministic",),
         "items_per_candidate": ("evaluation", "items_per_candidate"),
         "batch_size": ("evaluation", "batch_size"),
         "dtype": ("evaluation", "dtype"),
@@ -47,7 +51,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Option → the key of the configuration that it replaces."""
-NUMBERS = ("budget", "seed", "workers", "batch_size", "items_per_candidate")
+NUMBERS = ("budget", "max_items", "seed", "workers", "batch_size", "items_per_candidate")
 
 
 def load_config(
@@ -174,6 +178,8 @@ class _Draft:
         for key in set(StudyConfig.model_fields) - {"base"}:
             if key in data and data[key] is None:
                 del data[key]
+        if data.get("budget") is None and {"max_items", "max_time"} & set(data):
+            data["budget"] = "unlimited"
         self._resolve_models()
         self._resolve_include_path()
         if isinstance(data.get("tasks"), list):

@@ -4,30 +4,56 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, PrivateAttr, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from automerge.config.search import Search
-from automerge.config.section import KEY, Problem, Section, one_of, refuse, safe, unsafe
-from automerge.errors import Location
+from automerge.config.section import KEY, Problem, Section, one_of, refuse, repeated, safe, unsafe
+from automerge.constraint import BEST_PARENT, Constraint
+from automerge.errors import Location, nearest
 from automerge.executors import EXECUTORS
-from automerge.objective import Direction
+from automerge.objective import PROPERTIES, Direction
 from automerge.recipe import DEFAULT, Recipe
 from automerge.references import NAME
 from automerge.samplers import SAMPLERS
 from automerge.space import SpaceSettings
+from automerge.trial import PARTS, Part
 from automerge.yaml_file import Step
 
-RESERVED = ("base", DEFAULT)
+RESERVED = ("base", DEFAULT, "uniform", BEST_PARENT)
 MAX_MODELS = 64
+UNKNOWN_BUDGET = 200
+"""What samplers plan for where only time limits a search."""
+UNITS = {"d": 86400, "h": 3600, "min": 60, "m": 60, "s": 1}
 NAME_RULE = "letters, digits, '_', '.' and '-', beginning with a letter or digit"
 
 
+def seconds(text: str) -> float | None:
+    """Read 8h, 90min, 1d12h or 45s; None for anything else."""
+    if not re.fullmatch(r"(?:\s*\d+(?:\.\d+)?\s*(?:d|h|min|m|s))+\s*", text):
+        return None
+    found = re.findall(r"(\d+(?:\.\d+)?)\s*(d|h|min|m|s)", text)
+    return sum(float(number) * UNITS[unit] for number, unit in found) or None
+
+
 class Task(Section):
-    """A task with one of its metrics ("acc" or "acc,none"); None is the task's own choice."""
+    """A task with one of its metrics ("acc" or "acc,none"); None is the task's own choice.
+
+    `split` names the dataset splits that parts are taken from; without it, nothing is stored, as
+    before there was one.
+    """
 
     task: str = unsafe(min_length=1)
     name: str = unsafe(min_length=1, max_length=200)
@@ -35,6 +61,22 @@ class Task(Section):
     direction: Direction | None = unsafe(None)
     num_fewshot: int | None = unsafe(None, ge=0, le=1000)
     gen_kwargs: dict[str, Any] = unsafe({})
+    split: dict[Part, str] = unsafe({})
+
+    @field_validator("split", mode="before")
+    @classmethod
+    def _parts(cls, split: object) -> object:
+        if isinstance(split, dict):
+            unknown = [name for name in split if name not in PARTS]
+            if unknown:
+                problem = "unknown part {!r}{} (a task has search, select and test items)"
+                refuse([((n, KEY), problem.format(n, nearest(str(n), PARTS))) for n in unknown])
+        return split
+
+    @model_serializer(mode="wrap")
+    def _without_empty_split(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = plain(self)
+        return {key: value for key, value in found.items() if key != "split" or value}
 
 
 class NamedRecipe(Section):
@@ -113,6 +155,7 @@ class StudyConfig(Section):
     base: str = unsafe()
     models: dict[str, str] = unsafe(min_length=1, max_length=MAX_MODELS)
     tasks: tuple[Task, ...] = unsafe(min_length=1, max_length=64)
+    properties: tuple[Annotated[str, one_of(PROPERTIES, "property")], ...] = unsafe(())
     include_path: str | None = safe(None)
     apply_chat_template: bool = unsafe(False)
     fewshot_as_multiturn: bool | None = unsafe(None)
@@ -121,14 +164,19 @@ class StudyConfig(Section):
     search: Search = unsafe(Search())
     recipes: tuple[NamedRecipe, ...] = unsafe(())
     sampler: Annotated[str, one_of(tuple(SAMPLERS), "sampler")] = unsafe("auto")
-    budget: int = safe(200, ge=0, le=1_000_000)
+    budget: int | Literal["unlimited"] = safe(200)
+    max_items: int | None = safe(None, ge=1)
+    max_time: str | None = safe(None)
+    constraints: tuple[str, ...] = unsafe((), max_length=64)
     seed: int = unsafe(0, ge=0, lt=2**32)
     executor: Annotated[str, one_of(EXECUTORS, "executor")] = safe("local")
     workers: int | None = safe(None, ge=1, le=100_000)
     ray_address: str | None = safe(None, min_length=1)
+    deterministic: bool = unsafe(False)
     evaluation: Evaluation = unsafe(Evaluation())
     split: Split = unsafe(Split())
     shortlist: int = safe(12, ge=1, le=1000)
+    resolution: float = safe(0.02, ge=0, le=1)
     out: str = safe(min_length=1)
     export: Literal["front", "knee", "none"] = safe("front")
 
@@ -175,10 +223,19 @@ class StudyConfig(Section):
             if task.name in names:
                 problem = f"two objectives are named {task.name!r}; give one another `name`"
                 problems.append(((i,), problem))
+            elif task.name in PROPERTIES:
+                problems.append(((i,), f"{task.name!r} is a property's name; give a `name`"))
             names.add(task.name)
         if problems:
             refuse(problems)
         return tasks
+
+    @field_validator("properties")
+    @classmethod
+    def _distinct_properties(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if problems := repeated(names, "property"):
+            refuse(problems)
+        return names
 
     @field_validator("fewshot_as_multiturn")
     @classmethod
@@ -186,6 +243,62 @@ class StudyConfig(Section):
         if value and info.data.get("apply_chat_template") is False:
             refuse([((), "fewshot_as_multiturn needs apply_chat_template: true")])
         return value
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _budget(cls, value: object) -> object:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value != "unlimited" and not (whole and 0 <= value <= 10**6):  # type: ignore[operator]
+            shown = json.dumps(value, default=str)
+            refuse([((), f"expected a whole number from 0 to 1000000, or unlimited, got {shown}")])
+        return value
+
+    @field_validator("max_time")
+    @classmethod
+    def _max_time(cls, value: str | None) -> str | None:
+        if value is not None and not seconds(value):
+            refuse([((), f"expected a time such as 8h, 90min or 1d12h, got {value!r}")])
+        return value
+
+    @field_validator("deterministic")
+    @classmethod
+    def _deterministic(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("max_time") is not None:
+            refuse([((), "a limit of time has no deterministic end; use budget or max_items")])
+        if value and info.data.get("executor") == "ray" and info.data.get("workers") is None:
+            refuse([((), "how many trials are in flight decides what is proposed: give workers")])
+        return value
+
+    @model_validator(mode="after")
+    def _limited(self) -> StudyConfig:
+        if self.budget == "unlimited" and self.max_items is None and self.max_time is None:
+            refuse([(("budget",), "an unlimited budget needs max_time or max_items")])
+        return self
+
+    @field_validator("constraints")
+    @classmethod
+    def _constraints(cls, texts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        tasks, models = info.data.get("tasks"), info.data.get("models")
+        if tasks is None or models is None:
+            return texts  # their faults are told first
+        names = [*(task.name for task in tasks), *info.data.get("properties", ())]
+        references = (BEST_PARENT, "base", "uniform", *models)
+        problems: list[Problem] = []
+        for i, text in enumerate(texts):
+            try:
+                found = Constraint.parse(text)
+            except ValueError as error:
+                problems.append(((i,), str(error)))
+                continue
+            if found.objective not in names:
+                advice = nearest(found.objective, names)
+                problems.append(((i,), f"no objective is named {found.objective!r}{advice}"))
+            if found.reference not in (None, *references):
+                advice = nearest(str(found.reference), references)
+                problems.append(((i,), f"no model is named {found.reference!r}{advice}"))
+        if problems:
+            refuse(problems)
+        return texts
 
     @field_validator("workers")
     @classmethod
@@ -200,6 +313,21 @@ class StudyConfig(Section):
         if value is not None and info.data.get("executor") == "local":
             refuse([((), "a Ray address needs executor: ray")])
         return value
+
+    @property
+    def max_seconds(self) -> float | None:
+        """`max_time` in seconds."""
+        return None if self.max_time is None else seconds(self.max_time)
+
+    @property
+    def expected_budget(self) -> int:
+        """About how many trials there will be, as far as the settings tell."""
+        if self.budget != "unlimited":
+            return self.budget
+        each = self.evaluation.items_per_candidate
+        if self.max_items is None or each == "full":
+            return UNKNOWN_BUDGET
+        return max(self.max_items // (each * len(self.tasks)), 1)
 
     @property
     def references(self) -> dict[str, str]:

@@ -8,6 +8,7 @@ from automerge.estimation.differences import (
     tango_interval,
 )
 from automerge.estimation.intervals import Interval, interval, mean_interval, wilson_interval
+from automerge.estimation.nondominated import nondominated_probability
 from automerge.estimation.optimism import Optimism, optimism
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "interval",
     "mean_difference",
     "mean_interval",
+    "nondominated_probability",
     "optimism",
     "paired_difference",
     "smallest_detectable_difference",

@@ -60,6 +60,8 @@ def paired_difference(
     if n == 0:
         return NO_DIFFERENCE
     difference = estimate(a, aggregation).value - estimate(b, aggregation).value
+    if aggregation == "exact":
+        return Difference(difference, difference, difference, 0.0, 1)
     spread = influence(a, aggregation) - influence(b, aggregation)
     stderr = standard_error(spread)
     both = np.array([*a.values, *b.values], dtype=np.float64)

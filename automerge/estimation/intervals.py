@@ -46,6 +46,8 @@ def interval(scores: ItemScores, aggregation: Aggregation, level: float = 0.95) 
     if point.n == 0:
         return Interval(math.nan, math.nan, math.nan, math.nan, 0)
     values = np.asarray(scores.values, dtype=np.float64)
+    if aggregation == "exact":
+        return Interval(point.value, point.value, point.value, 0.0, 1)
     if aggregation == "mean":
         low, high = _mean_interval(values, point, level)
     else:
@@ -112,7 +114,7 @@ def influence(scores: ItemScores, aggregation: Aggregation) -> NDArray[np.float6
     Sampling Techniques, 1977, eq. 6.4).
     """
     values = np.asarray(scores.values, dtype=np.float64)
-    if aggregation == "mean":
+    if aggregation in ("mean", "exact"):
         return values - float(values.mean())
     if aggregation == "perplexity":
         mean = float(values.mean())

@@ -5,11 +5,21 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from automerge.errors import AutomergeError
 
 MIN_ANSWERS = 20
 """Fewer equal answers than this can be chance."""
+
+BROKEN_SHARE = 0.95
+"""More generations than this share must be one text in a loop before a model is called broken."""
+
+SHORTEST_LOOP, LONGEST_LOOP, TIMES = 2, 64, 3
+"""Tokens of a phrase, and how often it ends a text that loops."""
+
+ENDLESS = 32
+"""A loop that was cut after fewer tokens might have ended."""
 
 
 class InvalidOutput(AutomergeError):
@@ -46,16 +56,60 @@ def check_log_likelihoods(
         )
 
 
-def generation_notes(
-    task: str, texts: Sequence[str], truncated: Sequence[bool]
-) -> dict[str, float]:
-    """Shares of generations that are empty, reached the limit of new tokens, or are all alike.
+def loops(tokens: Sequence[int]) -> bool:
+    """Whether a text ends in a loop: a phrase of at least two tokens, three times in a row.
 
-    One answer to every prompt is a bad model's, not a broken one's, so it is noted only.
+    The definition of Holtzman et al. (2020, "The Curious Case of Neural Text Degeneration",
+    arXiv:1904.09751), with phrases of at most `LONGEST_LOOP` tokens.
     """
-    ((_, most),) = Counter(texts).most_common(1)
+    for length in range(SHORTEST_LOOP, min(LONGEST_LOOP, len(tokens) // TIMES) + 1):
+        end = tokens[-length * TIMES :]
+        if end[length:] == end[:-length]:
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A generated text, its tokens, and whether it reached the limit of new tokens."""
+
+    text: str
+    tokens: Sequence[int]
+    truncated: bool
+
+
+def check_generations(task: str, generations: Sequence[Generation]) -> None:
+    """Refuse a model that answers nearly every prompt with one and the same endless loop.
+
+    No more is refused: a weak model may loop, be cut, or be silent on most prompts, each in its own
+    way, and the base itself must be scored for a search to begin.
+
+    Raises:
+        InvalidOutput: naming the task.
+    """
+    if len(generations) < MIN_ANSWERS:
+        return
+    endless = Counter(
+        g.text for g in generations if g.truncated and len(g.tokens) >= ENDLESS and loops(g.tokens)
+    )
+    for text, count in endless.most_common(1):
+        if count > BROKEN_SHARE * len(generations):
+            raise InvalidOutput(
+                f"{count} of {len(generations)} generations in task {task!r} are the same endless "
+                f"loop, {text[:40]!r}; the merged model ignores its input"
+            )
+
+
+def generation_notes(task: str, generations: Sequence[Generation]) -> dict[str, float]:
+    """Shares of generations that are empty, reached the limit of new tokens, loop, or are alike.
+
+    Each is a bad model's, not a broken one's, so it is noted only.
+    """
+    n = len(generations)
+    ((_, most),) = Counter(g.text for g in generations).most_common(1)
     return {
-        f"{task}/empty": sum(not text.strip() for text in texts) / len(texts),
-        f"{task}/truncated": sum(truncated) / len(texts),
-        f"{task}/repeated": most / len(texts) if most > 1 else 0.0,
+        f"{task}/empty": sum(not g.text.strip() for g in generations) / n,
+        f"{task}/truncated": sum(g.truncated for g in generations) / n,
+        f"{task}/looping": sum(loops(g.tokens) for g in generations) / n,
+        f"{task}/repeated": most / n if most > 1 else 0.0,
     }

@@ -9,9 +9,27 @@ from automerge.errors import nearest
 from automerge.objective import AGGREGATIONS, Aggregation, Direction, Objective
 
 if TYPE_CHECKING:
+    from lm_eval.api.filter import FilterEnsemble
     from lm_eval.api.task import Task
 
     from automerge.evaluation.tasks import TaskSpec
+
+BINARY_METRICS = frozenset(
+    {
+        "acc",
+        "acc_bytes",
+        "acc_mutual_info",
+        "acc_norm",
+        "acc_norm_bytes",
+        "contains",
+        "em",
+        "exact",
+        "exact_match",
+        "prompt_level_loose_acc",
+        "prompt_level_strict_acc",
+    }
+)
+"""lm-eval's metrics that score an item 0 or 1."""
 
 
 def resolve(
@@ -76,6 +94,17 @@ def resolve(
 def filter_names(task: Task) -> list[str]:
     """Names of a task's filter pipelines, in lm-eval's order."""
     return [ensemble.name for ensemble in task._filters]
+
+
+def filter_ensemble(task: Task, name: str) -> FilterEnsemble:
+    """A task's filter pipeline by its name."""
+    return next(ensemble for ensemble in task._filters if ensemble.name == name)
+
+
+def fallbacks(task: Task, name: str) -> list[Any]:
+    """What a pipeline gives for an answer it finds nothing in, as lm-eval's `regex` does."""
+    filters = [make() for make in filter_ensemble(task, name).filters]
+    return [found.fallback for found in filters if getattr(found, "fallback", None) is not None]
 
 
 def _aggregation(task: Task, metric: str) -> Aggregation | None:

@@ -63,7 +63,7 @@ def reproduce_commands(
     settings = task_set.settings
     groups: dict[tuple[str, str, bool], dict[str, tuple[str, ...]]] = {}
     for spec, objective in zip(task_set.specs, task_set.objectives, strict=True):
-        leaves = task_set.members[objective.name]
+        leaves = task_set.scored(objective.name)
         shots = any(task_set.tasks[leaf].get_config("num_fewshot") for leaf in leaves)
         asked = "" if spec.num_fewshot is None else str(spec.num_fewshot)
         options = ",".join(f"{key}={value!r}" for key, value in spec.gen_kwargs.items())

@@ -19,12 +19,15 @@ from automerge.evaluation.forward import (
     log_likelihoods,
 )
 from automerge.evaluation.guards import (
+    Generation,
     InvalidOutput,
     MetricError,
+    check_generations,
     check_log_likelihoods,
     generation_notes,
 )
 from automerge.evaluation.isolation import isolated
+from automerge.evaluation.metrics import fallbacks, filter_ensemble
 from automerge.evaluation.packing import Request
 from automerge.evaluation.requests import Item, TokenisedRequests, build_requests
 from automerge.evaluation.tasks import TaskSet
@@ -102,9 +105,10 @@ class Scorer:
         began = time.perf_counter()
         answers = self.answer(items)
         answered = time.perf_counter()
-        scores = self.judge(items, answers)
+        scores, notes = self._judge(items, answers)
         ended = time.perf_counter()
-        return Scored(scores, answered - began, ended - answered, answers.tokens, answers.notes)
+        notes = {**answers.notes, **notes}
+        return Scored(scores, answered - began, ended - answered, answers.tokens, notes)
 
     def requests(self, items: Items) -> list[Request]:
         """The items' log-likelihood requests as token ids."""
@@ -138,16 +142,24 @@ class Scorer:
 
     def judge(self, items: Items, answers: Answers) -> dict[str, ItemScores]:
         """Turn answers into item scores with lm-eval's own filters and `process_results`."""
+        return self._judge(items, answers)[0]
+
+    def _judge(
+        self, items: Items, answers: Answers
+    ) -> tuple[dict[str, ItemScores], dict[str, float]]:
+        """Item scores of the objectives, and notes on what the filters did."""
         objectives = self._task_set.objectives
         members = self._task_set.members
         metrics: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
+        notes: dict[str, float] = {}
         with isolated():
             for objective in objectives:
                 for task in members[objective.name]:
                     key = (task, objective.filter)
                     if key not in metrics and items.get(task):
                         metrics[key] = self._judge_task(*key, items[task], answers)
-        return {
+                        notes |= self._extraction_note(*key, items[task])
+        scores = {
             objective.name: _item_scores(
                 objective,
                 [
@@ -158,6 +170,7 @@ class Scorer:
             )
             for objective in objectives
         }
+        return scores, notes
 
     def _chosen(self, items: Items) -> dict[Item, tuple[Instance, ...]]:
         return {
@@ -230,11 +243,15 @@ class Scorer:
                 f"logits not finite in task {task!r}; the merged weights overflow or hold NaN"
             )
         texts: list[str] = lm.generate_until(list(instances), disable_tqdm=True)
-        lengths = [len(lm.tok_encode(text, add_special_tokens=False)) for text in texts]
-        limits = [_max_gen_toks(instance, lm.max_gen_toks) for instance in instances]
-        truncated = [length >= limit for length, limit in zip(lengths, limits, strict=True)]
-        tokens = sum(lengths) + sum(len(lm.tok_encode(i.args[0])) for i in instances)
-        return texts, tokens, generation_notes(task, texts, truncated)
+        generations = []
+        for instance, text in zip(instances, texts, strict=True):
+            own = list(lm.tok_encode(text, add_special_tokens=False))
+            limit = _max_gen_toks(instance, lm.max_gen_toks)
+            generations.append(Generation(text, own, len(own) >= limit))
+        check_generations(task, generations)
+        tokens = sum(len(generation.tokens) for generation in generations)
+        tokens += sum(len(lm.tok_encode(i.args[0])) for i in instances)
+        return texts, tokens, generation_notes(task, generations)
 
     def _judge_task(
         self, name: str, filter_name: str, doc_ids: Sequence[int], answers: Answers
@@ -261,10 +278,25 @@ class Scorer:
             judged[doc_id] = task.process_results(document, results)
         return judged
 
+    def _extraction_note(
+        self, name: str, filter_name: str, doc_ids: Sequence[int]
+    ) -> dict[str, float]:
+        """The share of judged answers in which a task's filter found nothing to judge."""
+        found_nothing = fallbacks(self._task_set.tasks[name], filter_name)
+        if not found_nothing:
+            return {}
+        signs = [*found_nothing, *([sign] for sign in found_nothing)]
+        answers = [
+            instance.filtered_resps[filter_name]
+            for doc_id in doc_ids
+            for instance in self._instances[name, doc_id]
+        ]
+        missed = sum(answer in signs for answer in answers)
+        return {f"{name},{filter_name}/unextracted": missed / len(answers)}
+
 
 def _apply_filter(task: Task, name: str, instances: Sequence[Instance]) -> None:
-    ensemble = next(ensemble for ensemble in task._filters if ensemble.name == name)
-    ensemble.apply(list(instances))
+    filter_ensemble(task, name).apply(list(instances))
 
 
 def _item_scores(

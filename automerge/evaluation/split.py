@@ -6,9 +6,11 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from automerge.errors import Fault, PreflightError
+from automerge.evaluation.duplicates import find_clusters
 from automerge.trial import PARTS, Items, Part
 
 MIN_ITEMS = 8
@@ -17,10 +19,16 @@ MIN_ITEMS = 8
 
 @dataclass(frozen=True)
 class Split:
-    """Item ids of each part, by leaf task; `digest` names documents and cut together."""
+    """Item ids of each part, by leaf task; `digest` names documents and cut together.
+
+    `clusters` holds the number of every document's cluster, by doc id: what is in one cluster is in
+    one part, and is not independent. `notes` say what could not be kept together, or was left out.
+    """
 
     parts: Mapping[Part, Items]
     digest: str
+    clusters: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def items(self, part: Part, tasks: Sequence[str] | None = None) -> dict[str, tuple[int, ...]]:
         """Items of one part, of all leaf tasks or of some."""
@@ -32,8 +40,8 @@ class Split:
 class SplitPlan:
     """How to cut: shares of search, select and test, a salt, and the most items an objective gets.
 
-    A document's part depends on its content and the salt alone, so that documents added to a task
-    later never move the others.
+    A document's part depends on the content of its cluster and the salt alone, so that documents
+    added to a task later move others only by joining their cluster.
     """
 
     fractions: Mapping[Part, float] = field(
@@ -47,14 +55,17 @@ class SplitPlan:
         if min(shares) < 0 or abs(sum(shares) - 1.0) > 1e-9:
             raise ValueError(f"the shares of {', '.join(PARTS)} must add up to 1; got {shares}")
 
-    def part(self, unit: float) -> Part:
-        """The part that holds a number from [0, 1)."""
+    def part(self, unit: float, among: Sequence[Part] = PARTS) -> Part:
+        """The part that holds a number from [0, 1), of some parts in proportion to their shares."""
+        shares = {part: self.fractions.get(part, 0.0) for part in PARTS if part in among}
+        total = 1.0 if len(shares) == len(PARTS) else sum(shares.values())
         limit = 0.0
-        for part in PARTS[:-1]:
-            limit += self.fractions.get(part, 0.0)
-            if unit < limit:
+        *others, last = shares
+        for part in others:
+            limit += shares[part]
+            if unit * total < limit:
                 return part
-        return PARTS[-1]
+        return last
 
 
 def document_hash(document: object, salt: str = "") -> str:
@@ -69,12 +80,18 @@ def split_documents(
     documents: Mapping[str, Sequence[object]],
     objectives: Mapping[str, Sequence[str]],
     plan: SplitPlan,
+    own: Mapping[str, Sequence[Part]] = MappingProxyType({}),
 ) -> Split:
     """Assign every document of every leaf task to one part.
 
     `documents` maps leaf tasks to documents in lm-eval's order, `objectives` maps objective names
-    to their leaf tasks. Equal documents land in the same part, also across tasks. Under a limit an
-    objective keeps the items with the smallest hashes, pooled over its leaf tasks.
+    to their leaf tasks. Documents of a cluster (see `find_clusters`) land in the same part, also
+    across tasks; a cluster of one, or of equal documents, lands where its hash says. Under a limit
+    an objective keeps the items with the smallest hashes, pooled over its leaf tasks.
+
+    `own` names the parts that the documents of a leaf task may be in, where not all: a task has
+    dataset splits of its own. A cluster that spans them is in the last part any of its documents
+    may be in; the others of it are left out.
 
     Raises:
         PreflightError: a part would hold fewer than `MIN_ITEMS` items of an objective.
@@ -83,13 +100,25 @@ def split_documents(
         task: [document_hash(document, plan.salt) for document in docs]
         for task, docs in documents.items()
     }
+    clusters = find_clusters(documents, hashes)
+    assigned = _assign(hashes, clusters.of, plan, own)
     drawn: dict[Part, dict[str, list[tuple[str, int]]]] = {
         part: {task: [] for task in documents} for part in PARTS
     }
+    notes = list(clusters.notes)
     for task, digests in hashes.items():
-        for doc_id, digest in enumerate(digests):
-            part = plan.part(int(digest[:16], 16) / 2.0**64)
-            drawn[part][task].append((digest, doc_id))
+        left_out = 0
+        for doc_id, (digest, cluster) in enumerate(zip(digests, clusters.of[task], strict=True)):
+            part = assigned[cluster]
+            if part in own.get(task, PARTS):
+                drawn[part][task].append((digest, doc_id))
+            else:
+                left_out += 1
+        if left_out:
+            notes.append(
+                f"task {task!r}: {left_out} documents are left out, because documents like them "
+                "are in the dataset split of a later part"
+            )
 
     faults = []
     for name, tasks in objectives.items():
@@ -113,7 +142,35 @@ def split_documents(
     content = hashlib.sha256(
         json.dumps([hashes, parts], sort_keys=True, separators=(",", ":")).encode()
     )
-    return Split(parts, content.hexdigest())
+    return Split(parts, content.hexdigest(), clusters.of, tuple(notes))
+
+
+def _assign(
+    hashes: Mapping[str, Sequence[str]],
+    clusters: Mapping[str, Sequence[int]],
+    plan: SplitPlan,
+    own: Mapping[str, Sequence[Part]],
+) -> dict[int, Part]:
+    """The part of every cluster, by its smallest hash.
+
+    That of several documents is hashed again: the smallest of many numbers is a small one.
+    """
+    members: dict[int, set[str]] = {}
+    allowed: dict[int, set[tuple[Part, ...]]] = {}
+    for task, digests in hashes.items():
+        parts = tuple(own.get(task, PARTS))
+        for digest, cluster in zip(digests, clusters[task], strict=True):
+            members.setdefault(cluster, set()).add(digest)
+            allowed.setdefault(cluster, set()).add(parts)
+    assigned = {}
+    for cluster, distinct in members.items():
+        name = min(distinct)
+        if len(distinct) > 1:
+            name = hashlib.sha256(name.encode()).hexdigest()
+        shared = [part for part in PARTS if all(part in parts for parts in allowed[cluster])]
+        last = max((part for parts in allowed[cluster] for part in parts), key=PARTS.index)
+        assigned[cluster] = plan.part(int(name[:16], 16) / 2.0**64, shared or [last])
+    return assigned
 
 
 def _capped(

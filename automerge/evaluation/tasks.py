@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from automerge.errors import Fault, PreflightError, nearest
+from automerge.evaluation.dataset_splits import on_splits, split_faults
 from automerge.evaluation.isolation import FEWSHOT_SEED, isolated
 from automerge.evaluation.metrics import resolve
 from automerge.evaluation.split import document_hash
 from automerge.evaluation.task_code import find_code
 from automerge.evaluation.task_index import known_metrics, own_files, task_manager, unreadable
 from automerge.objective import Direction, Objective
+from automerge.trial import Part
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -28,6 +30,8 @@ class TaskSpec:
 
     `task` is an lm-eval task, group or tag; `metric` is lm-eval's key with or without its filter
     ("acc", "exact_match,strict-match"), None the task's first; `direction` None is the task's own.
+    `split` names the dataset splits that parts are taken from, where it is not the one lm-eval
+    scores.
     """
 
     task: str
@@ -36,6 +40,7 @@ class TaskSpec:
     num_fewshot: int | None = None
     gen_kwargs: Mapping[str, object] = field(default_factory=dict)
     name: str | None = None
+    split: Mapping[Part, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,13 +89,20 @@ class TaskSet:
     """Loaded leaf tasks and the objectives over them.
 
     `members` maps objective names to leaf tasks; a group's items are pooled over its leaves.
+    `parts` are those that the documents of a leaf task may be in: a task with dataset splits of its
+    own is a leaf on each (TASK@SPLIT), and stock lm-eval knows those with test items only.
     """
 
     tasks: Mapping[str, Task]
     objectives: tuple[Objective, ...]
     members: Mapping[str, tuple[str, ...]]
+    parts: Mapping[str, tuple[Part, ...]]
     specs: tuple[TaskSpec, ...]
     settings: TaskSettings
+
+    def scored(self, objective: str) -> tuple[str, ...]:
+        """An objective's leaf tasks as stock lm-eval knows them."""
+        return tuple(leaf for leaf in self.members[objective] if "test" in self.parts[leaf])
 
     def documents(self) -> dict[str, list[dict[str, Any]]]:
         """Every leaf task's documents, by lm-eval's doc id."""
@@ -127,7 +139,9 @@ def _load(specs: Sequence[TaskSpec], settings: TaskSettings) -> tuple[TaskSet, l
     with isolated():
         manager = task_manager([spec.task for spec in specs], settings.include_path)
         loaded: dict[tuple[str, str], list[Task]] = {}
+        names: dict[tuple[str, str], tuple[str, ...]] = {}
         tasks: dict[str, Task] = {}
+        parts: dict[str, tuple[Part, ...]] = {}
         owner: dict[str, int] = {}
         objectives: list[Objective] = []
         members: dict[str, tuple[str, ...]] = {}
@@ -141,7 +155,12 @@ def _load(specs: Sequence[TaskSpec], settings: TaskSettings) -> tuple[TaskSet, l
                     first = owner.setdefault(leaf.task_name, index)
                     if _how_asked(specs[first]) != _how_asked(spec):
                         found.append(_conflict(leaf.task_name, specs[first], spec))
-                    tasks.setdefault(leaf.task_name, leaf)
+                if not found:
+                    placed = [on for leaf in leaves for on in on_splits(leaf, spec.split)]
+                    names[key] = tuple(task.task_name for task, _ in placed)
+                    for task, own in placed:
+                        tasks.setdefault(task.task_name, task)
+                        parts[task.task_name] = own
             if not found:
                 leaves = loaded[key]
                 objective, found = resolve(spec, leaves, _name(spec, specs))
@@ -149,9 +168,9 @@ def _load(specs: Sequence[TaskSpec], settings: TaskSettings) -> tuple[TaskSet, l
                     found.append(("name", f"two objectives are called {objective.name!r}"))
                 elif objective is not None:
                     objectives.append(objective)
-                    members[objective.name] = tuple(leaf.task_name for leaf in leaves)
+                    members[objective.name] = names[key]
             faults += [TaskFault(index, where, message) for where, message in found]
-    return TaskSet(tasks, tuple(objectives), members, tuple(specs), settings), faults
+    return TaskSet(tasks, tuple(objectives), members, parts, tuple(specs), settings), faults
 
 
 def _refusals(
@@ -203,6 +222,7 @@ def _load_one(manager: TaskManager, spec: TaskSpec) -> tuple[list[Task], list[tu
     found: list[tuple[str, str]] = []
     for leaf in leaves:
         found += _unusable(leaf)
+        found += split_faults(leaf, spec.split)
         generates = leaf.get_config("output_type") == "generate_until"
         if spec.gen_kwargs and generates:
             leaf.set_config(key="generation_kwargs", value=dict(spec.gen_kwargs), update=True)
@@ -250,11 +270,13 @@ def _unusable(leaf: Task) -> Iterator[tuple[str, str]]:
 
 
 def _how_asked(spec: TaskSpec) -> str:
-    return json.dumps([spec.num_fewshot, dict(spec.gen_kwargs)], sort_keys=True, default=str)
+    asked = [spec.num_fewshot, dict(spec.gen_kwargs), dict(spec.split)]
+    return json.dumps(asked, sort_keys=True, default=str)
 
 
 def _conflict(leaf: str, first: TaskSpec, second: TaskSpec) -> tuple[str, str]:
-    where = "num_fewshot" if first.num_fewshot != second.num_fewshot else "gen_kwargs"
+    fields = ("num_fewshot", "gen_kwargs", "split")
+    where = next(name for name in fields if getattr(first, name) != getattr(second, name))
     return where, (
         f"task {leaf!r} is asked with two settings, {where} {getattr(first, where)!r} and "
         f"{getattr(second, where)!r}; a task has one setting in a study"

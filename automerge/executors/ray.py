@@ -14,7 +14,7 @@ from typing import Any
 from automerge.errors import ClusterLost, PreflightError
 from automerge.executors.base import Worker, WorkerFactory
 from automerge.executors.deadline import LEAST_S, Deadline
-from automerge.trial import Failed, FailureKind, Job, Measured, Outcome
+from automerge.trial import Failed, FailureKind, Job, Measured, Outcome, Part, count_items
 
 RETRIES = 2
 """How often a job whose worker died is given to a fresh one."""
@@ -84,7 +84,7 @@ class RayExecutor:
         self._starting: dict[Any, Any] = {}
         self._idle: list[Any] = []
         self._running: dict[Any, _Running] = {}
-        self._deaths: Counter[tuple[int, str]] = Counter()
+        self._deaths: Counter[tuple[int, Part, int]] = Counter()
         self._deadline = Deadline(settings.least_deadline_s)
         self._lost_in_a_row = 0
         self._looked = self._alive = time.monotonic()
@@ -170,7 +170,7 @@ class RayExecutor:
             raise ClusterLost(f"Ray failed: {error}; the same command resumes the study") from error
         self._lost_in_a_row = 0
         if isinstance(outcome, Measured):
-            self._deadline.saw(_n_items(run.job), time.monotonic() - run.since)
+            self._deadline.saw(count_items(run.job.items), time.monotonic() - run.since)
         self._idle.append(run.actor)
         return run.job, outcome
 
@@ -178,7 +178,7 @@ class RayExecutor:
         """Kill a worker that takes far too long; its job is tried again or has failed."""
         now = time.monotonic()
         for ref, run in self._running.items():
-            limit_s = self._deadline.limit_s(_n_items(run.job))
+            limit_s = self._deadline.limit_s(count_items(run.job.items))
             if limit_s is not None and now - run.since > limit_s:
                 del self._running[ref]
                 self._ray.kill(run.actor)
@@ -187,7 +187,7 @@ class RayExecutor:
         return None
 
     def _again(self, job: Job, kind: FailureKind, reason: str) -> tuple[Job, Outcome] | None:
-        key = (job.trial, job.part)
+        key = job.key
         self._deaths[key] += 1
         if self._deaths[key] > RETRIES:
             return job, Failed(kind, _line(f"tried {self._deaths[key]} times; {reason}"))
@@ -235,10 +235,6 @@ class RayExecutor:
         self._queue.clear()
         if self._owned:
             self._ray.shutdown()
-
-
-def _n_items(job: Job) -> int:
-    return sum(map(len, job.items.values()))
 
 
 def _line(text: str) -> str:

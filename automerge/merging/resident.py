@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,13 +15,14 @@ from torch import Tensor, nn
 from automerge.checkpoints import Checkpoint
 from automerge.checkpoints.stacked import stacked_settings
 from automerge.errors import Fault, PreflightError
+from automerge.merging.distance import squared_norms
 from automerge.merging.fused import fused_kernels
 from automerge.merging.live import live_tensors
 from automerge.merging.memory import Need, free_host_bytes, plan_memory
 from automerge.merging.plan import Planner
 from automerge.merging.tensor import merge_into_tensor, merge_tensor
 from automerge.merging.workspace import Workspace
-from automerge.recipe import Recipe
+from automerge.recipe import Recipe, single
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,12 +41,14 @@ class MergeReport:
 class Live:
     """A live model's storage by checkpoint name, and what each tensor now holds.
 
-    `names` are those of all tensors of the checkpoint, with and without storage of their own.
+    `names` are those of all tensors of the checkpoint, with and without storage of their own;
+    `moved` holds squared distances to the base, squared norms of it, and for what they were taken.
     """
 
     names: Sequence[str]
     targets: Mapping[str, Tensor]
     holds: dict[str, tuple[object, ...]] = field(default_factory=dict)
+    moved: dict[str, tuple[tuple[object, ...] | None, float, float]] = field(default_factory=dict)
 
 
 class ResidentEngine:
@@ -101,6 +105,23 @@ class ResidentEngine:
                 live.holds[step.tensor] = step.key
                 n_written += 1
         return MergeReport(time.perf_counter() - start, n_written, len(live.targets))
+
+    def distance(self, model: PreTrainedModel, base: str) -> float:
+        """How far the merged weights are from the base's: ‖θ − θ_base‖ / ‖θ_base‖, both stored.
+
+        Of tensors that were not merged anew since it was last asked for, nothing is read.
+        """
+        live = self._live[model]
+        for step in self._planner.plan(single(base)):
+            target, holds = live.targets.get(step.tensor), live.holds.get(step.tensor)
+            if target is None or ((known := live.moved.get(step.tensor)) and known[0] == holds):
+                continue
+            stored = merge_tensor(step, self._workspace)
+            live.moved[step.tensor] = (holds, *squared_norms(target, stored))
+            self._workspace.release()
+        moved = math.fsum(moved for _, moved, _ in live.moved.values())
+        size = math.fsum(size for _, _, size in live.moved.values())
+        return math.sqrt(moved / size)
 
     def _check_layers(self, model: PreTrainedModel, recipe: Recipe) -> None:
         """Refuse a live model that another configuration was made for."""

@@ -13,10 +13,10 @@ from automerge.objective import Objective
 from automerge.redaction import redact
 from automerge.report.commands import score_commands
 from automerge.report.compare import Versus, verdict
-from automerge.report.conclusion import count
-from automerge.report.model import MODELS, ModelOrigin, StudyResult
+from automerge.report.model import MODELS, ModelOrigin, StudyResult, count
 from automerge.report.sections import recipe_yaml
 from automerge.report.summary import Member, Summary, summarise
+from automerge.well_known import benchmark
 
 FILE = "README.md"
 
@@ -37,6 +37,7 @@ def model_card(result: StudyResult, number: int, name: str) -> str:
     sections = (
         _introduction(summary, member, name),
         _scores(summary, member),
+        _optimised_for(result),
         _models(origins),
         ("## Recipe", _fence(recipe_yaml(member.trial.trial.recipe.plain()), "yaml")),
         _reproduce(result, name),
@@ -69,6 +70,7 @@ def _data(
             metric_args={"low": _finite(test.low), "high": _finite(test.high)},
         )
         for o, test in _tests(result.objectives, member)
+        if not o.is_exact
     ]
     license, license_name = _license(origins)
     return ModelCardData(
@@ -189,6 +191,27 @@ def _verdicts(summary: Summary, member: Member, objectives: Sequence[Objective])
     )
 
 
+def _optimised_for(result: StudyResult) -> tuple[str, ...]:
+    """Say of each well-known benchmark among the objectives that it is none for this model."""
+    lines = []
+    for objective in result.objectives:
+        items = {
+            item
+            for trial in result.trials
+            if (scores := trial.scores("search", objective.name)) is not None
+            for item in scores.items
+        }
+        tasks = dict.fromkeys([objective.task, *sorted({task for task, _ in items})])
+        found = dict.fromkeys(name for name in map(benchmark, tasks) if name is not None)
+        lines += [
+            f"* **{escape(name)}** was optimised for, on {count(len(items), 'search item')} of "
+            f"{escape(objective.task)}: the scores of this model on {escape(name)} no longer "
+            "measure general ability."
+            for name in found
+        ]
+    return ("## Optimised for", "\n".join(lines)) if lines else ()
+
+
 def _optimism(summary: Summary) -> str:
     found = ", ".join(
         f"{escape(name)} {summary.units[name].difference(o.value)}"
@@ -223,8 +246,8 @@ def _reproduce(result: StudyResult, name: str) -> tuple[str, ...]:
         _fence(score_commands(result, f"{MODELS}/{name}"), "sh"),
         "The study:",
         _fence(p.command, "sh"),
-        f"Sampler {escape(result.sampler)}, seed {result.seed}, budget "
-        f"{count(result.budget, 'trial')}. Versions: {versions}.",
+        f"Sampler {escape(result.sampler)}, seed {result.seed}, budget {result.limits}. "
+        f"Versions: {versions}.",
     )
 
 

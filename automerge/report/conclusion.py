@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from automerge.report.means import Means
+from automerge.report.model import StudyResult, count
 from automerge.report.summary import Summary
 from automerge.trial import Measured
 
@@ -18,10 +19,13 @@ def conclusion(summary: Summary) -> tuple[str, ...]:
     result = summary.result
     if not any(_measured(summary)):
         return (_nothing(summary),)
+    if not result.front and result.constraints and result.state == "finished":
+        bounds = ", ".join(map(str, result.constraints))
+        return (f"On the select items no model kept the constraints ({bounds}).",)
     if not result.front:
         done = sum(_measured(summary))
         return (
-            f"No front yet: {count(done, 'model')} measured; the budget is {result.budget}.",
+            f"No front yet: {count(done, 'model')} measured; the budget is {result.limits}.",
             "Scores on search items flatter what was chosen by them; "
             "the front is chosen and tested when the search ends.",
         )
@@ -36,12 +40,17 @@ def conclusion(summary: Summary) -> tuple[str, ...]:
             "No claim is made before the sealed test items are scored.",
         )
     claims = _mean_claims(summary, summary.means) if summary.means else _gain_claims(summary)
-    return tuple(claim for claim in claims if claim)
+    return tuple(claim for claim in (*claims, _openings(result)) if claim)
 
 
-def count(number: int, noun: str) -> str:
-    """Write a number with its noun: 1 trial, 2 trials."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def _openings(result: StudyResult) -> str:
+    """Say when test items were looked at before the search had ended."""
+    if result.openings < 2:
+        return ""
+    return (
+        f"The study was extended after a test: {result.openings} shortlists were opened, so who "
+        "chose when to stop by their scores makes these flatter."
+    )
 
 
 def _measured(summary: Summary) -> list[bool]:
@@ -59,7 +68,7 @@ def _nothing(summary: Summary) -> str:
         return f"All {count(len(failures), 'trial')} failed; the first: {first.reason}"
     if result.budget == 0:
         return "Nothing was measured: the budget was 0."
-    return f"Nothing is measured yet; the budget is {count(result.budget, 'trial')}."
+    return f"Nothing is measured yet; the budget is {result.limits}."
 
 
 def _mean_claims(summary: Summary, means: Means) -> Sequence[str]:

@@ -31,11 +31,15 @@ def front_document(result: StudyResult) -> Plain:
         "study": result.study,
         "state": result.state,
         "budget": result.budget,
+        "max_items": result.max_items,
+        "max_time": result.max_time,
         "sampler": result.sampler,
         "seed": result.seed,
         "conclusion": list(conclusion(summary)),
         "objectives": [_objective(o, summary) for o in result.objectives],
-        "members": [_member(m) for m in summary.members],
+        "constraints": [str(constraint) for constraint in result.constraints],
+        "openings": result.openings,
+        "members": [_member(m, summary.likely.get(m.name)) for m in summary.members],
         "hypervolume": _hypervolume(summary),
         "optimism": {
             name: {"value": _number(o.value), "stderr": _number(o.stderr), "models": o.models}
@@ -62,12 +66,13 @@ def _objective(objective: Objective, summary: Summary) -> Plain:
     }
 
 
-def _member(member: Member) -> Plain:
+def _member(member: Member, likely: float | None) -> Plain:
     trial = member.trial
     return {
         "name": member.name,
         "kind": member.kind,
         "on_front": member.on_front,
+        "nondominated_probability": _number(likely),
         "knee": member.knee,
         "trial": trial.trial.number,
         "recipe": trial.trial.recipe.plain(),
@@ -80,6 +85,15 @@ def _member(member: Member) -> Plain:
             "best_parent": _versus(member.versus_parent, "parent"),
             "uniform": _versus(member.versus_uniform, None),
         },
+        "constraints": [
+            {
+                "constraint": str(kept.constraint),
+                "value": _number(kept.value),
+                "bound": _number(kept.bound),
+                "verdict": kept.verdict,
+            }
+            for kept in member.kept
+        ],
     }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from automerge.constraint import Constraint
 from automerge.objective import Estimate, ItemScores, Objective, estimate
 from automerge.trial import Failed, Measured, Outcome, Part, Trial
 
@@ -86,7 +87,9 @@ class StudyResult:
     """A study as a report sees it; `front`, `base`, `parents`, `uniform`, `knee` are trial numbers.
 
     `front` was chosen on select items and is empty before that; it may hold parents. `parents`
-    are the sources unchanged, in the order of `sources`, as far as they were tried.
+    are the sources unchanged, in the order of `sources`, as far as they were tried. `budget` counts
+    trials; `openings` counts the shortlists that were frozen: more than one where a study that had
+    been tested was extended.
     """
 
     study: str
@@ -102,6 +105,23 @@ class StudyResult:
     n_layers: int
     sampler: str
     seed: int
-    budget: int
+    budget: int | None
     provenance: Provenance
     warnings: tuple[str, ...] = ()
+    max_items: int | None = None
+    max_time: str | None = None
+    constraints: tuple[Constraint, ...] = ()
+    openings: int = 0
+
+    @property
+    def limits(self) -> str:
+        """The budget in words: 200 trials, 20000 items or 8h."""
+        found = [] if self.budget is None else [count(self.budget, "trial")]
+        found += [] if self.max_items is None else [count(self.max_items, "item")]
+        found += [] if self.max_time is None else [self.max_time]
+        return " or ".join(found)
+
+
+def count(number: int, noun: str) -> str:
+    """Write a number with its noun: 1 trial, 2 trials."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -13,8 +13,7 @@ from automerge.objective import Objective
 from automerge.report.charts import MOST_TRIALS, measured_trials
 from automerge.report.commands import score_commands
 from automerge.report.compare import verdict
-from automerge.report.conclusion import count
-from automerge.report.model import StudyResult
+from automerge.report.model import StudyResult, count
 from automerge.report.run_sections import (
     duration,
     elapsed,
@@ -62,6 +61,7 @@ def sections(summary: Summary) -> Row:
         "numbers_text": _numbers_text(summary),
         "columns": _columns(summary),
         "rows": [_row(m, summary) for m in summary.members],
+        "constraints": _constraints(summary),
         "optimism": _optimism(summary),
         "hypervolume": _hypervolume(summary),
         "models": _models(summary),
@@ -90,7 +90,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         ("on the front", str(len(result.front))),
         ("models tried", str(len(result.trials))),
         ("failed", str(failed(result))),
-        ("budget", count(result.budget, "trial")),
+        ("budget", result.limits),
         ("sampler", result.sampler),
     ]
     if (seconds := elapsed(result)) is not None:
@@ -109,8 +109,31 @@ def _numbers_text(summary: Summary) -> str:
         return f"{text} Each with its 95 % interval."
     return (
         f"{text} Each with its 95 % interval, then the difference to the best parent named in the "
-        "head of the column; coloured where the interval of the difference leaves out zero."
+        "head of the column; coloured where the interval of the difference leaves out zero. Below "
+        "the name, how often nothing here dominates it when the test items are drawn again."
     )
+
+
+def _constraints(summary: Summary) -> list[Row]:
+    """A row a constraint, with a cell a front model."""
+    units = summary.units
+    return [
+        {
+            "text": str(constraint),
+            "cells": [
+                {
+                    "name": m.name,
+                    "value": units[constraint.objective].value(kept.value),
+                    "bound": units[constraint.objective].value(kept.bound),
+                    "verdict": kept.verdict,
+                }
+                for m in summary.front
+                for kept in m.kept
+                if kept.constraint == constraint
+            ],
+        }
+        for constraint in summary.result.constraints
+    ]
 
 
 def _columns(summary: Summary) -> list[tuple[str, str]]:
@@ -146,9 +169,14 @@ def _row(member: Member, summary: Summary) -> Row:
     )
     return {
         "name": member.name,
-        "kind": kind + (", knee" if member.knee else ""),
+        "kind": kind + (", knee" if member.knee else "") + _likely(member, summary),
         "cells": cells,
     }
+
+
+def _likely(member: Member, summary: Summary) -> str:
+    likely = summary.likely.get(member.name)
+    return "" if likely is None else f", undominated {100 * likely:.0f} %"
 
 
 def _cell(

@@ -24,6 +24,7 @@ from automerge.report.compare import (
     verdict,
 )
 from automerge.report.hypervolume import Hypervolume, hypervolume_of_sets
+from automerge.report.likely import Kept, front_probabilities, kept_constraints
 from automerge.report.means import Means, means_of
 from automerge.report.model import StudyResult, TrialResult
 from automerge.report.units import Unit, units
@@ -37,7 +38,8 @@ Scores: TypeAlias = Mapping[str, Mapping[Part, Interval | None]]
 class Member:
     """A row of the report: a front model, a parent, the base or the uniform average.
 
-    `versus_uniform` and `versus_parent` go from objective names to comparisons on test items.
+    `versus_uniform` and `versus_parent` go from objective names to comparisons on test items;
+    `kept` judges the study's constraints there.
     """
 
     kind: Kind
@@ -47,6 +49,7 @@ class Member:
     scores: Scores
     versus_parent: Mapping[str, Versus]
     versus_uniform: Mapping[str, Versus]
+    kept: tuple[Kept, ...]
 
     @property
     def name(self) -> str:
@@ -60,7 +63,8 @@ class Summary:
 
     `best_parent` goes from objective names to the best of parents and base on select items.
     `gains` and `uniform_gains` name front models measurably better somewhere and worse nowhere.
-    `detectable` is the median smallest detectable difference to the best parent by objective.
+    `detectable` is the median smallest detectable difference to the best parent by objective,
+    `likely` how often each member is dominated by none when the test items are drawn again.
     """
 
     result: StudyResult
@@ -74,6 +78,7 @@ class Summary:
     uniform_gains: tuple[str, ...]
     means: Means | None
     hypervolume: Hypervolume | None
+    likely: Mapping[str, float]
 
     @property
     def front(self) -> tuple[Member, ...]:
@@ -93,10 +98,10 @@ def summarise(result: StudyResult, also: Sequence[int] = ()) -> Summary:
     ]
     uniform = trials.get(result.uniform) if result.uniform is not None else None
     best = {o.name: best_on_select(rivals, [o]) for o in result.objectives}
+    rows = {n: kind for n, kind in _rows(result, also).items() if n in trials}
+    named = {trials[number].trial.name: trials[number] for number in rows}
     members = tuple(
-        _member(result, trials[number], kind, best, uniform)
-        for number, kind in _rows(result, also).items()
-        if number in trials
+        _member(result, trials[number], kind, best, uniform, named) for number, kind in rows.items()
     )
     front = [member for member in members if member.kind == "front"]
     k = max(len(front), 1)
@@ -115,6 +120,7 @@ def summarise(result: StudyResult, also: Sequence[int] = ()) -> Summary:
         ),
         means=_means(result.objectives, unit, members, rivals, uniform, corrected),
         hypervolume=_hypervolume(result.objectives, members),
+        likely=front_probabilities(result.objectives, list(named.values())),
     )
 
 
@@ -138,6 +144,7 @@ def _member(
     kind: Kind,
     best: Mapping[str, TrialResult | None],
     uniform: TrialResult | None,
+    named: Mapping[str, TrialResult],
 ) -> Member:
     parents: dict[str, Versus] = {}
     uniforms: dict[str, Versus] = {}
@@ -158,6 +165,7 @@ def _member(
         },
         versus_parent=parents,
         versus_uniform=uniforms,
+        kept=kept_constraints(result, named, trial),
     )
 
 

@@ -10,6 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from automerge.constraint import Constraint
 from automerge.estimation import Difference, Interval
 from automerge.objective import Objective
 from automerge.report.compare import verdict
@@ -102,6 +103,9 @@ class _Writer:
 
     def name(self, member: Member) -> Text:
         knee = ", knee" if member.knee else ""
+        likely = self.summary.likely.get(member.name)
+        if likely is not None and member.on_front:
+            knee += f", {100 * likely:.0f} %"
         kind = "parent on the front" if _surviving(member) else KINDS[member.kind]
         label = f"{kind}{knee}"
         if member.name == label:
@@ -136,8 +140,27 @@ class _Writer:
                 f"({best}); * its interval excludes 0.",
                 "dim",
             )
+        if any(member.name in summary.likely for member in summary.members):
+            yield self.text(
+                "% after a name: how often nothing here dominates it when the test items are drawn "
+                "again.",
+                "dim",
+            )
+        for constraint in summary.result.constraints:
+            yield self.text(self.constraint(constraint), "dim")
         if summary.optimism:
             yield self.text(f"Optimism of the search (search − test): {self.optimism()}.", "dim")
+
+    def constraint(self, constraint: Constraint) -> str:
+        found = [
+            kept.verdict
+            for member in self.summary.front
+            for kept in member.kept
+            if kept.constraint == constraint
+        ]
+        counts = [(word, found.count(word)) for word in ("kept", "unclear", "missed")]
+        words = ", ".join(f"{word} by {n}" for word, n in counts if n)
+        return f"{constraint}: on test items {words or 'not measured'}."
 
     def optimism(self) -> str:
         return ", ".join(

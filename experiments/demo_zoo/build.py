@@ -112,11 +112,11 @@ def build_source(
     (target / "README.md").unlink()
 
 
-def build_task(skill: Skill, folder: Path, seed: int) -> None:
+def build_task(skill: Skill, folder: Path, seed: int, count: int = ITEMS_PER_TASK) -> None:
     """Write the items of one skill and the lm-eval task that asks them."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f"demo_{skill.name}"
-    items = test_items(skill, ITEMS_PER_TASK, seed)
+    items = test_items(skill, count, seed)
     with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as lines:
         for item in items:
             record: dict[str, object] = {"prompt": item.prompt, "answer": item.answer}

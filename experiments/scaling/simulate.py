@@ -32,8 +32,8 @@ from automerge.recipe import Recipe, single, uniform_average
 from automerge.samplers import SAMPLERS
 from automerge.space import Knots, SpaceSettings, build_space
 from automerge.store import Store
-from automerge.study import Driver, FirstTrial, Plan, Snapshot
-from automerge.trial import Items, Job, Measured, Outcome, Timings
+from automerge.study import Driver, FirstTrial, Limits, Plan, Snapshot
+from automerge.trial import PARTS, Items, Job, Measured, Outcome, Timings
 
 SOURCES = ("a", "b", "c", "d")
 METHODS_SEARCHED = ("linear", "task_arithmetic", "ties", "dare_ties")
@@ -194,9 +194,8 @@ def simulate(sampler: str, workers: int, ahead: int, mean_s: float, trials: int)
     )
     pool: Items = {o.task: tuple(range(POOL)) for o in OBJECTIVES}
     draw = ItemDraw({o.name: (o.task,) for o in OBJECTIVES}, ITEMS_PER_CANDIDATE, seed=0)
-    plan = Plan(
-        OBJECTIVES, first, dict.fromkeys(("search", "select", "test"), pool), draw, trials, 0
-    )
+    parts = dict.fromkeys(PARTS, pool)
+    plan = Plan(OBJECTIVES, (), first, parts, draw, Limits(trials), shortlist=0, resolution=0.0)
     executor = VirtualWorkers(workers, ahead, mean_s)
     folder = Path(tempfile.mkdtemp(prefix="scaling-"))
     memory: list[tuple[int, float]] = []

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
 
-from automerge.evaluation.guards import InvalidOutput, generation_notes
+from automerge.evaluation.guards import (
+    Generation,
+    InvalidOutput,
+    check_generations,
+    generation_notes,
+    loops,
+)
 from automerge.evaluation.isolation import isolated
 from automerge.evaluation.packing import unique_tokens
 from automerge.evaluation.samples import copy_tasks
-from automerge.evaluation.scorer import Scorer
+from automerge.evaluation.scorer import Answers, Scorer
 from automerge.evaluation.tasks import TaskSettings, TaskSpec, load_tasks
 from automerge.objective import estimate
 from tests.evaluation.toys import make_model, make_tokenizer, write_tasks
@@ -239,15 +247,77 @@ def test_a_model_that_ignores_its_input_is_invalid(folder):
 
 
 def test_generation_notes_say_how_many_texts_were_cut_empty_or_alike(folder):
-    task_set = load_tasks([TaskSpec("generate")], TaskSettings(folder))
-    scored = Scorer(make_model(), make_tokenizer(), task_set).score(all_items(task_set))
-    assert set(scored.notes) == {"generate/empty", "generate/truncated", "generate/repeated"}
+    task_set = load_tasks([TaskSpec("generate", "exact_match,word")], TaskSettings(folder))
+    scorer = Scorer(make_model(), make_tokenizer(), task_set)
+    scored = scorer.score(all_items(task_set))
+    notes = {"empty", "truncated", "looping", "repeated"}
+    assert set(scored.notes) == {
+        *(f"generate/{note}" for note in notes), "generate,word/unextracted"
+    }  # fmt: skip
     assert all(0 <= share <= 1 for share in scored.notes.values())
-    assert generation_notes("t", ["a", "a", "", "b"], [True, False, False, False]) == {
-        "t/empty": 0.25,
-        "t/truncated": 0.25,
-        "t/repeated": 0.5,
+    texts = [text for (text,) in scorer.answer(all_items(task_set)).by_item.values()]
+    missed = sum(re.search("w[0-9]+", text) is None for text in texts) / len(texts)
+    assert scored.notes["generate,word/unextracted"] == missed
+    loop = [1, 2] * 3
+    assert generation_notes(
+        "t",
+        [
+            Generation("a", [7], True),
+            Generation("a", [7], False),
+            Generation("", [], False),
+            Generation("b", [5, *loop], False),
+        ],
+    ) == {"t/empty": 0.25, "t/truncated": 0.25, "t/looping": 0.25, "t/repeated": 0.5}
+
+
+def test_answers_without_what_the_filter_looks_for_are_counted(folder):
+    task_set = load_tasks(
+        [TaskSpec("generate", "exact_match,word"), TaskSpec("generate", "exact_match,first")],
+        TaskSettings(folder),
+    )
+    scorer = Scorer(make_model(), make_tokenizer(), task_set)
+    items = {"generate": (0, 1, 2, 3)}
+    texts = ["w1 .", "nothing", "", "A w2"]
+    answers = Answers({("generate", i): (text,) for i, text in enumerate(texts)}, 0)
+    _, notes = scorer._judge(items, answers)
+    assert notes == {"generate,word/unextracted": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "found"),
+    [
+        ([], False),
+        ([1, 2, 3, 4, 5, 6], False),
+        ([1, 1, 1, 1, 1], False),
+        ([1, 1, 1, 1, 1, 1], True),
+        ([9, 1, 2, 1, 2, 1, 2], True),
+        ([9, 1, 2, 1, 2, 1, 2, 1], True),
+        ([1, 2, 1, 2, 1, 2, 9], False),
+        ([1, 2, 1, 2, 9, 1, 2], False),
+        (list(range(64)) * 3, True),
+        (list(range(65)) * 3, False),
+    ],
+)
+def test_a_loop_is_a_phrase_three_times_at_the_end(tokens, found):
+    assert loops(tokens) is found
+
+
+def test_only_one_endless_loop_for_every_prompt_makes_a_model_invalid():
+    endless = Generation("!" * 40, [1] * 40, True)
+    other = Generation("w1", [3], False)
+    with pytest.raises(InvalidOutput, match=r"40 of 41 generations in task 't' are the same"):
+        check_generations("t", [*[endless] * 40, other])
+    weak = {
+        "some answers are others": [*[endless] * 37, *[other] * 3],
+        "few": [endless] * 19,
+        "silent": [Generation("", [], False)] * 40,
+        "alike": [Generation("yes", [4], False)] * 40,
+        "each in its own way": [Generation(f"w{i} " * 40, [i] * 40, True) for i in range(40)],
+        "ended": [Generation("!" * 40, [1] * 40, False)] * 40,
+        "short": [Generation("!" * 31, [1] * 31, True)] * 40,
     }
+    for generations in weak.values():
+        check_generations("t", generations)
 
 
 def test_templates_are_rendered_once_for_a_document(folder, monkeypatch):

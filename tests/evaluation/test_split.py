@@ -92,3 +92,51 @@ def test_shares_must_add_up():
 @given(st.recursive(st.none() | st.floats() | st.text() | st.binary(), st.lists, max_leaves=5))
 def test_any_document_can_be_hashed(value):
     assert document_hash({"x": value}) == document_hash({"x": value})
+
+
+def passages(first, last):
+    return [
+        {"passage": f"passage {p} " * 12, "question": f"what of {q} in {p}"}
+        for p in range(first, last)
+        for q in range(4)
+    ]
+
+
+def test_questions_on_one_passage_share_a_part_and_later_ones_join_it():
+    before = split_documents({"a": passages(0, 60)}, {"a": ("a",)}, SplitPlan())
+    where = part_of(before)
+    assert all(where["a", i] == where["a", i - i % 4] for i in range(240))
+    assert 0.35 < sum(part == "search" for part in where.values()) / 240 < 0.65
+    assert set(where.values()) == set(PARTS)
+    assert [before.clusters["a"][i] for i in (0, 3, 4)] == [0, 0, 1]
+    more = {"a": [*passages(0, 60), *passages(60, 80)]}
+    assert where.items() <= part_of(split_documents(more, {"a": ("a",)}, SplitPlan())).items()
+
+
+def test_without_clusters_parts_are_those_of_the_documents_own_hashes():
+    split = split_documents(DOCS, OBJECTIVES, SplitPlan())
+    for (task, i), part in part_of(split).items():
+        unit = int(document_hash(DOCS[task][i], "automerge")[:16], 16) / 2.0**64
+        assert part == ("search" if unit < 0.5 else "select" if unit < 0.75 else "test")
+    assert split.notes == ()
+    assert split.digest == "deb5b5c0b1d2a6e83be23bbec8e97cb13278b1f21e79701c7ca95c1b06046e76"
+
+
+def test_a_task_with_dataset_splits_of_its_own_keeps_them():
+    docs = {"a": DOCS["a"][:100], "a@train": DOCS["b"]}
+    own = {"a": ("select", "test"), "a@train": ("search",)}
+    split = split_documents(docs, {"a": ("a", "a@train")}, SplitPlan(), own)
+    assert split.items("search") == {"a": (), "a@train": tuple(range(210))}
+    assert split.items("test")["a@train"] == split.items("select")["a@train"] == ()
+    assert len(split.items("select")["a"]) + len(split.items("test")["a"]) == 100
+    assert 30 <= len(split.items("test")["a"]) <= 70
+
+
+def test_what_a_later_part_holds_is_left_out_of_an_earlier_one():
+    docs = {"a": passages(0, 30), "a@train": passages(25, 90)}
+    own = {"a": ("test",), "a@train": ("search", "select")}
+    split = split_documents(docs, {"a": ("a", "a@train")}, SplitPlan(), own)
+    assert split.items("test")["a"] == tuple(range(120))
+    assert min(min(split.items(part)["a@train"]) for part in ("search", "select")) == 20
+    (note,) = split.notes
+    assert "'a@train': 20 documents are left out" in note

@@ -75,6 +75,17 @@ def test_fences_are_longer_than_any_in_the_text():
     assert "`````sh\na\n````\n# out\n`````" in model_card(result, RESULT.front[0], "x")
 
 
+def test_well_known_benchmarks_that_were_optimised_for_are_named():
+    card = model_card(RESULT, RESULT.front[0], "x")
+    (line,) = [line for line in card.splitlines() if "GSM8K" in line]
+    items = {i for t in RESULT.trials if (s := t.scores("search", "maths")) for i in s.items}
+    assert f"was optimised for, on {len(items)} search items of gsm8k" in line
+    assert "no longer measure general ability" in line
+    own = [replace(o, task=f"own_{i}") for i, o in enumerate(OBJECTIVES[:2])]
+    result = study(own, n_trials=6)
+    assert "Optimised for" not in model_card(result, result.front[0], "x")
+
+
 def test_a_model_that_was_not_tested_claims_nothing():
     card = model_card(running(RESULT), 9, "x")
     assert "there is nothing to claim" in card

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from automerge.constraint import Constraint
 from automerge.errors import SearchAborted
 from automerge.executors.base import Executor
 from automerge.executors.local import LocalExecutor
@@ -18,8 +22,9 @@ from automerge.recipe import single, uniform_average
 from automerge.samplers import SAMPLERS
 from automerge.space import SpaceSettings, build_space
 from automerge.store import Store
-from automerge.study import Driver, FirstTrial, Plan, Snapshot
-from automerge.trial import Job, Measured, Outcome
+from automerge.study import Driver, FirstTrial, Limits, Plan, Snapshot
+from automerge.study.beliefs import Beliefs
+from automerge.trial import PARTS, Job, Measured, Outcome, Params, Timings
 from tests.toy import ITEMS, OBJECTIVES, ToyWorker, fails
 
 SPACE = build_space(
@@ -36,7 +41,20 @@ FIRST = (
 def plan(budget: int) -> Plan:
     items = {"search": ITEMS, "select": ITEMS, "test": ITEMS}
     draw = ItemDraw({"first": ("one",), "second": ("two",)}, 8, seed=0)
-    return Plan(OBJECTIVES, FIRST, items, draw, budget, 5)
+    return Plan(OBJECTIVES, (), FIRST, items, draw, Limits(budget), 5, 0.02)
+
+
+SELECT = {"one": tuple(range(600)), "two": tuple(range(600, 1000))}
+
+
+def long_plan(budget: int) -> Plan:
+    """Selection in four blocks, under a constraint."""
+    short = plan(budget)
+    return replace(
+        short,
+        items={**short.items, "select": SELECT},
+        constraints=(Constraint.parse("first >= best_parent - 0.1"),),
+    )
 
 
 class Watcher:
@@ -82,11 +100,12 @@ def run(
     executor: Callable[[], Executor] | None = None,
     stop: Callable[[], bool] = lambda: False,
     watcher: Watcher | None = None,
+    planned: Callable[[int], Plan] = plan,
 ) -> bool:
     with Store(folder, write=True) as store:
         driver = Driver(
             store,
-            plan(budget),
+            planned(budget),
             SPACE,
             SAMPLERS[sampler](SPACE, len(OBJECTIVES), 0, budget),
             executor or (lambda: LocalExecutor(lambda: worker or ToyWorker())),
@@ -109,21 +128,138 @@ def stop_after(calls: int) -> Callable[[], bool]:
 
 @pytest.mark.parametrize("sampler", ["random", "cma", "tpe"])
 @pytest.mark.parametrize("calls", [1, 6, 17, 40, 60])
+@pytest.mark.parametrize("planned", [plan, long_plan])
 def test_a_resumed_study_equals_an_uninterrupted_one(
-    tmp_path: Path, sampler: str, calls: int
+    tmp_path: Path, sampler: str, calls: int, planned: Callable[[int], Plan]
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir()
     parts.mkdir()
     worker = ToyWorker(fail=fails(7, 9))
-    assert run(whole, sampler=sampler, worker=worker)
+    assert run(whole, sampler=sampler, worker=worker, planned=planned)
     witness = tmp_path / "witness"
     counting = ToyWorker(witness=witness, fail=fails(7, 9))
-    while not run(parts, sampler=sampler, worker=counting, stop=stop_after(calls)):
+    while not run(parts, sampler=sampler, worker=counting, stop=stop_after(calls), planned=planned):
         calls += 3
     assert content(parts) == content(whole)
     made = witness.read_text().splitlines()
     assert len(made) == len(set(made)), "something was measured twice"
+
+
+def test_selection_ends_when_it_is_decided_and_drops_what_is_dominated(tmp_path: Path) -> None:
+    def fine(budget: int) -> Plan:
+        return replace(long_plan(budget), constraints=(), resolution=0.2)
+
+    run(tmp_path, 30, planned=fine)
+    with Store(tmp_path, write=False) as store:
+        blocks = store.blocks("select")
+        front, shortlist = store.meta("front"), store.meta("shortlist")
+        n_items = len(store.outcomes("select")[front[0]].scores["first"].items)  # type: ignore[union-attr]
+    assert max(blocks.values()) < 4
+    assert n_items < len(SELECT["one"])
+    dropped = {n for n in shortlist if blocks[n] < max(blocks.values())}
+    assert not dropped & set(front)
+    assert all(blocks[n] == max(blocks.values()) for n in range(4)), "a baseline was dropped"
+
+
+def test_what_misses_a_constraint_is_not_on_the_front(tmp_path: Path) -> None:
+    free, bound = tmp_path / "free", tmp_path / "bound"
+    free.mkdir()
+    bound.mkdir()
+    run(free, 30, planned=lambda budget: replace(long_plan(budget), constraints=()))
+    run(bound, 30, planned=long_plan)
+
+    def worst(folder: Path) -> tuple[float, float]:
+        with Store(folder, write=False) as store:
+            outcomes = store.outcomes("select")
+            value = {
+                n: estimates(OBJECTIVES, o.scores)["first"].value
+                for n, o in outcomes.items()
+                if isinstance(o, Measured)
+            }
+            parents = max(value[n] for n in range(3))
+            return min(value[n] for n in store.meta("front")), parents - 0.1
+
+    value, needed = worst(bound)
+    assert value >= needed
+    value, needed = worst(free)
+    assert value < needed, "the test needs a constraint that matters"
+
+
+def test_the_sampler_learns_losses_made_worse_by_what_is_missed(tmp_path: Path) -> None:
+    told: dict[int, tuple[float, ...] | None] = {}
+
+    class Listening:
+        def __init__(self) -> None:
+            self.inner = SAMPLERS["random"](SPACE, 2, 0, 20)
+
+        def ask(self, number: int) -> Params:
+            return self.inner.ask(number)
+
+        def tell(self, number: int, params: Params | None, found: Sequence[float] | None) -> None:
+            told[number] = None if found is None else tuple(found)
+
+    with Store(tmp_path, write=True) as store:
+        Driver(
+            store, long_plan(20), SPACE, Listening(), lambda: LocalExecutor(ToyWorker), Watcher(),
+            lambda: False,
+        ).run()  # fmt: skip
+        board = Beliefs(OBJECTIVES, (), long_plan(20).pool, SPACE)
+        trials = {t.number: t for t in store.trials()}
+        for number, outcome in store.each_outcome("search"):
+            board.enter(trials[number], outcome)
+    best = max(board.values[n]["first"].value for n in range(3))
+    for number in range(4, 20):
+        missed = best - 0.1 - board.values[number]["first"].value
+        added = np.subtract(told[number], board.told[number])
+        assert (added > 0).all() if missed > 0 else (added == 0).all()
+
+
+def test_a_limit_of_items_ends_the_search_and_leaves_room_for_the_rest(tmp_path: Path) -> None:
+    limit = 4 * 64 + 9 * (2 * 40) * 2 + 100
+
+    def few(budget: int) -> Plan:
+        return replace(plan(budget), limits=Limits(None, items=limit))
+
+    watcher = Watcher()
+    run(tmp_path, planned=few, watcher=watcher)
+    with Store(tmp_path, write=False) as store:
+        assert store.counts()["asked"] == 4 + 100 // 16
+        scored = sum(
+            len(s.items)
+            for part in PARTS
+            for o in store.outcomes(part).values()
+            if isinstance(o, Measured)
+            for s in o.scores.values()
+        )
+    assert scored <= limit
+    assert any("the search ends after" in note for note in watcher.notes)
+
+
+def test_a_limit_of_time_counts_the_searching_of_all_runs(tmp_path: Path) -> None:
+    def half_a_second(budget: int) -> Plan:
+        return replace(plan(budget), limits=Limits(None, seconds=0.6))
+
+    class Quick(ToyWorker):
+        """Takes longer than it says, so that no time is kept for selection and test."""
+
+        def measure(self, job: Job) -> Outcome:
+            outcome = super().measure(job)
+            return replace(outcome, timings=Timings()) if isinstance(outcome, Measured) else outcome
+
+    worker = Quick(seconds=0.03)
+    began = time.monotonic()
+    assert not run(tmp_path, planned=half_a_second, worker=worker, stop=stop_after(9))
+    with Store(tmp_path, write=False) as store:
+        before = store.counts()["asked"]
+        assert 0 < store.searched_s() < 0.6
+    time.sleep(0.6)
+    assert run(tmp_path, planned=half_a_second, worker=worker)
+    with Store(tmp_path, write=False) as store:
+        assert store.counts()["asked"] > before
+        assert store.searched_s() < 0.9
+        assert store.meta("front")
+    assert time.monotonic() - began < 10
 
 
 def test_a_finished_study_measures_nothing_more(tmp_path: Path) -> None:
@@ -154,6 +290,52 @@ def test_a_search_that_finishes_out_of_order_resumes_too(tmp_path: Path) -> None
     with Store(tmp_path, write=False) as store:
         assert set(store.outcomes("search")) == {t.number for t in store.trials()}
     assert watcher.notes == []
+
+
+class Drawn(Shuffled):
+    """An executor whose jobs finish in an order drawn at random."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.rng = np.random.default_rng(seed)
+
+    def next_finished(self, timeout_s: float) -> tuple[Job, Outcome] | None:
+        if not self.jobs or self.rng.random() < 0.2:
+            return None
+        self.jobs.append(self.jobs.pop(int(self.rng.integers(len(self.jobs)))))
+        return super().next_finished(timeout_s)
+
+
+@pytest.mark.parametrize("sampler", ["cma", "tpe", "gp"])
+def test_under_a_window_the_trials_do_not_depend_on_who_is_first(
+    tmp_path: Path, sampler: str
+) -> None:
+    def windowed(budget: int) -> Plan:
+        return replace(plan(budget), window=4)
+
+    found = []
+    for seed in range(4):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        stops = 5 + 7 * seed
+        while not run(
+            folder, 24, sampler=sampler, executor=lambda: Drawn(seed), planned=windowed,  # noqa: B023
+            stop=stop_after(stops) if seed else lambda: False,
+        ):  # fmt: skip
+            stops += 5
+        found.append(content(folder))
+    assert all(other == found[0] for other in found)
+
+
+def test_without_a_window_they_do(tmp_path: Path) -> None:
+    """Else the test above could not fail."""
+    found = []
+    for seed in range(4):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        run(folder, 24, sampler="cma", executor=lambda: Drawn(seed))  # noqa: B023
+        found.append(content(folder)[0])
+    assert any(other != found[0] for other in found)
 
 
 def test_nothing_measured_on_select_items_dominates_the_front(tmp_path: Path) -> None:
@@ -248,11 +430,11 @@ def test_a_proposal_already_measured_is_told_but_neither_measured_nor_charged(
             lambda: False,
         )
         assert driver.run()
-        counts = store.counts()
+        counts, duplicates = store.counts(), store.duplicates()
     assert counts["asked"] == counts["measured"] == 10
     assert counts["duplicates"] in (5, 6)
     told = dict(sampler.told)
-    for number, original in driver._duplicate_of.items():
+    for number, original in duplicates.items():
         assert told[number] == told[original]
 
 

@@ -1,0 +1,149 @@
+"""What a search believes of its trials: estimates, what they miss of constraints, the front."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from automerge import pareto
+from automerge.constraint import Constraint
+from automerge.estimation.scoreboard import Scoreboard
+from automerge.objective import Estimate, Objective, losses
+from automerge.space import Space
+from automerge.trial import BASELINES, Failed, Outcome, Trial
+
+PENALTY = 2.0
+"""What a shortfall as large as the models' spread adds to each loss, in spreads of that loss."""
+
+
+class Beliefs:
+    """Estimates from search items, each with the help of what was measured before it."""
+
+    def __init__(
+        self,
+        objectives: Sequence[Objective],
+        constraints: Sequence[Constraint],
+        pool: Mapping[str, Sequence[tuple[str, int]]],
+        space: Space,
+    ) -> None:
+        self._objectives = objectives
+        self._constraints = constraints
+        self._space = space
+        self._board = Scoreboard(objectives, pool)
+        self._on_board: dict[int, int] = {}
+        self._baselines: dict[int, Trial] = {}
+        self.ended: dict[int, Failed | None] = {}
+        """How each measurement ended; None with scores, which stay in the store."""
+        self.values: dict[int, dict[str, Estimate]] = {}
+        self.front: dict[int, tuple[float, ...]] = {}
+        """Losses of what keeps the constraints and nothing dominates."""
+        self.told: dict[int, tuple[float, ...]] = {}
+        """What a sampler learns of each trial, as it was when the trial was entered."""
+
+    @property
+    def failed(self) -> int:
+        return sum(failure is not None for failure in self.ended.values())
+
+    def enter(self, trial: Trial, outcome: Outcome) -> None:
+        """Estimate a trial's values from its items and from what was measured before it."""
+        if isinstance(outcome, Failed):
+            self.ended[trial.number] = outcome
+            return
+        self.ended[trial.number] = None
+        position = None if trial.params is None else self._space.position(trial.params)
+        at = self._on_board[trial.number] = self._board.add(position, outcome.scores)
+        self.values[trial.number] = self._board.estimates(at)
+        if trial.origin in BASELINES:
+            self._baselines[trial.number] = trial
+        self.told[trial.number] = self._penalised(trial.number)
+        self._join_front(trial.number)
+
+    def renew(self) -> None:
+        """Estimate everything anew from all that is known."""
+        self.values = {n: self._board.estimates(at) for n, at in self._on_board.items()}
+        self.front = {}
+        for number in self.values:
+            self._join_front(number)
+
+    def losses(self, numbers: Iterable[int]) -> NDArray[np.float64]:
+        """Values to minimise, shape (trials, objectives)."""
+        return np.array([losses(self._objectives, self.values[n]) for n in numbers])
+
+    def front_values(
+        self, trials: Mapping[int, Trial]
+    ) -> tuple[tuple[str, tuple[float, ...]], ...]:
+        """Names and values of what is on the front."""
+        return tuple(
+            (trials[n].name, tuple(v.value for v in self.values[n].values())) for n in self.front
+        )
+
+    def _penalised(self, number: int) -> tuple[float, ...]:
+        """Losses, worse by what the trial misses of constraints.
+
+        An exact penalty: it leaves alone what keeps the constraints.
+        """
+        own = losses(self._objectives, self.values[number])
+        missed = self.missed(number)
+        if not missed:
+            return own
+        spread = (self._spread(o.name) for o in self._objectives)
+        return tuple(x + PENALTY * missed * s for x, s in zip(own, spread, strict=True))
+
+    def missed(self, number: int, errors: float = 0.0) -> float:
+        """The sum of a trial's shortfalls, each in spreads of its objective over the baselines.
+
+        Shortfalls within so many standard `errors` of the estimate do not count.
+        """
+        total = 0.0
+        own = self.values[number]
+        for constraint, bound in self._bounds():
+            found = own[constraint.objective]
+            shortfall = constraint.shortfall(found.value, bound) - errors * found.stderr
+            total += max(shortfall, 0.0) / self._spread(constraint.objective)
+        return total
+
+    def _bounds(self) -> list[tuple[Constraint, float]]:
+        """The constraints whose references are measured."""
+        values = {t.name: self.values[n] for n, t in self._baselines.items()}
+        return bounds(self._constraints, self._objectives, values, parents(self._baselines))
+
+    def _spread(self, objective: str) -> float:
+        values = [self.values[n][objective].value for n in self._baselines]
+        return (max(values) - min(values) if values else 0.0) or 1.0
+
+    def _join_front(self, number: int) -> None:
+        """Keep what nothing dominates, without comparing all with all again."""
+        row = losses(self._objectives, self.values[number])
+        others = self.front.items()
+        if (
+            all(map(math.isfinite, row))
+            and not self.missed(number)
+            and not any(pareto.dominates(other, row) for _, other in others)
+        ):
+            kept = {n: other for n, other in others if not pareto.dominates(row, other)}
+            self.front = {**kept, number: row}
+
+
+def bounds(
+    constraints: Sequence[Constraint],
+    objectives: Sequence[Objective],
+    values: Mapping[str, Mapping[str, Estimate]],
+    parents: Sequence[str],
+) -> list[tuple[Constraint, float]]:
+    """Each constraint with its bound, where the models it refers to have `values`, by name."""
+    by_name = {o.name: o for o in objectives}
+    found = []
+    for constraint in constraints:
+        of = {model: own[constraint.objective].value for model, own in values.items()}
+        bound = constraint.bound(of, parents, by_name[constraint.objective].direction)
+        if bound is not None:
+            found.append((constraint, bound))
+    return found
+
+
+def parents(trials: Mapping[int, Trial]) -> list[str]:
+    """The names of base and sources among trials."""
+    return [t.name for t in trials.values() if t.origin in ("base", "source")]

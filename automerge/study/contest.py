@@ -1,0 +1,119 @@
+"""The contest on select items: in blocks, until further items would decide nothing.
+
+Everything here follows from the seed and the scores, so a resumed study decides alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from automerge.estimation.intervals import is_unit, normal_quantile
+from automerge.estimation.sequential import log_evidence
+from automerge.items import rank
+from automerge.objective import ItemScores, Objective
+from automerge.trial import Items
+
+Floats = NDArray[np.float64]
+
+FIRST_BLOCK = 64
+"""Items of an objective in the first block; each further block doubles what was there."""
+ALPHA = 0.05
+"""The probability that any model is dropped which nothing dominates."""
+RANKED = -1
+"""Orders select items as no trial's search items are ordered."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Which models are out, and whether what is left is measured closely enough."""
+
+    dropped: frozenset[int]
+    decided: bool
+
+
+def blocks(pool: Items, members: Mapping[str, Sequence[str]], seed: int) -> list[Items]:
+    """Cut items into blocks, in a random order that is the same for all models.
+
+    `members` maps objectives to their leaf tasks, whose items are pooled; an item of several
+    objectives comes in the first block that one of them needs it in.
+    """
+    place: dict[tuple[str, int], int] = {}
+    for tasks in members.values():
+        for at, item in enumerate(in_order([(t, d) for t in tasks for d in pool[t]], seed)):
+            block = int(math.log2(at / FIRST_BLOCK + 1))
+            place[item] = min(block, place.get(item, block))
+    cut: list[dict[str, list[int]]] = [
+        {task: [] for task in pool} for _ in range(max(place.values(), default=-1) + 1)
+    ]
+    for (task, doc), block in sorted(place.items()):
+        cut[block][task].append(doc)
+    return [{task: tuple(docs) for task, docs in block.items() if docs} for block in cut]
+
+
+def in_order(items: Iterable[tuple[str, int]], seed: int) -> list[tuple[str, int]]:
+    """Items of a pool in the order in which the contest looks at them."""
+    return sorted(items, key=lambda item: rank(seed, RANKED, *item))
+
+
+def standing(
+    objectives: Sequence[Objective],
+    scores: Mapping[int, Mapping[str, ItemScores]],
+    candidates: Iterable[int],
+    seed: int,
+    resolution: float,
+    pairs: int,
+) -> Standing:
+    """Judge models by scores on common items.
+
+    A candidate is out when another model is better on every objective by evidence that counts
+    however often one looks (`log_evidence`), at a level ALPHA over the `pairs` compared since the
+    first block; the others, such as parents, never are. It is decided when the 95 % interval of
+    every paired difference that a candidate is left in is no wider than `resolution` to each side.
+    Neither is ever said where an objective's scores are not within [0, 1].
+    """
+    numbers = list(scores)
+    exact = [_losses(o, scores, seed) for o in objectives if o.is_exact]
+    sampled = [o for o in objectives if not o.is_exact]
+    losses = [_losses(o, scores, seed) for o in sampled]
+    bounded = [is_unit(np.abs(table)) for table in losses]
+    if not all(b and o.aggregation == "mean" for b, o in zip(bounded, sampled, strict=True)):
+        return Standing(frozenset(), decided=False)
+    rows = [numbers.index(n) for n in candidates if n in scores]
+    needed = math.log(max(pairs, 1) / ALPHA)
+    evidence = np.min(
+        [log_evidence(table[rows, None] - table[None]) for table in losses], axis=0, initial=np.inf
+    )
+    for table in exact:
+        better = table[rows, None, 0] < table[None, :, 0]
+        evidence = np.where(better, 0.0, evidence)
+    out = {row for row, against in zip(rows, evidence, strict=True) if (against >= needed).any()}
+    left = [row for row in rows if row not in out]
+    still = [row for row in range(len(numbers)) if row not in out]
+    width = max((_half_width(table[left, None] - table[still]) for table in losses), default=0.0)
+    return Standing(frozenset(numbers[row] for row in out), decided=width <= resolution)
+
+
+def _losses(
+    objective: Objective, scores: Mapping[int, Mapping[str, ItemScores]], seed: int
+) -> Floats:
+    """Item losses (models, items) in the contest's order."""
+    of = {n: found[objective.name] for n, found in scores.items()}
+    tables = {n: dict(zip(s.items, s.values, strict=True)) for n, s in of.items()}
+    items = in_order(next(iter(tables.values()), ()), seed)
+    sign = -1.0 if objective.direction == "maximize" else 1.0
+    return sign * np.array([[table[item] for item in items] for table in tables.values()])
+
+
+def _half_width(differences: Floats) -> float:
+    """The widest 95 % half width of mean differences over the last axis."""
+    n = differences.shape[-1]
+    if not differences.size:
+        return 0.0
+    if n < 2:
+        return math.inf
+    return float(normal_quantile(0.95) * differences.std(axis=-1, ddof=1).max() / math.sqrt(n))

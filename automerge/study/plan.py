@@ -1,0 +1,77 @@
+"""What a study measures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from automerge.constraint import Constraint
+from automerge.items import BASELINE_SHARES, ItemDraw
+from automerge.objective import Objective
+from automerge.recipe import Recipe
+from automerge.study.limits import Limits
+from automerge.trial import BASELINES, Items, Origin, Part, Trial, count_items
+
+
+@dataclass(frozen=True)
+class FirstTrial:
+    """A recipe measured before the sampler is asked for any."""
+
+    name: str
+    origin: Origin
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study measures; the same plan and store always give the same study.
+
+    `resolution` is the half width of paired differences at which selection is decided. With a
+    `window` so many trials are in flight and results are told in the order asked, so that trials
+    do not depend on timing; None takes results as they come.
+    """
+
+    objectives: tuple[Objective, ...]
+    constraints: tuple[Constraint, ...]
+    first: tuple[FirstTrial, ...]
+    items: Mapping[Part, Items]
+    draw: ItemDraw
+    limits: Limits
+    shortlist: int
+    resolution: float
+    window: int | None = None
+
+    @property
+    def pool(self) -> dict[str, list[tuple[str, int]]]:
+        """The search items of each objective."""
+        search = self.items["search"]
+        return {
+            o.name: [(task, doc) for task in self.draw.members[o.name] for doc in search[task]]
+            for o in self.objectives
+            if not o.is_exact
+        }
+
+    def search_items(self, trial: Trial) -> Items:
+        """The search items a trial is measured on."""
+        return self.draw.draw(self.items["search"], trial.number, _shares(trial.origin))
+
+    @cached_property
+    def n_proposed(self) -> int:
+        """How many items a sampler's proposal is measured on."""
+        return count_items(self.draw.draw(self.items["search"], 0, _shares("sampler")))
+
+    @cached_property
+    def n_first(self) -> int:
+        """How many items each of the first trials is measured on."""
+        return count_items(self.draw.draw(self.items["search"], 0, _shares("base")))
+
+    @property
+    def n_later(self) -> int:
+        """How many items selection and test take at most."""
+        models = self.shortlist + sum(first.origin in BASELINES for first in self.first)
+        return models * (count_items(self.items["select"]) + count_items(self.items["test"]))
+
+
+def _shares(origin: Origin) -> int:
+    return 1 if origin == "sampler" else BASELINE_SHARES

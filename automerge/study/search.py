@@ -1,0 +1,272 @@
+"""The search: ask, measure, record, tell."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from automerge.errors import SearchAborted
+from automerge.samplers.base import Sampler
+from automerge.space import Space
+from automerge.store import Store
+from automerge.study.beliefs import Beliefs
+from automerge.study.dispatch import Dispatcher
+from automerge.study.limits import Spent, allows, expected_trials
+from automerge.study.plan import Plan
+from automerge.study.watch import Observer, Snapshot, described
+from automerge.trial import BASELINES, Failed, Job, Measured, Outcome, Trial
+
+DUPLICATES_IN_A_ROW = 100
+"""So many proposals already measured, one after the other, mean that the space is exhausted."""
+
+IDENTICAL_ERRORS_IN_A_ROW = 3
+
+
+class Search:
+    """Runs the search of one study from where the store says the last run stopped."""
+
+    def __init__(
+        self,
+        store: Store,
+        plan: Plan,
+        space: Space,
+        sampler: Sampler,
+        dispatcher: Dispatcher,
+        observer: Observer,
+        stop: Callable[[], bool],
+    ) -> None:
+        self._store = store
+        self._plan = plan
+        self._space = space
+        self._sampler = sampler
+        self._dispatcher = dispatcher
+        self._observer = observer
+        self._stop = stop
+        self.trials = {trial.number: trial for trial in store.trials()}
+        self.beliefs = Beliefs(plan.objectives, plan.constraints, plan.pool, space)
+        self._duplicate_of = store.duplicates()
+        self._sharing: dict[int, list[int]] = {}
+        for number, original in self._duplicate_of.items():
+            self._sharing.setdefault(original, []).append(number)
+        self._by_recipe: dict[str, int] = {}
+        self._items = 0
+        for number, trial in self.trials.items():
+            self._by_recipe.setdefault(trial.recipe.id, number)
+            if number not in self._duplicate_of:
+                self._items += self._cost(trial)
+        self._measured_s = 0.0
+        self._measured_items = 0
+        self._arrived: dict[int, Outcome] = {}
+        told = {event.trial for event in store.events() if event.kind == "tell"}
+        for number, outcome in store.each_outcome("search"):
+            if number in told:
+                self._enter(number, outcome)
+            else:
+                self._arrived[number] = outcome
+        self._errors_in_a_row: list[str] = []
+        self._exhausted = False
+        self._searched_s = 0.0
+        self._started = time.time()
+
+    def run(self) -> None:
+        """Search until a limit is reached, the space is exhausted, or it is stopped."""
+        self._searched_s = self._store.searched_s()
+        self._started = time.time()
+        self._store.begin_run(self._started)
+        self._replay()
+        for number in self.beliefs.ended:
+            self._abort_if_hopeless(number)
+        for trial in self._unfinished():
+            self._submit(trial)
+        self._fill()
+        self._settle()
+        while self._dispatcher.running:
+            if (finished := self._dispatcher.collect()) is None:
+                self._fill()
+                continue
+            job, outcome = finished
+            in_order = self._plan.window is not None
+            self._store.record(job, outcome, tell=not in_order)
+            self._arrived[job.trial] = outcome
+            self._settle()
+            self._watch(job, outcome)
+
+    def _settle(self) -> None:
+        """Tell of what has arrived, and ask anew after each; in the order asked under a window.
+
+        So what a proposal knows depends on how many trials are in flight, never on which of them
+        came back first.
+        """
+        while (number := self._due()) is not None:
+            self._finish(number, self._arrived.pop(number))
+            self._fill()
+
+    def _due(self) -> int | None:
+        """The trial to tell of next; None where it has not arrived.
+
+        Under a window none is, once we are to stop: its successor must be asked for right after.
+        """
+        if self._plan.window is None:
+            return next(iter(self._arrived), None)
+        number = min(self._open(), default=None)
+        return number if number in self._arrived and not self._stop() else None
+
+    def _open(self) -> Iterator[int]:
+        """The trials that were asked for and are not told of."""
+        return (
+            n for n in self.trials if n not in self.beliefs.ended and n not in self._duplicate_of
+        )
+
+    def _fill(self) -> None:
+        """Ask for as many trials as there is room for."""
+        while not (self._exhausted or self._stop()) and self._allowed() and self._has_room():
+            self._exhausted = not self._ask_next()
+
+    def _has_room(self) -> bool:
+        window = self._plan.window
+        return self._dispatcher.free if window is None else sum(1 for _ in self._open()) < window
+
+    def _replay(self) -> None:
+        """Repeat every recorded call to the sampler, in order."""
+        strayed = False
+        for event in self._store.events():
+            trial = self.trials[event.trial]
+            if event.kind == "tell":
+                self._tell(trial)
+            elif trial.origin not in (*BASELINES, "recipe"):
+                strayed |= self._sampler.ask(trial.number) != trial.params
+        if strayed:
+            self._observer.note(
+                "the sampler's proposals differ from those recorded (another version of a "
+                "library?); the search goes on from the recorded results"
+            )
+        told = {event.trial for event in self._store.events() if event.kind == "tell"}
+        for number, original in self._duplicate_of.items():
+            if number not in told and original in self.beliefs.ended:
+                self._tell_duplicate(number)
+
+    def _unfinished(self) -> list[Trial]:
+        return [self.trials[number] for number in self._open() if number not in self._arrived]
+
+    def _allowed(self) -> bool:
+        """Whether the limits leave room for one more trial."""
+        spent, limits = self._spent(), self._plan.limits
+        trial = self._plan.n_first if self._next_is_first else self._plan.n_proposed
+        if allows(limits, spent, trial, self._plan.n_later, lambda: self._dispatcher.slots):
+            return True
+        if not self._dispatcher.running and spent.trials != limits.trials:
+            self._observer.note(
+                f"the search ends after {spent.trials} trials: of its time or items, the rest is "
+                "for selection and test"
+            )
+        return False
+
+    def _spent(self) -> Spent:
+        return Spent(
+            trials=len(self.trials) - len(self._duplicate_of),
+            items=self._items,
+            seconds=self._searched_s + time.time() - self._started,
+            seconds_per_item=self._measured_s / max(self._measured_items, 1),
+        )
+
+    def _cost(self, trial: Trial) -> int:
+        return self._plan.n_proposed if trial.origin == "sampler" else self._plan.n_first
+
+    @property
+    def _next_is_first(self) -> bool:
+        return len(self.trials) < len(self._plan.first)
+
+    def _ask_next(self) -> bool:
+        """Record the next trial and set it going; False when the space has nothing new."""
+        for _ in range(DUPLICATES_IN_A_ROW):
+            trial = self._next_trial()
+            original = self._by_recipe.get(trial.recipe.id)
+            self._store.ask(trial, duplicate_of=original)
+            self.trials[trial.number] = trial
+            if original is None:
+                self._by_recipe[trial.recipe.id] = trial.number
+                self._items += self._cost(trial)
+                self._submit(trial)
+                return True
+            self._duplicate_of[trial.number] = original
+            self._sharing.setdefault(original, []).append(trial.number)
+            if original in self.beliefs.ended:
+                self._tell_duplicate(trial.number)
+        self._observer.note(
+            f"{DUPLICATES_IN_A_ROW} proposals in a row were already measured: the search space "
+            "is exhausted, and the search ends here"
+        )
+        return False
+
+    def _next_trial(self) -> Trial:
+        number = len(self.trials)
+        if self._next_is_first:
+            first = self._plan.first[number]
+            params = self._space.params(first.recipe)
+            return Trial(number, first.recipe, first.origin, first.name, params)
+        params = self._sampler.ask(number)
+        return Trial(number, self._space.recipe(params), "sampler", f"trial-{number}", params)
+
+    def _finish(self, number: int, outcome: Outcome) -> None:
+        if self._plan.window is not None:
+            self._store.tell(number)
+        self._enter(number, outcome)
+        self._tell(self.trials[number])
+        for sharing in self._sharing.get(number, ()):
+            self._tell_duplicate(sharing)
+        self._abort_on_repeated_errors(number, outcome)
+
+    def _enter(self, number: int, outcome: Outcome) -> None:
+        self.beliefs.enter(self.trials[number], outcome)
+        if isinstance(outcome, Measured):
+            self._measured_s += outcome.timings.total
+            self._measured_items += self._cost(self.trials[number])
+
+    def _tell(self, trial: Trial) -> None:
+        told = self.beliefs.told.get(self._duplicate_of.get(trial.number, trial.number))
+        self._sampler.tell(trial.number, trial.params, told)
+
+    def _tell_duplicate(self, number: int) -> None:
+        self._store.tell(number)
+        self._tell(self.trials[number])
+
+    def _abort_on_repeated_errors(self, number: int, outcome: Outcome) -> None:
+        self._abort_if_hopeless(number)
+        if isinstance(outcome, Failed) and outcome.kind != "invalid":
+            self._errors_in_a_row.append(outcome.reason)
+        else:
+            self._errors_in_a_row = []
+        last = self._errors_in_a_row[-IDENTICAL_ERRORS_IN_A_ROW:]
+        if len(last) == IDENTICAL_ERRORS_IN_A_ROW and len(set(last)) == 1:
+            raise SearchAborted(
+                f"{len(last)} trials in a row failed alike, the last being {number}: {last[0]}; "
+                "`automerge status` shows the tracebacks"
+            )
+
+    def _abort_if_hopeless(self, number: int) -> None:
+        """A base or a source that cannot be scored makes every comparison void."""
+        trial, failure = self.trials[number], self.beliefs.ended[number]
+        if failure is not None and trial.origin in ("base", "source"):
+            raise SearchAborted(
+                f"{trial.name!r} itself could not be scored ({failure.kind}): "
+                f"{failure.reason}; mend that and start again with another --out"
+            )
+
+    def _submit(self, trial: Trial) -> None:
+        items = self._plan.search_items(trial)
+        self._dispatcher.submit(Job(trial.number, trial.recipe, "search", items))
+
+    def _watch(self, job: Job, outcome: Outcome) -> None:
+        spent, plan = self._spent(), self._plan
+        self._observer.update(
+            Snapshot(
+                phase="search",
+                done=len(self.beliefs.ended),
+                total=expected_trials(plan.limits, spent, plan.n_proposed, plan.n_later),
+                running=self._dispatcher.running,
+                slots=self._dispatcher.slots,
+                failed=self.beliefs.failed,
+                front=self.beliefs.front_values(self.trials),
+                last=described(plan.objectives, self.trials[job.trial], outcome),
+            )
+        )
