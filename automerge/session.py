@@ -306,7 +306,7 @@ def _start_executor(store: Store, config: StudyConfig, found: _Examined | None) 
     """Start workers, after making sure that models and tasks are still those of the study."""
     from automerge.executors.local import LocalExecutor
     from automerge.executors.ray import RayExecutor, RaySettings
-    from automerge.worker import MergeWorker, WorkerSpec, choose_device
+    from automerge.worker import MergeWorker, WorkerSpec, choose_device, expected_identity
 
     run = store.path.parent
     if found is None:
@@ -331,7 +331,12 @@ def _start_executor(store: Store, config: StudyConfig, found: _Examined | None) 
     if config.executor == "local":
         return LocalExecutor(partial(MergeWorker, spec, found.task_set))
     gpus = 0 if device == "cpu" else 1
-    settings = RaySettings(config.workers, gpus_per_worker=gpus, address=config.ray_address)
+    settings = RaySettings(
+        config.workers,
+        gpus_per_worker=gpus,
+        address=config.ray_address,
+        expected=expected_identity(spec.models),
+    )
     return RayExecutor(partial(MergeWorker, spec), settings)
 
 

@@ -7,10 +7,12 @@ failure becomes a value.
 from __future__ import annotations
 
 import os
+import platform
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,7 @@ from automerge.merging import (
     plan_memory,
 )
 from automerge.objective import MODEL_ITEM, ItemScores
+from automerge.preflight import folder_digest
 from automerge.trial import Failed, Job, Measured, Outcome, Timings
 
 if TYPE_CHECKING:
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MAX_TRACEBACK = 64_000
+DECISIVE = ("automerge-llm", "torch", "transformers", "lm_eval")
+"""Packages whose versions decide a score."""
 SMALL_MODEL = 20_000_000
 """Below so many parameters a second CPU thread costs more than it gives."""
 
@@ -80,6 +85,7 @@ class MergeWorker:
         )
         self._engine = ResidentEngine(checkpoints, plan.room)
         self._base, self._wanted = spec.base, spec.properties
+        self._paths = spec.models
         assets = checkpoints[spec.base].assets
         self._model = load_model(path, assets, dtype)
         self._model.to(device).eval().requires_grad_(False)
@@ -125,6 +131,10 @@ class MergeWorker:
         )
         return Measured({**scored.scores, **properties}, timings, scored.tokens, scored.notes)
 
+    def identity(self) -> dict[str, str]:
+        """Versions, digests of the models as this machine holds them, and the kind of device."""
+        return {**expected_identity(self._paths), "device": device_name(self._model.device)}
+
     def _properties(self) -> dict[str, ItemScores]:
         """What is measured of the live model itself."""
         measure: dict[str, Callable[[], float]] = {
@@ -132,6 +142,19 @@ class MergeWorker:
             "parameters": self._model.num_parameters,
         }
         return {name: ItemScores((MODEL_ITEM,), (float(measure[name]()),)) for name in self._wanted}
+
+
+def expected_identity(models: Mapping[str, Path]) -> dict[str, str]:
+    """What every worker of a study must have in common with its driver."""
+    digests = {f"model {name}": folder_digest(path)[:12] for name, path in models.items()}
+    return {**{package: version(package) for package in DECISIVE}, **digests}
+
+
+def device_name(device: torch.device) -> str:
+    """The kind of device: kernels, and so roundings, differ between kinds."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
 
 
 def load_model(path: Path, assets: Path, dtype: torch.dtype | str) -> PreTrainedModel:

@@ -52,6 +52,9 @@ class ToyWorker:
     seconds: float = 0.0
     fail: Callable[[Job], Outcome | None] | None = None
 
+    def identity(self) -> dict[str, str]:
+        return {"toy": "1"}
+
     def measure(self, job: Job) -> Outcome:
         if self.seconds:
             time.sleep(self.seconds)

@@ -32,12 +32,21 @@ BINARY_METRICS = frozenset(
 """lm-eval's metrics that score an item 0 or 1."""
 
 
+OUTPUT_TOKENS = "output_tokens"
+"""Our own metric of tasks that generate: how many tokens an answer has."""
+UNFILTERED = "unfiltered"
+"""Stands for a filter where the answer is judged as it was generated."""
+
+
 def resolve(
     spec: TaskSpec, leaves: Sequence[Task], name: str
 ) -> tuple[Objective | None, list[tuple[str, str]]]:
     """The objective a spec means, or what is wrong with it as (field, message) pairs."""
     found: list[tuple[str, str]] = []
     metric, _, wanted_filter = (spec.metric or "").partition(",")
+    if metric == OUTPUT_TOKENS and all(counts_tokens(leaf) for leaf in leaves):
+        shorter = spec.direction or "minimize"
+        return Objective(name, spec.task, OUTPUT_TOKENS, UNFILTERED, shorter, "mean"), []
     metric = metric or next(iter(leaves[0].aggregation()), "")
     filter_name = wanted_filter or filter_names(leaves[0])[0]
     for leaf in leaves:
@@ -89,6 +98,11 @@ def resolve(
     if found or aggregation is None:
         return None, found
     return Objective(name, spec.task, metric, filter_name, direction, aggregation), []
+
+
+def counts_tokens(task: Task) -> bool:
+    """Whether `output_tokens` of a task is ours: it generates, and has no such metric itself."""
+    return task.OUTPUT_TYPE == "generate_until" and OUTPUT_TOKENS not in task.aggregation()
 
 
 def filter_names(task: Task) -> list[str]:

@@ -27,7 +27,7 @@ from automerge.evaluation.guards import (
     generation_notes,
 )
 from automerge.evaluation.isolation import isolated
-from automerge.evaluation.metrics import fallbacks, filter_ensemble
+from automerge.evaluation.metrics import OUTPUT_TOKENS, UNFILTERED, fallbacks, filter_ensemble
 from automerge.evaluation.packing import Request
 from automerge.evaluation.requests import Item, TokenisedRequests, build_requests
 from automerge.evaluation.tasks import TaskSet
@@ -156,7 +156,11 @@ class Scorer:
             for objective in objectives:
                 for task in members[objective.name]:
                     key = (task, objective.filter)
-                    if key not in metrics and items.get(task):
+                    if key in metrics or not items.get(task):
+                        continue
+                    if objective.filter == UNFILTERED:
+                        metrics[key] = self._count_tokens(task, items[task], answers)
+                    else:
                         metrics[key] = self._judge_task(*key, items[task], answers)
                         notes |= self._extraction_note(*key, items[task])
         scores = {
@@ -252,6 +256,20 @@ class Scorer:
         tokens = sum(len(generation.tokens) for generation in generations)
         tokens += sum(len(lm.tok_encode(i.args[0])) for i in instances)
         return texts, tokens, generation_notes(task, generations)
+
+    def _count_tokens(
+        self, task: str, doc_ids: Sequence[int], answers: Answers
+    ) -> dict[int, Mapping[str, Any]]:
+        """How many tokens each answer has, up to where generation stopped."""
+        return {
+            doc_id: {
+                OUTPUT_TOKENS: sum(
+                    len(self._lm.tok_encode(text, add_special_tokens=False))
+                    for text in answers.by_item[task, doc_id]
+                )
+            }
+            for doc_id in doc_ids
+        }
 
     def _judge_task(
         self, name: str, filter_name: str, doc_ids: Sequence[int], answers: Answers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol, TypeAlias
 
 from automerge.trial import Job, Outcome
@@ -12,6 +12,12 @@ class Worker(Protocol):
     """Measures jobs, one at a time, on one device; never raises for a bad recipe."""
 
     def measure(self, job: Job) -> Outcome: ...
+
+    def identity(self) -> Mapping[str, str]:
+        """What must be equal for scores of two workers to be comparable: versions, models, device.
+
+        What the driver cannot know itself, such as the device, is compared between workers.
+        """
 
 
 WorkerFactory: TypeAlias = Callable[[], Worker]

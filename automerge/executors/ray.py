@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import platform
 import secrets
 import sys
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from automerge.errors import ClusterLost, PreflightError
 from automerge.executors.base import Worker, WorkerFactory
 from automerge.executors.deadline import LEAST_S, Deadline
 from automerge.trial import Failed, FailureKind, Job, Measured, Outcome, Part, count_items
+
+logger = logging.getLogger(__name__)
 
 RETRIES = 2
 """How often a job whose worker died is given to a fresh one."""
@@ -28,7 +32,8 @@ class RaySettings:
 
     `workers` None is as many as fit, which follows a cluster that grows. `address` None starts a
     Ray of our own on this machine, and stops it at the end. Without any worker for `patience_s`
-    the cluster counts as lost; no measurement is called hung before `least_deadline_s`.
+    the cluster counts as lost; no measurement is called hung before `least_deadline_s`. A worker
+    whose identity differs from `expected`, or from the first worker's, measures nothing.
     """
 
     workers: int | None
@@ -37,6 +42,7 @@ class RaySettings:
     address: str | None = None
     patience_s: float = 900.0
     least_deadline_s: float = LEAST_S
+    expected: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Actor:
@@ -45,8 +51,9 @@ class _Actor:
     def __init__(self, factory: WorkerFactory) -> None:
         self._worker: Worker = factory()
 
-    def ready(self) -> None:
-        """Return once the worker is built."""
+    def ready(self) -> tuple[str, Mapping[str, str]]:
+        """Return the host's name and the worker's identity once it is built."""
+        return platform.node(), self._worker.identity()
 
     def measure(self, job: Job) -> Outcome:
         return self._worker.measure(job)
@@ -86,6 +93,8 @@ class RayExecutor:
         self._running: dict[Any, _Running] = {}
         self._deaths: Counter[tuple[int, Part, int]] = Counter()
         self._deadline = Deadline(settings.least_deadline_s)
+        self._identity: Mapping[str, str] = settings.expected
+        self._refused: set[str] = set()
         self._lost_in_a_row = 0
         self._looked = self._alive = time.monotonic()
         self._wanted = settings.workers or self._capacity()
@@ -148,13 +157,36 @@ class RayExecutor:
         actor = self._starting.pop(ref)
         ray = self._ray
         try:
-            ray.get(ref)
+            host, identity = ray.get(ref)
         except ray.exceptions.RayTaskError as error:
             raise PreflightError(f"a worker could not start: {error.cause or error}") from error
         except ray.exceptions.RayError as error:
             self._replace(actor, error)
         else:
+            self._welcome(actor, host, identity)
+
+    def _welcome(self, actor: Any, host: str, identity: Mapping[str, str]) -> None:
+        """Take a worker on; one whose scores could not be compared with the others' is sent away.
+
+        The first such ends the study before anything is measured; later ones only cost themselves.
+        """
+        others = {**identity, **self._identity}
+        differing = [
+            f"{what} {identity.get(what, 'missing')} instead of {wanted}"
+            for what, wanted in others.items()
+            if identity.get(what) != wanted
+        ]
+        if not differing:
+            self._identity = others
             self._idle.append(actor)
+            return
+        self._ray.kill(actor)
+        message = f"a worker on {host} differs from the study: {', '.join(differing)}"
+        if not (self._idle or self._running):
+            raise PreflightError(f"{message}; use one environment and the same files on all nodes")
+        if message not in self._refused:
+            self._refused.add(message)
+            logger.warning("%s; it is not used", message)
 
     def _finished(self, ref: Any) -> tuple[Job, Outcome] | None:
         ray = self._ray

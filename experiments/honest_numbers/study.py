@@ -19,10 +19,10 @@ import yaml
 import automerge
 from automerge import demo
 from automerge.config import load_config
-from automerge.estimation import Interval, interval
+from automerge.estimation import interval
 from automerge.evaluation.samples import copy_tasks
 from automerge.evaluation.tasks import TaskSettings, TaskSpec
-from automerge.objective import Objective, estimates
+from automerge.objective import ItemScores, Objective, estimates
 from automerge.recipe import Recipe
 from automerge.results import study_objectives
 from automerge.store import Store
@@ -33,6 +33,7 @@ from experiments.demo_zoo.data import SKILLS
 
 RUNS = Path("runs/honest_numbers")
 BUDGET = 60
+SHORTLIST = 6
 N_TRUTH = 1000
 N_FIXED = 100
 """Items a task that every candidate of the common way is scored on."""
@@ -46,12 +47,17 @@ def main(seed: int) -> None:
     draw_items(searched, build.ITEMS_PER_TASK, 5000 + seed)
     draw_items(truth, N_TRUTH, 9000 + seed)
     ours = folder / "ours"
-    search(ours, searched, seed, {"evaluation": {"batch_size": 64, "items_per_candidate": 100}})
+    fresh = {"evaluation": {"batch_size": 64, "items_per_candidate": 100}, "shortlist": SHORTLIST}
+    search(ours, searched, seed, fresh)
     common = folder / "common"
     share = N_FIXED / build.ITEMS_PER_TASK
     rest = (1 - share) / 2
     split = {"search": share, "select": rest, "test": rest, "max_select": 8, "max_test": 8}
-    full = {"evaluation": {"batch_size": 64, "items_per_candidate": "full"}, "split": split}
+    full = {
+        "evaluation": {"batch_size": 64, "items_per_candidate": "full"},
+        "split": split,
+        "shortlist": 1,
+    }
     search(common, searched, seed, full)
     readable = folder / "truth_tasks"
     if not readable.is_dir():
@@ -117,8 +123,7 @@ def read(run: Path, worker: MergeWorker) -> dict[str, object]:
                 "on_front": number in front,
                 "believed": {o.name: believed[str(number)][o.name]["value"] for o in objectives},
                 "select": {k: v.value for k, v in estimates(objectives, select.scores).items()},
-                "test": {o.name: plain(interval(test.scores[o.name], "mean")) for o in objectives},
-                "answers": {o.name: list(test.scores[o.name].values) for o in objectives},
+                "test": {o.name: plain(test.scores[o.name]) for o in objectives},
                 "truth": measure(worker, objectives, trials[number].recipe),
             }
         )
@@ -142,16 +147,19 @@ def read_best(run: Path, worker: MergeWorker) -> dict[str, object]:
 
 def measure(
     worker: MergeWorker, objectives: tuple[Objective, ...], recipe: Recipe
-) -> dict[str, dict[str, float]]:
-    """The mean over the items that no search saw."""
+) -> dict[str, dict[str, object]]:
+    """The scores on the items that no search saw."""
     items = {name: tuple(range(N_TRUTH)) for name in demo.TASKS}
     outcome = worker.measure(Job(0, recipe, "test", items))
     assert isinstance(outcome, Measured), outcome
-    return {o.name: plain(interval(outcome.scores[o.name], "mean")) for o in objectives}
+    return {o.name: plain(outcome.scores[o.name]) for o in objectives}
 
 
-def plain(found: Interval) -> dict[str, float]:
-    return {"value": found.value, "low": found.low, "high": found.high, "stderr": found.stderr}
+def plain(scores: ItemScores) -> dict[str, object]:
+    """A mean with its reported interval, and the 0/1 scores it is the mean of, as one text."""
+    found = interval(scores, "mean")
+    answers = "".join(str(int(value)) for value in scores.values)
+    return {"value": found.value, "low": found.low, "high": found.high, "answers": answers}
 
 
 if __name__ == "__main__":

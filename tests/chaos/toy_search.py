@@ -31,6 +31,9 @@ class Witness:
         self._worker = ToyWorker(seconds=0.002, fail=fails(*FAILING))
         self._last: Job | None = None
 
+    def identity(self) -> dict[str, str]:
+        return self._worker.identity()
+
     def measure(self, job: Job) -> Outcome:
         self._write("start", job)
         self._last = job

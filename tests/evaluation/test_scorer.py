@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from automerge.errors import PreflightError
 from automerge.evaluation.guards import (
     Generation,
     InvalidOutput,
@@ -281,6 +282,26 @@ def test_answers_without_what_the_filter_looks_for_are_counted(folder):
     answers = Answers({("generate", i): (text,) for i, text in enumerate(texts)}, 0)
     _, notes = scorer._judge(items, answers)
     assert notes == {"generate,word/unextracted": 0.5}
+
+
+def test_output_tokens_are_those_of_the_answers_stock_lm_eval_gets(folder):
+    specs = [TaskSpec("generate", "output_tokens"), TaskSpec("generate", "exact_match,word")]
+    task_set = load_tasks(specs, TaskSettings(folder))
+    lengths = task_set.objectives[0]
+    assert (lengths.direction, lengths.aggregation) == ("minimize", "mean")
+    model, tokenizer = make_model(), make_tokenizer()
+    scores = Scorer(model, tokenizer, task_set).score(all_items(task_set)).scores[lengths.name]
+    samples, _ = stock(model, folder, ["generate"])
+    texts = {doc: row["resps"][0][0] for doc, row in samples["generate", "word"].items()}
+    expected = {
+        doc: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+        for doc, text in texts.items()
+    }
+    assert len(set(expected.values())) > 1
+    found = zip(scores.items, scores.values, strict=True)
+    assert {doc: value for (_, doc), value in found} == expected
+    with pytest.raises(PreflightError, match="has no metric 'output_tokens'"):
+        load_tasks([TaskSpec("choice", "output_tokens")], TaskSettings(folder))
 
 
 @pytest.mark.parametrize(

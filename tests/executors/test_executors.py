@@ -79,12 +79,12 @@ def test_every_executor_gives_the_same_outcomes(name: str) -> None:
 
 
 @dataclass(frozen=True)
-class Deadly:
+class Deadly(ToyWorker):
     """Kills its own process while measuring one trial, the first `times` times."""
 
-    folder: Path
-    trial: int
-    times: int
+    folder: Path = Path()
+    trial: int = 0
+    times: int = 0
 
     def measure(self, job: Job) -> Outcome:
         if job.trial == self.trial:
@@ -100,7 +100,9 @@ class Deadly:
 def test_a_killed_worker_costs_at_most_its_own_trial(
     tmp_path: Path, times: int, survives: bool
 ) -> None:
-    executor = RayExecutor(partial(Deadly, tmp_path, 2, times), RaySettings(workers=1))
+    executor = RayExecutor(
+        partial(Deadly, folder=tmp_path, trial=2, times=times), RaySettings(workers=1)
+    )
     outcomes = collect(executor, [job(n) for n in range(4)])
     executor.close()
     assert all(isinstance(outcomes[n], Measured) for n in (0, 1, 3))
@@ -110,6 +112,42 @@ def test_a_killed_worker_costs_at_most_its_own_trial(
         assert isinstance(outcomes[2], Failed)
         assert outcomes[2].kind == "infra"
     assert len(list(tmp_path.iterdir())) == min(times, 3)
+
+
+@dataclass(frozen=True)
+class Odd(ToyWorker):
+    """Every worker after the first `alike` has another device."""
+
+    folder: Path = Path()
+    alike: int = 0
+
+    def identity(self) -> dict[str, str]:
+        (self.folder / str(time.monotonic_ns())).touch()
+        odd = len(list(self.folder.iterdir())) > self.alike
+        return {**super().identity(), "device": "odd" if odd else "even"}
+
+
+@pytest.mark.usefixtures("own_ray")
+def test_a_worker_with_other_versions_ends_the_study_before_anything_is_measured() -> None:
+    settings = RaySettings(workers=1, expected={"toy": "2", "torch": "2.13"})
+    executor = RayExecutor(ToyWorker, settings)
+    wanted = r"toy 1 instead of 2, torch missing instead of 2\.13; use one environment"
+    with pytest.raises(PreflightError, match=wanted):
+        collect(executor, [job(0)])
+    executor.close()
+
+
+@pytest.mark.usefixtures("own_ray")
+def test_a_worker_on_another_device_is_not_used_beside_those_at_work(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = partial(Odd, seconds=0.3, folder=tmp_path, alike=1)
+    executor = RayExecutor(worker, RaySettings(workers=2))
+    outcomes = collect(executor, [job(n) for n in range(8)])
+    assert all(isinstance(outcome, Measured) for outcome in outcomes.values())
+    assert executor.slots == 1
+    executor.close()
+    assert "device odd instead of even; it is not used" in caplog.text
 
 
 def refuses() -> ToyWorker:

@@ -49,12 +49,12 @@ def collect(executor: RayExecutor, jobs: list[Job], timeout_s: float = 90) -> di
 
 
 @dataclass(frozen=True)
-class Hangs:
+class Hangs(ToyWorker):
     """Sleeps for ever over one trial, the first `times` times."""
 
-    folder: Path
-    trial: int
-    times: int
+    folder: Path = Path()
+    trial: int = 0
+    times: int = 0
 
     def measure(self, job: Job) -> Outcome:
         if job.trial == self.trial and len(list(self.folder.iterdir())) < self.times:
@@ -69,7 +69,7 @@ def test_a_hung_measurement_is_given_up_and_the_others_go_on(
 ) -> None:
     cluster.add_node(num_cpus=2)
     settings = RaySettings(workers=2, least_deadline_s=2.0)
-    executor = RayExecutor(partial(Hangs, tmp_path, 6, times), settings)
+    executor = RayExecutor(partial(Hangs, folder=tmp_path, trial=6, times=times), settings)
     finished = collect(executor, [job(n) for n in range(9)])
     executor.close()
     assert all(isinstance(finished[n], Measured) for n in range(9) if n != 6)
@@ -104,7 +104,7 @@ def test_slots_follow_nodes_that_leave_and_join(cluster: Cluster) -> None:
 
 def test_when_no_worker_is_left_the_cluster_is_lost(cluster: Cluster) -> None:
     node = cluster.add_node(num_cpus=1)
-    executor = RayExecutor(partial(ToyWorker, None, 0.05), RaySettings(workers=1, patience_s=3.0))
+    executor = RayExecutor(partial(ToyWorker, None, 0.05), RaySettings(workers=1, patience_s=12.0))
     collect(executor, [job(0)])
     cluster.remove_node(node)
     with pytest.raises(ClusterLost, match="the same command resumes"):
