@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -66,17 +66,37 @@ class ItemScores:
     """Scores of one objective on items of its leaf tasks, in the order of `items`.
 
     `items` are (leaf task, lm-eval doc id). `weights` is None for plain means, else the number of
-    words or bytes an item counts for.
+    words or bytes an item counts for. `clusters` numbers what each item belongs to; None where
+    every item stands for itself.
     """
 
     items: tuple[tuple[str, int], ...]
     values: tuple[float, ...]
     weights: tuple[float, ...] | None = None
+    clusters: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        sizes = {len(self.items), len(self.values), len(self.weights or self.values)}
+        given = (self.items, self.values, self.weights, self.clusters)
+        sizes = {len(column) for column in given if column is not None}
         if len(sizes) != 1:
             raise ValueError(f"items, values and weights differ in length: {sorted(sizes)}")
+
+    def rows(self, rows: Sequence[int]) -> ItemScores:
+        """Some of its items."""
+        return ItemScores(
+            tuple(self.items[row] for row in rows),
+            tuple(self.values[row] for row in rows),
+            None if self.weights is None else tuple(self.weights[row] for row in rows),
+            None if self.clusters is None else tuple(self.clusters[row] for row in rows),
+        )
+
+    def clustered(self, clusters: Mapping[str, Sequence[int]]) -> ItemScores:
+        """The same, knowing the cluster of every document of each task."""
+        if not all(task in clusters for task, _ in self.items):
+            return self
+        own = tuple(clusters[task][doc] for task, doc in self.items)
+        alone = len(set(own)) == len(own)
+        return replace(self, clusters=None if alone else own)
 
 
 def model_property(name: str) -> Objective:
@@ -87,13 +107,7 @@ def model_property(name: str) -> Objective:
 def restricted(scores: ItemScores, items: Container[tuple[str, int]]) -> ItemScores:
     """The scores of those of its items that are among some."""
     rows = [row for row, item in enumerate(scores.items) if item in items]
-    if len(rows) == len(scores.items):
-        return scores
-    return ItemScores(
-        tuple(scores.items[row] for row in rows),
-        tuple(scores.values[row] for row in rows),
-        None if scores.weights is None else tuple(scores.weights[row] for row in rows),
-    )
+    return scores if len(rows) == len(scores.items) else scores.rows(rows)
 
 
 def joined(parts: Sequence[ItemScores]) -> ItemScores:

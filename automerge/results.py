@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,7 +23,7 @@ from automerge.report.model import (
 )
 from automerge.run_folder import is_running
 from automerge.store import Store, exists
-from automerge.trial import BASELINES, PARTS, Measured, Outcome, Part
+from automerge.trial import BASELINES, PARTS, Failed, Measured, Outcome, Part
 
 
 def open_study(run: Path) -> Store:
@@ -53,9 +54,10 @@ def study_result(run: Path, store: Store, *, state: State | None = None) -> Stud
     trials = store.trials()
     duplicates = store.duplicates()
     outcomes: dict[int, dict[Part, Outcome]] = {trial.number: {} for trial in trials}
+    clusters = store.meta("clusters") or {}
     for part in PARTS:
-        for number, outcome in store.outcomes(part).items():
-            outcomes[number][part] = outcome
+        for number, outcome in store.each_outcome(part):
+            outcomes[number][part] = _clustered(outcome, clusters)
     front = tuple(store.meta("front") or ())
     believed = {
         int(number): {name: Estimate(**value) for name, value in values.items()}
@@ -102,6 +104,13 @@ def study_result(run: Path, store: Store, *, state: State | None = None) -> Stud
         ),
         warnings=tuple(store.meta("warnings") or ()),
     )
+
+
+def _clustered(outcome: Outcome, clusters: Mapping[str, Sequence[int]]) -> Outcome:
+    if isinstance(outcome, Failed):
+        return outcome
+    scores = {name: own.clustered(clusters) for name, own in outcome.scores.items()}
+    return replace(outcome, scores=scores)
 
 
 def trial_limit(config: Mapping[str, Any]) -> int | None:

@@ -95,10 +95,10 @@ def write_checkpoint(
         copy_assets(assets, folder, layout, settings)
         for name, text in (texts or {}).items():
             (folder / name).write_text(text, encoding="utf-8")
-        verify(folder, digests, layout)
-        for file in folder.iterdir():
-            sync(file)
-        sync(folder)
+        with ThreadPoolExecutor(1, thread_name_prefix="sync") as beside:
+            synced = beside.submit(sync_all, folder)
+            verify(folder, digests, layout)
+            synced.result()
     n_bytes = sum(file.stat().st_size for file in target.iterdir())
     return WrittenCheckpoint(target, n_bytes, digests)
 
@@ -139,18 +139,19 @@ def write_shards(
 def write_hashed(file: BinaryIO, blocks: Iterable[bytes | memoryview]) -> str:
     """Write blocks and give their sha256, written and hashed while the next block is made."""
     digest = hashlib.sha256()
-
-    def take(block: bytes | memoryview) -> None:
-        file.write(block)
-        digest.update(block)
-
-    with ThreadPoolExecutor(1, thread_name_prefix="writer") as writer:
-        before: Future[None] = writer.submit(take, b"")
+    with ThreadPoolExecutor(2, thread_name_prefix="writer") as writers:
+        before: list[Future[object]] = []
         for block in blocks:
-            before.result()
-            before = writer.submit(take, block)
-        before.result()
+            settle(before)
+            before = [writers.submit(file.write, block), writers.submit(digest.update, block)]
+        settle(before)
     return digest.hexdigest()
+
+
+def settle(futures: Iterable[Future[object]]) -> None:
+    """Wait for all, and raise what one of them raised."""
+    for future in futures:
+        future.result()
 
 
 def blocks(
@@ -281,6 +282,13 @@ def alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def sync_all(folder: Path) -> None:
+    """Force a folder and its files to disk."""
+    for file in folder.iterdir():
+        sync(file)
+    sync(folder)
 
 
 def sync(path: Path) -> None:

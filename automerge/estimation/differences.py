@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, special
 
+from automerge.estimation.clusters import clustered_standard_error
 from automerge.estimation.intervals import (
     Interval,
     equal_scores_interval,
@@ -52,8 +53,9 @@ def paired_difference(
 
     Pairing removes the items' difficulty from the variance (Miller 2024, arXiv:2411.00640, section
     4.2). Pairs of 0/1 scores take Tango's score interval; other means Student's t on item
-    differences; ratios and exponentials Student's t on linearised item differences. Differences
-    that are all equal never give an interval of width zero.
+    differences; ratios and exponentials Student's t on linearised item differences. Items in
+    clusters take Student's t with the clustered standard error. Differences that are all equal
+    never give an interval of width zero.
     """
     a, b = _on_common_items(a, b)
     n = len(a.values)
@@ -64,6 +66,10 @@ def paired_difference(
         return Difference(difference, difference, difference, 0.0, 1)
     spread = influence(a, aggregation) - influence(b, aggregation)
     stderr = standard_error(spread)
+    if a.clusters is not None and not is_constant(spread, float(np.abs(spread).max())):
+        stderr = clustered_standard_error(spread, a.clusters)
+        low, high = student_interval(difference, stderr, len(set(a.clusters)), level)
+        return Difference(difference, low, high, stderr, n)
     both = np.array([*a.values, *b.values], dtype=np.float64)
     if aggregation == "mean" and is_binary(both):
         only_a, only_b = int(np.sum(both[:n] > both[n:])), int(np.sum(both[:n] < both[n:]))
@@ -130,11 +136,4 @@ def _on_common_items(a: ItemScores, b: ItemScores) -> tuple[ItemScores, ItemScor
         return a, b
     in_b = {item: row for row, item in enumerate(b.items)}
     rows = [(row, in_b[item]) for row, item in enumerate(a.items) if item in in_b]
-    return _rows(a, [row for row, _ in rows]), _rows(b, [row for _, row in rows])
-
-
-def _rows(scores: ItemScores, rows: Sequence[int]) -> ItemScores:
-    weights = None if scores.weights is None else tuple(scores.weights[row] for row in rows)
-    return ItemScores(
-        tuple(scores.items[row] for row in rows), tuple(scores.values[row] for row in rows), weights
-    )
+    return a.rows([row for row, _ in rows]), b.rows([row for _, row in rows])

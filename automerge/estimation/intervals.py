@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from automerge.estimation.clusters import clustered_standard_error
 from automerge.objective import Aggregation, Estimate, ItemScores, estimate
 
 
@@ -39,8 +40,9 @@ def interval(scores: ItemScores, aggregation: Aggregation, level: float = 0.95) 
     Means of 0/1 scores take Wilson's score interval, which Bowyer et al. (2025, arXiv:2503.01747)
     and Miller (2024, arXiv:2411.00640) motivate: the normal interval is too narrow below a few
     hundred items. Other means take Student's t. Ratios and exponentials take Student's t on the
-    linearised mean, then the monotone transform. Scores that are all equal never give an interval
-    of width zero, see `equal_scores_interval`.
+    linearised mean, then the monotone transform. Items in clusters take Student's t with the
+    clustered standard error (`clusters`). Scores that are all equal never give an interval of width
+    zero, see `equal_scores_interval`.
     """
     point = estimate(scores, aggregation)
     if point.n == 0:
@@ -48,6 +50,13 @@ def interval(scores: ItemScores, aggregation: Aggregation, level: float = 0.95) 
     values = np.asarray(scores.values, dtype=np.float64)
     if aggregation == "exact":
         return Interval(point.value, point.value, point.value, 0.0, 1)
+    spread = influence(scores, aggregation)
+    if scores.clusters is not None and not is_constant(spread, float(np.abs(spread).max())):
+        stderr = clustered_standard_error(spread, scores.clusters)
+        low, high = student_interval(point.value, stderr, len(set(scores.clusters)), level)
+        if aggregation == "mean" and is_unit(values):
+            low, high = max(low, 0.0), min(high, 1.0)
+        return Interval(point.value, low, high, stderr, point.n)
     if aggregation == "mean":
         low, high = _mean_interval(values, point, level)
     else:

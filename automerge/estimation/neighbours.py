@@ -1,4 +1,4 @@
-"""Neighbour control variates: what similar candidates say of the items a candidate did not see."""
+"""Control variates: what other candidates say of the items a candidate did not see."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from automerge.objective import Estimate
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
-DONORS = 12
+DONORS = 24
 """Nearest candidates that are asked."""
-BANDWIDTH_DONOR = 4
+BANDWIDTH_DONOR = 8
 """The donor whose distance is the kernel's standard deviation."""
 STRENGTH = 0.5
 """How many donors' worth an item's mean over all candidates counts for in its prediction."""
 PRIOR_ITEMS = 10.0
-"""How many items' worth of evidence the coefficient is shrunk towards 0 by."""
+"""How many items' worth of evidence the coefficients are shrunk towards 0 by."""
 
 
 def nearest(distances: Floats) -> Indices:
@@ -44,22 +44,31 @@ def predictions(scores: Floats, distances: Floats, item_means: Floats) -> Floats
     return np.asarray(total / (weights @ seen + STRENGTH))
 
 
-def control_variate(values: Floats, predicted: Floats, pool_mean: float, n_pool: int) -> Estimate:
+def control_variates(row: Floats, predictors: Floats) -> Estimate:
     """The mean over a pool of items, from some of them drawn at random.
 
-    ȳ − β(c̄ − C̄): `values` and `predicted` are on the items seen, C̄ = `pool_mean` is the
-    prediction's mean over all `n_pool`. β is the regression coefficient (Lavenberg and Welch 1981)
-    shrunk towards 0; any prediction leaves the estimate consistent. The standard error is that of
-    the residuals with the finite-population correction (Cochran 1977, eq. 2.20), so it is about
-    the pool's items and none beyond.
+    ȳ − β(c̄ − C̄): `row` (items,) holds the scores of the items seen and NaN for the others; c̄ are
+    the means over those seen, and C̄ those over all, of `predictors` (k, items), which say of every
+    item what its score may be. β is the multiple regression coefficient (Lavenberg and Welch 1981),
+    shrunk towards 0; any predictors leave the estimate consistent.
+
+    The standard error comes from leave-one-out residuals, which pay for the coefficients (HC3:
+    MacKinnon and White 1985; without predictors the usual one), with the finite-population
+    correction (Cochran 1977, eq. 2.20): so it is about the pool's items and none beyond.
     """
+    seen = np.isfinite(row)
+    values, known = row[seen], predictors[:, seen]
     n = len(values)
-    centred, about = values - values.mean(), predicted - predicted.mean()
-    spread = float(about @ about)
-    slope = float(centred @ about) / spread if spread > 0 else 0.0
-    slope *= n / (n + PRIOR_ITEMS)
-    residuals = centred - slope * about
-    freedom = max(n - 2, 1)
-    variance = float(residuals @ residuals) / freedom / n * max(1 - n / n_pool, 0.0)
-    value = float(values.mean()) - slope * (float(predicted.mean()) - pool_mean)
+    centred = values - values.mean()
+    about = known - known.mean(axis=1, keepdims=True)
+    spread = predictors - predictors.mean(axis=1, keepdims=True)
+    prior = PRIOR_ITEMS * (spread @ spread.T) / len(row)
+    inverse = np.linalg.pinv(about @ about.T + prior, hermitian=True)
+    slopes = inverse @ (about @ centred)
+    value = float(values.mean() - slopes @ (known.mean(axis=1) - predictors.mean(axis=1)))
+    if n in (1, len(row)):
+        return Estimate(value, 0.0, n)
+    leverages = 1 / n + ((inverse @ about) * about).sum(axis=0)
+    residuals = (centred - slopes @ about) / (1 - leverages)
+    variance = float(residuals @ residuals) * (n - 1) / n**3 * (1 - n / len(row))
     return Estimate(value, math.sqrt(variance), n)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from automerge.estimation.neighbours import control_variate, nearest, predictions
+from automerge.estimation.neighbours import control_variates, nearest, predictions
 from automerge.objective import Estimate, ItemScores, Objective, estimate
 
 Floats = NDArray[np.float64]
@@ -111,14 +111,14 @@ class Table:
         """The candidate's mean over all items."""
         rows = self._rows.filled
         row = rows[candidate]
-        seen = np.isfinite(row)
         donors = nearest(distances)
-        predicted = predictions(rows[donors], distances[donors], self._item_means(row, seen))
-        mean = float(predicted.mean())
-        return control_variate(row[seen], predicted[seen], mean, len(row))
+        item_means = self._item_means(row)
+        predicted = predictions(rows[donors], distances[donors], item_means)
+        return control_variates(row, np.stack([predicted, item_means]))
 
-    def _item_means(self, row: Floats, seen: NDArray[np.bool_]) -> Floats:
+    def _item_means(self, row: Floats) -> Floats:
         """Each item's mean over the other candidates, shrunk to the mean over all."""
+        seen = np.isfinite(row)
         sums, counts = self._sums.copy(), self._counts.copy()
         sums[seen] -= row[seen]
         counts[seen] -= 1

@@ -16,9 +16,10 @@ from automerge.checkpoints import Checkpoint
 from automerge.merging import native
 from automerge.merging.blocks import working_precision
 from automerge.merging.build import CannotCompile, compiler, library
-from automerge.merging.native import addresses, readable, stored_kinds
+from automerge.merging.loops import Shape
+from automerge.merging.native import addresses, is_readable, readable, stored_kinds
 from automerge.merging.ranks import NARROW, Ranks
-from automerge.merging.translate import Shape, translate
+from automerge.merging.translate import translate
 from automerge.methods import Coefficients, Method
 from automerge.methods.uniform import Keys
 
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 WORTHWHILE = 10_000_000
 """Elements of a model from which compiling, about a second a method and number of sources, pays."""
 PIECE = 1 << 21
-"""Elements a thread merges at once, at most."""
+"""Elements a thread merges at once, at most, where they are copied to be read."""
 SHARED = 1 << 17
 """Elements from which threads share a tensor."""
 
@@ -60,15 +61,16 @@ class FusedKernels:
 
         Returns whether the result is finite; None where it cannot be computed here.
         """
-        if any(r.places.dtype != torch.uint16 for r in ranks):
+        if any(r.places.dtype != torch.uint16 or r.columns == 1 for r in ranks):
             return None
         kinds, (kind,) = stored_kinds(tensors), stored_kinds([merged])
+        at_once = merged.dtype == kind and all(map(is_readable, tensors, kinds))
         shape = Shape.of(method, scalars, kinds, kind)
         merge = self._merge(method, shape)
         if merge is None:
             return None
         numbers = [*(number for each in scalars.each for number in each), *scalars.shared]
-        numbers += [ranks[0].step, ranks[0].first] if ranks else []
+        numbers += [ranks[0].step] if ranks else []
         wanted = [key & 0xFFFFFFFF for pair in keys for key in pair]
         constants = (
             (ctypes.c_double * max(len(numbers), 1))(*numbers),
@@ -77,27 +79,26 @@ class FusedKernels:
 
         def work(span: tuple[int, int]) -> bool:
             start, stop = span
-            there = merged[start:stop]
-            out = there if there.dtype == kind else torch.empty(stop - start)
-            inputs = readable(tensors, kinds, start, stop)
+            inputs, out, begin = tensors, merged, start
+            if not at_once:
+                inputs = readable(tensors, kinds, start, stop)
+                out, begin = torch.empty(stop - start, dtype=kind), 0
             bad = merge(
-                addresses(inputs),
-                addresses([r.places[start:stop] for r in ranks]),
-                ctypes.c_void_p(out.data_ptr()),
+                addresses(inputs, begin),
+                addresses([r.places for r in ranks], start),
+                ctypes.c_void_p(out.data_ptr() + begin * out.element_size()),
                 *constants,
                 ctypes.c_uint32(start & 0xFFFFFFFF),
                 ctypes.c_int64(stop - start),
             )
-            if out is not there:
-                there.copy_(out)
-                return not bad and bool(torch.isfinite(there).all())
+            if out is not merged:
+                merged[start:stop] = out
+                return not bad and bool(torch.isfinite(merged[start:stop]).all())
             return not bad
 
         n_threads = torch.get_num_threads() if merged.numel() >= SHARED else 1
-        pieces = spans(merged.numel(), n_threads)
-        if n_threads == 1:
-            return all(map(work, pieces))
-        finite = list(self._threads.map(work, pieces))
+        pieces = spans(merged.numel(), n_threads, merged.numel() if at_once else PIECE)
+        finite = list(map(work, pieces) if n_threads == 1 else self._threads.map(work, pieces))
         return all(finite)
 
     def _merge(self, method: Method, shape: Shape) -> Merge | None:
@@ -115,7 +116,7 @@ class FusedKernels:
         """How many elements of |source − base| each bin of `order` holds; None without compiler."""
         if working_precision([source] if base is None else [source, base]) != torch.float32:
             return None
-        return self._try(lambda: native.magnitude_counts(self._load, source, base))
+        return self._try(lambda: native.magnitude_counts(self._load, self._each, source, base))
 
     def spread_counts(
         self, sources: Sequence[Tensor], base: Tensor | None
@@ -129,7 +130,7 @@ class FusedKernels:
         """Each element's place by magnitude within its row; None where it is not computed here."""
         if rows.dtype != torch.float32 or rows.shape[1] > NARROW:
             return None
-        return self._try(lambda: native.row_places(self._load, rows))
+        return self._try(lambda: native.row_places(self._load, self._each, rows))
 
     def _load(self, code: str) -> ctypes.CDLL:
         """Compile and load, once."""
@@ -148,6 +149,11 @@ class FusedKernels:
             self._refused = True
             return None
 
+    @property
+    def _each(self) -> native.Each:
+        """Work on pieces at once where PyTorch has threads."""
+        return self._threads.map if torch.get_num_threads() > 1 else map
+
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
         """As many threads as PyTorch uses; calls into the kernel let others run."""
@@ -164,8 +170,8 @@ def fused_kernels(checkpoints: Mapping[str, Checkpoint]) -> FusedKernels | None:
     return None if found is None or max(sizes, default=0) < WORTHWHILE else FusedKernels(found)
 
 
-def spans(count: int, n_threads: int) -> list[tuple[int, int]]:
-    """Pieces of a tensor, as start and stop: as many for each thread, alike long, none long."""
-    n = n_threads * max(1, -(-count // (n_threads * PIECE)))
-    size = -(-count // n)
+def spans(count: int, n_threads: int, longest: int) -> list[tuple[int, int]]:
+    """Pieces of a tensor, as start and stop: as many for each thread, alike long, whole couples."""
+    n = n_threads * max(1, -(-count // (n_threads * max(longest, 1))))
+    size = -(-count // (2 * n)) * 2
     return [(start, min(start + size, count)) for start in range(0, count, size or 1)]

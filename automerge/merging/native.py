@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from automerge.merging.loops import PRELUDE, STORED
 from automerge.merging.order import N_BINS, SHIFT
-from automerge.merging.translate import PRELUDE, STORED
 
-PIECE = 1 << 24
+PIECE = 1 << 21
 """Elements counted at once, fewer than 32 bits can count."""
 
 Load: TypeAlias = Callable[[str], ctypes.CDLL]
 """Compiles C++, unless that was done before; raises CannotCompile."""
+T = TypeVar("T")
+
+
+class Each(Protocol):
+    """Calls a function with every start of a piece, several at once or one after the other."""
+
+    def __call__(self, function: Callable[[int], T], starts: Iterable[int], /) -> Iterable[T]: ...
 
 
 def stored_kinds(tensors: Sequence[Tensor]) -> list[torch.dtype]:
@@ -33,9 +42,15 @@ def readable(
     return [t[start:stop].to(kind).contiguous() for t, kind in pairs]
 
 
-def addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
-    """Where contiguous tensors begin."""
-    return (ctypes.c_void_p * max(len(tensors), 1))(*(t.data_ptr() for t in tensors))
+def is_readable(tensor: Tensor, kind: torch.dtype) -> bool:
+    """Whether compiled code can read a tensor as it is."""
+    return tensor.dtype == kind and tensor.is_contiguous()
+
+
+def addresses(tensors: Sequence[Tensor], start: int = 0) -> ctypes.Array[ctypes.c_void_p]:
+    """Where an element of contiguous flat tensors lies."""
+    found = (t.data_ptr() + start * t.element_size() for t in tensors)
+    return (ctypes.c_void_p * max(len(tensors), 1))(*found)
 
 
 def counting(source: torch.dtype, base: torch.dtype | None) -> str:
@@ -63,7 +78,7 @@ extern "C" void count(const {STORED[source]} *__restrict from, const {anchor} *_
 """
 
 
-def magnitude_counts(load: Load, source: Tensor, base: Tensor | None) -> Tensor:
+def magnitude_counts(load: Load, each: Each, source: Tensor, base: Tensor | None) -> Tensor:
     """How many elements of |source − base| each bin holds, the largest magnitudes' bin first.
 
     Flat tensors of the CPU; (N_BINS,), int64, the same numbers as `order` counts.
@@ -73,18 +88,22 @@ def magnitude_counts(load: Load, source: Tensor, base: Tensor | None) -> Tensor:
     kinds = stored_kinds(pair)
     count = load(counting(kinds[0], None if base is None else kinds[1])).count
     count.restype = None
-    total = torch.zeros(N_BINS, dtype=torch.int64)
-    for start in range(0, source.numel(), PIECE):
+
+    def counted(start: int) -> npt.NDArray[np.int64]:
         ours, theirs = readable(pair, kinds, start, start + PIECE)
-        tables = torch.zeros((2, N_BINS), dtype=torch.int32)
+        tables = np.zeros((2, N_BINS), dtype=np.uint32)
         count(
             ctypes.c_void_p(ours.data_ptr()),
             ctypes.c_void_p(theirs.data_ptr()),
-            ctypes.c_void_p(tables.data_ptr()),
+            ctypes.c_void_p(tables.ctypes.data),
             ctypes.c_int64(len(ours)),
         )
-        total += tables.sum(dim=0)
-    return total.flip(0)
+        both: npt.NDArray[np.int64] = tables.sum(axis=0, dtype=np.int64)
+        return both
+
+    # NumPy's sums: PyTorch's threads would wait, busily, for work this small.
+    total = sum(each(counted, range(0, source.numel(), PIECE)), np.zeros(N_BINS, dtype=np.int64))
+    return torch.from_numpy(total[::-1].copy())
 
 
 def spreading(kinds: Sequence[torch.dtype], anchored: bool) -> str:
@@ -185,7 +204,7 @@ extern "C" void place(const float *rows, uint16_t *places, int64_t n_rows, int64
 """
 
 
-def row_places(load: Load, rows: Tensor) -> Tensor:
+def row_places(load: Load, each: Each, rows: Tensor) -> Tensor:
     """Each element's place by magnitude within its row, as `places_of` gives it: (n, m), uint16.
 
     `rows` (n, m) are float32 of the CPU, of at most `NARROW` columns. Raises CannotCompile.
@@ -194,6 +213,12 @@ def row_places(load: Load, rows: Tensor) -> Tensor:
     place.restype = None
     rows = rows.contiguous()
     places = torch.empty(rows.shape, dtype=torch.uint16)
-    pointers = (ctypes.c_void_p(rows.data_ptr()), ctypes.c_void_p(places.data_ptr()))
-    place(*pointers, ctypes.c_int64(len(rows)), ctypes.c_int64(rows.shape[1]))
+    n, columns = rows.shape
+
+    def placed(start: int) -> None:
+        pointers = (ctypes.c_void_p(t[start:].data_ptr()) for t in (rows, places))
+        place(*pointers, ctypes.c_int64(min(step, n - start)), ctypes.c_int64(columns))
+
+    step = max(1, PIECE // max(columns, 1))
+    list(each(placed, range(0, n, step)))
     return places

@@ -90,7 +90,10 @@ def fill(merged: Tensor, step: Step, method: Method, workspace: Workspace) -> bo
         for source in (step.sources if "ranks" in method.statistics else ())
     ]
     if workspace.fused is not None and working_precision(tensors) == torch.float32:
-        named = [keys(step.seed, source.tensor, source.model) for source in step.sources]
+        named = [
+            keys(step.seed, source.tensor, source.model)
+            for source in (step.sources if method.seeded else ())
+        ]
         finite = workspace.fused.fill(merged, method, tensors, scalars, named, ranked)
         if finite is not None:
             return finite

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -18,61 +17,8 @@ import torch
 from torch.fx import Graph, Node, Proxy
 from torch.fx.proxy import GraphAppendingTracer
 
+from automerge.merging.loops import Shape, function
 from automerge.methods import Coefficients, Method, Operands
-from automerge.methods.uniform import FIRST, SECOND
-
-STORED: Mapping[torch.dtype, str] = MappingProxyType(
-    {torch.bfloat16: "bfloat16", torch.float32: "float"}
-)
-"""What compiled kernels read and write directly."""
-
-CONSTANTS = f"""
-#include <cstdint>
-
-static const uint32_t FIRST = {FIRST & 0xFFFFFFFF}u, SECOND = {SECOND & 0xFFFFFFFF}u;
-"""
-
-PRELUDE = (
-    CONSTANTS
-    + """
-#include <cmath>
-#include <cstring>
-
-struct bfloat16 { uint16_t bits; };
-
-static inline float load(float x) { return x; }
-static inline float load(bfloat16 x) {
-  uint32_t wide = uint32_t(x.bits) << 16;
-  float y;
-  memcpy(&y, &wide, 4);
-  return y;
-}
-static inline uint32_t bits_of(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, 4);
-  return bits;
-}
-static inline void store(float *at, float x) { *at = x; }
-static inline void store(bfloat16 *at, float x) {
-  uint32_t wide = bits_of(x);
-  uint16_t nearest = uint16_t((wide + 0x7FFF + ((wide >> 16) & 1)) >> 16);
-  at->bits = x != x ? uint16_t(0x7FC0) : nearest;
-}
-// The least magnitude, as bits, that is stored as infinity or NaN.
-static inline uint32_t limit(const float *) { return 0x7F800000; }
-static inline uint32_t limit(const bfloat16 *) { return 0x7F7F8000; }
-static inline float uniform(uint32_t index, uint32_t outer, uint32_t inner) {
-  uint32_t x = index ^ outer;
-  x ^= x >> 16;
-  x *= FIRST;
-  x ^= inner;
-  x ^= x >> 15;
-  x *= SECOND;
-  x ^= x >> 15;
-  return float(int32_t(x >> 8)) * 0x1p-24f;
-}
-"""
-)
 
 OPERATORS: Mapping[Callable[..., Any], str] = MappingProxyType(
     {
@@ -81,6 +27,7 @@ OPERATORS: Mapping[Callable[..., Any], str] = MappingProxyType(
         operator.mul: "{0} * {1}",
         operator.truediv: "{0} / {1}",
         operator.neg: "-{0}",
+        torch.ones_like: "1.0f",
     }
 )
 # NaN goes on through all of these, as it does in PyTorch.
@@ -98,56 +45,13 @@ METHODS: Mapping[str, str] = MappingProxyType(
 )
 
 COMPARISONS: Mapping[tuple[str, str], str] = MappingProxyType(
-    {
-        ("relu", "sign"): "({0} > 0 ? 1.0f : 0.0f)",
-        ("sign", "abs"): "({0} > 0 || {0} < 0 ? 1.0f : 0.0f)",
-    }
+    {("relu", "sign"): "{0} > 0", ("sign", "abs"): "{0} > 0 || {0} < 0"}
 )
-"""Two methods in a row that are one comparison, which compilers do not see."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a translated kernel is special to; sizes and numbers are its arguments."""
-
-    anchored: bool
-    seeded: bool
-    ranked: bool
-    widths: tuple[int, ...]
-    n_shared: int
-    switches: tuple[bool, ...]
-    inputs: tuple[torch.dtype, ...]
-    output: torch.dtype
-
-    @classmethod
-    def of(
-        cls,
-        method: Method,
-        scalars: Coefficients,
-        inputs: Iterable[torch.dtype],
-        output: torch.dtype,
-    ) -> Shape:
-        """The shape of one merge."""
-        return cls(
-            method.anchored,
-            method.seeded,
-            "ranks" in method.statistics,
-            tuple(map(len, scalars.each)),
-            len(scalars.shared),
-            scalars.switches,
-            tuple(inputs),
-            output,
-        )
+"""Two methods in a row that give 1 where a comparison holds and else 0."""
 
 
 def translate(method: Method, shape: Shape) -> str:
-    """C++ of a function `merge`.
-
-    int32_t merge(inputs, ranks, output, numbers, keys, first, count): `numbers` are each source's
-    coefficients, the shared ones, and where there are ranks their step and first; `keys` are two a
-    source; `first` is the number of the first
-    element within the tensor. Returns whether an element of the result is not finite.
-    """
+    """C++ of a method's kernel, in a function as `loops` makes it."""
     graph = Graph()
     tracer = GraphAppendingTracer(graph)
 
@@ -168,81 +72,73 @@ def translate(method: Method, shape: Shape) -> str:
     )
     result = cast(Proxy, merged).node
     names = Names([proxy.node for proxy in numbers])
-    statements = [
-        *(f"float t{i} = load(in{i}[i]);" for i in range(len(tensors))),
-        *(f"float u{i} = uniform(index, key{i}, key{i}_);" for i in range(len(uniforms))),
-        *(f"float r{i} = float(rank{i}[i]) * rank_step + rank_first;" for i in range(len(ranks))),
-        *(names.statement(node) for node in graph.nodes if node.op != "placeholder"),
-    ]
-    pointers = [
-        *(
-            f"const {STORED[dtype]} *__restrict in{i} = (const {STORED[dtype]} *)inputs[{i}];"
-            for i, dtype in enumerate(shape.inputs)
-        ),
-        *(f"const uint16_t *__restrict rank{i} = ranks[{i}];" for i in range(len(ranks))),
-        f"{STORED[shape.output]} *__restrict out = ({STORED[shape.output]} *)output;",
-        *(f"const double c{i} = numbers[{i}];" for i in range(len(numbers))),
-        *(
-            f"const float rank_{name} = float(numbers[{len(numbers) + i}]);"
-            for i, name in enumerate(("step", "first") if shape.ranked else ())
-        ),
-        *(
-            f"const uint32_t key{i} = keys[{2 * i}], key{i}_ = keys[{2 * i + 1}];"
-            for i in range(len(uniforms))
-        ),
-    ]
-    return "\n".join(
-        [
-            PRELUDE,
-            'extern "C" int32_t merge(const void *const *inputs, const uint16_t *const *ranks,',
-            "    void *output, const double *numbers, const uint32_t *keys, uint32_t first,",
-            "    int64_t count) {",
-            *(f"  {line}" for line in pointers),
-            "  uint32_t peak = 0;",
-            "  for (int64_t i = 0; i < count; i++) {",
-            "    const uint32_t index = first + uint32_t(i);",
-            *(f"    {line}" for line in statements),
-            f"    store(out + i, {names[result]});",
-            f"    uint32_t magnitude = bits_of({names[result]}) & 0x7FFFFFFF;",
-            "    peak = peak > magnitude ? peak : magnitude;",
-            "  }",
-            "  return peak >= limit(out);",
-            "}",
-            "",
-        ]
-    )
+    statements = [names.statement(node) for node in graph.nodes if node.op != "placeholder"]
+    return function(shape, len(numbers), statements, names[result])
 
 
 class Names:
-    """What nodes of a graph are called, and which of them are Python numbers."""
+    """What nodes of a graph are called, and which of them are Python numbers, or one of two."""
 
     def __init__(self, numbers: Iterable[Node]) -> None:
         self._numbers = set(numbers)
+        self._choices: dict[Node, str] = {}
 
     def __getitem__(self, node: Node) -> str:
+        if node in self._choices:
+            return f"({self._choices[node]} ? {node.name}_yes : {node.name}_no)"
         return str(node.target) if node.op == "placeholder" else node.name
 
     def statement(self, node: Node) -> str:
         """The code of one operation.
 
-        Raises NotImplementedError for one that is not in the tables.
+        What a comparison chooses of two numbers, and what other numbers make of it, is such a
+        choice again: both are computed before the loop. Raises NotImplementedError for an operation
+        that is not in the tables.
         """
         forms = cast(Mapping[object, str], OPERATORS if node.op == "call_function" else METHODS)
         if node.target not in forms or node.kwargs:
             raise NotImplementedError(f"kernels cannot use {node.target} yet; add it to {__name__}")
-        among_numbers = all(
-            arg in self._numbers if isinstance(arg, Node) else True for arg in node.args
-        )
-        if among_numbers:
-            self._numbers.add(node)
-        arguments = [self._argument(arg, among_numbers) for arg in node.args]
-        form = forms[node.target]
         (first, *_) = node.args
         if isinstance(first, Node) and (first.target, node.target) in COMPARISONS:
-            form = COMPARISONS[cast(str, first.target), cast(str, node.target)]
-            arguments = [self._argument(first.args[0], among_numbers)]
-        kind = "double" if among_numbers else "float"
-        return f"const {kind} {node.name} = {form.format(*arguments)};"
+            return self._comparison(node, cast(Node, first.args[0]), cast(str, first.target))
+        tensors = [arg for arg in node.args if isinstance(arg, Node) and arg not in self._numbers]
+        if not tensors:
+            self._numbers.add(node)
+        kind = "float" if tensors else "double"
+        if len(tensors) == 1 and tensors[0] in self._choices:
+            (choice,) = tensors
+            self._choices[node] = self._choices[choice]
+            return " ".join(
+                self._assigned(node, kind, {choice: f"{choice.name}_{k}"}, f"_{k}")
+                for k in ("yes", "no")
+            )
+        return self._assigned(node, kind)
+
+    def _comparison(self, node: Node, compared: Node, before: str) -> str:
+        """A choice of 1 and 0."""
+        name = f"{node.name}_holds"
+        form = COMPARISONS[before, cast(str, node.target)].format(self[compared])
+        if compared.target is operator.sub and before == "relu":
+            # The same: with subnormal numbers, a difference is 0 only between equals.
+            left, right = (self._argument(arg, False) for arg in compared.args)
+            form = f"{left} > {right}"
+        self._choices[node] = name
+        numbers = f"{node.name}_yes = 1.0f, {node.name}_no = 0.0f"
+        return f"const bool {name} = {form}; const float {numbers};"
+
+    def _assigned(
+        self,
+        node: Node,
+        kind: str,
+        known: Mapping[Node, str] = MappingProxyType({}),
+        suffix: str = "",
+    ) -> str:
+        """An operation's definition; of `known` arguments the names are given."""
+        forms = cast(Mapping[object, str], OPERATORS if node.op == "call_function" else METHODS)
+        arguments = [
+            known.get(cast(Any, arg)) or self._argument(arg, kind == "double") for arg in node.args
+        ]
+        return f"const {kind} {node.name}{suffix} = {forms[node.target].format(*arguments)};"
 
     def _argument(self, argument: object, among_numbers: bool) -> str:
         """An argument, in the precision of the operation."""

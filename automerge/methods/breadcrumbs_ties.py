@@ -30,7 +30,8 @@ def coefficients(values: Values, statistics: Statistics) -> Coefficients:
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
     """TIES's election and merge over the masked task vectors."""
     vectors = masked(operands, tuple((least, most) for _, least, most in scalars.each))
-    return elected(operands, vectors, scalars)
+    weighted = [v * w for v, (w, *_) in zip(vectors, scalars.each, strict=True)]
+    return elected(operands, weighted, scalars)
 
 
 BREADCRUMBS_TIES = Method(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from automerge.methods.base import Operands, indicator
@@ -18,14 +19,16 @@ def rescaled(share: float, kept: float) -> float:
     return share / kept if kept > 0 else 0.0
 
 
-def dropped(operands: Operands, densities: tuple[float, ...]) -> tuple[Tensor, ...]:
-    """Task vectors with each element kept where its uniform is below the density.
+def dropped(operands: Operands, scalars: Iterable[tuple[float, ...]]) -> tuple[Tensor, ...]:
+    """Task vectors times a factor, with each element kept where its uniform is below a density.
+
+    `scalars` are factor and density, a source.
 
     Uniforms do not depend on the density, so a smaller density keeps a subset.
     """
     return tuple(
-        vector * indicator(kept - uniform)
-        for vector, uniform, kept in zip(
-            operands.task_vectors, operands.uniforms, densities, strict=True
+        vector * (indicator(kept - uniform) * factor)
+        for vector, uniform, (factor, kept) in zip(
+            operands.task_vectors, operands.uniforms, scalars, strict=True
         )
     )

@@ -16,8 +16,8 @@ from automerge.methods.base import (
     weight,
 )
 from automerge.methods.dare import dropped, rescaled
-from automerge.methods.linear import weighted_sum
 from automerge.methods.task_arithmetic import factor
+from automerge.methods.ties import added
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,8 +32,7 @@ def coefficients(values: Values, statistics: Statistics) -> Coefficients:
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
     """base + λ Σ wᵢ mᵢ (xᵢ − base) / densityᵢ, with mᵢ a Bernoulli(densityᵢ) mask."""
-    vectors = dropped(operands, tuple(kept for _, kept in scalars.each))
-    return operands.anchor + weighted_sum(vectors, scalars.each)
+    return operands.anchor + added(dropped(operands, scalars.each))
 
 
 DARE_LINEAR = Method(

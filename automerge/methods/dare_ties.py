@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """wᵢ, densityᵢ and 1/densityᵢ a source, and λ."""
-    return ballot(values, [(kept, rescaled(1.0, kept)) for kept in values.each["density"]])
+    """wᵢ, wᵢ / densityᵢ and densityᵢ a source, and λ."""
+    pairs = zip(values.each["weight"], values.each["density"], strict=True)
+    return ballot(values, [(rescaled(w, kept), kept) for w, kept in pairs])
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
     """TIES's election and merge over mᵢ (xᵢ − base) / densityᵢ."""
-    vectors = dropped(operands, tuple(kept for _, kept, _ in scalars.each))
-    grown = [v * r for v, (_, _, r) in zip(vectors, scalars.each, strict=True)]
-    return elected(operands, grown, scalars)
+    weighted = dropped(operands, [(factor, kept) for _, factor, kept in scalars.each])
+    return elected(operands, weighted, scalars)
 
 
 DARE_TIES = Method(

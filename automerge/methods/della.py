@@ -29,8 +29,7 @@ def coefficients(values: Values, statistics: Statistics) -> Coefficients:
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
     """TIES's election and merge over mᵢ (xᵢ − base) / pᵢ, with mᵢ a Bernoulli(pᵢ) mask."""
-    vectors = pruned(operands, tuple((least, width) for _, least, width in scalars.each))
-    return elected(operands, vectors, scalars)
+    return elected(operands, pruned(operands, scalars.each), scalars)
 
 
 DELLA = Method(

@@ -15,9 +15,9 @@ from automerge.methods.base import (
     scaling,
     weight,
 )
-from automerge.methods.linear import weighted_sum
 from automerge.methods.magprune import EPSILON, pruned, windows
 from automerge.methods.task_arithmetic import summands
+from automerge.methods.ties import added
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,8 +30,7 @@ def coefficients(values: Values, statistics: Statistics) -> Coefficients:
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
     """base + λ Σ wᵢ mᵢ (xᵢ − base) / pᵢ, with mᵢ a Bernoulli(pᵢ) mask."""
-    vectors = pruned(operands, tuple((least, width) for _, least, width in scalars.each))
-    return operands.anchor + weighted_sum(vectors, scalars.each)
+    return operands.anchor + added(pruned(operands, scalars.each))
 
 
 DELLA_LINEAR = Method(

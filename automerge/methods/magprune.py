@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from automerge.methods.base import Knob, Operands, Values, indicator
@@ -26,16 +27,18 @@ def windows(values: Values) -> tuple[tuple[float, float], ...]:
     return tuple((kept - half, 2 * half) for kept, half in halves)
 
 
-def pruned(operands: Operands, ranges: tuple[tuple[float, float], ...]) -> tuple[Tensor, ...]:
-    """Task vectors with each element kept with a probability p linear in its rank, over p.
+def pruned(operands: Operands, scalars: Iterable[tuple[float, ...]]) -> tuple[Tensor, ...]:
+    """Weighted task vectors with each element kept with a probability p linear in its rank, over p.
 
-    mergekit divides by the share of the L1 norm that was kept instead of by p. Uniforms depend on
-    no knob, so masks are nested.
+    `scalars` are weight, least probability and the range's width, a source. mergekit divides by the
+    share of the L1 norm that was kept instead of by p. Uniforms depend on no knob, so masks are
+    nested.
     """
     vectors = []
-    for vector, uniform, rank, (least, width) in zip(
-        operands.task_vectors, operands.uniforms, operands.ranks, ranges, strict=True
+    for vector, uniform, rank, (w, least, width) in zip(
+        operands.task_vectors, operands.uniforms, operands.ranks, scalars, strict=True
     ):
         kept = rank * width + least
-        vectors.append(vector * indicator(kept - uniform) / (kept + (1 - indicator(kept))))
+        mask = indicator(kept - uniform)
+        vectors.append(vector * (mask * w) / (kept + (1 - mask)))
     return tuple(vectors)

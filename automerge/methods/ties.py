@@ -54,40 +54,36 @@ def threshold(kept: float, statistics: Statistics, i: int) -> float:
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
     """base + λ Σ wᵢ δᵢ / Σ wᵢ over the trimmed elements δᵢ that agree with the elected sign."""
-    trimmed = [
-        vector * (1 - indicator(least - vector.abs()))
-        for vector, (_, least) in zip(operands.task_vectors, scalars.each, strict=True)
+    weighted = [
+        vector * ((1 - indicator(least - vector.abs())) * w)
+        for vector, (w, least) in zip(operands.task_vectors, scalars.each, strict=True)
     ]
-    return elected(operands, trimmed, scalars)
+    return elected(operands, weighted, scalars)
 
 
-def elected(operands: Operands, vectors: Sequence[Tensor], scalars: Coefficients) -> Tensor:
-    """base + λ times what is elected of a vector a source, with coefficients of `ballot`."""
+def elected(operands: Operands, weighted: Sequence[Tensor], scalars: Coefficients) -> Tensor:
+    """base + λ times what is elected of weighted vectors, with coefficients of `ballot`."""
     (scale,), (normalized,) = scalars.shared, scalars.switches
     weights = [w for w, *_ in scalars.each]
-    return operands.anchor + elect(vectors, weights, normalized) * scale
-
-
-def elect(vectors: Sequence[Tensor], weights: Sequence[float], normalized: bool) -> Tensor:
-    """Sum the weighted elements whose sign is that of the sum over all sources.
-
-    Normalised, each sum is divided by the weights that agreed; where none did, or they cancel,
-    by 1.
-    """
-    weighted = [vector * w for vector, w in zip(vectors, weights, strict=True)]
-    return agreed(weighted, weights, vote(weighted), normalized)
+    return operands.anchor + agreed(weighted, weights, vote(weighted), normalized) * scale
 
 
 def vote(vectors: Sequence[Tensor]) -> Tensor:
     """The sign of the sum, element by element; a sum of exactly 0 elects +."""
+    import torch
+
     total = added(vectors)
-    return (total * 0 + 1).copysign(total)  # unlike total.sign(), ±1 at 0, and NaN stays NaN
+    return torch.ones_like(total).copysign(total)
 
 
 def agreed(
     weighted: Sequence[Tensor], weights: Sequence[float], sign: Tensor, normalized: bool
 ) -> Tensor:
-    """Sum the weighted elements of the elected sign; normalised, over the weights they have."""
+    """Sum the weighted elements of the elected sign.
+
+    Normalised, each sum is divided by the weights that agreed; where none did, or they cancel,
+    by 1.
+    """
     agreeing = [(v * sign).relu() for v in weighted]
     elected = added(agreeing) * sign
     if not normalized:

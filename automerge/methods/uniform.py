@@ -28,26 +28,27 @@ def uniform(
     """Uniforms in [0, 1) for elements [start, start + count) of one tensor of one source.
 
     Multiples of 2⁻²⁴ in float32. The same on every device and for every way of cutting a
-    tensor. Tensors of 2³² elements and more repeat their numbers.
+    tensor. Tensors of 2³² elements and more repeat their numbers. Elements 2n and 2n + 1 share one
+    hash: its upper 24 bits, and those of its halves swapped, whose first 16 are others.
     """
     import torch
 
-    index = torch.arange(start, start + count, dtype=torch.int64, device=device).to(torch.int32)
-    return spread(index, *keys(seed, tensor, source))
+    first = start // 2
+    couples = torch.arange(first, (start + count + 1) // 2, dtype=torch.int64, device=device)
+    x = hashed((couples & 0x7FFFFFFF).to(torch.int32), *keys(seed, tensor, source))
+    both = torch.stack([(x >> 8) & 0xFFFFFF, ((x << 8) & 0xFFFF00) | ((x >> 24) & 0xFF)], dim=1)
+    return both.reshape(-1)[start - 2 * first :][:count].float() * 2.0**-24
 
 
-def spread(
-    index: torch.Tensor, outer: int | torch.Tensor, inner: int | torch.Tensor
-) -> torch.Tensor:
-    """Hash 32-bit integers to uniforms, keyed before and within; products wrap modulo 2³².
+def hashed(x: torch.Tensor, outer: int, inner: int) -> torch.Tensor:
+    """Hash 32-bit integers, keyed before and within; products wrap modulo 2³².
 
     Shifts of signed integers repeat the sign, so what they bring in is masked.
     """
-    x = index ^ outer
+    x = x ^ outer
     x = x ^ ((x >> 16) & 0xFFFF)
     x = x * FIRST
     x = x ^ inner
     x = x ^ ((x >> 15) & 0x1FFFF)
     x = x * SECOND
-    x = x ^ ((x >> 15) & 0x1FFFF)
-    return ((x >> 8) & 0xFFFFFF).float() * 2.0**-24
+    return x ^ ((x >> 15) & 0x1FFFF)

@@ -10,6 +10,7 @@ import numpy as np
 
 from automerge.constraint import Constraint
 from automerge.estimation import interval, nondominated_probability
+from automerge.estimation.clusters import by_cluster
 from automerge.estimation.intervals import influence
 from automerge.objective import ItemScores, Objective, estimate
 from automerge.report.compare import LEVEL, compare
@@ -48,9 +49,10 @@ def front_probabilities(
 
 
 def _linear(scores: ItemScores, objective: Objective) -> np.ndarray:
-    """Item values whose mean is the aggregate, to first order."""
+    """Values whose mean is the aggregate, to first order: an item's, or a cluster's in all."""
     aggregation = objective.aggregation
-    return estimate(scores, aggregation).value + influence(scores, aggregation)
+    values = estimate(scores, aggregation).value + influence(scores, aggregation)
+    return values if scores.clusters is None else by_cluster(values, scores.clusters)[0]
 
 
 def kept_constraints(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from automerge.pareto import Floats, ideal_nadir, nondominated
 from automerge.samplers.gaussian_process import Posterior, condition, fit, prior
@@ -20,6 +21,8 @@ REFITTED = 1.1
 """Hyperparameters are searched anew when there are that many times the points."""
 FITTED = 300
 """Points they are searched with, at most."""
+CONDITIONED, ELSEWHERE = 1500, 300
+"""Points a model knows at most, since it costs their cube: the best, and these many of the rest."""
 N_UNIFORM, N_LOCAL = 200, 500
 """Candidates a proposal is chosen from: drawn anywhere, and near the front."""
 N_DRAWS, N_DIRECTIONS = 16, 64
@@ -89,6 +92,9 @@ class GpSampler:
     def _best(self, rng: np.random.Generator) -> Floats:
         """The candidate of the largest expected improvement."""
         points, losses = np.array(self._points), tamed(np.array(self._losses))
+        if len(points) > CONDITIONED:
+            kept = self._kept(losses, rng)
+            points, losses = points[kept], losses[kept]
         posteriors = self._posteriors(points, losses)
         means = np.column_stack([posterior.mean(points) for posterior in posteriors])
         front = np.flatnonzero(nondominated(means))
@@ -110,9 +116,18 @@ class GpSampler:
         gained = improvement([h for h, _ in heights], [h for _, h in heights], directions)
         return np.asarray(new[int(np.argmax(gained))])
 
+    def _kept(self, losses: Floats, rng: np.random.Generator) -> NDArray[np.intp]:
+        """The front, the best in the mean of all objectives, and some of the others, in order."""
+        span = np.ptp(losses, axis=0)
+        height = ((losses - losses.min(axis=0)) / np.where(span > 0, span, 1.0)).mean(axis=1)
+        height[nondominated(losses)] -= 1.0
+        order = np.argsort(height, kind="stable")
+        best, rest = np.split(order, [CONDITIONED - ELSEWHERE])
+        return np.sort(np.concatenate([best, rng.choice(rest, ELSEWHERE, replace=False)]))
+
     def _posteriors(self, points: Floats, losses: Floats) -> list[Posterior]:
-        if len(points) >= REFITTED * self._fitted:
-            self._fitted = len(points)
+        if len(self._points) >= REFITTED * self._fitted:
+            self._fitted = len(self._points)
             some = np.random.default_rng([self._seed, len(points)]).permutation(len(points))[
                 :FITTED
             ]

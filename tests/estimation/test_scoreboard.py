@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 import pytest
+from scipy import special
 
-from automerge.estimation.neighbours import control_variate, predictions
+from automerge.estimation.neighbours import PRIOR_ITEMS, control_variates, predictions
 from automerge.estimation.scoreboard import Scoreboard
 from automerge.objective import ItemScores, Objective, estimate
 
@@ -77,6 +78,18 @@ def test_a_first_candidate_and_one_without_a_position_have_their_own_mean_nearly
     assert board.estimates(0)["o"].value == pytest.approx(table[0, :50].mean(), abs=1e-12)
 
 
+def test_estimates_do_not_depend_on_the_order_of_entry():
+    positions, table, rng = world(2)
+    shows = [shown(row, np.sort(rng.choice(N_ITEMS, N_SEEN, replace=False))) for row in table]
+
+    def estimates(order):
+        board = Scoreboard(OBJECTIVES, POOL)
+        at = {int(i): board.add(positions[i] if i else None, shows[i]) for i in order}
+        return [board.estimates(at[i])["o"] for i in range(N_CANDIDATES)]
+
+    assert estimates(range(N_CANDIDATES)) == estimates(rng.permutation(N_CANDIDATES))
+
+
 def test_estimates_do_not_depend_on_what_comes_later_in_the_order_they_are_asked():
     positions, table, _ = world(1)
     board = Scoreboard(OBJECTIVES, POOL)
@@ -86,15 +99,74 @@ def test_estimates_do_not_depend_on_what_comes_later_in_the_order_they_are_asked
     assert board.estimates(1) == first
 
 
+def pool(seen: list[float], predicted: list[list[float]], unseen: list[list[float]]):
+    """A row of scores, and predictors: those of the items seen, then of the others."""
+    row = np.array([*seen, *[math.nan] * len(unseen[0])])
+    return row, np.array([a + b for a, b in zip(predicted, unseen, strict=True)])
+
+
 def test_the_control_variate_by_hand():
-    values, predicted = np.array([0.0, 1.0, 1.0, 0.0]), np.array([0.2, 0.8, 0.6, 0.4])
-    # slope = Σ(y−½)(c−½)/Σ(c−½)² = 0.4/0.2 = 2, shrunk by 4/14; ȳ − β(c̄ − 0.6) with c̄ = ½
-    slope = 2 * 4 / 14
-    found = control_variate(values, predicted, 0.6, 100)
+    row, predictors = pool([0.0, 1.0, 1.0, 0.0], [[0.2, 0.8, 0.6, 0.4]], [[0.7, 0.9]])
+    # Σ(y−½)(c−½) = 0.4 and Σ(c−½)² = 0.2 on items seen; C̄ = 0.6 and variance ⅓·0.17 in the pool.
+    slope = 0.4 / (0.2 + PRIOR_ITEMS * 0.34 / 6)
+    found = control_variates(row, predictors)
     assert found.value == pytest.approx(0.5 + slope * 0.1)
-    residuals = (values - 0.5) - slope * (predicted - 0.5)
-    expected = math.sqrt((residuals**2).sum() / 2 / 4 * 0.96)
-    assert found.stderr == pytest.approx(expected)
+    assert found.n == 4
+
+
+def test_the_standard_error_is_that_of_leave_one_out_residuals():
+    rng = np.random.default_rng(4)
+    n, n_pool = 25, 60
+    predictors = rng.uniform(size=(3, n_pool))
+    row = np.where(np.arange(n_pool) < n, predictors[0] + rng.normal(0, 0.3, n_pool), math.nan)
+    prior = PRIOR_ITEMS * np.cov(predictors, bias=True)
+    residuals = []
+    for left_out in range(n):
+        kept = np.delete(np.arange(n), left_out)
+        about = predictors - predictors[:, :n].mean(axis=1, keepdims=True)
+        design = np.vstack([np.ones(n - 1), about[:, kept]])
+        penalty = np.pad(prior, ((1, 0), (1, 0)))  # the intercept is not shrunk
+        beta = np.linalg.solve(design @ design.T + penalty, design @ row[kept])
+        residuals.append(row[left_out] - beta @ np.append(1.0, about[:, left_out]))
+    expected = math.sqrt(np.sum(np.square(residuals)) * (n - 1) / n**3 * (1 - n / n_pool))
+    assert control_variates(row, predictors).stderr == pytest.approx(expected)
+
+
+def test_predictors_that_say_nothing_leave_the_mean_and_its_usual_standard_error():
+    row, predictors = pool([0.0, 1.0, 1.0, 0.0, 1.0], [[0.4] * 5, [0.4] * 5], [[0.4] * 5] * 2)
+    found = control_variates(row, predictors)
+    assert found.value == pytest.approx(0.6)
+    assert found.stderr == pytest.approx(np.std(row[:5], ddof=1) / math.sqrt(5) * math.sqrt(0.5))
+
+
+@pytest.mark.parametrize("rounding", [0.0, 1e-16, 1e-14])
+def test_a_predictor_given_twice_up_to_rounding_counts_about_once(rounding):
+    rng = np.random.default_rng(4)
+    predictor = rng.uniform(size=(1, 300))
+    row = np.where(np.arange(300) < 100, predictor[0] > 0.5, math.nan)
+    once = control_variates(row, predictor)
+    copies = np.repeat(predictor, 2, axis=0) + rounding * rng.normal(size=(2, 300))
+    twice = control_variates(row, copies)
+    assert twice.value == pytest.approx(once.value, abs=0.002)
+    assert twice.stderr == pytest.approx(once.stderr, rel=0.02)
+    again = control_variates(row, copies + 1e-15 * rng.normal(size=(2, 300)))
+    assert again.value == pytest.approx(twice.value, abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [20, 50, 150])
+def test_intervals_keep_their_level_with_predictors_good_and_useless(n):
+    """Nominal 90 % from Student's distribution, over 600 pools of 300 items."""
+    rng = np.random.default_rng(n)
+    covered = []
+    for _ in range(600):
+        chance = rng.beta(0.6, 0.4, 300)
+        truth = (rng.uniform(size=300) < chance).astype(float)
+        seen = rng.permutation(300) < n
+        predictors = np.stack([chance, rng.uniform(size=300), rng.uniform(size=300)])
+        found = control_variates(np.where(seen, truth, math.nan), predictors)
+        half = float(special.stdtrit(n - 1, 0.95)) * found.stderr
+        covered.append(abs(found.value - truth.mean()) <= half)
+    assert 0.87 <= np.mean(covered) <= 0.93
 
 
 def test_predictions_are_kernel_means_of_who_saw_the_item():

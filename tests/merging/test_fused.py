@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import product
 
 import pytest
 import torch
@@ -14,10 +15,11 @@ from automerge.merging import InvalidMerge
 from automerge.merging import order as orders
 from automerge.merging import resident as module
 from automerge.merging.build import compiler
-from automerge.merging.fused import PIECE, WORTHWHILE, FusedKernels, fused_kernels, spans
+from automerge.merging.fused import WORTHWHILE, FusedKernels, fused_kernels, spans
+from automerge.merging.loops import Shape
 from automerge.merging.ranks import NARROW, Ranks, places_of
 from automerge.merging.resident import ResidentEngine
-from automerge.merging.translate import Shape, translate
+from automerge.merging.translate import translate
 from automerge.methods import METHODS
 from automerge.recipe import Profile, Recipe, RecipeSource
 from tests.methods.test_conformance import NAME, count, recipe, tensors
@@ -58,15 +60,18 @@ def test_fused_equals_eager_bit_for_bit(monkeypatch, name):
 @pytest.mark.parametrize("name", ["ties", "dare_ties", "della", "sce"])
 def test_fused_equals_eager_for_other_dtypes_and_sizes(monkeypatch, name):
     method = METHODS[name]
-    for dtype, shape in ((torch.float32, (64,)), (torch.float16, (33, 20)), (torch.float32, ())):
+    kinds = (torch.float32, torch.bfloat16, torch.float16)
+    shapes = ((64,), (33, 20), (33, 1), (7, 5), ())
+    for dtype, shape in product(kinds, shapes):
         plain, quick = engines(monkeypatch, tensors(count(method), shape, dtype))
         made = recipe(method)
         [(_, ours)], [(_, theirs)] = quick.merge(made), plain.merge(made)
         assert torch.equal(ours, theirs)
 
 
-def test_fused_kernels_see_what_is_not_finite(monkeypatch):
-    inputs = tensors(3)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fused_kernels_see_what_is_not_finite(monkeypatch, dtype):
+    inputs = tensors(3, dtype=dtype)
     inputs[2][3, 1] = torch.nan
     _, quick = engines(monkeypatch, inputs)
     with pytest.raises(InvalidMerge):
@@ -90,13 +95,14 @@ def test_pieces_of_a_tensor_are_merged_by_threads_as_one(monkeypatch):
     assert torch.equal(ours, theirs)
 
 
-@given(st.integers(0, 10**8), st.integers(1, 64))
-def test_pieces_cover_a_tensor_once(n, n_threads):
-    pieces = spans(n, n_threads)
+@given(st.integers(0, 10**8), st.integers(1, 64), st.integers(1 << 12, 10**8))
+def test_pieces_cover_a_tensor_once(n, n_threads, longest):
+    pieces = spans(n, n_threads, longest)
     edges = [0, *(stop for _, stop in pieces)]
     assert [start for start, _ in pieces] == edges[:-1]
     assert edges[-1] == n
-    assert all(0 < stop - start <= PIECE for start, stop in pieces)
+    assert all(0 < stop - start <= longest + 1 for start, stop in pieces)
+    assert all(start % 2 == 0 for start, _ in pieces)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -154,11 +160,12 @@ def test_a_kernel_that_uses_what_cannot_be_translated_is_named():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-@pytest.mark.parametrize("anchored", [True, False])
-def test_magnitudes_are_counted_as_without_a_compiler(monkeypatch, dtype, anchored):
+@pytest.mark.parametrize(("anchored", "n_threads"), [(True, 1), (False, 1), (True, 3)])
+def test_magnitudes_are_counted_as_without_a_compiler(monkeypatch, dtype, anchored, n_threads):
     monkeypatch.setattr("automerge.merging.native.PIECE", 1000)
     base, source = tensors(1, (2471,), dtype)
     source[:40], source[40:50] = base[:40], 1e4
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
     counts = fused().magnitude_counts(source, base if anchored else None)
     magnitudes = (source.float() - base.float() if anchored else source.float()).abs()
     monkeypatch.setattr(orders, "EXACT", 0)
@@ -190,7 +197,10 @@ def test_variances_are_counted_as_without_a_compiler(monkeypatch, anchored):
 
 
 @pytest.mark.parametrize("shape", [(3, 1), (40, 7), (5, 3000), (2, NARROW)])
-def test_places_are_those_of_a_stable_sort(shape):
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_places_are_those_of_a_stable_sort(monkeypatch, shape, n_threads):
+    monkeypatch.setattr("automerge.merging.native.PIECE", 100)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
     rows = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 4).round() / 7
     order = rows.abs().argsort(dim=1, stable=True)
     expected = order.argsort(dim=1)

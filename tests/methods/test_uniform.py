@@ -12,13 +12,15 @@ from automerge.methods.uniform import uniform
 
 def naive(seed: int, tensor: str, source: str, element: int) -> float:
     digest = hashlib.sha256(f"{seed}\0{tensor}\0{source}".encode()).digest()
-    x = element % 2**32 ^ int.from_bytes(digest[:4], "little")
+    x = element % 2**32 // 2 ^ int.from_bytes(digest[:4], "little")
     x ^= x >> 16
     x = x * 0x21F0AAAD % 2**32
     x ^= int.from_bytes(digest[4:8], "little")
     x ^= x >> 15
     x = x * 0xD35A2D97 % 2**32
     x ^= x >> 15
+    if element % 2:
+        x = (x & 0xFFFF) << 16 | x >> 16
     return (x >> 8) / 2**24
 
 
@@ -63,3 +65,12 @@ def test_histogram_of_uniforms_is_flat():
     expected = n / bins
     chi2 = ((counts - expected) ** 2 / expected).sum().item()
     assert abs(chi2 - (bins - 1)) < 5 * (2 * (bins - 1)) ** 0.5
+
+
+def test_neighbours_that_share_a_hash_are_independent():
+    n, bins = 1 << 20, 16
+    u = uniform(11, "w", "s", 0, 2 * n).double().reshape(n, 2)
+    cells = (u * bins).long() @ torch.tensor([bins, 1])
+    expected = n / bins**2
+    chi2 = ((torch.bincount(cells, minlength=bins**2) - expected) ** 2 / expected).sum().item()
+    assert abs(chi2 - (bins**2 - 1)) < 5 * (2 * (bins**2 - 1)) ** 0.5

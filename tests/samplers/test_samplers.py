@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from automerge.pareto import hypervolume
 from automerge.recipe import single, uniform_average
-from automerge.samplers import SAMPLERS
+from automerge.samplers import SAMPLERS, gp
 from automerge.samplers.base import Sampler
 from automerge.space import Space
 from automerge.trial import Params
@@ -251,3 +251,32 @@ def test_cma_finds_the_optimum_of_one_method_where_chance_does_not() -> None:
     least = branch_cost(branch)
     found, chance = (1 - reached(name, narrow, 1, 0, budget=300) for name in ("cma", "random"))
     assert found - least < 0.1 * (chance - least)
+
+
+def test_gp_knows_so_many_points_at_most_the_best_among_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A search limited by time alone may have tens of thousands of trials."""
+    monkeypatch.setattr(gp, "CONDITIONED", 50)
+    monkeypatch.setattr(gp, "ELSEWHERE", 15)
+    known: list[np.ndarray] = []
+    condition = gp.condition
+    monkeypatch.setattr(
+        gp, "condition", lambda points, *rest: known.append(points) or condition(points, *rest)
+    )
+    sampler = SAMPLERS["gp"](SPACE, 1, 0, 100)
+    told: list[tuple[float, np.ndarray]] = []
+    for number in range(120):
+        params = sampler.ask(number)
+        (loss,) = losses(SPACE, params, 1)
+        sampler.tell(number, params, [loss])
+        told.append((loss, SPACE.position(params)))
+    assert max(map(len, known)) == 50
+    sampler.ask(120)
+    for _, position in sorted(told, key=lambda pair: pair[0])[:35]:
+        assert (known[-1] == position).all(axis=1).any()
+    again = SAMPLERS["gp"](SPACE, 2, 0, 100)
+    drive(again, SPACE, 80)
+    other = SAMPLERS["gp"](SPACE, 2, 0, 100)
+    drive(other, SPACE, 80)
+    assert again.ask(999) == other.ask(999)
