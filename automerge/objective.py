@@ -111,7 +111,9 @@ def restricted(scores: ItemScores, items: Container[tuple[str, int]]) -> ItemSco
 
 
 def joined(parts: Sequence[ItemScores]) -> ItemScores:
-    """The scores of disjoint sets of items as one."""
+    """The scores of disjoint sets of items as one; of the model itself, they are the same."""
+    if parts[0].items == (MODEL_ITEM,):
+        return parts[0]
     weights = tuple(w for part in parts for w in part.weights or ())
     return ItemScores(
         tuple(item for part in parts for item in part.items),

@@ -111,7 +111,7 @@ class MergeWorker:
         start = time.perf_counter()
         try:
             self._engine.merge_into(self._model, job.recipe)
-            properties = self._properties() if job.block == 0 else {}
+            properties = self._properties()
             merged = time.perf_counter()
             scored = self._scorer.score(job.items)
         except (InvalidMerge, InvalidOutput) as error:

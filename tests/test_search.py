@@ -321,10 +321,12 @@ def test_properties_of_the_model_are_objectives_and_bounds_hold(
     config.write_text(
         f"{text}properties: [distance_to_base, parameters]\nconstraints:\n"
         "  - distance_to_base <= 0.04\n  - choose >= best_parent - 0.5\nexport: none\n"
+        "split: {search: 0.1, select: 0.8, test: 0.1}\nresolution: 0\n"
     )
     done = run(zoo, environment, "search", str(config))
     assert done.returncode == 0, done.stderr
     assert "keeps     distance_to_base <= 0.04" in done.stdout
+    assert " block 2  " in done.stdout, "the test needs a selection in blocks"
     front = json.loads((zoo / "runs" / "close" / "front.json").read_text())
     schema = json.loads(
         (REPOSITORY / "automerge" / "report" / "front.schema.json").read_text(encoding="utf-8")

@@ -45,8 +45,9 @@ def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
     """x̄ + Σ λ wᵢ SVDₖ(xᵢ − x̄), x̄ the average of the sources and k a share of the full rank.
 
     No base is needed. At full rank this is linear, and computed so: a source of weight 1 among
-    sources of weight 0 is returned as it is. Below, vectors are averaged. A recipe costs a few thin
-    matrix products a tensor, the first one SVD a source more.
+    sources of weight 0 is returned as it is. Below, vectors are averaged, as are embeddings in the
+    authors' code, which truncates only attention and MLPs. A recipe costs a few thin matrix
+    products a tensor, the first one SVD a source more.
     """
     sources = operands.sources
     (rank,), (full,) = scalars.shared, scalars.switches

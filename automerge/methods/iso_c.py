@@ -17,8 +17,8 @@ def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
     """base + σ̄ U Vᵀ, with U diag(σ) Vᵀ = λ Σ wᵢ (xᵢ − base) and σ̄ the mean of σ.
 
     λ is the paper's α. Values that are 0 to working precision stay 0 and are not part of the mean;
-    in the paper all count. Vectors are averaged. Costs one SVD a tensor a recipe, as the weights
-    change it.
+    in the authors' code all count, so arbitrary directions that no source changed grow to it.
+    Vectors are averaged. Costs one SVD a tensor a recipe, as the weights change it.
     """
     vectors = operands.task_vectors
     if is_matrix(operands.anchor):

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
     """base + the wᵢ (xᵢ − base) of largest magnitude, λ in the weights.
 
-    Of equal magnitudes, the positive one, so that order does not matter; the paper takes the first.
+    Of equal magnitudes, the positive one, so that order does not matter; the authors' code takes
+    the last.
     """
     vectors = [v * w for v, (w,) in zip(operands.task_vectors, scalars.each, strict=True)]
     highest = reduce(lambda a, b: a.maximum(b), vectors)

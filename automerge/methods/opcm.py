@@ -34,7 +34,8 @@ def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
 
     The τᵢ are λ wᵢ (xᵢ − base), and n̄ the mean of their norms. The paper scales after every source;
     that cancels, as a scale changes no singular vector. Norms are per tensor; the paper's are over
-    the whole model. Vectors are added as they are. Costs n − 1 SVDs a tensor a recipe.
+    the whole model. Vectors are added as they are; in the authors' code embeddings are, too. Costs
+    n − 1 SVDs a tensor a recipe.
     """
     (alpha,) = scalars.shared
     first, *others = (v * w for v, (w,) in zip(operands.task_vectors, scalars.each, strict=True))
@@ -53,8 +54,8 @@ def projected_off(merged: Tensor, matrix: Tensor, alpha: float) -> Tensor:
     """A matrix without what it has in common with the one merged so far, U diag(σ) Vᵀ.
 
     Of its coordinates Uᵀ M V, those of the leading values, which sum to at most the share α of all,
-    are removed as a block, of the others the diagonal: as in the code of FusionBench. What is
-    outside the span of U and V stays.
+    are removed as a block, of the others the diagonal: as in the authors' code in FusionBench. What
+    is outside the span of U and V stays.
     """
     u, values, vt = svd(merged)
     total = values.sum(-1, keepdim=True)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CLIPPED = 1e-4
-"""Share of a task vector's magnitudes clipped at either end, as in the paper's code."""
+"""Share of a task vector's magnitudes clipped at either end, as in the authors' pcb-merging.py."""
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
@@ -50,7 +50,7 @@ def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
     """base + Σ λ wᵢ sᵢ τᵢ / Σ sᵢ, where s are scores above the (1 − ratio) quantile.
 
     The s fall from 1 to 0 at that quantile. Where all scores are equal they are 1. Quantiles and
-    clipping are per tensor; the paper's are over the whole model.
+    clipping are per tensor; those of the authors' code, pcb-merging.py, are over the whole model.
     """
     (ratio,) = scalars.shared
     vectors = operands.task_vectors
@@ -63,7 +63,7 @@ def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
         equal = 1 - indicator(most - least)
         raised = scores(vector, total, limits, len(vectors)).clamp(min=least) - least
         kept = (raised + equal) / (most - least + equal)
-        clipped = vector.abs().clamp(limits[0], limits[1]).copysign(vector)
+        clipped = vector.sign() * vector.abs().clamp(limits[0], limits[1])
         divisor = divisor + kept
         merged = merged + clipped * kept * w
     return operands.anchor + merged / divisor.clamp(min=1e-12)

@@ -32,10 +32,10 @@ def coefficients(values: Values, statistics: Statistics) -> Coefficients:
 
 
 def prepare(operands: Operands) -> tuple[Tensor, ...]:
-    """Ranks a source: of a matrix's columns by magnitude and by direction; else of elements."""
+    """Ranks a source of a matrix's columns, by change of magnitude and by change of direction."""
     base = operands.anchor
     if not is_matrix(base):
-        return (stacked([ranks(v.abs().reshape(-1)) for v in operands.task_vectors]),)
+        return ()
     length, direction = disentangled(base)
     sources = [disentangled(source) for source in operands.sources]
     return (
@@ -56,28 +56,34 @@ def ranks(divergences: Tensor) -> Tensor:
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """base + Σ λ wᵢ sᵢ (xᵢ − base), with one score s a column.
+    """base + Σ λ wᵢ sᵢ (xᵢ − base), with one score s a column of a matrix, the mean of two kinds.
 
-    A score is the softmax over the sources of ranks in [0, 1), or the calibration where a rank is
-    above `above_average` times the mean rank; a matrix's are the mean of those by magnitude and by
-    direction. Columns belong to inputs. The paper takes the rows of token embeddings instead,
-    which a kernel cannot tell from other matrices.
+    A score is the softmax over the sources of a divergence: of ranks in [0, 1), by magnitude and
+    by direction, for columns, of |xᵢ − base| itself for elements of vectors. It is the calibration
+    where a divergence is above `above_average` times its mean over the tensor. Columns belong to
+    inputs. The authors' code takes the rows of token embeddings instead, which a kernel cannot
+    tell from other matrices.
     """
     above_average, calibration = scalars.shared
-    kinds = [scores(ranked, above_average, calibration) for ranked in operands.prepared]
-    score = added(kinds) / len(kinds)
-    shape = tuple(operands.anchor.shape)
+    vectors = operands.task_vectors
     if is_matrix(operands.anchor):
-        shape = (*shape[:-2], 1, shape[-1])
-    vectors = zip(operands.task_vectors, score, scalars.each, strict=True)
-    return operands.anchor + added([v * s.reshape(shape) * w for v, s, (w,) in vectors])
+        n = operands.anchor.shape[-1]
+        least = above_average * (n - 1) / 2
+        kinds = [scores(r / n, r - least, calibration) for r in operands.prepared]
+        score = (added(kinds) / len(kinds))[..., None, :]
+    else:
+        changes = stacked([vector.abs().reshape(-1) for vector in vectors])
+        excess = changes - above_average * changes.mean(-1, keepdim=True)
+        score = scores(changes, excess, calibration)
+        score = score.reshape(len(vectors), *operands.anchor.shape)
+    scored = zip(vectors, score, scalars.each, strict=True)
+    return operands.anchor + added([v * s * w for v, s, (w,) in scored])
 
 
-def scores(ranked: Tensor, above_average: float, calibration: float) -> Tensor:
-    """The importance of each column (last dimension) of each source (first dimension)."""
-    n = ranked.shape[-1]
-    high = indicator(ranked - above_average * (n - 1) / 2)
-    return (ranked / n).softmax(0) * (1 - high) + high * calibration
+def scores(divergences: Tensor, excess: Tensor, calibration: float) -> Tensor:
+    """The importance of each column or element (last dimension) of each source (the first)."""
+    high = indicator(excess)
+    return divergences.softmax(0) * (1 - high) + high * calibration
 
 
 WIDEN = Method(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from automerge.estimation import Difference, Interval, interval, paired_difference
+from automerge.estimation.intervals import student_interval
 from automerge.objective import Estimate, Objective
 from automerge.report.model import TrialResult
 from automerge.trial import Part
@@ -48,15 +48,17 @@ def part_interval(trial: TrialResult, part: Part, objective: Objective) -> Inter
     scores = trial.scores(part, objective.name)
     if scores is None or not scores.values:
         return None
-    plain = interval(scores, objective.aggregation, LEVEL)
     believed = trial.believed.get(objective.name)
-    return plain if part != "search" or believed is None else _normal_interval(believed)
+    if part == "search" and believed is not None and not objective.is_exact:
+        return _believed_interval(believed)
+    return interval(scores, objective.aggregation, LEVEL)
 
 
-def _normal_interval(believed: Estimate) -> Interval:
-    half = statistics.NormalDist().inv_cdf((1 + LEVEL) / 2) * believed.stderr
-    value = believed.value
-    return Interval(value, value - half, value + half, believed.stderr, believed.n)
+def _believed_interval(believed: Estimate) -> Interval:
+    """Two coefficients were fitted, so two degrees of freedom are gone."""
+    value, stderr, n = believed.value, believed.stderr, believed.n
+    low, high = student_interval(value, stderr, n - 1, LEVEL) if n > 2 else (-math.inf, math.inf)
+    return Interval(value, low, high, stderr, n)
 
 
 def _select_losses(trial: TrialResult, objectives: Sequence[Objective]) -> float | None:

@@ -21,7 +21,8 @@ from automerge.trial import Items
 Floats = NDArray[np.float64]
 
 FIRST_BLOCK = 64
-"""Items of an objective in the first block; each further block doubles what was there."""
+"""Items of an objective in the first block, and at least in the last; each block between doubles
+what was there."""
 ALPHA = 0.05
 """The probability that any model is dropped which nothing dominates."""
 RANKED = -1
@@ -44,8 +45,10 @@ def blocks(pool: Items, members: Mapping[str, Sequence[str]], seed: int) -> list
     """
     place: dict[tuple[str, int], int] = {}
     for tasks in members.values():
-        for at, item in enumerate(in_order([(t, d) for t in tasks for d in pool[t]], seed)):
-            block = int(math.log2(at / FIRST_BLOCK + 1))
+        ordered = in_order([(t, d) for t in tasks for d in pool[t]], seed)
+        last = int(math.log2(max(len(ordered) / FIRST_BLOCK, 1)))
+        for at, item in enumerate(ordered):
+            block = min(int(math.log2(at / FIRST_BLOCK + 1)), last)
             place[item] = min(block, place.get(item, block))
     cut: list[dict[str, list[int]]] = [
         {task: [] for task in pool} for _ in range(max(place.values(), default=-1) + 1)

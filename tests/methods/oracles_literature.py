@@ -105,10 +105,10 @@ def ranked(values):
 
 
 def widen(base, sources, each, knobs, uniforms):
-    def scored(divergences):
-        ranks = np.stack([ranked(d) for d in divergences])
-        scores = np.exp(ranks) / np.exp(ranks).sum(0)
-        high = ranks - knobs["above_average"] * ranks.mean(1, keepdims=True) > 1e-12
+    def scored(significance):
+        scores = np.exp(significance) / np.exp(significance).sum(0)
+        average = significance.mean(1, keepdims=True)
+        high = significance - knobs["above_average"] * average > 1e-12
         return np.where(high, knobs["calibration"], scores)
 
     def of_matrix(base, sources):
@@ -117,7 +117,8 @@ def widen(base, sources, each, knobs, uniforms):
         by_direction = [
             1 - (x * base).sum(0) / (np.linalg.norm(x, axis=0) * lengths) for x in sources
         ]
-        scores = (scored(by_length) + scored(by_direction)) / 2
+        by_rank = [np.stack([ranked(d) for d in kind]) for kind in (by_length, by_direction)]
+        scores = sum(scored(ranks) for ranks in by_rank) / 2
         vectors = task_vectors(base, sources, each)
         return base + knobs["lambda"] * sum(s * v for s, v in zip(scores, vectors, strict=True))
 
@@ -125,7 +126,7 @@ def widen(base, sources, each, knobs, uniforms):
         return of_matrix(base, sources)
     if base.ndim == 3:
         return np.stack([of_matrix(b, [x[i] for x in sources]) for i, b in enumerate(base)])
-    scores = scored([np.abs(x - base).reshape(-1) for x in sources])
+    scores = scored(np.stack([np.abs(x - base).reshape(-1) for x in sources]))
     vectors = task_vectors(base, sources, each)
     pairs = zip(scores, vectors, strict=True)
     return base + knobs["lambda"] * sum(s.reshape(base.shape) * v for s, v in pairs)

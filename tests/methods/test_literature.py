@@ -292,6 +292,14 @@ def test_pcb_gives_equal_sources_their_strongest_elements():
     assert vector[kept].abs().min() > vector[~kept].abs().max()
 
 
+def test_pcb_clips_no_element_away_from_where_all_sources_left_it():
+    """Of 20,000 magnitudes the two least are raised to the next, 0 excepted."""
+    base, *sources = many(3, 20_000)
+    for source in sources:
+        source[7] = base[7]
+    assert merge("pcb", base, *sources, ratio=1.0)[7] == base[7]
+
+
 def test_pcb_drops_what_the_sum_of_task_vectors_opposes():
     base = torch.zeros(4, dtype=torch.float64)
     one = torch.tensor([1.0, 3.0, 2.0, 0.5], dtype=torch.float64)
@@ -313,6 +321,16 @@ def test_widen_gives_far_columns_full_weight_and_near_ones_a_share():
     merged = merge("widen", base, far, near, above_average=1.0, calibration=1.0)
     close(merged[:, 2:], far[:, 2:] + 0 * base[:, 2:])
     close(merged[:, :2], near[:, :2])
+
+
+def test_widen_takes_the_changes_of_vectors_themselves_and_not_their_ranks():
+    """One outlier lifts the mean change above all others, whatever their ranks."""
+    base = torch.zeros(4, dtype=torch.float64)
+    one = torch.tensor([0.0, 1.0, 2.0, 9.0], dtype=torch.float64)
+    two = torch.tensor([0.0, 1.0, 0.0, 3.0], dtype=torch.float64)
+    merged = merge("widen", base, one, two, above_average=1.0, calibration=1.5)
+    share = np.exp(2.0) / (np.exp(2.0) + 1)
+    close(merged, torch.tensor([0.0, 1.0, 2 * share, 1.5 * 9 + 1.5 * 3]).double())
 
 
 def test_widen_without_calibration_shares_by_softmax_of_ranks():

@@ -49,8 +49,8 @@ def test_blocks_hold_every_item_once_and_double() -> None:
     for task, docs in pool.items():
         assert sorted(d for block in cut for d in block.get(task, ())) == list(docs)
     sizes = [len(block.get("one", ())) for block in cut]
-    assert sizes == [FIRST_BLOCK, 2 * FIRST_BLOCK, 4 * FIRST_BLOCK, 500 - 7 * FIRST_BLOCK]
-    assert [len(block.get("two", ())) for block in cut] == [64, 36, 0, 0]
+    assert sizes == [FIRST_BLOCK, 2 * FIRST_BLOCK, 500 - 3 * FIRST_BLOCK]
+    assert [len(block.get("two", ())) for block in cut] == [100, 0, 0]
     assert cut == blocks(pool, MEMBERS, seed=3) != blocks(pool, MEMBERS, seed=4)
 
 

@@ -155,7 +155,7 @@ def test_selection_ends_when_it_is_decided_and_drops_what_is_dominated(tmp_path:
         blocks = store.blocks("select")
         front, shortlist = store.meta("front"), store.meta("shortlist")
         n_items = len(store.outcomes("select")[front[0]].scores["first"].items)  # type: ignore[union-attr]
-    assert max(blocks.values()) < 4
+    assert max(blocks.values()) < 3
     assert n_items < len(SELECT["one"])
     dropped = {n for n in shortlist if blocks[n] < max(blocks.values())}
     assert not dropped & set(front)
