@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -33,6 +33,7 @@ class Objective:
 
     `task` is an lm-eval task or group; `metric` and `filter` are lm-eval's key ("acc,none").
     A property of the model itself has the aggregation "exact": one number, known without error.
+    What is no `goal` only serves constraints: nothing is better for it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Objective:
     filter: str
     direction: Direction
     aggregation: Aggregation = "mean"
+    goal: bool = True
 
     @property
     def is_exact(self) -> bool:
@@ -153,6 +155,11 @@ def standard_error(values: NDArray[np.float64]) -> float:
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
+def goals(objectives: Iterable[Objective]) -> tuple[Objective, ...]:
+    """The objectives that are to be better, without those that only serve constraints."""
+    return tuple(o for o in objectives if o.goal)
+
+
 def estimates(
     objectives: Sequence[Objective], scores: Mapping[str, ItemScores]
 ) -> dict[str, Estimate]:
@@ -161,5 +168,5 @@ def estimates(
 
 
 def losses(objectives: Sequence[Objective], measured: Mapping[str, Estimate]) -> tuple[float, ...]:
-    """Values to minimise, in the order of the objectives."""
-    return tuple(o.loss(measured[o.name].value) for o in objectives)
+    """Values to minimise, in the order of the goals among the objectives."""
+    return tuple(o.loss(measured[o.name].value) for o in goals(objectives))

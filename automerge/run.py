@@ -14,6 +14,7 @@ from automerge.errors import AutomergeError, ConfigError
 from automerge.executors.base import Executor
 from automerge.export import export_models
 from automerge.interrupt import Interrupt
+from automerge.objective import goals
 from automerge.report.model import MODELS
 from automerge.results import open_study, study_result
 from automerge.samplers import SAMPLERS
@@ -204,7 +205,7 @@ def _drive(session: Session, observer: Observer) -> Interrupt:
     """Run the phases under our signal handlers, and record how it ended."""
     store, config, plan = session.store, session.config, session.plan
     sampler = SAMPLERS[session.sampler](
-        session.space, len(plan.objectives), config.seed, config.expected_budget
+        session.space, len(goals(plan.objectives)), config.seed, config.expected_budget
     )
     message = "stopping: what runs is finished first; press Ctrl-C again to stop at once"
     with Interrupt(lambda: observer.note(message)) as interrupt:

@@ -20,7 +20,7 @@ from automerge.executors.base import Executor
 from automerge.executors.ray import cluster_warnings
 from automerge.items import POOL_SHARES, ItemDraw
 from automerge.methods import METHODS
-from automerge.objective import model_property
+from automerge.objective import goals, model_property
 from automerge.recipe import BASE, single, uniform_average
 from automerge.report.model import MODEL
 from automerge.results import study_objectives
@@ -249,7 +249,9 @@ def _session(store: Store, config: StudyConfig, found: _Examined | None) -> Sess
     )
     n_items = config.evaluation.items_per_candidate
     draw = ItemDraw(store.meta("members"), None if n_items == "full" else n_items, config.seed)
-    sampler = SAMPLERS.resolve(config.sampler, space, len(objectives), config.expected_budget)
+    sampler = SAMPLERS.resolve(
+        config.sampler, space, len(goals(objectives)), config.expected_budget
+    )
     if store.meta("sampler") is None:
         store.put_meta(sampler=sampler)
     plan = Plan(
@@ -370,6 +372,7 @@ def task_specs(config: StudyConfig) -> tuple[Any, ...]:
             gen_kwargs=task.gen_kwargs,
             name=task.name,
             split=task.split,
+            goal=task.goal,
         )
         for task in config.tasks
     )

@@ -183,6 +183,11 @@ def test_two_objectives_of_one_task_are_told_apart_by_their_metrics(folder):
         ),
         ("budget: 50", "max_items: 0", ":11:12: must be at least 1, got 0"),
         ("budget: 50", "resolution: 2", ":11:13: must be at most 1, got 2"),
+        (
+            "- gsm8k",
+            "- {task: gsm8k, goal: false}",
+            "'gsm8k' is no goal, and no constraint names it",
+        ),
         ("budget: 50", "constraints: [gsm8k]", ":11:15: expected NAME >= NUMBER, or NAME >= MODE"),
         (
             "budget: 50",

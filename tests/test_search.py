@@ -318,6 +318,7 @@ def test_properties_of_the_model_are_objectives_and_bounds_hold(
 ) -> None:
     config = zoo / "close.yaml"
     text = (zoo / "automerge.yaml").read_text().replace("name: tiny", "name: close")
+    text = text.replace("tasks: [choose,", "tasks: [{task: choose, goal: false},")
     config.write_text(
         f"{text}properties: [distance_to_base, parameters]\nconstraints:\n"
         "  - distance_to_base <= 0.04\n  - choose >= best_parent - 0.5\nexport: none\n"
@@ -342,6 +343,8 @@ def test_properties_of_the_model_are_objectives_and_bounds_hold(
         assert (kept["verdict"] == "kept") == (kept["value"] <= 0.04)
         assert kept["verdict"] == "kept" or not member["on_front"]
     assert any(member["on_front"] for member in members.values())
+    assert [o["goal"] for o in front["objectives"]] == [False, True, True, True]
+    assert set(front["hypervolume"]["ideal"]) == {"say", "distance_to_base", "parameters"}
     assert "Constraints" in (zoo / "runs" / "close" / "report.html").read_text()
     wrong = run(zoo, environment, "search", str(config), "--constraint", "chose >= 1")
     assert wrong.returncode == 2

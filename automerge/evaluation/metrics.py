@@ -46,7 +46,7 @@ def resolve(
     metric, _, wanted_filter = (spec.metric or "").partition(",")
     if metric == OUTPUT_TOKENS and all(counts_tokens(leaf) for leaf in leaves):
         shorter = spec.direction or "minimize"
-        return Objective(name, spec.task, OUTPUT_TOKENS, UNFILTERED, shorter, "mean"), []
+        return Objective(name, spec.task, OUTPUT_TOKENS, UNFILTERED, shorter, "mean", spec.goal), []
     metric = metric or next(iter(leaves[0].aggregation()), "")
     filter_name = wanted_filter or filter_names(leaves[0])[0]
     for leaf in leaves:
@@ -97,7 +97,7 @@ def resolve(
         )
     if found or aggregation is None:
         return None, found
-    return Objective(name, spec.task, metric, filter_name, direction, aggregation), []
+    return Objective(name, spec.task, metric, filter_name, direction, aggregation, spec.goal), []
 
 
 def counts_tokens(task: Task) -> bool:

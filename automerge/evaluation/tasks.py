@@ -31,7 +31,7 @@ class TaskSpec:
     `task` is an lm-eval task, group or tag; `metric` is lm-eval's key with or without its filter
     ("acc", "exact_match,strict-match"), None the task's first; `direction` None is the task's own.
     `split` names the dataset splits that parts are taken from, where it is not the one lm-eval
-    scores.
+    scores. What is no `goal` only serves constraints.
     """
 
     task: str
@@ -41,6 +41,7 @@ class TaskSpec:
     gen_kwargs: Mapping[str, object] = field(default_factory=dict)
     name: str | None = None
     split: Mapping[Part, str] = field(default_factory=dict)
+    goal: bool = True
 
 
 @dataclass(frozen=True)

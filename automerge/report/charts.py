@@ -11,7 +11,7 @@ from scipy import stats
 
 from automerge import pareto
 from automerge.estimation import Interval
-from automerge.objective import Objective
+from automerge.objective import Objective, goals
 from automerge.report.compare import Versus, verdict
 from automerge.report.hypervolume import progress
 from automerge.report.model import TrialResult
@@ -84,9 +84,9 @@ def _member(row: int, member: Member, summary: Summary) -> Plain:
 
 def _means(summary: Summary) -> Plain | None:
     means = summary.means
-    if means is None or len(summary.result.objectives) == 1:
+    if means is None or len(summary.result.goals) == 1:
         return None
-    objective = summary.result.objectives[0]
+    objective = summary.result.goals[0]
     versus = {name: Versus(means.best_parent, d) for name, d in means.versus.items()}
     return {
         "best_parent": means.best_parent,
@@ -127,19 +127,20 @@ def _shown_rows(losses: NDArray[np.float64]) -> list[int]:
 
 
 def _progress(objectives: Sequence[Objective], trials: Sequence[TrialResult]) -> Plain:
-    losses = search_losses(objectives, trials)
-    if len(objectives) > 1:
+    wanted = goals(objectives)
+    losses = search_losses(wanted, trials)
+    if len(wanted) > 1:
         points = list(enumerate(progress(losses), start=1))
     else:
         best = np.fmin.accumulate(losses[:, 0]) if len(losses) else losses[:, 0]
         points = [
-            (row, objectives[0].loss(float(loss)))
+            (row, wanted[0].loss(float(loss)))
             for row, loss in enumerate(best, start=1)
             if math.isfinite(loss)
         ]
     keep = np.unique(np.linspace(0, len(points) - 1, min(len(points), _MOST_STEPS)).astype(int))
     return {
-        "objective": 0 if len(objectives) == 1 else None,
+        "objective": list(objectives).index(wanted[0]) if len(wanted) == 1 else None,
         "points": [points[row] for row in keep.tolist()] if points else [],
     }
 

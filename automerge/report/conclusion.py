@@ -72,9 +72,9 @@ def _nothing(summary: Summary) -> str:
 
 
 def _mean_claims(summary: Summary, means: Means) -> Sequence[str]:
-    n, k = len(summary.front), len(summary.result.objectives)
-    unit = summary.units[summary.result.objectives[0].name]
-    where = summary.result.objectives[0].name if k == 1 else f"the mean of {k} objectives"
+    n, k = len(summary.front), len(summary.result.goals)
+    unit = summary.units[summary.result.goals[0].name]
+    where = summary.result.goals[0].name if k == 1 else f"the mean of {k} objectives"
     versus = means.versus[means.chosen]
     return (
         f"{_share(len(means.winners), n, 'every parent')} on {where}.",

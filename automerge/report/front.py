@@ -60,6 +60,7 @@ def _objective(objective: Objective, summary: Summary) -> Plain:
         "task": objective.task,
         "metric": f"{objective.metric},{objective.filter}",
         "direction": objective.direction,
+        "goal": objective.goal,
         "aggregation": objective.aggregation,
         "best_parent": summary.best_parent.get(objective.name),
         "smallest_detectable_difference": _number(summary.detectable.get(objective.name)),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from automerge.constraint import Constraint
-from automerge.objective import Estimate, ItemScores, Objective, estimate
+from automerge.objective import Estimate, ItemScores, Objective, estimate, goals
 from automerge.trial import Failed, Measured, Outcome, Part, Trial
 
 MODELS = "models"
@@ -112,6 +112,11 @@ class StudyResult:
     max_time: str | None = None
     constraints: tuple[Constraint, ...] = ()
     openings: int = 0
+
+    @property
+    def goals(self) -> tuple[Objective, ...]:
+        """The objectives that are to be better; the others only serve constraints."""
+        return goals(self.objectives)
 
     @property
     def limits(self) -> str:

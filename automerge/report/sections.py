@@ -141,7 +141,7 @@ def _columns(summary: Summary) -> list[tuple[str, str]]:
         (o.name + (", %" if summary.units[o.name].percent else ""), _column_note(o, summary))
         for o in summary.result.objectives
     ]
-    if summary.means is None or len(columns) == 1:
+    if summary.means is None or len(summary.result.goals) == 1:
         return columns
     return [("mean, %", f"Δ {summary.means.best_parent}"), *columns]
 
@@ -160,8 +160,8 @@ def _row(member: Member, summary: Summary) -> Row:
         score = member.scores[o.name][summary.part]
         cells.append(_cell(o, summary.units[o.name], score, versus.difference if versus else None))
     means = summary.means
-    if means is not None and len(objectives) > 1:
-        o = objectives[0]
+    if means is not None and len(summary.result.goals) > 1:
+        o = summary.result.goals[0]
         score, difference = means.scores.get(member.name), means.versus.get(member.name)
         cells.insert(0, _cell(o, summary.units[o.name], score, difference))
     kind = _KINDS[member.kind] + (
@@ -282,7 +282,7 @@ def _knob(value: float) -> str:
 
 
 def _progress_text(summary: Summary, n: int) -> str:
-    if len(summary.result.objectives) == 1:
+    if len(summary.result.goals) == 1:
         what = "The best estimate so far"
     else:
         what = (

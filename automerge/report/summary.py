@@ -114,13 +114,13 @@ def summarise(result: StudyResult, also: Sequence[int] = ()) -> Summary:
         best_parent={name: t.trial.name for name, t in best.items() if t is not None},
         optimism=_optimisms(result, front),
         detectable=_detectable(result.objectives, front),
-        gains=_gains(result.objectives, front, best, corrected),
+        gains=_gains(result.goals, front, best, corrected),
         uniform_gains=_gains(
-            result.objectives, front, {o.name: uniform for o in result.objectives}, corrected
+            result.goals, front, {o.name: uniform for o in result.goals}, corrected
         ),
-        means=_means(result.objectives, unit, members, rivals, uniform, corrected),
-        hypervolume=_hypervolume(result.objectives, members),
-        likely=front_probabilities(result.objectives, list(named.values())),
+        means=_means(result.goals, unit, members, rivals, uniform, corrected),
+        hypervolume=_hypervolume(result.goals, members),
+        likely=front_probabilities(result.goals, list(named.values())),
     )
 
 

@@ -90,14 +90,14 @@ class _Writer:
 
     @property
     def shows_mean(self) -> bool:
-        return self.summary.means is not None and len(self.summary.result.objectives) > 1
+        return self.summary.means is not None and len(self.summary.result.goals) > 1
 
     def cells(self, member: Member) -> list[Text]:
         cells = [self.objective_cell(member, o) for o in self.summary.result.objectives]
         means = self.summary.means
         if means is None or not self.shows_mean:
             return cells
-        first = self.summary.result.objectives[0]
+        first = self.summary.result.goals[0]
         score, versus = means.scores.get(member.name), means.versus.get(member.name)
         return [self.cell(first, score, versus), *cells]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from automerge import pareto
 from automerge.constraint import Constraint
 from automerge.estimation.scoreboard import Scoreboard
-from automerge.objective import Estimate, Objective, losses
+from automerge.objective import Estimate, Objective, goals, losses
 from automerge.space import Space
 from automerge.trial import BASELINES, Failed, Outcome, Trial
 
@@ -89,7 +89,7 @@ class Beliefs:
         missed = self.missed(number)
         if not missed:
             return own
-        spread = (self._spread(o.name) for o in self._objectives)
+        spread = (self._spread(o.name) for o in goals(self._objectives))
         return tuple(x + PENALTY * missed * s for x, s in zip(own, spread, strict=True))
 
     def missed(self, number: int, errors: float = 0.0) -> float:

@@ -6,7 +6,7 @@ Everything here follows from the seed and the scores, so a resumed study decides
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from automerge.estimation.intervals import is_unit, normal_quantile
 from automerge.estimation.sequential import log_evidence
 from automerge.items import rank
-from automerge.objective import ItemScores, Objective
+from automerge.objective import ItemScores, Objective, goals
 from automerge.trial import Items
 
 Floats = NDArray[np.float64]
@@ -67,26 +67,30 @@ def standing(
     objectives: Sequence[Objective],
     scores: Mapping[int, Mapping[str, ItemScores]],
     candidates: Iterable[int],
+    *,
+    rivals: Container[int],
+    pairs: int,
     seed: int,
     resolution: float,
-    pairs: int,
 ) -> Standing:
     """Judge models by scores on common items.
 
-    A candidate is out when another model is better on every objective by evidence that counts
+    A candidate is out when a rival is better on every goal by evidence that counts
     however often one looks (`log_evidence`), at a level ALPHA over the `pairs` compared since the
     first block; the others, such as parents, never are. It is decided when the 95 % interval of
     every paired difference that a candidate is left in is no wider than `resolution` to each side.
-    Neither is ever said where an objective's scores are not within [0, 1].
+    Neither is ever said where a goal's scores are not within [0, 1].
     """
     numbers = list(scores)
-    exact = [_losses(o, scores, seed) for o in objectives if o.is_exact]
-    sampled = [o for o in objectives if not o.is_exact]
+    rows = [numbers.index(n) for n in candidates if n in scores]
+    if not rows:
+        return Standing(frozenset(), decided=True)
+    exact = [_losses(o, scores, seed) for o in goals(objectives) if o.is_exact]
+    sampled = [o for o in goals(objectives) if not o.is_exact]
     losses = [_losses(o, scores, seed) for o in sampled]
     bounded = [is_unit(np.abs(table)) for table in losses]
     if not all(b and o.aggregation == "mean" for b, o in zip(bounded, sampled, strict=True)):
         return Standing(frozenset(), decided=False)
-    rows = [numbers.index(n) for n in candidates if n in scores]
     needed = math.log(max(pairs, 1) / ALPHA)
     evidence = np.min(
         [log_evidence(table[rows, None] - table[None]) for table in losses], axis=0, initial=np.inf
@@ -94,6 +98,7 @@ def standing(
     for table in exact:
         better = table[rows, None, 0] < table[None, :, 0]
         evidence = np.where(better, 0.0, evidence)
+    evidence[:, [row for row, n in enumerate(numbers) if n not in rivals]] = 0.0
     out = {row for row, against in zip(rows, evidence, strict=True) if (against >= needed).any()}
     left = [row for row in rows if row not in out]
     still = [row for row in range(len(numbers)) if row not in out]
@@ -113,10 +118,12 @@ def _losses(
 
 
 def _half_width(differences: Floats) -> float:
-    """The widest 95 % half width of mean differences over the last axis."""
-    n = differences.shape[-1]
+    """The widest 95 % half width of mean differences over the last axis.
+
+    Never less than what as many equal differences leave open (`equal_scores_interval`).
+    """
+    n, z = differences.shape[-1], normal_quantile(0.95)
     if not differences.size:
         return 0.0
-    if n < 2:
-        return math.inf
-    return float(normal_quantile(0.95) * differences.std(axis=-1, ddof=1).max() / math.sqrt(n))
+    spread = float(differences.std(axis=-1, ddof=1).max()) if n > 1 else math.inf
+    return max(z * spread / math.sqrt(n), z**2 / (n + z**2))

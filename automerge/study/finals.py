@@ -9,7 +9,7 @@ from dataclasses import asdict
 import numpy as np
 
 from automerge import pareto
-from automerge.objective import MODEL_ITEM, Estimate, ItemScores, estimates, losses, restricted
+from automerge.objective import MODEL_ITEM, ItemScores, estimates, losses, restricted
 from automerge.store import Store
 from automerge.study.beliefs import Beliefs, bounds, parents
 from automerge.study.contest import blocks, standing
@@ -51,19 +51,27 @@ class Finals:
         left = [*measured, *shortlist]
         scores: dict[int, Scores] = {}
         for block, items in enumerate(cut):
-            later = sum(map(bool, cut[block + 1 :])) * len(left)
+            later = (len(cut) - block - 1) * len(left)
             self._measure("select", {n: trials[n] for n in left}, items, block, later)
             if self._stop():
                 return
             scores = self._scores(left, cut[: block + 1])
             merges = [n for n in shortlist if n in scores]
             pairs = len(shortlist) * (len(shortlist) + len(measured) - 1)
-            now = standing(plan.objectives, scores, merges, plan.draw.seed, plan.resolution, pairs)
+            now = standing(
+                plan.objectives,
+                scores,
+                merges,
+                rivals=self._keeping(scores, measured),
+                pairs=pairs,
+                seed=plan.draw.seed,
+                resolution=plan.resolution,
+            )
             left = [n for n in scores if n not in now.dropped]
             if now.decided:
                 break
-        values = {n: estimates(plan.objectives, scores[n]) for n in left}
-        front = [n for n in self._nondominated(values, measured) if n in left]
+        kept = self._keeping(scores, measured)
+        front = self._nondominated({n: scores[n] for n in left if n in kept})
         self._store.put_meta(front=front, baselines=list(measured))
 
     def test(self, trials: Mapping[int, Trial]) -> None:
@@ -103,22 +111,28 @@ class Finals:
             if isinstance(outcome := outcomes.get(n), Measured)
         }
 
-    def _nondominated(
-        self, values: Mapping[int, Mapping[str, Estimate]], baselines: Mapping[int, Trial]
-    ) -> list[int]:
-        """What keeps the constraints and nothing else that does dominates."""
+    def _keeping(
+        self, scores: Mapping[int, Scores], baselines: Mapping[int, Trial]
+    ) -> frozenset[int]:
+        """The models whose values keep the constraints."""
         plan = self._plan
+        values = {n: estimates(plan.objectives, own) for n, own in scores.items()}
         named = {t.name: values[n] for n, t in baselines.items() if n in values}
         held = bounds(plan.constraints, plan.objectives, named, parents(baselines))
-        rows = {
-            n: losses(plan.objectives, own)
-            for n, own in sorted(values.items())
+        return frozenset(
+            n
+            for n, own in values.items()
             if all(c.shortfall(own[c.objective].value, bound) <= 0 for c, bound in held)
-        }
-        if not rows:
+        )
+
+    def _nondominated(self, scores: Mapping[int, Scores]) -> list[int]:
+        """The models that none of the others dominates."""
+        if not scores:
             return []
-        keep = pareto.nondominated(np.array(list(rows.values())))
-        return [n for n, kept in zip(rows, keep, strict=True) if kept]
+        objectives, numbers = self._plan.objectives, sorted(scores)
+        rows = [losses(objectives, estimates(objectives, scores[n])) for n in numbers]
+        keep = pareto.nondominated(np.array(rows))
+        return [n for n, kept in zip(numbers, keep, strict=True) if kept]
 
     def _measure(
         self, part: Part, trials: Mapping[int, Trial], items: Items, block: int, later: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 
 import numpy as np
 import pytest
@@ -73,10 +74,13 @@ def scores(table: dict[int, tuple[list[float], list[float]]]) -> dict[int, dict[
 
 
 def judge(
-    table: dict[int, tuple[list[float], list[float]]], *, resolution: float = 0.0
+    table: dict[int, tuple[list[float], list[float]]],
+    *,
+    resolution: float = 0.0,
+    rivals: Container[int] = range(3),
 ) -> Standing:
-    pairs = 2 * len(table)
-    return standing((A, B), scores(table), [1, 2], 0, resolution, pairs)
+    found = scores(table)
+    return standing((A, B), found, [1, 2], rivals=rivals, pairs=6, seed=0, resolution=resolution)
 
 
 GOOD, BAD = [1.0] * 150 + [0.0] * 50, [1.0] * 50 + [0.0] * 150
@@ -86,6 +90,11 @@ def test_a_candidate_worse_on_every_objective_is_dropped_and_a_parent_never() ->
     # b is minimised: few ones are good.
     found = judge({0: (BAD, GOOD), 1: (GOOD, BAD), 2: (BAD, GOOD)})
     assert found.dropped == {2}
+
+
+def test_what_misses_a_constraint_drops_nobody() -> None:
+    table = {0: (BAD, GOOD), 1: (GOOD, BAD), 2: (BAD, GOOD)}
+    assert not judge(table, rivals={0, 2}).dropped
 
 
 def test_one_better_objective_keeps_a_candidate() -> None:
@@ -101,7 +110,8 @@ def test_a_smaller_distance_keeps_a_candidate_that_is_worse_on_all_tasks(
     table = scores({0: (BAD, GOOD), 1: (GOOD, BAD), 2: (BAD, GOOD)})
     for number, value in ((0, 0.0), (1, 0.5), (2, distance)):
         table[number][near.name] = ItemScores((MODEL_ITEM,), (value,))
-    assert standing((A, B, near), table, [1, 2], 0, 0.0, 6).dropped == dropped
+    found = standing((A, B, near), table, [1, 2], rivals=range(3), pairs=6, seed=0, resolution=0.0)
+    assert found.dropped == dropped
 
 
 def test_it_is_decided_when_paired_differences_are_known_to_the_resolution() -> None:
@@ -113,6 +123,12 @@ def test_it_is_decided_when_paired_differences_are_known_to_the_resolution() -> 
     half_width = 1.959964 * sd / math.sqrt(1000)
     assert not judge(table, resolution=half_width * 0.99).decided
     assert judge(table, resolution=half_width * 1.01).decided
+
+
+def test_scores_that_are_all_equal_decide_nothing_by_themselves() -> None:
+    table = {n: ([1.0] * 64, [0.0] * 64) for n in range(3)}
+    assert not judge(table, resolution=0.05).decided
+    assert judge(table, resolution=0.06).decided  # 1.96² / (64 + 1.96²) = 0.0566
 
 
 def test_unbounded_scores_are_measured_to_the_end() -> None:
@@ -129,7 +145,10 @@ def test_a_candidate_that_nothing_dominates_is_rarely_dropped() -> None:
         table = {n: {"a": own(rng.random(600) < truth)} for n in range(12)}
         for n in (64, 192, 448, 600):
             seen = {k: {"a": head(v["a"], n)} for k, v in table.items()}
-            if standing(objectives, seen, range(12), 0, 0.0, 132).dropped:
+            every = range(12)
+            if standing(
+                objectives, seen, every, rivals=every, pairs=132, seed=0, resolution=0.0
+            ).dropped:
                 wrong += 1
                 break
     assert wrong <= 4

@@ -215,6 +215,35 @@ def test_the_sampler_learns_losses_made_worse_by_what_is_missed(tmp_path: Path) 
         assert (added > 0).all() if missed > 0 else (added == 0).all()
 
 
+def test_what_is_no_goal_is_kept_and_not_traded_off(tmp_path: Path) -> None:
+    def kept(budget: int) -> Plan:
+        first, second = OBJECTIVES
+        long = long_plan(budget)
+        return replace(long, objectives=(replace(first, goal=False), second))
+
+    class Alone:
+        def __init__(self) -> None:
+            self.inner = SAMPLERS["random"](SPACE, 1, 0, 30)
+
+        def ask(self, number: int) -> Params:
+            return self.inner.ask(number)
+
+        def tell(self, number: int, params: Params | None, found: Sequence[float] | None) -> None:
+            assert found is None or len(found) == 1
+
+    with Store(tmp_path, write=True) as store:
+        worker = LocalExecutor(ToyWorker)
+        Driver(
+            store, kept(30), SPACE, Alone(), lambda: worker, Watcher(), lambda: False
+        ).run()  # fmt: skip
+        select = store.outcomes("select")
+        value = {n: estimates(OBJECTIVES, o.scores) for n, o in select.items()}  # type: ignore[union-attr]
+        (front,) = {value[n]["second"].value for n in store.meta("front")}
+        bound = max(value[n]["first"].value for n in range(3)) - 0.1
+        assert all(value[n]["first"].value >= bound for n in store.meta("front"))
+        assert front == max(v["second"].value for v in value.values() if v["first"].value >= bound)
+
+
 def test_a_limit_of_items_ends_the_search_and_leaves_room_for_the_rest(tmp_path: Path) -> None:
     limit = 4 * 64 + 9 * (2 * 40) * 2 + 100
 
