@@ -186,7 +186,7 @@ def test_two_objectives_of_one_task_are_told_apart_by_their_metrics(folder):
         (
             "- gsm8k",
             "- {task: gsm8k, goal: false}",
-            "'gsm8k' is no goal, and no constraint names it",
+            ":4:5: 'gsm8k' is no goal, and no constr",
         ),
         ("budget: 50", "constraints: [gsm8k]", ":11:15: expected NAME >= NUMBER, or NAME >= MODE"),
         (

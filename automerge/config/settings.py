@@ -168,7 +168,7 @@ class StudyConfig(Section):
     budget: int | Literal["unlimited"] = safe(200)
     max_items: int | None = safe(None, ge=1)
     max_time: str | None = safe(None)
-    constraints: tuple[str, ...] = unsafe((), max_length=64, validate_default=True)
+    constraints: tuple[str, ...] = unsafe((), max_length=64)
     seed: int = unsafe(0, ge=0, lt=2**32)
     executor: Annotated[str, one_of(EXECUTORS, "executor")] = safe("local")
     workers: int | None = safe(None, ge=1, le=100_000)
@@ -297,16 +297,24 @@ class StudyConfig(Section):
             if found.reference not in (None, *references):
                 advice = nearest(str(found.reference), references)
                 problems.append(((i,), f"no model is named {found.reference!r}{advice}"))
-        bound = {Constraint.parse(text).objective for text in texts} if not problems else set(names)
-        for i, task in enumerate(tasks):
-            if not task.goal and task.name not in bound:
-                problem = f"{task.name!r} is no goal, and no constraint names it: it has no use"
-                problems.append(((), f"tasks[{i}]: {problem}"))
-        if not any(task.goal for task in tasks):
-            problems.append(((), "no task is a goal: there is nothing to search for"))
         if problems:
             refuse(problems)
         return texts
+
+    @model_validator(mode="after")
+    def _goals(self) -> StudyConfig:
+        bound = {Constraint.parse(text).objective for text in self.constraints}
+        useless = "{!r} is no goal, and no constraint names it: it has no use"
+        problems: list[Problem] = [
+            (("tasks", i), useless.format(task.name))
+            for i, task in enumerate(self.tasks)
+            if not task.goal and task.name not in bound
+        ]
+        if not any(task.goal for task in self.tasks):
+            problems.append((("tasks",), "no task is a goal: there is nothing to search for"))
+        if problems:
+            refuse(problems)
+        return self
 
     @field_validator("workers")
     @classmethod

@@ -126,4 +126,4 @@ def _half_width(differences: Floats) -> float:
     if not differences.size:
         return 0.0
     spread = float(differences.std(axis=-1, ddof=1).max()) if n > 1 else math.inf
-    return max(z * spread / math.sqrt(n), z**2 / (n + z**2))
+    return float(max(z * spread / math.sqrt(n), z**2 / (n + z**2)))
