@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from automerge.objective import Direction
+from automerge.objective import Direction, Estimate, Objective
 
 Relation = Literal[">=", "<="]
 
@@ -74,3 +74,34 @@ class Constraint:
     def shortfall(self, value: float, bound: float) -> float:
         """By how much a value misses the bound; negative where it has room to spare."""
         return bound - value if self.relation == ">=" else value - bound
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A constraint as a number; `model` is whose value that was moved from, if any's."""
+
+    constraint: Constraint
+    value: float
+    model: str | None
+
+    def shortfall(self, value: float) -> float:
+        """By how much a value misses the bound; negative where it has room to spare."""
+        return self.constraint.shortfall(value, self.value)
+
+
+def bounds(
+    constraints: Sequence[Constraint],
+    objectives: Sequence[Objective],
+    values: Mapping[str, Mapping[str, Estimate]],
+    parents: Sequence[str],
+) -> list[Bound]:
+    """Each constraint with its bound, where the models it refers to have `values`, by name."""
+    by_name = {o.name: o for o in objectives}
+    found = []
+    for constraint in constraints:
+        name = constraint.objective
+        of = {model: own[name].value for model, own in values.items()}
+        asked = (of, parents, by_name[name].direction)
+        if (value := constraint.bound(*asked)) is not None:
+            found.append(Bound(constraint, value, constraint.referred(*asked)))
+    return found

@@ -15,7 +15,7 @@ from automerge.executors.base import Executor
 from automerge.export import export_models
 from automerge.interrupt import Interrupt
 from automerge.objective import goals
-from automerge.report.model import MODELS
+from automerge.report.model import MODELS, limits_in_words
 from automerge.results import open_study, study_result
 from automerge.samplers import SAMPLERS
 from automerge.session import Session, open_session
@@ -148,6 +148,8 @@ def _introduce(session: Session, console: Console) -> None:
     drawn = plan.draw.per_candidate
     each = "" if drawn is None else f" ({drawn} fresh ones an objective and candidate)"
     counts = session.store.counts()
+    trials = plan.limits.trials
+    counted = None if trials is None else str(trials)
     lines = [
         f"study     {config.name} in {_shown(Path(config.out))}",
         f"models    {len(config.models)} sources: {', '.join(config.models)}",
@@ -155,7 +157,8 @@ def _introduce(session: Session, console: Console) -> None:
         f"items     {n_items['search']} to search{each}, {n_items['select']} to select, "
         f"{n_items['test']} sealed for the test",
         f"space     {session.space.describe()}",
-        f"sampler   {session.sampler}, seed {config.seed}, budget {_budget(config)}",
+        f"sampler   {session.sampler}, seed {config.seed}, budget "
+        f"{limits_in_words(counted, config.max_items, config.max_time)}",
     ]
     lines += [f"keeps     {constraint}" for constraint in plan.constraints]
     if counts["asked"]:
@@ -164,7 +167,6 @@ def _introduce(session: Session, console: Console) -> None:
         console.print(line, markup=False, soft_wrap=True)
     for warning in session.warnings:
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
-    trials = plan.limits.trials
     if trials is not None and 0 < trials <= len(plan.first):
         console.print(
             f"note: a budget of {trials} only covers first trials (base, sources, uniform "
@@ -172,13 +174,6 @@ def _introduce(session: Session, console: Console) -> None:
             markup=False,
             soft_wrap=True,
         )
-
-
-def _budget(config: StudyConfig) -> str:
-    limits = [] if config.budget == "unlimited" else [str(config.budget)]
-    limits += [] if config.max_items is None else [f"{config.max_items} items"]
-    limits += [] if config.max_time is None else [config.max_time]
-    return " or ".join(limits)
 
 
 def _export_chosen(config: StudyConfig, console: Console | None) -> None:

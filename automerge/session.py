@@ -294,11 +294,12 @@ def _window(store: Store, config: StudyConfig) -> int | None:
 def _check_items(plan: Plan, config: StudyConfig) -> None:
     """Refuse a limit of items that leaves none to search with."""
     limit = plan.limits.items
-    needed = len(plan.first) * plan.n_first + plan.n_later
+    first = sum(plan.n_items(trial.origin) for trial in plan.first)
+    needed = first + plan.n_later
     if limit is not None and limit < needed:
         message = (
             f"max_items is {limit}, but base, sources and uniform average take "
-            f"{len(plan.first) * plan.n_first}, and selection and test up to {plan.n_later}: give "
+            f"{first}, and selection and test up to {plan.n_later}: give "
             f"more than {needed}, or lower split.max_select, split.max_test or shortlist"
         )
         raise ConfigError([Fault(message, config.locate(("max_items",)))])
@@ -337,7 +338,7 @@ def _start_executor(store: Store, config: StudyConfig, found: _Examined | None) 
         config.workers,
         gpus_per_worker=gpus,
         address=config.ray_address,
-        expected=expected_identity(spec.models),
+        expected=expected_identity({m["name"]: m["digest"] for m in found.facts["models"]}),
     )
     return RayExecutor(partial(MergeWorker, spec), settings)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal, TypeAlias
 
@@ -121,3 +121,8 @@ class Trial:
     origin: Origin
     name: str
     params: Params | None = None
+
+
+def parent_names(trials: Iterable[Trial]) -> list[str]:
+    """The names of base and sources among trials."""
+    return [trial.name for trial in trials if trial.origin in ("base", "source")]

@@ -133,7 +133,8 @@ class MergeWorker:
 
     def identity(self) -> dict[str, str]:
         """Versions, digests of the models as this machine holds them, and the kind of device."""
-        return {**expected_identity(self._paths), "device": device_name(self._model.device)}
+        digests = {name: folder_digest(path) for name, path in self._paths.items()}
+        return {**expected_identity(digests), "device": device_name(self._model.device)}
 
     def _properties(self) -> dict[str, ItemScores]:
         """What is measured of the live model itself."""
@@ -144,10 +145,10 @@ class MergeWorker:
         return {name: ItemScores((MODEL_ITEM,), (float(measure[name]()),)) for name in self._wanted}
 
 
-def expected_identity(models: Mapping[str, Path]) -> dict[str, str]:
-    """What every worker of a study must have in common with its driver."""
-    digests = {f"model {name}": folder_digest(path)[:12] for name, path in models.items()}
-    return {**{package: version(package) for package in DECISIVE}, **digests}
+def expected_identity(digests: Mapping[str, str]) -> dict[str, str]:
+    """What every worker of a study must have in common with its driver; digests are by model."""
+    models = {f"model {name}": digest[:12] for name, digest in digests.items()}
+    return {**{package: version(package) for package in DECISIVE}, **models}
 
 
 def device_name(device: torch.device) -> str:

@@ -50,8 +50,9 @@ def interval(scores: ItemScores, aggregation: Aggregation, level: float = 0.95) 
     values = np.asarray(scores.values, dtype=np.float64)
     if aggregation == "exact":
         return Interval(point.value, point.value, point.value, 0.0, 1)
-    spread = influence(scores, aggregation)
-    if scores.clusters is not None and not is_constant(spread, float(np.abs(spread).max())):
+    if scores.clusters is not None and not is_constant(
+        spread := influence(scores, aggregation), float(np.abs(spread).max())
+    ):
         stderr = clustered_standard_error(spread, scores.clusters)
         low, high = student_interval(point.value, stderr, len(set(scores.clusters)), level)
         if aggregation == "mean" and is_unit(values):

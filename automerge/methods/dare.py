@@ -22,9 +22,8 @@ def rescaled(share: float, kept: float) -> float:
 def dropped(operands: Operands, scalars: Iterable[tuple[float, ...]]) -> tuple[Tensor, ...]:
     """Task vectors times a factor, with each element kept where its uniform is below a density.
 
-    `scalars` are factor and density, a source.
-
-    Uniforms do not depend on the density, so a smaller density keeps a subset.
+    `scalars` are factor and density, a source. Uniforms do not depend on the density, so a
+    smaller density keeps a subset.
     """
     return tuple(
         vector * (indicator(kept - uniform) * factor)

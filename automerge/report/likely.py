@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from automerge.constraint import Constraint
+from automerge.constraint import Bound, Constraint, bounds
 from automerge.estimation import interval, nondominated_probability
 from automerge.estimation.clusters import by_cluster
 from automerge.estimation.intervals import influence
-from automerge.objective import ItemScores, Objective, estimate
+from automerge.objective import ItemScores, Objective, estimate, estimates
 from automerge.report.compare import LEVEL, compare
 from automerge.report.model import StudyResult, TrialResult
 
@@ -55,33 +55,43 @@ def _linear(scores: ItemScores, objective: Objective) -> np.ndarray:
     return values if scores.clusters is None else by_cluster(values, scores.clusters)[0]
 
 
+def bounds_on_test(result: StudyResult, trials: Iterable[TrialResult]) -> list[Bound]:
+    """The constraints' bounds on test items, where the models they refer to were tested."""
+    values = {}
+    for t in trials:
+        own = {o.name: s for o in result.objectives if (s := t.scores("test", o.name)) is not None}
+        if len(own) == len(result.objectives):
+            values[t.trial.name] = estimates(result.objectives, own)
+    numbers = (result.base, *result.parents)
+    parents = [t.trial.name for t in result.trials if t.trial.number in numbers]
+    return bounds(result.constraints, result.objectives, values, parents)
+
+
 def kept_constraints(
-    result: StudyResult, trials: Mapping[str, TrialResult], member: TrialResult
+    result: StudyResult,
+    held: Iterable[Bound],
+    trials: Mapping[str, TrialResult],
+    member: TrialResult,
 ) -> tuple[Kept, ...]:
-    """Judge each constraint whose models were tested; `trials` are they, by name."""
+    """Judge a member by the bounds on test items; `trials` are the models they refer to, by name.
+
+    Empty for a member that was not tested.
+    """
     by_name = {o.name: o for o in result.objectives}
-    numbers = [n for n in (result.base, *result.parents) if n is not None]
-    parents = [t.trial.name for t in trials.values() if t.trial.number in numbers]
     found = []
-    for constraint in result.constraints:
+    for bound in held:
+        constraint = bound.constraint
         o = by_name[constraint.objective]
-        values = {
-            name: estimate(scores, o.aggregation).value
-            for name, trial in trials.items()
-            if (scores := trial.scores("test", o.name)) is not None
-        }
-        bound = constraint.bound(values, parents, o.direction)
-        if bound is None or (scores := member.scores("test", o.name)) is None:
+        if (scores := member.scores("test", o.name)) is None:
             continue
-        value = values[member.trial.name]
-        rival = constraint.referred(values, parents, o.direction)
-        against = None if rival is None else compare(member, trials[rival], o)
+        against = None if bound.model is None else compare(member, trials[bound.model], o)
         if against is None:
             alone = interval(scores, o.aggregation, LEVEL)
-            limits = (alone.low - bound, alone.high - bound)
+            limits = (alone.low - bound.value, alone.high - bound.value)
         else:
             limits = (against.low - constraint.offset, against.high - constraint.offset)
-        found.append(Kept(constraint, value, bound, _verdict(constraint, limits)))
+        value = estimate(scores, o.aggregation).value
+        found.append(Kept(constraint, value, bound.value, _verdict(constraint, limits)))
     return tuple(found)
 
 

@@ -121,10 +121,14 @@ class StudyResult:
     @property
     def limits(self) -> str:
         """The budget in words: 200 trials, 20000 items or 8h."""
-        found = [] if self.budget is None else [count(self.budget, "trial")]
-        found += [] if self.max_items is None else [count(self.max_items, "item")]
-        found += [] if self.max_time is None else [self.max_time]
-        return " or ".join(found)
+        trials = None if self.budget is None else count(self.budget, "trial")
+        return limits_in_words(trials, self.max_items, self.max_time)
+
+
+def limits_in_words(trials: str | None, max_items: int | None, max_time: str | None) -> str:
+    """What ends a search first: its trials, in words, items or time; None is no limit."""
+    items = None if max_items is None else count(max_items, "item")
+    return " or ".join(limit for limit in (trials, items, max_time) if limit is not None)
 
 
 def count(number: int, noun: str) -> str:

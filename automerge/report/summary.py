@@ -24,7 +24,7 @@ from automerge.report.compare import (
     verdict,
 )
 from automerge.report.hypervolume import Hypervolume, hypervolume_of_sets
-from automerge.report.likely import Kept, front_probabilities, kept_constraints
+from automerge.report.likely import Kept, bounds_on_test, front_probabilities, kept_constraints
 from automerge.report.means import Means, means_of
 from automerge.report.model import StudyResult, TrialResult
 from automerge.report.units import Unit, units
@@ -100,8 +100,17 @@ def summarise(result: StudyResult, also: Sequence[int] = ()) -> Summary:
     best = {o.name: best_on_select(rivals, [o]) for o in result.objectives}
     rows = {n: kind for n, kind in _rows(result, also).items() if n in trials}
     named = {trials[number].trial.name: trials[number] for number in rows}
+    held = bounds_on_test(result, named.values())
     members = tuple(
-        _member(result, trials[number], kind, best, uniform, named) for number, kind in rows.items()
+        _member(
+            result,
+            trials[number],
+            kind,
+            best,
+            uniform,
+            kept_constraints(result, held, named, trials[number]),
+        )
+        for number, kind in rows.items()
     )
     front = [member for member in members if member.kind == "front"]
     k = max(len(front), 1)
@@ -144,7 +153,7 @@ def _member(
     kind: Kind,
     best: Mapping[str, TrialResult | None],
     uniform: TrialResult | None,
-    named: Mapping[str, TrialResult],
+    kept: tuple[Kept, ...],
 ) -> Member:
     parents: dict[str, Versus] = {}
     uniforms: dict[str, Versus] = {}
@@ -165,7 +174,7 @@ def _member(
         },
         versus_parent=parents,
         versus_uniform=uniforms,
-        kept=kept_constraints(result, named, trial),
+        kept=kept,
     )
 
 

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from automerge import pareto
-from automerge.constraint import Constraint
+from automerge.constraint import Bound, Constraint, bounds
 from automerge.estimation.scoreboard import Scoreboard
 from automerge.objective import Estimate, Objective, goals, losses
 from automerge.space import Space
-from automerge.trial import BASELINES, Failed, Outcome, Trial
+from automerge.trial import BASELINES, Failed, Outcome, Trial, parent_names
 
 PENALTY = 2.0
 """What a shortfall as large as the models' spread adds to each loss, in spreads of that loss."""
@@ -37,20 +37,18 @@ class Beliefs:
         self._baselines: dict[int, Trial] = {}
         self.ended: dict[int, Failed | None] = {}
         """How each measurement ended; None with scores, which stay in the store."""
+        self.failed = 0
         self.values: dict[int, dict[str, Estimate]] = {}
         self.front: dict[int, tuple[float, ...]] = {}
         """Losses of what keeps the constraints and nothing dominates."""
         self.told: dict[int, tuple[float, ...]] = {}
         """What a sampler learns of each trial, as it was when the trial was entered."""
 
-    @property
-    def failed(self) -> int:
-        return sum(failure is not None for failure in self.ended.values())
-
     def enter(self, trial: Trial, outcome: Outcome) -> None:
         """Estimate a trial's values from its items and from what was measured before it."""
         if isinstance(outcome, Failed):
             self.ended[trial.number] = outcome
+            self.failed += 1
             return
         self.ended[trial.number] = None
         position = None if trial.params is None else self._space.position(trial.params)
@@ -99,16 +97,17 @@ class Beliefs:
         """
         total = 0.0
         own = self.values[number]
-        for constraint, bound in self._bounds():
-            found = own[constraint.objective]
-            shortfall = constraint.shortfall(found.value, bound) - errors * found.stderr
-            total += max(shortfall, 0.0) / self._spread(constraint.objective)
+        for bound in self._bounds():
+            name = bound.constraint.objective
+            shortfall = bound.shortfall(own[name].value) - errors * own[name].stderr
+            total += max(shortfall, 0.0) / self._spread(name)
         return total
 
-    def _bounds(self) -> list[tuple[Constraint, float]]:
+    def _bounds(self) -> list[Bound]:
         """The constraints whose references are measured."""
         values = {t.name: self.values[n] for n, t in self._baselines.items()}
-        return bounds(self._constraints, self._objectives, values, parents(self._baselines))
+        parents = parent_names(self._baselines.values())
+        return bounds(self._constraints, self._objectives, values, parents)
 
     def _spread(self, objective: str) -> float:
         values = [self.values[n][objective].value for n in self._baselines]
@@ -125,25 +124,3 @@ class Beliefs:
         ):
             kept = {n: other for n, other in others if not pareto.dominates(row, other)}
             self.front = {**kept, number: row}
-
-
-def bounds(
-    constraints: Sequence[Constraint],
-    objectives: Sequence[Objective],
-    values: Mapping[str, Mapping[str, Estimate]],
-    parents: Sequence[str],
-) -> list[tuple[Constraint, float]]:
-    """Each constraint with its bound, where the models it refers to have `values`, by name."""
-    by_name = {o.name: o for o in objectives}
-    found = []
-    for constraint in constraints:
-        of = {model: own[constraint.objective].value for model, own in values.items()}
-        bound = constraint.bound(of, parents, by_name[constraint.objective].direction)
-        if bound is not None:
-            found.append((constraint, bound))
-    return found
-
-
-def parents(trials: Mapping[int, Trial]) -> list[str]:
-    """The names of base and sources among trials."""
-    return [t.name for t in trials.values() if t.origin in ("base", "source")]

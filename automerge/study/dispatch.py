@@ -16,7 +16,7 @@ class Dispatcher:
     def __init__(self, start: Callable[[], Executor]) -> None:
         self._start = start
         self._executor: Executor | None = None
-        self._in_flight: dict[object, Job] = {}
+        self._in_flight: set[object] = set()
 
     @property
     def slots(self) -> int:
@@ -35,14 +35,15 @@ class Dispatcher:
 
     def submit(self, job: Job) -> None:
         """Send a job out; returns at once."""
-        self._in_flight[job.key] = job
+        self._in_flight.add(job.key)
         self._ready().submit(job)
 
     def collect(self) -> tuple[Job, Outcome] | None:
         """Wait a moment for a job to finish; None when none did."""
         finished = self._ready().next_finished(timeout_s=POLL_S)
-        if finished is None or self._in_flight.pop(finished[0].key, None) is None:
+        if finished is None or finished[0].key not in self._in_flight:
             return None  # nothing, or a late answer of a worker that was given up
+        self._in_flight.remove(finished[0].key)
         return finished
 
     def close(self) -> None:

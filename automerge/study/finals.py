@@ -5,20 +5,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from typing import TypeAlias
 
 import numpy as np
 
 from automerge import pareto
-from automerge.objective import MODEL_ITEM, ItemScores, estimates, losses, restricted
+from automerge.constraint import bounds
+from automerge.objective import MODEL_ITEM, Estimate, ItemScores, estimates, losses, restricted
 from automerge.store import Store
-from automerge.study.beliefs import Beliefs, bounds, parents
+from automerge.study.beliefs import Beliefs
 from automerge.study.contest import blocks, standing
 from automerge.study.dispatch import Dispatcher
 from automerge.study.plan import Plan
 from automerge.study.watch import Observer, Snapshot, described
-from automerge.trial import BASELINES, Failed, Items, Job, Measured, Part, Trial
+from automerge.trial import BASELINES, Failed, Items, Job, Measured, Part, Trial, parent_names
 
-Scores = Mapping[str, ItemScores]
+Scores: TypeAlias = Mapping[str, ItemScores]
+Values: TypeAlias = Mapping[str, Estimate]
 
 
 class Finals:
@@ -49,20 +52,22 @@ class Finals:
         self._freeze(trials, shortlist, beliefs, [*measured, *shortlist])
         cut = blocks(plan.items["select"], plan.draw.members, plan.draw.seed)
         left = [*measured, *shortlist]
-        scores: dict[int, Scores] = {}
+        pairs = len(shortlist) * (len(shortlist) + len(measured) - 1)
+        values: dict[int, Values] = {}
+        kept: frozenset[int] = frozenset()
         for block, items in enumerate(cut):
             later = (len(cut) - block - 1) * len(left)
             self._measure("select", {n: trials[n] for n in left}, items, block, later)
             if self._stop():
                 return
             scores = self._scores(left, cut[: block + 1])
-            merges = [n for n in shortlist if n in scores]
-            pairs = len(shortlist) * (len(shortlist) + len(measured) - 1)
+            values = {n: estimates(plan.objectives, own) for n, own in scores.items()}
+            kept = self._keeping(values, measured)
             now = standing(
                 plan.objectives,
                 scores,
-                merges,
-                rivals=self._keeping(scores, measured),
+                shortlist,
+                rivals=kept,
                 pairs=pairs,
                 seed=plan.draw.seed,
                 resolution=plan.resolution,
@@ -70,8 +75,7 @@ class Finals:
             left = [n for n in scores if n not in now.dropped]
             if now.decided:
                 break
-        kept = self._keeping(scores, measured)
-        front = self._nondominated({n: scores[n] for n in left if n in kept})
+        front = self._nondominated({n: values[n] for n in left if n in kept})
         self._store.put_meta(front=front, baselines=list(measured))
 
     def test(self, trials: Mapping[int, Trial]) -> None:
@@ -112,26 +116,26 @@ class Finals:
         }
 
     def _keeping(
-        self, scores: Mapping[int, Scores], baselines: Mapping[int, Trial]
+        self, values: Mapping[int, Values], baselines: Mapping[int, Trial]
     ) -> frozenset[int]:
         """The models whose values keep the constraints."""
-        plan = self._plan
-        values = {n: estimates(plan.objectives, own) for n, own in scores.items()}
         named = {t.name: values[n] for n, t in baselines.items() if n in values}
-        held = bounds(plan.constraints, plan.objectives, named, parents(baselines))
+        parents = parent_names(baselines.values())
+        held = bounds(self._plan.constraints, self._plan.objectives, named, parents)
         return frozenset(
             n
             for n, own in values.items()
-            if all(c.shortfall(own[c.objective].value, bound) <= 0 for c, bound in held)
+            if all(bound.shortfall(own[bound.constraint.objective].value) <= 0 for bound in held)
         )
 
-    def _nondominated(self, scores: Mapping[int, Scores]) -> list[int]:
+    def _nondominated(self, values: Mapping[int, Values]) -> list[int]:
         """The models that none of the others dominates."""
-        if not scores:
+        if not values:
             return []
-        objectives, numbers = self._plan.objectives, sorted(scores)
-        rows = [losses(objectives, estimates(objectives, scores[n])) for n in numbers]
-        keep = pareto.nondominated(np.array(rows))
+        numbers = sorted(values)
+        keep = pareto.nondominated(
+            np.array([losses(self._plan.objectives, values[n]) for n in numbers])
+        )
         return [n for n, kept in zip(numbers, keep, strict=True) if kept]
 
     def _measure(

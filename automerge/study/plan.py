@@ -56,15 +56,14 @@ class Plan:
         """The search items a trial is measured on."""
         return self.draw.draw(self.items["search"], trial.number, _shares(trial.origin))
 
-    @cached_property
-    def n_proposed(self) -> int:
-        """How many items a sampler's proposal is measured on."""
-        return count_items(self.draw.draw(self.items["search"], 0, _shares("sampler")))
+    def n_items(self, origin: Origin) -> int:
+        """How many search items a trial is measured on."""
+        return self._n_items[_shares(origin)]
 
     @cached_property
-    def n_first(self) -> int:
-        """How many items each of the first trials is measured on."""
-        return count_items(self.draw.draw(self.items["search"], 0, _shares("base")))
+    def _n_items(self) -> dict[int, int]:
+        pool = self.items["search"]
+        return {n: count_items(self.draw.draw(pool, 0, n)) for n in (1, BASELINE_SHARES)}
 
     @property
     def n_later(self) -> int:

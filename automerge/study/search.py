@@ -53,16 +53,10 @@ class Search:
         for number, trial in self.trials.items():
             self._by_recipe.setdefault(trial.recipe.id, number)
             if number not in self._duplicate_of:
-                self._items += self._cost(trial)
+                self._items += plan.n_items(trial.origin)
         self._measured_s = 0.0
         self._measured_items = 0
         self._arrived: dict[int, Outcome] = {}
-        told = {event.trial for event in store.events() if event.kind == "tell"}
-        for number, outcome in store.each_outcome("search"):
-            if number in told:
-                self._enter(number, outcome)
-            else:
-                self._arrived[number] = outcome
         self._errors_in_a_row: list[str] = []
         self._exhausted = False
         self._searched_s = 0.0
@@ -127,9 +121,16 @@ class Search:
         return self._dispatcher.free if window is None else sum(1 for _ in self._open()) < window
 
     def _replay(self) -> None:
-        """Repeat every recorded call to the sampler, in order."""
+        """Enter what was told of, and repeat every recorded call to the sampler, in order."""
+        events = self._store.events()
+        told = {event.trial for event in events if event.kind == "tell"}
+        for number, outcome in self._store.each_outcome("search"):
+            if number in told:
+                self._enter(number, outcome)
+            else:
+                self._arrived[number] = outcome
         strayed = False
-        for event in self._store.events():
+        for event in events:
             trial = self.trials[event.trial]
             if event.kind == "tell":
                 self._tell(trial)
@@ -140,7 +141,6 @@ class Search:
                 "the sampler's proposals differ from those recorded (another version of a "
                 "library?); the search goes on from the recorded results"
             )
-        told = {event.trial for event in self._store.events() if event.kind == "tell"}
         for number, original in self._duplicate_of.items():
             if number not in told and original in self.beliefs.ended:
                 self._tell_duplicate(number)
@@ -151,8 +151,10 @@ class Search:
     def _allowed(self) -> bool:
         """Whether the limits leave room for one more trial."""
         spent, limits = self._spent(), self._plan.limits
-        trial = self._plan.n_first if self._next_is_first else self._plan.n_proposed
-        if allows(limits, spent, trial, self._plan.n_later, lambda: self._dispatcher.slots):
+        first = self._plan.first
+        origin = first[len(self.trials)].origin if self._next_is_first else "sampler"
+        items, later = self._plan.n_items(origin), self._plan.n_later
+        if allows(limits, spent, items, later, lambda: self._dispatcher.slots):
             return True
         if not self._dispatcher.running and spent.trials != limits.trials:
             self._observer.note(
@@ -169,9 +171,6 @@ class Search:
             seconds_per_item=self._measured_s / max(self._measured_items, 1),
         )
 
-    def _cost(self, trial: Trial) -> int:
-        return self._plan.n_proposed if trial.origin == "sampler" else self._plan.n_first
-
     @property
     def _next_is_first(self) -> bool:
         return len(self.trials) < len(self._plan.first)
@@ -185,7 +184,7 @@ class Search:
             self.trials[trial.number] = trial
             if original is None:
                 self._by_recipe[trial.recipe.id] = trial.number
-                self._items += self._cost(trial)
+                self._items += self._plan.n_items(trial.origin)
                 self._submit(trial)
                 return True
             self._duplicate_of[trial.number] = original
@@ -220,7 +219,7 @@ class Search:
         self.beliefs.enter(self.trials[number], outcome)
         if isinstance(outcome, Measured):
             self._measured_s += outcome.timings.total
-            self._measured_items += self._cost(self.trials[number])
+            self._measured_items += self._plan.n_items(self.trials[number].origin)
 
     def _tell(self, trial: Trial) -> None:
         told = self.beliefs.told.get(self._duplicate_of.get(trial.number, trial.number))
@@ -262,7 +261,7 @@ class Search:
             Snapshot(
                 phase="search",
                 done=len(self.beliefs.ended),
-                total=expected_trials(plan.limits, spent, plan.n_proposed, plan.n_later),
+                total=expected_trials(plan.limits, spent, plan.n_items("sampler"), plan.n_later),
                 running=self._dispatcher.running,
                 slots=self._dispatcher.slots,
                 failed=self.beliefs.failed,

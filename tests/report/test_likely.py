@@ -8,7 +8,7 @@ import pytest
 
 from automerge.constraint import Constraint
 from automerge.objective import Objective
-from automerge.report.likely import front_probabilities, kept_constraints
+from automerge.report.likely import bounds_on_test, front_probabilities, kept_constraints
 from automerge.report.model import StudyResult, TrialResult
 from tests.report.factory import OBJECTIVES, PERPLEXITY, study
 from tests.report.test_front import scored
@@ -71,6 +71,8 @@ def test_a_constraint_is_judged_by_the_interval_on_test_items(
     result = scored(result, 4, "test", "maths", [1] * right + [0] * (600 - right))
     trials = {t.trial.name: t for t in result.trials if "test" in t.outcomes}
     (member,) = members(result, 4)
-    (kept,) = kept_constraints(result, {**trials, member.trial.name: member}, member)
+    trials[member.trial.name] = member
+    held = bounds_on_test(result, trials.values())
+    (kept,) = kept_constraints(result, held, trials, member)
     assert kept.verdict == verdict
     assert kept.value == pytest.approx(right / 600)

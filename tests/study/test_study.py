@@ -15,41 +15,21 @@ from automerge.constraint import Constraint
 from automerge.errors import SearchAborted
 from automerge.executors.base import Executor
 from automerge.executors.local import LocalExecutor
-from automerge.items import ItemDraw
-from automerge.methods import METHODS
 from automerge.objective import estimates, losses
-from automerge.recipe import single, uniform_average
 from automerge.samplers import SAMPLERS
-from automerge.space import SpaceSettings, build_space
 from automerge.store import Store
-from automerge.study import Driver, FirstTrial, Limits, Plan, Snapshot
+from automerge.study import Driver, Limits, Plan, Snapshot
 from automerge.study.beliefs import Beliefs
 from automerge.trial import PARTS, Job, Measured, Outcome, Params, Timings
-from tests.toy import ITEMS, OBJECTIVES, ToyWorker, fails
-
-SPACE = build_space(
-    SpaceSettings(methods=("linear", "task_arithmetic")), "base", ("a", "b"), 4, METHODS
-)
-FIRST = (
-    FirstTrial("base", "base", single("base")),
-    FirstTrial("a", "source", single("a")),
-    FirstTrial("b", "source", single("b")),
-    FirstTrial("uniform", "uniform", uniform_average(("a", "b"))),
-)
-
-
-def plan(budget: int) -> Plan:
-    items = {"search": ITEMS, "select": ITEMS, "test": ITEMS}
-    draw = ItemDraw({"first": ("one",), "second": ("two",)}, 8, seed=0)
-    return Plan(OBJECTIVES, (), FIRST, items, draw, Limits(budget), 5, 0.02)
-
+from tests.studies import SPACE, toy_plan
+from tests.toy import OBJECTIVES, ToyWorker, fails
 
 SELECT = {"one": tuple(range(600)), "two": tuple(range(600, 1000))}
 
 
 def long_plan(budget: int) -> Plan:
     """Selection in four blocks, under a constraint."""
-    short = plan(budget)
+    short = toy_plan(budget)
     return replace(
         short,
         items={**short.items, "select": SELECT},
@@ -100,7 +80,7 @@ def run(
     executor: Callable[[], Executor] | None = None,
     stop: Callable[[], bool] = lambda: False,
     watcher: Watcher | None = None,
-    planned: Callable[[int], Plan] = plan,
+    planned: Callable[[int], Plan] = toy_plan,
 ) -> bool:
     with Store(folder, write=True) as store:
         driver = Driver(
@@ -128,7 +108,7 @@ def stop_after(calls: int) -> Callable[[], bool]:
 
 @pytest.mark.parametrize("sampler", ["random", "cma", "tpe"])
 @pytest.mark.parametrize("calls", [1, 6, 17, 40, 60])
-@pytest.mark.parametrize("planned", [plan, long_plan])
+@pytest.mark.parametrize("planned", [toy_plan, long_plan])
 def test_a_resumed_study_equals_an_uninterrupted_one(
     tmp_path: Path, sampler: str, calls: int, planned: Callable[[int], Plan]
 ) -> None:
@@ -248,7 +228,7 @@ def test_a_limit_of_items_ends_the_search_and_leaves_room_for_the_rest(tmp_path:
     limit = 4 * 64 + 9 * (2 * 40) * 2 + 100
 
     def few(budget: int) -> Plan:
-        return replace(plan(budget), limits=Limits(None, items=limit))
+        return replace(toy_plan(budget), limits=Limits(None, items=limit))
 
     watcher = Watcher()
     run(tmp_path, planned=few, watcher=watcher)
@@ -267,7 +247,7 @@ def test_a_limit_of_items_ends_the_search_and_leaves_room_for_the_rest(tmp_path:
 
 def test_a_limit_of_time_counts_the_searching_of_all_runs(tmp_path: Path) -> None:
     def half_a_second(budget: int) -> Plan:
-        return replace(plan(budget), limits=Limits(None, seconds=0.6))
+        return replace(toy_plan(budget), limits=Limits(None, seconds=0.6))
 
     class Quick(ToyWorker):
         """Takes longer than it says, so that no time is kept for selection and test."""
@@ -340,7 +320,7 @@ def test_under_a_window_the_trials_do_not_depend_on_who_is_first(
     tmp_path: Path, sampler: str
 ) -> None:
     def windowed(budget: int) -> Plan:
-        return replace(plan(budget), window=4)
+        return replace(toy_plan(budget), window=4)
 
     found = []
     for seed in range(4):
@@ -451,7 +431,7 @@ def test_a_proposal_already_measured_is_told_but_neither_measured_nor_charged(
     with Store(tmp_path, write=True) as store:
         driver = Driver(
             store,
-            plan(10),
+            toy_plan(10),
             SPACE,
             sampler,
             lambda: LocalExecutor(ToyWorker),
@@ -477,7 +457,7 @@ def test_a_space_with_nothing_new_ends_the_search(tmp_path: Path) -> None:
     watcher = Watcher()
     with Store(tmp_path, write=True) as store:
         args = (lambda: LocalExecutor(ToyWorker)), watcher, lambda: False
-        assert Driver(store, plan(10), SPACE, Stuck(), *args).run()
+        assert Driver(store, toy_plan(10), SPACE, Stuck(), *args).run()
         assert store.counts()["measured"] == 5
     assert any("exhausted" in note for note in watcher.notes)
 
