@@ -79,6 +79,8 @@ def print_score_times(
     console: Console,
     shape: str | None,
     tasks: Sequence[str],
+    context: int | None,
+    choice: int | None,
     fewshot: int,
     items: int,
     batch_size: int,
@@ -87,9 +89,12 @@ def print_score_times(
 ) -> None:
     """Time scoring, a line a repeat as it ends, then medians; JSON at the end if asked for.
 
+    `context` and `choice` are lengths of made-up items, given together, in place of tasks.
+
     Raises ConfigError for unknown names, or where the models do not fit into memory.
     """
-    from automerge.bench.score import CHOICE_TASKS, TASKS, ScoreTime, Work, bench_score
+    from automerge.bench.score import ScoreTime, Work, bench_score
+    from automerge.bench.score_tasks import CHOICE_TASKS, MAX_SHOTS, TASKS, Lengths
     from automerge.bench.shapes import SIZES
 
     faults = [
@@ -98,17 +103,20 @@ def print_score_times(
         for task in tasks
         if task not in CHOICE_TASKS
     ]
+    if (context is None) != (choice is None) or (tasks and context is not None):
+        faults.append("--context and --choice are given together, and without --task")
     faults += [] if shape is None else unknown_shape(shape)
     if shape in SIZES:
         faults += too_large(14 * SIZES[shape].n_parameters, "a smaller --shape")
     limits = (
-        *(("--fewshot", fewshot, 0, 8), ("--items", items, 1, 2000)),
+        *(("--fewshot", fewshot, 0, MAX_SHOTS), ("--items", items, 1, 2000)),
+        *(("--context", context, 1, 4096), ("--choice", choice, 1, 1024)),
         *(("--batch-size", batch_size, 1, 65536), ("--repeats", repeats, 1, 1000)),
     )
     faults += [
         f"{name} must lie in [{low}, {high}]; got {value}"
         for name, value, low, high in limits
-        if not low <= value <= high
+        if value is not None and not low <= value <= high
     ]
     if faults:
         raise ConfigError([Fault(fault) for fault in faults])
@@ -118,9 +126,10 @@ def print_score_times(
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     columns = ("stock s", "its model", "floor s", "merge s", "forward s", "rest s")
+    lengths = None if context is None or choice is None else Lengths(context, choice)
     times: list[ScoreTime] = []
     show("building requests of every document ...")
-    for step in bench_score(shape, tasks or TASKS, fewshot, items, batch_size, repeats):
+    for step in bench_score(shape, lengths or tasks or TASKS, fewshot, items, batch_size, repeats):
         if isinstance(step, Work):
             work = step
             show(
@@ -139,7 +148,7 @@ def print_score_times(
     if as_json:
         found = {
             "shape": shape or "demo",
-            "tasks": list(tasks or TASKS),
+            "tasks": asdict(lengths) if lengths else list(tasks or TASKS),
             "fewshot": fewshot,
             "work": asdict(work),
             "times": [time.plain() for time in times],

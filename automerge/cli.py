@@ -317,6 +317,14 @@ def bench_score(
         Optional[list[str]],  # noqa: UP045
         _option("A multiple-choice task of the demo; repeat it.", "--task"),
     ] = None,
+    context: Annotated[
+        Optional[int],  # noqa: UP045
+        _option("Made-up items: tokens before the choices.", "--context"),
+    ] = None,
+    choice: Annotated[
+        Optional[int],  # noqa: UP045
+        _option("Made-up items: tokens of each of four choices.", "--choice"),
+    ] = None,
     fewshot: Annotated[int, _option("Examples before each item, the same.", "--fewshot")] = 0,
     items: Annotated[int, _option("Items of each task.", "--items")] = 300,
     batch_size: Annotated[int, _option("Requests scored together.", "--batch-size")] = 64,
@@ -327,7 +335,16 @@ def bench_score(
     from automerge.benchmarks import print_score_times
 
     print_score_times(
-        _console(), shape, tuple(task or ()), fewshot, items, batch_size, repeats, as_json
+        _console(),
+        shape,
+        tuple(task or ()),
+        context,
+        choice,
+        fewshot,
+        items,
+        batch_size,
+        repeats,
+        as_json,
     )
 
 

@@ -43,17 +43,25 @@ def nondominated(losses: ArrayLike) -> Bools:
     """
     points = as_points(losses)
     mask = valid(points)
-    # A dominating row has a smaller sum, or one that rounds equal; lexicographic order settles
-    # exactly that only earlier rows can dominate later ones.
-    order = np.flatnonzero(mask)[np.lexsort(points[mask].T[::-1])]
-    front: list[int] = []
-    for i in order:
-        rivals = points[front]
-        if np.any((rivals <= points[i]).all(axis=1) & (rivals < points[i]).any(axis=1)):
-            mask[i] = False
-        else:
-            front.append(int(i))
+    # In lexicographic order only earlier rows can dominate later ones: the first row left is on the
+    # front, and takes what it dominates with it, so that there are as many steps as front rows.
+    left = np.flatnonzero(mask)[np.lexsort(points[mask].T[::-1])]
+    while left.size:
+        first = points[left[0]]
+        no_better = (first <= points[left]).all(axis=1)
+        mask[left[no_better]] = (points[left[no_better]] == first).all(axis=1)
+        left = left[~no_better]
     return mask
+
+
+def updated_front(front: Floats, point: Floats) -> Floats:
+    """The front once a point has come: (k, m) nondominated rows, of equal ones the first alone.
+
+    `front` itself where the point is not finite or no improvement.
+    """
+    if not np.isfinite(point).all() or (front <= point).all(axis=1).any():
+        return front
+    return np.vstack([front[~(point <= front).all(axis=1)], point])
 
 
 def layers(losses: ArrayLike) -> list[Indices]:
@@ -133,9 +141,8 @@ def hypervolume_history(losses: ArrayLike, reference: ArrayLike) -> Floats:
     front = points[:0]
     volume = 0.0
     for i, point in enumerate(points):
-        improves = np.isfinite(point).all() and not (front <= point).all(axis=1).any()
-        if improves:
-            front = np.vstack([front[~(point <= front).all(axis=1)], point])
+        if (larger := updated_front(front, point)) is not front:
+            front = larger
             volume = max(volume, hypervolume(front, bound))
         history[i] = volume
     return history

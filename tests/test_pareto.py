@@ -57,6 +57,18 @@ def test_nondominated_agrees_with_comparing_every_pair(losses: np.ndarray) -> No
     assert pareto.nondominated(losses).tolist() == naive_front(losses)
 
 
+@given(BROKEN)
+def test_a_front_updated_point_by_point_holds_the_nondominated_rows_once(
+    losses: np.ndarray,
+) -> None:
+    front = np.empty((0, losses.shape[1]))
+    for point in losses:
+        front = pareto.updated_front(front, point)
+    distinct = {tuple(row) for row in losses[pareto.nondominated(losses)].tolist()}
+    assert len(front) == len(distinct)
+    assert set(map(tuple, front.tolist())) == distinct
+
+
 @given(LOSSES)
 def test_nondominated_agrees_with_moocore(losses: np.ndarray) -> None:
     if len(losses):

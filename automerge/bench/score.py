@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,11 +14,12 @@ import torch
 
 from automerge import demo
 from automerge.bench.merge import seconds, varied
+from automerge.bench.score_tasks import Lengths, task_folder
 from automerge.bench.shapes import SIZES, empty_model, random_models
 from automerge.checkpoints import open_together
+from automerge.evaluation.forward import batch_tokens
 from automerge.evaluation.isolation import isolated
 from automerge.evaluation.packing import Request, unique_tokens
-from automerge.evaluation.samples import copy_tasks
 from automerge.evaluation.scorer import Scorer
 from automerge.evaluation.tasks import TaskSet, TaskSettings, TaskSpec, load_tasks
 from automerge.merging import ResidentEngine
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-TASKS = ("demo_clock", "demo_facts")
-"""The demo's tasks of four choices."""
-CHOICE_TASKS = (*TASKS, "demo_median")
 METHOD = "ties"
 
 
@@ -103,7 +100,7 @@ class ScoreTime:
 
 def bench_score(
     shape: str | None,
-    tasks: Sequence[str],
+    tasks: Sequence[str] | Lengths,
     fewshot: int,
     items: int,
     batch_size: int,
@@ -117,7 +114,7 @@ def bench_score(
     if model.num_parameters() < SMALL_MODEL:
         torch.set_num_threads(1)
     tokenizer = transformers.AutoTokenizer.from_pretrained(demo.BASE, local_files_only=True)
-    with _task_folder(tasks, fewshot) as (folder, names):
+    with task_folder(tasks, fewshot, items) as (folder, names):
         task_set = load_tasks([TaskSpec(name) for name in names], TaskSettings(folder))
         scorer = Scorer(model, tokenizer, task_set, batch_size)
         chosen = {
@@ -179,7 +176,7 @@ class Floor:
         }
         lengths = [len(request.inputs) for request in requests]
         width = round(statistics.mean(lengths))
-        rows = max(1, batch_size * max(lengths) // width)
+        rows = max(1, batch_tokens(requests, batch_size) // width)
         return cls(unique_tokens(requests), len(scored), width, rows)
 
     @torch.no_grad()
@@ -275,22 +272,6 @@ def _models(shape: str | None) -> tuple[ResidentEngine, PreTrainedModel]:
         engine = ResidentEngine(random_models(model, 3))
         model = model.float()
     return engine, model.eval().requires_grad_(False)
-
-
-@contextmanager
-def _task_folder(tasks: Sequence[str], fewshot: int) -> Iterator[tuple[Path, list[str]]]:
-    """The demo's tasks, each preceded by the same examples."""
-    with tempfile.TemporaryDirectory() as parent:
-        folder = copy_tasks(demo.folder() / "tasks", Path(parent) / "tasks")
-        names = []
-        for task in tasks:
-            names.append(f"bench_{task}")
-            (folder / f"{names[-1]}.yaml").write_text(
-                f"include: {task}.yaml\ntask: {names[-1]}\nnum_fewshot: {fewshot}\n"
-                "fewshot_split: test\nfewshot_config: {sampler: first_n}\n",
-                encoding="utf-8",
-            )
-        yield folder, names
 
 
 def _differing(

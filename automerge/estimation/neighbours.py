@@ -24,8 +24,11 @@ PRIOR_ITEMS = 10.0
 
 def nearest(distances: Floats) -> Indices:
     """The candidates to predict from, at most DONORS of finite distance, nearest first."""
-    order = np.argsort(distances, kind="stable")[:DONORS]
-    return order[np.isfinite(distances[order])]
+    finite = np.flatnonzero(np.isfinite(distances))
+    if len(finite) > DONORS:
+        furthest = np.partition(distances[finite], DONORS - 1)[DONORS - 1]
+        finite = finite[distances[finite] <= furthest]
+    return finite[np.argsort(distances[finite], kind="stable")[:DONORS]]
 
 
 def predictions(scores: Floats, distances: Floats, item_means: Floats) -> Floats:

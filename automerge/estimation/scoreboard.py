@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from automerge.estimation.neighbours import control_variates, nearest, predictio
 from automerge.objective import Estimate, ItemScores, Objective, estimate
 
 Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
 Item = tuple[str, int]
 
 MEANS = ("mean", "perplexity")
@@ -29,28 +31,28 @@ class Scoreboard:
         self._objectives = objectives
         self._ratios = [o for o in objectives if o.aggregation not in MEANS]
         self._positions = Rows()
-        self._scores: list[Mapping[str, ItemScores]] = []
+        self._plain: list[Mapping[str, Estimate]] = []
         self._tables = {o.name: Table(pool[o.name]) for o in objectives if o.aggregation in MEANS}
 
     def add(self, position: Floats | None, scores: Mapping[str, ItemScores]) -> int:
         """Enter a candidate; its number counts from 0."""
         self._positions.append(np.array([np.nan]) if position is None else position)
-        self._scores.append({o.name: scores[o.name] for o in self._ratios})
+        self._plain.append({o.name: estimate(scores[o.name], o.aggregation) for o in self._ratios})
         for name, table in self._tables.items():
             table.add(scores[name])
-        return len(self._scores) - 1
+        return len(self._plain) - 1
 
     def estimates(self, candidate: int) -> dict[str, Estimate]:
         """One estimate an objective, by its name, from all that was entered so far."""
         distances = self._distances(candidate)
+        donors = nearest(distances)
         found = {}
         for objective in self._objectives:
             table = self._tables.get(objective.name)
             if table is None:
-                own = self._scores[candidate][objective.name]
-                found[objective.name] = estimate(own, objective.aggregation)
+                found[objective.name] = self._plain[candidate][objective.name]
                 continue
-            mean = table.estimate(candidate, distances)
+            mean = table.estimate(candidate, donors, distances[donors])
             if objective.aggregation == "perplexity":
                 value = math.exp(-mean.value)
                 mean = Estimate(value, value * mean.stderr, mean.n)
@@ -60,7 +62,8 @@ class Scoreboard:
     def _distances(self, candidate: int) -> Floats:
         """To every candidate; infinite to itself and where a position lacks."""
         positions = self._positions.filled
-        away = np.linalg.norm(positions - positions[candidate], axis=1)
+        apart = positions - positions[candidate]
+        away = np.sqrt(np.square(apart, out=apart).sum(axis=1))  # half of what np.linalg.norm takes
         away[~np.isfinite(away)] = np.inf
         away[candidate] = np.inf
         return np.asarray(away)
@@ -82,19 +85,32 @@ class Rows:
         """Add a row; [NaN] stands for a row of NaN."""
         width = max(len(row), self._matrix.shape[1])
         if self._count == len(self._matrix) or width > self._matrix.shape[1]:
-            larger = np.full((max(64, 2 * len(self._matrix)), width), np.nan)
+            larger = np.empty((max(64, 2 * len(self._matrix)), width))  # no memory until written
+            larger[: self._count] = np.nan
             larger[: self._count, : self._matrix.shape[1]] = self.filled
             self._matrix = larger
+        self._matrix[self._count] = np.nan
         self._matrix[self._count, : len(row)] = row
         self._count += 1
 
 
+class Row(NamedTuple):
+    """What one candidate scored: the items' columns, ascending, and the finite values."""
+
+    columns: NDArray[Any]
+    values: NDArray[Any]
+
+
 class Table:
-    """One objective's scores: a row a candidate, a column an item, NaN where it was not seen."""
+    """One objective's scores: a row a candidate, a column an item.
+
+    Rows are kept sparse and narrow: there may be tens of thousands, each of few of the items.
+    """
 
     def __init__(self, items: Sequence[Item]) -> None:
         self._columns = {item: i for i, item in enumerate(items)}
-        self._rows = Rows()
+        self._column_type = np.min_scalar_type(len(items))
+        self._rows: list[Row] = []
         self._sums = np.zeros(len(items))
         self._counts = np.zeros(len(items))
 
@@ -102,25 +118,42 @@ class Table:
         """Enter the next candidate's scores."""
         row = np.full(len(self._columns), np.nan)
         row[[self._columns[item] for item in scores.items]] = scores.values
-        seen = np.isfinite(row)
+        seen = np.flatnonzero(np.isfinite(row))
         self._sums[seen] += row[seen]
         self._counts[seen] += 1
-        self._rows.append(row)
+        self._rows.append(Row(seen.astype(self._column_type), narrowed(row[seen])))
 
-    def estimate(self, candidate: int, distances: Floats) -> Estimate:
-        """The candidate's mean over all items."""
-        rows = self._rows.filled
-        row = rows[candidate]
-        donors = nearest(distances)
-        item_means = self._item_means(row)
-        predicted = predictions(rows[donors], distances[donors], item_means)
+    def estimate(self, candidate: int, donors: Indices, distances: Floats) -> Estimate:
+        """The candidate's mean over all items, with the help of donors so far away from it."""
+        item_means = self._item_means(candidate)
+        predicted = predictions(self._dense(donors), distances, item_means)
+        (row,) = self._dense([candidate])
         return control_variates(row, np.stack([predicted, item_means]))
 
-    def _item_means(self, row: Floats) -> Floats:
+    def _dense(self, candidates: Sequence[int] | Indices) -> Floats:
+        """Rows of all items, NaN where a candidate did not see one: (candidates, items)."""
+        dense = np.full((len(candidates), len(self._columns)), np.nan)
+        if len(candidates):
+            columns, values = zip(*(self._rows[candidate] for candidate in candidates), strict=True)
+            at = np.repeat(np.arange(len(candidates)), list(map(len, columns)))
+            dense[at, np.concatenate(columns)] = np.concatenate(values)
+        return dense
+
+    def _item_means(self, candidate: int) -> Floats:
         """Each item's mean over the other candidates, shrunk to the mean over all."""
-        seen = np.isfinite(row)
+        columns, values = self._rows[candidate]
         sums, counts = self._sums.copy(), self._counts.copy()
-        sums[seen] -= row[seen]
-        counts[seen] -= 1
+        sums[columns] -= values
+        counts[columns] -= 1
         overall = float(sums.sum() / max(counts.sum(), 1.0))
         return np.asarray((sums + overall) / (counts + 1.0))
+
+
+def narrowed(values: Floats) -> NDArray[Any]:
+    """The same values in the narrowest float type that holds every one of them exactly."""
+    for kind in (np.float16, np.float32):
+        with np.errstate(over="ignore"):
+            narrow = values.astype(kind)
+        if (narrow == values).all():
+            return narrow
+    return values

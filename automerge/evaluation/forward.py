@@ -21,6 +21,9 @@ from automerge.evaluation.packing import (
     batches,
 )
 
+MIN_TOKENS = 2**10
+"""Tokens a batch may always hold: with fewer, calling a model costs more than running it."""
+
 MAX_LOGITS = 2**26
 """Most logits held at once (a quarter of a gigabyte in float32)."""
 
@@ -83,14 +86,14 @@ def log_likelihoods(
 ) -> tuple[list[LogLikelihood], int]:
     """Score every request, in their order; also the number of tokens run.
 
-    A batch holds no more tokens than `batch_size` requests as long as the longest. Without `sets`
-    the requests are of one task.
+    A batch holds no more tokens than `batch_size` requests as long as the longest (see
+    `batch_tokens`). Without `sets` the requests are of one task.
     """
     answers = [MISSING] * len(requests)
     if not requests:
         return answers, 0
     limits = Limits(
-        tokens=batch_size * max(len(request.inputs) for request in requests),
+        tokens=batch_tokens(requests, batch_size),
         picked=max(1, MAX_LOGITS // model.config.get_text_config().vocab_size),
         masked=MAX_MASK,
     )
@@ -102,6 +105,11 @@ def log_likelihoods(
                 for number, answer in _score(model, path, requests, batch, branching, prefix):
                     answers[number] = answer
     return answers, sum(map(_tokens, groups))
+
+
+def batch_tokens(requests: Sequence[Request], batch_size: int) -> int:
+    """Most tokens of a batch: as many as `batch_size` of the longest request, or few."""
+    return max(MIN_TOKENS, batch_size * max(len(request.inputs) for request in requests))
 
 
 def _kinds(group: Group, batch_tokens: int) -> list[tuple[bool, list[Row]]]:

@@ -23,6 +23,9 @@ MAX_ROW = 1024
 MIN_SAVING = 0.1
 """A request joins a row when the row already holds at least this share of its tokens."""
 
+ROW_COST = 5
+"""Tokens that a row behind a prefix costs, whose keys and values are copied for it."""
+
 TOKEN_BYTES = array("i").itemsize
 
 
@@ -99,11 +102,11 @@ class Layout:
 
     @property
     def width(self) -> int:
-        """Tokens of a row behind a prefix, whose keys and values are copied for each row.
+        """Tokens of a row behind a prefix, where requests share no more than that.
 
-        A copy costs some five tokens, a row of w tokens w²/2 pairs: their sum is least at this w.
+        A row of w tokens computes w²/2 pairs: with its own cost, a token's is least at this w.
         """
-        return isqrt(10 * self.pairs_per_token)
+        return isqrt(2 * ROW_COST * self.pairs_per_token)
 
     def groups(self, requests: Sequence[Request], sets: Sequence[Sequence[int]]) -> list[Group]:
         """All requests, laid out set by set; the first group has no prefix."""
@@ -281,14 +284,15 @@ def _joins(branch: _Branch, request: Request, shared: int, layout: Layout) -> bo
         return True
     if not layout.trees or max(len(request.inputs), longest) > layout.max_position:
         return False
-    own, before = len(request.inputs) - shared, len(branch.tokens)
+    saved = shared - branch.start
     if branch.start:
-        return before + own <= layout.width
-    return (
-        shared >= MIN_SAVING * len(request.inputs)
-        and branch.wasted + branch.waste(request, shared) <= shared * layout.pairs_per_token
-        and before + own <= max(MAX_ROW, 2 * len(request.inputs))
-    )
+        saved += ROW_COST
+    elif shared < MIN_SAVING * len(request.inputs):
+        return False
+    size = len(branch.tokens) + len(request.inputs) - shared
+    return branch.wasted + branch.waste(
+        request, shared
+    ) <= saved * layout.pairs_per_token and size <= max(MAX_ROW, 2 * len(request.inputs))
 
 
 def _common(a: bytes, b: bytes) -> int:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from automerge.pareto import Floats
+from automerge.pareto import Floats, updated_front
 from automerge.samplers.random import draw
 from automerge.samplers.scalarise import chebyshev, directions
 from automerge.space import Space
@@ -33,7 +35,7 @@ ELITE = 2
 """The archive's best points for a direction, told again with every batch, whoever asked them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Point:
     """A place in the space: a branch's number and coordinates of all roles."""
 
@@ -41,12 +43,32 @@ class Point:
     vector: Floats
 
 
-@dataclass(frozen=True)
-class Told:
-    """A point with its losses; the point is None for what the space cannot express."""
+class Archive:
+    """What succeeded so far, grown point by point."""
 
-    point: Point | None
-    losses: Floats
+    def __init__(self, n_objectives: int) -> None:
+        self.front: Floats = np.empty((0, n_objectives))
+        """Losses that nothing told of dominates; they set the scale of the objectives."""
+        self.points: list[Point] = []
+        """What the space can express."""
+        self._losses = array("d")
+
+    def add(self, point: Point | None, losses: Floats) -> None:
+        """Enter a success; the point is None for what the space cannot express."""
+        self.front = updated_front(self.front, losses)
+        if point is not None:
+            self.points.append(point)
+            self._losses.extend(losses)
+
+    def rank(self, losses: Floats, weights: Floats) -> Floats:
+        """Values of losses in a direction, the smaller the better: shape (n,)."""
+        return chebyshev(losses, weights, self.front)
+
+    def best(self, weights: Floats) -> Iterator[tuple[Point, float]]:
+        """All points with their values in a direction, best first, of equal ones the first."""
+        losses = np.array(self._losses).reshape(-1, len(weights))
+        values = self.rank(losses, weights)
+        return ((self.points[i], float(values[i])) for i in np.argsort(values, kind="stable"))
 
 
 @dataclass
@@ -89,14 +111,14 @@ class CmaSampler:
         self._prior = space.prior
         self._branches = {branch: i for i, branch in enumerate(space.branches)}
         self._runs: list[Run | None] = [None] * len(self._directions)
-        self._archive: list[Told] = []
+        self._archive = Archive(n_objectives)
         self._pending: dict[int, tuple[int, Point]] = {}
         self._asked = 0
 
     def ask(self, number: int) -> Params:
         """Propose parameters for trial `number`."""
         turn, self._asked = self._asked, self._asked + 1
-        if turn < self._probes or all(told.point is None for told in self._archive):
+        if turn < self._probes or not self._archive.points:
             method = tuple(self._space.methods)[turn % len(self._space.methods)]
             rng = np.random.default_rng([self._seed, number])
             return draw(self._space, rng, {self._space.method.name: method})
@@ -116,7 +138,7 @@ class CmaSampler:
         asked = self._pending.pop(number, None)
         if values is not None:
             point = self._point(params) if asked is None else asked[1]
-            self._archive.append(Told(point, values))
+            self._archive.add(point, values)
         if asked is None:
             return
         direction, point = asked
@@ -132,19 +154,9 @@ class CmaSampler:
         branch = self._branches[self._space.branch(params)]
         return Point(branch, self._space.to_vector(params))
 
-    def _rank(self, losses: Sequence[Floats], weights: Floats) -> Floats:
-        archive = np.array([told.losses for told in self._archive])
-        return chebyshev(np.array(losses), weights, archive)
-
-    def _best(self, weights: Floats) -> list[tuple[Point, float]]:
-        """All archived points with their values in a direction, best first."""
-        placed = [(told.point, told.losses) for told in self._archive if told.point is not None]
-        values = self._rank([losses for _, losses in placed], weights)
-        return [(placed[i][0], values[i]) for i in np.argsort(values, kind="stable")]
-
     def _start(self, direction: int) -> Run:
         """Begin at the archive's best point, with the branches of its best quarter."""
-        points = [point for point, _ in self._best(self._directions[direction])]
+        points = [point for point, _ in self._archive.best(self._directions[direction])]
         frequent = self._frequencies(points[: max(1, len(points) // 4)])
         rng = np.random.default_rng([self._seed, self._asked, direction])
         start = np.clip(points[0].vector, -REACH, REACH)
@@ -161,11 +173,13 @@ class CmaSampler:
         ranked = [losses for _, losses in arrived if losses is not None]
         if not ranked:
             return
-        finite = self._rank(ranked, weights)
+        finite = self._archive.rank(np.array(ranked), weights)
         values = np.full(len(arrived), finite.max() + 1)
         values[[losses is not None for _, losses in arrived]] = finite
         new = [point for point, _ in arrived]
-        elite = [told for told in self._best(weights) if all(told[0] is not p for p in new)][:ELITE]
+        best = self._archive.best(weights)
+        older = (told for told in best if all(told[0] is not point for point in new))
+        elite = list(islice(older, ELITE))
         points = [*new, *(point for point, _ in elite)]
         values = np.append(values, [value for _, value in elite])
         if not run.fresh:

@@ -50,7 +50,10 @@ def prior(n_groups: int) -> Hyperparameters:
 
 @dataclass(frozen=True)
 class Posterior:
-    """A process given data: (n, d) inputs, Cholesky factor of their covariance, and K⁻¹y."""
+    """A process given data: (n, d) inputs, Cholesky factor of their covariance, and K⁻¹y.
+
+    `fitted` are the posterior means at the inputs, in the data's unit.
+    """
 
     inputs: Floats
     groups: Sequence[int]
@@ -59,10 +62,7 @@ class Posterior:
     solved: Floats
     centre: float
     scale: float
-
-    def mean(self, points: Floats) -> Floats:
-        """Posterior means at (k, d) points, in the data's unit."""
-        return self.centre + self.scale * (self._kernel(points, self.inputs) @ self.solved)
+    fitted: Floats
 
     def draw(self, known: Floats, new: Floats, normal: Floats) -> tuple[Floats, Floats]:
         """Draw function values, jointly at (b, d) known points, each alone at (k, d) new ones.
@@ -101,10 +101,12 @@ def condition(
     lengths = np.exp(hyperparameters.lengths)[list(groups)]
     scaled = inputs / lengths
     covariance = math.exp(hyperparameters.signal) * matern(distances(scaled, scaled))
-    covariance[np.diag_indices(len(inputs))] += math.exp(hyperparameters.noise) + JITTER
+    noise = math.exp(hyperparameters.noise) + JITTER
+    covariance[np.diag_indices(len(inputs))] += noise
     factor = linalg.cholesky(covariance, lower=True, check_finite=False)
     solved = linalg.cho_solve((factor, True), (values - centre) / scale, check_finite=False)
-    return Posterior(inputs, groups, hyperparameters, factor, solved, centre, scale)
+    fitted = values - scale * noise * solved  # K solved, as (K + noise) solved are the values
+    return Posterior(inputs, groups, hyperparameters, factor, solved, centre, scale, fitted)
 
 
 def fit(
@@ -174,13 +176,21 @@ def negative_log_density(
 def matern(distance: Floats) -> Floats:
     """The Matérn correlation with ν = 5/2 (Rasmussen and Williams 2006, eq. 4.17)."""
     scaled = math.sqrt(5) * distance
-    return np.asarray((1 + scaled + scaled**2 / 3) * np.exp(-scaled))
+    decay = np.exp(-scaled)
+    correlation = scaled**2  # in place from here on: large arrays cost what they touch
+    correlation /= 3
+    scaled += 1
+    correlation += scaled
+    correlation *= decay
+    return np.asarray(correlation)
 
 
 def distances(left: Floats, right: Floats) -> Floats:
     """Euclidean distances, (rows of left, rows of right)."""
-    squares = (left**2).sum(1)[:, None] + (right**2).sum(1)[None] - 2 * left @ right.T
-    return np.asarray(np.sqrt(np.maximum(squares, 0.0)))
+    squares = (left**2).sum(1)[:, None] + (right**2).sum(1)[None]
+    squares -= 2 * left @ right.T
+    np.maximum(squares, 0.0, out=squares)
+    return np.asarray(np.sqrt(squares, out=squares))
 
 
 def group_squares(inputs: Floats, groups: Sequence[int]) -> Floats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from automerge.pareto import Floats, ideal_nadir
+from automerge.pareto import Floats
 
 AUGMENTATION = 0.05
 """Share of the plain sum, so that weakly dominated points lose."""
@@ -25,12 +25,12 @@ def directions(n_objectives: int) -> Floats:
     return np.full((1, 1), 1.0) if m == 1 else np.vstack([np.full(m, 1 / m), skewed])
 
 
-def chebyshev(losses: Floats, weights: Floats, archive: Floats) -> Floats:
+def chebyshev(losses: Floats, weights: Floats, front: Floats) -> Floats:
     """max_j w_j s_j + ρ Σ_j w_j s_j (Steuer and Choo 1983), shape (n,).
 
-    s are losses scaled by the ideal and nadir points of the archive.
+    s are losses scaled by the ideal and nadir points, the best and the worst of the front.
     """
-    ideal, nadir = ideal_nadir(archive)
-    span = nadir - ideal
+    ideal = front.min(axis=0)
+    span = front.max(axis=0) - ideal
     scaled = weights * (losses - ideal) / np.where(span > 0, span, 1.0)
     return np.asarray(scaled.max(axis=1) + AUGMENTATION * scaled.sum(axis=1))

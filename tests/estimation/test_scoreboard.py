@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import special
 
 from automerge.estimation.neighbours import PRIOR_ITEMS, control_variates, predictions
-from automerge.estimation.scoreboard import Scoreboard
+from automerge.estimation.scoreboard import Scoreboard, narrowed
 from automerge.objective import ItemScores, Objective, estimate
 
 N_ITEMS, N_SEEN, N_CANDIDATES = 400, 60, 40
@@ -88,6 +91,95 @@ def test_estimates_do_not_depend_on_the_order_of_entry():
         return [board.estimates(at[i])["o"] for i in range(N_CANDIDATES)]
 
     assert estimates(range(N_CANDIDATES)) == estimates(rng.permutation(N_CANDIDATES))
+
+
+MIXED = (
+    Objective("o", "t", "acc", "none", "maximize"),
+    Objective("p", "u", "ppl", "none", "minimize", "perplexity"),
+)
+
+
+def mixed_scores(seed: int, candidates: int):
+    """Positions, some lacking or equal, and rows of both objectives, NaN where not measured."""
+    rng = np.random.default_rng(seed)
+    positions = rng.uniform(size=(candidates, 3)).round(1)
+    positions[3::11] = np.nan
+    rows = {
+        "o": rng.integers(0, 2, (candidates, N_ITEMS)).astype(float),
+        "p": -rng.exponential(size=(candidates, N_ITEMS)),
+    }
+    for table in rows.values():
+        for row in table[2:]:  # the first two are measured on all items
+            row[rng.permutation(N_ITEMS)[N_SEEN:]] = np.nan
+    return positions, rows
+
+
+def entered(board: Scoreboard, position: np.ndarray, own: dict[str, np.ndarray]) -> int:
+    scores = {}
+    for objective in MIXED:
+        row = own[objective.name]
+        seen = np.flatnonzero(np.isfinite(row))[::-1]
+        items = tuple((objective.task, int(i)) for i in seen)
+        scores[objective.name] = ItemScores(items, tuple(row[seen].tolist()))
+    return board.add(None if np.isnan(position).any() else position, scores)
+
+
+def dense_estimate(table: np.ndarray, positions: np.ndarray, candidate: int):
+    """All of the matrix, candidates by items, at once."""
+    away = np.linalg.norm(positions - positions[candidate], axis=1)
+    away[np.isnan(away)] = np.inf
+    away[candidate] = np.inf
+    donors = [i for i in np.argsort(away, kind="stable")[:24] if np.isfinite(away[i])]
+    seen = np.isfinite(table)
+    seen[candidate] = False
+    overall = np.where(seen, table, 0.0).sum() / max(seen.sum(), 1)
+    item_means = (np.where(seen, table, 0.0).sum(axis=0) + overall) / (seen.sum(axis=0) + 1.0)
+    predicted = predictions(table[donors], away[donors], item_means)
+    return control_variates(table[candidate], np.stack([predicted, item_means]))
+
+
+@pytest.mark.parametrize("candidates", [1, 2, 20, 90])
+def test_estimates_are_those_of_the_dense_matrix(candidates):
+    positions, rows = mixed_scores(candidates, candidates)
+    pools = {o.name: [(o.task, i) for i in range(N_ITEMS)] for o in MIXED}
+    board = Scoreboard(MIXED, pools)
+    for position, *own in zip(positions, *rows.values(), strict=True):
+        entered(board, position, dict(zip(rows, own, strict=True)))
+    for candidate in range(candidates):
+        found = board.estimates(candidate)
+        plain = dense_estimate(rows["o"], positions, candidate)
+        assert found["o"].value == pytest.approx(plain.value, abs=1e-12)
+        assert found["o"].stderr == pytest.approx(plain.stderr, abs=1e-12)
+        mean = dense_estimate(rows["p"], positions, candidate)
+        assert found["p"].value == pytest.approx(math.exp(-mean.value), rel=1e-12)
+        assert found["p"].stderr == pytest.approx(math.exp(-mean.value) * mean.stderr, rel=1e-9)
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=5))
+def test_narrowed_values_are_the_same(values):
+    given = np.array(values)
+    assert narrowed(given).astype(np.float64).tobytes() == given.tobytes()
+
+
+def test_a_candidate_costs_what_its_own_items_cost():
+    """100 of 800 items of two objectives: dense rows would be 13 kB."""
+    pools = {o.name: [(o.task, i) for i in range(800)] for o in MIXED}
+    board = Scoreboard(MIXED, pools)
+    rng = np.random.default_rng(0)
+
+    def enter(candidates: int) -> None:
+        for _ in range(candidates):
+            row = np.full((2, 800), np.nan)
+            row[:, rng.permutation(800)[:100]] = rng.integers(0, 2, (2, 100))
+            entered(board, rng.uniform(size=10), {"o": row[0], "p": -row[1]})
+
+    enter(10)
+    tracemalloc.start()
+    try:
+        enter(300)
+        assert tracemalloc.get_traced_memory()[0] < 300 * 2000
+    finally:
+        tracemalloc.stop()
 
 
 def test_estimates_do_not_depend_on_what_comes_later_in_the_order_they_are_asked():

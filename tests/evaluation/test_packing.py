@@ -110,8 +110,21 @@ def test_shots_shared_by_all_documents_are_run_once():
     plain, group = layout.groups(requests, [range(len(requests))])
     assert not plain.rows
     assert group.prefix == (*shots, 1)
-    assert max(len(row.tokens) for row in group.rows) <= layout.width
+    assert max(len(row.tokens) for row in group.rows) <= 1.2 * layout.width
     assert count([group]) < 1.1 * unique_tokens(requests)
+
+
+def test_choices_behind_shots_share_their_document_however_long():
+    shots, words = list(range(100, 500)), iter(range(1000, 99_999))
+    requests = [
+        request([*shots, *document], [choice] * 25, 999)
+        for document in ([next(words) for _ in range(60)] for _ in range(40))
+        for choice in (1, 2, 3, 4)
+    ]
+    layout = Layout(trees=True, prefixes=True, pairs_per_token=768)
+    groups = layout.groups(requests, [range(len(requests))])
+    assert len(groups) == 2
+    assert count(groups) == unique_tokens(requests)
 
 
 def test_the_choices_of_one_document_are_a_row_and_no_prefix():

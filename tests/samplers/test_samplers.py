@@ -6,16 +6,19 @@ import logging
 import math
 import random
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from automerge.pareto import hypervolume
 from automerge.recipe import single, uniform_average
-from automerge.samplers import SAMPLERS, gp
+from automerge.samplers import SAMPLERS, gaussian_process, gp
 from automerge.samplers.base import Sampler
+from automerge.samplers.gaussian_process import Posterior
 from automerge.space import Space
 from automerge.trial import Params
 from tests.samplers.spaces import branch_cost, losses, space
@@ -257,6 +260,27 @@ def test_cma_finds_the_optimum_of_one_method_where_chance_does_not() -> None:
     least = branch_cost(branch)
     found, chance = (1 - reached(name, narrow, 1, 0, budget=300) for name in ("cma", "random"))
     assert found - least < 0.1 * (chance - least)
+
+
+def test_gp_proposes_with_one_thread_and_gives_the_others_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """More threads than free processors wait for each other: 20 times the time (measured)."""
+    threads: list[int] = []
+
+    def counted() -> list[int]:
+        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+    def condition(*given: Any) -> Posterior:
+        threads.extend(counted())
+        return gaussian_process.condition(*given)
+
+    monkeypatch.setattr(gp, "condition", condition)
+    with threadpool_limits(2, "blas"):
+        before = counted()
+        drive(SAMPLERS["gp"](SPACE, 2, 0, 20), SPACE, 20)
+        assert counted() == before
+    assert set(threads) == {1}
 
 
 def test_gp_knows_so_many_points_at_most_the_best_among_them(

@@ -1,0 +1,84 @@
+"""Four-way choices to time scoring on: the demo's, or made up in lengths of one's choice."""
+
+from __future__ import annotations
+
+import json
+import random
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from automerge import demo
+from automerge.evaluation.samples import copy_tasks
+
+TASKS = ("demo_clock", "demo_facts")
+"""The demo's tasks of four choices."""
+CHOICE_TASKS = (*TASKS, "demo_median")
+CHOICES = 4
+MAX_SHOTS = 8
+
+MADE = """\
+dataset_path: json
+test_split: test
+doc_to_text: '{{prompt}}'
+target_delimiter: ' '
+output_type: multiple_choice
+doc_to_choice: choices
+doc_to_target: 0
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens before the choices of an item, and of each choice."""
+
+    context: int
+    choice: int
+
+
+@contextmanager
+def task_folder(
+    tasks: Sequence[str] | Lengths, fewshot: int, items: int
+) -> Iterator[tuple[Path, list[str]]]:
+    """A folder with tasks whose items are all preceded by the same examples, and their names.
+
+    Made-up items are words drawn at random.
+    """
+    with tempfile.TemporaryDirectory() as parent:
+        folder = copy_tasks(demo.folder() / "tasks", Path(parent) / "tasks")
+        if isinstance(tasks, Lengths):
+            documents = folder / "made.jsonl"
+            documents.write_text("\n".join(_made(tasks, items + MAX_SHOTS)), encoding="utf-8")
+            data = f"dataset_kwargs: {{data_files: {{test: {json.dumps(str(documents))}}}}}\n"
+            (folder / "made.yaml").write_text(f"task: made\n{data}{MADE}", encoding="utf-8")
+            tasks = ["made"]
+        names = []
+        for task in tasks:
+            names.append(f"bench_{task}")
+            (folder / f"{names[-1]}.yaml").write_text(
+                f"include: {task}.yaml\ntask: {names[-1]}\nnum_fewshot: {fewshot}\n"
+                "fewshot_split: test\nfewshot_config: {sampler: first_n}\n",
+                encoding="utf-8",
+            )
+        yield folder, names
+
+
+def _made(lengths: Lengths, count: int) -> Iterator[str]:
+    draw = random.Random(0)
+    words = _words()
+
+    def text(length: int) -> str:
+        return " ".join(draw.choices(words, k=length))
+
+    for _ in range(count):
+        choices = [text(lengths.choice) for _ in range(CHOICES)]
+        yield json.dumps({"prompt": text(lengths.context), "choices": choices})
+
+
+def _words() -> list[str]:
+    """Words that the demo's tokenizer takes for one token each."""
+    content = json.loads((demo.BASE / "tokenizer.json").read_text(encoding="utf-8"))
+    return [token[1:] for token in content["model"]["vocab"] if token[:1] == " " and token[1:]]
