@@ -48,11 +48,12 @@ SIZES = {
 """Qwen2.5's sizes, and Llama 3.1's 8b."""
 
 
-def empty_model(size: Size) -> PreTrainedModel:
+def empty_model(size: Size, family: str = "qwen2") -> PreTrainedModel:
     """A live bfloat16 model whose parameters hold whatever the memory held."""
-    from transformers import AutoModelForCausalLM, Qwen2Config
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = Qwen2Config(
+    config = AutoConfig.for_model(
+        family,
         hidden_size=size.hidden,
         intermediate_size=size.inner,
         num_hidden_layers=size.layers,

@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 import yaml
 from safetensors.torch import save_file
+from transformers import PreTrainedModel
 
 from automerge.bench.shapes import SIZES, empty_model, random_models
 
@@ -32,9 +33,8 @@ METHODS = ("linear", "task_arithmetic", "ties", "dare_ties")
 BLOCK = 1 << 24
 
 
-def write_models(folder: Path, shape: str, n_sources: int) -> list[Path]:
-    """Random models of the shape as transformers folders."""
-    model = empty_model(SIZES[shape])
+def write_models(folder: Path, model: PreTrainedModel, n_sources: int) -> list[Path]:
+    """Random models of a model's shape as transformers folders."""
     model.config.architectures = [type(model).__name__]
     paths = []
     for name, checkpoint in random_models(model, n_sources).items():
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=METHODS)
     parser.add_argument("--tools", nargs="*", default=("automerge", "mergekit"))
     options = parser.parse_args()
-    paths = write_models(options.folder, options.shape, options.sources)
+    paths = write_models(options.folder, empty_model(SIZES[options.shape]), options.sources)
     rivals = "mergekit" in options.tools and importlib.util.find_spec("mergekit") is not None
     results = {"shape": options.shape, "threads": torch.get_num_threads(), "methods": {}}
     for method in options.methods:
