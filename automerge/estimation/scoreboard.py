@@ -125,18 +125,17 @@ class Table:
 
     def estimate(self, candidate: int, donors: Indices, distances: Floats) -> Estimate:
         """The candidate's mean over all items, with the help of donors so far away from it."""
+        rows = self._dense([candidate, *donors])
         item_means = self._item_means(candidate)
-        predicted = predictions(self._dense(donors), distances, item_means)
-        (row,) = self._dense([candidate])
-        return control_variates(row, np.stack([predicted, item_means]))
+        predicted = predictions(rows[1:], distances, item_means)
+        return control_variates(rows[0], np.stack([predicted, item_means]))
 
-    def _dense(self, candidates: Sequence[int] | Indices) -> Floats:
+    def _dense(self, candidates: Sequence[int]) -> Floats:
         """Rows of all items, NaN where a candidate did not see one: (candidates, items)."""
+        columns, values = zip(*(self._rows[candidate] for candidate in candidates), strict=True)
+        at = np.repeat(np.arange(len(candidates)), list(map(len, columns)))
         dense = np.full((len(candidates), len(self._columns)), np.nan)
-        if len(candidates):
-            columns, values = zip(*(self._rows[candidate] for candidate in candidates), strict=True)
-            at = np.repeat(np.arange(len(candidates)), list(map(len, columns)))
-            dense[at, np.concatenate(columns)] = np.concatenate(values)
+        dense[at, np.concatenate(columns)] = np.concatenate(values)
         return dense
 
     def _item_means(self, candidate: int) -> Floats:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import platform
 import secrets
+import socket
 import sys
 import time
 from collections import Counter, deque
@@ -23,7 +25,9 @@ logger = logging.getLogger(__name__)
 RETRIES = 2
 """How often a job whose worker died is given to a fresh one."""
 LOOK_S = 10.0
-"""How often the cluster is asked whether it has room for more workers."""
+"""How often the head is looked for, and asked whether the cluster has room for more workers."""
+HEAD_PATIENCE_S = 25.0
+"""How long the head may be out of reach; after 60 s Ray would end our process without a word."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,8 @@ class RayExecutor:
         self._identity: Mapping[str, str] = settings.expected
         self._refused: set[str] = set()
         self._lost_in_a_row = 0
+        self._gone = False
+        self._head: str = ray.get_runtime_context().gcs_address
         self._looked = self._alive = time.monotonic()
         self._wanted = settings.workers or self._capacity()
         self._add_actors(self._wanted)
@@ -147,11 +153,25 @@ class RayExecutor:
                 f"no worker came up for {self._settings.patience_s:.0f} s; "
                 "the same command resumes the study"
             )
-        if self._settings.workers is None and now - self._looked > LOOK_S:
+        if now - self._looked > LOOK_S:
             self._looked = now
-            self._wanted = self._capacity()
-            have = len(self._idle) + len(self._running) + len(self._starting)
-            self._add_actors(self._wanted - have)
+            self._meet_head()
+            if self._settings.workers is None:
+                self._wanted = self._capacity()
+                have = len(self._idle) + len(self._running) + len(self._starting)
+                self._add_actors(self._wanted - have)
+
+    def _meet_head(self) -> None:
+        """Wait until the head can be reached: without it, what is asked of Ray never returns."""
+        until = time.monotonic() + HEAD_PATIENCE_S
+        while not _listens(self._head):
+            if time.monotonic() > until:
+                self._gone = True
+                raise ClusterLost(
+                    f"Ray's head at {self._head} is out of reach for {HEAD_PATIENCE_S:.0f} s; "
+                    "start it again, and the same command resumes the study"
+                )
+            time.sleep(1)
 
     def _started(self, ref: Any) -> None:
         actor = self._starting.pop(ref)
@@ -212,6 +232,7 @@ class RayExecutor:
         for ref, run in self._running.items():
             limit_s = self._deadline.limit_s(count_items(run.job.items))
             if limit_s is not None and now - run.since > limit_s:
+                self._meet_head()
                 del self._running[ref]
                 self._ray.kill(run.actor)
                 self._add_actors(1)
@@ -237,6 +258,7 @@ class RayExecutor:
                 f"{self._lost_in_a_row} workers died in a row, the last with: {error}; "
                 "the same command resumes the study"
             ) from error
+        self._meet_head()
         self._ray.kill(actor)  # one that is only out of reach must not answer late
         self._add_actors(1)
 
@@ -260,6 +282,9 @@ class RayExecutor:
 
     def close(self) -> None:
         """Stop our actors, and our Ray if we started it; other Rays are left alone."""
+        if self._gone:
+            atexit.register(_leave)
+            return
         running = [run.actor for run in self._running.values()]
         for actor in [*self._starting.values(), *self._idle, *running]:
             self._ray.kill(actor)
@@ -267,6 +292,22 @@ class RayExecutor:
         self._queue.clear()
         if self._owned:
             self._ray.shutdown()
+
+
+def _leave() -> None:
+    """End the process at once: without a head, Ray's own end hangs and then crashes."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(ClusterLost.exit_code)
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=3):
+            return True
+    except OSError:
+        return False
 
 
 def _line(text: str) -> str:
@@ -326,8 +367,8 @@ def _start(settings: RaySettings) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = settings.address or "this machine"
         raise ClusterLost(
-            f"no Ray could be reached or started at {where}: {error}; check --ray-address, or "
-            "leave it out to use this machine"
+            f"no Ray could be reached or started at {where}: {error}; check --ray-address and that "
+            "RAY_AUTH_TOKEN is the cluster's, or leave the address out to use this machine"
         ) from error
 
 

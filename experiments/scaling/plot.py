@@ -17,26 +17,28 @@ LOWEST = 0.8
 def main() -> None:
     runs = json.loads((HERE / "results.json").read_text())["runs"]
     print("| sampler | workers | mean duration, s | trials | busy | driver ms a trial, wall "
-          "(median) | processor | last tenth, wall | memory at the end, MB |")  # fmt: skip
-    print("|---|---|---|---|---|---|---|---|---|")
+          "(median) | processor | last tenth, wall | memory at the end, MB "
+          "| resuming, s |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for r in runs:
         queued = f" + {r['ahead']} queued" if r["ahead"] else ""
         print(
             f"| {r['sampler']} | {r['workers']}{queued} | "
             f"{r['mean_s']:.0f} | {r['trials']} | {100 * r['busy']:.1f} % | {r['driver_ms']:.1f} "
             f"({r['driver_ms_median']:.1f}) | {r['driver_cpu_ms']:.1f} | "
-            f"{r['driver_ms_late']:.1f} | {r['rss_mb'][-1][1]:.0f} |"
+            f"{r['driver_ms_late']:.1f} | {r['rss_mb'][-1][1]:.0f} | "
+            f"{r['resume_s']:.1f} |"
         )
     (HERE / "busy.svg").write_text(figure(runs))
 
 
 def figure(runs: list[dict[str, Any]]) -> str:
     """Busy share over the number of workers, one line a sampler and mean duration."""
-    lines: dict[tuple[str, float], list[tuple[int, float]]] = {}
+    lines: dict[tuple[str, float], dict[int, float]] = {}
     for r in runs:
-        if not r["ahead"] and r["trials"] < 5000:
+        if not r["ahead"]:
             key = (r["sampler"], r["mean_s"])
-            lines.setdefault(key, []).append((r["workers"], r["busy"]))
+            lines.setdefault(key, {}).setdefault(r["workers"], r["busy"])  # the first, short run
     parts = []
     for share in (0.8, 0.85, 0.9, 0.95, 1.0):
         y = place(1, share)[1]
@@ -49,7 +51,7 @@ def figure(runs: list[dict[str, Any]]) -> str:
     for row, ((sampler, mean_s), points) in enumerate(lines.items()):
         color = COLORS[sampler]
         dash = ' stroke-dasharray="4 3"' if mean_s < 60 else ""
-        places = [place(*point) for point in sorted(points)]
+        places = [place(*point) for point in sorted(points.items())]
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
         parts.append(f'<path d="{path}" fill="none" stroke="{color}" stroke-width="2"{dash}/>')
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}"/>' for x, y in places]

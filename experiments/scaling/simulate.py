@@ -159,6 +159,7 @@ class Result:
     `busy` is the share of the workers' time spent measuring from the first proposal to the last;
     after that there is nothing left to give them. Milliseconds are the driver's, per trial: of wall
     time, as the simulation counts them, and of processor time, which a busy machine inflates less.
+    Resuming is reading the store, estimating all and repeating the calls to the sampler.
     """
 
     sampler: str
@@ -173,6 +174,8 @@ class Result:
     driver_ms_late: float
     rss_mb: tuple[tuple[int, float], ...]
     store_mb: float
+    resume_s: float
+    resume_cpu_s: float
 
 
 def rss_mb() -> float:
@@ -206,14 +209,19 @@ def simulate(sampler: str, workers: int, ahead: int, mean_s: float, trials: int)
         if snapshot.done % (trials // 10) == 0:
             memory.append((snapshot.done, round(rss_mb(), 1)))
 
-    try:
+    def search() -> None:
         with Store(folder, write=True) as store:
-            driver = Driver(
+            Driver(
                 store, plan, space, SAMPLERS[sampler](space, len(OBJECTIVES), 0, trials),
                 lambda: executor, Unwatched(watch), lambda: len(spent) >= trials,
-            )  # fmt: skip
-            driver.run()
+            ).run()  # fmt: skip
+
+    try:
+        search()
         store_mb = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+        begun, begun_cpu = time.perf_counter(), time.process_time()
+        search()
+        resume_s, resume_cpu_s = time.perf_counter() - begun, time.process_time() - begun_cpu
     finally:
         shutil.rmtree(folder)
     each = np.diff(spent) * 1000
@@ -226,6 +234,8 @@ def simulate(sampler: str, workers: int, ahead: int, mean_s: float, trials: int)
         round(float(each[-len(each) // 10 :].mean()), 2),
         tuple(memory),
         round(store_mb, 1),
+        round(resume_s, 2),
+        round(resume_cpu_s, 2),
     )  # fmt: skip
 
 

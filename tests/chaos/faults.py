@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from automerge.executors.ray import RayExecutor, RaySettings
 from automerge.selftest import Row, content, ray_workers
 from automerge.store import FILE, Store
 from automerge.trial import PARTS, Job, Measured, Outcome
+from tests.chaos.hosts import HEAD, OTHER, PORT, two_hosts
 from tests.chaos.toy_search import Witness, toy_search
 from tests.executors.test_executors import job
 from tests.toy import ToyWorker
@@ -246,6 +248,58 @@ def nodes_killed(scratch: Path, times: int, rng: random.Random) -> Row:
         cluster.shutdown()
     del scratch
     return counted("loss of a Ray node", times, finished)
+
+
+def line_cut(scratch: Path, times: int, rng: random.Random) -> Row:
+    """The line to a host is cut for a moment, or until its node counts as lost and joins anew."""
+    stop, report = scratch / "stop", scratch / "report.json"
+    with two_hosts(scratch) as hosts:
+        hosts.start_ray(HEAD)
+        hosts.await_port(HEAD, PORT)
+        node = hosts.start_ray(OTHER)
+        driver = [sys.executable, "-m", "tests.chaos.toy_cluster", f"{HEAD}:{PORT}"]
+        search = hosts.run(HEAD, *driver, str(stop), str(report))
+        await_slots(report, 2)
+        for turn in range(times):
+            time.sleep(rng.uniform(1, 3))
+            hosts.cut()
+            if turn % 3 == 2:
+                await_slots(report, 1)
+                hosts.mend()
+                hosts.end(node)
+                node = hosts.start_ray(OTHER)
+                await_slots(report, 2)
+            else:
+                time.sleep(rng.uniform(0.5, 2))
+                hosts.mend()
+        time.sleep(3)
+        stop.touch()
+        search.wait(120)
+    row = Row(**json.loads(report.read_text())["row"])
+    fine = not row.lost and not row.repeated
+    return Row("cut line to a host", times, times if fine else 0, row.lost, row.repeated)
+
+
+def head_lost(scratch: Path) -> int:
+    """How a search ends that loses the head of its cluster."""
+    report = scratch / "report.json"
+    with two_hosts(scratch) as hosts:
+        head = hosts.start_ray(HEAD)
+        hosts.await_port(HEAD, PORT)
+        driver = [sys.executable, "-m", "tests.chaos.toy_cluster", f"{HEAD}:{PORT}"]
+        search = hosts.run(HEAD, *driver, str(scratch / "never"), str(report))
+        await_slots(report, 1)
+        hosts.end(head, gently=False)
+        return search.wait(120)
+
+
+def await_slots(report: Path, wanted: int) -> None:
+    """Wait until a search on a cluster has so many workers."""
+    seen, until = report.with_suffix(".slots"), time.monotonic() + 180
+    while not seen.exists() or json.loads(seen.read_text() or "[0]")[-1] != wanted:
+        if time.monotonic() > until:
+            raise TimeoutError(f"{wanted} worker(s) were not up in time")
+        time.sleep(0.2)
 
 
 def measure_while(

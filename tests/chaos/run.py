@@ -21,6 +21,7 @@ KINDS = {
     "export-disk": (faults.export_disk_full, 20),
     "workers": (faults.workers_killed, 50),
     "nodes": (faults.nodes_killed, 10),
+    "line": (faults.line_cut, 12),
 }
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from automerge.errors import ClusterLost
 from automerge.selftest import Row
 from tests.chaos import faults
+from tests.chaos.hosts import can_make_hosts
 
 pytestmark = pytest.mark.slow
 root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
@@ -35,6 +37,19 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
 @root
 def test_a_full_disk_leaves_no_part_of_an_export(tmp_path: Path) -> None:
     assert faults.export_disk_full(tmp_path, 3, rng()).passed
+
+
+hosts = pytest.mark.skipif(not can_make_hosts(), reason="only root can make network namespaces")
+
+
+@hosts
+def test_a_search_that_loses_its_head_ends_in_time_and_can_be_resumed(tmp_path: Path) -> None:
+    assert faults.head_lost(tmp_path) == ClusterLost.exit_code
+
+
+@hosts
+def test_a_cut_line_to_a_host_costs_no_job(tmp_path: Path) -> None:
+    assert faults.line_cut(tmp_path, 3, rng()) == Row("cut line to a host", 3, 3)
 
 
 def test_the_audit_sees_what_was_lost_repeated_or_ended_otherwise(tmp_path: Path) -> None:
