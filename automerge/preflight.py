@@ -21,10 +21,11 @@ from automerge.checkpoints import (
     layout,
     open_checkpoint,
     places,
+    reference_model,
     resolve,
     scan,
 )
-from automerge.checkpoints.stacked import stacked_settings
+from automerge.checkpoints.stacked import check_fit, stacked_config
 from automerge.errors import Fault, Location, PreflightError
 from automerge.evaluation.split import Split, SplitPlan, split_documents
 from automerge.evaluation.tasks import TaskSet, TaskSettings, TaskSpec, TasksRefused, load_tasks
@@ -146,22 +147,19 @@ def check_loads(models: Models) -> None:
 
 
 def slice_faults(recipes: Sequence[Recipe], models: Models, locate: Locate) -> list[Fault]:
-    """List the slices that models of a study have not, or that give another model than the base."""
+    """List the slices that models of a study have not."""
     faults: list[Fault] = []
     for i, recipe in enumerate(recipes):
         if not recipe.slices:
             continue
         try:
-            layout(recipe, {name: models.checkpoints[name].tensors for name in recipe.models})
-            _, settings = stacked_settings(recipe, models.checkpoints)
-            faults += [
-                Fault(
-                    f"the recipe's slices make a model with {key} {value!r}, not the base's; a "
-                    "study's models are all of the base's shape: use `automerge merge`",
-                    locate(("recipes", i)),
-                )
-                for key, value in settings.items()
-            ]
+            known = {name: models.checkpoints[name].tensors for name in recipe.models}
+            tensors = {
+                target.place.tensor: known[target.reference.model][target.reference.tensor]
+                for target in layout(recipe, known)
+            }
+            config = models.checkpoints[reference_model(recipe)].config
+            check_fit({**config, **stacked_config(recipe, models.checkpoints)}, tensors)
         except PreflightError as error:
             faults += [Fault(fault.message, locate(("recipes", i))) for fault in error.faults]
     return faults

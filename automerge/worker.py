@@ -114,7 +114,7 @@ class MergeWorker:
             properties = self._properties()
             merged = time.perf_counter()
             scored = self._scorer.score(job.items)
-        except (InvalidMerge, InvalidOutput) as error:
+        except (InvalidMerge, InvalidOutput, PreflightError) as error:
             return Failed("invalid", str(error))
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()

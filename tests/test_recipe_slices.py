@@ -179,7 +179,7 @@ def test_a_stack_still_needs_models_of_one_architecture(folders, tmp_path):
         merged(recipe, tmp_path)
 
 
-def test_a_study_measures_other_orders_of_layers_and_no_other_depth(folders):
+def test_a_study_measures_models_of_other_layers(folders):
     references = {name: str(folders[name]) for name in ("base", "more")}
     models = open_models(references, "base", lambda _: None)
     source = (RecipeSource("more", {}),)
@@ -188,7 +188,5 @@ def test_a_study_measures_other_orders_of_layers_and_no_other_depth(folders):
         Recipe("passthrough", source, slices=tuple(Slice({"more": span}) for span in spans))
         for spans in ([*layers[1::-1], (2, 3)], layers, [(2, 4)])
     )
-    assert slice_faults([swapped], models, lambda _: None) == []
-    faults = slice_faults([deeper, beyond], models, lambda _: None)
-    assert "num_hidden_layers 4, not the base's" in faults[0].message
-    assert "more has 3 layers; got [2, 4]" in faults[1].message
+    (fault,) = slice_faults([swapped, deeper, beyond], models, lambda _: None)
+    assert "more has 3 layers; got [2, 4]" in fault.message

@@ -175,6 +175,39 @@ def test_an_exported_model_scores_the_same_in_lm_eval_item_by_item(
         assert test["value"] == pytest.approx(mean, abs=1e-12)
 
 
+@pytest.mark.slow
+def test_a_search_over_layers_exports_what_it_measured(
+    zoo: Path, environment: dict[str, str]
+) -> None:
+    config = zoo / "layers.yaml"
+    text = (zoo / "automerge.yaml").read_text().replace("name: tiny", "name: layers")
+    text = text.replace("depth: {knots: 2}}", "depth: {knots: 2}, layers: {drop: 1, repeat: 2}}")
+    config.write_text(text.replace("shortlist: 3", "shortlist: 9"))
+    done = run(zoo, environment, "search", str(config), "--budget", "24")
+    assert done.returncode == 0, done.stderr
+    finished = zoo / "runs" / "layers"
+    with Store(finished, write=False) as store:
+        outcomes, trials = store.outcomes("test"), store.trials()
+    assert all(isinstance(outcome, Measured) for outcome in outcomes.values())
+    made = {n: s for n in outcomes if (s := trials[n].recipe.slices)}
+    depths = {sum(piece.n_layers for piece in slices) for slices in made.values()}
+    assert depths, "the test needs a model of another depth"
+    document = json.loads((finished / "front.json").read_text())
+    exported = [m for m in document["members"] if m["trial"] in made and m["model_dir"]]
+    assert exported
+    for member in exported[:2]:
+        theirs = lm_eval(member["model_dir"], finished, environment)
+        outcome = outcomes[member["trial"]]
+        assert isinstance(outcome, Measured)
+        assert theirs == {
+            item: value
+            for name in ("choose", "say")
+            for item, value in zip(
+                outcome.scores[name].items, outcome.scores[name].values, strict=True
+            )
+        }
+
+
 def test_a_recipe_merges_to_the_model_it_was_exported_with(
     finished: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:

@@ -22,11 +22,11 @@ def space_of(path: Path, folder: Path):
         f"base: base\nmodels: [math, code]\ntasks: [gsm8k]\nsearch: {{space: '{path}'}}\n"
     )
     config = load_config(study)
-    return build_space(config.space_settings(), "base", ("math", "code"), 6, METHODS)
+    return build_space(config.space_settings(), "base", ("math", "code"), 8, METHODS)
 
 
 def test_there_are_ready_spaces():
-    assert [path.stem for path in SPACES] == ["components", "depth", "per_layer", "quick"]
+    assert [path.stem for path in SPACES] == ["components", "depth", "layers", "per_layer", "quick"]
 
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)

@@ -59,6 +59,7 @@ SETTINGS = {
         dtype="bfloat16",
     ),
     "shared": dataclasses.replace(PLAIN, shared=("density", "weight"), leave_out=True),
+    "fewer and more layers": dataclasses.replace(PLAIN, leave_out=True, drop=2, repeat=3),
 }
 
 
@@ -87,6 +88,9 @@ def proposals(draw: st.DrawFn, names: tuple[str, ...] = tuple(SPACES)) -> tuple[
 def test_reading_a_recipe_back_gives_its_parameters(proposal: tuple[Space, dict]) -> None:
     space, params = proposal
     read = space.params(space.recipe(params))
+    if space.recipe(params).slices:
+        assert read is None
+        return
     assert read is not None
     assert space.recipe(read) == space.recipe(params)
     # Values of a knob shared with models that are left out cannot be read back otherwise.

@@ -50,6 +50,7 @@ SIZES = {
 
 def empty_model(size: Size, family: str = "qwen2") -> PreTrainedModel:
     """A live bfloat16 model whose parameters hold whatever the memory held."""
+    from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(
@@ -62,9 +63,12 @@ def empty_model(size: Size, family: str = "qwen2") -> PreTrainedModel:
         vocab_size=size.vocabulary,
         tie_word_embeddings=size.tied,
     )
-    with torch.device("meta"):
+    with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.to_empty(device="cpu")
+    for module in model.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            held = torch.empty(weight.shape, dtype=weight.dtype)
+            setattr(module, name, torch.nn.Parameter(held, requires_grad=False))
     model.tie_weights()
     model.requires_grad_(False)
     return model

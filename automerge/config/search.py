@@ -35,6 +35,13 @@ class Depth(Section):
         return PerLayer() if self.groups is None else Groups(self.groups)
 
 
+class Layers(Section):
+    """How many neighbouring layers a merge may leave out, or run twice."""
+
+    drop: int = unsafe(0, ge=0, le=1000)
+    repeat: int = unsafe(0, ge=0, le=1000)
+
+
 SEARCHED = ("linear", "task_arithmetic", "ties", "dare_ties")
 """The methods of a search that names none: averages, and task vectors dense, cut and dropped."""
 
@@ -55,6 +62,7 @@ class Search(Section):
     varying: tuple[str, ...] = unsafe(("weight", "t"))
     shared: tuple[str, ...] = unsafe(())
     leave_out: bool = unsafe(True)
+    layers: Layers = unsafe(Layers())
 
     @field_validator("methods")
     @classmethod
@@ -127,6 +135,8 @@ class Search(Section):
             varying=self.varying,
             shared=self.shared,
             leave_out=self.leave_out,
+            drop=self.layers.drop,
+            repeat=self.layers.repeat,
             seed=seed,
         )
 

@@ -302,6 +302,16 @@ class StudyConfig(Section):
         return texts
 
     @model_validator(mode="after")
+    def _comparable(self) -> StudyConfig:
+        layers = self.search.layers
+        if "distance_to_base" in self.properties and (layers.drop or layers.repeat):
+            problem = (
+                "distance_to_base needs models with the base's layers: leave out search.layers"
+            )
+            refuse([(("properties",), problem)])
+        return self
+
+    @model_validator(mode="after")
     def _goals(self) -> StudyConfig:
         bound = {Constraint.parse(text).objective for text in self.constraints}
         useless = "{!r} is no goal, and no constraint names it: it has no use"

@@ -12,14 +12,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from automerge.checkpoints import Checkpoint
-from automerge.checkpoints.stacked import stacked_settings
-from automerge.errors import Fault, PreflightError
+from automerge.checkpoints import Checkpoint, reference_model
+from automerge.checkpoints.stacked import check_fit, stacked_config, stacked_settings
+from automerge.errors import PreflightError
 from automerge.merging.distance import squared_norms
 from automerge.merging.fused import fused_kernels
+from automerge.merging.layers import LiveLayers, layer_order
 from automerge.merging.live import live_tensors
 from automerge.merging.memory import Need, free_host_bytes, plan_memory
-from automerge.merging.plan import Planner
+from automerge.merging.plan import Planner, Step
 from automerge.merging.tensor import merge_into_tensor, merge_tensor
 from automerge.merging.workspace import Workspace
 from automerge.recipe import Recipe, single
@@ -67,6 +68,7 @@ class ResidentEngine:
             room = plan_memory(Need(0, 0, 0), free_host_bytes()).room
         self._workspace = Workspace(checkpoints, room, fused_kernels(checkpoints))
         self._live: WeakKeyDictionary[nn.Module, Live] = WeakKeyDictionary()
+        self._layers: WeakKeyDictionary[nn.Module, LiveLayers] = WeakKeyDictionary()
 
     def merge(self, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
         """Give the merged tensors one by one, in their storage dtype.
@@ -82,13 +84,14 @@ class ResidentEngine:
 
         Values are rounded to the storage dtype first, whatever dtype the parameters have, so an
         exported folder holds the same numbers. After an error the model holds a mixture until the
-        next successful merge. The model's tensors must not be changed by others in between. Raises
-        PreflightError for a model that has not the layers of the recipe's slices.
+        next successful merge. The model's tensors must not be changed by others in between. The
+        model gets the layers of the recipe's slices, until another recipe has others. Raises
+        PreflightError for a model that cannot have them.
         """
         start = time.perf_counter()
         steps = self._planner.plan(recipe)
-        if recipe.slices:
-            self._check_layers(model, recipe)
+        if recipe.slices or model in self._layers:
+            self._arrange(model, recipe, steps)
         names = [step.tensor for step in steps]
         if model not in self._live or self._live[model].names != names:
             self._live[model] = Live(names, live_tensors(model, names))
@@ -109,10 +112,14 @@ class ResidentEngine:
     def distance(self, model: PreTrainedModel, base: str) -> float:
         """How far the merged weights are from the base's: ‖θ − θ_base‖ / ‖θ_base‖, both stored.
 
-        Of tensors that were not merged anew since it was last asked for, nothing is read.
+        Of tensors that were not merged anew since it was last asked for, nothing is read. Raises
+        PreflightError for a model that has other layers than the base.
         """
         live = self._live[model]
-        for step in self._planner.plan(single(base)):
+        steps = self._planner.plan(single(base))
+        if [step.tensor for step in steps] != live.names:
+            raise PreflightError("a model with other layers than the base's has no distance to it")
+        for step in steps:
             target, holds = live.targets.get(step.tensor), live.holds.get(step.tensor)
             if target is None or ((known := live.moved.get(step.tensor)) and known[0] == holds):
                 continue
@@ -123,16 +130,17 @@ class ResidentEngine:
         size = math.fsum(size for _, _, size in live.moved.values())
         return math.sqrt(moved / size)
 
-    def _check_layers(self, model: PreTrainedModel, recipe: Recipe) -> None:
-        """Refuse a live model that another configuration was made for."""
-        where, settings = stacked_settings(recipe, self._checkpoints)
-        config = model.config.to_dict()
-        config = config if where is None else config[where]
-        faults = [
-            f"the recipe's slices make a model with {key} {value!r}; the live one has "
-            f"{config.get(key)!r}: build it from that configuration"
-            for key, value in settings.items()
-            if config.get(key) != value
-        ]
-        if faults:
-            raise PreflightError(map(Fault, faults))
+    def _arrange(self, model: PreTrainedModel, recipe: Recipe, steps: Sequence[Step]) -> None:
+        """Give the live model the recipe's layers."""
+        if model not in self._layers:
+            self._layers[model] = LiveLayers(model)
+        layers = self._layers[model]
+        settings = stacked_settings(recipe, self._checkpoints)[1] if recipe.slices else {}
+        if layers.agree(settings):
+            return
+        if recipe.slices:
+            config = self._checkpoints[reference_model(recipe)].config
+            whole = {**config, **stacked_config(recipe, self._checkpoints)}
+            check_fit(whole, {step.tensor: step.info for step in steps})
+        layers.arrange(layer_order(recipe, layers.n_layers), settings)
+        self._live.pop(model, None)

@@ -26,7 +26,7 @@ from automerge.report.run_sections import (
 )
 from automerge.report.summary import Member, Summary
 from automerge.report.units import Unit
-from automerge.report.weights import KnobRow, knob_rows
+from automerge.report.weights import KnobRow, knob_rows, layers_in_words
 from automerge.trial import Part
 
 Row: TypeAlias = dict[str, object]
@@ -225,7 +225,8 @@ def _models(summary: Summary) -> list[Row]:
     rows = {m.name: knob_rows(m.trial.trial.recipe, summary.result.n_layers) for m in summary.front}
     largest: dict[str, float] = {}
     for row in (row for found in rows.values() for row in found):
-        largest[row.knob] = max([largest.get(row.knob, 0.0), *map(abs, row.values)])
+        known = [abs(value) for value in row.values if value is not None]
+        largest[row.knob] = max([largest.get(row.knob, 0.0), *known])
     return [_model(m, rows[m.name], largest, summary.result) for m in summary.front]
 
 
@@ -239,10 +240,13 @@ def _model(
         heat = _heat_row(row, largest[row.knob] or 1.0)
         above.append(heat | {"first": not above or above[-1]["source"] != heat["source"]})
     folder = member.trial.model_dir
+    last = sum(piece.n_layers for piece in recipe.slices) or result.n_layers
     return {
         "name": member.name,
         "knee": member.knee,
         "method": recipe.method,
+        "layers": layers_in_words(recipe),
+        "last_layer": last - 1,
         "folder": folder or "",
         "knobs": [{"name": knob, "rows": found} for knob, found in knobs.items()],
         "recipe": recipe_yaml(recipe.plain()),
@@ -260,7 +264,8 @@ def _tested(member: Member) -> bool:
 
 def _heat_row(row: KnobRow, largest: float) -> Row:
     source = row.source or "all sources"
-    low, high = min(row.values), max(row.values)
+    known = [value for value in row.values if value is not None]
+    low, high = min(known), max(known)
     return {
         "source": source,
         "selector": row.selector,
@@ -268,9 +273,9 @@ def _heat_row(row: KnobRow, largest: float) -> Row:
         "range": _knob(low) if low == high else f"{_knob(low)} to {_knob(high)}",
         "cells": [
             {
-                "sign": "negative" if value < 0 else "positive",
-                "strength": f"{abs(value) / largest:.3f}",
-                "text": f"layer {layer}: {value:.3g}",
+                "sign": "negative" if value is not None and value < 0 else "positive",
+                "strength": f"{abs(value or 0.0) / largest:.3f}",
+                "text": f"layer {layer}: {'not merged' if value is None else f'{value:.3g}'}",
             }
             for layer, value in enumerate(row.values)
         ],

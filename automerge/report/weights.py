@@ -5,29 +5,52 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from automerge.recipe import DEFAULT, Profile, Recipe, interpolate
+from automerge.recipe import DEFAULT, Profile, Recipe, Slice, interpolate
 
 
 @dataclass(frozen=True)
 class KnobRow:
     """One knob of one source over layers, first to last; `selector` is "" where it holds for all.
 
-    `source` is "" for knobs of the method.
+    `source` is "" for knobs of the method; a value is None where a source takes no part.
     """
 
     knob: str
     source: str
     selector: str
-    values: tuple[float, ...]
+    values: tuple[float | None, ...]
 
 
 def knob_rows(recipe: Recipe, n_layers: int) -> tuple[KnobRow, ...]:
     """Give a row a selector of every profile: sources' knobs by knob, then the method's own.
 
-    A recipe with slices has none: its profiles run over each slice, not over the model.
+    `n_layers` are those of a recipe without slices.
     """
-    if recipe.slices:
-        return ()
+    sizes = [piece.n_layers for piece in recipe.slices] or [max(n_layers, 1)]
+    values: dict[tuple[str, str, str], list[float | None]] = {}
+    first = 0
+    for part, size in zip(recipe.parts, sizes, strict=True):
+        for row in _part_rows(part, size):
+            key = (row.knob, row.source, row.selector)
+            here = values.setdefault(key, [None] * sum(sizes))
+            here[first : first + size] = row.values
+        first += size
+    return tuple(KnobRow(*key, tuple(found)) for key, found in values.items())
+
+
+def layers_in_words(recipe: Recipe) -> str:
+    """Which layers a recipe with slices stacks, from 0; empty for one without."""
+    return ", ".join(map(_slice_in_words, recipe.slices))
+
+
+def _slice_in_words(piece: Slice) -> str:
+    spans = {model: f"{start} to {stop - 1}" for model, (start, stop) in piece.layers.items()}
+    if len(set(spans.values())) == 1:
+        return next(iter(spans.values()))
+    return " with ".join(f"{model}'s {span}" for model, span in spans.items())
+
+
+def _part_rows(recipe: Recipe, n_layers: int) -> list[KnobRow]:
     knobs = sorted({knob for s in recipe.sources for knob in s.knobs}, key=_weight_first)
     rows = [
         row
@@ -39,7 +62,7 @@ def knob_rows(recipe: Recipe, n_layers: int) -> tuple[KnobRow, ...]:
     for knob, value in recipe.knobs.items():
         if isinstance(value, Profile):
             rows += _rows(knob, "", value, n_layers)
-    return tuple(rows)
+    return rows
 
 
 def _weight_first(knob: str) -> tuple[bool, str]:

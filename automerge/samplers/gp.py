@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController
 
 from automerge.pareto import Floats, nondominated
 from automerge.samplers.gaussian_process import Posterior, condition, fit, prior

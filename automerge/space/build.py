@@ -15,6 +15,7 @@ from automerge.space.method import MethodSpace
 from automerge.space.parameters import BooleanParameter, CategoricalParameter, FloatParameter
 from automerge.space.settings import Depth, Groups, Knots, SpaceSettings
 from automerge.space.space import Space
+from automerge.space.structure import Structure
 
 MAX_DIMENSION = 2000
 """Most parameters of one method."""
@@ -88,6 +89,9 @@ def build_space(
         n_layers,
         {method.name: method_space(method, settings, base, sources, n_layers) for method in chosen},
         settings.dtype,
+        Structure(n_layers, settings.drop, settings.repeat)
+        if settings.drop or settings.repeat
+        else None,
     )
 
 
@@ -138,6 +142,10 @@ def settings_faults(
     """List what is wrong with the settings, whatever the models."""
     if n_layers < 1:
         yield f"the models need at least 1 layer; got {n_layers}"
+    if settings.drop >= n_layers > 0:
+        yield f"at least 1 of {n_layers} layers is left; got drop: {settings.drop}"
+    if settings.repeat > n_layers > 0:
+        yield f"at most all {n_layers} layers are run twice; got repeat: {settings.repeat}"
     if not settings.methods:
         yield f"no method is named; choose from {', '.join(methods)}"
     for name in settings.methods:

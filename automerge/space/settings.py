@@ -41,6 +41,7 @@ class SpaceSettings:
     `bounds` replace a knob's declared search bounds, and make a knob searched that is not by
     default; `switches` does that for boolean knobs; `fixed` knobs have one value and no search.
     `leave_out` lets the search drop sources, down to the method's least number.
+    `drop` and `repeat` are how many neighbouring layers may be left out, and run twice.
     `seed` decides the random masks of seeded methods, the same for every recipe.
     """
 
@@ -53,5 +54,7 @@ class SpaceSettings:
     varying: tuple[str, ...] = ("weight", "t")
     shared: tuple[str, ...] = ()
     leave_out: bool = False
+    drop: int = 0
+    repeat: int = 0
     seed: int = 0
     dtype: str | None = None

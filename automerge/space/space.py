@@ -12,7 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from automerge.recipe import Recipe, Value
 from automerge.space.method import METHOD, Choose, MethodSpace
-from automerge.space.parameters import BooleanParameter, CategoricalParameter, Parameter
+from automerge.space.parameters import (
+    BooleanParameter,
+    CategoricalParameter,
+    FloatParameter,
+    Parameter,
+)
+from automerge.space.structure import Structure
 from automerge.trial import Params
 
 
@@ -47,6 +53,7 @@ class Space:
     n_layers: int
     methods: Mapping[str, MethodSpace]
     dtype: str | None = None
+    structure: Structure | None = None
 
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -57,7 +64,12 @@ class Space:
             found += method.used.values()
             found += method.floats(method.knobs).values()
             found += method.switches.values()
-        return tuple(found)
+        return (*found, *self._layers)
+
+    @property
+    def _layers(self) -> tuple[FloatParameter, ...]:
+        """What is asked whichever method it is."""
+        return () if self.structure is None else self.structure.parameters
 
     @cached_property
     def method(self) -> CategoricalParameter:
@@ -78,8 +90,14 @@ class Space:
     @cached_property
     def branches(self) -> tuple[Branch, ...]:
         """One branch a method and set of models, in order."""
+        layers = tuple(parameter.role for parameter in self._layers)
         return tuple(
-            Branch(method.name, models, self._choices(method, label), method.roles(models))
+            Branch(
+                method.name,
+                models,
+                self._choices(method, label),
+                (*method.roles(models), *layers),
+            )
             for method in self.methods.values()
             for label, models in method.selections.items()
         )
@@ -105,6 +123,8 @@ class Space:
             take(number)
         for switch in method.switches.values():
             take(switch)
+        for number in self._layers:
+            take(number)
         return MappingProxyType(params)
 
     def active(self, params: Params) -> Params:
@@ -123,7 +143,8 @@ class Space:
     def recipe(self, params: Params) -> Recipe:
         """The recipe these parameters stand for; inactive ones do not matter."""
         active = self.active(params)
-        return self.methods[str(active[METHOD])].recipe(active, self.dtype)
+        recipe = self.methods[str(active[METHOD])].recipe(active, self.dtype)
+        return recipe if self.structure is None else self.structure.recipe(recipe, active)
 
     def params(self, recipe: Recipe) -> Params | None:
         """Parameters of an equivalent recipe; None where the space has none.
@@ -137,7 +158,8 @@ class Space:
         last = max(self.n_layers - 1, 1)
         depths = (*(layer / last for layer in range(self.n_layers)), 1.0)
         params = method.params(recipe, depths)
-        return None if params is None else self.active(params)
+        unchanged = {} if self.structure is None else self.structure.unchanged
+        return None if params is None else self.active({**unchanged, **params})
 
     def branch(self, params: Params) -> Branch:
         """The branch that holds these parameters."""
@@ -226,6 +248,7 @@ class Space:
             branch, rows = self.branches[number], numbers == number
             shares = settled[rows, :d]
             active = self.methods[branch.method].activity(branch.models, shares, self.places)
+            active[:, [self.places[parameter.role] for parameter in self._layers]] = True
             settled[rows, :d] = np.where(active, shares, 0.5)
         return settled
 

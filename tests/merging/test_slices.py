@@ -162,17 +162,79 @@ def test_an_adapter_takes_part_in_slices(tmp_path):
 # What a live model must be
 
 
-def test_a_live_model_of_another_depth_is_refused_with_both_depths(checkpoints, folders):
-    engine = ResidentEngine(checkpoints)
-    recipe = passthrough(Slice({"base": (0, 3)}), Slice({"base": (1, 3)}))
-    live = load(folders["base"])
-    with pytest.raises(PreflightError, match="num_hidden_layers 5; the live one has 3: build it"):
+STRUCTURES = {
+    "without its middle": [(0, 1), (2, 3)],
+    "its end twice": [(0, 3), (1, 3)],
+    "as it is": [],
+    "its middle thrice": [(0, 2), (1, 2), (1, 3)],
+    "without its beginning": [(1, 3)],
+}
+
+
+@pytest.mark.parametrize("method", ["linear", "dare_ties"])
+def test_a_live_model_gets_the_layers_of_each_recipe(method, checkpoints, folders, tmp_path):
+    live, engine = load(folders["base"]), ResidentEngine(checkpoints)
+    whole = dataclasses.replace(stacked(method), slices=())
+    tokens = torch.arange(4)[None]
+    for name, spans in [*STRUCTURES.items(), *STRUCTURES.items()]:
+        pieces = tuple(Slice(dict.fromkeys(whole.models, span)) for span in spans)
+        recipe = dataclasses.replace(whole, slices=pieces)
         engine.merge_into(live, recipe)
+        merge_to_folder(recipe, checkpoints, tmp_path / name, overwrite=True)
+        exported = load(tmp_path / name)
+        assert live.num_parameters() == exported.num_parameters()
+        assert torch.equal(logits(live), logits(exported))
+        generated = [
+            m.generate(tokens, max_new_tokens=4, do_sample=False) for m in (live, exported)
+        ]
+        assert torch.equal(*generated)
+
+
+@pytest.mark.parametrize("name", [n for n in CONFIGS if not n.startswith("t5")])
+def test_layers_of_any_live_architecture_are_left_out_and_run_twice(name, tmp_path):
+    folder = made(CONFIGS[name](), tmp_path / "base")
+    checkpoints = {"base": open_checkpoint(folder)}
+    live, engine = load(folder), ResidentEngine(checkpoints)
+    for spans in ([(0, 2), (0, 2)], [(0, 1)], [(0, 2)]):
+        recipe = passthrough(*(Slice({"base": span}) for span in spans))
+        engine.merge_into(live, recipe)
+        merge_to_folder(recipe, checkpoints, tmp_path / "out", overwrite=True)
+        assert torch.equal(logits(live), logits(load(tmp_path / "out")))
+
+
+def test_live_layers_keep_their_kinds_and_are_numbered_anew(tmp_path):
+    folder = made(config("gemma2", num_hidden_layers=4), tmp_path / "base")
+    live, engine = load(folder), ResidentEngine({"base": open_checkpoint(folder)})
+    engine.merge_into(live, passthrough(Slice({"base": (0, 1)}), Slice({"base": (2, 4)})))
+    assert live.config.layer_types == ["sliding_attention"] * 2 + ["full_attention"]
+    assert [layer.self_attn.layer_idx for layer in live.model.layers] == [0, 1, 2]
+
+
+def test_a_live_model_measures_only_layers_that_can_be_exported(tmp_path):
+    plain = config("qwen2 moe", num_hidden_layers=4, decoder_sparse_step=2)
+    folder = made(plain, tmp_path / "base")
+    live, engine = load(folder), ResidentEngine({"base": open_checkpoint(folder)})
+    with pytest.raises(PreflightError, match="no qwen2_moe can have these layers in this order"):
+        engine.merge_into(live, passthrough(Slice({"base": (0, 1)}), Slice({"base": (2, 3)})))
+    engine.merge_into(live, passthrough(Slice({"base": (0, 2)})))
+    with pytest.raises(PreflightError, match=r"has no parameter|fills"):
+        engine.merge_into(live, passthrough(Slice({"base": (1, 3)})))
     engine.merge_into(live, single("base"))
-    engine.merge_into(live, passthrough(Slice({"base": (2, 3)}), Slice({"base": (0, 2)})))
-    state, base = live.state_dict(), load(folders["base"]).state_dict()
-    name = "model.layers.{}.mlp.up_proj.weight"
-    assert torch.equal(state[name.format(0)], base[name.format(2)])
+    assert torch.equal(logits(live), logits(load(folder)))
+
+
+def test_there_is_no_distance_to_a_base_of_other_layers(checkpoints, folders):
+    live, engine = load(folders["base"]), ResidentEngine(checkpoints)
+    engine.merge_into(live, passthrough(Slice({"base": (0, 2)})))
+    with pytest.raises(PreflightError, match="no distance"):
+        engine.distance(live, "base")
+
+
+def test_a_model_with_two_lists_of_layers_keeps_them(checkpoints, folders):
+    live, engine = load(folders["base"]), ResidentEngine(checkpoints)
+    live.more = torch.nn.ModuleList(torch.nn.Identity() for _ in range(3))
+    with pytest.raises(PreflightError, match="2 lists of 3 modules where one is expected"):
+        engine.merge_into(live, passthrough(Slice({"base": (0, 2)})))
 
 
 def test_a_live_stack_is_not_half_filled_by_a_recipe_of_fewer_layers(checkpoints, tmp_path):

@@ -1,0 +1,106 @@
+"""The layers of a live model, left out, repeated and put back in place."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from automerge.checkpoints.stacked import count_key, entries, layered_keys
+from automerge.errors import Fault, PreflightError
+from automerge.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class LiveLayers:
+    """Gives a live model more or fewer layers than it was built with: its own, or copies of them.
+
+    Their weights are for a merge to write, and each has its own. Raises PreflightError where the
+    model has not exactly one list of as many modules as its configuration counts layers.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._config = model.config.get_text_config()
+        plain = self._config.to_dict()
+        self._plain = {key: plain[key] for key in (count_key(plain), *layered_keys(plain))}
+        count = plain[count_key(plain)]
+        found = [
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, nn.ModuleList) and len(module) == count
+        ]
+        if len(found) != 1:
+            kind = type(model).__name__
+            raise PreflightError(
+                f"{kind} has {len(found)} lists of {count} modules where one is expected: its "
+                "layers cannot be left out or repeated"
+            )
+        parent, _, self._name = found[0].rpartition(".")
+        self._parent = model.get_submodule(parent)
+        self._layers: list[nn.Module] = list(getattr(self._parent, self._name))
+        self._copies: dict[tuple[int, int], nn.Module] = {}
+
+    @property
+    def n_layers(self) -> int:
+        """How many layers the model was built with."""
+        return len(self._layers)
+
+    def agree(self, settings: Mapping[str, Any]) -> bool:
+        """Whether the configuration says this of its layers, and else what it was built with."""
+        wanted = {**self._plain, **settings}
+        return all(getattr(self._config, key) == value for key, value in wanted.items())
+
+    def arrange(self, order: Sequence[int], settings: Mapping[str, Any]) -> None:
+        """Make the layers of those built, by number; the configuration then says `settings`.
+
+        Raises PreflightError where a layer would be in a place of another kind.
+        """
+        wanted = {**self._plain, **settings}
+        self._check(order, wanted)
+        used: dict[int, int] = {}
+        layers = []
+        for place, number in enumerate(order):
+            used[number] = used.get(number, 0) + 1
+            layer = self._layer(number, used[number])
+            for module in layer.modules():
+                if hasattr(module, "layer_idx"):
+                    setattr(module, "layer_idx", place)  # noqa: B010 (type checkers see a tensor)
+            layers.append(layer)
+        setattr(self._parent, self._name, nn.ModuleList(layers))
+        for key, value in wanted.items():
+            setattr(self._config, key, value)
+
+    def _layer(self, number: int, time: int) -> nn.Module:
+        """A layer, or for the second time and later ones a copy of it."""
+        if time == 1:
+            return self._layers[number]
+        if (number, time) not in self._copies:
+            self._copies[number, time] = copy.deepcopy(self._layers[number])
+        return self._copies[number, time]
+
+    def _check(self, order: Sequence[int], wanted: Mapping[str, Any]) -> None:
+        """Refuse layers where the configuration wants others."""
+        for key in layered_keys(self._plain):
+            built, there = entries(key, self._plain) or (), entries(key, wanted) or ()
+            if [built[number] for number in order] != list(there):
+                message = f"the recipe's slices put layers where another {key} is: {list(there)}"
+                raise PreflightError(Fault(message))
+
+
+def layer_order(recipe: Recipe, n_layers: int) -> list[int]:
+    """For each layer of a recipe's result, the layer of a model of `n_layers` that has its place.
+
+    It is the base's, or the first model's, of those that are merged there; the last one stands for
+    those of deeper models.
+    """
+    if not recipe.slices:
+        return list(range(n_layers))
+    order: list[int] = []
+    for piece in recipe.slices:
+        first = recipe.base if recipe.base in piece.layers else next(iter(piece.layers))
+        order += [min(number, n_layers - 1) for number in range(*piece.layers[str(first)])]
+    return order

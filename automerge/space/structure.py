@@ -1,0 +1,92 @@
+"""Layers left out or run twice: a run of neighbours, of searched length and place.
+
+Leaving out a block of layers is from Gromov et al. 2024 (arXiv:2403.17887), running one twice from
+SOLAR's depth up-scaling (Kim et al. 2023, arXiv:2312.15166).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from automerge.recipe import Profile, Recipe, Slice, Value, interpolate
+from automerge.space.parameters import FloatParameter
+from automerge.trial import Params
+
+COUNT, START = "layers.count", "layers.start"
+ROUNDED = 0.499
+"""Beyond a whole number, so that the outer counts are as likely as the others."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Up to `drop` neighbouring layers of `n_layers` are left out, or up to `repeat` run twice."""
+
+    n_layers: int
+    drop: int
+    repeat: int
+
+    @cached_property
+    def parameters(self) -> tuple[FloatParameter, FloatParameter]:
+        """How many layers there are more than the base has, and where they are or were."""
+        return (
+            FloatParameter(COUNT, COUNT, -self.drop - ROUNDED, self.repeat + ROUNDED),
+            FloatParameter(START, START, 0.0, 1.0),
+        )
+
+    @property
+    def unchanged(self) -> Params:
+        """Parameters of a model with the base's layers."""
+        return {COUNT: 0.0, START: 0.5}
+
+    def spans(self, params: Params) -> list[tuple[int, int]]:
+        """The layers of the model, as runs [first, one behind the last) of the base's."""
+        count = round(float(params[COUNT]))
+        start = round(float(params[START]) * (self.n_layers - abs(count)))
+        if count < 0:
+            spans = [(0, start), (start - count, self.n_layers)]
+        elif count > 0:
+            spans = [(0, start + count), (start, self.n_layers)]
+        else:
+            spans = [(0, self.n_layers)]
+        return [(first, stop) for first, stop in spans if first < stop]
+
+    def recipe(self, recipe: Recipe, params: Params) -> Recipe:
+        """A recipe with these layers, each made as the recipe makes that layer of the base."""
+        spans = self.spans(params)
+        if spans == [(0, self.n_layers)]:
+            return recipe
+        slices = tuple(sliced(recipe, span, self.n_layers) for span in spans)
+        return replace(recipe, slices=slices)
+
+
+def sliced(recipe: Recipe, span: tuple[int, int], n_layers: int) -> Slice:
+    """Some layers of a recipe without slices, in which every knob has its value at each layer."""
+    return Slice(
+        dict.fromkeys(recipe.models, span),
+        {source.name: _within(source.knobs, span, n_layers) for source in recipe.sources},
+        _within(recipe.knobs, span, n_layers),
+    )
+
+
+def _within(
+    knobs: Mapping[str, Profile | Value], span: tuple[int, int], n_layers: int
+) -> dict[str, Profile]:
+    """The knobs that differ from layer to layer, as they are in these."""
+    last = max(n_layers - 1, 1)
+    depths = [layer / last for layer in range(*span)]
+    return {
+        name: _at(profile, depths)
+        for name, profile in knobs.items()
+        if isinstance(profile, Profile) and any(len(knots) > 1 for _, knots in profile.parts)
+    }
+
+
+def _at(profile: Profile, depths: Sequence[float]) -> Profile:
+    return Profile.of(
+        {
+            selector: [interpolate(knots, depth) for depth in depths] if len(knots) > 1 else knots
+            for selector, knots in profile.parts
+        }
+    )
