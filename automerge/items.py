@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from automerge.trial import Items
 
 BASELINE_SHARES = 4
@@ -35,16 +37,23 @@ class ItemDraw:
         limit = shares * self.per_candidate
         kept: dict[str, set[int]] = {task: set() for task in pool}
         for tasks in self.members.values():
-            ordered = sorted(
-                (rank(self.seed, trial, task, doc), task, doc)
-                for task in tasks
-                for doc in pool.get(task, ())
-            )
-            for _, task, doc in ordered[:limit]:
+            own = {task: pool[task] for task in tasks if task in pool}
+            for task, doc in shuffled(own, self.seed, trial)[:limit]:
                 kept[task].add(doc)
         return {task: tuple(sorted(ids)) for task, ids in kept.items()}
 
 
-def rank(seed: int, trial: int, task: str, doc: int) -> bytes:
-    """A number that orders items at random, anew for every trial."""
-    return hashlib.blake2b(f"{seed}\0{trial}\0{task}\0{doc}".encode(), digest_size=8).digest()
+def shuffled(pool: Items, seed: int, trial: int) -> list[tuple[str, int]]:
+    """All items as (task, doc id) in a random order, anew for every trial.
+
+    An item's place among others depends on no third, nor on the version of a library: it is that of
+    its doc id's number in the raw stream of Philox (Salmon et al. 2011).
+    """
+    ranks, items = [], []
+    for task, docs in pool.items():
+        key = hashlib.blake2b(f"{seed}\0{trial}\0{task}".encode(), digest_size=16).digest()
+        stream = np.random.Philox(key=int.from_bytes(key, "little"))
+        ranks.append(stream.random_raw(max(docs, default=-1) + 1)[list(docs)])
+        items += [(task, doc) for doc in docs]
+    order = np.argsort(np.concatenate(ranks), kind="stable") if ranks else ()
+    return [items[i] for i in order]

@@ -239,21 +239,27 @@ def _score(
 def _read(
     logits: Tensor, places: Sequence[int], targets: Sequence[int]
 ) -> tuple[list[float], list[bool]]:
-    """Log-probabilities of targets at places, and whether each is the first of the largest."""
+    """Log-probabilities of targets at places, and whether each is the first of the largest.
+
+    Logits are used up.
+    """
     device = logits.device
     read, wanted = torch.tensor(places, device=device), torch.tensor(targets, device=device)
     values = torch.empty(len(places), device=device)
     greedy = torch.empty(len(places), dtype=torch.bool, device=device)
     step = max(1, (CACHED_LOGITS if device.type == "cpu" else MAX_LOGITS) // logits.shape[-1])
     for start in range(0, len(logits), step):
-        logprobs = torch.log_softmax(logits[start : start + step], dim=-1, dtype=torch.float32)
+        chunk = logits[start : start + step].float()
         inside = ((read >= start) & (read < start + step)).nonzero().squeeze(1)
         at, targets_here = read[inside] - start, wanted[inside]
-        found = logprobs[at, targets_here]
-        best = found == logprobs.amax(dim=-1)[at]
+        largest = chunk.amax(dim=-1)
+        found = chunk[at, targets_here] - largest[at]
+        best = found == 0
         # argmax is slow, and decides only where a target is one of the largest.
-        best[best.clone()] = logprobs[at[best]].argmax(dim=-1) == targets_here[best]
-        values[inside], greedy[inside] = found, best
+        best[best.clone()] = chunk[at[best]].argmax(dim=-1) == targets_here[best]
+        # log-softmax in place: nobody reads the logits again, and writing them all takes longer.
+        totals = chunk.sub_(largest.unsqueeze(1)).exp_().sum(dim=-1).log_()
+        values[inside], greedy[inside] = found - totals[at], best
     return values.tolist(), greedy.tolist()
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from automerge.estimation.intervals import is_unit, normal_quantile
 from automerge.estimation.sequential import log_evidence
-from automerge.items import rank
+from automerge.items import shuffled
 from automerge.objective import ItemScores, Objective, goals
 from automerge.trial import Items
 
@@ -25,7 +25,7 @@ FIRST_BLOCK = 64
 what was there."""
 ALPHA = 0.05
 """The probability that any model is dropped which nothing dominates."""
-RANKED = -1
+NO_TRIAL = -1
 """Orders select items as no trial's search items are ordered."""
 
 
@@ -60,7 +60,10 @@ def blocks(pool: Items, members: Mapping[str, Sequence[str]], seed: int) -> list
 
 def in_order(items: Iterable[tuple[str, int]], seed: int) -> list[tuple[str, int]]:
     """Items of a pool in the order in which the contest looks at them."""
-    return sorted(items, key=lambda item: rank(seed, RANKED, *item))
+    pool: dict[str, list[int]] = {}
+    for task, doc in items:
+        pool.setdefault(task, []).append(doc)
+    return shuffled({task: tuple(docs) for task, docs in pool.items()}, seed, NO_TRIAL)
 
 
 def standing(

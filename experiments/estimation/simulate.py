@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal
@@ -23,20 +24,23 @@ from automerge import pareto
 from automerge.estimation.scoreboard import Scoreboard
 from automerge.items import BASELINE_SHARES, ItemDraw
 from automerge.methods import METHODS
-from automerge.objective import ItemScores, Objective, estimates, losses
+from automerge.objective import ItemScores, Objective, estimates, joined, losses
 from automerge.recipe import BASE
 from automerge.samplers import SAMPLERS
 from automerge.space import Knots, Space, SpaceSettings, build_space
+from automerge.trial import Items
 from experiments.estimation.results import read, save
 
 Floats = NDArray[np.float64]
-Scheme = Literal["control variates", "fresh", "fixed"]
+Scheme = Literal["control variates", "promotion", "fresh", "fixed"]
 
 POOL, POPULATION = 1000, 20_000
 ITEMS = 100
 BUDGET = 160 * ITEMS
 """Items an objective of the smallest budget, baselines included."""
 SHORTLIST = 12
+PROMOTED = 0.2
+"""With promotion, the share of the items that candidates on the believed front get once more."""
 FEATURES = 48
 TASTE = 1.0
 """Standard deviation of an item's own slope against that of its difficulty, 1."""
@@ -64,6 +68,7 @@ class Method:
 
 METHODS_COMPARED = (
     Method("control variates", ITEMS, 1),
+    Method("promotion", ITEMS, 1),
     Method("fresh", ITEMS, 1),
     Method("fixed", ITEMS, 1),
     Method("fixed", 3 * ITEMS, 1),
@@ -124,44 +129,54 @@ class Landscape:
 def search(landscape: Landscape, sampler_name: str, method: Method, seed: int) -> dict[str, float]:
     """One search; the true hypervolume of its shortlist, and how far its scores flatter it."""
     objectives, space = landscape.objectives, landscape.space
-    fixed = method.scheme == "fixed"
+    fixed, promotes = method.scheme == "fixed", method.scheme == "promotion"
+    controlled = promotes or method.scheme == "control variates"
     baselines = landscape.baselines
     shares = 1 if fixed else BASELINE_SHARES
-    n_searched = round(BUDGET * method.times / method.items) - shares * len(baselines)
+    affordable = round(BUDGET * method.times / method.items)
+    n_searched = round((1 - PROMOTED * promotes) * affordable) - shares * len(baselines)
     pool = {o.task: tuple(range(POOL)) for o in objectives}
     draw = ItemDraw({o.name: (o.task,) for o in objectives}, method.items, seed)
-    board = Scoreboard(objectives, {o.name: [(o.task, i) for i in range(POOL)] for o in objectives})
     sampler = SAMPLERS[sampler_name](space, len(objectives), seed, n_searched)
     positions: list[Floats] = []
-    plain: list[tuple[float, ...]] = []
-    started = time.process_time()
-    for number in range(len(baselines) + n_searched):
-        first = number < len(baselines)
-        wanted = baselines[number] if first else None
-        params = sampler.ask(number) if wanted is None else space.at(_whole(space, wanted))
-        position = space.position(params)
-        items = draw.draw(pool, 0 if fixed else number, shares if first else 1)
-        answers = landscape.answers(position)
-        scores = {
+    seen: list[dict[str, ItemScores]] = []
+    board = _board(objectives, [], [])
+
+    def scored(position: Floats, items: Items) -> dict[str, ItemScores]:
+        return {
             o.name: ItemScores(
                 tuple((o.task, i) for i in items[o.task]),
                 tuple(right[list(items[o.task])].astype(float).tolist()),
             )
-            for o, right in zip(objectives, answers, strict=True)
+            for o, right in zip(objectives, landscape.answers(position), strict=True)
         }
-        positions.append(position)
-        plain.append(losses(objectives, estimates(objectives, scores)))
-        if method.scheme == "control variates":
-            sampler.tell(
-                number, params, losses(objectives, board.estimates(board.add(position, scores)))
-            )
-        else:
-            sampler.tell(number, params, plain[-1])
+
+    started = time.process_time()
+    n_promoted = 0
+    for number in range(len(baselines) + n_searched):
+        first = number < len(baselines)
+        wanted = baselines[number] if first else None
+        params = sampler.ask(number) if wanted is None else space.at(_whole(space, wanted))
+        positions.append(space.position(params))
+        items = draw.draw(pool, 0 if fixed else number, shares if first else 1)
+        seen.append(scored(positions[-1], items))
+        board.add(positions[-1], seen[-1])
+        told = board.estimates(number) if controlled else estimates(objectives, seen[-1])
+        sampler.tell(number, params, losses(objectives, told))
+        if promotes and n_promoted < PROMOTED * (number + 1) and not first:
+            chosen = _promoted(objectives, board, seen, len(baselines))
+            known = {o.task: {i for _, i in seen[chosen][o.name].items} for o in objectives}
+            left = {task: tuple(i for i in pool[task] if i not in known[task]) for task in pool}
+            fresh = scored(positions[chosen], draw.draw(left, 10**6 + number))
+            seen[chosen] = {n: joined([s, fresh[n]]) for n, s in seen[chosen].items()}
+            board = _board(objectives, positions, seen)
+            n_promoted += 1
     seconds = time.process_time() - started
-    believed = np.array(plain)
-    if method.scheme == "control variates":
-        rows = [losses(objectives, board.estimates(i)) for i in range(len(positions))]
-        believed = np.array(rows)
+    values = [
+        board.estimates(i) if controlled else estimates(objectives, seen[i])
+        for i in range(len(positions))
+    ]
+    believed = np.array([losses(objectives, value) for value in values])
     searched = np.arange(len(baselines), len(positions))
     bound = pareto.reference_point(believed)
     chosen = searched[pareto.greedy_subset(believed[searched], SHORTLIST, bound)]
@@ -172,6 +187,33 @@ def search(landscape: Landscape, sampler_name: str, method: Method, seed: int) -
         "candidates": n_searched,
         "seconds": round(seconds, 1),
     }
+
+
+def _board(
+    objectives: Sequence[Objective],
+    positions: Sequence[Floats],
+    scores: Sequence[Mapping[str, ItemScores]],
+) -> Scoreboard:
+    """A scoreboard that holds these candidates."""
+    items = {o.name: [(o.task, i) for i in range(POOL)] for o in objectives}
+    board = Scoreboard(objectives, items)
+    for position, own in zip(positions, scores, strict=True):
+        board.add(position, own)
+    return board
+
+
+def _promoted(
+    objectives: Sequence[Objective],
+    board: Scoreboard,
+    seen: Sequence[Mapping[str, ItemScores]],
+    n_baselines: int,
+) -> int:
+    """The candidate on the believed front that has seen fewest items, of several the last."""
+    numbers = range(n_baselines, len(seen))
+    rows = np.array([losses(objectives, board.estimates(n)) for n in numbers])
+    front = [n for n, kept in zip(numbers, pareto.nondominated(rows), strict=True) if kept]
+    name = objectives[0].name
+    return min(front, key=lambda n: (len(seen[n][name].items), -n))
 
 
 def _whole(space: Space, shares: Floats) -> Floats:
