@@ -19,48 +19,39 @@ if TYPE_CHECKING:
 class LiveLayers:
     """Gives a live model more or fewer layers than it was built with: its own, or copies of them.
 
-    Their weights are for a merge to write, and each has its own. Raises PreflightError where the
-    model has not exactly one list of as many modules as its configuration counts layers.
+    Their weights are for a merge to write, and each has its own.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._config = model.config.get_text_config()
         plain = self._config.to_dict()
         self._plain = {key: plain[key] for key in (count_key(plain), *layered_keys(plain))}
-        count = plain[count_key(plain)]
-        found = [
-            name
-            for name, module in model.named_modules()
-            if isinstance(module, nn.ModuleList) and len(module) == count
-        ]
-        if len(found) != 1:
-            kind = type(model).__name__
-            raise PreflightError(
-                f"{kind} has {len(found)} lists of {count} modules where one is expected: its "
-                "layers cannot be left out or repeated"
-            )
-        parent, _, self._name = found[0].rpartition(".")
-        self._parent = model.get_submodule(parent)
-        self._layers: list[nn.Module] = list(getattr(self._parent, self._name))
+        self._name = ""
+        self._built: list[nn.Module] = []
         self._copies: dict[tuple[int, int], nn.Module] = {}
 
     @property
     def n_layers(self) -> int:
         """How many layers the model was built with."""
-        return len(self._layers)
+        return int(self._plain[count_key(self._plain)])
 
     def agree(self, settings: Mapping[str, Any]) -> bool:
         """Whether the configuration says this of its layers, and else what it was built with."""
         wanted = {**self._plain, **settings}
         return all(getattr(self._config, key) == value for key, value in wanted.items())
 
-    def arrange(self, order: Sequence[int], settings: Mapping[str, Any]) -> None:
-        """Make the layers of those built, by number; the configuration then says `settings`.
+    def arrange(
+        self, model: PreTrainedModel, order: Sequence[int], settings: Mapping[str, Any]
+    ) -> None:
+        """Make the model's layers of those built, by number; its configuration says `settings`.
 
-        Raises PreflightError where a layer would be in a place of another kind.
+        Raises PreflightError where a layer would be in a place of another kind, or where the model
+        has not exactly one list of as many modules as it was built with layers.
         """
         wanted = {**self._plain, **settings}
         self._check(order, wanted)
+        if not self._built:
+            self._find(model)
         used: dict[int, int] = {}
         layers = []
         for place, number in enumerate(order):
@@ -70,16 +61,30 @@ class LiveLayers:
                 if hasattr(module, "layer_idx"):
                     setattr(module, "layer_idx", place)  # noqa: B010 (type checkers see a tensor)
             layers.append(layer)
-        setattr(self._parent, self._name, nn.ModuleList(layers))
+        parent, _, name = self._name.rpartition(".")
+        setattr(model.get_submodule(parent), name, nn.ModuleList(layers))
         for key, value in wanted.items():
             setattr(self._config, key, value)
+
+    def _find(self, model: PreTrainedModel) -> None:
+        found = {
+            name: list(module)
+            for name, module in model.named_modules()
+            if isinstance(module, nn.ModuleList) and len(module) == self.n_layers
+        }
+        if len(found) != 1:
+            raise PreflightError(
+                f"{type(model).__name__} has {len(found)} lists of {self.n_layers} modules where "
+                "one is expected: its layers cannot be left out or repeated"
+            )
+        ((self._name, self._built),) = found.items()
 
     def _layer(self, number: int, time: int) -> nn.Module:
         """A layer, or for the second time and later ones a copy of it."""
         if time == 1:
-            return self._layers[number]
+            return self._built[number]
         if (number, time) not in self._copies:
-            self._copies[number, time] = copy.deepcopy(self._layers[number])
+            self._copies[number, time] = copy.deepcopy(self._built[number])
         return self._copies[number, time]
 
     def _check(self, order: Sequence[int], wanted: Mapping[str, Any]) -> None:

@@ -116,10 +116,9 @@ class ResidentEngine:
         PreflightError for a model that has other layers than the base.
         """
         live = self._live[model]
-        steps = self._planner.plan(single(base))
-        if [step.tensor for step in steps] != live.names:
+        if model in self._layers and not self._layers[model].agree({}):
             raise PreflightError("a model with other layers than the base's has no distance to it")
-        for step in steps:
+        for step in self._planner.plan(single(base)):
             target, holds = live.targets.get(step.tensor), live.holds.get(step.tensor)
             if target is None or ((known := live.moved.get(step.tensor)) and known[0] == holds):
                 continue
@@ -142,5 +141,5 @@ class ResidentEngine:
             config = self._checkpoints[reference_model(recipe)].config
             whole = {**config, **stacked_config(recipe, self._checkpoints)}
             check_fit(whole, {step.tensor: step.info for step in steps})
-        layers.arrange(layer_order(recipe, layers.n_layers), settings)
+        layers.arrange(model, layer_order(recipe, layers.n_layers), settings)
         self._live.pop(model, None)
