@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from automerge.errors import AutomergeError
+from automerge.evaluation.chat_template import limited
 from automerge.evaluation.isolation import FEWSHOT_SEED, isolated
 from automerge.evaluation.packing import Request, request
 from automerge.evaluation.tasks import TaskSettings
@@ -27,9 +28,11 @@ def build_requests(
     """Every document's requests, in lm-eval's order, prompts as in a run over all documents.
 
     Few-shot examples are drawn while lm-eval walks through all documents, so a run over some of
-    them (`--samples`) would show other prompts; these are those of the full run.
+    them (`--samples`) would show other prompts; these are those of the full run. Raises
+    PreflightError for a chat template without end.
     """
     built: dict[Item, list[Instance]] = {}
+    template = limited(lm.apply_chat_template) if settings.apply_chat_template else None
     with isolated():
         for name, task in tasks.items():
             task.set_fewshot_seed(FEWSHOT_SEED)
@@ -40,7 +43,7 @@ def build_requests(
                 system_instruction=settings.system_instruction,
                 apply_chat_template=settings.apply_chat_template,
                 fewshot_as_multiturn=settings.multiturn,
-                chat_template=lm.apply_chat_template if settings.apply_chat_template else None,
+                chat_template=template,
                 tokenizer_name=lm.tokenizer_name if settings.apply_chat_template else "",
             )
             for instance in task.instances:

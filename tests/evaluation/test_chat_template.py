@@ -1,0 +1,65 @@
+"""A chat template is a stranger's program: it is stopped in time, and leaves no alarm behind."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+
+import pytest
+
+from automerge.errors import PreflightError
+from automerge.evaluation import chat_template
+from automerge.evaluation.chat_template import limited
+from automerge.evaluation.samples import copy_tasks
+from automerge.evaluation.scorer import Scorer
+from automerge.evaluation.tasks import TaskSettings, TaskSpec, load_tasks
+from tests.evaluation.toys import make_model, make_tokenizer
+
+ENDLESS = (
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}"
+    "{% endfor %}{% endfor %}{% endfor %}"
+)
+HISTORY = [{"role": "user", "content": "w1"}]
+
+
+def rendered(template: str):
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    return lambda *args, **kwargs: tokenizer.apply_chat_template(*args, tokenize=False, **kwargs)
+
+
+def test_a_template_without_end_is_stopped():
+    handler = signal.getsignal(signal.SIGALRM)
+    began = time.monotonic()
+    with pytest.raises(PreflightError, match=r"more than 0\.2 s"):
+        limited(rendered(ENDLESS), seconds=0.2)(HISTORY)
+    assert time.monotonic() - began < 5
+    assert signal.getsignal(signal.SIGALRM) == handler
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_a_template_that_floods_is_refused():
+    flood = "{% for a in range(99999) %}{{ 'flood of words ' * 9 }}{% endfor %}"
+    with pytest.raises(PreflightError, match="13499865 characters"):
+        limited(rendered(flood))(HISTORY)
+
+
+def test_an_honest_template_is_rendered_as_it_is_also_off_the_main_thread():
+    template = "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }}{% endfor %}"
+    found = []
+    render = limited(rendered(template))
+    thread = threading.Thread(target=lambda: found.append(render(HISTORY)))
+    thread.start()
+    thread.join()
+    assert found == [render(HISTORY)] == ["<user> w1"]
+
+
+def test_a_study_with_such_a_template_says_so(task_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(chat_template.limited, "__defaults__", (0.2,))
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = ENDLESS
+    folder = copy_tasks(task_folder, tmp_path / "tasks")
+    settings = TaskSettings(folder, apply_chat_template=True)
+    with pytest.raises(PreflightError, match="the chat template took more than"):
+        Scorer(make_model(), tokenizer, load_tasks([TaskSpec("choice")], settings))
