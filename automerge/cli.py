@@ -125,6 +125,10 @@ def search(
         Optional[bool],  # noqa: UP045
         _option("Let task files of yours run Python.", "--allow-task-code"),
     ] = None,
+    allow_code_eval: Annotated[
+        Optional[bool],  # noqa: UP045
+        _option("Let tasks run code that models write, locked in.", "--allow-code-eval"),
+    ] = None,
 ) -> None:
     """Search merge recipes, choose a front on fresh items, test it on sealed ones.
 
@@ -154,6 +158,7 @@ def search(
         "export": export,
         "apply_chat_template": apply_chat_template,
         "allow_task_code": allow_task_code,
+        "allow_code_eval": allow_code_eval,
     }
     given = {key: value for key, value in overrides.items() if value is not None}
     console = _console()

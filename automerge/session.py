@@ -386,6 +386,7 @@ def task_settings(config: StudyConfig, folder: Path | None) -> Any:
     return TaskSettings(
         include_path=folder,
         allow_task_code=config.allow_task_code,
+        allow_code_eval=config.allow_code_eval,
         apply_chat_template=config.apply_chat_template,
         fewshot_as_multiturn=config.fewshot_as_multiturn,
         system_instruction=config.system_instruction,

@@ -32,6 +32,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "include_path": ("include_path",),
         "apply_chat_template": ("apply_chat_template",),
         "allow_task_code": ("allow_task_code",),
+        "allow_code_eval": ("allow_code_eval",),
         "sampler": ("sampler",),
         "budget": ("budget",),
         "max_items": ("max_items",),

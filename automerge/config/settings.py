@@ -162,6 +162,7 @@ class StudyConfig(Section):
     fewshot_as_multiturn: bool | None = unsafe(None)
     system_instruction: str | None = unsafe(None)
     allow_task_code: bool = safe(False)
+    allow_code_eval: bool = safe(False)
     search: Search = unsafe(Search())
     recipes: tuple[NamedRecipe, ...] = unsafe(())
     sampler: Annotated[str, one_of(tuple(SAMPLERS), "sampler")] = unsafe("auto")

@@ -84,6 +84,8 @@ def reproduce_commands(
             command += ["--num_fewshot", asked]
         if options:
             command += ["--gen_kwargs", options]
+        if settings.allow_code_eval:
+            command = ["env", "HF_ALLOW_CODE_EVAL=1", *command, "--confirm_run_unsafe_code"]
         if settings.apply_chat_template:
             command += ["--apply_chat_template"]
             command += ["--fewshot_as_multiturn", str(settings.multiturn).lower()]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from automerge.errors import Fault, PreflightError, nearest
+from automerge.evaluation.code_eval import replaced, runs_code_caged
 from automerge.evaluation.dataset_splits import on_splits, split_faults
 from automerge.evaluation.isolation import FEWSHOT_SEED, isolated
 from automerge.evaluation.metrics import resolve
@@ -48,11 +49,13 @@ class TaskSpec:
 class TaskSettings:
     """What holds for every task of a study; names follow lm-eval's command line.
 
-    `allow_task_code` lets task files outside lm-eval's own package run Python.
+    `allow_task_code` lets task files outside lm-eval's own package run Python, `allow_code_eval`
+    tasks run programs that the model wrote (see `code_eval`).
     """
 
     include_path: Path | None = None
     allow_task_code: bool = False
+    allow_code_eval: bool = False
     apply_chat_template: bool = False
     fewshot_as_multiturn: bool | None = None
     system_instruction: str | None = None
@@ -150,7 +153,7 @@ def _load(specs: Sequence[TaskSpec], settings: TaskSettings) -> tuple[TaskSet, l
             found = list(_refusals(manager, spec, settings))
             key = (spec.task, _how_asked(spec))
             if not found and key not in loaded:
-                leaves, found = _load_one(manager, spec)
+                leaves, found = _load_one(manager, spec, settings)
                 loaded[key] = leaves
                 for leaf in leaves:
                     first = owner.setdefault(leaf.task_name, index)
@@ -196,14 +199,19 @@ def _refusals(
             )
 
 
-def _load_one(manager: TaskManager, spec: TaskSpec) -> tuple[list[Task], list[tuple[str, str]]]:
+def _load_one(
+    manager: TaskManager, spec: TaskSpec, settings: TaskSettings
+) -> tuple[list[Task], list[tuple[str, str]]]:
     """Build a task's leaves and apply the spec's overrides, as `simple_evaluate` does."""
     import datasets
     import jinja2
     import yaml
 
     try:
-        leaves = list(manager.load([spec.task])["tasks"].values())
+        with replaced():
+            leaves = list(manager.load([spec.task])["tasks"].values())
+    except PreflightError as error:
+        return [], [("task", f"task {spec.task!r}: {error}")]
     except (
         ArithmeticError,
         AssertionError,
@@ -222,7 +230,7 @@ def _load_one(manager: TaskManager, spec: TaskSpec) -> tuple[list[Task], list[tu
         return [], [("task", f"lm-eval cannot load task {spec.task!r}: {cause}")]
     found: list[tuple[str, str]] = []
     for leaf in leaves:
-        found += _unusable(leaf)
+        found += _unusable(leaf, settings.allow_code_eval)
         found += split_faults(leaf, spec.split)
         generates = leaf.get_config("output_type") == "generate_until"
         if spec.gen_kwargs and generates:
@@ -260,12 +268,19 @@ def _load_one(manager: TaskManager, spec: TaskSpec) -> tuple[list[Task], list[tu
     return leaves, found
 
 
-def _unusable(leaf: Task) -> Iterator[tuple[str, str]]:
+def _unusable(leaf: Task, allow_code_eval: bool) -> Iterator[tuple[str, str]]:
     if getattr(leaf, "UNSAFE_CODE", False):
-        yield (
-            "task",
-            f"task {leaf.task_name!r} runs code that the model wrote; automerge does not run it",
-        )
+        runs = f"task {leaf.task_name!r} runs code that the model wrote"
+        if not runs_code_caged(leaf):
+            yield (
+                "task",
+                f"{runs}, otherwise than by lm-eval's code_eval; automerge does not run it",
+            )
+        elif not allow_code_eval:
+            yield (
+                "task",
+                f"{runs}; with allow_code_eval it runs locked in, without network or files",
+            )
     if getattr(leaf, "MULTIMODAL", False):
         yield "task", f"task {leaf.task_name!r} needs images or sound; automerge scores text only"
 

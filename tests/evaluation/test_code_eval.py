@@ -1,0 +1,162 @@
+"""Programs that models write are judged as lm-eval judges them, and can do no harm."""
+
+from __future__ import annotations
+
+import importlib.util
+from itertools import combinations
+from pathlib import Path
+
+import lm_eval
+import pytest
+
+from automerge.evaluation.code_eval import CodeEval, pass_at, replaced, runs
+from automerge.evaluation.scorer import Answers, Scorer
+from automerge.evaluation.tasks import TaskSettings, TaskSpec, check_tasks, load_tasks
+from tests.evaluation.toys import make_model, make_tokenizer
+
+HARM = {
+    "a file of the system": "open('/etc/passwd').read()",
+    "the home folder": "os.listdir(os.path.expanduser('~') or '/root')",
+    "a parent's environment": "open(f'/proc/{os.getppid()}/environ', 'rb').read()",
+    "its own": "open('/proc/self/environ', 'rb').read()",
+    "a file elsewhere": "open('/tmp/evil', 'w')",
+    "this repository": f"open({__file__!r}, 'a')",
+    "a connection": "socket.create_connection(('127.0.0.1', 22), 1)",
+    "a datagram": "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)",
+    "a local socket": "socket.socket(socket.AF_UNIX)",
+    "a process": "os.fork()",
+    "a program": "os.execv('/bin/true', ['true'])",
+    "a child": "subprocess.run(['/bin/true'])",
+    "a signal": "os.kill(os.getppid(), 0)",
+    "a tracer": "assert ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0) == 0 or not forbidden()",
+    "a namespace": "assert ctypes.CDLL(None).unshare(0x10000000) == 0 or not forbidden()",
+}
+TRIED = """
+import ctypes, os, socket, subprocess
+class Forbidden(PermissionError): pass
+def forbidden(): raise Forbidden
+try:
+    {harm}
+except PermissionError:
+    pass
+else:
+    raise SystemExit("it was allowed")
+"""
+
+
+@pytest.mark.parametrize("harm", HARM.values(), ids=list(HARM))
+def test_a_program_can_do_no_harm(harm):
+    assert runs(TRIED.format(harm=harm), 3.0)
+
+
+def test_what_a_program_may_do():
+    program = (
+        "import math, re, json, threading, collections, os, sys\n"
+        "open('here', 'w').write('x')\n"
+        "assert open('here').read() == 'x'\n"
+        "thread = threading.Thread(target=print); thread.start(); thread.join()\n"
+        "assert not sys.stdin.read()\n"
+    )
+    assert runs(program, 3.0)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "assert False",
+        "raise SystemExit(0)",
+        "import os; os._exit(0)",
+        "while True: pass",
+        "import time; time.sleep(9)",
+        "'x' * 2**34",
+        "open('big', 'wb').write(bytes(2**25))",
+        "def f(: pass",
+        "print('passed')\nraise ValueError",
+    ],
+)
+def test_only_a_program_that_runs_to_its_end_passes(program):
+    assert not runs(program, 0.5)
+
+
+def test_secrets_of_the_environment_stay_outside(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_planted")
+    assert runs("import os\nassert 'hf_planted' not in str(dict(os.environ))", 3.0)
+
+
+@pytest.mark.parametrize(("total", "correct"), [(5, 0), (5, 2), (5, 5), (3, 1)])
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_pass_at_k_is_the_share_of_draws_that_hold_a_right_one(k, total, correct):
+    draws = list(combinations(range(total), k))
+    right = sum(min(draw) < correct for draw in draws)
+    assert pass_at(k, total, correct) == pytest.approx(right / len(draws))
+
+
+def test_results_have_the_form_of_the_metric_they_stand_for():
+    rates, results = CodeEval().compute(
+        references=["assert f(2) == 4", "assert f(2) == 5"],
+        predictions=[["def f(x): return x * x", "def f(x): return x"], ["f = None", "f = len"]],
+        k=[1, 2, 10],
+    )
+    assert rates == {"pass@1": 0.25, "pass@2": 0.5}
+    assert results[0][0] == (0, {"task_id": 0, "passed": True, "completion_id": 0})
+
+
+@pytest.mark.parametrize("name", ["mbpp", "humaneval"])
+def test_lm_evals_own_tasks_are_judged_by_it(name):
+    path = Path(lm_eval.__file__).parent / "tasks" / name / "utils.py"
+    spec = importlib.util.spec_from_file_location(f"caged_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    with replaced():
+        spec.loader.exec_module(module)
+    test, right, wrong = "assert add(2, 3) == 5", "def add(a, b): return a + b", "add = max"
+    if name == "mbpp":
+        assert [module.pass_at_1(test, [code]) for code in (right, wrong)] == [1.0, 0.0]
+    else:
+        found = [module.pass_at_k([test], [[code]], k=[1]) for code in (right, wrong)]
+        assert found == [{"pass@1": 1.0}, {"pass@1": 0.0}]
+
+
+@pytest.fixture
+def programs(tmp_path):
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "judge.py").write_text(
+        "import evaluate\n"
+        "code = evaluate.load('code_eval')\n"
+        "def passes(references, predictions):\n"
+        "    return code.compute(references=references, predictions=[predictions], k=[1])[0]"
+        "['pass@1']\n"
+    )
+    rows = "\n".join(f'{{"n": "w{n}", "test": "assert f() == {n}"}}' for n in range(12))
+    (folder / "rows.jsonl").write_text(rows)
+    (folder / "programs.yaml").write_text(
+        "task: programs\ndataset_path: json\n"
+        f"dataset_kwargs: {{data_files: {{test: '{folder / 'rows.jsonl'}'}}}}\n"
+        "test_split: test\noutput_type: generate_until\nunsafe_code: true\n"
+        "doc_to_text: '{{n}}'\ndoc_to_target: '{{test}}'\n"
+        "generation_kwargs: {until: ['\\n\\n'], max_gen_toks: 4, do_sample: false}\n"
+        "metric_list:\n  - metric: !function judge.passes\n    aggregation: mean\n"
+        "    higher_is_better: true\n"
+    )
+    return folder
+
+
+def test_a_task_of_programs_is_refused_until_it_is_allowed(programs):
+    (refused,) = check_tasks([TaskSpec("programs")], TaskSettings(programs, allow_task_code=True))
+    assert "runs code that the model wrote; with allow_code_eval" in refused.message
+    (programs / "judge.py").write_text("def passes(*a): return exec('1')\n")
+    settings = TaskSettings(programs, allow_task_code=True, allow_code_eval=True)
+    (otherwise,) = check_tasks([TaskSpec("programs")], settings)
+    assert "otherwise than by lm-eval's code_eval; automerge" in otherwise.message
+
+
+def test_a_task_of_programs_is_scored(programs):
+    settings = TaskSettings(programs, allow_task_code=True, allow_code_eval=True)
+    task_set = load_tasks([TaskSpec("programs")], settings)
+    scorer = Scorer(make_model(), make_tokenizer(), task_set, batch_size=4)
+    items = {"programs": tuple(range(4))}
+    written = {n: f"def f(): return {n if n % 2 else 'input()'}" for n in range(4)}
+    answers = Answers({("programs", n): (text,) for n, text in written.items()}, 0)
+    (scores,) = scorer.judge(items, answers).values()
+    assert scores.values == (0.0, 1.0, 0.0, 1.0)
+    assert set(scorer.score(items).scores["programs"].values) == {0.0}
