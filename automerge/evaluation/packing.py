@@ -289,10 +289,10 @@ def _joins(branch: _Branch, request: Request, shared: int, layout: Layout) -> bo
         saved += ROW_COST
     elif shared < MIN_SAVING * len(request.inputs):
         return False
+    wasted = branch.wasted + branch.waste(request, shared)
     size = len(branch.tokens) + len(request.inputs) - shared
-    return branch.wasted + branch.waste(
-        request, shared
-    ) <= saved * layout.pairs_per_token and size <= max(MAX_ROW, 2 * len(request.inputs))
+    longest_row = max(MAX_ROW, 2 * len(request.inputs))
+    return wasted <= saved * layout.pairs_per_token and size <= longest_row
 
 
 def _common(a: bytes, b: bytes) -> int:
