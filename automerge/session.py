@@ -318,6 +318,10 @@ def _start_executor(store: Store, config: StudyConfig, found: _Examined | None) 
     evaluation = config.evaluation
     device = evaluation.device if config.ray_address else choose_device(evaluation.device)
     recipe_methods = [part.method for named in config.recipes for part in named.recipe.parts]
+    deeper = [
+        sum(piece.n_layers for piece in named.recipe.slices) - store.meta("n_layers")
+        for named in config.recipes
+    ]
     spec = WorkerSpec(
         models={origin["name"]: Path(origin["path"]) for origin in found.facts["models"]},
         base=BASE,
@@ -330,6 +334,7 @@ def _start_executor(store: Store, config: StudyConfig, found: _Examined | None) 
         threads=1 if config.executor == "ray" and device == "cpu" else None,
         methods=tuple(dict.fromkeys([*config.search.methods, *recipe_methods])),
         properties=config.properties,
+        more_layers=max([config.search.layers.repeat, *deeper]),
     )
     if config.executor == "local":
         return LocalExecutor(partial(MergeWorker, spec, found.task_set))

@@ -65,6 +65,7 @@ class WorkerSpec:
     threads: int | None = None
     methods: tuple[str, ...] = ()
     properties: tuple[str, ...] = ()
+    more_layers: int = 0
 
 
 class MergeWorker:
@@ -79,7 +80,8 @@ class MergeWorker:
         path = spec.models[spec.base]
         checkpoints = open_together(spec.models, spec.base)
         dtype = compute_dtype(spec.dtype, device)
-        need = estimate(checkpoints, spec.base, str(dtype).removeprefix("torch."), spec.methods)
+        stored = str(dtype).removeprefix("torch.")
+        need = estimate(checkpoints, spec.base, stored, spec.methods, spec.more_layers)
         plan = plan_memory(
             need, free_host_bytes(), free_device_bytes(device), workers_here(spec.threads, device)
         )

@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 
 from automerge.checkpoints import Checkpoint, TensorInfo, rearranged
+from automerge.checkpoints.layout import stacks
+from automerge.checkpoints.places import LAYER
 from automerge.checkpoints.safetensors_file import ITEM_BYTES
 from automerge.errors import Fault, PreflightError
 from automerge.merging.order import EXACT, N_BINS
@@ -92,16 +94,25 @@ def plan_memory(
 
 
 def estimate(
-    checkpoints: Mapping[str, Checkpoint], base: str, dtype: str, methods: Sequence[str]
+    checkpoints: Mapping[str, Checkpoint],
+    base: str,
+    dtype: str,
+    methods: Sequence[str],
+    more_layers: int = 0,
 ) -> Need:
-    """What merging all sources into a live model of a dtype ("auto": as stored) may need."""
+    """What merging all sources into a live model of a dtype ("auto": as stored) may need.
+
+    The live model may get so many layers more than the base has.
+    """
     sources = [name for name in checkpoints if name != base]
     declared = [METHODS[name] for name in methods]
     seen: dict[tuple[Method, TensorInfo], int] = {}
-    live = step = computed = 0
+    live = layered = step = computed = 0
     for name, info in checkpoints[base].tensors.items():
         stored = dtype == "auto" or not info.mergeable
-        live += info.n_elements * ITEM_BYTES[info.dtype if stored else dtype]
+        size = info.n_elements * ITEM_BYTES[info.dtype if stored else dtype]
+        live += size
+        layered += size if LAYER.match(name) else 0
         computed += sum(info.n_bytes for model in checkpoints.values() if rearranged(model, name))
         if not info.mergeable:
             continue
@@ -111,7 +122,8 @@ def estimate(
             if (method, info) not in seen:
                 seen[method, info] = kept_bytes(method, info, count)
             computed += seen[method, info]
-    return Need(live, step, computed)
+    layers = sum(stacks(checkpoints[base].tensors).values())
+    return Need(live + more_layers * layered // max(layers, 1), step, computed)
 
 
 def kept_bytes(method: Method, info: TensorInfo, count: int) -> int:

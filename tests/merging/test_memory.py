@@ -37,6 +37,12 @@ def models(shapes=((24, 16), (16,)), dtype=torch.bfloat16):
     }
 
 
+def test_layers_that_are_run_twice_need_room_too():
+    made = models(((24, 16), (24, 16), (24, 16)))
+    plain, deeper = (estimate(made, "base", "float32", ["ties"], more) for more in (0, 2))
+    assert (plain.live, deeper.live) == (3 * 24 * 16 * 4, 5 * 24 * 16 * 4)
+
+
 def chosen(method):
     """Only as many models as a method takes."""
     most = METHODS[method].max_sources or 3
