@@ -50,7 +50,9 @@ def test_samples_are_sorted_and_never_empty(tmp_path):
 
 def test_commands_repeat_the_studys_settings(task_folder, tmp_path):
     copied = copy_tasks(task_folder, tmp_path / "tasks")
-    settings = TaskSettings(copied, apply_chat_template=True, system_instruction="be brief")
+    settings = TaskSettings(
+        copied, allow_code_eval=True, apply_chat_template=True, system_instruction="be brief"
+    )
     specs = (
         TaskSpec("choice", "acc"),
         TaskSpec("choice", "acc_norm"),
@@ -70,6 +72,8 @@ def test_commands_repeat_the_studys_settings(task_folder, tmp_path):
     for command in (plain, shots):
         assert command[command.index("--system_instruction") + 1] == "be brief"
         assert "--apply_chat_template" in command
+        assert command[:3] == ["env", "HF_ALLOW_CODE_EVAL=1", "lm_eval"]
+        assert "--confirm_run_unsafe_code" in command
 
 
 @pytest.mark.slow
