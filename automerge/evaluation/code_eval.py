@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import secrets
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from automerge.evaluation import cage
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
-NAME = "code_eval"
+LIBRARY, NAME = "evaluate", "code_eval"
 STARTING_S = 20.0
 """How long a process may take to come up and end, beside the program's own time."""
 
@@ -106,21 +108,35 @@ def runs(program: str, seconds: float) -> bool:
     return done.stdout == token
 
 
+class _Evaluate(ModuleType):
+    """Stands for the library `evaluate`, whose import takes seconds, until more of it is used."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real(), name)
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        """Load a metric: ours, or one of the library's."""
+        return CodeEval() if path == NAME else self.real().load(path, *args, **kwargs)
+
+    def real(self) -> ModuleType:
+        """Import the library."""
+        if sys.modules.get(LIBRARY) is self:
+            del sys.modules[LIBRARY]
+        return importlib.import_module(LIBRARY)
+
+
 @contextmanager
 def replaced() -> Iterator[None]:
     """Give tasks that are loaded inside our `code_eval`; nothing is fetched for it."""
-    import evaluate
-
-    before = evaluate.load
-
-    def load(path: str, *args: Any, **kwargs: Any) -> Any:
-        return CodeEval() if path == NAME else before(path, *args, **kwargs)
-
-    evaluate.load = load
+    before = sys.modules.pop(LIBRARY, None)
+    stub = sys.modules[LIBRARY] = _Evaluate(LIBRARY)
     try:
         yield
     finally:
-        evaluate.load = before
+        if sys.modules.get(LIBRARY) is stub:
+            del sys.modules[LIBRARY]
+        if before is not None:
+            sys.modules[LIBRARY] = before
 
 
 def runs_code_caged(task: Task) -> bool:

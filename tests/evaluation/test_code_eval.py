@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from itertools import combinations
 from pathlib import Path
 
@@ -114,6 +115,21 @@ def test_lm_evals_own_tasks_are_judged_by_it(name):
     else:
         found = [module.pass_at_k([test], [[code]], k=[1]) for code in (right, wrong)]
         assert found == [{"pass@1": 1.0}, {"pass@1": 0.0}]
+
+
+def test_the_library_is_imported_only_for_more_than_that(monkeypatch):
+    monkeypatch.delitem(sys.modules, "evaluate", raising=False)
+    with replaced():
+        import evaluate
+
+        assert isinstance(evaluate.load("code_eval"), CodeEval)
+        assert sys.modules["evaluate"] is evaluate, "nothing else was imported"
+        assert evaluate.__version__
+        assert sys.modules["evaluate"] is not evaluate
+    import evaluate as real
+
+    assert isinstance(evaluate.load("code_eval"), CodeEval)
+    assert "evaluate/__init__.py" in str(real.__file__)
 
 
 @pytest.fixture
