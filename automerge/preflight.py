@@ -21,11 +21,10 @@ from automerge.checkpoints import (
     layout,
     open_checkpoint,
     places,
-    reference_model,
     resolve,
     scan,
 )
-from automerge.checkpoints.stacked import check_fit, stacked_config
+from automerge.checkpoints.stacked import stacked_config
 from automerge.errors import Fault, Location, PreflightError
 from automerge.evaluation.split import Split, SplitPlan, split_documents
 from automerge.evaluation.tasks import TaskSet, TaskSettings, TaskSpec, TasksRefused, load_tasks
@@ -158,8 +157,7 @@ def slice_faults(recipes: Sequence[Recipe], models: Models, locate: Locate) -> l
                 target.place.tensor: known[target.reference.model][target.reference.tensor]
                 for target in layout(recipe, known)
             }
-            config = models.checkpoints[reference_model(recipe)].config
-            check_fit({**config, **stacked_config(recipe, models.checkpoints)}, tensors)
+            stacked_config(recipe, models.checkpoints, tensors)
         except PreflightError as error:
             faults += [Fault(fault.message, locate(("recipes", i))) for fault in error.faults]
     return faults

@@ -19,17 +19,6 @@ CHOICE_TASKS = (*TASKS, "demo_median")
 CHOICES = 4
 MAX_SHOTS = 8
 
-MADE = """\
-dataset_path: json
-test_split: test
-doc_to_text: '{{prompt}}'
-target_delimiter: ' '
-output_type: multiple_choice
-doc_to_choice: choices
-doc_to_target: 0
-metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
-"""
-
 
 @dataclass(frozen=True)
 class Lengths:
@@ -52,8 +41,11 @@ def task_folder(
         if isinstance(tasks, Lengths):
             documents = folder / "made.jsonl"
             documents.write_text("\n".join(_made(tasks, items + MAX_SHOTS)), encoding="utf-8")
-            data = f"dataset_kwargs: {{data_files: {{test: {json.dumps(str(documents))}}}}}\n"
-            (folder / "made.yaml").write_text(f"task: made\n{data}{MADE}", encoding="utf-8")
+            (folder / "made.yaml").write_text(
+                "include: demo_facts.yaml\ntask: made\n"
+                f"dataset_kwargs: {{data_files: {{test: {json.dumps(str(documents))}}}}}\n",
+                encoding="utf-8",
+            )
             tasks = ["made"]
         names = []
         for task in tasks:
@@ -75,7 +67,8 @@ def _made(lengths: Lengths, count: int) -> Iterator[str]:
 
     for _ in range(count):
         choices = [text(lengths.choice) for _ in range(CHOICES)]
-        yield json.dumps({"prompt": text(lengths.context), "choices": choices})
+        document = {"prompt": text(lengths.context), "choices": choices, "answer": choices[0]}
+        yield json.dumps(document)
 
 
 def _words() -> list[str]:

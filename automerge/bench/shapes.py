@@ -67,8 +67,7 @@ def empty_model(size: Size, family: str = "qwen2") -> PreTrainedModel:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     for module in model.modules():
         for name, weight in module.named_parameters(recurse=False):
-            held = torch.empty(weight.shape, dtype=weight.dtype)
-            setattr(module, name, torch.nn.Parameter(held, requires_grad=False))
+            setattr(module, name, torch.nn.Parameter(torch.empty_like(weight, device="cpu")))
     model.tie_weights()
     model.requires_grad_(False)
     return model

@@ -28,12 +28,19 @@ UNLAYERED = ("architectures", "eos_token_id", "bos_token_id", "pad_token_id", "s
 NUMBERS = ("mlp_only_layers", "moe_layers", "attn_layer_indices", "cross_attention_layers")
 
 
-def stacked_config(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Any]:
-    """What the result's configuration has in place of the reference's, by key at its top."""
+def stacked_config(
+    recipe: Recipe, checkpoints: Mapping[str, Checkpoint], tensors: Mapping[str, TensorInfo]
+) -> dict[str, Any]:
+    """What the result's configuration has in place of the reference's, by key at its top.
+
+    Raises PreflightError where no configuration can have the result's `tensors`.
+    """
+    config = checkpoints[reference_model(recipe)].config
     where, changed = stacked_settings(recipe, checkpoints)
-    if where is None or not changed:
-        return changed
-    return {where: {**checkpoints[reference_model(recipe)].config[where], **changed}}
+    if where is not None and changed:
+        changed = {where: {**config[where], **changed}}
+    check_fit({**config, **changed}, tensors)
+    return changed
 
 
 def stacked_settings(

@@ -232,10 +232,8 @@ class RayExecutor:
         for ref, run in self._running.items():
             limit_s = self._deadline.limit_s(count_items(run.job.items))
             if limit_s is not None and now - run.since > limit_s:
-                self._meet_head()
                 del self._running[ref]
-                self._ray.kill(run.actor)
-                self._add_actors(1)
+                self._exchange(run.actor)
                 return self._again(run.job, "timeout", f"no result after {limit_s:.0f} s")
         return None
 
@@ -258,8 +256,12 @@ class RayExecutor:
                 f"{self._lost_in_a_row} workers died in a row, the last with: {error}; "
                 "the same command resumes the study"
             ) from error
+        self._exchange(actor)
+
+    def _exchange(self, actor: Any) -> None:
+        """Start another worker in place of one, which must not answer late."""
         self._meet_head()
-        self._ray.kill(actor)  # one that is only out of reach must not answer late
+        self._ray.kill(actor)
         self._add_actors(1)
 
     def _add_actors(self, count: int) -> None:

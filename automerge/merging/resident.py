@@ -12,8 +12,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from automerge.checkpoints import Checkpoint, reference_model
-from automerge.checkpoints.stacked import check_fit, stacked_config, stacked_settings
+from automerge.checkpoints import Checkpoint
+from automerge.checkpoints.stacked import stacked_config, stacked_settings
 from automerge.errors import PreflightError
 from automerge.merging.distance import squared_norms
 from automerge.merging.fused import fused_kernels
@@ -138,8 +138,6 @@ class ResidentEngine:
         if layers.agree(settings):
             return
         if recipe.slices:
-            config = self._checkpoints[reference_model(recipe)].config
-            whole = {**config, **stacked_config(recipe, self._checkpoints)}
-            check_fit(whole, {step.tensor: step.info for step in steps})
+            stacked_config(recipe, self._checkpoints, {step.tensor: step.info for step in steps})
         layers.arrange(model, layer_order(recipe, layers.n_layers), settings)
         self._live.pop(model, None)

@@ -15,7 +15,7 @@ from automerge.checkpoints import (
     reference_model,
     write_checkpoint,
 )
-from automerge.checkpoints.stacked import check_fit, stacked_config
+from automerge.checkpoints.stacked import stacked_config
 from automerge.checkpoints.writer import SHARD_BYTES
 from automerge.merging.fused import fused_kernels
 from automerge.merging.plan import Planner, Step
@@ -46,8 +46,7 @@ def merge_to_folder(
     reference = checkpoints[reference_model(recipe)]
     settings: dict[str, Any] = {}
     if recipe.slices:
-        settings = stacked_config(recipe, checkpoints)
-        check_fit({**reference.config, **settings}, tensors)
+        settings = stacked_config(recipe, checkpoints, tensors)
     check_target(target, [checkpoints[model].path for model in recipe.models], overwrite)
     return write_checkpoint(
         target,
