@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from automerge.bench.score import ScoreTime
 
+DEVICES = ("auto", "cpu", "cuda")
 BYTES_FREE = 3 * 10**9
 """Left to the rest of the machine."""
 
@@ -24,17 +25,20 @@ def print_merge_times(
     sources: int,
     methods: Sequence[str],
     repeats: int,
+    device: str,
     as_json: bool,
 ) -> None:
     """Time merging, a line a method as it is known; JSON at the end if asked for.
 
-    Raises ConfigError for unknown names, or where the models do not fit into memory.
+    Raises ConfigError for unknown names, or where the models do not fit into memory, and
+    PreflightError for a GPU that is not there.
     """
     import torch
 
     from automerge.bench.merge import DEFAULT, bench_merge
     from automerge.bench.shapes import SIZES
     from automerge.methods import METHODS
+    from automerge.worker import choose_device
 
     faults = [
         f"unknown method {method!r}{nearest(method, tuple(METHODS))}"
@@ -49,19 +53,22 @@ def print_merge_times(
     if not faults:
         needed = (sources + 2) * 2 * SIZES[shape].n_parameters
         faults += too_large(needed, "a smaller --shape or fewer --sources")
+    faults += unknown_device(device)
     if faults:
         raise ConfigError([Fault(fault) for fault in faults])
+    where = choose_device(device)
     threads = torch.get_num_threads()
     if not as_json:
         console.print(
-            f"{SIZES[shape].n_parameters / 1e6:.0f} M parameters in bfloat16, {threads} thread(s); "
+            f"{SIZES[shape].n_parameters / 1e6:.0f} M parameters in bfloat16 on {where}, {threads} "
+            f"thread(s); "
             f"ratio: to copying the bytes a merge reads and writes\n"
             f"{'method':<18} {'sources':>7} {'first s':>8} {'merge s':>8} {'GB/s':>6} {'ratio':>6}",
             markup=False,
             highlight=False,
         )
     times = []
-    for time in bench_merge(shape, sources, methods or DEFAULT, repeats):
+    for time in bench_merge(shape, sources, methods or DEFAULT, repeats, where):
         times.append(time.plain())
         if not as_json:
             console.print(
@@ -71,7 +78,7 @@ def print_merge_times(
                 highlight=False,
             )
     if as_json:
-        found = {"shape": shape, "threads": threads, "times": times}
+        found = {"shape": shape, "device": where, "threads": threads, "times": times}
         console.print(json.dumps(found, indent=1), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -85,17 +92,19 @@ def print_score_times(
     items: int,
     batch_size: int,
     repeats: int,
+    device: str,
     as_json: bool,
 ) -> None:
     """Time scoring, a line a repeat as it ends, then medians; JSON at the end if asked for.
 
-    `context` and `choice` are lengths of made-up items, given together, in place of tasks.
-
-    Raises ConfigError for unknown names, or where the models do not fit into memory.
+    `context` and `choice` are lengths of made-up items, given together, in place of tasks. Raises
+    ConfigError for unknown names, or where the models do not fit into memory, and PreflightError
+    for a GPU that is not there.
     """
     from automerge.bench.score import ScoreTime, Work, bench_score
     from automerge.bench.score_tasks import CHOICE_TASKS, MAX_SHOTS, TASKS, Lengths
     from automerge.bench.shapes import SIZES
+    from automerge.worker import choose_device
 
     faults = [
         f"--task must be one of {', '.join(CHOICE_TASKS)}, whose answers are choices; got {task!r}"
@@ -118,8 +127,10 @@ def print_score_times(
         for name, value, low, high in limits
         if value is not None and not low <= value <= high
     ]
+    faults += unknown_device(device)
     if faults:
         raise ConfigError([Fault(fault) for fault in faults])
+    where = choose_device(device)
 
     def show(line: str) -> None:
         if not as_json:
@@ -129,14 +140,15 @@ def print_score_times(
     lengths = None if context is None or choice is None else Lengths(context, choice)
     times: list[ScoreTime] = []
     show("building requests of every document ...")
-    for step in bench_score(shape, lengths or tasks or TASKS, fewshot, items, batch_size, repeats):
+    made = lengths or tasks or TASKS
+    for step in bench_score(shape, made, fewshot, items, batch_size, repeats, where):
         if isinstance(step, Work):
             work = step
             show(
                 f"{work.items} items, {work.requests} requests, {fewshot} shots; tokens: "
                 f"{work.stock_tokens} by request, {work.our_tokens} ours, {work.unique_tokens} "
-                f"unique; {work.parameters / 1e6:.1f} M parameters in float32, "
-                f"{work.threads} thread(s)\n"
+                f"unique; {work.parameters / 1e6:.1f} M parameters in {work.dtype} "
+                f"on {where}, {work.threads} thread(s)\n"
                 f"{'':<8}" + "".join(f"{name:>11}" for name in columns) + f"{'ours/floor':>12}"
                 f"{'ours/stock':>12}{'differing':>11}"
             )
@@ -148,6 +160,7 @@ def print_score_times(
     if as_json:
         found = {
             "shape": shape or "demo",
+            "device": where,
             "tasks": asdict(lengths) if lengths else list(tasks or TASKS),
             "fewshot": fewshot,
             "work": asdict(work),
@@ -176,6 +189,12 @@ def unknown_shape(shape: str) -> list[str]:
 
     known = shape in SIZES
     return [] if known else [f"unknown shape {shape!r}: expected one of {', '.join(SIZES)}"]
+
+
+def unknown_device(device: str) -> list[str]:
+    """A fault where a device has no name of ours."""
+    known = device in DEVICES
+    return [] if known else [f"--device must be one of {', '.join(DEVICES)}; got {device!r}"]
 
 
 def too_large(needed: int, advice: str) -> list[str]:

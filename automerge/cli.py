@@ -305,12 +305,13 @@ def bench_merge(
         _option("A method; repeat it. Default: the common ones.", "--method"),
     ] = None,
     repeats: Annotated[int, _option("Merges a method is timed for.", "--repeats")] = 5,
+    device: Annotated[str, _option("auto, cpu or cuda.", "--device")] = "auto",
     as_json: Annotated[bool, _option("Print JSON.", "--json")] = False,
 ) -> None:
     """Time merging into a live model of random weights, beside a plain copy of the same bytes."""
     from automerge.benchmarks import print_merge_times
 
-    print_merge_times(_console(), shape, sources, tuple(method or ()), repeats, as_json)
+    print_merge_times(_console(), shape, sources, tuple(method or ()), repeats, device, as_json)
 
 
 @bench.command("score")
@@ -334,6 +335,7 @@ def bench_score(
     items: Annotated[int, _option("Items of each task.", "--items")] = 300,
     batch_size: Annotated[int, _option("Requests scored together.", "--batch-size")] = 64,
     repeats: Annotated[int, _option("Candidates that are timed.", "--repeats")] = 5,
+    device: Annotated[str, _option("auto, cpu or cuda.", "--device")] = "auto",
     as_json: Annotated[bool, _option("Print JSON.", "--json")] = False,
 ) -> None:
     """Time scoring a merged model, beside stock lm-eval and the fewest tokens there are."""
@@ -349,6 +351,7 @@ def bench_score(
         items,
         batch_size,
         repeats,
+        device,
         as_json,
     )
 

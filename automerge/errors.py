@@ -85,6 +85,10 @@ class ClusterLost(AutomergeError):
     exit_code = 6
 
 
+class DeviceLost(ClusterLost):
+    """A GPU answers nothing any more, to this process; another one may have it."""
+
+
 def disk_is_full(error: BaseException) -> bool:
     """Whether an error, or what caused it, is that a disk has no room for a file."""
     found: BaseException | None = error

@@ -69,6 +69,8 @@ def selftest(console: Console, *, chaos: bool, times: int) -> bool:
             demo_study.resumes,
             demo_study.searches_on_ray,
         ]
+        if has_gpu():
+            checks += [merges_on_gpu, demo_study.searches_on_gpu]
         if chaos:
             checks += [
                 partial(demo_study.driver_killed, times),
@@ -84,6 +86,23 @@ def selftest(console: Console, *, chaos: bool, times: int) -> bool:
                 console.print(demo_study.last_output, markup=False, soft_wrap=True)
     print_rows(rows, console)
     return all(row.passed for row in rows)
+
+
+def has_gpu() -> bool:
+    """Whether PyTorch sees a GPU."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def merges_on_gpu() -> Row:
+    """Every method, merged on the GPU and on the host."""
+    from automerge.bench.agreement import agreement
+
+    found = dict(agreement("cuda"))
+    return Row(
+        "none: methods whose merges on the GPU are the host's", len(found), sum(found.values())
+    )
 
 
 def _line(row: Row) -> str:
@@ -179,6 +198,11 @@ class DemoStudy:
         out = self._scratch / "ray"
         code = self._search(out, *_RAY).follow()
         return Row("none: the same on a Ray worker", 1, int(code == 0 and self._same(out)))
+
+    def searches_on_gpu(self) -> Row:
+        """A search there: scores may differ in roundings."""
+        code = self._search(self._scratch / "gpu", "--device", "cuda").follow()
+        return Row("none: a search on the GPU", 1, int(code == 0))
 
     def driver_killed(self, times: int) -> Row:
         """Kill -9 of the driver after random measurements."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from automerge.checkpoints import open_together
-from automerge.errors import PreflightError
+from automerge.errors import DeviceLost, PreflightError
 from automerge.evaluation.guards import InvalidOutput
 from automerge.evaluation.scorer import Scorer
 from automerge.evaluation.tasks import TaskSet, TaskSettings, TaskSpec, load_tasks
@@ -85,7 +85,7 @@ class MergeWorker:
         plan = plan_memory(
             need, free_host_bytes(), free_device_bytes(device), workers_here(spec.threads, device)
         )
-        self._engine = ResidentEngine(checkpoints, plan.room)
+        self._engine = ResidentEngine(checkpoints, plan.room, plan.device_room)
         self._base, self._wanted = spec.base, spec.properties
         self._paths = spec.models
         assets = checkpoints[spec.base].assets
@@ -93,6 +93,8 @@ class MergeWorker:
         self._model.to(device).eval().requires_grad_(False)
         if spec.threads is not None:
             torch.set_num_threads(spec.threads)
+        elif device != "cpu":
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // gpus_here()))
         elif self._model.num_parameters() < SMALL_MODEL:
             torch.set_num_threads(1)
         tokenizer = transformers.AutoTokenizer.from_pretrained(
@@ -107,7 +109,20 @@ class MergeWorker:
         )
 
     def measure(self, job: Job) -> Outcome:
-        """Merge and score; every failure of a recipe comes back as a value."""
+        """Merge and score; every failure of a recipe comes back as a value.
+
+        Where a device's memory runs out, the copies of models on it make room, once. Raises
+        DeviceLost where a GPU answers nothing any more, and so would not for the next recipe.
+        """
+        import torch
+
+        outcome = self._measure(job)
+        if isinstance(outcome, Failed) and outcome.kind == "oom" and self._engine.leave_devices():
+            torch.cuda.empty_cache()
+            outcome = self._measure(job)
+        return outcome
+
+    def _measure(self, job: Job) -> Outcome:
         import torch
 
         start = time.perf_counter()
@@ -124,6 +139,8 @@ class MergeWorker:
             return Failed("oom", f"out of device memory; {advice}", _trace(error))
         except Exception as error:
             reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:500]
+            if not answers(self._model.device):
+                raise DeviceLost(f"{reason}; the same command resumes the study") from error
             return Failed("error", reason, _trace(error))
         timings = Timings(
             merge=merged - start,
@@ -198,11 +215,30 @@ def compute_dtype(dtype: str, device: str) -> torch.dtype | str:
 
 def workers_here(threads: int | None, device: str) -> int:
     """How many workers a machine is meant to have: one a GPU, or as many as its cores allow."""
+    if device != "cpu":
+        return gpus_here()
+    return max(1, (os.cpu_count() or 1) // threads) if threads else 1
+
+
+def gpus_here(driver: Path = Path("/proc/driver/nvidia/gpus")) -> int:
+    """How many GPUs this machine has, those too that other workers were given; at least one."""
     import torch
 
-    if device != "cpu":
-        return max(1, torch.cuda.device_count())
-    return max(1, (os.cpu_count() or 1) // threads) if threads else 1
+    try:
+        all_of_them = len(list(driver.iterdir()))
+    except OSError:
+        all_of_them = 0
+    return max(1, torch.cuda.device_count(), all_of_them)
+
+
+def answers(device: torch.device) -> bool:
+    """Whether a device still computes: after some errors a process gets nothing from its GPU."""
+    import torch
+
+    try:
+        return device.type == "cpu" or torch.ones(1, device=device).tolist() == [1.0]
+    except RuntimeError:
+        return False
 
 
 def _trace(error: BaseException) -> str:

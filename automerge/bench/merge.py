@@ -10,7 +10,13 @@ from dataclasses import asdict, dataclass
 import torch
 
 from automerge.bench.shapes import SIZES, empty_model, random_models
-from automerge.merging import ResidentEngine
+from automerge.merging import (
+    Need,
+    ResidentEngine,
+    free_device_bytes,
+    free_host_bytes,
+    plan_memory,
+)
 from automerge.methods import METHODS, Method
 from automerge.recipe import Profile, Recipe, RecipeSource, Value
 
@@ -53,18 +59,25 @@ class MergeTime:
 
 
 def bench_merge(
-    shape: str, n_sources: int, methods: Sequence[str], repeats: int = REPEATS
+    shape: str,
+    n_sources: int,
+    methods: Sequence[str],
+    repeats: int = REPEATS,
+    device: str = "cpu",
 ) -> Iterator[MergeTime]:
     """Time each method, best known first: medians of `repeats` merges, knobs changed each time."""
     model = empty_model(SIZES[shape])
     models = random_models(model, n_sources)
+    model.to(device)
     n = sum(info.n_elements for info in models["base"].tensors.values())
-    buffer = torch.zeros(COPIED, dtype=torch.bfloat16)
+    buffer = torch.zeros(COPIED, dtype=torch.bfloat16, device=device)
     target = torch.zeros_like(buffer)
+    device_free = free_device_bytes(device)
+    plan = plan_memory(Need(0, 0, 0), free_host_bytes(), device_free)
     for name in methods:
         method = METHODS[name]
         count = min(n_sources, method.max_sources or n_sources)
-        engine = ResidentEngine(models)
+        engine = ResidentEngine(models, plan.room, plan.device_room)
         first = seconds(engine.merge_into, model, varied(method, count, 0))
         moved = 2 * n * (count + method.anchored + 1)
         merges, copies = [], []
@@ -79,9 +92,16 @@ def bench_merge(
 
 def seconds(work: Callable[..., object], *arguments: object) -> float:
     """Wall time of one call."""
-    start = time.perf_counter()
+    start = now()
     work(*arguments)
-    return time.perf_counter() - start
+    return now() - start
+
+
+def now() -> float:
+    """The time at which a GPU has done what it was given."""
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def varied(method: Method, n_sources: int, turn: int) -> Recipe:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from automerge import demo
-from automerge.bench.merge import seconds, varied
+from automerge.bench.merge import now, seconds, varied
 from automerge.bench.score_tasks import Lengths, task_folder
 from automerge.bench.shapes import SIZES, empty_model, random_models
 from automerge.checkpoints import open_together
@@ -22,7 +22,13 @@ from automerge.evaluation.isolation import isolated
 from automerge.evaluation.packing import Request, unique_tokens
 from automerge.evaluation.scorer import Scorer
 from automerge.evaluation.tasks import TaskSet, TaskSettings, TaskSpec, load_tasks
-from automerge.merging import ResidentEngine
+from automerge.merging import (
+    Need,
+    ResidentEngine,
+    free_device_bytes,
+    free_host_bytes,
+    plan_memory,
+)
 from automerge.methods import METHODS
 from automerge.worker import SMALL_MODEL, load_model
 
@@ -43,6 +49,7 @@ class Work:
     our_tokens: int
     unique_tokens: int
     parameters: int
+    dtype: str
     threads: int
 
 
@@ -105,13 +112,14 @@ def bench_score(
     items: int,
     batch_size: int,
     repeats: int,
+    device: str = "cpu",
 ) -> Iterator[Work | ScoreTime]:
     """Yield what there is to do, then each repeat's times; every repeat merges another recipe."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    engine, model = _models(shape)
-    if model.num_parameters() < SMALL_MODEL:
+    engine, model = _models(shape, device)
+    if device == "cpu" and model.num_parameters() < SMALL_MODEL:
         torch.set_num_threads(1)
     tokenizer = transformers.AutoTokenizer.from_pretrained(demo.BASE, local_files_only=True)
     with task_folder(tasks, fewshot, items) as (folder, names):
@@ -135,6 +143,7 @@ def bench_score(
             our_tokens=scorer.score(chosen).tokens,
             unique_tokens=floor.tokens,
             parameters=model.num_parameters(),
+            dtype=str(model.dtype).removeprefix("torch."),
             threads=torch.get_num_threads(),
         )
         for recipe in recipes[1:]:
@@ -247,10 +256,10 @@ def _timed(model: PreTrainedModel) -> Iterator[list[float]]:
     spent: list[float] = []
 
     def begin(*_: object) -> None:
-        spent.append(-time.perf_counter())
+        spent.append(-now())
 
     def end(*_: object) -> None:
-        spent[-1] += time.perf_counter()
+        spent[-1] += now()
 
     handles = [model.register_forward_pre_hook(begin), model.register_forward_hook(end)]
     try:
@@ -260,17 +269,22 @@ def _timed(model: PreTrainedModel) -> Iterator[list[float]]:
             handle.remove()
 
 
-def _models(shape: str | None) -> tuple[ResidentEngine, PreTrainedModel]:
-    """Base and three fine-tunes with a live float32 model: the demo's, or random ones."""
+def _models(shape: str | None, device: str) -> tuple[ResidentEngine, PreTrainedModel]:
+    """Base and three fine-tunes with a live model: the demo's, or random ones.
+
+    It computes in float32 on a CPU, in what is stored on a GPU.
+    """
+    plan = plan_memory(Need(0, 0, 0), free_host_bytes(), free_device_bytes(device))
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
     if shape is None:
         sources = {f"source{i + 1}": path for i, path in enumerate(list(demo.SOURCES.values())[:3])}
         checkpoints = open_together({"base": demo.BASE, **sources}, "base")
-        engine = ResidentEngine(checkpoints)
-        model = load_model(demo.BASE, demo.BASE, torch.float32)
+        engine = ResidentEngine(checkpoints, plan.room, plan.device_room)
+        model = load_model(demo.BASE, demo.BASE, dtype)
     else:
         model = empty_model(SIZES[shape])
-        engine = ResidentEngine(random_models(model, 3))
-        model = model.float()
+        engine = ResidentEngine(random_models(model, 3), plan.room, plan.device_room)
+    model.to(device, dtype)
     return engine, model.eval().requires_grad_(False)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from automerge.errors import ClusterLost, PreflightError
+from automerge.errors import ClusterLost, DeviceLost, PreflightError
 from automerge.executors.base import Worker, WorkerFactory
 from automerge.executors.deadline import LEAST_S, Deadline
 from automerge.trial import Failed, FailureKind, Job, Measured, Outcome, Part, count_items
@@ -74,10 +74,10 @@ class _Running:
 class RayExecutor:
     """Keeps actors, each with at most one job; replaces those that die or hang.
 
-    A job whose worker dies is tried again on another worker, `RETRIES` times, then it is a failure
-    of kind "infra"; one that hangs is a failure of kind "timeout" after as many. Jobs go only to
-    workers that are up: `slots` falls when a node is lost, and rises when one joins. When no worker
-    comes up at all, ClusterLost is raised.
+    A job whose worker dies, or loses its GPU, is tried again on another worker, `RETRIES` times,
+    then it is a failure of kind "infra"; one that hangs is a failure of kind "timeout" after as
+    many. Jobs go only to workers that are up: `slots` falls when a node is lost, and rises when one
+    joins. When no worker comes up at all, ClusterLost is raised.
     """
 
     def __init__(self, factory: WorkerFactory, settings: RaySettings) -> None:
@@ -214,6 +214,9 @@ class RayExecutor:
         try:
             outcome: Outcome = ray.get(ref)
         except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, DeviceLost):
+                self._replace(run.actor, error)
+                return self._again(run.job, "infra", f"its GPU was lost: {error.cause}")
             outcome = Failed("error", _line(f"{error.cause or error}"), str(error)[-64_000:])
         except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError) as error:
             self._replace(run.actor, error)

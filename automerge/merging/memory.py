@@ -25,6 +25,9 @@ from automerge.methods import METHODS, Method, Operands
 SHARE = 0.5
 """Of what the live model leaves free, how much may be filled with what is computed once; the rest
 is for activations, tasks and the pages of the models' files."""
+DEVICE_SHARE = 0.7
+"""Of what the live model leaves free on a GPU, how much may be filled with copies of the models it
+is merged from; the rest is for activations."""
 GB = 10**9
 
 
@@ -45,11 +48,13 @@ class Need:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What is needed, the bytes free for it, and how many may be filled with computed values."""
+    """What is needed, the bytes free for it, how many may be filled with computed values, and on a
+    GPU with copies of the models."""
 
     need: Need
     host_free: int | None
     room: int
+    device_room: int = 0
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -90,7 +95,9 @@ def plan_memory(
     if faults:
         raise PreflightError(map(Fault, faults))
     left = 2 * GB if host_free is None else host_free - on_host
-    return MemoryPlan(need, host_free, int(left * SHARE / workers))
+    device_left = 0 if device_free is None else device_free - need.live
+    room, device_room = int(left * SHARE / workers), int(device_left * DEVICE_SHARE)
+    return MemoryPlan(need, host_free, room, device_room)
 
 
 def estimate(

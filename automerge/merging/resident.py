@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from automerge.checkpoints import Checkpoint
 from automerge.checkpoints.stacked import stacked_config, stacked_settings
 from automerge.errors import PreflightError
+from automerge.merging.cuda import gpu_compiler
+from automerge.merging.device import DeviceMerge
 from automerge.merging.distance import squared_norms
 from automerge.merging.fused import fused_kernels
 from automerge.merging.layers import LiveLayers, layer_order
@@ -57,11 +59,16 @@ class ResidentEngine:
 
     Always from the stored models, never by undoing. Tensors and statistics are read and computed
     at their first use and kept, what is computed up to `room` bytes (None: what `plan_memory` gives
-    for the memory that is free now); a tensor whose method and values are what the live model
-    already holds is not merged again.
+    for the memory that is free now), copies on a GPU up to `device_room`; a tensor whose method and
+    values are what the live model already holds is not merged again.
     """
 
-    def __init__(self, checkpoints: Mapping[str, Checkpoint], room: int | None = None) -> None:
+    def __init__(
+        self,
+        checkpoints: Mapping[str, Checkpoint],
+        room: int | None = None,
+        device_room: int = 0,
+    ) -> None:
         self._checkpoints = checkpoints
         self._planner = Planner(checkpoints)
         if room is None:
@@ -69,6 +76,8 @@ class ResidentEngine:
         self._workspace = Workspace(checkpoints, room, fused_kernels(checkpoints))
         self._live: WeakKeyDictionary[nn.Module, Live] = WeakKeyDictionary()
         self._layers: WeakKeyDictionary[nn.Module, LiveLayers] = WeakKeyDictionary()
+        self._device_room = device_room
+        self._devices: dict[torch.device, DeviceMerge] = {}
 
     def merge(self, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
         """Give the merged tensors one by one, in their storage dtype.
@@ -96,18 +105,34 @@ class ResidentEngine:
         if model not in self._live or self._live[model].names != names:
             self._live[model] = Live(names, live_tensors(model, names))
         live = self._live[model]
-        n_written = 0
+        pairs = [
+            (live.targets[step.tensor], step)
+            for step in steps
+            if step.tensor in live.targets and live.holds.get(step.tensor) != step.key
+        ]
+        for _, step in pairs:
+            live.holds.pop(step.tensor, None)
         with torch.no_grad():
-            for step in steps:
-                target = live.targets.get(step.tensor)
-                if target is None or live.holds.get(step.tensor) == step.key:
-                    continue
-                live.holds.pop(step.tensor, None)
-                merge_into_tensor(target, step, self._workspace)
-                self._workspace.release()
-                live.holds[step.tensor] = step.key
-                n_written += 1
-        return MergeReport(time.perf_counter() - start, n_written, len(live.targets))
+            if model.device.type == "cpu":
+                for target, step in pairs:
+                    merge_into_tensor(target, step, self._workspace)
+                    self._workspace.release()
+            else:
+                self._on(model.device).write(pairs)
+        live.holds.update({step.tensor: step.key for _, step in pairs})
+        return MergeReport(time.perf_counter() - start, len(pairs), len(live.targets))
+
+    def leave_devices(self) -> bool:
+        """Keep no copies of models on GPUs from now on; whether there were any."""
+        left = [device.leave() for device in self._devices.values()]
+        return any(left)
+
+    def _on(self, device: torch.device) -> DeviceMerge:
+        if device not in self._devices:
+            self._devices[device] = DeviceMerge(
+                self._workspace, device, self._device_room, gpu_compiler(device)
+            )
+        return self._devices[device]
 
     def distance(self, model: PreTrainedModel, base: str) -> float:
         """How far the merged weights are from the base's: ‖θ − θ_base‖ / ‖θ_base‖, both stored.

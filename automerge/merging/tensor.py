@@ -49,12 +49,12 @@ def merge_tensor(step: Step, workspace: Workspace) -> Tensor:
 
 
 def merge_into_tensor(target: Tensor, step: Step, workspace: Workspace) -> None:
-    """Write one merged tensor over another, at once where that is stored alike.
+    """Write one merged tensor over another of the host, at once where that is stored alike.
 
     Raises InvalidMerge, the target then being of no use.
     """
     alike = target.dtype == storage_dtype(step) and target.is_contiguous()
-    if step.method is None or not alike or target.device.type != "cpu":
+    if step.method is None or not alike:
         target.copy_(merge_tensor(step, workspace))
     elif not fill(target.detach().view(-1), step, step.method, workspace):
         raise InvalidMerge(step.tensor)

@@ -1,4 +1,4 @@
-"""Element-wise kernels translated to C++: one loop that reads, computes and writes.
+"""Element-wise kernels translated to C++ or CUDA: one loop that reads, computes and writes.
 
 A kernel is run once on symbols (torch.fx proxies) and what it did is written down as scalar code,
 which compilers turn into vector instructions. The code does what PyTorch does eagerly, operation
@@ -11,7 +11,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch.fx import Graph, Node, Proxy
@@ -44,14 +44,17 @@ METHODS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+Around: TypeAlias = Callable[[Shape, int, list[str], str], str]
+"""Writes the code around a kernel's, given how many numbers it has, and its result."""
+
 COMPARISONS: Mapping[tuple[str, str], str] = MappingProxyType(
     {("relu", "sign"): "{0} > 0", ("sign", "abs"): "{0} > 0 || {0} < 0"}
 )
 """Two methods in a row that give 1 where a comparison holds and else 0."""
 
 
-def translate(method: Method, shape: Shape) -> str:
-    """C++ of a method's kernel, in a function as `loops` makes it."""
+def translate(method: Method, shape: Shape, around: Around = function) -> str:
+    """Code of a method's kernel, in a function as `loops` makes it."""
     graph = Graph()
     tracer = GraphAppendingTracer(graph)
 
@@ -73,7 +76,7 @@ def translate(method: Method, shape: Shape) -> str:
     result = cast(Proxy, merged).node
     names = Names([proxy.node for proxy in numbers])
     statements = [names.statement(node) for node in graph.nodes if node.op != "placeholder"]
-    return function(shape, len(numbers), statements, names[result])
+    return around(shape, len(numbers), statements, names[result])
 
 
 class Names:

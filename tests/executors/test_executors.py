@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from automerge.errors import PreflightError
+from automerge.errors import DeviceLost, PreflightError
 from automerge.executors.base import Executor
 from automerge.executors.local import LocalExecutor
 from automerge.executors.ray import RayExecutor, RaySettings
@@ -80,29 +80,32 @@ def test_every_executor_gives_the_same_outcomes(name: str) -> None:
 
 @dataclass(frozen=True)
 class Deadly(ToyWorker):
-    """Kills its own process while measuring one trial, the first `times` times."""
+    """Kills its own process, or loses its GPU, at one trial, the first `times` times."""
 
     folder: Path = Path()
     trial: int = 0
     times: int = 0
+    killed: bool = True
 
     def measure(self, job: Job) -> Outcome:
         if job.trial == self.trial:
             deaths = len(list(self.folder.iterdir()))
             if deaths < self.times:
                 (self.folder / str(deaths)).touch()
+                if not self.killed:
+                    raise DeviceLost("CUDA error: an illegal memory access was encountered")
                 os.kill(os.getpid(), signal.SIGKILL)
         return ToyWorker().measure(job)
 
 
 @pytest.mark.usefixtures("own_ray")
+@pytest.mark.parametrize("killed", [True, False])
 @pytest.mark.parametrize(("times", "survives"), [(1, True), (9, False)])
-def test_a_killed_worker_costs_at_most_its_own_trial(
-    tmp_path: Path, times: int, survives: bool
+def test_a_worker_that_is_lost_costs_at_most_its_own_trial(
+    tmp_path: Path, times: int, survives: bool, killed: bool
 ) -> None:
-    executor = RayExecutor(
-        partial(Deadly, folder=tmp_path, trial=2, times=times), RaySettings(workers=1)
-    )
+    lost = partial(Deadly, folder=tmp_path, trial=2, times=times, killed=killed)
+    executor = RayExecutor(lost, RaySettings(workers=1))
     outcomes = collect(executor, [job(n) for n in range(4)])
     executor.close()
     assert all(isinstance(outcomes[n], Measured) for n in (0, 1, 3))

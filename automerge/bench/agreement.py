@@ -1,0 +1,30 @@
+"""Whether merges on a GPU are those of the host."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import torch
+
+from automerge.bench.merge import varied
+from automerge.bench.shapes import Size, empty_model, random_models
+from automerge.merging import ResidentEngine
+from automerge.methods import METHODS
+
+SIZE = Size(32, 96, 1, 4, 2, 500, tied=True)
+ROOM = 10**9
+
+
+def agreement(device: str) -> Iterator[tuple[str, bool]]:
+    """For every method, whether a small model merged on a device has the bits of the host's."""
+    here = empty_model(SIZE)
+    models = random_models(here, 3)
+    there = copy.deepcopy(here).to(torch.device(device))
+    plain, engine = ResidentEngine(models), ResidentEngine(models, device_room=ROOM)
+    for name, method in METHODS.items():
+        recipe = varied(method, min(3, method.max_sources or 3), 1)
+        plain.merge_into(here, recipe)
+        engine.merge_into(there, recipe)
+        found = there.state_dict()
+        yield name, all(torch.equal(t, found[n].cpu()) for n, t in here.state_dict().items())
