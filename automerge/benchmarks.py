@@ -66,6 +66,7 @@ def print_merge_times(
             f"{'method':<18} {'sources':>7} {'first s':>8} {'merge s':>8} {'GB/s':>6} {'ratio':>6}",
             markup=False,
             highlight=False,
+            soft_wrap=True,
         )
     times = []
     for time in bench_merge(shape, sources, methods or DEFAULT, repeats, where):
