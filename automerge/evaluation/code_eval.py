@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 LIBRARY, NAME = "evaluate", "code_eval"
 STARTING_S = 20.0
 """How long a process may take to come up and end, beside the program's own time."""
+
+
+TRIED_S = 5.0
 
 
 class CodeEval:
@@ -106,6 +110,16 @@ def runs(program: str, seconds: float) -> bool:
             "Landlock and seccomp, or leave the task out"
         )
     return done.stdout == token
+
+
+@cache
+def caging_fault() -> str | None:
+    """Why programs cannot be locked in on this machine; None where they can."""
+    try:
+        runs("pass", TRIED_S)
+    except PreflightError as error:
+        return str(error)
+    return None
 
 
 class _Evaluate(ModuleType):

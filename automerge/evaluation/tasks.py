@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from automerge.errors import Fault, PreflightError, nearest
-from automerge.evaluation.code_eval import replaced, runs_code_caged
+from automerge.evaluation.code_eval import caging_fault, replaced, runs_code_caged
 from automerge.evaluation.dataset_splits import on_splits, split_faults
 from automerge.evaluation.isolation import FEWSHOT_SEED, isolated
 from automerge.evaluation.metrics import resolve
@@ -281,6 +281,8 @@ def _unusable(leaf: Task, allow_code_eval: bool) -> Iterator[tuple[str, str]]:
                 "task",
                 f"{runs}; with allow_code_eval it runs locked in, without network or files",
             )
+        elif fault := caging_fault():
+            yield "task", fault
     if getattr(leaf, "MULTIMODAL", False):
         yield "task", f"task {leaf.task_name!r} needs images or sound; automerge scores text only"
 

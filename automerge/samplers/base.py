@@ -19,6 +19,14 @@ class Sampler(Protocol):
 
     def ask(self, number: int) -> Params:
         """Propose parameters for trial `number`."""
+        ...
+
+    def repeat(self, number: int, params: Params) -> bool:
+        """Ask again, of a new sampler, for what an earlier one proposed; whether that is the same.
+
+        A sampler whose state does not depend on it may spare itself the proposal, and trust.
+        """
+        return self.ask(number) == params
 
     def tell(self, number: int, params: Params | None, losses: Sequence[float] | None) -> None:
         """Report a trial: its losses (to minimise, one an objective), or None for a failure.
@@ -26,6 +34,7 @@ class Sampler(Protocol):
         Trials that were never asked for (base, sources, the user's recipes) are told too;
         `params` is None where the space cannot express them.
         """
+        ...
 
 
 class SamplerFactory(Protocol):

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from automerge.pareto import Floats, updated_front
+from automerge.samplers.base import Sampler
 from automerge.samplers.random import draw
 from automerge.samplers.scalarise import chebyshev, directions
 from automerge.space import Space
@@ -83,7 +84,7 @@ class Run:
     arrived: list[tuple[Point, Floats | None]] = field(default_factory=list)
 
 
-class CmaSampler:
+class CmaSampler(Sampler):
     """CMA-ES (Hansen and Ostermeier 2001, through pycma), one run a direction.
 
     Several objectives are scalarised (augmented Chebyshev) in a few directions: this is no

@@ -109,13 +109,11 @@ def condition(
     return Posterior(inputs, groups, hyperparameters, factor, solved, centre, scale, fitted)
 
 
-def fit(
-    inputs: Floats, values: Floats, groups: Sequence[int], start: Hyperparameters
-) -> Hyperparameters:
+def fit(inputs: Floats, values: Floats, groups: Sequence[int]) -> Hyperparameters:
     """The hyperparameters of largest posterior density (Rasmussen and Williams 2006, eq. 5.8).
 
-    Local searches from `start`, from the prior's middle, and from a rough function seen clearly:
-    the density has another peak where all is noise.
+    Local searches from the prior's middle, and from a rough function seen clearly: the density has
+    another peak where all is noise.
     """
     middle = prior(max(groups) + 1).vector
     rough = middle.copy()
@@ -135,7 +133,7 @@ def fit(
             bounds=list(zip(middle - reach, middle + reach, strict=True)),
             options={"maxiter": STEPS},
         )
-        for begin in (start.vector, middle, rough)
+        for begin in (middle, rough)
     ]
     return Hyperparameters.of(np.asarray(min(found, key=lambda result: result.fun).x))
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from automerge.pareto import Floats, nondominated
-from automerge.samplers.gaussian_process import Posterior, condition, fit, prior
+from automerge.samplers.base import Sampler
+from automerge.samplers.gaussian_process import Hyperparameters, condition, fit
 from automerge.samplers.random import draw
 from automerge.space import Space
 from automerge.trial import Params
@@ -41,7 +43,7 @@ MARGIN = 0.1
 """Of the front's range, between its worst losses and the reference point."""
 
 
-class GpSampler:
+class GpSampler(Sampler):
     """Gaussian processes, one an objective, and noisy expected hypervolume improvement.
 
     Improvement is estimated with posterior draws and random hypervolume scalarisation (Zhang and
@@ -65,21 +67,34 @@ class GpSampler:
         self._failed: list[Floats] = []
         self._asked = 0
         self._fitted = 0
-        self._hyperparameters = [prior(max(self._groups) + 1)] * n_objectives
         self._threads = ThreadpoolController()
 
     def ask(self, number: int) -> Params:
         """Propose parameters for trial `number`."""
-        turn, self._asked = self._asked, self._asked + 1
         rng = np.random.default_rng([self._seed, number])
-        if turn < self._probes or len(self._points) < LEAST:
-            method = tuple(self._space.methods)[turn % len(self._space.methods)]
+        if self._probing:
+            method = tuple(self._space.methods)[self._asked % len(self._space.methods)]
             params = draw(self._space, rng, {self._space.method.name: method})
         else:
             with self._threads.limit(limits=1, user_api="blas"):
                 params = self._space.at(self._best(rng))
-        self._pending[number] = self._space.position(params)
+        self._note(number, params)
         return params
+
+    def repeat(self, number: int, params: Params) -> bool:
+        """Note an earlier proposal: a later one depends on hyperparameters, not on how it came."""
+        if not self._probing:
+            self._schedule()
+        self._note(number, params)
+        return True
+
+    @property
+    def _probing(self) -> bool:
+        return self._asked < self._probes or len(self._points) < LEAST
+
+    def _note(self, number: int, params: Params) -> None:
+        self._asked += 1
+        self._pending[number] = self._space.position(params)
 
     def tell(self, number: int, params: Params | None, losses: Sequence[float] | None) -> None:
         """Report a trial; losses that are not finite are a failure, which earns nothing again."""
@@ -100,7 +115,11 @@ class GpSampler:
         if len(points) > CONDITIONED:
             kept = self._kept(losses, rng)
             points, losses = points[kept], losses[kept]
-        posteriors = self._posteriors(points, losses)
+        self._schedule()
+        posteriors = [
+            condition(points, column, self._groups, hyperparameters)
+            for column, hyperparameters in zip(losses.T, self._hyperparameters, strict=True)
+        ]
         means = np.column_stack([posterior.fitted for posterior in posteriors])
         front = np.flatnonzero(nondominated(means))
         ideal = means[front].min(axis=0)
@@ -131,20 +150,20 @@ class GpSampler:
         best, rest = np.split(order, [CONDITIONED - ELSEWHERE])
         return np.sort(np.concatenate([best, rng.choice(rest, ELSEWHERE, replace=False)]))
 
-    def _posteriors(self, points: Floats, losses: Floats) -> list[Posterior]:
+    def _schedule(self) -> None:
+        """Have hyperparameters searched anew where it is time to."""
         if len(self._points) >= REFITTED * self._fitted:
             self._fitted = len(self._points)
-            some = np.random.default_rng([self._seed, len(points)]).permutation(len(points))[
-                :FITTED
-            ]
-            self._hyperparameters = [
-                fit(points[some], column[some], self._groups, start)
-                for column, start in zip(losses.T, self._hyperparameters, strict=True)
-            ]
-        return [
-            condition(points, column, self._groups, hyperparameters)
-            for column, hyperparameters in zip(losses.T, self._hyperparameters, strict=True)
-        ]
+            self.__dict__.pop("_hyperparameters", None)
+
+    @cached_property
+    def _hyperparameters(self) -> list[Hyperparameters]:
+        """One an objective, from what was known when they were last due, whenever that is asked."""
+        points = np.array(self._points[: self._fitted])
+        losses = tamed(np.array(self._losses[: self._fitted]))
+        rng = np.random.default_rng([self._seed, self._fitted])
+        some = rng.permutation(self._fitted)[:FITTED]
+        return [fit(points[some], column[some], self._groups) for column in losses.T]
 
     def _candidates(self, parents: Floats, rng: np.random.Generator) -> Floats:
         """Points drawn anywhere, and moved from parents or from the line between two of them."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from automerge.recipe import Value
+from automerge.samplers.base import Sampler
 from automerge.space import CategoricalParameter, Parameter, Space
 from automerge.trial import Params
 
@@ -22,7 +23,7 @@ MakeSampler: TypeAlias = Callable[[int], Any]
 """Seed → an Optuna sampler."""
 
 
-class OptunaSampler:
+class OptunaSampler(Sampler):
     """One of Optuna's samplers over the space laid flat.
 
     Optuna's genetic samplers search only what every trial has: in a conditional space they would

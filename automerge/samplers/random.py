@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from automerge.recipe import Value
+from automerge.samplers.base import Sampler
 from automerge.space import CategoricalParameter, Parameter, Space
 from automerge.trial import Params
 
 
-class RandomSampler:
+class RandomSampler(Sampler):
     """Draws every active parameter uniformly; a proposal depends on seed and number alone."""
 
     def __init__(self, space: Space, n_objectives: int, seed: int, budget: int) -> None:

@@ -134,8 +134,8 @@ class Search:
             trial = self.trials[event.trial]
             if event.kind == "tell":
                 self._tell(trial)
-            elif trial.origin not in (*BASELINES, "recipe"):
-                strayed |= self._sampler.ask(trial.number) != trial.params
+            elif trial.params is not None and trial.origin not in (*BASELINES, "recipe"):
+                strayed |= not self._sampler.repeat(trial.number, trial.params)
         if strayed:
             self._observer.note(
                 "the sampler's proposals differ from those recorded (another version of a "

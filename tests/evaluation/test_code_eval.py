@@ -10,7 +10,8 @@ from pathlib import Path
 import lm_eval
 import pytest
 
-from automerge.evaluation.code_eval import CodeEval, pass_at, replaced, runs
+from automerge.evaluation import cage
+from automerge.evaluation.code_eval import CodeEval, caging_fault, pass_at, replaced, runs
 from automerge.evaluation.scorer import Answers, Scorer
 from automerge.evaluation.tasks import TaskSettings, TaskSpec, check_tasks, load_tasks
 from tests.evaluation.toys import make_model, make_tokenizer
@@ -164,6 +165,18 @@ def test_a_task_of_programs_is_refused_until_it_is_allowed(programs):
     settings = TaskSettings(programs, allow_task_code=True, allow_code_eval=True)
     (otherwise,) = check_tasks([TaskSpec("programs")], settings)
     assert "otherwise than by lm-eval's code_eval; automerge" in otherwise.message
+
+
+def test_a_machine_without_a_cage_refuses_such_a_task_before_anything_is_scored(
+    programs, monkeypatch
+):
+    monkeypatch.setattr(cage, "UNSUPPORTED", 0)
+    caging_fault.cache_clear()
+    settings = TaskSettings(programs, allow_task_code=True, allow_code_eval=True)
+    (refused,) = check_tasks([TaskSpec("programs")], settings)
+    caging_fault.cache_clear()
+    assert "cannot be locked in here" in refused.message
+    assert "leave the task out" in refused.message
 
 
 def test_a_task_of_programs_is_scored(programs):

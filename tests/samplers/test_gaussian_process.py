@@ -71,7 +71,7 @@ def test_a_fit_is_better_than_where_it_started_and_finds_what_does_not_matter():
     inputs = rng.uniform(size=(60, 3))
     values = np.sin(6 * inputs[:, 0])
     start = prior(3)
-    found = fit(inputs, values, (0, 1, 2), start)
+    found = fit(inputs, values, (0, 1, 2))
     assert found.lengths[0] < found.lengths[1:].min() - 0.5
     squares, standard = group_squares(inputs, (0, 1, 2)), (values - values.mean()) / values.std()
     density = [

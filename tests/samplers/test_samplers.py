@@ -179,15 +179,33 @@ def test_a_replayed_sampler_goes_on_as_the_first_would_have(
     perform(fresh(), whole, calls)
     log: list[tuple[object, ...]] = []
     perform(fresh(), log, calls[:cut])
-    resumed = fresh()
-    for kind, number, value in log:
-        if kind == "ask":
-            assert resumed.ask(number) == value
-        else:
-            params = next(entry[2] for entry in log if entry[:2] == ("ask", number))
-            resumed.tell(number, params, value)
-    perform(resumed, log, calls[cut:])
-    assert log == whole
+    for repeated in (False, True):
+        resumed, made = fresh(), list(log)
+        for kind, number, value in log:
+            if kind == "tell":
+                params = next(entry[2] for entry in log if entry[:2] == ("ask", number))
+                resumed.tell(number, params, value)
+            elif repeated:
+                assert resumed.repeat(number, value)
+            else:
+                assert resumed.ask(number) == value
+        perform(resumed, made, calls[cut:])
+        assert made == whole
+
+
+def test_gp_repeats_its_refits_and_not_its_proposals() -> None:
+    def told(sampler: Sampler, number: int, params: Params) -> None:
+        sampler.tell(number, params, losses(SPACE, params, 2))
+
+    first, second = (SAMPLERS["gp"](SPACE, 2, 3, 60) for _ in range(2))
+    asked = []
+    for number in range(45):
+        asked.append(first.ask(number))
+        told(first, number, asked[-1])
+    for number, params in enumerate(asked):
+        assert second.repeat(number, params)
+        told(second, number, params)
+    assert [first.ask(45), first.ask(46)] == [second.ask(45), second.ask(46)]
 
 
 @pytest.mark.parametrize("name", EVERY)
