@@ -6,6 +6,7 @@ failure becomes a value.
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import time
@@ -36,6 +37,8 @@ from automerge.trial import Failed, Job, Measured, Outcome, Timings
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
 
 MAX_TRACEBACK = 64_000
 DECISIVE = ("automerge-llm", "torch", "transformers", "lm_eval")
@@ -85,6 +88,8 @@ class MergeWorker:
         plan = plan_memory(
             need, free_host_bytes(), free_device_bytes(device), workers_here(spec.threads, device)
         )
+        for warning in plan.warnings:
+            logger.warning(warning)
         self._engine = ResidentEngine(checkpoints, plan.room, plan.device_room)
         self._base, self._wanted = spec.base, spec.properties
         self._paths = spec.models

@@ -8,13 +8,15 @@ import json
 import os
 import shutil
 import socket
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from automerge.checkpoints.reader import INDEX, SINGLE, read_json
 from automerge.checkpoints.safetensors_file import TensorInfo, header_bytes, read_header
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SHARD_BYTES = 5_000_000_000
+Written: TypeAlias = tuple[int, Future[None], Future[None]]
+"""A block's size, and its being written and hashed."""
+READ_BYTES, AHEAD_BYTES, SYNC_BYTES = 1 << 22, 1 << 28, 1 << 28
 ASSETS = (
     "generation_config.json",
     "tokenizer.json",
@@ -95,10 +100,8 @@ def write_checkpoint(
         copy_assets(assets, folder, layout, settings)
         for name, text in (texts or {}).items():
             (folder / name).write_text(text, encoding="utf-8")
-        with ThreadPoolExecutor(1, thread_name_prefix="sync") as beside:
-            synced = beside.submit(sync_all, folder)
-            verify(folder, digests, layout)
-            synced.result()
+        check_headers(folder, digests, layout)
+        sync_all(folder)
     n_bytes = sum(file.stat().st_size for file in target.iterdir())
     return WrittenCheckpoint(target, n_bytes, digests)
 
@@ -126,8 +129,7 @@ def write_shards(
     for number, layout in enumerate(files, start=1):
         single = len(files) == 1
         name = SINGLE if single else f"model-{number:05d}-of-{len(files):05d}.safetensors"
-        with (folder / name).open("wb") as file:
-            digests[name] = write_hashed(file, blocks(layout, stream))
+        digests[name] = write_verified(folder / name, blocks(layout, stream))
         weight_map |= dict.fromkeys(layout, name)
     if len(files) > 1:
         total = sum(info.n_bytes for layout in files for info in layout.values())
@@ -136,21 +138,60 @@ def write_shards(
     return digests
 
 
-def write_hashed(file: BinaryIO, blocks: Iterable[bytes | memoryview]) -> str:
-    """Write blocks and give their sha256, written and hashed while the next block is made."""
+def write_verified(path: Path, blocks: Iterable[bytes | memoryview]) -> str:
+    """Write blocks to a new file, each read back and compared, and give their sha256.
+
+    That goes on while the next ones are made, as many as `AHEAD_BYTES` hold. Now and then what was
+    written is forced to disk, so that not all of it waits at the end. Raises PreflightError where
+    the disk gives back other bytes.
+    """
     digest = hashlib.sha256()
-    with ThreadPoolExecutor(2, thread_name_prefix="writer") as writers:
-        before: list[Future[object]] = []
+    unsynced = 0
+    waiting: deque[Written] = deque()
+    with (
+        path.open("wb", buffering=0) as file,
+        path.open("rb", buffering=0) as again,
+        ThreadPoolExecutor(1, thread_name_prefix="writer") as writer,
+        ThreadPoolExecutor(1, thread_name_prefix="hasher") as hasher,
+    ):
+
+        def write(block: bytes | memoryview) -> None:
+            nonlocal unsynced
+            left = memoryview(block)
+            while left:
+                left = left[file.write(left) :]
+            unsynced += len(block)
+            if unsynced >= SYNC_BYTES:
+                os.fsync(file.fileno())
+                unsynced = 0
+            read_back(again, memoryview(block))
+
         for block in blocks:
-            settle(before)
-            before = [writers.submit(file.write, block), writers.submit(digest.update, block)]
-        settle(before)
+            while waiting and sum(size for size, *_ in waiting) + len(block) > AHEAD_BYTES:
+                settle(waiting.popleft())
+            futures = writer.submit(write, block), hasher.submit(digest.update, block)
+            waiting.append((len(block), *futures))
+        for written in waiting:
+            settle(written)
     return digest.hexdigest()
 
 
-def settle(futures: Iterable[Future[object]]) -> None:
-    """Wait for all, and raise what one of them raised."""
-    for future in futures:
+def read_back(file: FileIO, written: memoryview) -> None:
+    """Compare what a file has next with what was written there."""
+    piece = bytearray(min(READ_BYTES, len(written)))
+    while written:
+        n = file.readinto(memoryview(piece)[: len(written)]) or 0
+        # Of bytearrays the comparison is one of memory, of memoryviews one of elements.
+        if n == 0 or piece[:n] != written[:n]:
+            raise PreflightError(
+                f"{file.name}: other bytes are read back than were written; the disk is faulty"
+            )
+        written = written[n:]
+
+
+def settle(written: Written) -> None:
+    """Wait for a block to be written and hashed, and raise what either raised."""
+    for future in written[1:]:
         future.result()
 
 
@@ -194,16 +235,10 @@ def copy_assets(
             shutil.copyfile(source / name, folder / name)
 
 
-def verify(folder: Path, digests: Mapping[str, str], layout: Mapping[str, TensorInfo]) -> None:
-    """Read the files back: headers against the layout, bytes against their checksums."""
+def check_headers(folder: Path, names: Iterable[str], layout: Mapping[str, TensorInfo]) -> None:
+    """Raise PreflightError where files do not declare what was to be written."""
     written: dict[str, TensorInfo] = {}
-    for name, expected in digests.items():
-        with (folder / name).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != expected:
-            raise PreflightError(
-                f"{folder / name}: reads back as {found}, written as {expected}; the disk is faulty"
-            )
+    for name in names:
         written |= read_header(folder / name)
     if written != dict(layout):
         raise PreflightError(f"{folder}: tensors read back differ from those written")

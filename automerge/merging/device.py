@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Hashable, Iterable
-from typing import TypeAlias
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor
 
+from automerge.checkpoints import Stored
 from automerge.merging.build import CannotCompile
 from automerge.merging.cuda import Argument, Launch, Load, pointer
 from automerge.merging.loops import STORED, Shape, device_function
 from automerge.merging.native import is_readable, stored_kinds
 from automerge.merging.plan import Step
-from automerge.merging.ranks import Ranks
+from automerge.merging.ranks import NARROW, Ranks
 from automerge.merging.tensor import InvalidMerge, fill, merge_tensor, storage_dtype
 from automerge.merging.translate import translate
 from automerge.merging.workspace import Workspace
@@ -26,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 Key: TypeAlias = tuple[object, Shape]
 """What a kernel is compiled for."""
+Makers: TypeAlias = dict[Hashable, Callable[[], Tensor]]
 
 PIECE = 1 << 30
 """Elements of one launch: as many as 32 bits count, with some to spare."""
@@ -135,10 +138,9 @@ class DeviceMerge:
 
     def _suits(self, step: Step) -> bool:
         """Whether a step's operands are stored whole, and computed with in float32."""
-        checkpoints = self._workspace.checkpoints
+        workspace = self._workspace
         return all(
-            checkpoints[origin.model].tensors[origin.tensor].dtype != "float64"
-            and self._workspace.update(origin) is None
+            workspace.info(origin).dtype != "float64" and workspace.update(origin) is None
             for origin in step.origins
         )
 
@@ -174,21 +176,28 @@ class DeviceMerge:
     def _copies(self, step: Step, method: Method) -> tuple[list[Tensor], list[Ranks]] | None:
         """A step's operands and ranks on the device; None where there is no room for all, or
         kernels cannot read them."""
+        workspace = self._workspace
         columns = step.info.shape[-1] if step.info.shape else 1
-        ranks = {
-            ("ranks", step.base, source, columns): self._workspace.ranks(step.base, source, columns)
-            for source in (step.sources if "ranks" in method.statistics else ())
-        }
-        if any(r.places.dtype != torch.uint16 or r.columns == 1 for r in ranks.values()):
+        ranked = step.sources if "ranks" in method.statistics else ()
+        if ranked and not 1 < columns <= NARROW:
             return None
-        wanted: dict[Hashable, Tensor] = {o: self._workspace.tensor(o) for o in step.origins}
-        wanted |= {key: each.places for key, each in ranks.items()}
-        new = {key: tensor for key, tensor in wanted.items() if key not in self._kept}
-        size = sum(tensor.nbytes for tensor in new.values())
+
+        def places(source: Stored) -> Tensor:
+            return workspace.ranks(step.base, source, columns).places
+
+        whole: Makers = {origin: partial(workspace.tensor, origin) for origin in step.origins}
+        ranks: Makers = {("ranks", step.base, s, columns): partial(places, s) for s in ranked}
+        make = {**whole, **ranks}
+        new = [key for key in make if key not in self._kept]
+        size = sum(
+            2 * step.info.n_elements if key in ranks else workspace.info(cast(Stored, key)).n_bytes
+            for key in new
+        )
         if size > self._room:
             return None
         self._room -= size
-        self._kept |= {key: tensor.to(self._device) for key, tensor in new.items()}
+        for key in new:
+            self._kept[key] = make[key]().to(self._device)
         return (
             [self._kept[origin] for origin in step.origins],
             [Ranks(self._kept[key], columns) for key in ranks],

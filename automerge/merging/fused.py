@@ -29,6 +29,8 @@ WORTHWHILE = 10_000_000
 """Elements of a model from which compiling, about a second a method and number of sources, pays."""
 PIECE = 1 << 21
 """Elements a thread merges at once, at most, where they are copied to be read."""
+COUNTED = 1 << 24
+"""Elements a thread counts at once, at most, before it adds to the others' counts."""
 SHARED = 1 << 17
 """Elements from which threads share a tensor."""
 
@@ -116,7 +118,10 @@ class FusedKernels:
         """How many elements of |source − base| each bin of `order` holds; None without compiler."""
         if working_precision([source] if base is None else [source, base]) != torch.float32:
             return None
-        return self._try(lambda: native.magnitude_counts(self._load, self._each, source, base))
+        pieces = spans(source.numel(), torch.get_num_threads(), COUNTED)
+        return self._try(
+            lambda: native.magnitude_counts(self._load, self._each, source, base, pieces)
+        )
 
     def spread_counts(
         self, sources: Sequence[Tensor], base: Tensor | None

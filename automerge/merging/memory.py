@@ -34,16 +34,12 @@ GB = 10**9
 @dataclass(frozen=True)
 class Need:
     """Bytes: of the live model; of the largest tensor's merge, at least; of all that would be
-    computed once and kept."""
+    computed once and kept; of the largest tensor, which waits twice to be copied to a GPU."""
 
     live: int
     step: int
     computed: int
-
-    @property
-    def least(self) -> int:
-        """What must be there."""
-        return self.live + self.step
+    largest: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,8 @@ def plan_memory(
     `device_free` is None where the live model is in the host's memory; `host_free` None is unknown.
     Raises PreflightError with the numbers where what must be there does not fit.
     """
-    on_host = need.least if device_free is None else need.step
+    merging = need.step if device_free is None else need.step + 2 * need.largest
+    on_host = merging if device_free is not None else merging + need.live
     faults = []
     if device_free is not None and need.live > device_free:
         faults.append(
@@ -85,7 +82,7 @@ def plan_memory(
             "device, or device: cpu"
         )
     if host_free is not None and on_host > host_free:
-        what = f"merging a tensor ({gb(need.step)})"
+        what = f"merging a tensor ({gb(merging)})"
         if device_free is None:
             what = f"the live model ({gb(need.live)}) and {what}"
         faults.append(
@@ -130,7 +127,8 @@ def estimate(
                 seen[method, info] = kept_bytes(method, info, count)
             computed += seen[method, info]
     layers = sum(stacks(checkpoints[base].tensors).values())
-    return Need(live + more_layers * layered // max(layers, 1), step, computed)
+    largest = max((i.n_bytes for i in checkpoints[base].tensors.values() if i.mergeable), default=0)
+    return Need(live + more_layers * layered // max(layers, 1), step, computed, largest)
 
 
 def kept_bytes(method: Method, info: TensorInfo, count: int) -> int:

@@ -20,13 +20,14 @@ PIECE = 1 << 21
 
 Load: TypeAlias = Callable[[str], ctypes.CDLL]
 """Compiles C++, unless that was done before; raises CannotCompile."""
+P = TypeVar("P")
 T = TypeVar("T")
 
 
 class Each(Protocol):
-    """Calls a function with every start of a piece, several at once or one after the other."""
+    """Calls a function with every piece, several at once or one after the other."""
 
-    def __call__(self, function: Callable[[int], T], starts: Iterable[int], /) -> Iterable[T]: ...
+    def __call__(self, function: Callable[[P], T], pieces: Iterable[P], /) -> Iterable[T]: ...
 
 
 def stored_kinds(tensors: Sequence[Tensor]) -> list[torch.dtype]:
@@ -78,19 +79,25 @@ extern "C" void count(const {STORED[source]} *__restrict from, const {anchor} *_
 """
 
 
-def magnitude_counts(load: Load, each: Each, source: Tensor, base: Tensor | None) -> Tensor:
+def magnitude_counts(
+    load: Load,
+    each: Each,
+    source: Tensor,
+    base: Tensor | None,
+    pieces: Sequence[tuple[int, int]],
+) -> Tensor:
     """How many elements of |source − base| each bin holds, the largest magnitudes' bin first.
 
-    Flat tensors of the CPU; (N_BINS,), int64, the same numbers as `order` counts.
-    Raises CannotCompile.
+    Flat tensors of the CPU, counted in pieces [start, stop); (N_BINS,), int64, the same numbers as
+    `order` counts. Raises CannotCompile.
     """
     pair = (source, source if base is None else base)
     kinds = stored_kinds(pair)
     count = load(counting(kinds[0], None if base is None else kinds[1])).count
     count.restype = None
 
-    def counted(start: int) -> npt.NDArray[np.int64]:
-        ours, theirs = readable(pair, kinds, start, start + PIECE)
+    def counted(piece: tuple[int, int]) -> npt.NDArray[np.int64]:
+        ours, theirs = readable(pair, kinds, *piece)
         tables = np.zeros((2, N_BINS), dtype=np.uint32)
         count(
             ctypes.c_void_p(ours.data_ptr()),
@@ -102,7 +109,7 @@ def magnitude_counts(load: Load, each: Each, source: Tensor, base: Tensor | None
         return both
 
     # NumPy's sums: PyTorch's threads would wait, busily, for work this small.
-    total = sum(each(counted, range(0, source.numel(), PIECE)), np.zeros(N_BINS, dtype=np.int64))
+    total = sum(each(counted, pieces), np.zeros(N_BINS, dtype=np.int64))
     return torch.from_numpy(total[::-1].copy())
 
 

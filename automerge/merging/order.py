@@ -36,17 +36,17 @@ class Order(Protocol):
 
 @dataclass(frozen=True)
 class Sorted:
-    """All numbers, falling, and cumulative sums in float64."""
+    """All numbers, rising, and cumulative sums in float64 from the largest on."""
 
     values: Tensor
-    sums: tuple[Tensor, ...]
+    sums: tuple[Tensor, ...] = ()
 
     @property
     def n_positive(self) -> int:
         return int(self.values.count_nonzero())
 
     def value(self, k: int) -> float:
-        return self.values[k - 1].item()
+        return self.values[-k].item()
 
     def total(self, i: int, k: int) -> float:
         return self.sums[i][k - 1].item()
@@ -91,11 +91,11 @@ def order(blocks: Iterable[tuple[Tensor, ...]], size: int) -> Order:
         if len(columns) == 1:
             # NumPy sorts numbers alone ten times as fast as PyTorch.
             rising = np.sort(np.concatenate([block.numpy() for block in columns[0]]))
-            return Sorted(torch.from_numpy(rising[::-1].copy()), ())
+            return Sorted(torch.from_numpy(rising))
         parts = [torch.cat(column) for column in columns]
         ordered = parts[0].sort(descending=True)
         return Sorted(
-            ordered.values,
+            ordered.values.flip(0),
             tuple(part[ordered.indices].double().cumsum(0) for part in parts[1:]),
         )
     counts = torch.zeros(N_BINS, dtype=torch.int64)

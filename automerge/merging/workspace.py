@@ -7,7 +7,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from automerge.checkpoints import Checkpoint, LowRank, LowRankCheckpoint, Stored, rearranged
+from automerge.checkpoints import (
+    Checkpoint,
+    LowRank,
+    LowRankCheckpoint,
+    Stored,
+    TensorInfo,
+    rearranged,
+)
 from automerge.merging.cache import Cache, n_bytes
 from automerge.merging.fused import FusedKernels
 from automerge.merging.ranks import Ranks, places_of
@@ -46,6 +53,10 @@ class Workspace:
         """Forget what was made for one merged tensor alone."""
         self._multiplied = {}
         self.cache.release()
+
+    def info(self, origin: Stored) -> TensorInfo:
+        """One model's tensor's shape and dtype."""
+        return self.checkpoints[origin.model].tensors[origin.tensor]
 
     def tensor(self, origin: Stored) -> Tensor:
         """One model's tensor, flat; never written to."""
@@ -97,7 +108,7 @@ class Workspace:
             self._seed, self._uniforms = seed, {}
         kept = self._uniforms.get(source)
         if kept is None:
-            size = self.checkpoints[source.model].tensors[source.tensor].n_elements
+            size = self.info(source).n_elements
             if not self.cache.take(4 * size):
                 return uniform(seed, source.tensor, source.model, start, stop - start)
             kept = uniform(seed, source.tensor, source.model, 0, size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import resource
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from automerge.checkpoints import SafetensorsCheckpoint, check_target, write_checkpoint
 from automerge.checkpoints.reader import INDEX
-from automerge.checkpoints.writer import ASSETS, shards, staging_path, sweep
+from automerge.checkpoints.writer import ASSETS, shards, staging_path, sweep, write_verified
 from automerge.errors import PreflightError
 from tests.checkpoints.models import llama, save
 
@@ -54,6 +56,15 @@ def test_what_is_written_is_what_transformers_and_we_read(source, shard_bytes, t
         if (source.path / name).exists():
             assert (out / name).read_bytes() == (source.path / name).read_bytes()
     assert [p.name for p in out.parent.iterdir()] == ["a b"]
+
+
+def test_a_disk_that_loses_what_is_written_is_found_out(tmp_path):
+    blocks = [b"some", b"", bytes(range(256)) * 5000]
+    digest = write_verified(tmp_path / "kept", iter(blocks))
+    assert (tmp_path / "kept").read_bytes() == b"".join(blocks)
+    assert digest == hashlib.sha256(b"".join(blocks)).hexdigest()
+    with pytest.raises(PreflightError, match="null: other bytes are read back"):
+        write_verified(Path("/dev/null"), iter(blocks))
 
 
 def test_shards_are_as_large_as_allowed_and_keep_the_order(source):

@@ -162,7 +162,7 @@ def test_a_kernel_that_uses_what_cannot_be_translated_is_named():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize(("anchored", "n_threads"), [(True, 1), (False, 1), (True, 3)])
 def test_magnitudes_are_counted_as_without_a_compiler(monkeypatch, dtype, anchored, n_threads):
-    monkeypatch.setattr("automerge.merging.native.PIECE", 1000)
+    monkeypatch.setattr("automerge.merging.fused.COUNTED", 1000)
     base, source = tensors(1, (2471,), dtype)
     source[:40], source[40:50] = base[:40], 1e4
     monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)

@@ -173,6 +173,7 @@ def test_a_cache_makes_what_fits_once_and_the_rest_once_a_release():
         (Need(2 * GB, 1 * GB, 0), 13 * GB, None, 5, 1 * GB),
         (Need(2 * GB, 1 * GB, 0), 3 * GB, None, 1, 0),
         (Need(14 * GB, 1 * GB, 0), 5 * GB, 80 * GB, 1, 2 * GB),
+        (Need(14 * GB, 1 * GB, 0, largest=GB), 5 * GB, 80 * GB, 1, 1 * GB),
         (Need(500 * GB, 1 * GB, 0), None, None, 2, GB // 2),
     ],
 )
@@ -180,6 +181,12 @@ def test_half_of_what_the_live_model_leaves_is_shared_by_the_workers(
     need, host, device, workers, room
 ):
     assert plan_memory(need, host, device, workers).room == room
+
+
+def test_a_gpu_holds_copies_of_models_in_most_of_what_the_live_model_leaves():
+    need = Need(14 * GB, 1 * GB, 0)
+    assert plan_memory(need, 5 * GB, 84 * GB).device_room == 49 * GB
+    assert plan_memory(need, 50 * GB).device_room == 0
 
 
 def test_a_plan_says_when_not_all_can_be_kept():
