@@ -123,6 +123,12 @@ class FusedKernels:
             lambda: native.magnitude_counts(self._load, self._each, source, base, pieces)
         )
 
+    def magnitudes(self, source: Tensor, base: Tensor | None) -> Tensor | None:
+        """|source − base| in float32; None where it is not computed here."""
+        if working_precision([source] if base is None else [source, base]) != torch.float32:
+            return None
+        return self._try(lambda: native.magnitudes(self._load, source, base))
+
     def spread_counts(
         self, sources: Sequence[Tensor], base: Tensor | None
     ) -> tuple[Tensor, Tensor, int] | None:

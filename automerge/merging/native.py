@@ -113,6 +113,34 @@ def magnitude_counts(
     return torch.from_numpy(total[::-1].copy())
 
 
+def measuring(source: torch.dtype, base: torch.dtype | None) -> str:
+    """C++ of `measure`: |source − base|, or |source|."""
+    anchor = STORED[base or torch.float32]
+    difference = "load(from[i]) - load(anchor[i])" if base else "load(from[i])"
+    return f"""{PRELUDE}
+extern "C" void measure(const {STORED[source]} *__restrict from, const {anchor} *__restrict anchor,
+                        float *__restrict magnitudes, int64_t count) {{
+  for (int64_t i = 0; i < count; i++) magnitudes[i] = std::fabs({difference});
+}}
+"""
+
+
+def magnitudes(load: Load, source: Tensor, base: Tensor | None) -> Tensor:
+    """|source − base|, or |source|, of flat tensors of the CPU, in float32.
+
+    Raises CannotCompile.
+    """
+    pair = (source, source if base is None else base)
+    kinds = stored_kinds(pair)
+    measure = load(measuring(kinds[0], None if base is None else kinds[1])).measure
+    measure.restype = None
+    ours, theirs = readable(pair, kinds, 0, len(source))
+    found = torch.empty(len(source))
+    pointers = (ctypes.c_void_p(t.data_ptr()) for t in (ours, theirs, found))
+    measure(*pointers, ctypes.c_int64(len(source)))
+    return found
+
+
 def spreading(kinds: Sequence[torch.dtype], anchored: bool) -> str:
     """C++ of `spread`: bins of the variance over vectors, and the vectors' squares summed a bin."""
     n = len(kinds) - anchored

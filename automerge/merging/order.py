@@ -90,7 +90,8 @@ def order(blocks: Iterable[tuple[Tensor, ...]], size: int) -> Order:
         columns = list(zip(*blocks, strict=True))
         if len(columns) == 1:
             # NumPy sorts numbers alone ten times as fast as PyTorch.
-            rising = np.sort(np.concatenate([block.numpy() for block in columns[0]]))
+            pieces = [block.numpy() for block in columns[0]]
+            rising = np.sort(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
             return Sorted(torch.from_numpy(rising))
         parts = [torch.cat(column) for column in columns]
         ordered = parts[0].sort(descending=True)

@@ -65,10 +65,14 @@ class VectorStatistics:
         source = self._sources[i]
 
         def ordered() -> Order:
-            if self._fused is not None and self.size > EXACT:
-                counts = self._fused.magnitude_counts(self._read(source), self._anchor())
-                if counts is not None:
-                    return Binned(counts.cumsum(0))
+            if self._fused is not None:
+                pair = self._read(source), self._anchor()
+                if self.size > EXACT:
+                    counts = self._fused.magnitude_counts(*pair)
+                    if counts is not None:
+                        return Binned(counts.cumsum(0))
+                elif (magnitudes := self._fused.magnitudes(*pair)) is not None:
+                    return order([(magnitudes,)], self.size)
             return order(((block.abs(),) for block in self._vector(source)), self.size)
 
         return self._cache.get(("magnitude", self._base, source), ordered).value(k)

@@ -172,6 +172,8 @@ def test_magnitudes_are_counted_as_without_a_compiler(monkeypatch, dtype, anchor
     expected = orders.order([(magnitudes,)], len(source))
     assert torch.equal(counts.cumsum(0), expected.counts)
     assert fused().magnitude_counts(source.double(), base.double()) is None
+    assert torch.equal(fused().magnitudes(source, base if anchored else None), magnitudes)
+    assert fused().magnitudes(source.double(), base.double()) is None
 
 
 @pytest.mark.parametrize("anchored", [True, False])
