@@ -30,6 +30,9 @@ MAX_LOGITS = 2**26
 CACHED_LOGITS = 2**20
 """As many as a CPU's cache holds."""
 
+NEAR = 1e-4
+"""More than log-softmax rounds off in float32."""
+
 MAX_MASK = 2**26
 """Most entries of a mask held at once."""
 
@@ -239,7 +242,8 @@ def _score(
 def _read(
     logits: Tensor, places: Sequence[int], targets: Sequence[int]
 ) -> tuple[list[float], list[bool]]:
-    """Log-probabilities of targets at places, and whether each is the first of the largest.
+    """Log-probabilities of targets at places, and whether each is the first of the largest, rounded
+    as lm-eval rounds them.
 
     Logits are used up.
     """
@@ -254,9 +258,11 @@ def _read(
         at, targets_here = read[inside] - start, wanted[inside]
         largest = chunk.amax(dim=-1)
         found = chunk[at, targets_here] - largest[at]
-        best = found == 0
-        # argmax is slow, and decides only where a target is one of the largest.
-        best[best.clone()] = chunk[at[best]].argmax(dim=-1) == targets_here[best]
+        best = found >= -NEAR
+        # Slow, and decides only where a target is nearly the largest. lm-eval takes the first of
+        # the largest log-probabilities: rounded, they may be equal where the logits are not.
+        rows = chunk[at[best]].log_softmax(dim=-1)
+        best[best.clone()] = rows.argmax(dim=-1) == targets_here[best]
         # log-softmax in place: nobody reads the logits again, and writing them all takes longer.
         totals = chunk.sub_(largest.unsqueeze(1)).exp_().sum(dim=-1).log_()
         values[inside], greedy[inside] = found - totals[at], best
