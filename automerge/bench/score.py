@@ -16,7 +16,7 @@ from automerge import demo
 from automerge.bench.merge import now, seconds, varied
 from automerge.bench.score_tasks import Lengths, task_folder
 from automerge.bench.shapes import SIZES, empty_model, random_models
-from automerge.checkpoints import open_together
+from automerge.checkpoints import Checkpoint, open_together
 from automerge.evaluation.forward import batch_tokens
 from automerge.evaluation.isolation import isolated
 from automerge.evaluation.packing import Request, unique_tokens
@@ -274,17 +274,18 @@ def _models(shape: str | None, device: str) -> tuple[ResidentEngine, PreTrainedM
 
     It computes in float32 on a CPU, in what is stored on a GPU.
     """
-    plan = plan_memory(Need(0, 0, 0), free_host_bytes(), free_device_bytes(device))
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    checkpoints: Mapping[str, Checkpoint]
     if shape is None:
         sources = {f"source{i + 1}": path for i, path in enumerate(list(demo.SOURCES.values())[:3])}
         checkpoints = open_together({"base": demo.BASE, **sources}, "base")
-        engine = ResidentEngine(checkpoints, plan.room, plan.device_room)
         model = load_model(demo.BASE, demo.BASE, dtype)
     else:
         model = empty_model(SIZES[shape])
-        engine = ResidentEngine(random_models(model, 3), plan.room, plan.device_room)
+        checkpoints = random_models(model, 3)
     model.to(device, dtype)
+    plan = plan_memory(Need(0, 0, 0), free_host_bytes(), free_device_bytes(device))
+    engine = ResidentEngine(checkpoints, plan.room, plan.device_room)
     return engine, model.eval().requires_grad_(False)
 
 
