@@ -61,8 +61,7 @@ def print_merge_times(
     if not as_json:
         console.print(
             f"{SIZES[shape].n_parameters / 1e6:.0f} M parameters in bfloat16 on {where}, {threads} "
-            f"thread(s); "
-            f"ratio: to copying the bytes a merge reads and writes\n"
+            f"thread(s); ratio: to copying the bytes a merge reads and writes\n"
             f"{'method':<18} {'sources':>7} {'first s':>8} {'merge s':>8} {'GB/s':>6} {'ratio':>6}",
             markup=False,
             highlight=False,

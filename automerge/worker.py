@@ -122,9 +122,10 @@ class MergeWorker:
         import torch
 
         outcome = self._measure(job)
-        if isinstance(outcome, Failed) and outcome.kind == "oom" and self._engine.leave_devices():
+        if isinstance(outcome, Failed) and outcome.kind == "oom":
+            left = self._engine.leave_devices()
             torch.cuda.empty_cache()
-            outcome = self._measure(job)
+            outcome = self._measure(job) if left else outcome
         return outcome
 
     def _measure(self, job: Job) -> Outcome:
@@ -139,7 +140,6 @@ class MergeWorker:
         except (InvalidMerge, InvalidOutput, PreflightError) as error:
             return Failed("invalid", str(error))
         except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
             advice = "lower evaluation.batch_size or max_length, or use a larger device"
             return Failed("oom", f"out of device memory; {advice}", _trace(error))
         except Exception as error:

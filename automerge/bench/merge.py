@@ -10,13 +10,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from automerge.bench.shapes import SIZES, empty_model, random_models
-from automerge.merging import (
-    Need,
-    ResidentEngine,
-    free_device_bytes,
-    free_host_bytes,
-    plan_memory,
-)
+from automerge.merging import ResidentEngine, plan_free_memory
 from automerge.methods import METHODS, Method
 from automerge.recipe import Profile, Recipe, RecipeSource, Value
 
@@ -72,8 +66,7 @@ def bench_merge(
     n = sum(info.n_elements for info in models["base"].tensors.values())
     buffer = torch.zeros(COPIED, dtype=torch.bfloat16, device=device)
     target = torch.zeros_like(buffer)
-    device_free = free_device_bytes(device)
-    plan = plan_memory(Need(0, 0, 0), free_host_bytes(), device_free)
+    plan = plan_free_memory(device)
     for name in methods:
         method = METHODS[name]
         count = min(n_sources, method.max_sources or n_sources)

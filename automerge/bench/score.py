@@ -22,13 +22,7 @@ from automerge.evaluation.isolation import isolated
 from automerge.evaluation.packing import Request, unique_tokens
 from automerge.evaluation.scorer import Scorer
 from automerge.evaluation.tasks import TaskSet, TaskSettings, TaskSpec, load_tasks
-from automerge.merging import (
-    Need,
-    ResidentEngine,
-    free_device_bytes,
-    free_host_bytes,
-    plan_memory,
-)
+from automerge.merging import ResidentEngine, plan_free_memory
 from automerge.methods import METHODS
 from automerge.worker import SMALL_MODEL, load_model
 
@@ -284,7 +278,7 @@ def _models(shape: str | None, device: str) -> tuple[ResidentEngine, PreTrainedM
         model = empty_model(SIZES[shape])
         checkpoints = random_models(model, 3)
     model.to(device, dtype)
-    plan = plan_memory(Need(0, 0, 0), free_host_bytes(), free_device_bytes(device))
+    plan = plan_free_memory(device)
     engine = ResidentEngine(checkpoints, plan.room, plan.device_room)
     return engine, model.eval().requires_grad_(False)
 

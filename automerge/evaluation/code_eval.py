@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 LIBRARY, NAME = "evaluate", "code_eval"
 STARTING_S = 20.0
 """How long a process may take to come up and end, beside the program's own time."""
-
-
 TRIED_S = 5.0
+"""How long the program may take that a cage is tried with."""
 
 
 class CodeEval:

@@ -6,6 +6,7 @@ from automerge.merging.memory import (
     estimate,
     free_device_bytes,
     free_host_bytes,
+    plan_free_memory,
     plan_memory,
 )
 from automerge.merging.resident import MergeReport, ResidentEngine
@@ -22,5 +23,6 @@ __all__ = [
     "free_device_bytes",
     "free_host_bytes",
     "merge_to_folder",
+    "plan_free_memory",
     "plan_memory",
 ]

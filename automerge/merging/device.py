@@ -14,15 +14,14 @@ from torch import Tensor
 from automerge.checkpoints import Stored
 from automerge.merging.build import CannotCompile
 from automerge.merging.cuda import Argument, Launch, Load, pointer
-from automerge.merging.loops import STORED, Shape, device_function
-from automerge.merging.native import is_readable, stored_kinds
+from automerge.merging.loops import Shape, constants, device_function
+from automerge.merging.native import readable, stored_kind, stored_kinds
 from automerge.merging.plan import Step
 from automerge.merging.ranks import NARROW, Ranks
 from automerge.merging.tensor import InvalidMerge, fill, merge_tensor, storage_dtype
 from automerge.merging.translate import translate
 from automerge.merging.workspace import Workspace
 from automerge.methods import Method
-from automerge.methods.uniform import keys
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +100,7 @@ class DeviceMerge:
             return None
         operands, ranks = copies
         dtype = storage_dtype(step)
-        kinds, kind = stored_kinds(operands), kernel_dtype(dtype)
+        kinds, kind = stored_kinds(operands), stored_kind(dtype)
         statistics = self._workspace.statistics(step.base, step.sources)
         scalars = method.coefficients(step.values, statistics)
         shape = Shape.of(method, scalars, kinds, kind)
@@ -112,16 +111,15 @@ class DeviceMerge:
         at_once = at_once and target.data_ptr() % WORD == 0
         merged = target.detach().view(-1) if at_once else self._empty(step.info.n_elements, kind)
         flag = torch.zeros((), dtype=torch.int32, device=self._device)
-        numbers = [*(number for each in scalars.each for number in each), *scalars.shared]
-        numbers += [each.step for each in ranks[:1]]
-        named = [keys(step.seed, s.tensor, s.model) for s in step.sources if method.seeded]
-        tensors = [*map(readable_as, operands, kinds), *(each.places for each in ranks), merged]
+        numbers, wanted = constants(scalars, ranks, step.mask_keys)
         for start in range(0, len(merged), PIECE):
-            pieces = [tensor[start : start + PIECE] for tensor in tensors]
+            stop = start + PIECE
+            pieces = readable(operands, kinds, start, stop)
+            pieces += [tensor[start:stop] for tensor in (*(r.places for r in ranks), merged)]
             arguments: list[Argument] = [
                 *map(pointer, pieces),
-                *((float(number), ctypes.c_double) for number in numbers),
-                *((key & 0xFFFFFFFF, ctypes.c_uint32) for pair in named for key in pair),
+                *((number, ctypes.c_double) for number in numbers),
+                *((key, ctypes.c_uint32) for key in wanted),
                 (start & 0xFFFFFFFF, ctypes.c_uint32),
                 (len(pieces[-1]), ctypes.c_int64),
                 pointer(flag),
@@ -241,13 +239,3 @@ def _page_locked(size: int) -> Tensor:
         return torch.empty(size, dtype=torch.uint8, pin_memory=True)
     except RuntimeError:
         return torch.empty(size, dtype=torch.uint8)
-
-
-def readable_as(tensor: Tensor, kind: torch.dtype) -> Tensor:
-    """A flat tensor that compiled code can read, where its own memory is not that."""
-    return tensor if is_readable(tensor, kind) else tensor.to(kind).contiguous()
-
-
-def kernel_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What a kernel writes where a dtype is stored: that, or float32."""
-    return dtype if dtype in STORED else torch.float32

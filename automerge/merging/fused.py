@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from automerge.checkpoints import Checkpoint
-from automerge.merging import native
+from automerge.merging import loops, native
 from automerge.merging.blocks import working_precision
 from automerge.merging.build import CannotCompile, compiler, library
 from automerge.merging.loops import Shape
@@ -71,9 +71,7 @@ class FusedKernels:
         merge = self._merge(method, shape)
         if merge is None:
             return None
-        numbers = [*(number for each in scalars.each for number in each), *scalars.shared]
-        numbers += [ranks[0].step] if ranks else []
-        wanted = [key & 0xFFFFFFFF for pair in keys for key in pair]
+        numbers, wanted = loops.constants(scalars, ranks, keys)
         constants = (
             (ctypes.c_double * max(len(numbers), 1))(*numbers),
             (ctypes.c_uint32 * max(len(wanted), 1))(*wanted),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
 
+from automerge.merging.ranks import Ranks
 from automerge.methods import Coefficients, Method
-from automerge.methods.uniform import FIRST, SECOND
+from automerge.methods.uniform import FIRST, SECOND, Keys
 
 STORED: Mapping[torch.dtype, str] = MappingProxyType(
     {torch.bfloat16: "bfloat16", torch.float32: "float"}
@@ -126,6 +127,15 @@ class Shape:
             tuple(inputs),
             output,
         )
+
+
+def constants(
+    scalars: Coefficients, ranks: Sequence[Ranks], keys: Iterable[Keys]
+) -> tuple[list[float], list[int]]:
+    """The numbers and the keys of one merge, as its function takes them."""
+    numbers = [*(number for each in scalars.each for number in each), *scalars.shared]
+    numbers += [each.step for each in ranks[:1]]
+    return list(map(float, numbers)), [key & 0xFFFFFFFF for pair in keys for key in pair]
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,11 @@ def plan_memory(
     return MemoryPlan(need, host_free, room, device_room)
 
 
+def plan_free_memory(device: str = "cpu") -> MemoryPlan:
+    """Share out what is free now, beside a live model that is there already."""
+    return plan_memory(Need(0, 0, 0), free_host_bytes(), free_device_bytes(device))
+
+
 def estimate(
     checkpoints: Mapping[str, Checkpoint],
     base: str,

@@ -32,7 +32,12 @@ class Each(Protocol):
 
 def stored_kinds(tensors: Sequence[Tensor]) -> list[torch.dtype]:
     """What compiled code reads of tensors: their own dtypes where it can, else float32."""
-    return [t.dtype if t.dtype in STORED else torch.float32 for t in tensors]
+    return [stored_kind(t.dtype) for t in tensors]
+
+
+def stored_kind(dtype: torch.dtype) -> torch.dtype:
+    """What compiled code reads and writes where a dtype is stored: that, or float32."""
+    return dtype if dtype in STORED else torch.float32
 
 
 def readable(

@@ -17,6 +17,7 @@ from automerge.checkpoints import (
 )
 from automerge.errors import ConfigError, Fault, PreflightError, nearest
 from automerge.methods import METHODS, Method, Values, check_recipe
+from automerge.methods.uniform import Keys, keys
 from automerge.recipe import Recipe
 
 MAX_FAULTS = 10
@@ -42,6 +43,13 @@ class Step:
     def origins(self) -> tuple[Stored, ...]:
         """The base, if it is an operand, and the sources."""
         return self.sources if self.base is None else (self.base, *self.sources)
+
+    @property
+    def mask_keys(self) -> list[Keys]:
+        """What a seeded method's random numbers are drawn by, a pair a source; else none."""
+        seeded = self.method is not None and self.method.seeded
+        sources = self.sources if seeded else ()
+        return [keys(self.seed, source.tensor, source.model) for source in sources]
 
     @cached_property
     def key(self) -> tuple[object, ...]:

@@ -21,7 +21,7 @@ from automerge.merging.distance import squared_norms
 from automerge.merging.fused import fused_kernels
 from automerge.merging.layers import LiveLayers, layer_order
 from automerge.merging.live import live_tensors
-from automerge.merging.memory import Need, free_host_bytes, plan_memory
+from automerge.merging.memory import plan_free_memory
 from automerge.merging.plan import Planner, Step
 from automerge.merging.tensor import merge_into_tensor, merge_tensor
 from automerge.merging.workspace import Workspace
@@ -72,7 +72,7 @@ class ResidentEngine:
         self._checkpoints = checkpoints
         self._planner = Planner(checkpoints)
         if room is None:
-            room = plan_memory(Need(0, 0, 0), free_host_bytes()).room
+            room = plan_free_memory().room
         self._workspace = Workspace(checkpoints, room, fused_kernels(checkpoints))
         self._live: WeakKeyDictionary[nn.Module, Live] = WeakKeyDictionary()
         self._layers: WeakKeyDictionary[nn.Module, LiveLayers] = WeakKeyDictionary()

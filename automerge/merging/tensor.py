@@ -16,7 +16,6 @@ from automerge.merging.combination import Combination, combination
 from automerge.merging.plan import Step
 from automerge.merging.workspace import Workspace
 from automerge.methods import Coefficients, Method, Operands
-from automerge.methods.uniform import keys
 
 CHECKED = 1 << 17
 """Elements checked at once: what stays in a core's cache."""
@@ -90,11 +89,7 @@ def fill(merged: Tensor, step: Step, method: Method, workspace: Workspace) -> bo
         for source in (step.sources if "ranks" in method.statistics else ())
     ]
     if workspace.fused is not None and working_precision(tensors) == torch.float32:
-        named = [
-            keys(step.seed, source.tensor, source.model)
-            for source in (step.sources if method.seeded else ())
-        ]
-        finite = workspace.fused.fill(merged, method, tensors, scalars, named, ranked)
+        finite = workspace.fused.fill(merged, method, tensors, scalars, step.mask_keys, ranked)
         if finite is not None:
             return finite
     for number, blocks in enumerate(working_blocks(tensors)):
