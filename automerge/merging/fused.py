@@ -114,7 +114,7 @@ class FusedKernels:
 
     def magnitude_counts(self, source: Tensor, base: Tensor | None) -> Tensor | None:
         """How many elements of |source − base| each bin of `order` holds; None without compiler."""
-        if working_precision([source] if base is None else [source, base]) != torch.float32:
+        if not in_float32(source, base):
             return None
         pieces = spans(source.numel(), torch.get_num_threads(), COUNTED)
         return self._try(
@@ -123,7 +123,7 @@ class FusedKernels:
 
     def magnitudes(self, source: Tensor, base: Tensor | None) -> Tensor | None:
         """|source − base| in float32; None where it is not computed here."""
-        if working_precision([source] if base is None else [source, base]) != torch.float32:
+        if not in_float32(source, base):
             return None
         return self._try(lambda: native.magnitudes(self._load, source, base))
 
@@ -131,7 +131,7 @@ class FusedKernels:
         self, sources: Sequence[Tensor], base: Tensor | None
     ) -> tuple[Tensor, Tensor, int] | None:
         """Bins of the variance over vectors, squares summed a bin, and zeros; None as before."""
-        if working_precision([*sources, *([] if base is None else [base])]) != torch.float32:
+        if not in_float32(*sources, base):
             return None
         return self._try(lambda: native.spread_counts(self._load, sources, base))
 
@@ -167,6 +167,11 @@ class FusedKernels:
     def _threads(self) -> ThreadPoolExecutor:
         """As many threads as PyTorch uses; calls into the kernel let others run."""
         return ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="merge")
+
+
+def in_float32(*tensors: Tensor | None) -> bool:
+    """Whether the tensors that are there are merged in float32, as compiled code does."""
+    return working_precision([t for t in tensors if t is not None]) == torch.float32
 
 
 def fused_kernels(checkpoints: Mapping[str, Checkpoint]) -> FusedKernels | None:
