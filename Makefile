@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow test-gpu chaos fuzz lint clean
+.PHONY: setup demo test test-slow test-machines test-gpu chaos fuzz lint clean
 
 # The pinned set is for CPUs and the demo; see README, "Install", for CUDA.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -21,6 +21,10 @@ test: setup lint
 
 test-slow: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "slow"
+
+# What computes, as other processors, BLAS kernels, threads and quotas would run it; half an hour.
+test-machines: setup
+	$(BIN)/python -m tests.machines
 
 # What only a GPU can show; no other tests need one.
 test-gpu: setup

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from automerge.methods.base import Coefficients, Method, Statistics, Values, scaling, weight
 from automerge.methods.task_arithmetic import kernel
 
 MAX_STEPS = 100
-TOLERANCE = 1e-9
-"""Change of any share at which the iteration ends."""
+FLAT = 1e-12
+"""Part of a sum of distances by which two must differ to tell which point is the better."""
+RESOLUTION = 1e-13
+"""How far Weiszfeld's step moves any share of a point that is the minimum, at most: rounding."""
+MARGIN = 1e-9
+"""Part of what counts at a vector by which it must outweigh the others for it to be the minimum."""
+DAMPING = 1e-8
+"""Part of the largest curvature added to all: along what is flatter than that, Newton's steps,
+which only rounding would decide, are short."""
 NEAR = 1e-6
 """Part of a vector's length below which a distance to it is taken for a rounding error."""
 
@@ -36,8 +44,10 @@ def median(counts: Sequence[float], gram: Sequence[Sequence[float]]) -> list[flo
     """The shares cᵢ, which sum to 1, of min Σ nᵢ ‖vᵢ − Σ cⱼ vⱼ‖; all 0 where nothing is counted.
 
     One of the vectors where it is the minimum (Vardi & Zhang 2000, doi:10.1073/pnas.97.4.1423),
-    else Weiszfeld's iteration from the mean, two steps and an extrapolation at a time. All
-    distances follow from the inner products.
+    the middle of two that count alike, else where Weiszfeld's iteration ends. From the mean on,
+    the better of Weiszfeld's step and Newton's is taken: the one of the lower sum of distances,
+    or, where those are equal but for rounding, as they are 10⁻⁶ around the minimum, the one after
+    which Weiszfeld's step is shorter.
     """
     counted = [i for i, n in enumerate(counts) if n > 0]
     total = sum(counts)
@@ -48,63 +58,103 @@ def median(counts: Sequence[float], gram: Sequence[Sequence[float]]) -> list[flo
     for i in counted:
         if is_minimum(i, counts, gram):
             return [float(j == i) for j in range(len(counts))]
+    if len(counted) == 2:
+        return shares
     least = NEAR * min(lengths)
+    at = look(shares, counts, gram, least)
     for _ in range(MAX_STEPS):
-        first = step(shares, counts, gram, least)
-        second = step(first, counts, gram, least)
-        if max(abs(a - b) for a, b in zip(first, second, strict=True)) < TOLERANCE:
-            return second
-        ahead = extrapolated(shares, first, second)
-        shares = min((second, ahead), key=lambda at: cost(at, counts, gram))
-    return shares
+        if at.length < RESOLUTION:
+            break
+        plain, ahead = (look(to, counts, gram, least) for to in (at.step, newton(at, gram)))
+        gain = plain.cost(counts) - ahead.cost(counts)
+        flat = abs(gain) <= FLAT * plain.cost(counts)
+        at = ahead if (ahead.length < plain.length if flat else gain > 0) else plain
+    return list(at.step)
 
 
-def step(
+@dataclass(frozen=True)
+class Look:
+    """A point by its shares, its distance to each vector, and where Weiszfeld's step leads."""
+
+    shares: Sequence[float]
+    distances: Sequence[float]
+    step: Sequence[float]
+
+    def cost(self, counts: Sequence[float]) -> float:
+        """The weighted sum of distances."""
+        return inner(counts, self.distances)
+
+    @property
+    def length(self) -> float:
+        """How far the step moves any share."""
+        return max(abs(a - b) for a, b in zip(self.shares, self.step, strict=True))
+
+
+def look(
     shares: Sequence[float], counts: Sequence[float], gram: Sequence[Sequence[float]], least: float
-) -> list[float]:
-    """Weiszfeld's: each vector's share is what it counts over its distance to the present point."""
+) -> Look:
+    """Weiszfeld's step: each vector's share is what it counts over its distance to the point."""
     near = [max(d, least) for d in distances(shares, gram)]
     pulls = [n / d for n, d in zip(counts, near, strict=True)]
-    return [pull / sum(pulls) for pull in pulls]
+    total = sum(pulls)
+    return Look(shares, near, [pull / total for pull in pulls])
 
 
-def extrapolated(
-    start: Sequence[float], first: Sequence[float], second: Sequence[float]
-) -> list[float]:
-    """Where two steps that shrink by a constant rate would lead in the end (Aitken)."""
-    steps = [(b - a, c - b) for a, b, c in zip(start, first, second, strict=True)]
-    square = sum(one * one for one, _ in steps)
-    rate = sum(one * two for one, two in steps) / square if square else 0.0
-    further = rate / (1 - rate) if 0 < rate < 1 else 0.0
-    return [share + two * further for share, (_, two) in zip(second, steps, strict=True)]
+def newton(at: Look, gram: Sequence[Sequence[float]]) -> list[float]:
+    """Shares that a step equal to Weiszfeld's would not move, were that linear in them."""
+    n = range(len(at.shares))
+    products = [inner(row, at.shares) for row in gram]
+    pulls = [
+        [(products[j] - gram[i][j]) / (at.distances[i] * at.distances[i]) for j in n] for i in n
+    ]
+    means = [inner(at.step, [pulls[k][j] for k in n]) for j in n]
+    matrix = [
+        [(1 + DAMPING) * (i == j) - at.step[i] * (means[j] - pulls[i][j]) for j in n] for i in n
+    ]
+    moves = solved(matrix, [b - a for a, b in zip(at.shares, at.step, strict=True)])
+    return [share + move for share, move in zip(at.shares, moves, strict=True)]
 
 
-def cost(
-    shares: Sequence[float], counts: Sequence[float], gram: Sequence[Sequence[float]]
-) -> float:
-    """The weighted sum of distances."""
-    return sum(n * d for n, d in zip(counts, distances(shares, gram), strict=True))
+def solved(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> list[float]:
+    """The solution of linear equations (Gauss and Jordan, pivots by row); 0 where they say none."""
+    rows = [[*row, value] for row, value in zip(matrix, right, strict=True)]
+    n = range(len(rows))
+    for at in n:
+        pivot = max(range(at, len(rows)), key=lambda i: abs(rows[i][at]))
+        rows[at], rows[pivot] = rows[pivot], rows[at]
+        if rows[at][at] == 0:
+            return [0.0 for _ in n]
+        for i in n:
+            if i != at:
+                factor = rows[i][at] / rows[at][at]
+                rows[i] = [x - factor * y for x, y in zip(rows[i], rows[at], strict=True)]
+    return [row[-1] / row[i] for i, row in enumerate(rows)]
 
 
 def distances(shares: Sequence[float], gram: Sequence[Sequence[float]]) -> list[float]:
     """The distance of each vector to the point with these shares, which sum to 1."""
-    products = [sum(g * c for g, c in zip(row, shares, strict=True)) for row in gram]
-    square = sum(c * p for c, p in zip(shares, products, strict=True))
+    products = [inner(row, shares) for row in gram]
+    square = inner(shares, products)
     return [root(row[i] - 2 * products[i] + square) for i, row in enumerate(gram)]
+
+
+def inner(one: Sequence[float], other: Sequence[float]) -> float:
+    """Σ aᵢ bᵢ."""
+    return sum(a * b for a, b in zip(one, other, strict=True))
 
 
 def is_minimum(i: int, counts: Sequence[float], gram: Sequence[Sequence[float]]) -> bool:
     """Whether what counts at vector i outweighs the pull of all others on it."""
 
-    def inner(j: int, k: int) -> float:
+    def between(j: int, k: int) -> float:
         return gram[j][k] - gram[i][j] - gram[i][k] + gram[i][i]
 
     least = NEAR * root(gram[i][i])
-    distances = [root(inner(j, j)) for j in range(len(counts))]
+    distances = [root(between(j, j)) for j in range(len(counts))]
     pulls = {j: counts[j] / d for j, d in enumerate(distances) if d > least and counts[j] > 0}
     here = sum(n for j, n in enumerate(counts) if j not in pulls)
-    square = sum(p * q * inner(j, k) for j, p in pulls.items() for k, q in pulls.items())
-    return root(square) < here * (1 - TOLERANCE)
+    square = sum(p * q * between(j, k) for j, p in pulls.items() for k, q in pulls.items())
+    return root(square) < here * (1 - MARGIN)
 
 
 def root(square: float) -> float:
