@@ -164,6 +164,11 @@ def test_the_knee_of_a_bent_front_is_its_corner() -> None:
     assert pareto.knee([[0, 1], [0.1, 0.1], [1, 0], [0.5, 0.5]]) == 1
 
 
+def test_on_a_concave_front_the_largest_distance_counts_before_the_sum() -> None:
+    # Sums are 1, 1.2 and 1; largest distances 1, 0.6 and 1.
+    assert pareto.knee([[0, 1], [0.6, 0.6], [1, 0]]) == 1
+
+
 @given(BROKEN, st.integers(0, 12))
 def test_greedy_subset_chooses_valid_points_layer_by_layer(losses: np.ndarray, k: int) -> None:
     reference = np.full(losses.shape[1], 1.5)

@@ -272,6 +272,20 @@ def test_cma_moves_away_from_where_trials_fail() -> None:
     assert np.mean(failed[-60:]) < 0.5 * np.mean(failed[:40])
 
 
+def test_cma_never_gives_a_branch_up() -> None:
+    # One method is much worse than the other, in every trial; it is still tried now and then.
+    wide = space("linear", "slerp", leave_out=False, switches=False)
+    sampler = SAMPLERS["cma"](wide, 1, 0, 100)
+    late = []
+    for number in range(600):
+        params = sampler.ask(number)
+        method = str(params[wide.method.name])
+        sampler.tell(number, params, [1.0 if method == "slerp" else number % 7 * 1e-3])
+        if number >= 300:
+            late.append(method)
+    assert 0 < late.count("slerp") < 60
+
+
 def test_cma_finds_the_optimum_of_one_method_where_chance_does_not() -> None:
     narrow = space("task_arithmetic", leave_out=False, switches=False)
     (branch,) = narrow.branches

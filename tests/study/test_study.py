@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -106,11 +107,16 @@ def stop_after(calls: int) -> Callable[[], bool]:
     return lambda: next(counted, None) is None
 
 
-@pytest.mark.parametrize("sampler", ["random", "cma", "tpe"])
-@pytest.mark.parametrize("calls", [1, 6, 17, 40, 60])
-@pytest.mark.parametrize("planned", [toy_plan, long_plan])
+@pytest.mark.parametrize(
+    ("sampler", "planned", "calls"),
+    [
+        *itertools.product(["random", "cma", "tpe"], [toy_plan, long_plan], [1, 6, 17, 40, 60]),
+        ("gp", long_plan, 6),
+        ("gp", toy_plan, 17),
+    ],
+)
 def test_a_resumed_study_equals_an_uninterrupted_one(
-    tmp_path: Path, sampler: str, calls: int, planned: Callable[[int], Plan]
+    tmp_path: Path, sampler: str, planned: Callable[[int], Plan], calls: int
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir()
@@ -468,3 +474,45 @@ def test_snapshots_count_up_to_the_budget(tmp_path: Path) -> None:
     searched = [s.done for s in watcher.snapshots if s.phase == "search"]
     assert searched == list(range(1, 11))
     assert all(math.isfinite(v) for s in watcher.snapshots for _, row in s.front for v in row)
+
+
+class Listener:
+    """The random sampler, remembering what it is told of."""
+
+    def __init__(self) -> None:
+        self.inner = SAMPLERS["random"](SPACE, 2, 0, 20)
+        self.told: list[int] = []
+
+    def ask(self, number: int) -> Params:
+        return self.inner.ask(number)
+
+    def repeat(self, number: int, params: Params) -> bool:
+        return self.inner.repeat(number, params)
+
+    def tell(self, number: int, params: Params | None, losses: Sequence[float] | None) -> None:
+        self.told.append(number)
+        self.inner.tell(number, params, losses)
+
+
+def test_a_duplicate_that_a_kill_left_untold_is_told_on_resuming(tmp_path: Path) -> None:
+    run(tmp_path, stop=stop_after(9))
+    with Store(tmp_path, write=True) as store:
+        trials, measured = store.trials(), store.outcomes("search")
+        original = next(t for t in trials if t.origin == "sampler" and t.number in measured)
+        # Killed between the two transactions: asked for, and not yet told.
+        duplicate = replace(original, number=len(trials), name=f"trial-{len(trials)}")
+        store.ask(duplicate, duplicate_of=original.number)
+    sampler = Listener()
+    with Store(tmp_path, write=True) as store:
+        Driver(
+            store,
+            toy_plan(20),
+            SPACE,
+            sampler,
+            lambda: LocalExecutor(ToyWorker),
+            Watcher(),
+            lambda: False,
+        ).run()
+        told = [event.trial for event in store.events() if event.kind == "tell"]
+    assert sampler.told.count(duplicate.number) == 1
+    assert told.count(duplicate.number) == 1
