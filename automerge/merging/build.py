@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
 import platform
 import shutil
@@ -12,6 +11,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from automerge.merging.kept import digest, find, keep, kept
+
 OPTIONS = (
     *("-std=c++17", "-O3", "-shared", "-fPIC"),
     # The bits of PyTorch's own operations: none contracted. Comparisons may not trap, so that
@@ -19,6 +20,8 @@ OPTIONS = (
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
 )
 WIDE = "-mprefer-vector-width=512"
+DECISIVE = ("vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU part", "Features")
+"""What /proc/cpuinfo says of a processor that is the same for all of a kind."""
 TIMEOUT_S = 120.0
 
 
@@ -38,26 +41,22 @@ def library(source: str, compiler: str) -> ctypes.CDLL:
     Raises CannotCompile with what the compiler said.
     """
     options = native_options(compiler)
-    key = "\0".join([source, *options, target(compiler, options)])
-    path = kept() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.so"
-    if not path.exists():
-        compile_to(path, source, compiler, options)
+    known = "\0".join([source, *options, target(compiler, options), *processor()])
+    key = digest(known.encode())
     try:
+        folder = kept()
+        path = find(folder, key) or compiled(folder, key, source, compiler, options)
         return ctypes.CDLL(str(path))
     except OSError as error:
-        raise CannotCompile(f"cannot load {path}: {error}") from error
+        raise CannotCompile(f"cannot keep or load compiled code: {error}") from error
 
 
-def compile_to(path: Path, source: str, compiler: str, options: tuple[str, ...]) -> None:
-    """Compile beside `path` and rename, so that nobody loads half a file."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            made = Path(scratch) / "kernel.so"
-            run(compiler, *options, "-x", "c++", "-", "-o", str(made), text=source)
-            made.replace(path)
-    except OSError as error:
-        raise CannotCompile(f"cannot write {path}: {error.strerror}") from error
+def compiled(folder: Path, key: str, source: str, compiler: str, options: tuple[str, ...]) -> Path:
+    """Compile beside where it is kept and rename, so that nobody loads half a file."""
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        made = Path(scratch) / "kernel.so"
+        run(compiler, *options, "-x", "c++", "-", "-o", str(made), text=source)
+        return keep(folder, key, made)
 
 
 def native_options(compiler: str) -> tuple[str, ...]:
@@ -68,9 +67,28 @@ def native_options(compiler: str) -> tuple[str, ...]:
 
 @cache
 def target(compiler: str, options: tuple[str, ...]) -> str:
-    """Compiler and processor, as the macros that are defined for them: homes are shared by
-    machines."""
-    return run(compiler, *options, "-x", "c++", "-dM", "-E", "-", text="")
+    """The compiler, and the processor as it sees it: its version, and all macros it defines."""
+    version = run(compiler, "--version", text="")
+    return version + run(compiler, *options, "-x", "c++", "-dM", "-E", "-", text="")
+
+
+@cache
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
+    """The processor and its instructions as the system sees them, and the C library.
+
+    Homes are shared by machines: code made for one must not be offered to another that lacks an
+    instruction or would round otherwise, whatever a compiler makes of a processor it is too old
+    to know.
+    """
+    try:
+        lines = cpuinfo.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        lines = []
+    first = lines[: lines.index("")] if "" in lines else lines
+    said = dict(line.split(":", 1) for line in first if ":" in line)
+    known = {name.strip(): value.split() for name, value in said.items()}
+    decisive = (" ".join(sorted(known.get(name, ()))) for name in DECISIVE)
+    return (platform.machine(), platform.processor(), *platform.libc_ver(), *decisive)
 
 
 def run(*command: str, text: str) -> str:
@@ -84,9 +102,3 @@ def run(*command: str, text: str) -> str:
     if ended.returncode != 0:
         raise CannotCompile(f"{command[0]}: {ended.stderr.strip()}")
     return ended.stdout
-
-
-def kept() -> Path:
-    """Where compiled kernels are kept."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "automerge" / "kernels"

@@ -145,7 +145,7 @@ def test_compiled_kernels_are_kept_between_runs(monkeypatch, tmp_path):
         _, quick = engines(monkeypatch, tensors(count(method)))
         list(quick.merge(recipe(method)))
     assert len(list(tmp_path.rglob("*.so"))) == 1
-    monkeypatch.setattr("automerge.merging.build.compile_to", None)
+    monkeypatch.setattr("automerge.merging.build.compiled", None)
     _, again = engines(monkeypatch, tensors(count(method)))
     list(again.merge(recipe(method)))
 
