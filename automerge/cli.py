@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from automerge.errors import AutomergeError, ConfigError, StateError, disk_is_full
+from automerge.processors import limit_threads
 from automerge.redaction import redact
 
 if TYPE_CHECKING:
@@ -384,6 +385,7 @@ def version() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code (see docs/exit_codes.md)."""
+    limit_threads()
     sys.exit(_guarded(lambda: app(arguments, standalone_mode=False)))
 
 

@@ -21,6 +21,7 @@ from automerge.executors.ray import cluster_warnings
 from automerge.items import POOL_SHARES, ItemDraw
 from automerge.methods import METHODS
 from automerge.objective import goals, model_property
+from automerge.processors import usable_cpus
 from automerge.recipe import BASE, single, uniform_average
 from automerge.report.model import MODEL
 from automerge.results import study_objectives
@@ -421,5 +422,6 @@ def versions() -> dict[str, str]:
 
 def machine() -> str:
     """The machine in words, without its name."""
-    cores = os.cpu_count()
-    return f"{platform.system()} {platform.machine()}, {cores} processors"
+    here, all_of_them = usable_cpus(), os.cpu_count() or 1
+    count = f"{here} processors" if here == all_of_them else f"{here} of {all_of_them} processors"
+    return f"{platform.system()} {platform.machine()}, {count}"

@@ -7,7 +7,6 @@ failure becomes a value.
 from __future__ import annotations
 
 import logging
-import os
 import platform
 import time
 import traceback
@@ -32,6 +31,7 @@ from automerge.merging import (
 )
 from automerge.objective import MODEL_ITEM, ItemScores
 from automerge.preflight import folder_digest
+from automerge.processors import usable_cpus
 from automerge.trial import Failed, Job, Measured, Outcome, Timings
 
 if TYPE_CHECKING:
@@ -96,12 +96,7 @@ class MergeWorker:
         assets = checkpoints[spec.base].assets
         self._model = load_model(path, assets, dtype)
         self._model.to(device).eval().requires_grad_(False)
-        if spec.threads is not None:
-            torch.set_num_threads(spec.threads)
-        elif device != "cpu":
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // gpus_here()))
-        elif self._model.num_parameters() < SMALL_MODEL:
-            torch.set_num_threads(1)
+        torch.set_num_threads(threads_for(spec.threads, device, self._model.num_parameters()))
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             assets, local_files_only=True, trust_remote_code=False
         )
@@ -222,7 +217,19 @@ def workers_here(threads: int | None, device: str) -> int:
     """How many workers a machine is meant to have: one a GPU, or as many as its cores allow."""
     if device != "cpu":
         return gpus_here()
-    return max(1, (os.cpu_count() or 1) // threads) if threads else 1
+    return max(1, usable_cpus() // threads) if threads else 1
+
+
+def threads_for(given: int | None, device: str, n_parameters: int) -> int:
+    """How many threads a worker computes with: as many as it was given, else one for a small model
+    on a CPU, its GPU's share of the processors, or all of them as far as torch takes them."""
+    import torch
+
+    if given is not None:
+        return given
+    if device != "cpu":
+        return max(1, usable_cpus() // gpus_here())
+    return 1 if n_parameters < SMALL_MODEL else min(torch.get_num_threads(), usable_cpus())
 
 
 def gpus_here(driver: Path = Path("/proc/driver/nvidia/gpus")) -> int:

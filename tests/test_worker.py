@@ -47,5 +47,5 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(monkeypatch, t
 
 
 def test_workers_that_were_given_cores_share_the_machine(monkeypatch) -> None:
-    monkeypatch.setattr(worker.os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(worker, "usable_cpus", lambda: 16)
     assert [workers_here(threads, "cpu") for threads in (None, 1, 4, 32)] == [1, 16, 4, 1]

@@ -18,6 +18,7 @@ from typing import Any
 from automerge.errors import ClusterLost, DeviceLost, PreflightError
 from automerge.executors.base import Worker, WorkerFactory
 from automerge.executors.deadline import LEAST_S, Deadline
+from automerge.processors import usable_cpus
 from automerge.trial import Failed, FailureKind, Job, Measured, Outcome, Part, count_items
 
 logger = logging.getLogger(__name__)
@@ -358,7 +359,7 @@ def _start(settings: RaySettings) -> None:
     if settings.address is None:
         # A machine may have fewer cores than workers were asked for; that is the user's choice.
         wanted = (settings.workers or 1) * settings.cpus_per_worker
-        cores = max(wanted, os.cpu_count() or 1)
+        cores = max(wanted, usable_cpus())
         options = {"num_cpus": int(-(-cores // 1))}
     try:
         ray.init(
