@@ -23,6 +23,7 @@ DEFAULT = "default"
 BASE = "base"
 """What the base is called in a study, and in a recipe file whose adapters need one."""
 UNION = "union"
+AUTO = "auto"
 """As a tokenizer: every token that any of the models has."""
 
 Value: TypeAlias = float | int | bool | str
@@ -120,8 +121,9 @@ class RecipeSource:
 class Vocabulary:
     """The tokens the merged model reads and writes.
 
-    `tokenizer` is `base`, `union` or a model's name. `chat_template` is `base` or a model's name;
-    None is the template of the model whose tokenizer it is. The embedding gets a multiple of
+    `tokenizer` is `base`, `union` or a model's name. `chat_template` is `base`, a model's name,
+    `auto` for the one that most models have, or the template itself; None is the template of the
+    model whose tokenizer it is. The embedding gets a multiple of
     `pad_to_multiple_of` rows; None adds no row.
     """
 
@@ -136,6 +138,13 @@ class Vocabulary:
 
 
 BASE_VOCABULARY = Vocabulary()
+
+
+def is_template(text: str) -> bool:
+    """Whether a `chat_template` is the template itself, in Jinja, and no name."""
+    return "{%" in text or "{{" in text
+
+
 VOCABULARY_KEYS = tuple(field.name for field in fields(Vocabulary))
 
 

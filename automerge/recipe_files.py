@@ -10,6 +10,7 @@ from typing import Any
 from automerge.errors import ConfigError, Fault, Location, nearest
 from automerge.mergekit import is_mergekit, parse_mergekit
 from automerge.recipe import (
+    AUTO,
     BASE,
     COMPONENTS,
     DEFAULT,
@@ -21,6 +22,7 @@ from automerge.recipe import (
     Slice,
     Value,
     Vocabulary,
+    is_template,
 )
 from automerge.recipe_check import recipe_faults
 from automerge.references import NAME, resolve
@@ -322,8 +324,9 @@ class _Reader:
         chosen = recipe.vocabulary
         for key, value, words in (
             ("tokenizer", chosen.tokenizer, (BASE, UNION)),
-            ("chat_template", chosen.chat_template, (BASE,)),
+            ("chat_template", chosen.chat_template, (BASE, AUTO)),
         ):
             known = (*words, *(model for model in recipe.models if model not in words))
-            if value is not None and value not in known:
+            written = key == "chat_template" and value is not None and is_template(value)
+            if value is not None and value not in known and not written:
                 self._fault((key,), f"unknown {key} {value!r}{nearest(value, known)}")

@@ -14,16 +14,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from automerge.checkpoints import processors
 from automerge.checkpoints.aligned import AlignedCheckpoint, Group, Rows, rows_of
 from automerge.checkpoints.assets import write_assets
+from automerge.checkpoints.chat_templates import DEFAULT_TEMPLATE, chat_template
 from automerge.checkpoints.compatibility import complete
-from automerge.checkpoints.reader import Checkpoint
-from automerge.checkpoints.tokenizers import chat_template, compare_roles
+from automerge.checkpoints.folder_files import Carried, carried
+from automerge.checkpoints.reader import Checkpoint, shown
+from automerge.checkpoints.tokenizers import compare_roles
 from automerge.checkpoints.union import build_union, covering, spelled_alike
-from automerge.checkpoints.vocabulary import Relation, n_rows, own_tokens, relations, resized
+from automerge.checkpoints.vocabulary import (
+    Relation,
+    Tokens,
+    related,
+    unknown_text,
+    vocabularies,
+)
+from automerge.checkpoints.vocabulary_size import n_rows, resized
 from automerge.checkpoints.vocabulary_tensors import VocabularyTensors, vocabulary_tensors
 from automerge.errors import Fault, PreflightError
-from automerge.recipe import BASE, BASE_VOCABULARY, UNION, Vocabulary
+from automerge.recipe import AUTO, BASE, BASE_VOCABULARY, UNION, Vocabulary, is_template
 
 
 @dataclass(frozen=True)
@@ -57,11 +67,48 @@ def align(
     Names in `vocabulary` are names of models. Raises PreflightError where vocabularies do not
     allow it, with what would help. The models must be alike but for their vocabularies.
     """
-    found = relations(checkpoints, base)
-    same = all(relation.kind == "identical" for relation in found.values())
-    if same and vocabulary == BASE_VOCABULARY and len({*map(tied, checkpoints.values())}) == 1:
-        return Alignment(checkpoints, ())
-    return _Aligner(checkpoints, base, found, vocabulary).align()
+    folders = {name: checkpoint.assets for name, checkpoint in checkpoints.items()}
+    files = carried_by_all(folders)
+    tokens = vocabularies(checkpoints, base)
+    found = related(checkpoints, base, tokens)
+    notes = [*files[base].remarks, *processors.remarks(folders, base)]
+    for name, checkpoint in checkpoints.items():
+        notes += beyond_rows(name, tokens[name], n_rows(checkpoint))
+    if (
+        all(relation.kind in ("identical", "unknown") for relation in found.values())
+        and vocabulary == BASE_VOCABULARY
+        and len({*map(n_rows, checkpoints.values())}) == 1
+        and len({*map(tied, checkpoints.values())}) == 1
+        and not processors.lacking(folders, base)
+    ):
+        return Alignment(checkpoints, tuple(notes))
+    aligned = _Aligner(checkpoints, base, tokens, found, vocabulary).align()
+    return Alignment(aligned.checkpoints, (*notes, *aligned.warnings))
+
+
+def carried_by_all(folders: Mapping[str, Path]) -> dict[str, Carried]:
+    """The files of every model's folder; raises PreflightError with all that must not be read."""
+    found: dict[str, Carried] = {}
+    faults: list[Fault] = []
+    for name, folder in folders.items():
+        try:
+            found[name] = carried(folder)
+        except PreflightError as error:
+            faults += error.faults
+    if faults:
+        raise PreflightError(dict.fromkeys(faults))
+    return found
+
+
+def beyond_rows(name: str, tokens: Tokens | None, rows: int) -> list[str]:
+    """Warn of tokens that a model's embedding has no row for."""
+    beyond = [] if tokens is None else [t for t, i in tokens.ids.items() if i >= rows > 0]
+    if not beyond:
+        return []
+    return [
+        f"{name}: {len(beyond):,} token(s) of its tokenizer have no row in its embedding of "
+        f"{rows:,} ({shown([repr(t) for t in beyond], 3)}); text with them cannot be read by it"
+    ]
 
 
 def tied(checkpoint: Checkpoint) -> bool:
@@ -77,6 +124,7 @@ class _Aligner:
         self,
         checkpoints: Mapping[str, Checkpoint],
         base: str,
+        tokens: Mapping[str, Tokens | None],
         found: Mapping[str, Relation],
         vocabulary: Vocabulary,
     ) -> None:
@@ -84,9 +132,12 @@ class _Aligner:
         self._base = base
         self._relations = found
         self._vocabulary = vocabulary
-        reference = checkpoints[base]
-        self._own = {name: own_tokens(c, reference) for name, c in checkpoints.items()}
-        self._tokens = {name: tokens or self._own[base] for name, tokens in self._own.items()}
+        self._own = tokens
+        # A model without a tokenizer uses the base's, or the one that is chosen, or the first.
+        chosen = (tokens.get(name) for name in (base, vocabulary.tokenizer, *tokens))
+        assumed = next((found for found in chosen if found is not None), None)
+        self._tokens = {name: own or assumed for name, own in tokens.items()}
+        self._folders = {name: checkpoint.assets for name, checkpoint in checkpoints.items()}
         self._tied = {name: tied(checkpoint) for name, checkpoint in checkpoints.items()}
 
     def align(self) -> Alignment:
@@ -117,14 +168,14 @@ class _Aligner:
             with_files = owner if self._own[owner] is not None else self._base
             return Target(with_files, None if tokens is None else tokens.ids, rows)
         known = {name: tokens for name, tokens in self._own.items() if tokens is not None}
-        base_rows = n_rows(self._checkpoints[self._base])
-        if self._base not in known:
-            return Target(self._base, None, base_rows)
-        ordered = {self._base: known[self._base], **known}
+        if not known:
+            return Target(self._base, None, n_rows(self._checkpoints[self._base]))
+        first = self._base if self._base in known else next(iter(known))
+        ordered = {first: known[first], **known}
         if (cover := covering(ordered)) is not None:
             return Target(cover, known[cover].ids, n_rows(self._checkpoints[cover]))
-        text, ids = build_union(ordered, self._base)
-        return Target(self._base, ids, base_rows, text)
+        text, ids = build_union(ordered, first)
+        return Target(first, ids, n_rows(self._checkpoints[first]), text)
 
     def _check(self, target: Target) -> None:
         """Refuse vocabularies that share nothing, or that nobody has chosen to give up."""
@@ -177,7 +228,9 @@ class _Aligner:
             name: checkpoint.tensors[self._embedding(name, names)].shape[0]
             for name, checkpoint in self._checkpoints.items()
         }
-        needed = max((target.ids or {}).values(), default=-1) + 1 if target.text is not None else 0
+        # The base's rows stay as they are; whoever chooses a tokenizer gets a row for every token.
+        chosen = self._vocabulary.tokenizer != BASE
+        needed = max((target.ids or {}).values(), default=-1) + 1 if chosen else 0
         unit = self._vocabulary.pad_to_multiple_of or 1
         n_out = -(-max(target.rows, needed) // unit) * unit
         ids = {
@@ -204,12 +257,14 @@ class _Aligner:
     def _assets(self, group: Group, target: Target, tie: bool) -> Path:
         reference = self._checkpoints[self._base]
         owner, template = self._checkpoints[target.owner].assets, self._template(target)
+        missing = processors.lacking(self._folders, self._base)
         if (
             owner == reference.assets
             and target.text is None
             and group.n_rows == n_rows(reference)
             and tie == self._tied[self._base]
-            and chat_template(template) == chat_template(owner)
+            and text_of(template) == chat_template(owner)
+            and not missing
         ):
             return owner
         folder = Path(tempfile.mkdtemp(prefix="automerge-"))
@@ -222,20 +277,30 @@ class _Aligner:
             n_rows=group.n_rows,
             tied=tie,
             tokenizer=target.text,
+            processors={name: self._folders[model] for name, model in missing.items()},
         )
         return folder
 
-    def _template(self, target: Target) -> Path:
+    def _template(self, target: Target) -> Path | str:
+        """The folder whose chat template the result has, or its text."""
         choice = self._vocabulary.chat_template or target.owner
-        return self._checkpoints[self._base if choice == BASE else choice].assets
+        if choice == AUTO and AUTO not in self._folders:
+            return most_common(self._folders, target.owner)
+        if is_template(choice):
+            return choice
+        return self._folders[self._base if choice == BASE else choice]
 
     def _warnings(self, target: Target, tie: bool) -> list[str]:
         whose = "the union" if target.text is not None else target.owner
-        warnings = [
-            f"{name}: its vocabulary is {relation}; the merged model has that of {whose}"
-            for name, relation in self._relations.items()
-            if relation.kind != "identical"
-        ]
+        warnings = []
+        for name, relation in self._relations.items():
+            if relation.kind == "unknown":
+                lacks = self._own[self._base] is None, self._own[name] is None
+                warnings.append(f"{name}: {unknown_text(*lacks)}")
+            elif relation.kind != "identical":
+                warnings.append(
+                    f"{name}: its vocabulary is {relation}; the merged model has that of {whose}"
+                )
         if tie != self._tied[self._base]:
             warnings.append(
                 f"{self._base} ties its output head to its embedding and a source's head is "
@@ -246,6 +311,27 @@ class _Aligner:
             roles = compare_roles(owner, checkpoint.assets, target.owner)
             warnings += [f"{name}: {role}" for role in roles]
             theirs = chat_template(checkpoint.assets)
-            if theirs is not None and theirs != chat_template(template):
+            if theirs is not None and theirs != text_of(template):
                 warnings.append(f"{name}: its chat template is not the merged model's")
         return warnings
+
+
+def text_of(template: Path | str) -> object:
+    """A chat template as it is written, or a folder's."""
+    return template if isinstance(template, str) else chat_template(template)
+
+
+def most_common(folders: Mapping[str, Path], owner: str) -> Path:
+    """The first folder that has the chat template of most models; the owner's where none has."""
+    found: dict[str, str] = {}
+    for name, folder in folders.items():
+        template = chat_template(folder)
+        if isinstance(template, dict):
+            template = template.get(DEFAULT_TEMPLATE)
+        if isinstance(template, str) and template.strip():
+            found[name] = template.strip()
+    known = list(found.values())
+    if not known:
+        return folders[owner]
+    most = max(known, key=known.count)
+    return next(folders[name] for name, template in found.items() if template == most)

@@ -3,41 +3,54 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from automerge.checkpoints.reader import read_json
-from automerge.checkpoints.tokenizers import TOKENIZER, TOKENIZER_CONFIG, chat_template
-from automerge.checkpoints.vocabulary import resized
-
-CONFIG = "config.json"
-GENERATION = "generation_config.json"
-TEMPLATE = "chat_template.jinja"
-FILES = (TOKENIZER, TOKENIZER_CONFIG, "special_tokens_map.json")
-OLDER_FILES = (
-    *("added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model"),
-    "spiece.model",
+from automerge.checkpoints.chat_templates import TEMPLATE, TOKENIZER_CONFIG
+from automerge.checkpoints.folder_files import (
+    CONFIG,
+    carried,
+    copy_carried,
+    is_template_file,
+    is_tokenizer_file,
 )
-"""Other forms of a tokenizer, which cannot say what a built one can."""
+from automerge.checkpoints.reader import read_json
+from automerge.checkpoints.tokenizers import SPECIAL, TOKENIZER
+from automerge.checkpoints.vocabulary_size import resized
+
+GENERATION = "generation_config.json"
 
 
 def write_assets(
     folder: Path,
     base: Path,
     owner: Path,
-    template: Path,
+    template: Path | str,
     *,
     n_rows: int,
     tied: bool,
     tokenizer: str | None,
+    processors: Mapping[str, Path] = MappingProxyType({}),
 ) -> None:
     """Write the assets of a merged model: the base's configuration over another vocabulary.
 
-    `owner` has the tokenizer and the ids of special tokens, `template` the chat template.
-    `tokenizer` is the text of a tokenizer.json that was built.
+    `owner` has the tokenizer and the ids of special tokens, `template` the chat template, or is its
+    text. `tokenizer` is the text of a tokenizer.json that was built. `processors` are files that
+    the base lacks, by name, and whose folder they are of.
     """
+    copy_carried(
+        carried(base), folder, lambda n: not is_tokenizer_file(n) and not is_template_file(n)
+    )
+    for name, source in processors.items():
+        copy_carried(carried(source), folder, name.__eq__)
+    kept = (TOKENIZER_CONFIG, SPECIAL)
+    copy_carried(
+        carried(owner),
+        folder,
+        lambda n: n in kept if tokenizer is not None else is_tokenizer_file(n),
+    )
     config = resized(read_json(base / CONFIG), n_rows) | {"tie_word_embeddings": tied}
     special = special_ids(read_json(owner / CONFIG))
     write(folder / CONFIG, with_special_ids(config, special, owner != base))
@@ -48,26 +61,27 @@ def write_assets(
             folder / GENERATION,
             with_special_ids(read_json(base / GENERATION), special, owner != base),
         )
-    for name in FILES if tokenizer is not None else (*FILES, *OLDER_FILES):
-        if (owner / name).is_file():
-            shutil.copyfile(owner / name, folder / name)
     if tokenizer is not None:
         (folder / TOKENIZER).write_text(tokenizer, encoding="utf-8")
-    write_template(folder, chat_template(template), built=tokenizer is not None)
+    write_template(folder, template, built=tokenizer is not None)
 
 
-def write_template(folder: Path, template: object, built: bool) -> None:
-    """Give a folder one chat template, in one place; a built tokenizer lists its tokens itself."""
+def write_template(folder: Path, template: Path | str, built: bool) -> None:
+    """Give a folder a chat template, its text or a folder's; a built tokenizer lists its tokens."""
     file = folder / TOKENIZER_CONFIG
     config = read_json(file) if file.exists() else {}
+    before = dict(config)
     config.pop("chat_template", None)
     if built:
         config.pop("added_tokens_decoder", None)
     if isinstance(template, str):
         (folder / TEMPLATE).write_text(template, encoding="utf-8")
-    elif template is not None:  # several, by name
-        config["chat_template"] = template
-    if config:
+    else:
+        copy_carried(carried(template), folder, is_template_file)
+        theirs = template / TOKENIZER_CONFIG
+        found = read_json(theirs).get("chat_template") if theirs.exists() else None
+        config |= {} if found is None else {"chat_template": found}
+    if config != before:
         write(file, config)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from automerge.checkpoints.reader import Checkpoint, read_json, shown
 from automerge.checkpoints.safetensors_file import MERGEABLE
-from automerge.checkpoints.tokenizers import compare_tokenizers
-from automerge.checkpoints.vocabulary import resized
+from automerge.checkpoints.vocabulary import compare_tokenizers
+from automerge.checkpoints.vocabulary_size import resized
 from automerge.errors import Fault, PreflightError
 
 SCANNED = (

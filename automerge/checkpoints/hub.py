@@ -7,12 +7,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from automerge.checkpoints.stale import unwanted_downloads
 from automerge.errors import PreflightError, nearest
 
 HUB_ID = re.compile(r"(?P<repo>[\w.\-]+/[\w.\-]+)(?:@(?P<revision>[\w.\-/]+))?", re.ASCII)
-WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
-UNWANTED = ("*/*", "consolidated*.safetensors")
-"""Other formats' folders, and Mistral's second copy of the weights."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +25,9 @@ class ModelFolder:
 def resolve(reference: str, relative_to: Path | None = None) -> ModelFolder:
     """Find a model: a local folder (absolute, from ~, or relative to a folder), else a hub id.
 
-    `org/name@revision` pins a commit, tag or branch. Only safetensors, JSON and tokenizer files
-    are downloaded. HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE apply. Raises PreflightError.
+    `org/name@revision` pins a commit, tag or branch. Weights in formats other than safetensors,
+    code and what a training leaves behind are not downloaded. HF_HOME, HF_TOKEN, HF_ENDPOINT
+    and HF_HUB_OFFLINE apply. Raises PreflightError.
     """
     if not reference.strip():
         raise PreflightError("a model's name is empty; give a folder or a Hugging Face id")
@@ -62,14 +61,8 @@ def download(reference: str, repo: str, revision: str | None) -> ModelFolder:
 
     url = f"{constants.ENDPOINT}/{repo}"
     try:
-        path = Path(
-            snapshot_download(
-                repo,
-                revision=revision,
-                allow_patterns=list(WANTED),
-                ignore_patterns=list(UNWANTED),
-            )
-        )
+        unwanted = unwanted_downloads()
+        path = Path(snapshot_download(repo, revision=revision, ignore_patterns=unwanted))
     except errors.GatedRepoError as error:
         raise PreflightError(
             f"{reference}: gated model; accept its licence at {url} and set HF_TOKEN"

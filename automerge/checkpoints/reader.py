@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from automerge.checkpoints.folder_files import outside, read_bytes
 from automerge.checkpoints.safetensors_file import TensorInfo, read_header
 from automerge.errors import Fault, PreflightError
 
@@ -21,7 +22,6 @@ INDEX = "model.safetensors.index.json"
 TIED_HEAD = "lm_head.weight"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 SHARD_NAME = re.compile(r"[\w.\-]+\.safetensors", re.ASCII)
-MAX_JSON_BYTES = 200_000_000
 
 
 class Checkpoint(Protocol):
@@ -82,11 +82,7 @@ class SafetensorsCheckpoint:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file of a model folder."""
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise PreflightError(f"{path}: larger than {MAX_JSON_BYTES:,} bytes")
-        content = json.loads(path.read_bytes().decode("utf-8"))
-    except OSError as error:
-        raise PreflightError(f"{path}: cannot be read: {error.strerror or error}") from error
+        content = json.loads(read_bytes(path).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise PreflightError(f"{path}: not JSON ({error}); download it again") from error
     if not isinstance(content, dict):
@@ -175,15 +171,3 @@ def check_inside(folder: Path, name: str) -> None:
     """Raise PreflightError where a file is a link out of the folder."""
     if faults := outside(folder, name):
         raise PreflightError(faults)
-
-
-def outside(folder: Path, name: str) -> list[Fault]:
-    """A fault where a link leaves the folder, or the blobs beside a hub cache's snapshot."""
-    root = folder.resolve()
-    roots = [root]
-    if root.parent.name == "snapshots":
-        roots.append(root.parent.parent / "blobs")
-    target = (folder / name).resolve()
-    if any(target.is_relative_to(allowed) for allowed in roots):
-        return []
-    return [Fault(f"{folder / name}: a link out of the folder, to {target}; copy the file instead")]

@@ -52,7 +52,13 @@ def build_union(tokens: Mapping[str, Tokens], base: str) -> tuple[str, dict[str,
     ]
     if faults:
         raise PreflightError(faults)
-    built = Tokenizer.from_str(json.dumps(ours.content))
+    try:
+        built = Tokenizer.from_str(json.dumps(ours.content))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise PreflightError(
+            f"{base}: its tokenizer cannot be extended ({error!s:.200}); choose one of the "
+            "tokenizers: `tokenizer: NAME`"
+        ) from error
     entries: dict[str, AddedToken] = {}  # by the token's spelling
     texts: set[str] = set()
     for other in tokens.values():
@@ -66,7 +72,7 @@ def build_union(tokens: Mapping[str, Tokens], base: str) -> tuple[str, dict[str,
     built.add_tokens(list(entries.values()))
     found = built.get_vocab(with_added_tokens=True)
     ids = {**ours.ids, **{token: found[entry.content] for token, entry in entries.items()}}
-    if len({*ids.values()}) != len(ids):
+    if len({*ids.values()}) != len({*ours.ids.values()}) + len(entries):
         raise PreflightError(
             f"{base}: its tokenizer's ids have gaps, so that no token can be added to it; choose "
             "one of the tokenizers: `tokenizer: NAME`"

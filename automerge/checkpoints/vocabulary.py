@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from automerge.checkpoints.reader import Checkpoint, read_json, shown
-from automerge.checkpoints.tokenizers import TOKENIZER, merges, slow_differences, vocabulary
-from automerge.errors import PreflightError
+from automerge.checkpoints.chat_templates import chat_template
+from automerge.checkpoints.reader import Checkpoint, shown
+from automerge.checkpoints.tokenizers import (
+    MAX_ID,
+    TOKENIZER,
+    compare_roles,
+    merges,
+    read_tokenizer,
+    same_tokenizer,
+    vocabulary,
+)
+from automerge.checkpoints.vocabulary_size import n_rows
+from automerge.errors import Fault, PreflightError
 
-Kind: TypeAlias = Literal["identical", "padded", "permuted", "superset", "subset", "different"]
+Kind: TypeAlias = Literal[
+    "identical", "padded", "permuted", "superset", "subset", "different", "unknown"
+]
 
 
 @dataclass(frozen=True)
@@ -20,11 +32,13 @@ class Tokens:
     """A tokenizer's tokens and how it cuts text, from the content of its tokenizer.json.
 
     `added` are matched whole, before the tokenizer's model cuts the rest into `core` tokens.
+    `converted` is whether it was made from an older form, such as tokenizer.model.
     """
 
     ids: Mapping[str, int]
     added: Mapping[str, Mapping[str, Any]]
     content: Mapping[str, Any]
+    converted: bool = False
 
     @cached_property
     def model(self) -> str:
@@ -42,7 +56,12 @@ class Tokens:
         return dict.fromkeys(merges(self.content))
 
     def cuts_like(self, other: Tokens) -> bool:
-        """Whether both cut text alike as far as they have the same tokens and rules."""
+        """Whether both cut text alike as far as they have the same tokens and rules.
+
+        One form of a tokenizer has its rules in other words than another: there, the tokens decide.
+        """
+        if self.converted != other.converted:
+            return self.model == other.model
         spelling = ("normalizer", "pre_tokenizer", "decoder")
         if self.model != other.model or any(
             self.content.get(part) != other.content.get(part) for part in spelling
@@ -65,8 +84,9 @@ class Relation:
     `identical`: every token has the same id, and the embeddings have the same number of rows.
     `padded`: the same ids, another number of rows. `permuted`: the same tokens under other ids.
     `superset`, `subset`: tokens more or less. `different`: each has tokens the other lacks, or
-    they cut text differently. `added` and `lacking` are tokens against the reference's, `moved`
-    those with another id. `alike` is whether they differ in added tokens alone.
+    they cut text differently. `unknown`: one of the two has no tokenizer. `added` and `lacking`
+    are tokens against the reference's, `moved` those with another id. `alike` is whether they
+    differ in added tokens alone.
     """
 
     kind: Kind
@@ -83,6 +103,8 @@ class Relation:
         return self.kind != "different" or self.alike
 
     def __str__(self) -> str:
+        if self.kind == "unknown":
+            return "unknown: there is no tokenizer to compare"
         parts = [
             f"{word} {len(tokens):,} token(s) ({shown([repr(t) for t in tokens], 3)})"
             for word, tokens in (("adds", self.added), ("lacks", self.lacking))
@@ -95,25 +117,19 @@ class Relation:
         return f"{self.kind}: {', '.join(parts)}" if parts else self.kind
 
 
-def read_tokens(folder: Path, reference: Path) -> Tokens | None:
-    """Read a model folder's tokens; None where it has no tokenizer.json.
+def read_tokens(folder: Path) -> Tokens | None:
+    """Read a model folder's tokens; None where it has no tokenizer.
 
-    It then uses the reference's, which a folder without a tokenizer, such as an adapter's, does.
-    Raises PreflightError for a tokenizer in another form that is not the reference's.
+    Raises PreflightError for a tokenizer that cannot be read.
     """
-    if not (folder / TOKENIZER).exists():
-        if different := slow_differences(reference, folder):
-            raise PreflightError(
-                f"{folder}: {shown(different)} differs from that in {reference}, and there is no "
-                f"{TOKENIZER} to compare; write one: AutoTokenizer.from_pretrained(...)"
-                ".save_pretrained(...)"
-            )
+    content = read_tokenizer(folder)
+    if content is None:
         return None
-    return parse_tokens(read_json(folder / TOKENIZER), folder / TOKENIZER)
+    return replace(parse_tokens(content, folder), converted=not (folder / TOKENIZER).exists())
 
 
 def parse_tokens(content: Mapping[str, Any], file: Path) -> Tokens:
-    """Read the content of a tokenizer.json."""
+    """Read the content of a tokenizer.json; `file` is named in errors."""
     try:
         added = {token["content"]: token for token in content.get("added_tokens") or []}
         ids = vocabulary(content)
@@ -122,8 +138,11 @@ def parse_tokens(content: Mapping[str, Any], file: Path) -> Tokens:
         raise PreflightError(f"{file}: not a tokenizers file ({error!r})") from error
     if not sound or not all(isinstance(token, str) for token in ids):
         raise PreflightError(f"{file}: not a tokenizers file (a token's id is no whole number)")
-    if len(set(ids.values())) != len(ids):
-        raise PreflightError(f"{file}: two tokens have the same id")
+    if beyond := [token for token, i in ids.items() if i >= MAX_ID]:
+        raise PreflightError(
+            f"{file}: {shown([f'{token!r} has id {ids[token]}' for token in beyond])}, which no "
+            "embedding has; save the tokenizer again from transformers"
+        )
     return Tokens(ids, added, content)
 
 
@@ -149,62 +168,89 @@ def relate(ours: Tokens, theirs: Tokens, our_rows: int, their_rows: int) -> Rela
     return Relation(kind, len(ours.ids) - len(lacking), added, lacking, moved, alike, cut_alike)
 
 
+def vocabularies(checkpoints: Mapping[str, Checkpoint], base: str) -> dict[str, Tokens | None]:
+    """Read the tokens of every model whose tokenizer is not the base's; the base's for the others.
+
+    None stands for no tokenizer. Raises PreflightError with every tokenizer that cannot be read
+    and has to be.
+    """
+    reference = checkpoints[base].assets
+    same = {n: same_tokenizer(reference, c.assets) for n, c in checkpoints.items()}
+    ours: Tokens | None = None
+    faults: list[Fault] = []
+    try:
+        ours = read_tokens(reference)
+    except PreflightError as error:
+        if not all(same.values()):
+            faults += error.faults
+    found: dict[str, Tokens | None] = {}
+    for name, checkpoint in checkpoints.items():
+        try:
+            found[name] = ours if same[name] else read_tokens(checkpoint.assets)
+        except PreflightError as error:
+            faults += error.faults
+    if faults:
+        raise PreflightError(faults)
+    return found
+
+
 def relations(checkpoints: Mapping[str, Checkpoint], base: str) -> dict[str, Relation]:
     """Classify every model's vocabulary against the base's."""
-    reference = checkpoints[base]
-    ours = read_tokens(reference.assets, reference.assets)
+    return related(checkpoints, base, vocabularies(checkpoints, base))
+
+
+def related(
+    checkpoints: Mapping[str, Checkpoint], base: str, tokens: Mapping[str, Tokens | None]
+) -> dict[str, Relation]:
+    """Classify every model's vocabulary, read already, against the base's."""
+    ours, reference = tokens[base], checkpoints[base]
     our_rows = n_rows(reference)
     found = {}
     for name, checkpoint in checkpoints.items():
-        theirs = (
-            None if same_tokenizer(reference, checkpoint) else own_tokens(checkpoint, reference)
-        )
-        rows = n_rows(checkpoint)
-        if ours is None or theirs is None:
-            shared = 0 if ours is None else len(ours.ids)
-            found[name] = Relation("identical" if rows == our_rows else "padded", shared)
+        theirs, rows = tokens[name], n_rows(checkpoint)
+        alike: Kind = "identical" if rows == our_rows else "padded"
+        if same_tokenizer(reference.assets, checkpoint.assets):
+            found[name] = Relation(alike, 0 if ours is None else len(ours.ids))
+        elif ours is None or theirs is None:
+            found[name] = Relation("unknown", 0)
         else:
             found[name] = relate(ours, theirs, our_rows, rows)
     return found
 
 
-def own_tokens(checkpoint: Checkpoint, reference: Checkpoint) -> Tokens | None:
-    """A model's own tokens; None where it has the reference's."""
-    return read_tokens(checkpoint.assets, reference.assets)
+def compare_tokenizers(base: Path, source: Path) -> tuple[list[str], list[str]]:
+    """Faults where a source's tokens mean something else than the base's; warnings beside.
+
+    They are compared as they are: rows have not been brought into the base's order. The merged
+    model carries the base's tokenizer and chat template.
+    """
+    faults: list[str] = []
+    warnings: list[str] = []
+    if not same_tokenizer(base, source):
+        ours, theirs = read_tokens(base), read_tokens(source)
+        if ours is None or theirs is None:
+            warnings.append(unknown_text(ours is None, theirs is None))
+        else:
+            relation = relate(ours, theirs, 0, 0)
+            if relation.moved or not relation.mergeable:
+                faults.append(f"vocabularies differ: {relation}")
+            elif relation.kind != "identical":
+                warnings.append(f"its vocabulary is {relation}; the merged model has the base's")
+            warnings += [
+                f"its tokenizer's {part} differs; the merged model has the base's"
+                for part in ("normalizer", "pre_tokenizer", "post_processor")
+                if ours.content.get(part) != theirs.content.get(part)
+            ]
+    warnings += compare_roles(base, source)
+    theirs_template = chat_template(source)
+    if theirs_template is not None and theirs_template != chat_template(base):
+        warnings.append("its chat template differs; the merged model has the base's")
+    return faults, warnings
 
 
-def same_tokenizer(one: Checkpoint, other: Checkpoint) -> bool:
-    """Whether two models have the same tokenizer.json, byte for byte, and so the same tokens."""
-    if one.assets == other.assets:
-        return True
-    files = [checkpoint.assets / TOKENIZER for checkpoint in (one, other)]
-    if not all(file.exists() for file in files):
-        return False
-    sizes = {file.stat().st_size for file in files}
-    return len(sizes) == 1 and files[0].read_bytes() == files[1].read_bytes()
-
-
-def n_rows(checkpoint: Checkpoint) -> int:
-    """The rows of a model's embedding, as its configuration says; 0 where it does not."""
-    config: Any = checkpoint.config
-    for key in vocabulary_path(checkpoint.config):
-        config = config[key]
-    return config if type(config) is int else 0
-
-
-def vocabulary_path(config: Mapping[str, Any]) -> Sequence[str]:
-    """Where a configuration says how many tokens there are; empty where it does not."""
-    text = config.get("text_config")
-    if "vocab_size" in config:
-        return ("vocab_size",)
-    if isinstance(text, Mapping) and "vocab_size" in text:
-        return ("text_config", "vocab_size")
-    return ()
-
-
-def resized(config: Mapping[str, Any], n_rows: int) -> dict[str, Any]:
-    """A configuration with so many tokens."""
-    path = vocabulary_path(config) or ("vocab_size",)
-    if len(path) == 1:
-        return {**config, path[0]: n_rows}
-    return {**config, path[0]: {**config[path[0]], path[1]: n_rows}}
+def unknown_text(base_lacks: bool, source_lacks: bool) -> str:
+    """Say whose tokens are not known, and what they are taken for."""
+    if base_lacks and source_lacks:
+        return "neither it nor the base has a tokenizer: their ids are taken to mean the same"
+    whose = "the base" if base_lacks else "it"
+    return f"{whose} has no tokenizer: its ids are taken to mean the same as the other's"

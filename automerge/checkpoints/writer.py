@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from automerge.checkpoints.folder_files import carried, copy_carried
 from automerge.checkpoints.reader import INDEX, SINGLE, read_json
 from automerge.checkpoints.safetensors_file import TensorInfo, header_bytes, read_header
 from automerge.errors import PreflightError
@@ -29,20 +30,6 @@ SHARD_BYTES = 5_000_000_000
 Written: TypeAlias = tuple[int, Future[None], Future[None]]
 """A block's size, and its being written and hashed."""
 READ_BYTES, AHEAD_BYTES, SYNC_BYTES = 1 << 22, 1 << 28, 1 << 28
-ASSETS = (
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "chat_template.jinja",
-)
-"""Copied as they are from the model whose tokenizer the merged one has."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +74,9 @@ def write_checkpoint(
 ) -> WrittenCheckpoint:
     """Write a model folder that transformers loads; it appears whole or not at all.
 
-    `tensors` come in the order of `layout`, one in memory at a time. Configuration and tokenizer
-    are copied from the folder `assets`, but for `settings` of the configuration; `texts` are
-    further files, by name. Raises PreflightError
+    `tensors` come in the order of `layout`, one in memory at a time. Everything but weights and
+    what is stale is copied from the folder `assets`, but for `settings` of the configuration;
+    `texts` are further files, by name. Raises PreflightError
     when the disk refuses; what was there before is then untouched.
     """
     check_target(target, (assets,), overwrite)
@@ -102,7 +89,7 @@ def write_checkpoint(
             (folder / name).write_text(text, encoding="utf-8")
         check_headers(folder, digests, layout)
         sync_all(folder)
-    n_bytes = sum(file.stat().st_size for file in target.iterdir())
+    n_bytes = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
     return WrittenCheckpoint(target, n_bytes, digests)
 
 
@@ -221,7 +208,7 @@ def raw_bytes(tensor: Tensor) -> memoryview:
 def copy_assets(
     source: Path, folder: Path, layout: Mapping[str, TensorInfo], settings: Mapping[str, Any]
 ) -> None:
-    """Copy configuration and tokenizer; the configuration names the dtype that was written."""
+    """Copy all but weights and what is stale; the configuration names the dtype written."""
     config = read_json(source / "config.json") | dict(settings)
     dtypes = [info.dtype for info in layout.values() if info.mergeable]
     if dtypes:
@@ -230,9 +217,7 @@ def copy_assets(
         config |= dict.fromkeys(present or ["dtype"], most)
     config.pop("_name_or_path", None)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    for name in ASSETS:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+    copy_carried(carried(source), folder)
 
 
 def check_headers(folder: Path, names: Iterable[str], layout: Mapping[str, TensorInfo]) -> None:
@@ -321,8 +306,8 @@ def alive(pid: int) -> bool:
 
 def sync_all(folder: Path) -> None:
     """Force a folder and its files to disk."""
-    for file in folder.iterdir():
-        sync(file)
+    for path in folder.rglob("*"):
+        sync(path)
     sync(folder)
 
 

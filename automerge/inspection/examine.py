@@ -16,8 +16,9 @@ from automerge.checkpoints import (
     resolve,
 )
 from automerge.checkpoints.alignment import tied
-from automerge.checkpoints.tokenizers import chat_template
-from automerge.checkpoints.vocabulary import Relation, n_rows, relations
+from automerge.checkpoints.chat_templates import chat_template
+from automerge.checkpoints.vocabulary import Relation, relations
+from automerge.checkpoints.vocabulary_size import n_rows
 from automerge.errors import ConfigError, Fault, Location, PreflightError
 from automerge.inspection.model import Inspection, ModelFacts, Verdict, Weights
 from automerge.inspection.nearest import find_nearest

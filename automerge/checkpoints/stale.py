@@ -1,0 +1,70 @@
+"""Files of a model folder that a merged model must not have: other weights, and what is stale.
+
+All other files are its own: processors, tokenizers of every kind, templates, modules of
+sentence-transformers, licences, and what nobody here knows.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
+
+WEIGHTS = (
+    *("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.ggml", "*.h5", "*.hdf5"),
+    *("*.msgpack", "*.onnx", "*.onnx_data*", "*.onnx.data", "*.tflite", "*.mlmodel", "*.ot"),
+    *("*.pkl", "*.pickle", "*.joblib", "*.nemo", "*.engine", "*.trt", "*.distcp", "*.llamafile"),
+    *("*.index.json", "openvino_*", "consolidated*", "params.json"),
+)
+TRAINING = (
+    *("trainer_state.json", "trainer_log.jsonl", "training_args.*", "training_loss*.png"),
+    *("*_results.json", "optimizer*", "scheduler.*", "rng_state*", "events.out.tfevents*"),
+    *("latest", "latest_checkpointed_iteration.txt", "*.incomplete", "*.lock"),
+)
+QUANTISATION = (
+    *("quantize_config.json", "quant_config.json", "quantization_config.json", "quant_log.csv"),
+    *("hf_quant_config.json", "*imatrix*"),
+)
+ADAPTERS = ("adapter_config.json", "adapter_model*", "adapters.*")
+CARDS = (
+    *("readme", "readme.*", "readme_*", "modelcard.*", "model_card.*"),
+    *("recipe.yaml", "recipe.yml", "mergekit*.yaml", "mergekit*.yml"),
+)
+"""Written anew: what a model is and was made of."""
+CODE = (
+    *("*.py", "*.pyc", "*.pyd", "*.ipynb", "*.so", "*.dll", "*.dylib", "*.exe", "*.sh", "*.bat"),
+    *("*.ps1", "*.jar"),
+)
+FILES = (*WEIGHTS, *TRAINING, *QUANTISATION, *ADAPTERS, *CARDS, *CODE, ".*")
+FOLDERS = (
+    *(".*", "__pycache__", "checkpoint-*", "global_step*", "runs", "logs", "wandb", "mlruns"),
+    *("tensorboard", "lightning_logs", "eval_results", "results", "onnx", "openvino", "coreml"),
+    *("gguf", "flax", "tf", "original", "metal", "*.mlpackage"),
+)
+"""Checkpoints and logs of a training, and the same model in another format."""
+OF_MODULES = "[0-9]*_*"
+"""Folders of sentence-transformers' modules, whose weights are not the transformer's."""
+
+
+def is_stale(path: PurePosixPath) -> bool:
+    """Whether a merged model must not have this file of a source's folder."""
+    *folders, name = (part.lower() for part in path.parts)
+    return matches(name, FILES) or any(matches(folder, FOLDERS) for folder in folders)
+
+
+def matches(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a name in small letters matches one of some patterns."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def unwanted_downloads() -> list[str]:
+    """Patterns, as the hub's client reads them, of files that no merge needs.
+
+    There `*` matches folders too. A model's own safetensors, and its card, which names the licence,
+    are wanted.
+    """
+    spared = ("*.safetensors", "*.index.json", "params.json", *CARDS)
+    files = [pattern for pattern in FILES if pattern not in spared and pattern != ".*"]
+    folders = [f"{folder}/*" for folder in FOLDERS if folder != ".*"]
+    nested = [f"*/{pattern}" for pattern in (*files, *folders) if not pattern.startswith("*")]
+    other_weights = ["[!0-9]*/*.safetensors", "*.bin.index.json", "*.h5.index.json"]
+    return [*files, *folders, *nested, *other_weights, ".git*"]

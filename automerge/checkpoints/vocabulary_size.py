@@ -1,0 +1,87 @@
+"""How many tokens a configuration says there are: written, or by default of its class."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from automerge.checkpoints.reader import Checkpoint
+
+KEY = "vocab_size"
+
+
+def n_rows(checkpoint: Checkpoint) -> int:
+    """The rows of a model's embedding, as its configuration says; 0 where nothing says it."""
+    path = vocabulary_path(checkpoint.config)
+    written: Any = checkpoint.config
+    for key in path:
+        written = written.get(key) if isinstance(written, Mapping) else None
+    if written is None and path:
+        written = made(checkpoint.config)
+        for key in path:
+            written = getattr(written, key, None)
+    return written if type(written) is int else 0
+
+
+def vocabulary_path(config: Mapping[str, Any]) -> Sequence[str]:
+    """Where a configuration says, or leaves to its class, how many tokens there are."""
+    nested = any(isinstance(value, Mapping) and KEY in value for value in config.values())
+    if KEY in config and not nested:
+        return (KEY,)
+    if (by_class := path_of_class(config)) is not None:
+        return by_class
+    text = config.get("text_config")
+    if isinstance(text, Mapping) and KEY in text:
+        return ("text_config", KEY)
+    return (KEY,) if KEY in config else ()
+
+
+def path_of_class(config: Mapping[str, Any]) -> Sequence[str] | None:
+    """Where the architecture's configuration class has its number of tokens; None if unknown."""
+    whole = made(config)
+    if whole is None:
+        return None
+    try:
+        text = whole.get_text_config()
+    except ValueError:  # it has several
+        return None
+    name = text.attribute_map.get(KEY, KEY)
+    pending: list[tuple[Any, tuple[str, ...]]] = [(whole, ())]
+    while pending:
+        part, path = pending.pop(0)
+        if part is text:
+            return (*path, name) if hasattr(text, name) else None
+        inner = {key: getattr(part, key, None) for key in getattr(part, "sub_configs", {})}
+        pending += ((found, (*path, key)) for key, found in inner.items() if found is not None)
+    return None
+
+
+def made(config: Mapping[str, Any]) -> Any:
+    """A configuration as its class of transformers reads it; None where there is none, or it can't.
+
+    Whether it can is for others to say.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    try:
+        return CONFIG_MAPPING[config["model_type"]].from_dict(copy.deepcopy(dict(config)))
+    except (StrictDataclassError, KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def resized(config: Mapping[str, Any], n_rows: int) -> dict[str, Any]:
+    """A configuration with so many tokens, at whatever level it says so."""
+    path = vocabulary_path(config) or (KEY,)
+    changed = with_value(config, path, n_rows)
+    return {**changed, KEY: n_rows} if KEY in config else changed
+
+
+def with_value(config: Mapping[str, Any], path: Sequence[str], value: object) -> dict[str, Any]:
+    """A nested mapping with another value at a path."""
+    key, *rest = path
+    if not rest:
+        return {**config, key: value}
+    inner = config.get(key)
+    return {**config, key: with_value(inner if isinstance(inner, Mapping) else {}, rest, value)}
