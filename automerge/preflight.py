@@ -201,17 +201,3 @@ def folder_digest(path: Path) -> str:
                 stream.seek(block * max(0, size - BLOCK_BYTES) // (SAMPLED_BLOCKS - 1))
                 digest.update(stream.read(BLOCK_BYTES))
     return digest.hexdigest()
-
-
-def license_of(path: Path) -> str | None:
-    """The licence a model's card names, if it has a card that does."""
-    from huggingface_hub import ModelCard
-
-    card = path / "README.md"
-    if not card.is_file():
-        return None
-    try:
-        found = ModelCard.load(card).data.license
-    except (ValueError, OSError):
-        return None
-    return None if found is None else str(found)

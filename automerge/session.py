@@ -109,6 +109,7 @@ class _Examined:
 def _examine(config: StudyConfig, run: Path) -> _Examined:
     """Open models and tasks, compare them, and cut the items."""
     from automerge import preflight
+    from automerge.checkpoints.card import licence_of
     from automerge.evaluation.claims import claim_warnings
     from automerge.evaluation.samples import copy_tasks, reproduce_commands
     from automerge.evaluation.split import SplitPlan
@@ -162,7 +163,7 @@ def _examine(config: StudyConfig, run: Path) -> _Examined:
                     "reference": folder.reference,
                     "revision": folder.revision,
                     "digest": preflight.folder_digest(folder.path),
-                    "license": preflight.license_of(folder.path),
+                    "license": licence_of(folder.path),
                 }
                 for name, folder in models.folders.items()
             ],

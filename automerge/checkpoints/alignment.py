@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from automerge.checkpoints import processors
+from automerge.checkpoints import processor_files
 from automerge.checkpoints.aligned import AlignedCheckpoint, Group, Rows, rows_of
 from automerge.checkpoints.assets import write_assets
 from automerge.checkpoints.chat_templates import DEFAULT_TEMPLATE, chat_template
@@ -71,7 +71,7 @@ def align(
     files = carried_by_all(folders)
     tokens = vocabularies(checkpoints, base)
     found = related(checkpoints, base, tokens)
-    notes = [*files[base].remarks, *processors.remarks(folders, base)]
+    notes = [*files[base].remarks, *processor_files.remarks(folders, base)]
     for name, checkpoint in checkpoints.items():
         notes += beyond_rows(name, tokens[name], n_rows(checkpoint))
     if (
@@ -79,7 +79,7 @@ def align(
         and vocabulary == BASE_VOCABULARY
         and len({*map(n_rows, checkpoints.values())}) == 1
         and len({*map(tied, checkpoints.values())}) == 1
-        and not processors.lacking(folders, base)
+        and not processor_files.lacking(folders, base)
     ):
         return Alignment(checkpoints, tuple(notes))
     aligned = _Aligner(checkpoints, base, tokens, found, vocabulary).align()
@@ -257,7 +257,7 @@ class _Aligner:
     def _assets(self, group: Group, target: Target, tie: bool) -> Path:
         reference = self._checkpoints[self._base]
         owner, template = self._checkpoints[target.owner].assets, self._template(target)
-        missing = processors.lacking(self._folders, self._base)
+        missing = processor_files.lacking(self._folders, self._base)
         if (
             owner == reference.assets
             and target.text is None

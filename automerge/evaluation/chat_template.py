@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import resource
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -16,6 +18,9 @@ SECONDS = 5.0
 """Longest time for one conversation."""
 CHARACTERS = 10**7
 """Longest prompt that a template may make of one."""
+MEMORY = 512 * 2**20
+"""Most memory that a template may take for one; a prompt of `CHARACTERS` takes a tenth of it."""
+PAGES = Path("/proc/self/statm")
 
 
 class _TooLong(BaseException):
@@ -23,16 +28,23 @@ class _TooLong(BaseException):
 
 
 def limited(render: Callable[..., str], seconds: float = SECONDS) -> Callable[..., str]:
-    """The same function under a limit of time and length; without one of time off the main thread.
+    """The same function under limits of time, memory and length.
 
-    It raises PreflightError where a template takes too long, or makes too long a prompt.
+    There is none of time off the main thread, and none of memory where the system does not say how
+    much a process has. It raises PreflightError where a template takes too long or too much, or
+    makes too long a prompt.
     """
 
     @functools.wraps(render)
     def within(*args: Any, **kwargs: Any) -> str:
         try:
-            with alarm(seconds):
+            with alarm(seconds), memory_limit():
                 text = render(*args, **kwargs)
+        except (MemoryError, OverflowError):
+            raise PreflightError(
+                f"the chat template took more than {MEMORY // 2**20} MiB of memory for one "
+                "conversation; use another chat_template, or apply_chat_template: false"
+            ) from None
         except _TooLong:
             raise PreflightError(
                 f"the chat template took more than {seconds:g} s for one conversation; use another "
@@ -65,3 +77,20 @@ def alarm(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def memory_limit() -> Iterator[None]:
+    """Refuse this process more than `MEMORY` beside what it has, while something runs inside."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        held = int(PAGES.read_text().split()[0]) * resource.getpagesize()
+    except (OSError, ValueError):
+        yield
+        return
+    most = [limit for limit in (soft, hard, held + MEMORY) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min(most), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from automerge.inspection import words
 from automerge.inspection.model import Cell, Inspection, TaskVector, Weights
+from automerge.printable import printable
 from automerge.recipe import COMPONENTS
 
 
@@ -33,7 +34,7 @@ def html_page(found: Inspection) -> str:
         warnings=warnings,
         columns=words.COLUMNS,
         rows=[words.row(found, model) for model in found.models],
-        references=[(model.name, words.printable(model.reference)) for model in found.models],
+        references=[(model.name, printable(model.reference)) for model in found.models],
         weights=None if found.weights is None else _weights(found.weights),
     )
 

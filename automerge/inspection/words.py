@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from automerge.inspection.model import Cell, Inspection, ModelFacts, Nearest, Pair, TaskVector
+from automerge.printable import printable
 
 COLUMNS = (
     *("model", "architecture", "layers", "hidden", "vocabulary", "dtype", "tokenizer", "head"),
     *("chat template", "nearest", "verdict"),
 )
-
-
-def printable(text: str) -> str:
-    """Text of strangers without control characters, which terminals obey."""
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
 def row(found: Inspection, model: ModelFacts) -> tuple[str, ...]:

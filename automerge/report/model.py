@@ -8,6 +8,7 @@ from typing import Literal
 
 from automerge.constraint import Constraint
 from automerge.objective import Estimate, ItemScores, Objective, estimate, goals
+from automerge.printable import one_line
 from automerge.trial import Failed, Measured, Outcome, Part, Trial
 
 MODELS = "models"
@@ -54,13 +55,20 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class ModelOrigin:
-    """Where a base or source came from; `name` is its name in the study."""
+    """Where a base or source came from; `name` is its name in the study.
+
+    `license` is what its card says, which anyone may have written: it is kept in one short line.
+    """
 
     name: str
     path: str
     revision: str | None = None
     digest: str | None = None
     license: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.license is not None:
+            object.__setattr__(self, "license", one_line(self.license) or None)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import threading
 import time
@@ -19,6 +20,10 @@ from tests.evaluation.toys import make_model, make_tokenizer
 ENDLESS = (
     "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}"
     "{% endfor %}{% endfor %}{% endfor %}"
+)
+DOUBLED = (
+    "{{% set n = namespace(x={}) %}}{{% for i in range(40) %}}"
+    "{{% set n.x = n.x {} n.x %}}{{% endfor %}}"
 )
 HISTORY = [{"role": "user", "content": "w1"}]
 
@@ -43,6 +48,27 @@ def test_a_template_that_floods_is_refused():
     flood = "{% for a in range(99999) %}{{ 'flood of words ' * 9 }}{% endfor %}"
     with pytest.raises(PreflightError, match="13499865 characters"):
         limited(rendered(flood))(HISTORY)
+
+
+@pytest.mark.parametrize(
+    "glutton",
+    [
+        "{{ 'x' * 4000000000 }}",
+        "{% set x = [0] * 500000000 %}",
+        DOUBLED.format("'x'", "~"),
+        "{{ '%4000000000d' % 1 }}",
+        "{{ 'x'.ljust(4000000000) }}",
+        "{{ 'x' | center(4000000000) }}",
+        DOUBLED.format("[0]", "+"),
+    ],
+)
+def test_a_template_that_eats_memory_is_refused_before_it_has_it(glutton):
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(PreflightError, match="more than 512 MiB of memory"):
+        limited(rendered(glutton), seconds=60)(HISTORY)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 600 * 1024
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
 
 
 def test_an_honest_template_is_rendered_as_it_is_also_off_the_main_thread():
