@@ -42,6 +42,16 @@ def _option(help_text: str, *names: str, metavar: str | None = None) -> object:
     return typer.Option(*names, help=help_text, metavar=metavar, show_default=False)
 
 
+Extensions = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    _option(
+        "A Python module with your own methods or samplers; may be given more than once.",
+        "--extension",
+        metavar="MODULE_OR_FILE",
+    ),
+]
+
+
 @app.command()
 def search(
     config: Annotated[
@@ -130,6 +140,7 @@ def search(
         Optional[bool],  # noqa: UP045
         _option("Let tasks run code that models write, locked in.", "--allow-code-eval"),
     ] = None,
+    extension: Extensions = None,
 ) -> None:
     """Search merge recipes, choose a front on fresh items, test it on sealed ones.
 
@@ -160,6 +171,7 @@ def search(
         "apply_chat_template": apply_chat_template,
         "allow_task_code": allow_task_code,
         "allow_code_eval": allow_code_eval,
+        "extension": extension,
     }
     given = {key: value for key, value in overrides.items() if value is not None}
     console = _console()
@@ -179,11 +191,14 @@ def export(
         Optional[list[int]],  # noqa: UP045
         _option("A trial's number, of any trial; repeat it. Default: the front.", "--trial"),
     ] = None,
+    extension: Extensions = None,
 ) -> None:
     """Write merged models of a study to RUN/models."""
+    from automerge.extensions import load_extensions
     from automerge.run import export_trials
 
     console = _console()
+    load_extensions(extension or (), Path.cwd())
     for folder in export_trials(run, trial, console):
         console.print(str(folder), markup=False, soft_wrap=True)
 
@@ -192,10 +207,13 @@ def export(
 def merge(
     recipe: Annotated[Path, typer.Argument(help="A recipe: automerge's or mergekit's YAML.")],
     out: Annotated[Path, typer.Option("--out", help="The folder to write.", metavar="DIR")],
+    extension: Extensions = None,
 ) -> None:
     """Merge models by a recipe, without a search."""
+    from automerge.extensions import load_extensions
     from automerge.merge import merge_file
 
+    load_extensions(extension or (), Path.cwd())
     merge_file(recipe, out, _console())
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from automerge.errors import Fault, PreflightError
+from automerge.extensions import installed
 from automerge.model_folder import write_model
 from automerge.recipe import BASE
 from automerge.report.card import model_card
@@ -32,6 +34,7 @@ def export_models(
     folders = {number: run / MODELS / trials[number].trial.name for number in numbers}
     missing = [number for number, folder in folders.items() if not folder.is_dir()]
     if missing:
+        _check_extensions(run)
         checkpoints, references = _open_models(run)
         for number in missing:
             recipe = trials[number].trial.recipe
@@ -39,6 +42,28 @@ def export_models(
     for number, folder in folders.items():
         write_atomically(folder / "README.md", model_card(result, number, folder.name))
     return list(folders.values())
+
+
+def _check_extensions(run: Path) -> None:
+    """Refuse another version of the user's modules than the study was made with."""
+    with open_study(run) as store:
+        recorded: Mapping[str, str] = store.meta("config").get("extensions", {})
+    faults = []
+    for name, digest in recorded.items():
+        try:
+            [found] = installed([name])
+        except KeyError:
+            faults.append(Fault(f"the study uses the extension {name!r}: pass --extension {name}"))
+            continue
+        if found.digest != digest:
+            faults.append(
+                Fault(
+                    f"the extension {name!r} has changed since the study began; put the version "
+                    "back that it was made with"
+                )
+            )
+    if faults:
+        raise PreflightError(faults)
 
 
 def _open_models(run: Path) -> tuple[Mapping[str, Checkpoint], dict[str, str]]:

@@ -25,9 +25,9 @@ def recipe_faults(recipe: Recipe, locate: Locate) -> list[Fault]:
             slices=tuple(replace(piece, sources={}, knobs={}) for piece in recipe.slices),
         )
         faults += [Fault(problem, locate(("method",))) for problem in check_recipe(bare, METHODS)]
-    method = METHODS.get(recipe.method)
-    if method is None:
+    if recipe.method not in METHODS:
         return faults
+    method = METHODS[recipe.method]
 
     def check(
         at: PlainPath, declared: Sequence[Knob], knobs: Mapping[str, Profile | Value]

@@ -18,6 +18,7 @@ from automerge.constraint import Constraint
 from automerge.errors import ConfigError, Fault, PreflightError
 from automerge.executors.base import Executor
 from automerge.executors.ray import cluster_warnings
+from automerge.extensions import installed
 from automerge.items import POOL_SHARES, ItemDraw
 from automerge.methods import METHODS
 from automerge.objective import goals, model_property
@@ -337,6 +338,7 @@ def _start_executor(store: Store, config: StudyConfig, found: _Examined | None) 
         methods=tuple(dict.fromkeys([*config.search.methods, *recipe_methods])),
         properties=config.properties,
         more_layers=max([config.search.layers.repeat, *deeper]),
+        extensions=installed(config.extensions),
     )
     if config.executor == "local":
         return LocalExecutor(partial(MergeWorker, spec, found.task_set))

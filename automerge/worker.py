@@ -21,6 +21,7 @@ from automerge.errors import DeviceLost, PreflightError
 from automerge.evaluation.guards import InvalidOutput
 from automerge.evaluation.scorer import Scorer
 from automerge.evaluation.tasks import TaskSet, TaskSettings, TaskSpec, load_tasks
+from automerge.extensions import Extension, install
 from automerge.merging import (
     InvalidMerge,
     ResidentEngine,
@@ -54,7 +55,8 @@ class WorkerSpec:
     `models` maps names to folders, the base first. `dtype` "auto" is float32 on a CPU and the
     base's own on a GPU. `threads` None is one for a small model, else torch's choice; a worker
     given some of a machine's cores takes as much of its memory. `methods` are what recipes may
-    use, as far as known; `properties` are measured of the merged model itself.
+    use, as far as known; `properties` are measured of the merged model itself. `extensions` are
+    imported before anything else.
     """
 
     models: Mapping[str, Path]
@@ -69,6 +71,7 @@ class WorkerSpec:
     methods: tuple[str, ...] = ()
     properties: tuple[str, ...] = ()
     more_layers: int = 0
+    extensions: tuple[Extension, ...] = ()
 
 
 class MergeWorker:
@@ -78,6 +81,7 @@ class MergeWorker:
         import torch
         import transformers
 
+        install(spec.extensions)
         transformers.utils.logging.disable_progress_bar()
         device = choose_device(spec.device)
         path = spec.models[spec.base]

@@ -17,6 +17,7 @@ from automerge.config.search import Search
 from automerge.config.section import KEY
 from automerge.config.settings import StudyConfig
 from automerge.errors import ConfigError, Fault, Location
+from automerge.extensions import install, read_extension
 from automerge.mergekit import Evolution, is_evolve, parse_evolve
 from automerge.recipe import DEFAULT
 from automerge.recipe_files import read_recipe
@@ -33,6 +34,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "apply_chat_template": ("apply_chat_template",),
         "allow_task_code": ("allow_task_code",),
         "allow_code_eval": ("allow_code_eval",),
+        "extension": ("extensions",),
         "sampler": ("sampler",),
         "budget": ("budget",),
         "max_items": ("max_items",),
@@ -183,6 +185,7 @@ class _Draft:
             data["budget"] = "unlimited"
         self._resolve_models()
         self._resolve_include_path()
+        self._load_extensions()
         if isinstance(data.get("tasks"), list):
             self._complete_tasks(data["tasks"])
         if isinstance(data.get("search"), dict):
@@ -214,6 +217,23 @@ class _Draft:
             if not is_folder(folder):
                 self.fault(("include_path",), f"no such folder: {folder}")
             self.data["include_path"] = str(folder)
+
+    def _load_extensions(self) -> None:
+        """Import the user's modules, so that what they hold can be named below."""
+        listed = self.data.pop("extensions", [])
+        if not isinstance(listed, list):
+            self.fault(("extensions",), f"expected a list of modules, got {json.dumps(listed)}")
+            return
+        loaded: dict[str, Plain] = {}
+        for i, text in enumerate(listed):
+            try:
+                extension = read_extension(str(text), self._origin(("extensions",)).folder)
+                install([extension])
+            except ConfigError as error:
+                self.fault(("extensions", i), str(error))
+                continue
+            loaded[extension.name] = extension.digest
+        self.data["extensions"] = loaded
 
     def _complete_tasks(self, tasks: list[Plain]) -> None:
         for i, task in enumerate(tasks):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ValidationInfo, field_validator, model_validator
 
-from automerge.config.section import KEY, Problem, Section, one_of, refuse, repeated, unsafe
+from automerge.config.section import KEY, Problem, Section, entry_of, refuse, repeated, unsafe
 from automerge.errors import nearest
 from automerge.methods import METHODS, Knob
 from automerge.recipe import COMPONENTS, DEFAULT
@@ -53,9 +53,7 @@ class Search(Section):
     bounds, to `[false, true]` for a switch, or to the one value it has.
     """
 
-    methods: tuple[Annotated[str, one_of(tuple(METHODS), "method")], ...] = unsafe(
-        SEARCHED, min_length=1
-    )
+    methods: tuple[Annotated[str, entry_of(METHODS)], ...] = unsafe(SEARCHED, min_length=1)
     depth: Depth = unsafe(Depth(knots=3))
     components: tuple[tuple[str, ...], ...] = unsafe(((DEFAULT,),), min_length=1, max_length=64)
     knobs: dict[str, Any] = unsafe({})
@@ -94,16 +92,17 @@ class Search(Section):
     @field_validator("knobs")
     @classmethod
     def _knobs(cls, knobs: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        declared = declared_knobs(info.data.get("methods", SEARCHED))
+        methods = info.data.get("methods", SEARCHED)
+        declared, known = declared_knobs(methods), known_knobs(methods)
         fields = tuple(name for name in cls.model_fields if name != "knobs")
-        valid = (*fields, "space", *declared_knobs(tuple(METHODS)))
+        valid = (*fields, "space", *known)
         problems: list[Problem] = []
         for name, value in knobs.items():
             if name in declared:
                 problems += (((name,), problem) for problem in check_range(declared[name], value))
-            elif name in declared_knobs(tuple(METHODS)):
-                methods = ", ".join(info.data["methods"])
-                problems.append(((name, KEY), f"none of the methods {methods} has a {name!r}"))
+            elif name in known:
+                names = ", ".join(methods)
+                problems.append(((name, KEY), f"none of the methods {names} has a {name!r}"))
             else:
                 problems.append(((name, KEY), f"unknown key {name!r}{nearest(name, valid)}"))
         if problems:
@@ -112,8 +111,8 @@ class Search(Section):
 
     @field_validator("varying", "shared")
     @classmethod
-    def _knob_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        valid = tuple(declared_knobs(tuple(METHODS)))
+    def _knob_names(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        valid = tuple(known_knobs(info.data.get("methods", SEARCHED)))
         problems = repeated(names, "knob")
         for i, name in enumerate(names):
             if name not in valid:
@@ -125,13 +124,15 @@ class Search(Section):
     def for_space(self, seed: int) -> SpaceSettings:
         """The same in the words of the search space; `seed` is that of random masks."""
         ranges = {k: v for k, v in self.knobs.items() if isinstance(v, tuple)}
+        declared = declared_knobs(self.methods)
+        switches = tuple(k for k in ranges if declared[k].kind == "bool")
         return SpaceSettings(
             methods=self.methods,
             components=self.components,
             depth=self.depth.for_space(),
-            bounds={k: v for k, v in ranges.items() if not is_switch(k)},
+            bounds={k: v for k, v in ranges.items() if k not in switches},
             fixed={k: v for k, v in self.knobs.items() if k not in ranges},
-            switches=tuple(k for k in ranges if is_switch(k)),
+            switches=switches,
             varying=self.varying,
             shared=self.shared,
             leave_out=self.leave_out,
@@ -146,9 +147,9 @@ def declared_knobs(methods: Sequence[str]) -> dict[str, Knob]:
     return {knob.name: knob for method in methods for knob in METHODS[method].knobs}
 
 
-def is_switch(knob: str) -> bool:
-    """Whether a knob is true or false."""
-    return declared_knobs(tuple(METHODS))[knob].kind == "bool"
+def known_knobs(methods: Sequence[str]) -> dict[str, Knob]:
+    """The knobs of our methods and of some methods, by name."""
+    return declared_knobs((*METHODS.own, *methods))
 
 
 def check_range(knob: Knob, value: object) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, Protocol, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -30,6 +30,23 @@ def safe(default: Any = ..., **rules: Any) -> Any:
 def unsafe(default: Any = ..., **rules: Any) -> Any:
     """A field whose change would make a study's earlier trials incomparable."""
     return Field(default, json_schema_extra={"resume": "unsafe"}, **rules)
+
+
+class Known(Protocol):
+    """A table that says why it lacks a name."""
+
+    def problem(self, name: str) -> str | None: ...
+
+
+def entry_of(table: Known) -> BeforeValidator:
+    """Refuse names that a table lacks, as it says why."""
+
+    def check(value: object) -> object:
+        if isinstance(value, str) and (problem := table.problem(value)) is not None:
+            refuse([((), problem)])
+        return value
+
+    return BeforeValidator(check)
 
 
 def one_of(names: Sequence[str], noun: str) -> BeforeValidator:

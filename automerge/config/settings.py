@@ -20,7 +20,17 @@ from pydantic import (
 )
 
 from automerge.config.search import Search
-from automerge.config.section import KEY, Problem, Section, one_of, refuse, repeated, safe, unsafe
+from automerge.config.section import (
+    KEY,
+    Problem,
+    Section,
+    entry_of,
+    one_of,
+    refuse,
+    repeated,
+    safe,
+    unsafe,
+)
 from automerge.constraint import BEST_PARENT, Constraint
 from automerge.errors import Location, nearest
 from automerge.executors import EXECUTORS
@@ -150,6 +160,7 @@ class StudyConfig(Section):
     """Everything that decides a study.
 
     `base` and `models` are absolute paths or hub ids with a revision (`org/name@revision`).
+    `extensions` are the user's modules that may be loaded, each with the digest of its source.
     """
 
     name: str = safe(max_length=100)
@@ -163,9 +174,10 @@ class StudyConfig(Section):
     system_instruction: str | None = unsafe(None)
     allow_task_code: bool = safe(False)
     allow_code_eval: bool = safe(False)
+    extensions: dict[str, str] = unsafe({})
     search: Search = unsafe(Search())
     recipes: tuple[NamedRecipe, ...] = unsafe(())
-    sampler: Annotated[str, one_of(tuple(SAMPLERS), "sampler")] = unsafe("auto")
+    sampler: Annotated[str, entry_of(SAMPLERS)] = unsafe("auto")
     budget: int | Literal["unlimited"] = safe(200)
     max_items: int | None = safe(None, ge=1)
     max_time: str | None = safe(None)

@@ -64,11 +64,8 @@ class Step:
 class Planner:
     """Resolves recipes over named checkpoints; remembers where tensors lie."""
 
-    def __init__(
-        self, checkpoints: Mapping[str, Checkpoint], methods: Mapping[str, Method] = METHODS
-    ) -> None:
+    def __init__(self, checkpoints: Mapping[str, Checkpoint]) -> None:
         self._checkpoints = checkpoints
-        self._methods = methods
         self._layouts: dict[tuple[object, ...], list[Target]] = {}
         self._compatible: dict[tuple[str, str], list[str]] = {}
 
@@ -82,7 +79,7 @@ class Planner:
         return [self._step(target, parts[target.part]) for target in self._layout(recipe)]
 
     def _step(self, target: Target, recipe: Recipe) -> Step:
-        method = self._methods[recipe.method]
+        method = METHODS[recipe.method]
         info = self._checkpoints[target.reference.model].tensors[target.reference.tensor]
         return Step(
             tensor=target.place.tensor,
@@ -123,7 +120,7 @@ class Planner:
 
     def _check(self, recipe: Recipe) -> None:
         known = tuple(self._checkpoints)
-        problems = check_recipe(recipe, self._methods)
+        problems = check_recipe(recipe, METHODS)
         problems += [
             f"unknown model {model!r}{nearest(model, known)}"
             for model in recipe.models

@@ -1,5 +1,8 @@
 """Merge methods, by name."""
 
+from dataclasses import replace
+
+from automerge.extensions import Table
 from automerge.methods.arcee_fusion import ARCEE_FUSION
 from automerge.methods.base import (
     Coefficients,
@@ -47,50 +50,58 @@ from automerge.methods.tsv_m import TSV_M
 from automerge.methods.varm import VARM
 from automerge.methods.widen import WIDEN
 
-METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (
-        LINEAR,
-        SLERP,
-        NUSLERP,
-        NUSLERP_ROWS,
-        MULTISLERP,
-        KARCHER,
-        CART,
-        PASSTHROUGH,
-        TASK_ARITHMETIC,
-        TIES,
-        DARE_LINEAR,
-        DARE_TIES,
-        DELLA,
-        DELLA_LINEAR,
-        BREADCRUMBS,
-        BREADCRUMBS_TIES,
-        SCE,
-        MODEL_STOCK,
-        MODEL_STOCK_ROWS,
-        TASK_NUSLERP,
-        TASK_NUSLERP_ROWS,
-        TASK_MULTISLERP,
-        RAM,
-        RAMPLUS_TL,
-        NEARSWAP,
-        ARCEE_FUSION,
-        VARM,
-        METAGPT,
-        GEOMETRIC_MEDIAN,
-        CONSENSUS,
-        PCB,
-        MAGMAX,
-        EMR_UNI,
-        WIDEN,
-        TSV_M,
-        STAR,
-        ISO_C,
-        ISO_CTS,
-        OPCM,
-    )
-}
+
+def admit(name: str, outside: object) -> Method:
+    """Take a method from outside the package, under the name that recipes know it by."""
+    if not isinstance(outside, Method):
+        raise TypeError(f"expected an automerge.methods.Method, got {type(outside).__name__}")
+    return replace(outside, name=name)
+
+
+OWN = (
+    LINEAR,
+    SLERP,
+    NUSLERP,
+    NUSLERP_ROWS,
+    MULTISLERP,
+    KARCHER,
+    CART,
+    PASSTHROUGH,
+    TASK_ARITHMETIC,
+    TIES,
+    DARE_LINEAR,
+    DARE_TIES,
+    DELLA,
+    DELLA_LINEAR,
+    BREADCRUMBS,
+    BREADCRUMBS_TIES,
+    SCE,
+    MODEL_STOCK,
+    MODEL_STOCK_ROWS,
+    TASK_NUSLERP,
+    TASK_NUSLERP_ROWS,
+    TASK_MULTISLERP,
+    RAM,
+    RAMPLUS_TL,
+    NEARSWAP,
+    ARCEE_FUSION,
+    VARM,
+    METAGPT,
+    GEOMETRIC_MEDIAN,
+    CONSENSUS,
+    PCB,
+    MAGMAX,
+    EMR_UNI,
+    WIDEN,
+    TSV_M,
+    STAR,
+    ISO_C,
+    ISO_CTS,
+    OPCM,
+)
+METHODS: Table[Method] = Table(
+    "method", {method.name: method for method in OWN}, "automerge.methods", admit
+)
 
 __all__ = [
     "METHODS",

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from automerge.errors import nearest
+from automerge.extensions import Table
 from automerge.recipe import Place, Profile, Recipe, slice_faults
 
 if TYPE_CHECKING:
@@ -231,11 +232,11 @@ def normalize(default: bool) -> Knob:
     return Knob("normalize", "recipe", "bool", default, None, (0.0, 1.0))
 
 
-def check_recipe(recipe: Recipe, methods: Mapping[str, Method]) -> list[str]:
+def check_recipe(recipe: Recipe, methods: Table[Method]) -> list[str]:
     """List everything that keeps a recipe from being merged; empty when nothing does."""
-    method = methods.get(recipe.method)
-    if method is None:
-        return [f"unknown method {recipe.method!r}{nearest(recipe.method, tuple(methods))}"]
+    if (problem := methods.problem(recipe.method)) is not None:
+        return [problem]
+    method = methods[recipe.method]
     problems = [
         f"slice {int(at[1]) + 1}: {problem}" if at[0] == "slices" else problem
         for at, problem in slice_faults(recipe)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import cast
 
+from automerge.extensions import Table
 from automerge.samplers import optuna
 from automerge.samplers.base import Sampler, SamplerFactory
 from automerge.samplers.cma import CmaSampler
@@ -21,7 +23,7 @@ GP_DIMENSIONS, GP_TRIALS = 100, 1000
 class Samplers(Mapping[str, SamplerFactory]):
     """Name → factory; `auto` chooses one of the others."""
 
-    factories: Mapping[str, SamplerFactory]
+    factories: Table[SamplerFactory]
 
     def __getitem__(self, name: str) -> SamplerFactory:
         return self._chosen if name == AUTO else self.factories[name]
@@ -31,6 +33,10 @@ class Samplers(Mapping[str, SamplerFactory]):
 
     def __len__(self) -> int:
         return 1 + len(self.factories)
+
+    def problem(self, name: str) -> str | None:
+        """Say why there is no sampler of a name; None where there is one."""
+        return None if name == AUTO else self.factories.problem(name)
 
     def resolve(self, name: str, space: Space, n_objectives: int, budget: int) -> str:
         """The sampler a name stands for; every name but `auto` stands for itself."""
@@ -44,13 +50,29 @@ class Samplers(Mapping[str, SamplerFactory]):
         return self.factories[name](space, n_objectives, seed, budget)
 
 
+def admit(name: str, outside: object) -> SamplerFactory:
+    """Take a sampler's class or factory from outside the package."""
+    del name
+    if not callable(outside):
+        raise TypeError(
+            "expected a class or function of (space, n_objectives, seed, budget), "
+            f"got {type(outside).__name__}"
+        )
+    return cast(SamplerFactory, outside)
+
+
 SAMPLERS = Samplers(
-    {
-        "cma": CmaSampler,
-        "tpe": optuna.tpe,
-        "nsga2": optuna.nsga2,
-        "nsga3": optuna.nsga3,
-        "gp": GpSampler,
-        "random": RandomSampler,
-    }
+    Table(
+        "sampler",
+        {
+            "cma": CmaSampler,
+            "tpe": optuna.tpe,
+            "nsga2": optuna.nsga2,
+            "nsga3": optuna.nsga3,
+            "gp": GpSampler,
+            "random": RandomSampler,
+        },
+        "automerge.samplers",
+        admit,
+    )
 )

@@ -1,0 +1,216 @@
+"""A user's module: read as source, so that it has a digest and travels to workers.
+
+Only modules that the user named (`extensions:` in the configuration, `--extension`) are ever
+imported: a recipe or a run folder from somebody else cannot make automerge run code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+
+from automerge.errors import ConfigError, Fault
+
+MAX_BYTES = 2_000_000
+"""Source text of one extension in total."""
+_installed: dict[str, Extension] = {}
+"""The extensions of this process, by name."""
+
+
+@dataclass(frozen=True)
+class Extension:
+    """A module or package by its import name: relative path → source text.
+
+    A module has one file, `NAME.py`; a package has its Python files, `NAME/__init__.py` among them.
+    """
+
+    name: str
+    files: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "files", MappingProxyType(dict(sorted(self.files.items()))))
+
+    def __reduce__(self) -> tuple[type[Extension], tuple[str, dict[str, str]]]:
+        return Extension, (self.name, dict(self.files))
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that name the content of all files."""
+        text = "\0".join(f"{path}\0{source}" for path, source in self.files.items())
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_extension(reference: str, folder: Path) -> Extension:
+    """Read a module, given by import name or by path, without running it.
+
+    Paths are relative to `folder`; names are looked for in `folder`, then on `sys.path`. Raises
+    ConfigError where there is none, or where it is too large.
+    """
+    if reference.endswith(".py") or "/" in reference:
+        path = folder / Path(reference).expanduser()
+        if not path.exists():
+            raise ConfigError(f"no such file: {path}")
+    else:
+        path = _find(reference, folder)
+    if path.name == "__init__.py":
+        path = path.parent
+    name = path.stem
+    if not name.isidentifier():
+        raise ConfigError(f"{path}: {name!r} is not a valid module name")
+    sources = [path] if path.is_file() else sorted(path.rglob("*.py"))
+    if path.is_dir() and path / "__init__.py" not in sources:
+        raise ConfigError(f"{path} is not a Python package: it has no __init__.py")
+    total = 0
+    files: dict[str, str] = {}
+    for source in sources:
+        if not source.is_file():
+            raise ConfigError(f"{source} is not a file")
+        total += source.stat().st_size
+        if total > MAX_BYTES:
+            raise ConfigError(f"{path} holds more than {MAX_BYTES} bytes of source")
+        try:
+            files[str(source.relative_to(path.parent))] = source.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{source}: {error}") from error
+    return Extension(name, files)
+
+
+def _find(name: str, folder: Path) -> Path:
+    if not name.isidentifier():
+        raise ConfigError(
+            f"{name!r} is not a module: expected an import name such as my_methods, or a path to "
+            "a .py file or package"
+        )
+    found = importlib.machinery.PathFinder.find_spec(name, [str(folder), *sys.path])
+    if found is None or not found.origin or not found.origin.endswith(".py"):
+        raise ConfigError(
+            f"there is no Python module {name!r} in {folder} or among the installed packages"
+        )
+    return Path(found.origin)
+
+
+def install(extensions: Iterable[Extension]) -> None:
+    """Make modules importable in this process, and import them; the same ones only once.
+
+    Raises ConfigError, with the end of the traceback, where importing a module fails.
+    """
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+    for extension in extensions:
+        if _installed.get(extension.name) == extension:
+            continue
+        if extension.name in sys.builtin_module_names or extension.name == "automerge":
+            raise ConfigError(f"an extension cannot be named {extension.name!r}")
+        _remove(extension.name)
+        _installed[extension.name] = extension
+        try:
+            importlib.import_module(extension.name)
+        except (Exception, SystemExit) as error:
+            _remove(extension.name)
+            raise ConfigError(_blame(extension, error)) from error
+
+
+def load_extensions(references: Iterable[str], folder: Path) -> tuple[Extension, ...]:
+    """Read and import modules; raises ConfigError with every fault."""
+    faults: list[Fault] = []
+    loaded: list[Extension] = []
+    for reference in references:
+        try:
+            extension = read_extension(reference, folder)
+            install([extension])
+        except ConfigError as error:
+            faults += error.faults
+        else:
+            loaded.append(extension)
+    if faults:
+        raise ConfigError(faults)
+    return tuple(loaded)
+
+
+def installed(names: Iterable[str]) -> tuple[Extension, ...]:
+    """Return extensions of this process by name; KeyError for one that was not installed."""
+    return tuple(_installed[name] for name in names)
+
+
+def _remove(name: str) -> None:
+    _installed.pop(name, None)
+    for loaded in [m for m in sys.modules if m == name or m.startswith(f"{name}.")]:
+        del sys.modules[loaded]
+
+
+def _blame(extension: Extension, error: BaseException) -> str:
+    """Say where in the user's module an import failed."""
+    message = f"{type(error).__name__}: {error}"
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}: the extension cannot be imported: {error.msg}"
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename in extension.files
+    ]
+    where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else extension.name
+    return f"{where}: the extension cannot be imported: {message}"
+
+
+def attribute(reference: str) -> object:
+    """Look up `module:name` among the installed extensions; KeyError where there is none."""
+    module, _, name = reference.partition(":")
+    found = sys.modules.get(module) if module.partition(".")[0] in _installed else None
+    if found is None or not name or not hasattr(found, name):
+        raise KeyError(reference)
+    return getattr(found, name)
+
+
+def missing(reference: str) -> str:
+    """Say why `module:name` cannot be looked up."""
+    module, _, name = reference.partition(":")
+    if module.partition(".")[0] not in _installed:
+        return (
+            f"the module {module!r} is not loaded; list it under `extensions:`, or pass "
+            f"--extension {module}"
+        )
+    return f"{module} has no {name!r}"
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds installed extensions and their submodules, before any file of the same name."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        del path, target
+        extension = _installed.get(fullname.partition(".")[0])
+        if extension is None:
+            return None
+        stem = fullname.replace(".", "/")
+        for file, is_package in ((f"{stem}/__init__.py", True), (f"{stem}.py", False)):
+            if file in extension.files:
+                loader = _Loader(file, extension.files[file], is_package)
+                return importlib.util.spec_from_loader(fullname, loader, is_package=is_package)
+        return None
+
+
+class _Loader(importlib.abc.InspectLoader):
+    """Runs one file of an extension from its text."""
+
+    def __init__(self, path: str, source: str, package: bool) -> None:
+        self._path = path
+        self._source = source
+        self._package = package
+
+    def get_source(self, fullname: str) -> str:
+        return self._source
+
+    def is_package(self, fullname: str) -> bool:
+        return self._package
+
+    def exec_module(self, module: ModuleType) -> None:
+        exec(compile(self._source, self._path, "exec", dont_inherit=True), module.__dict__)

@@ -1,0 +1,268 @@
+"""Tables that others add to: what is loaded, what never is, and a search with a user's module."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from automerge.checkpoints import MemoryCheckpoint
+from automerge.config import load_config
+from automerge.errors import ConfigError
+from automerge.extensions import Table, install, load_extensions, modules, read_extension
+from automerge.merging import ResidentEngine
+from automerge.methods import METHODS, Method
+from automerge.methods import admit as admit_method
+from automerge.recipe import Profile, Recipe, RecipeSource
+from automerge.recipe_files import read_recipe
+from automerge.samplers import SAMPLERS
+from automerge.store import Store
+from tests.zoo import write_zoo
+
+REPOSITORY = Path(__file__).parents[2]
+SOURCE = '''
+"""A user's own method and sampler."""
+
+from automerge.methods import Coefficients, Knob, Method
+from automerge.samplers import SAMPLERS
+
+print("imported")
+
+
+def coefficients(values, statistics):
+    return Coefficients(each=tuple((w,) for w in values.each["weight"]))
+
+
+def kernel(operands, scalars):
+    merged = operands.base
+    for (weight,), vector in zip(scalars.each, operands.task_vectors):
+        merged = merged + 2.0 * weight * vector
+    return merged
+
+
+DOUBLED = Method(
+    name="doubled",
+    paper="none",
+    knobs=(Knob("weight", "source", "float", 1.0, 0.0, (-10.0, 10.0), (0.0, 0.5)),),
+    coefficients=coefficients,
+    kernel=kernel,
+    anchored=True,
+)
+
+
+def chance(space, n_objectives, seed, budget):
+    return SAMPLERS["random"](space, n_objectives, seed + 1, budget)
+'''
+
+
+@pytest.fixture(autouse=True)
+def nothing_installed() -> Iterator[None]:
+    yield
+    for name in tuple(modules._installed):
+        modules._remove(name)
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    (tmp_path / "my_merges.py").write_text(SOURCE)
+    return tmp_path
+
+
+def test_a_users_method_merges_as_its_formula_says_under_the_name_it_was_asked_by(
+    mine: Path,
+) -> None:
+    load_extensions(["my_merges"], mine)
+    method = METHODS["my_merges:DOUBLED"]
+    assert isinstance(method, Method)
+    assert method.name == "my_merges:DOUBLED"
+    tensors = {name: torch.randn(3, 4) for name in ("base", "a")}
+    recipe = Recipe(method.name, (RecipeSource("a", {"weight": Profile.of(0.3)}),), "base")
+    engine = ResidentEngine({n: MemoryCheckpoint({"w": t}) for n, t in tensors.items()})
+    [(_, merged)] = engine.merge(recipe)
+    expected = tensors["base"].double() + 0.6 * (tensors["a"] - tensors["base"]).double()
+    torch.testing.assert_close(merged.double(), expected, rtol=0, atol=4 * 2**-23)
+
+
+def test_a_name_is_never_imported_unless_its_module_was_listed(
+    mine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(mine))
+    for name in ("a", "b"):
+        (mine / name).mkdir()
+    recipe = mine / "recipe.yaml"
+    recipe.write_text(
+        "recipe: 1\nmethod: my_merges:DOUBLED\nbase: base\nmodels: {base: ./b, a: ./a}\n"
+        "sources: {a: {weight: 0.3}}\n"
+    )
+    with pytest.raises(ConfigError, match="'my_merges' is not loaded; list it under `extensions:`"):
+        read_recipe(recipe)
+    assert "os:system" not in METHODS
+    assert "my_merges" not in sys.modules
+    assert capsys.readouterr().out == ""
+
+
+def test_a_thing_of_another_kind_and_a_name_that_is_not_there_are_refused(mine: Path) -> None:
+    load_extensions(["./my_merges.py"], mine)
+    assert "expected an automerge.methods.Method, got function" in str(
+        METHODS.problem("my_merges:kernel")
+    )
+    assert METHODS.problem("my_merges:TRIPLED") == (
+        "method 'my_merges:TRIPLED': my_merges has no 'TRIPLED'"
+    )
+    assert SAMPLERS.problem("my_merges:chance") is None
+    assert "expected a class or function" in str(SAMPLERS.problem("my_merges:DOUBLED"))
+
+
+@pytest.mark.parametrize(
+    ("files", "reference", "expected"),
+    [
+        ({}, "my_merges", "there is no Python module 'my_merges'"),
+        ({}, "lib/my_merges.py", "no such file"),
+        ({}, "my merges", "is not a module"),
+        ({"my-merges.py": ""}, "./my-merges.py", "'my-merges' is not a valid module name"),
+        ({"my_merges.py": "x = (\n"}, "my_merges", "my_merges.py:1: the extension cannot"),
+        ({"my_merges.py": "\nx = y\n"}, "my_merges", "my_merges.py:2: the extension .* 'y'"),
+        ({"my_merges.py": "raise SystemExit(0)"}, "my_merges", "my_merges.py:1: .*SystemExit"),
+        ({"my_merges.py": "#" * 2_000_001}, "my_merges", "more than 2000000 bytes"),
+        ({"p/__init__.py": "from p.q import y"}, "p", "p/__init__.py:1: .*No module named 'p.q'"),
+        ({"automerge.py": ""}, "./automerge.py", "cannot be named 'automerge'"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_one_sentence_with_its_place(
+    tmp_path: Path, files: dict[str, str], reference: str, expected: str
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=expected):
+        load_extensions([reference], tmp_path)
+
+
+def test_a_package_travels_whole_and_is_imported_where_no_file_of_it_is(tmp_path: Path) -> None:
+    package = tmp_path / "here" / "my_package"
+    (package / "inner").mkdir(parents=True)
+    (package / "__init__.py").write_text("from my_package.inner.merge import DOUBLED\n")
+    (package / "inner" / "__init__.py").write_text("")
+    (package / "inner" / "merge.py").write_text(SOURCE)
+    extension = read_extension("my_package", package.parent)
+    sent = tmp_path / "sent.pickle"
+    sent.write_bytes(pickle.dumps(extension))
+    code = (
+        "import pickle, sys; from automerge.extensions import install; "
+        "from automerge.methods import METHODS; "
+        f"install([pickle.loads(open({str(sent)!r}, 'rb').read())]); "
+        "print(METHODS['my_package:DOUBLED'].anchored)"
+    )
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=elsewhere,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["imported", "True"], done.stderr
+
+
+def test_a_changed_file_is_read_again_and_has_another_digest(mine: Path) -> None:
+    [before] = load_extensions(["my_merges"], mine)
+    old = METHODS["my_merges:DOUBLED"]
+    (mine / "my_merges.py").write_text(SOURCE.replace("2.0 *", "3.0 *"))
+    [after] = load_extensions(["my_merges"], mine)
+    assert before.digest != after.digest
+    assert METHODS["my_merges:DOUBLED"].kernel is not old.kernel
+    install([after])
+    assert METHODS["my_merges:DOUBLED"] is METHODS["my_merges:DOUBLED"]
+
+
+def test_an_installed_package_adds_to_a_table_by_its_entry_point(
+    mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = mine / "my_merges-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-merges\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[automerge.methods]\ndoubled = my_merges:DOUBLED\nbroken = my_merges:NOTHING\n"
+    )
+    monkeypatch.syspath_prepend(str(mine))
+    table = Table("method", METHODS.own, "automerge.methods", admit_method)
+    assert table["doubled"].name == "doubled"
+    assert tuple(table)[-2:] == ("doubled", "broken")
+    assert "method 'broken' cannot be loaded" in str(table.problem("broken"))
+    sys.modules.pop("my_merges", None)
+
+
+def test_faults_of_extensions_have_their_place_beside_those_of_the_file(mine: Path) -> None:
+    config = mine / "automerge.yaml"
+    config.write_text(
+        "base: ./base\nmodels: {a: ./a}\ntasks: [t]\nextensions: [my_merges, my_merge]\n"
+        "search: {methods: ['my_merges:DOUBLED', 'my_merges:kernel']}\nbudgt: 3\n"
+    )
+    with pytest.raises(ConfigError) as refused:
+        load_config(config)
+    text = str(refused.value)
+    assert f"{config}:4:25: there is no Python module 'my_merge'" in text
+    assert f"{config}:5:41: method 'my_merges:kernel': expected an automerge.methods.Method" in text
+    assert "unknown key 'budgt'" in text
+
+
+@pytest.mark.parametrize("executor", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+def test_a_search_with_a_users_method_and_sampler_is_resumed_only_with_the_same_module(
+    tmp_path: Path, executor: str
+) -> None:
+    config = write_zoo(tmp_path)
+    (tmp_path / "my_merges.py").write_text(SOURCE)
+    text = config.read_text().replace("[linear, task_arithmetic, ties]", "['my_merges:DOUBLED']")
+    config.write_text(
+        text.replace("sampler: random", "sampler: my_merges:chance\nextensions: [my_merges]")
+        + ("executor: ray\nworkers: 1\n" if executor == "ray" else "")
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+    def automerge(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "automerge.cli", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    done = automerge("search")
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "runs" / "tiny"
+    with Store(run, write=False) as store:
+        proposed = [t for t in store.trials() if t.origin == "sampler"]
+        assert {t.recipe.method for t in proposed} == {"my_merges:DOUBLED"}
+        assert all(store.outcomes("search").values())
+    assert json.loads((run / "front.json").read_text())["members"]
+    with Store(run, write=False) as store:
+        first, second = sorted({t.number for t in proposed} - set(store.meta("front")))[:2]
+    export = ("export", "runs/tiny", "--trial")
+    refused = automerge(*export, str(first))
+    assert refused.returncode == 3
+    assert "pass --extension my_merges" in refused.stderr
+    done = automerge(*export, str(first), "--extension", "my_merges")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "my_merges.py").write_text(SOURCE.replace("2.0 *", "3.0 *"))
+    refused = automerge("search", "--budget", "12")
+    assert refused.returncode == 2
+    assert "extensions" in refused.stderr
+    refused = automerge(*export, str(second), "--extension", "my_merges")
+    assert refused.returncode == 3
+    assert "has changed since the study began" in refused.stderr
