@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
 
 THREADS = "OMP_NUM_THREADS"
@@ -70,6 +71,23 @@ def groups(cgroup: Path, proc: Path) -> Iterator[Path]:
             yield inside
             inside = inside.parent
         yield root
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Have PyTorch compute on the calling thread alone.
+
+    Sums that are shared out among threads, and the matrix products and decompositions of LAPACK,
+    are rounded otherwise by each number of threads; by one they are the same on every number.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def limit_threads(environment: MutableMapping[str, str] = os.environ) -> None:

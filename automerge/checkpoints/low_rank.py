@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from automerge.processors import one_thread
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -54,9 +56,10 @@ def write_sum(
     up = torch.cat([u.up.to(precision) * (c * u.scale) for c, u in updates], dim=1)
     down = torch.cat([u.down.to(precision) for _, u in updates])
     rows = max(1, BLOCK // target.shape[1])
-    for start in range(0, target.shape[0], rows):
-        block = slice(start, start + rows)
-        total = torch.mm(up[block], down)
-        for c, x in whole:
-            total.add_(x[block].to(precision), alpha=c)
-        target[block] = total
+    with one_thread():
+        for start in range(0, target.shape[0], rows):
+            block = slice(start, start + rows)
+            total = torch.mm(up[block], down)
+            for c, x in whole:
+                total.add_(x[block].to(precision), alpha=c)
+            target[block] = total

@@ -94,7 +94,7 @@ def order(blocks: Iterable[tuple[Tensor, ...]], size: int) -> Order:
             rising = np.sort(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
             return Sorted(torch.from_numpy(rising))
         parts = [torch.cat(column) for column in columns]
-        ordered = parts[0].sort(descending=True)
+        ordered = parts[0].sort(descending=True, stable=True)
         return Sorted(
             ordered.values.flip(0),
             tuple(part[ordered.indices].double().cumsum(0) for part in parts[1:]),

@@ -12,6 +12,7 @@ from automerge.merging.blocks import working_blocks
 from automerge.merging.cache import Cache
 from automerge.merging.fused import FusedKernels
 from automerge.merging.order import EXACT, Binned, Order, order
+from automerge.processors import one_thread
 
 Key = tuple[object, ...]
 
@@ -102,7 +103,8 @@ class VectorStatistics:
                 (torch.stack(parts).var(dim=0, correction=0), *(part.square() for part in parts))
                 for parts in vectors
             )
-            return order(blocks, self.size)
+            with one_thread():
+                return order(blocks, self.size)
 
         return self._cache.get(("spread", self._base, *self._sources), ordered)
 
@@ -123,6 +125,7 @@ def vector(source: Tensor, base: Tensor | None) -> Iterator[Tensor]:
 def inner(left: Iterable[Tensor], right: Iterable[Tensor]) -> Tensor:
     """The inner product of two vectors in blocks, accumulated in float64."""
     total = torch.zeros((), dtype=torch.float64)
-    for ours, theirs in zip(left, right, strict=True):
-        total += torch.dot(ours.double(), theirs.double()).cpu()
+    with one_thread():
+        for ours, theirs in zip(left, right, strict=True):
+            total += torch.dot(ours.double(), theirs.double()).cpu()
     return total

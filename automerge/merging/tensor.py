@@ -16,6 +16,7 @@ from automerge.merging.combination import Combination, combination
 from automerge.merging.plan import Step
 from automerge.merging.workspace import Workspace
 from automerge.methods import Coefficients, Method, Operands
+from automerge.processors import one_thread
 
 CHECKED = 1 << 17
 """Elements checked at once: what stays in a core's cache."""
@@ -69,7 +70,8 @@ def fill(merged: Tensor, step: Step, method: Method, workspace: Workspace) -> bo
     """Run a method's two stages; whether the result is finite.
 
     An element-wise kernel goes over the tensor in blocks, or is fused. One that only adds and
-    scales its operands never needs those that are stored as low-rank updates whole.
+    scales its operands never needs those that are stored as low-rank updates whole. Whole-tensor
+    kernels run on one thread: their bits are the same on every number of processors.
     """
     statistics = workspace.statistics(step.base, step.sources)
     scalars = method.coefficients(step.values, statistics)
@@ -80,8 +82,9 @@ def fill(merged: Tensor, step: Step, method: Method, workspace: Workspace) -> bo
         precision = working_precision(tensors)
         operands = split([t.to(precision).reshape(step.info.shape) for t in tensors], step)
         key = (step.base, *step.sources)
-        prepared = workspace.prepared(method, key, operands)
-        merged[:] = method.kernel(replace(operands, prepared=prepared), scalars).reshape(-1)
+        with one_thread():
+            prepared = workspace.prepared(method, key, operands)
+            merged[:] = method.kernel(replace(operands, prepared=prepared), scalars).reshape(-1)
         return is_finite(merged)
     columns = step.info.shape[-1] if step.info.shape else 1
     ranked = [

@@ -21,6 +21,7 @@ from automerge.merging.ranks import Ranks, places_of
 from automerge.merging.statistics import Key, VectorStatistics, inner, vector
 from automerge.methods import Method, Operands
 from automerge.methods.uniform import uniform
+from automerge.processors import one_thread
 
 
 class Workspace:
@@ -79,7 +80,8 @@ class Workspace:
         return self._updates[origin]
 
     def _read(self, model: str, name: str) -> Tensor:
-        return self.checkpoints[model].read(name).reshape(-1)
+        with one_thread():  # adapters are multiplied out, missing rows are means
+            return self.checkpoints[model].read(name).reshape(-1)
 
     def statistics(self, base: Stored | None, sources: tuple[Stored, ...]) -> VectorStatistics:
         """Statistics of the vectors of one tensor."""
