@@ -11,27 +11,31 @@ NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 """What models, studies and recipes may be called."""
 
 
-def resolve(text: str, folder: Path) -> str:
-    """Turn what a user wrote into a reference; relative paths are relative to `folder`.
+def resolve(text: str, *folders: Path) -> str:
+    """Turn what a user wrote into a reference.
 
-    A path is what exists on disk or begins with `.`, `/` or `~`; all else is a hub id. Raises
-    ValueError with a message for the user.
+    Relative paths are relative to the first of some folders that has them. A path is what exists on
+    disk or begins with `.`, `/` or `~`; all else is a hub id. Raises ValueError with a message for
+    the user.
     """
     if not text or "\0" in text:
         raise ValueError("expected a folder or a hub id, got nothing")
-    path = join(folder, text)
-    if is_folder(path):
-        return str(path)
-    if exists(path):
+    paths = list(dict.fromkeys(join(folder, text) for folder in folders))
+    if (found := next(filter(is_folder, paths), None)) is not None:
+        return str(found)
+    if any(map(exists, paths)):
         raise ValueError(f"{text} is a file; expected a model's folder or a hub id (org/name)")
+    looked = " nor ".join(map(str, paths))
     if text.startswith((".", "/", "~")):
         before, at, _ = text.rpartition("@")
-        if at and is_folder(join(folder, before)):
+        if at and any(is_folder(join(folder, before)) for folder in folders):
             raise ValueError(f"{before} is a local folder, which has no revision; drop the '@...'")
-        raise ValueError(f"no such folder: {path}")
+        raise ValueError(f"no such folder: {looked}")
     if _HUB_ID.fullmatch(text):
         return text
-    raise ValueError(f"{text!r} is neither a folder that exists nor a hub id (org/name[@revision])")
+    raise ValueError(
+        f"{text!r} is neither a folder that exists ({looked}) nor a hub id (org/name[@revision])"
+    )
 
 
 def is_local(reference: str) -> bool:

@@ -43,6 +43,9 @@ def read(text: str, tmp_path: Path) -> tuple[Vocabulary, Reader]:
             Vocabulary("maths", pad_to_multiple_of=64),
         ),
         ("tokenizer: {source: union, tokens: {}}", Vocabulary("union")),
+        ("chat_template: auto", Vocabulary(chat_template="auto")),
+        ("chat_template: '{{ messages }}'", Vocabulary(chat_template="{{ messages }}")),
+        ("tokenizer: {}\nchat_template: auto", Vocabulary("union", "auto")),
     ],
 )
 def test_what_can_be_expressed_is_read(text, vocabulary, tmp_path):
@@ -59,6 +62,8 @@ def test_what_can_be_expressed_is_read(text, vocabulary, tmp_path):
         Vocabulary("maths"),
         Vocabulary("base", pad_to_multiple_of=8),
         Vocabulary("maths", pad_to_multiple_of=8),
+        Vocabulary(chat_template="auto"),
+        Vocabulary("union", "{% for m in messages %}{{ m.content }}{% endfor %}", 8),
     ],
 )
 def test_what_is_written_is_read_back(vocabulary, tmp_path):
@@ -87,7 +92,8 @@ def test_mergekit_takes_what_is_written(vocabulary):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("chat_template: auto", ":1:1: templates of mergekit's own"),
+        ("chat_template: chatml", ":1:16: the template that mergekit brings"),
+        ("chat_template: maths", ":1:16: expected `auto` or a template in Jinja"),
         ("tokenizer: {tokens: {<s>: {source: org/maths}}}", ":1:13: choosing rows of single"),
         ("tokenizer: union", ":1:12: expected a mapping"),
         ("tokenizer: {sorce: base}", ":1:13: unknown key 'sorce'; did you mean 'source'"),

@@ -51,7 +51,7 @@ def is_evolve(data: Mapping[str, Plain]) -> bool:
 def parse_evolve(document: Located, folder: Path) -> Evolution:
     """Read a mergekit-evolve configuration; raise ConfigError with every fault, located.
 
-    Relative model paths are relative to `folder`.
+    Relative model paths are relative to the working directory, else to `folder`.
     """
     found = _Evolve(Reader(document), folder)
     evolution = found.read()
@@ -94,7 +94,8 @@ class _Evolve:
             ("search", "depth"): ("genome", "layer_granularity"),
             ("evaluation", "items_per_candidate"): ("limit",),
         }
-        return Evolution(plain, origins, (*self._notes, *self._differences(method)))
+        notes = (*self._names.notes, *self._notes, *self._differences(method))
+        return Evolution(plain, origins, notes)
 
     def _method(self) -> str:
         method = self.reader.at(("genome", "merge_method"))
@@ -246,7 +247,8 @@ class _Evolve:
     def _differences(self, method: str) -> Iterator[str]:
         """Yield what the search does otherwise whatever the file says, and what it leaves out."""
         genome = self.reader.at(("genome",))
-        if genome.get("tokenizer_source") not in (None, BASE, genome.get("base_model")):
+        chosen = genome.get("tokenizer_source")
+        if chosen not in (None, BASE) and not self._names.same(chosen, genome.get("base_model")):
             yield "tokenizer_source has no counterpart: all models get the base's vocabulary"
         if self._switch(("random_init",), False):
             yield (

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from automerge.mergekit.parameters import At, Reader
-from automerge.recipe import BASE, DEFAULT
-from automerge.references import is_local, resolve, short_name, split_revision
+from automerge.recipe import AUTO, BASE, DEFAULT, UNION
+from automerge.references import is_folder, is_local, join, resolve, short_name, split_revision
 from automerge.yaml_file import Plain
+
+LAYER_KEYS = (
+    *("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers"),
+    "decoder_layers",
+)
+TEXT_KEYS = ("text_config", "llm_config", "language_config", "decoder")
 
 
 class Models:
     """Resolves models and names them: the base `base`, others by the end of their path.
 
     MODEL+LORA stands for the adapter; MODEL, the base or else the first model that is written so,
-    is then among the names, merged or not.
+    is then among the names, merged or not. Relative paths are relative to the working directory, as
+    in mergekit, else to the file's folder.
     """
 
     def __init__(self, reader: Reader, folder: Path, at: At = ()) -> None:
@@ -24,8 +32,10 @@ class Models:
         """Reference → name."""
         self.owns_adapters = False
         """Whether some model is an adapter of the base."""
+        self.notes: list[str] = []
+        """Where a path could have meant another folder."""
         self._reader = reader
-        self._folder = folder
+        self._folders = (Path.cwd(), folder)
         self._base_at: At = (*at, "base_model")
         self._owner = reader.at(self._base_at) or next(self._owners(reader.data), None)
 
@@ -46,18 +56,41 @@ class Models:
             return None
         model, adapter = self._split(text)
         if adapter is not None:
-            if model != self._owner:
+            if not self.same(model, self._owner):
                 message = f"all adapters must be of one model, {self._owner}; {model} is another"
                 self._reader.fault(at, message)
             text, self.owns_adapters = adapter, True
         try:
-            reference = resolve(text, self._folder)
+            reference = resolve(text, *self._folders)
         except ValueError as error:
             self._reader.fault(at, str(error))
             return None
+        self._note(text, reference)
+        base = next((known for known, called in self.names.items() if called == BASE), None)
+        if base is not None and _location(reference) == _location(base):
+            return BASE
         if reference not in self.names:
             self.names[reference] = name or self._new_name(reference)
         return self.names[reference]
+
+    def same(self, one: Plain, other: Plain) -> bool:
+        """Whether two texts name one model, however each spells it."""
+        if one == other:
+            return True
+        try:
+            found = [_location(resolve(text, *self._folders)) for text in (one, other)]
+        except (ValueError, TypeError):
+            return False
+        return found[0] == found[1]
+
+    def _note(self, text: str, reference: str) -> None:
+        """Say where a path stands for different folders, seen from here and from the file."""
+        here, there = (join(folder, text) for folder in self._folders)
+        if str(here) == reference and here != there and is_folder(there):
+            note = (
+                f"{text} is {here}, relative to the working directory as in mergekit; not {there}"
+            )
+            self.notes.append(note)
 
     def n_layers(self, name: str) -> int | None:
         """The number of layers of a model on this machine; None where it is not known."""
@@ -65,14 +98,15 @@ class Models:
 
     def _new_name(self, reference: str) -> str:
         name = short_name(reference)
-        taken = {BASE, DEFAULT, *self.names.values()}
+        taken = {BASE, DEFAULT, UNION, AUTO, *self.names.values()}
         candidates = (name, *(f"{name}-{i}" for i in range(2, len(taken) + 3)))
         return next(candidate for candidate in candidates if candidate not in taken)
 
     def _split(self, text: str) -> tuple[str, str | None]:
         """MODEL and LORA of MODEL+LORA; None where there is no adapter."""
         model, plus, adapter = text.partition("+")
-        return (model, adapter) if plus and not (self._folder / text).is_dir() else (text, None)
+        whole = any(is_folder(join(folder, text)) for folder in self._folders)
+        return (model, adapter) if plus and not whole else (text, None)
 
     def _owners(self, value: Plain) -> Iterator[str]:
         """The models before a `+` anywhere in the file."""
@@ -105,7 +139,36 @@ def _layer_count(reference: str) -> int | None:
         return None
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    layers = config.get("num_hidden_layers") if isinstance(config, dict) else None
-    return layers if isinstance(layers, int) else None
+    return _layers_of(config) if isinstance(config, dict) else None
+
+
+def _layers_of(config: Mapping[str, Plain]) -> int | None:
+    """The number of layers in a configuration, its language model's where there are several parts.
+
+    What it leaves out is what its class in transformers has; None where nothing says it.
+    """
+    inner = (config.get(key) for key in TEXT_KEYS)
+    for part in (*inner, config):
+        for key in LAYER_KEYS:
+            if isinstance(part, dict) and type(part.get(key)) is int:
+                return int(part[key])
+    return _default_layers(config)
+
+
+def _default_layers(config: Mapping[str, Plain]) -> int | None:
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    try:
+        made = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config)).get_text_config()
+    except (StrictDataclassError, KeyError, TypeError, ValueError, AttributeError):
+        return None
+    layers = getattr(made, "num_hidden_layers", None)
+    return layers if type(layers) is int else None
+
+
+def _location(reference: str) -> str:
+    """A folder without links, or a hub id."""
+    return os.path.realpath(reference) if is_local(reference) else reference

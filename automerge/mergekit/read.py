@@ -66,7 +66,7 @@ def is_mergekit(data: Mapping[str, Plain]) -> bool:
 def parse_mergekit(document: Located, folder: Path) -> Imported:
     """Read a mergekit configuration; raise ConfigError with every fault, located.
 
-    Relative model paths are relative to `folder`.
+    Relative model paths are relative to the working directory, else to `folder`.
     """
     merge = _Merge(Reader(document), folder)
     imported = merge.read()
@@ -102,7 +102,7 @@ class _Merge:
         if not reader.faults:
             check_vocabulary(reader, recipe)
             reader.faults += recipe_faults(recipe, self._locate)
-        self._notes += self._differences(recipe)
+        self._notes += (*self._names.notes, *self._differences(recipe))
         name = reader.data.get("name")
         used = (*recipe.models, *([BASE] if self._names.owns_adapters else []))
         models = {n: r for r, n in self._names.names.items() if n in used}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from automerge.errors import nearest
 from automerge.mergekit.parameters import At, Reader
-from automerge.recipe import BASE, BASE_VOCABULARY, UNION, Recipe, Vocabulary
+from automerge.recipe import AUTO, BASE, BASE_VOCABULARY, UNION, Recipe, Vocabulary, is_template
 from automerge.yaml_file import Plain
 
 ENTRIES = ("source", "tokens", "pad_to_multiple_of")
@@ -16,6 +16,7 @@ UNION_NOTE = (
     "they are spelled in the file; rows that stand for no token stay, mergekit cuts them off"
 )
 TEMPLATE_NOTE = "mergekit keeps the chat template of the model whose tokenizer it is"
+OWN_TEMPLATES = ("alpaca", "chatml", "exaone", "llama3", "mistral")
 
 Name = Callable[[At, Plain], str | None]
 
@@ -27,18 +28,13 @@ def read_vocabulary(reader: Reader, name: Name) -> Vocabulary:
     base's tokenizer, which is the default here too.
     """
     data = reader.data
-    if "chat_template" in data:
-        message = (
-            "templates of mergekit's own are not supported: remove `chat_template`; the merged "
-            "model has that of the model whose tokenizer it is"
-        )
-        reader.fault(("chat_template",), message, key=True)
+    template = _template(reader)
     if "tokenizer_source" in data and "tokenizer" in data:
         message = "expected either `tokenizer_source` or `tokenizer`, got both"
         reader.fault(("tokenizer",), message, key=True)
     entry = data.get("tokenizer")
     if entry is None:
-        return Vocabulary(_source(reader, ("tokenizer_source",), name, BASE))
+        return Vocabulary(_source(reader, ("tokenizer_source",), name, BASE), template)
     if not isinstance(entry, dict):
         reader.fault(("tokenizer",), f"expected a mapping, got {json.dumps(entry)}")
         return BASE_VOCABULARY
@@ -55,9 +51,27 @@ def read_vocabulary(reader: Reader, name: Name) -> Vocabulary:
         reader.fault(("tokenizer", "pad_to_multiple_of"), message)
         rows = None
     # An entry without a source is a union in mergekit.
-    return Vocabulary(
-        _source(reader, ("tokenizer", "source"), name, UNION), pad_to_multiple_of=rows
-    )
+    return Vocabulary(_source(reader, ("tokenizer", "source"), name, UNION), template, rows)
+
+
+def _template(reader: Reader) -> str | None:
+    """The `chat_template`: `auto`, or the template itself."""
+    value = reader.data.get("chat_template")
+    if value is None or value == "":
+        return None
+    if isinstance(value, str) and (value == AUTO or is_template(value)):
+        return value
+    shown = json.dumps(value)
+    if value in OWN_TEMPLATES:
+        message = (
+            f"the template that mergekit brings as {shown} is not part of automerge: write the "
+            "template itself, or `auto` for the one that most models have, or remove the key: the "
+            "merged model then has that of the model whose tokenizer it is"
+        )
+    else:
+        message = f"expected `auto` or a template in Jinja, got {shown:.80}"
+    reader.fault(("chat_template",), message)
+    return None
 
 
 def _source(reader: Reader, at: At, name: Name, default: str) -> str:
@@ -87,14 +101,23 @@ def write_vocabulary(vocabulary: Vocabulary, reference: Callable[[str], str]) ->
     """
     chosen, rows = vocabulary.tokenizer, vocabulary.pad_to_multiple_of
     source = chosen if chosen in (BASE, UNION) else reference(chosen)
+    template = vocabulary.chat_template
+    keys: dict[str, Plain] = (
+        {} if template is None or _named(template) else {"chat_template": template}
+    )
     if rows is not None:
-        return {"tokenizer": {"source": source, "pad_to_multiple_of": rows}}
-    return {} if chosen == BASE else {"tokenizer_source": source}
+        return {"tokenizer": {"source": source, "pad_to_multiple_of": rows}, **keys}
+    return keys if chosen == BASE else {"tokenizer_source": source, **keys}
+
+
+def _named(template: str) -> bool:
+    """Whether a chat template is a model's, which mergekit cannot say."""
+    return template != AUTO and not is_template(template)
 
 
 def vocabulary_notes(vocabulary: Vocabulary) -> Iterator[str]:
     """Say where mergekit's result is another."""
     if vocabulary.tokenizer == UNION:
         yield UNION_NOTE
-    if vocabulary.chat_template is not None:
+    if vocabulary.chat_template is not None and _named(vocabulary.chat_template):
         yield TEMPLATE_NOTE
