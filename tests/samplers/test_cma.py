@@ -8,8 +8,8 @@ import pytest
 from automerge.pareto import Floats, ideal_nadir
 from automerge.recipe import single
 from automerge.samplers import SAMPLERS, cma
+from automerge.testing.spaces import losses, space
 from automerge.trial import Params
-from tests.samplers.spaces import losses, space
 
 SPACE = space()
 TRIALS = 150

@@ -21,7 +21,7 @@ from automerge.samplers.gaussian_process import (
 )
 from automerge.samplers.gp import GpSampler, improvement, tamed
 from automerge.samplers.random import RandomSampler
-from tests.samplers.spaces import space
+from automerge.testing.spaces import space
 
 RNG = np.random.default_rng(0)
 INPUTS = RNG.uniform(size=(30, 4))

@@ -1,196 +1,28 @@
-"""The law of samplers, for every sampler in the table."""
+"""The law of samplers, for every sampler in the table, and what single ones promise."""
 
 from __future__ import annotations
 
-import logging
-import math
-import random
-import warnings
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from automerge.pareto import hypervolume
-from automerge.recipe import single, uniform_average
 from automerge.samplers import SAMPLERS, gaussian_process, gp
-from automerge.samplers.base import Sampler
+from automerge.samplers.base import Sampler, SamplerFactory
 from automerge.samplers.gaussian_process import Posterior
 from automerge.space import Space
+from automerge.testing import SamplerLaws
+from automerge.testing.samplers import SPACE, drive
+from automerge.testing.spaces import branch_cost, losses, space
 from automerge.trial import Params
-from tests.samplers.spaces import branch_cost, losses, space
-
-SPACE = space()
-EVERY = list(SAMPLERS.factories)
-TRIALS = 24
-"""Enough to leave every sampler's random start behind."""
 
 
-def drive(
-    sampler: Sampler,
-    space: Space,
-    trials: int,
-    n_objectives: int = 2,
-    workers: int = 3,
-    seed: int = 0,
-) -> list[Params]:
-    """Keep some asks outstanding, finish a random one, and let every seventh trial fail."""
-    rng = random.Random(seed)
-    asked: list[Params] = []
-    pending: list[int] = []
-    while len(asked) < trials or pending:
-        while len(asked) < trials and len(pending) < workers:
-            pending.append(len(asked))
-            asked.append(sampler.ask(len(asked)))
-        number = pending.pop(rng.randrange(len(pending)))
-        failed = number % 7 == 6
-        told = None if failed else losses(space, asked[number], n_objectives)
-        sampler.tell(number, asked[number], told)
-    return asked
-
-
-@pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize("n_objectives", [1, 2, 3])
-def test_every_proposal_is_valid_and_names_active_parameters_only(
-    name: str, n_objectives: int
-) -> None:
-    sampler = SAMPLERS[name](SPACE, n_objectives, 0, TRIALS)
-    for params in drive(sampler, SPACE, TRIALS, n_objectives):
-        assert SPACE.active(params) == params
-        assert SPACE.params(SPACE.recipe(params)) == params
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_the_same_calls_bring_the_same_proposals_whatever_global_generators_do(name: str) -> None:
-    def propose(disturb: int | None) -> list[Params]:
-        sampler = SAMPLERS[name](SPACE, 2, 3, TRIALS)
-        asked = []
-        for number in range(TRIALS):
-            if disturb is not None:
-                np.random.seed(disturb)
-                random.seed(disturb)
-            asked.append(sampler.ask(number))
-            sampler.tell(number, asked[-1], losses(SPACE, asked[-1], 2))
-        return asked
-
-    assert propose(None) == propose(1) == propose(2)
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_global_generators_are_left_alone(name: str) -> None:
-    import torch
-
-    def states() -> list[str]:
-        return [repr(random.getstate()), repr(np.random.get_state()), repr(torch.get_rng_state())]
-
-    before = states()
-    drive(SAMPLERS[name](SPACE, 2, 0, TRIALS), SPACE, TRIALS)
-    assert states() == before
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_another_seed_brings_other_proposals(name: str) -> None:
-    first, second = (
-        drive(SAMPLERS[name](SPACE, 2, seed, 12), SPACE, 12, seed=0) for seed in (0, 1)
-    )
-    assert first != second
-
-
-@pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize("budget", [1, 64])
-def test_64_asks_may_be_outstanding_and_told_in_any_order(name: str, budget: int) -> None:
-    sampler = SAMPLERS[name](SPACE, 2, 0, budget)
-    for number, source in enumerate(SPACE.sources, start=1000):  # so that no start is random
-        params = SPACE.params(single(source))
-        sampler.tell(number, params, losses(SPACE, params, 2))
-    asked = {number: sampler.ask(number) for number in range(64)}
-    for number in random.Random(0).sample(range(64), 64):
-        sampler.tell(number, asked[number], losses(SPACE, asked[number], 2))
-    assert SPACE.active(sampler.ask(64))
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_a_sampler_goes_on_when_every_trial_fails(name: str) -> None:
-    sampler = SAMPLERS[name](SPACE, 2, 0, TRIALS)
-    asked = []
-    for number in range(TRIALS):
-        asked.append(sampler.ask(number))
-        sampler.tell(number, asked[-1], None if number % 2 else [math.nan, 0.0])
-    assert len({repr(params) for params in asked}) > len(asked) // 2
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_a_sampler_bears_equal_losses_and_told_duplicates(name: str) -> None:
-    sampler = SAMPLERS[name](SPACE, 2, 0, TRIALS)
-    same = SPACE.params(uniform_average(SPACE.sources))
-    for number in range(TRIALS):
-        params = sampler.ask(number)
-        sampler.tell(number, params, [0.5, 0.5])
-        sampler.tell(1000 + number, same, [0.5, 0.5])
-        assert SPACE.active(params)
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_trials_nobody_asked_for_may_be_told(name: str) -> None:
-    sampler = SAMPLERS[name](SPACE, 2, 0, 12)
-    sampler.tell(0, None, [1.0, 0.0])
-    sampler.tell(1, SPACE.params(single("a")), [0.2, 0.9])
-    sampler.tell(2, SPACE.params(uniform_average(SPACE.sources)), [0.4, 0.4])
-    sampler.tell(3, SPACE.params(single("b")), None)
-    for number in range(4, 16):
-        params = sampler.ask(number)
-        sampler.tell(number, params, losses(SPACE, params, 2))
-        assert SPACE.active(params)
-
-
-CALLS = st.lists(st.integers(0, 5), min_size=10, max_size=40)
-
-
-@pytest.mark.parametrize("name", EVERY)
-@settings(max_examples=5, deadline=None)
-@given(calls=CALLS, cut=st.integers(0, 40), n_objectives=st.integers(1, 3))
-def test_a_replayed_sampler_goes_on_as_the_first_would_have(
-    name: str, calls: list[int], cut: int, n_objectives: int
-) -> None:
-    """Calls are asks (0 to 2) or tells of the pending trial of that rank, some of them failures."""
-
-    def perform(sampler: Sampler, log: list[tuple[object, ...]], calls: list[int]) -> None:
-        for call in calls:
-            asked = {entry[1]: entry[2] for entry in log if entry[0] == "ask"}
-            told = {entry[1] for entry in log if entry[0] == "tell"}
-            pending = [number for number in asked if number not in told]
-            if call <= 2 or not pending:
-                number = len(asked)
-                log.append(("ask", number, sampler.ask(number)))
-            else:
-                number = pending[call % len(pending)]
-                failed = number % 5 == 4
-                values = None if failed else losses(SPACE, asked[number], n_objectives)
-                sampler.tell(number, asked[number], values)
-                log.append(("tell", number, values))
-
-    def fresh() -> Sampler:
-        return SAMPLERS[name](SPACE, n_objectives, 7, 30)
-
-    whole: list[tuple[object, ...]] = []
-    perform(fresh(), whole, calls)
-    log: list[tuple[object, ...]] = []
-    perform(fresh(), log, calls[:cut])
-    for repeated in (False, True):
-        resumed, made = fresh(), list(log)
-        for kind, number, value in log:
-            if kind == "tell":
-                params = next(entry[2] for entry in log if entry[:2] == ("ask", number))
-                resumed.tell(number, params, value)
-            elif repeated:
-                assert resumed.repeat(number, value)
-            else:
-                assert resumed.ask(number) == value
-        perform(resumed, made, calls[cut:])
-        assert made == whole
+class TestLaws(SamplerLaws):
+    @pytest.fixture(params=list(SAMPLERS.factories))
+    def make(self, request: pytest.FixtureRequest) -> SamplerFactory:
+        return SAMPLERS[request.param]
 
 
 def test_gp_repeats_its_refits_and_not_its_proposals() -> None:
@@ -206,27 +38,6 @@ def test_gp_repeats_its_refits_and_not_its_proposals() -> None:
         assert second.repeat(number, params)
         told(second, number, params)
     assert [first.ask(45), first.ask(46)] == [second.ask(45), second.ask(46)]
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_a_space_of_one_parameter_can_be_searched(name: str) -> None:
-    narrow = space("slerp", sources=("a",))
-    sampler = SAMPLERS[name](narrow, 2, 0, 30)
-    assert len({repr(p) for p in drive(sampler, narrow, 30)}) > 10
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_nothing_is_printed_warned_or_logged(
-    name: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    logger = logging.getLogger("optuna")
-    level, handlers = logger.level, list(logger.handlers)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        drive(SAMPLERS[name](SPACE, 2, 0, TRIALS), SPACE, TRIALS)
-    assert capfd.readouterr() == ("", "")
-    assert not caplog.records
-    assert (logger.level, logger.handlers) == (level, handlers)
 
 
 def test_auto_stands_for_a_sampler_of_the_table_and_behaves_like_it() -> None:

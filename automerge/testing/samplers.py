@@ -1,0 +1,225 @@
+"""The law of samplers, as tests that anybody can run over a sampler of their own.
+
+from automerge.testing import SamplerLaws
+
+class TestMine(SamplerLaws):
+    @pytest.fixture
+    def make(self):
+        return MySampler    # a class or function of (space, n_objectives, seed, budget)
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from automerge.recipe import single, uniform_average
+from automerge.samplers.base import Sampler, SamplerFactory
+from automerge.space import Space
+from automerge.testing.spaces import losses, space
+from automerge.trial import Params
+
+SPACE = space()
+TRIALS = 24
+"""Enough to leave every sampler's random start behind."""
+
+
+def drive(
+    sampler: Sampler,
+    space: Space,
+    trials: int,
+    n_objectives: int = 2,
+    workers: int = 3,
+    seed: int = 0,
+) -> list[Params]:
+    """Keep some asks outstanding, finish a random one, and let every seventh trial fail."""
+    rng = random.Random(seed)
+    asked: list[Params] = []
+    pending: list[int] = []
+    while len(asked) < trials or pending:
+        while len(asked) < trials and len(pending) < workers:
+            pending.append(len(asked))
+            asked.append(sampler.ask(len(asked)))
+        number = pending.pop(rng.randrange(len(pending)))
+        failed = number % 7 == 6
+        told = None if failed else losses(space, asked[number], n_objectives)
+        sampler.tell(number, asked[number], told)
+    return asked
+
+
+@dataclass
+class Log:
+    """The calls to a sampler in order: proposals by number, and what was told."""
+
+    asked: dict[int, Params] = field(default_factory=dict)
+    told: dict[int, list[float] | None] = field(default_factory=dict)
+    order: list[tuple[str, int]] = field(default_factory=list)
+
+    def copy(self) -> Log:
+        return Log(dict(self.asked), dict(self.told), list(self.order))
+
+    def perform(self, sampler: Sampler, calls: Sequence[int], n_objectives: int) -> None:
+        """Ask (calls 0 to 2), or tell of the pending trial of a rank, some of them failures."""
+        for call in calls:
+            pending = [number for number in self.asked if number not in self.told]
+            if call <= 2 or not pending:
+                number = len(self.asked)
+                self.asked[number] = sampler.ask(number)
+                self.order.append(("ask", number))
+                continue
+            number = pending[call % len(pending)]
+            failed = number % 5 == 4
+            values = None if failed else losses(SPACE, self.asked[number], n_objectives)
+            sampler.tell(number, self.asked[number], values)
+            self.told[number] = values
+            self.order.append(("tell", number))
+
+    def replay(self, sampler: Sampler, repeated: bool) -> None:
+        """Make the same calls to a new sampler, which must propose the same."""
+        for kind, number in self.order:
+            if kind == "tell":
+                sampler.tell(number, self.asked[number], self.told[number])
+            elif repeated:
+                assert sampler.repeat(number, self.asked[number])
+            else:
+                assert sampler.ask(number) == self.asked[number]
+
+
+class SamplerLaws:
+    """Every law of `automerge.samplers.base.Sampler`.
+
+    The fixture `make` is a `SamplerFactory`.
+    """
+
+    @pytest.mark.parametrize("n_objectives", [1, 2, 3])
+    def test_every_proposal_is_valid_and_names_active_parameters_only(
+        self, make: SamplerFactory, n_objectives: int
+    ) -> None:
+        sampler = make(SPACE, n_objectives, 0, TRIALS)
+        for params in drive(sampler, SPACE, TRIALS, n_objectives):
+            assert SPACE.active(params) == params
+            assert SPACE.params(SPACE.recipe(params)) == params
+
+    def test_the_same_calls_bring_the_same_proposals_whatever_global_generators_do(
+        self, make: SamplerFactory
+    ) -> None:
+        def propose(disturb: int | None) -> list[Params]:
+            sampler = make(SPACE, 2, 3, TRIALS)
+            asked = []
+            for number in range(TRIALS):
+                if disturb is not None:
+                    np.random.seed(disturb)
+                    random.seed(disturb)
+                asked.append(sampler.ask(number))
+                sampler.tell(number, asked[-1], losses(SPACE, asked[-1], 2))
+            return asked
+
+        assert propose(None) == propose(1) == propose(2)
+
+    def test_global_generators_are_left_alone(self, make: SamplerFactory) -> None:
+        import torch
+
+        def states() -> list[str]:
+            return [
+                repr(random.getstate()),
+                repr(np.random.get_state()),
+                repr(torch.get_rng_state()),
+            ]
+
+        before = states()
+        drive(make(SPACE, 2, 0, TRIALS), SPACE, TRIALS)
+        assert states() == before
+
+    def test_another_seed_brings_other_proposals(self, make: SamplerFactory) -> None:
+        first, second = (drive(make(SPACE, 2, seed, 12), SPACE, 12, seed=0) for seed in (0, 1))
+        assert first != second
+
+    @pytest.mark.parametrize("budget", [1, 64])
+    def test_64_asks_may_be_outstanding_and_told_in_any_order(
+        self, make: SamplerFactory, budget: int
+    ) -> None:
+        sampler = make(SPACE, 2, 0, budget)
+        for number, source in enumerate(SPACE.sources, start=1000):  # so that no start is random
+            params = SPACE.params(single(source))
+            assert params is not None
+            sampler.tell(number, params, losses(SPACE, params, 2))
+        asked = {number: sampler.ask(number) for number in range(64)}
+        for number in random.Random(0).sample(range(64), 64):
+            sampler.tell(number, asked[number], losses(SPACE, asked[number], 2))
+        assert SPACE.active(sampler.ask(64))
+
+    def test_a_sampler_goes_on_when_every_trial_fails(self, make: SamplerFactory) -> None:
+        sampler = make(SPACE, 2, 0, TRIALS)
+        asked = []
+        for number in range(TRIALS):
+            asked.append(sampler.ask(number))
+            sampler.tell(number, asked[-1], None if number % 2 else [math.nan, 0.0])
+        assert len({repr(params) for params in asked}) > len(asked) // 2
+
+    def test_a_sampler_bears_equal_losses_and_told_duplicates(self, make: SamplerFactory) -> None:
+        sampler = make(SPACE, 2, 0, TRIALS)
+        same = SPACE.params(uniform_average(SPACE.sources))
+        for number in range(TRIALS):
+            params = sampler.ask(number)
+            sampler.tell(number, params, [0.5, 0.5])
+            sampler.tell(1000 + number, same, [0.5, 0.5])
+            assert SPACE.active(params)
+
+    def test_trials_nobody_asked_for_may_be_told(self, make: SamplerFactory) -> None:
+        sampler = make(SPACE, 2, 0, 12)
+        sampler.tell(0, None, [1.0, 0.0])
+        sampler.tell(1, SPACE.params(single("a")), [0.2, 0.9])
+        sampler.tell(2, SPACE.params(uniform_average(SPACE.sources)), [0.4, 0.4])
+        sampler.tell(3, SPACE.params(single("b")), None)
+        for number in range(4, 16):
+            params = sampler.ask(number)
+            sampler.tell(number, params, losses(SPACE, params, 2))
+            assert SPACE.active(params)
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_a_replayed_sampler_goes_on_as_the_first_would_have(
+        self, make: SamplerFactory, seed: int
+    ) -> None:
+        rng = random.Random(seed)
+        calls = [rng.randrange(6) for _ in range(rng.randint(10, 40))]
+        cut, n_objectives = rng.randint(0, len(calls)), rng.randint(1, 3)
+
+        def fresh() -> Sampler:
+            return make(SPACE, n_objectives, 7, 30)
+
+        whole = Log()
+        whole.perform(fresh(), calls, n_objectives)
+        log = Log()
+        log.perform(fresh(), calls[:cut], n_objectives)
+        for repeated in (False, True):
+            resumed, made = fresh(), log.copy()
+            log.replay(resumed, repeated)
+            made.perform(resumed, calls[cut:], n_objectives)
+            assert made == whole
+
+    def test_a_space_of_one_parameter_can_be_searched(self, make: SamplerFactory) -> None:
+        narrow = space("slerp", sources=("a",))
+        sampler = make(narrow, 2, 0, 30)
+        assert len({repr(p) for p in drive(sampler, narrow, 30)}) > 10
+
+    def test_nothing_is_printed_warned_or_logged(
+        self,
+        make: SamplerFactory,
+        capfd: pytest.CaptureFixture[str],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        logger = logging.getLogger("optuna")
+        level, handlers = logger.level, list(logger.handlers)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            drive(make(SPACE, 2, 0, TRIALS), SPACE, TRIALS)
+        assert capfd.readouterr() == ("", "")
+        assert not caplog.records
+        assert (logger.level, logger.handlers) == (level, handlers)
