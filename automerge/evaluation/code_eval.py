@@ -3,41 +3,31 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
-import secrets
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from automerge.errors import PreflightError
-from automerge.evaluation import cage
+from automerge.evaluation.cage.launch import passes
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
 LIBRARY, NAME = "evaluate", "code_eval"
-STARTING_S = 20.0
-"""How long a process may take to come up and end, beside the program's own time."""
-TRIED_S = 5.0
-"""How long the program may take that a cage is tried with."""
 
 
 class CodeEval:
     """What `evaluate.load("code_eval")` gives, with the same results (Chen et al. 2021).
 
-    A program passes if it runs with its tests to the end, in time. Each runs in a process of its
-    own that has no network, no files but its interpreter's, no environment and no other process
-    (see `cage`). Raises PreflightError where the system cannot do that.
+    A program passes if it runs to its end and its tests then do, in time. It runs in a process of
+    its own that has no network, no files but its interpreter's, no environment and no other
+    process; its tests run in another, which it cannot reach (see `cage`). Raises PreflightError
+    where the system cannot do that.
     """
 
     def compute(
@@ -49,13 +39,13 @@ class CodeEval:
         timeout: float = 3.0,
     ) -> tuple[dict[str, float], dict[int, list[tuple[int, dict[str, Any]]]]]:
         """pass@k over tasks, and for each task its candidates with what became of them."""
-        programs = [
-            f"{candidate}\n{test}"
+        asked = [
+            (candidate, test, timeout)
             for test, candidates in zip(references, predictions, strict=True)
             for candidate in candidates
         ]
         with ThreadPoolExecutor(max_workers=min(num_workers, os.cpu_count() or 1)) as pool:
-            passed = list(pool.map(lambda program: runs(program, timeout), programs))
+            passed = list(pool.map(lambda one: passes(*one), asked))
         results: dict[int, list[tuple[int, dict[str, Any]]]] = {}
         verdicts = iter(passed)
         for task, candidates in enumerate(predictions):
@@ -77,48 +67,6 @@ def pass_at(k: int, total: int, correct: int) -> float:
     if total - correct < k:
         return 1.0
     return float(1.0 - np.prod(1.0 - k / np.arange(total - correct + 1, total + 1)))
-
-
-def runs(program: str, seconds: float) -> bool:
-    """Whether a program runs to its end, in a cage.
-
-    Raises PreflightError where there can be none.
-    """
-    token = secrets.token_hex(16)
-    with tempfile.TemporaryDirectory(prefix="automerge-code-") as folder:
-        asked = {"program": program, "token": token, "seconds": seconds, "folder": folder}
-        try:
-            done = subprocess.run(
-                [sys.executable, "-I", str(Path(cage.__file__))],
-                input=json.dumps(asked),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env={"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"},
-                cwd=folder,
-                text=True,
-                errors="replace",
-                timeout=seconds + STARTING_S,
-                check=False,
-                start_new_session=True,
-            )
-        except subprocess.TimeoutExpired:
-            return False
-    if done.returncode == cage.UNSUPPORTED and done.stdout:
-        raise PreflightError(
-            f"model-written code cannot be locked in here: {done.stdout}; use a Linux machine with "
-            "Landlock and seccomp, or leave the task out"
-        )
-    return done.stdout == token
-
-
-@cache
-def caging_fault() -> str | None:
-    """Why programs cannot be locked in on this machine; None where they can."""
-    try:
-        runs("pass", TRIED_S)
-    except PreflightError as error:
-        return str(error)
-    return None
 
 
 class _Evaluate(ModuleType):

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from automerge.errors import Fault, PreflightError, nearest
-from automerge.evaluation.code_eval import caging_fault, replaced, runs_code_caged
+from automerge.evaluation.cage.launch import caging_fault
+from automerge.evaluation.code_eval import replaced, runs_code_caged
 from automerge.evaluation.dataset_splits import on_splits, split_faults
 from automerge.evaluation.isolation import FEWSHOT_SEED, isolated
 from automerge.evaluation.metrics import resolve

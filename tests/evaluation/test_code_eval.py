@@ -1,4 +1,4 @@
-"""Programs that models write are judged as lm-eval judges them, and can do no harm."""
+"""Programs that models write are judged in place of lm-eval's `code_eval`, in its form."""
 
 from __future__ import annotations
 
@@ -10,79 +10,12 @@ from pathlib import Path
 import lm_eval
 import pytest
 
-from automerge.evaluation import cage
-from automerge.evaluation.code_eval import CodeEval, caging_fault, pass_at, replaced, runs
+from automerge.evaluation.cage import launch
+from automerge.evaluation.cage.launch import caging_fault
+from automerge.evaluation.code_eval import CodeEval, pass_at, replaced
 from automerge.evaluation.scorer import Answers, Scorer
 from automerge.evaluation.tasks import TaskSettings, TaskSpec, check_tasks, load_tasks
 from tests.evaluation.toys import make_model, make_tokenizer
-
-HARM = {
-    "a file of the system": "open('/etc/passwd').read()",
-    "the home folder": "os.listdir(os.path.expanduser('~') or '/root')",
-    "a parent's environment": "open(f'/proc/{os.getppid()}/environ', 'rb').read()",
-    "its own": "open('/proc/self/environ', 'rb').read()",
-    "a file elsewhere": "open('/tmp/evil', 'w')",
-    "this repository": f"open({__file__!r}, 'a')",
-    "a connection": "socket.create_connection(('127.0.0.1', 22), 1)",
-    "a datagram": "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)",
-    "a local socket": "socket.socket(socket.AF_UNIX)",
-    "a process": "os.fork()",
-    "a program": "os.execv('/bin/true', ['true'])",
-    "a child": "subprocess.run(['/bin/true'])",
-    "a signal": "os.kill(os.getppid(), 0)",
-    "a tracer": "assert ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0) == 0 or not forbidden()",
-    "a namespace": "assert ctypes.CDLL(None).unshare(0x10000000) == 0 or not forbidden()",
-}
-TRIED = """
-import ctypes, os, socket, subprocess
-class Forbidden(PermissionError): pass
-def forbidden(): raise Forbidden
-try:
-    {harm}
-except PermissionError:
-    pass
-else:
-    raise SystemExit("it was allowed")
-"""
-
-
-@pytest.mark.parametrize("harm", HARM.values(), ids=list(HARM))
-def test_a_program_can_do_no_harm(harm):
-    assert runs(TRIED.format(harm=harm), 3.0)
-
-
-def test_what_a_program_may_do():
-    program = (
-        "import math, re, json, threading, collections, os, sys\n"
-        "open('here', 'w').write('x')\n"
-        "assert open('here').read() == 'x'\n"
-        "thread = threading.Thread(target=print); thread.start(); thread.join()\n"
-        "assert not sys.stdin.read()\n"
-    )
-    assert runs(program, 3.0)
-
-
-@pytest.mark.parametrize(
-    "program",
-    [
-        "assert False",
-        "raise SystemExit(0)",
-        "import os; os._exit(0)",
-        "while True: pass",
-        "import time; time.sleep(9)",
-        "'x' * 2**34",
-        "open('big', 'wb').write(bytes(2**25))",
-        "def f(: pass",
-        "print('passed')\nraise ValueError",
-    ],
-)
-def test_only_a_program_that_runs_to_its_end_passes(program):
-    assert not runs(program, 0.5)
-
-
-def test_secrets_of_the_environment_stay_outside(monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", "hf_planted")
-    assert runs("import os\nassert 'hf_planted' not in str(dict(os.environ))", 3.0)
 
 
 @pytest.mark.parametrize(("total", "correct"), [(5, 0), (5, 2), (5, 5), (3, 1)])
@@ -170,12 +103,13 @@ def test_a_task_of_programs_is_refused_until_it_is_allowed(programs):
 def test_a_machine_without_a_cage_refuses_such_a_task_before_anything_is_scored(
     programs, monkeypatch
 ):
-    monkeypatch.setattr(cage, "UNSUPPORTED", 0)
+    said = "import os; os.write(1, b'unsupported: no Landlock') # {paths} {home}"
+    monkeypatch.setattr(launch, "BEGIN", said)
     caging_fault.cache_clear()
     settings = TaskSettings(programs, allow_task_code=True, allow_code_eval=True)
     (refused,) = check_tasks([TaskSpec("programs")], settings)
     caging_fault.cache_clear()
-    assert "cannot be locked in here" in refused.message
+    assert "cannot be locked in here: no Landlock" in refused.message
     assert "leave the task out" in refused.message
 
 
