@@ -189,7 +189,22 @@ def copy_carried(found: Carried, folder: Path, wanted: Callable[[str], bool] | N
         if wanted is None or wanted(name):
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(read_bytes(path))
+            content = read_bytes(path)
+            target.write_bytes(without_code(content) if name.endswith("config.json") else content)
+
+
+def without_code(content: bytes) -> bytes:
+    """A configuration that names no code, which is not carried; as it is where it names none."""
+    if b'"auto_map"' not in content:
+        return content
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return content
+    if not isinstance(found, dict):
+        return content
+    kept = {key: value for key, value in found.items() if key != "auto_map"}
+    return (json.dumps(kept, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def is_needed(name: str) -> bool:

@@ -59,6 +59,14 @@ def test_everything_is_carried_over_but_weights_and_what_is_stale(folder, tmp_pa
     assert [r for r in found.remarks if "2_Dense/model.safetensors is kept as it is" in r]
 
 
+def test_a_configuration_that_is_carried_names_no_code(folder, tmp_path):
+    content = {"tokenizer_class": "LlamaTokenizer", "auto_map": {"AutoTokenizer": ["x.X", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(content))
+    copy_carried(carried(folder), tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert written == {"tokenizer_class": "LlamaTokenizer"}
+
+
 @pytest.mark.parametrize("name", ["Model.Safetensors", "README.MD", "Checkpoint-1/x.json"])
 def test_letters_of_any_size_are_stale(name):
     assert is_stale(PurePosixPath(name))

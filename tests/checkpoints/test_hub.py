@@ -49,13 +49,16 @@ def test_a_file_is_not_a_model(tmp_path):
 
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
-FILES = {
-    "config.json": b'{"model_type": "llama"}',
-    "model.safetensors": b"weights",
-    "pytorch_model.bin": b"pickle",
-    "consolidated.safetensors": b"twice",
-    "onnx/model.safetensors": b"other",
-}
+WANTED = (
+    *("1_Pooling/config.json", "2_Dense/model.safetensors", "LICENSE", "README.md", "config.json"),
+    *("model.safetensors", "preprocessor_config.json", "sentencepiece.bpe.model", "tekken.json"),
+)
+UNWANTED = (
+    *("pytorch_model.bin", "consolidated.safetensors", "onnx/model.safetensors", "model.gguf"),
+    *("onnx/config.json", "checkpoint-5/tokenizer.json", "original/params.json", "modeling_x.py"),
+    *(".gitattributes", "optimizer.pt", "tf_model.h5", "vae/model.safetensors"),
+)
+FILES = {name: f"content of {name}".encode() for name in (*WANTED, *UNWANTED)}
 
 
 class FakeHub(BaseHTTPRequestHandler):
@@ -125,7 +128,8 @@ out = []
 for reference in sys.argv[1:]:
     try:
         found = resolve(reference)
-        out.append([found.revision, sorted(p.name for p in found.path.iterdir())])
+        files = [p.relative_to(found.path).as_posix() for p in found.path.rglob("*") if p.is_file()]
+        out.append([found.revision, sorted(files)])
     except PreflightError as error:
         out.append(str(error))
 print(json.dumps(out))
@@ -157,7 +161,7 @@ def test_the_hub_is_asked_and_its_refusals_say_what_to_do(tmp_path):
     ]
     with hub() as url:
         found, lost, gated, gone, private = resolve_in_child(tmp_path, references, HF_ENDPOINT=url)
-    assert found == [SHA, ["config.json", "model.safetensors"]]
+    assert found == [SHA, sorted(WANTED)]
     assert "no revision 'lost'" in lost
     assert f"accept its licence at {url}/org/gated and set HF_TOKEN" in gated
     assert "no such model" in gone
