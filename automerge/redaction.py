@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from typing import Any
 
 HIDDEN = "***"
 LEAST = 8
 """A shorter value of the environment is no secret worth finding in every text."""
 
 _SECRET_NAME = re.compile(r"(?:TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|CREDENTIALS?)$")
+_VOCABULARY = re.compile(r"(?i)(?:bos|eos|pad|unk|sep|cls|mask|stop|end|start|decoder\w*)_token$")
 _SECRET = re.compile(
     r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}"  # Hugging Face
     r"|\b(?:sk|pk|rk)-[A-Za-z0-9_\-]{20,}"  # OpenAI, Anthropic
@@ -18,6 +20,9 @@ _SECRET = re.compile(
     r"|\bAKIA[0-9A-Z]{16}\b"
     r"|(?<=Bearer )[A-Za-z0-9._~+/=\-]{16,}"
     r"|(?<=://)[^/\s:@\"]*:[^/\s@\"]+(?=@)"  # user:password in an address
+    r"|(?<=://)[^/\s:@\"]{16,}(?=@)"  # a token in place of a user
+    r"|(?i:(?<=token=)|(?<=api_key=)|(?<=apikey=)|(?<=password=)|(?<=secret=)|(?<=access_key=))"
+    r"[^\s&'\",;]{8,}"
 )
 
 
@@ -34,3 +39,24 @@ def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     return _SECRET.sub(HIDDEN, text)
+
+
+def without_secrets(value: Any, environment: Mapping[str, str] = os.environ) -> Any:
+    """JSON values with every text redacted, and what has a secret's name hidden whole."""
+    if isinstance(value, str):
+        return redact(value, environment)
+    if isinstance(value, Mapping):
+        return {
+            key: HIDDEN
+            if isinstance(key, str) and isinstance(item, str) and _names_secret(key)
+            else without_secrets(item, environment)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [without_secrets(item, environment) for item in value]
+    return value
+
+
+def _names_secret(name: str) -> bool:
+    """Whether what is called so is a secret; the tokens of a vocabulary are none."""
+    return bool(_SECRET_NAME.search(name.upper().replace("-", "_"))) and not _VOCABULARY.match(name)

@@ -23,6 +23,36 @@ LOCAL_FILE_SYSTEMS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tm
 """Where SQLite's write-ahead log works: it needs memory shared by all who have the file open."""
 
 
+OWN = ("study.", "front.json", "report.html", "optuna.journal", "test_samples.json")
+"""How names of automerge's own files in a run folder begin."""
+OWN_FOLDERS = ("models", "tasks")
+LONGEST_OWNER = 10_000
+
+
+def check_own_files(run: Path) -> None:
+    """Refuse links, pipes and devices in place of automerge's own files and folders.
+
+    Writing through a link changes a file elsewhere; reading a pipe or a device may never end.
+    """
+    try:
+        found = [entry for entry in os.scandir(run) if entry.name.startswith((*OWN, *OWN_FOLDERS))]
+    except OSError:
+        return
+    for entry in found:
+        is_folder = entry.name in OWN_FOLDERS
+        if is_folder and entry.is_dir(follow_symlinks=False):
+            continue
+        if not entry.name.startswith(OWN) and not is_folder:
+            continue
+        if not entry.is_file(follow_symlinks=False) or is_folder:
+            kind = "a link" if entry.is_symlink() else "of another kind"
+            expected = "folder" if is_folder else "plain file"
+            raise StateError(
+                f"{entry.path} is {kind}; expected a {expected} of automerge's own: remove it, or "
+                "give another run folder"
+            )
+
+
 class RunLock:
     """The right to write in a run folder; it dies with the process that holds it.
 
@@ -34,7 +64,10 @@ class RunLock:
         self._lock = FileLock(run / LOCK, timeout=PATIENCE_S)
         try:
             self._lock.acquire(poll_interval=0.02)
-            self._owner.write_text(json.dumps(_ourselves()))
+            self._owner.unlink(missing_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+            with os.fdopen(os.open(self._owner, flags, 0o644), "w") as file:
+                file.write(json.dumps(_ourselves()))
         except Timeout:
             holder = owner(run)
             raise StateError(
@@ -109,7 +142,7 @@ def _restarted(holder: Mapping[str, object]) -> str:
 def is_running(run: Path) -> bool:
     """Whether a living process, on whichever host, writes the study."""
     try:
-        descriptor = os.open(run / LOCK, os.O_RDONLY)
+        descriptor = os.open(run / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
     try:
@@ -126,7 +159,9 @@ def is_running(run: Path) -> bool:
 def owner(run: Path) -> Mapping[str, object]:
     """Process, host, boot and time of who wrote last; empty where nobody does."""
     try:
-        holder = json.loads((run / OWNER).read_text())
-    except (OSError, ValueError):
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        with os.fdopen(os.open(run / OWNER, flags), "rb") as file:
+            holder = json.loads(file.read(LONGEST_OWNER))
+    except (OSError, ValueError, RecursionError):
         return {}
     return holder if isinstance(holder, dict) else {}

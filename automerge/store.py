@@ -1,53 +1,45 @@
-"""One SQLite file a study: the only truth, written by the driver alone.
+"""One SQLite file per study: the only truth, written by the driver alone.
 
-Every change is one transaction, on disk before the call returns; `tests/test_store.py` kills
-writers to prove it. The schema is documented in docs/store.md.
+Every change is one transaction, given to the disk before the call returns (`synchronous = EXTRA`).
+`tests/test_store.py` kills writers, which proves that a transaction is whole or absent and that
+what was acknowledged had left the process; that the disk keeps its promise no kill can prove.
+The file and its schema: `automerge.store_file`; what is checked: `automerge.store_check`.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import shutil
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from automerge.errors import StateError
-from automerge.objective import ItemScores
+from automerge.inert import inert
 from automerge.recipe import Recipe
-from automerge.redaction import redact
-from automerge.run_folder import RunLock, journal_mode
+from automerge.record import META, misfit
+from automerge.redaction import redact, without_secrets
+from automerge.run_folder import RunLock, check_own_files, journal_mode
+from automerge.store_check import check_study
+from automerge.store_file import (
+    FILE,
+    SCHEMA_VERSION,
+    bounded,
+    check_rows,
+    check_schema,
+    connect,
+    create,
+    insert,
+    next_number,
+    put,
+    readable,
+)
+from automerge.store_items import pack, unpack
 from automerge.trial import Failed, Job, Measured, Outcome, Part, Timings, Trial, together
-
-SCHEMA_VERSION = 2
-FILE = "study.sqlite"
-
-_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE trials (
-    number INTEGER PRIMARY KEY, origin TEXT NOT NULL, name TEXT NOT NULL,
-    recipe_id TEXT NOT NULL, recipe TEXT NOT NULL, params TEXT, duplicate_of INTEGER);
-CREATE TABLE events (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, trial INTEGER NOT NULL,
-    at REAL NOT NULL);
-CREATE TABLE measurements (
-    id INTEGER PRIMARY KEY, trial INTEGER NOT NULL, part TEXT NOT NULL, block INTEGER NOT NULL,
-    timings TEXT NOT NULL, tokens INTEGER NOT NULL, notes TEXT NOT NULL, at REAL NOT NULL,
-    UNIQUE (trial, part, block));
-CREATE TABLE scores (
-    measurement INTEGER NOT NULL, objective TEXT NOT NULL, task TEXT NOT NULL,
-    ids BLOB NOT NULL, item_values BLOB NOT NULL, weights BLOB,
-    PRIMARY KEY (measurement, objective, task)) WITHOUT ROWID;
-CREATE TABLE failures (
-    trial INTEGER NOT NULL, part TEXT NOT NULL, kind TEXT NOT NULL, reason TEXT NOT NULL,
-    traceback TEXT NOT NULL, at REAL NOT NULL, PRIMARY KEY (trial, part));
-"""
 
 
 @dataclass(frozen=True)
@@ -63,30 +55,38 @@ class Store:
 
     def __init__(self, run: Path, *, write: bool) -> None:
         self.path = run / FILE
+        self._copy: Path | None = None
+        check_own_files(run)
         self._lock = RunLock(run) if write else None
         try:
-            with _readable(self.path):
-                # Readers open for writing too: only so can SQLite roll back what a killed writer
-                # left half done.
-                uri = f"{self.path.resolve().as_uri()}?mode={'rwc' if write else 'rw'}"
-                self._db = sqlite3.connect(uri, timeout=60, uri=True, isolation_level=None)
+            with readable(self.path):
+                self._db, self._copy = connect(self.path, write=write)
                 if write:
                     self._db.execute(f"PRAGMA journal_mode = {journal_mode(run)}")
                     # With a rollback journal, EXTRA also makes the journal's removal durable.
                     self._db.execute("PRAGMA synchronous = EXTRA")
                 else:
                     self._db.execute("PRAGMA query_only = ON")
-                tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            if write and not tables:
-                self._create()
-            elif self.meta("schema_version") != SCHEMA_VERSION:
-                raise StateError(
-                    f"{self.path} has schema version {self.meta('schema_version')}, this "
-                    f"automerge reads version {SCHEMA_VERSION}; use the automerge that wrote it"
-                )
+                self._open(write)
         except BaseException:
             self.close()
             raise
+
+    def _open(self, write: bool) -> None:
+        """Make the tables of a new study; of another, see that all is as it was written."""
+        with bounded(self._db, self.path):
+            # Readers keep to what was there when they came: what they check is what they read.
+            self._db.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+            tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if write and not tables:
+                create(self._db)
+                put(self._db, "schema_version", json.dumps(SCHEMA_VERSION))
+            else:
+                check_schema(self._db, self.path)
+                check_rows(self._db, self.path)
+                check_study(self._db, self.path)
+            if write:
+                self._db.execute("COMMIT")
 
     def __enter__(self) -> Store:
         return self
@@ -102,18 +102,14 @@ class Store:
                     db.execute("PRAGMA busy_timeout = 0")
                     db.execute("PRAGMA journal_mode = DELETE")
             db.close()
+        if self._copy is not None:
+            shutil.rmtree(self._copy, ignore_errors=True)
         if self._lock is not None:
             self._lock.release()
 
-    def _create(self) -> None:
-        with self._transaction() as db:
-            for statement in _SCHEMA.strip().split(";\n"):
-                db.execute(statement)
-            db.execute("INSERT INTO meta VALUES ('schema_version', ?)", (str(SCHEMA_VERSION),))
-
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with _readable(self.path):
+        with readable(self.path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
@@ -124,7 +120,7 @@ class Store:
                 raise
 
     def _rows(self, sql: str, *arguments: object) -> list[tuple[Any, ...]]:
-        with _readable(self.path):
+        with readable(self.path):
             return self._db.execute(sql, arguments).fetchall()
 
     # What belongs to the study as a whole
@@ -132,13 +128,22 @@ class Store:
     def meta(self, key: str) -> Any:
         """A JSON value kept under a name; None when there is none."""
         rows = self._rows("SELECT value FROM meta WHERE key = ?", key)
-        with _undamaged(self.path):
-            return json.loads(rows[0][0]) if rows else None
+        return json.loads(rows[0][0]) if rows else None
 
     def put_meta(self, **values: object) -> None:
+        """Set facts, without secrets; `automerge.record.META` says what each may be."""
+        texts = {
+            # The paths of models are needed as they are.
+            key: json.dumps(value if key == "models" else without_secrets(value))
+            for key, value in values.items()
+        }
+        for key, text in texts.items():
+            problem = misfit(META[key], text) if key in META else "no such fact"
+            if problem:
+                raise ValueError(f"{key}: {problem}")
         with self._transaction() as db:
-            for key, value in values.items():
-                db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+            for key, text in texts.items():
+                put(db, key, text)
 
     def begin_run(self, at: float) -> None:
         """Note that a run begins, in Unix seconds."""
@@ -161,7 +166,7 @@ class Store:
         recipe = json.dumps(trial.recipe.plain())
         row = (trial.number, trial.origin, trial.name, trial.recipe.id, recipe, params)
         with self._transaction() as db:
-            db.execute("INSERT INTO trials VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, duplicate_of))
+            insert(db, "trials", [(*row, duplicate_of)])
             _event(db, "ask", trial.number)
 
     def tell(self, number: int) -> None:
@@ -173,31 +178,24 @@ class Store:
         """Record what a job gave, and with `tell` that the sampler is told of it."""
         with self._transaction() as db:
             if isinstance(outcome, Measured):
-                cursor = db.execute(
-                    "INSERT INTO measurements (trial, part, block, timings, tokens, notes, at) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        *job.key,
-                        json.dumps(asdict(outcome.timings)),
-                        outcome.tokens,
-                        json.dumps(dict(outcome.notes)),
-                        time.time(),
-                    ),
-                )
-                db.executemany(
-                    "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?)",
-                    (
-                        (cursor.lastrowid, name, *row)
+                number = next_number(db, "measurements")
+                timings = json.dumps(asdict(outcome.timings))
+                notes = json.dumps(dict(outcome.notes))
+                row = (number, *job.key, timings, outcome.tokens, notes, time.time())
+                insert(db, "measurements", [row])
+                insert(
+                    db,
+                    "scores",
+                    [
+                        (number, name, *packed)
                         for name, scores in outcome.scores.items()
-                        for row in _pack(scores)
-                    ),
+                        for packed in pack(scores)
+                    ],
                 )
             else:
-                failure = (outcome.kind, redact(outcome.reason), redact(outcome.traceback))
-                db.execute(
-                    "INSERT INTO failures VALUES (?, ?, ?, ?, ?, ?)",
-                    (job.trial, job.part, *failure, time.time()),
-                )
+                texts = (inert(redact(text)) for text in (outcome.reason, outcome.traceback))
+                failure = (job.trial, job.part, outcome.kind, *texts, time.time())
+                insert(db, "failures", [failure])
             if tell:
                 _event(db, "tell", job.trial)
 
@@ -205,23 +203,21 @@ class Store:
 
     def trials(self) -> list[Trial]:
         rows = self._rows("SELECT number, recipe, origin, name, params FROM trials ORDER BY number")
-        with _undamaged(self.path):
-            return [
-                Trial(
-                    number,
-                    Recipe.from_plain(json.loads(recipe)),
-                    origin,
-                    name,
-                    None if params is None else json.loads(params),
-                )
-                for number, recipe, origin, name, params in rows
-            ]
+        return [
+            Trial(
+                number,
+                Recipe.from_plain(json.loads(recipe)),
+                origin,
+                name,
+                None if params is None else json.loads(params),
+            )
+            for number, recipe, origin, name, params in rows
+        ]
 
     def duplicates(self) -> dict[int, int]:
         """Trial → the earlier trial whose result it shares."""
         sql = "SELECT number, duplicate_of FROM trials WHERE duplicate_of IS NOT NULL"
-        with _undamaged(self.path):
-            return {int(number): int(of) for number, of in self._rows(sql)}
+        return dict(self._rows(sql))
 
     def events(self) -> list[Event]:
         return [Event(*row) for row in self._rows("SELECT kind, trial FROM events ORDER BY seq")]
@@ -270,9 +266,8 @@ class Store:
             measurement,
         ):
             packed.setdefault(objective, []).append(tuple(row))
-        with _undamaged(self.path):
-            scores = {name: _unpack(rows) for name, rows in packed.items()}
-            return Measured(scores, Timings(**json.loads(timings)), tokens, json.loads(notes))
+        scores = {name: unpack(rows) for name, rows in packed.items()}
+        return Measured(scores, Timings(**json.loads(timings)), tokens, json.loads(notes))
 
     def blocks(self, part: Part) -> dict[int, int]:
         """How many blocks of a part each trial was measured on."""
@@ -303,60 +298,4 @@ def exists(run: Path) -> bool:
 
 
 def _event(db: sqlite3.Connection, kind: str, trial: int) -> None:
-    db.execute("INSERT INTO events (kind, trial, at) VALUES (?, ?, ?)", (kind, trial, time.time()))
-
-
-def _pack(scores: ItemScores) -> Iterator[tuple[str, bytes, bytes, bytes | None]]:
-    """One row a leaf task: ids as little-endian int32, values and weights as float64."""
-    tasks = dict.fromkeys(task for task, _ in scores.items)
-    for task in tasks:
-        at = [i for i, (name, _) in enumerate(scores.items) if name == task]
-        yield (
-            task,
-            np.array([scores.items[i][1] for i in at], dtype="<i4").tobytes(),
-            np.array([scores.values[i] for i in at], dtype="<f8").tobytes(),
-            None
-            if scores.weights is None
-            else np.array([scores.weights[i] for i in at], dtype="<f8").tobytes(),
-        )
-
-
-def _unpack(rows: Sequence[tuple[Any, ...]]) -> ItemScores:
-    items: list[tuple[str, int]] = []
-    values: list[float] = []
-    weights: list[float] = []
-    for task, ids, row_values, row_weights in rows:
-        items += [(task, int(i)) for i in np.frombuffer(ids, dtype="<i4")]
-        values += np.frombuffer(row_values, dtype="<f8").tolist()
-        if row_weights is not None:
-            weights += np.frombuffer(row_weights, dtype="<f8").tolist()
-    return ItemScores(tuple(items), tuple(values), tuple(weights) or None)
-
-
-@contextmanager
-def _undamaged(path: Path) -> Iterator[None]:
-    """Say of rows that mean nothing that the disk changed them."""
-    try:
-        yield
-    except (ValueError, TypeError, KeyError, AssertionError, AttributeError) as error:
-        raise StateError(
-            f"{path}: a row cannot be read ({type(error).__name__}); the file is damaged; "
-            "restore a copy, or start anew with another --out"
-        ) from error
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into one sentence with what to do."""
-    try:
-        yield
-    except (sqlite3.Error, UnicodeDecodeError, OverflowError) as error:
-        if "full" in str(error) or "disk I/O" in str(error):
-            advice = "free some space; what was measured is safe, the same command goes on"
-        elif "locked" in str(error):
-            advice = "another process holds it; try again"
-        elif "readonly" in str(error) or "unable to open" in str(error):
-            advice = "check that the folder and the file may be read and written"
-        else:
-            advice = "the file is damaged; restore a copy, or start anew with another --out"
-        raise StateError(f"{path}: {error}; {advice}") from error
+    insert(db, "events", [(next_number(db, "events"), kind, trial, time.time())])

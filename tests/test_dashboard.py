@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -74,11 +75,16 @@ def test_a_storage_is_written_anew_only_when_the_study_has_grown(run: Path) -> N
     assert len(load(run).trials) >= 20
 
 
-def test_a_trial_that_runs_is_shown_running_and_a_clock_set_back_does_no_harm(run: Path) -> None:
+def test_a_trial_that_runs_is_shown_running_and_a_clock_set_back_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(10**9, 0, -3600))
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "time", lambda: float(next(clock)))
+        run = toy_study(tmp_path / "run")
     with Store(run, write=True) as store:
         last = store.trials()[-1]
         store.ask(Trial(last.number + 1, last.recipe, "sampler", "more", last.params))
-        store._db.execute("UPDATE events SET at = at - 86400 WHERE kind = 'tell'")
     write_optuna_storage(run)
     study = load(run)
     assert study.trials[-1].state is TrialState.RUNNING

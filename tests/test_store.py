@@ -39,12 +39,12 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         {**scores(RECIPE, ITEMS), "ppl": weighted}, Timings(1, 2, 3, 7), 11, {"truncated": 0.5}
     )
     with Store(tmp_path, write=True) as store:
-        store.put_meta(config={"a": [1, None]}, name="x")
+        store.put_meta(warnings=["a", "b"], sampler="x")
         store.ask(TRIAL)
         store.record(JOB, outcome, tell=True)
         store.record(Job(0, RECIPE, "test", ITEMS), Failed("invalid", "NaN", "trace"))
     with Store(tmp_path, write=False) as store:
-        assert store.meta("config") == {"a": [1, None]}
+        assert store.meta("warnings") == ["a", "b"]
         assert store.meta("nothing") is None
         assert store.trials() == [TRIAL]
         assert store.outcomes("search") == {0: outcome}
@@ -88,7 +88,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_missing_study_is_a_state_error_for_readers(tmp_path: Path) -> None:
-    with pytest.raises(StateError, match="unable to open"):
+    with pytest.raises(StateError, match="No such file"):
         Store(tmp_path, write=False)
 
 
@@ -141,7 +141,7 @@ def test_a_full_disk_is_named_and_loses_nothing(tmp_path: Path) -> None:
 
         def fill() -> None:
             for number in range(1, 1000):
-                store.ask(Trial(number, RECIPE, "sampler", "x" * 500))
+                store.ask(Trial(number, RECIPE, "sampler", "x" * 200))
 
         with pytest.raises(StateError, match="free some space"):
             fill()
@@ -214,7 +214,7 @@ def _filled() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
         with Store(run, write=True) as store:
-            store.put_meta(config={"a": [1, None]})
+            store.put_meta(warnings=["a", "b"])
             for number in range(6):
                 store.ask(Trial(number, RECIPE, "sampler", f"trial-{number}", {"w": 0.5}))
                 found = Measured(scores(RECIPE, ITEMS), Timings(), 3)
@@ -223,12 +223,12 @@ def _filled() -> bytes:
         return (run / FILE).read_bytes()
 
 
-@pytest.mark.parametrize("version", [0, 1, 99, "one", None])
+@pytest.mark.parametrize("version", [0, 1, 2, 99, "one", None])
 def test_another_schema_is_refused_by_its_version(tmp_path: Path, version: object) -> None:
     with Store(tmp_path, write=True) as store:
         store.put_meta(schema_version=version)
     for write in (False, True):
-        with pytest.raises(StateError, match=f"schema version {version}"):
+        with pytest.raises(StateError, match="schema version"):
             Store(tmp_path, write=write)
     (tmp_path / FILE).unlink()
     connection = sqlite3.connect(tmp_path / FILE)
@@ -261,13 +261,13 @@ def test_a_run_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
     run = tmp_path / name / "run"
     run.mkdir(parents=True)
     with Store(run, write=True) as store:
-        store.put_meta(a=1)
+        store.put_meta(n_layers=1)
         with Store(run, write=False) as reader:
-            assert reader.meta("a") == 1
+            assert reader.meta("n_layers") == 1
     linked = tmp_path / "link"
     linked.symlink_to(run)
     with Store(linked, write=True) as store:
-        assert store.meta("a") == 1
+        assert store.meta("n_layers") == 1
 
 
 def test_failures_are_stored_without_secrets(
@@ -293,11 +293,11 @@ def test_a_disk_that_became_read_only_is_named(tmp_path: Path) -> None:
         pytest.skip("mounting is not allowed here")
     try:
         with Store(disk, write=True) as store:
-            store.put_meta(a=1)
+            store.put_meta(n_layers=1)
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True, capture_output=True)
         with pytest.raises(StateError, match="cannot write in"):
             Store(disk, write=True)
         with Store(disk, write=False) as reader:
-            assert reader.meta("a") == 1
+            assert reader.meta("n_layers") == 1
     finally:
         subprocess.run(["umount", disk], check=True)

@@ -36,6 +36,7 @@ from automerge.errors import Location, nearest
 from automerge.executors import EXECUTORS
 from automerge.objective import PROPERTIES, Direction
 from automerge.recipe import DEFAULT, Recipe
+from automerge.redaction import without_secrets
 from automerge.references import NAME
 from automerge.samplers import SAMPLERS
 from automerge.space import SpaceSettings
@@ -418,8 +419,8 @@ class Difference:
 
 
 def differences(old: Mapping[str, Any], new: StudyConfig) -> list[Difference]:
-    """List what changed since a study was stored with `to_plain`."""
-    before, after = leaves(old), leaves(new.to_plain())
+    """List what changed since a study was stored with `to_plain`, without secrets."""
+    before, after = leaves(old), leaves(without_secrets(new.to_plain()))
     return [
         Difference(name, before[name][0], value, is_safe)
         for name, (value, is_safe) in after.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from automerge.errors import SearchAborted
+from automerge.errors import SearchAborted, StateError
 from automerge.samplers.base import Sampler
 from automerge.space import Space
 from automerge.store import Store
@@ -122,6 +122,7 @@ class Search:
 
     def _replay(self) -> None:
         """Enter what was told of, and repeat every recorded call to the sampler, in order."""
+        self._check_parameters()
         events = self._store.events()
         told = {event.trial for event in events if event.kind == "tell"}
         for number, outcome in self._store.each_outcome("search"):
@@ -144,6 +145,18 @@ class Search:
         for number, original in self._duplicate_of.items():
             if number not in told and original in self.beliefs.ended:
                 self._tell_duplicate(number)
+
+    def _check_parameters(self) -> None:
+        """Refuse recorded parameters that the space does not have."""
+        for trial in self.trials.values():
+            try:
+                if trial.params is not None:
+                    self._space.position(trial.params)
+            except ValueError as error:
+                raise StateError(
+                    f"{self._store.path}, trial {trial.number}: its parameters are not of this "
+                    f"study's search space: {error}; start again with another --out"
+                ) from error
 
     def _unfinished(self) -> list[Trial]:
         return [self.trials[number] for number in self._open() if number not in self._arrived]

@@ -1,0 +1,211 @@
+"""What the JSON in a study's store may be: types with limits, so that a stranger's store is data.
+
+A field says what it is by its type alone; whatever reads the store may rely on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+
+from automerge.objective import Aggregation, Direction
+from automerge.trial import Part
+
+Name: TypeAlias = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$", max_length=200)
+]
+"""What models, studies and trials are called: never a path, so it may name a file."""
+Short: TypeAlias = Annotated[str, StringConstraints(max_length=10_000)]
+Long: TypeAlias = Annotated[str, StringConstraints(max_length=1_000_000)]
+Count: TypeAlias = Annotated[int, Field(ge=0, le=10**12)]
+Seconds: TypeAlias = Annotated[float, Field(ge=0, le=10**11, allow_inf_nan=False)]
+"""A time of people (Unix seconds, to the year 5138), or a duration."""
+Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
+Knots: TypeAlias = Annotated[list[Number], Field(min_length=1, max_length=10_000)]
+Knob: TypeAlias = bool | Number | Knots | dict[Short, Number | Knots] | Short
+Params: TypeAlias = Annotated[dict[Short, bool | Number | Short], Field(max_length=100_000)]
+Notes: TypeAlias = Annotated[dict[Short, Number], Field(max_length=10_000)]
+
+
+class _Exact(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class StoredSlice(_Exact):
+    """Layers of a recipe that stacks some."""
+
+    layers: dict[Name, Annotated[list[Count], Field(min_length=2, max_length=2)]]
+    sources: dict[Name, dict[Short, Knob]] = {}
+    parameters: dict[Short, Knob] = {}
+
+
+class StoredRecipe(_Exact):
+    """A recipe as `Recipe.plain` writes it."""
+
+    method: Name
+    sources: Annotated[dict[Name, dict[Short, Knob]], Field(min_length=1, max_length=1000)]
+    base: Name | None = None
+    parameters: dict[Short, Knob] = {}
+    slices: Annotated[list[StoredSlice], Field(max_length=10_000)] = []
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    dtype: Name | None = None
+    tokenizer: Name | None = None
+    chat_template: Name | None = None
+    pad_to_multiple_of: Annotated[int, Field(ge=1, le=2**20)] | None = None
+
+
+class StoredTimings(_Exact):
+    """Seconds of a measurement's phases."""
+
+    merge: Seconds
+    forward: Seconds
+    score: Seconds
+    total: Seconds
+
+
+class StoredEstimate(_Exact):
+    """What was believed of a value; NaN where nothing was."""
+
+    value: float
+    stderr: float
+    n: Count
+
+
+class StoredObjective(_Exact):
+    """A task, one of its metrics, and a direction."""
+
+    name: Short
+    task: Short
+    metric: Short
+    filter: Short
+    direction: Direction
+    aggregation: Aggregation = "mean"
+    goal: bool = True
+
+
+class StoredOrigin(_Exact):
+    """Where a model came from."""
+
+    name: Name
+    path: Short
+    reference: Short | None = None
+    revision: Short | None = None
+    digest: Short | None = None
+    license: Short | None = None
+
+
+class StoredConfig(BaseModel):
+    """What readers ask of a configuration; the rest is compared, never read."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    name: Name
+    budget: Count | Literal["unlimited"]
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    models: dict[Name, Short]
+    max_items: Count | None = None
+    max_time: Short | None = None
+    constraints: list[Short] = []
+    search: dict[Short, Any] = {}
+    evaluation: dict[Short, Any] = {}
+    split: dict[Short, Any] = {}
+
+
+class StoredProvenance(_Exact):
+    """What ran, on what and when."""
+
+    versions: dict[Short, Short]
+    models: list[StoredOrigin]
+    tasks: dict[Short, Short]
+    machine: Short
+    started: Short
+    command: Long
+    score_commands: list[list[Long]]
+
+
+class Frozen(_Exact):
+    """A shortlist that was opened, and after how many trials."""
+
+    digest: Short
+    trials: Count
+
+
+Docs: TypeAlias = list[Annotated[int, Field(ge=0, lt=2**31)]]
+Numbers: TypeAlias = Annotated[list[Count], Field(max_length=1_000_000)]
+Texts: TypeAlias = Annotated[list[Long], Field(max_length=100_000)]
+
+
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    is_model = isinstance(kind, type) and issubclass(kind, BaseModel)
+    return TypeAdapter(kind, config=None if is_model else ConfigDict(strict=True))
+
+
+_KINDS: Mapping[str, Any] = {
+    "schema_version": Any,
+    "config": StoredConfig,
+    "fingerprint": Short,
+    "provenance": StoredProvenance,
+    "objectives": Annotated[list[StoredObjective], Field(min_length=1, max_length=1000)],
+    "items": dict[Part, dict[Short, Docs]],
+    "members": dict[Short, list[Short]],
+    "split": Short,
+    "clusters": dict[Short, Docs],
+    "n_layers": Annotated[int, Field(ge=0, le=100_000)],
+    "dtype": Short | None,
+    "models": list[StoredOrigin],
+    "warnings": Texts,
+    "runs": list[Seconds],
+    "sampler": Name,
+    "window": Annotated[int, Field(ge=1, le=1_000_000)],
+    "state": Literal["running", "interrupted", "finished", "failed"],
+    "shortlist": Numbers,
+    "frozen": list[Frozen],
+    "believed": dict[
+        Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")],
+        dict[Short, StoredEstimate],
+    ],
+    "baselines": Numbers,
+    "front": Numbers,
+    "finished": Short | None,
+}
+META: Mapping[str, TypeAdapter[Any]] = {key: _adapter(kind) for key, kind in _KINDS.items()}
+"""The facts a store may hold, by key."""
+
+RECIPE = _adapter(StoredRecipe)
+PARAMS = _adapter(Params)
+TIMINGS = _adapter(StoredTimings)
+NOTES = _adapter(Notes)
+NAME = _adapter(Name)
+
+
+def misfit(kind: TypeAdapter[Any], text: str) -> str | None:
+    """Say what of a JSON text is not as it must be: where, what is expected, and what it is."""
+    try:
+        kind.validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(_step(step) for step in first["loc"])
+        got = "" if first["type"] == "json_invalid" else f", got {_short(first['input'])}"
+        problem = first["msg"].replace("Input should be", "expected")
+        return f"{where + ': ' if where else ''}{problem}{got}"
+    except RecursionError:
+        return "nested too deeply"
+    return None
+
+
+def _step(step: int | str) -> str:
+    return _short(step) if isinstance(step, str) and not step.isidentifier() else str(step)
+
+
+def _short(value: object) -> str:
+    """A value as people can read it: its beginning."""
+    if isinstance(value, dict | list):
+        return f"{'a mapping' if isinstance(value, dict) else 'a list'} of {len(value)}"
+    text = value if isinstance(value, str) else str(value) if _is_small(value) else "a huge number"
+    return repr(text[:60] + "…") if len(text) > 60 else repr(text) if text is value else text
+
+
+def _is_small(value: object) -> bool:
+    return not isinstance(value, int) or abs(value) < 10**30
