@@ -17,6 +17,10 @@ Name: TypeAlias = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$", max_length=200)
 ]
 """What models, studies and trials are called: never a path, so it may name a file."""
+Entry: TypeAlias = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:\-]*$", max_length=200)
+]
+"""A method or sampler in its table; those of extensions are `MODULE:NAME`."""
 Short: TypeAlias = Annotated[str, StringConstraints(max_length=10_000)]
 Long: TypeAlias = Annotated[str, StringConstraints(max_length=1_000_000)]
 Count: TypeAlias = Annotated[int, Field(ge=0, le=10**12)]
@@ -44,7 +48,7 @@ class StoredSlice(_Exact):
 class StoredRecipe(_Exact):
     """A recipe as `Recipe.plain` writes it."""
 
-    method: Name
+    method: Entry
     sources: Annotated[dict[Name, dict[Short, Knob]], Field(min_length=1, max_length=1000)]
     base: Name | None = None
     parameters: dict[Short, Knob] = {}
@@ -157,7 +161,7 @@ _KINDS: Mapping[str, Any] = {
     "models": list[StoredOrigin],
     "warnings": Texts,
     "runs": list[Seconds],
-    "sampler": Name,
+    "sampler": Entry,
     "window": Annotated[int, Field(ge=1, le=1_000_000)],
     "state": Literal["running", "interrupted", "finished", "failed"],
     "shortlist": Numbers,

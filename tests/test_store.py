@@ -39,7 +39,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         {**scores(RECIPE, ITEMS), "ppl": weighted}, Timings(1, 2, 3, 7), 11, {"truncated": 0.5}
     )
     with Store(tmp_path, write=True) as store:
-        store.put_meta(warnings=["a", "b"], sampler="x")
+        store.put_meta(warnings=["a", "b"], sampler="my_samplers:mine")
         store.ask(TRIAL)
         store.record(JOB, outcome, tell=True)
         store.record(Job(0, RECIPE, "test", ITEMS), Failed("invalid", "NaN", "trace"))
