@@ -100,14 +100,13 @@ ALLOWED = {
 
 @dataclass(frozen=True)
 class Where:
-    """What an argument's low 32 bits must be, under a mask, for a call to be allowed.
+    """What an argument's low 32 bits must be for a call to be allowed.
 
     With `whole`, the high 32 bits must be 0 as well: for pointers.
     """
 
     argument: int
     values: tuple[int, ...]
-    mask: int = 0xFFFFFFFF
     whole: bool = False
 
 
@@ -136,7 +135,7 @@ LIMITED: dict[str, tuple[tuple[int, int], tuple[Where, ...]]] = {
 CLONE3 = 435
 """Refused as unknown: the C library then uses `clone`, whose flags a filter can read."""
 
-LOAD, EQUAL, ANY_BIT, AND, RETURN = 0x20, 0x15, 0x45, 0x54, 0x06
+LOAD, EQUAL, RETURN = 0x20, 0x15, 0x06
 GRANT, REFUSE, UNKNOWN, KILL = (
     0x7FFF0000,
     0x00050000 | errno.EPERM,

@@ -194,15 +194,24 @@ def test_nor_for_an_ordinary_user_with_namespaces_or_without(kind, harm, outside
     assert outside.read_text() == "whole"
 
 
-def grandchildren() -> list[int]:
-    """Processes whose parent's parent is this one."""
+def grandchildren(of: int) -> dict[int, int]:
+    """Processes whose parent's parent is that one, with their parent."""
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
-    return [own for own, parent in parents.items() if parents.get(parent) == os.getpid()]
+    return {own: parent for own, parent in parents.items() if parents.get(parent) == of}
+
+
+def locked_in(of: int) -> dict[int, int]:
+    """Those of them under a filter of system calls: the program's and the judge's."""
+    return {
+        own: keeper
+        for own, keeper in grandchildren(of).items()
+        if status(own).get("Seccomp") == "2"
+    }
 
 
 def status(pid: int) -> dict[str, str]:
@@ -219,9 +228,9 @@ def test_both_processes_are_locked_in_as_seen_from_outside():
     program = "import time; time.sleep(99)"
     asking = threading.Thread(target=lambda: verdicts.append(passes(program, "pass", SECONDS)))
     asking.start()
-    locked: list[int] = []
+    locked: dict[int, int] = {}
     while asking.is_alive() and len(locked) < 2:
-        locked = [pid for pid in grandchildren() if status(pid).get("Seccomp") == "2"]
+        locked = locked_in(os.getpid())
         time.sleep(0.01)
     try:
         assert len(locked) == 2, "the program's and the judge's"
@@ -258,6 +267,25 @@ def test_both_processes_are_locked_in_as_seen_from_outside():
             os.kill(pid, signal.SIGKILL)
         asking.join()
     assert verdicts == [False]
+
+
+def test_both_end_with_what_keeps_them():
+    program = "import time; time.sleep(99)"
+    asked = f"from automerge.evaluation.cage.launch import passes\npasses({program!r}, '', 60.0)"
+    asking = subprocess.Popen([sys.executable, "-c", asked])
+    locked: dict[int, int] = {}
+    while asking.poll() is None and len(locked) < 2:
+        locked = locked_in(asking.pid)
+        time.sleep(0.01)
+    assert len(locked) == 2
+    asking.kill()
+    asking.wait()
+    for keeper in set(locked.values()):
+        os.kill(keeper, signal.SIGKILL)
+    until = time.monotonic() + 20
+    while left := [pid for pid in locked if status(pid).get("State", "Z")[0] != "Z"]:
+        assert time.monotonic() < until, left
+        time.sleep(0.01)
 
 
 def test_what_a_program_may_do():
