@@ -269,6 +269,21 @@ def test_both_processes_are_locked_in_as_seen_from_outside():
     assert verdicts == [False]
 
 
+def test_so_they_are_for_an_ordinary_user():
+    name = test_both_processes_are_locked_in_as_seen_from_outside.__name__
+    here = f"from {__name__} import {name}; {name}()"
+    done = subprocess.run(
+        [sys.executable, "-c", SHAPED, "user", here],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 77:
+        pytest.skip("the system gives no user namespaces to test with")
+    assert done.returncode == 0, done.stderr
+
+
 def test_both_end_with_what_keeps_them():
     program = "import time; time.sleep(99)"
     asked = f"from automerge.evaluation.cage.launch import passes\npasses({program!r}, '', 60.0)"
