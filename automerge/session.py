@@ -112,8 +112,9 @@ def _examine(config: StudyConfig, run: Path) -> _Examined:
     from automerge import preflight
     from automerge.checkpoints.card import licence_of
     from automerge.evaluation.claims import claim_warnings
-    from automerge.evaluation.samples import copy_tasks, reproduce_commands
+    from automerge.evaluation.samples import reproduce_commands
     from automerge.evaluation.split import SplitPlan
+    from automerge.evaluation.task_copy import copy_tasks
 
     faults: list[Fault] = []
     models = task_set = None
@@ -127,10 +128,10 @@ def _examine(config: StudyConfig, run: Path) -> _Examined:
     with tempfile.TemporaryDirectory() as scratch:
         own = None if config.include_path is None else Path(config.include_path)
         copied = run / TASKS
-        if own is not None and not copied.is_dir():
-            copied = copy_tasks(own, Path(scratch) / TASKS)
-        settings = task_settings(config, copied if own else None)
         try:
+            if own is not None and not copied.is_dir():
+                copied = copy_tasks(own, Path(scratch) / TASKS, task_names(config))
+            settings = task_settings(config, copied if own else None)
             task_set = preflight.open_tasks(task_specs(config), settings, config.locate)
         except PreflightError as error:
             shown = (str(copied), str(own))
@@ -183,12 +184,13 @@ def _examine(config: StudyConfig, run: Path) -> _Examined:
 
 
 def _begin(store: Store, config: StudyConfig, found: _Examined, command: str) -> None:
-    from automerge.evaluation.samples import copy_tasks, write_samples
+    from automerge.evaluation.samples import write_samples
+    from automerge.evaluation.task_copy import copy_tasks
 
     facts = found.facts
     run = store.path.parent
     if config.include_path is not None and not (run / TASKS).is_dir():
-        copy_tasks(Path(config.include_path), run / TASKS)
+        copy_tasks(Path(config.include_path), run / TASKS, task_names(config))
     write_samples(run / SAMPLES, facts["items"]["test"])
     store.put_meta(
         config=config.to_plain(),
@@ -362,7 +364,10 @@ def _verify(store: Store, found: _Examined) -> None:
                     "put it back, or give another --out"
                 )
             )
-    if store.meta("split") != found.facts["split"]:
+    if store.meta("provenance")["tasks"] != found.facts["tasks"]:
+        message = f"the tasks in {store.path.parent / TASKS} are not what the study began with"
+        faults.append(Fault(f"{message}; put them back, or give another --out"))
+    elif store.meta("split") != found.facts["split"]:
         message = "the tasks' documents are not what the study began with"
         faults.append(Fault(f"{message}; put them back, or give another --out"))
     if faults:
@@ -386,6 +391,11 @@ def task_specs(config: StudyConfig) -> tuple[Any, ...]:
         )
         for task in config.tasks
     )
+
+
+def task_names(config: StudyConfig) -> list[str]:
+    """The tasks, groups and tags of the objectives."""
+    return [task.task for task in config.tasks]
 
 
 def task_settings(config: StudyConfig, folder: Path | None) -> Any:

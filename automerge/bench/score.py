@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -218,6 +218,7 @@ class _Stock:
         from lm_eval.tasks import TaskManager
 
         self._model, self._names, self._items = model, list(names), items
+        self._folder = folder
         with isolated():
             self._lm = HFLM(
                 pretrained=model,
@@ -233,7 +234,7 @@ class _Stock:
         """The samples by task, and the seconds spent in the model."""
         from lm_eval import simple_evaluate
 
-        with isolated(), _timed(self._model) as spent:
+        with isolated(), chdir(self._folder.parent), _timed(self._model) as spent:
             results = simple_evaluate(
                 model=self._lm,
                 tasks=self._names,

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from automerge.evaluation.templates import install
+
 PYTHON_SEED, NUMPY_SEED, TORCH_SEED, FEWSHOT_SEED = 0, 1234, 1234, 1234
 """The defaults of lm-eval's command line (`--seed 0,1234,1234,1234`)."""
 
@@ -18,10 +20,11 @@ PYTHON_SEED, NUMPY_SEED, TORCH_SEED, FEWSHOT_SEED = 0, 1234, 1234, 1234
 def isolated() -> Iterator[None]:
     """Seed the global generators as lm-eval's command line does, and restore them afterwards.
 
-    Inside, lm-eval prints no progress bars and logs errors only.
+    Inside, lm-eval prints no progress bars, logs errors only, and renders in a sandbox.
     """
     import torch
 
+    install()
     started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     cuda = range(torch.cuda.device_count()) if started else ()
     python_state, numpy_state = random.getstate(), np.random.get_state()

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from automerge.errors import AutomergeError
+from automerge.errors import AutomergeError, PreflightError
 from automerge.evaluation.chat_template import limited
 from automerge.evaluation.isolation import FEWSHOT_SEED, isolated
 from automerge.evaluation.packing import Request, request
+from automerge.evaluation.task_errors import cause, raised_at
 from automerge.evaluation.tasks import TaskSettings
 
 if TYPE_CHECKING:
@@ -36,16 +37,24 @@ def build_requests(
     with isolated():
         for name, task in tasks.items():
             task.set_fewshot_seed(FEWSHOT_SEED)
-            task.build_all_requests(
-                limit=None,
-                rank=0,
-                world_size=1,
-                system_instruction=settings.system_instruction,
-                apply_chat_template=settings.apply_chat_template,
-                fewshot_as_multiturn=settings.multiturn,
-                chat_template=template,
-                tokenizer_name=lm.tokenizer_name if settings.apply_chat_template else "",
-            )
+            try:
+                task.build_all_requests(
+                    limit=None,
+                    rank=0,
+                    world_size=1,
+                    system_instruction=settings.system_instruction,
+                    apply_chat_template=settings.apply_chat_template,
+                    fewshot_as_multiturn=settings.multiturn,
+                    chat_template=template,
+                    tokenizer_name=lm.tokenizer_name if settings.apply_chat_template else "",
+                )
+            except PreflightError as error:
+                raise PreflightError(f"task {name!r}{_document(task, error)}: {error}") from error
+            except Exception as error:  # whatever a task's own Python may raise
+                where = f"{_document(task, error)}{raised_at(error)}"
+                raise PreflightError(
+                    f"the prompts of task {name!r} cannot be made{where}: {cause(error)}"
+                ) from error
             for instance in task.instances:
                 built.setdefault((name, instance.doc_id), []).append(instance)
             _remember(task)
@@ -53,6 +62,17 @@ def build_requests(
         item: tuple(sorted(instances, key=lambda instance: instance.idx))
         for item, instances in built.items()
     }
+
+
+def _document(task: Task, error: BaseException) -> str:
+    """Which document was being shown, as " (document N)"; read off lm-eval's own loop."""
+    frame = error.__traceback__
+    while frame is not None:
+        found = frame.tb_frame.f_locals
+        if frame.tb_frame.f_code is type(task).build_all_requests.__code__ and "doc_id" in found:
+            return f", document {found['doc_id']}"
+        frame = frame.tb_next
+    return ""
 
 
 class Remembered:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
-
 from automerge.evaluation.isolation import FEWSHOT_SEED, NUMPY_SEED, PYTHON_SEED, TORCH_SEED
-from automerge.evaluation.task_code import child, scalar_nodes
 from automerge.evaluation.tasks import TaskSet
 from automerge.trial import Items
 
@@ -22,27 +18,6 @@ def write_samples(path: Path, items: Items) -> None:
     """
     samples = {task: sorted(ids) for task, ids in sorted(items.items()) if ids}
     path.write_text(json.dumps(samples, indent=1) + "\n", encoding="utf-8")
-
-
-def copy_tasks(source: Path, target: Path) -> Path:
-    """Copy a folder of task files so that it works from any working directory; return the copy.
-
-    lm-eval resolves `data_files`, `data_dir` and a local `dataset_path` against the working
-    directory. In the copy they are absolute: what lies beside the task file is taken from the copy,
-    what lies elsewhere stays where it is.
-
-    Raises:
-        FileExistsError: the target exists.
-    """
-    source = source.resolve()
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-    target = target.resolve()
-    for path in sorted(source.glob("**/*.yaml")):
-        copied = target / path.relative_to(source)
-        if copied.is_file():
-            text = path.read_text(encoding="utf-8-sig")
-            copied.write_text(_anchored(text, path.parent, copied.parent), encoding="utf-8")
-    return target
 
 
 def reproduce_commands(
@@ -113,33 +88,3 @@ def _disjoint(tasks: Mapping[str, tuple[str, ...]]) -> list[list[str]]:
             free[0].append(name)
             free[1].update(leaves)
     return [names for names, _ in runs]
-
-
-def _anchored(text: str, folder: Path, copied: Path) -> str:
-    """A task file's text with its relative paths made absolute; all else is kept as written."""
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
-    edits = []
-    for node, path in _relative_paths(root, folder):
-        beside = (copied / path.relative_to(folder)) if path.is_relative_to(folder) else path
-        edits.append((node.start_mark.index, node.end_mark.index, json.dumps(str(beside))))
-    for start, end, value in sorted(edits, reverse=True):
-        text = text[:start] + value + text[end:]
-    return text
-
-
-def _relative_paths(root: yaml.Node | None, folder: Path) -> Iterator[tuple[yaml.ScalarNode, Path]]:
-    dataset = child(root, "dataset_kwargs")
-    named = [child(dataset, "data_files"), child(dataset, "data_dir"), child(root, "dataset_path")]
-    for value in named:
-        for node in scalar_nodes(value):
-            builder = value is named[-1] and "/" not in node.value
-            if builder or "://" in node.value or Path(node.value).is_absolute():
-                continue
-            for anchor in (folder, Path.cwd()):
-                if any(anchor.glob(node.value)):
-                    yield node, anchor / node.value
-                    break
-    for node in scalar_nodes(child(root, "include")):
-        path = (folder / node.value).resolve()
-        if not Path(node.value).is_absolute() and not path.is_relative_to(folder.resolve()):
-            yield node, path

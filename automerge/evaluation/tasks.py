@@ -16,8 +16,10 @@ from automerge.evaluation.dataset_splits import on_splits, split_faults
 from automerge.evaluation.isolation import FEWSHOT_SEED, isolated
 from automerge.evaluation.metrics import resolve
 from automerge.evaluation.split import document_hash
-from automerge.evaluation.task_code import find_code
-from automerge.evaluation.task_index import known_metrics, own_files, task_manager, unreadable
+from automerge.evaluation.task_code import ADVICE, find_code, guarded
+from automerge.evaluation.task_errors import cause, first_line, raised_at
+from automerge.evaluation.task_index import own_files, task_manager, unreadable
+from automerge.evaluation.task_yaml import FAILURES
 from automerge.objective import Direction, Objective
 from automerge.trial import Part
 
@@ -189,46 +191,30 @@ def _refusals(
             f"{unreadable(settings.include_path)}",
         )
         return
-    if settings.allow_task_code:
-        return
     for path in own_files(manager, spec.task):
-        for location, what in find_code(path, known_metrics()):
-            yield (
-                "task",
-                f"task {spec.task!r} would run code: {what} at {location}; read it, and if you "
-                "trust it allow task code",
-            )
+        try:
+            found = find_code(path)
+        except FAILURES as error:
+            yield "task", f"task {spec.task!r} cannot be read: {first_line(error)}"
+            continue
+        for location, what in () if settings.allow_task_code else found:
+            yield "task", f"task {spec.task!r} would run code: {what} at {location}; {ADVICE}"
 
 
 def _load_one(
     manager: TaskManager, spec: TaskSpec, settings: TaskSettings
 ) -> tuple[list[Task], list[tuple[str, str]]]:
     """Build a task's leaves and apply the spec's overrides, as `simple_evaluate` does."""
-    import datasets
-    import jinja2
-    import yaml
-
+    own = own_files(manager, spec.task)
+    allowed = settings.allow_task_code or not own
     try:
-        with replaced():
+        with replaced(), guarded(settings.include_path, allowed):
             leaves = list(manager.load([spec.task])["tasks"].values())
     except PreflightError as error:
         return [], [("task", f"task {spec.task!r}: {error}")]
-    except (
-        ArithmeticError,
-        AssertionError,
-        AttributeError,
-        ImportError,
-        LookupError,
-        OSError,
-        TypeError,
-        ValueError,
-        RuntimeError,
-        datasets.exceptions.DatasetsError,
-        jinja2.TemplateError,
-        yaml.YAMLError,
-    ) as error:
-        cause = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        return [], [("task", f"lm-eval cannot load task {spec.task!r}: {cause}")]
+    except Exception as error:  # whatever a task's own Python, or lm-eval with its file, may raise
+        where = raised_at(error, own)
+        return [], [("task", f"lm-eval cannot load task {spec.task!r}{where}: {cause(error)}")]
     found: list[tuple[str, str]] = []
     for leaf in leaves:
         found += _unusable(leaf, settings.allow_code_eval)
@@ -260,6 +246,7 @@ def _load_one(
                 )
             )
         leaf.set_fewshot_seed(FEWSHOT_SEED)
+        found += _too_few_examples(leaf)
     if not leaves:
         found.append(("task", f"{spec.task!r} holds no tasks"))
     if spec.gen_kwargs and not any(
@@ -286,6 +273,22 @@ def _unusable(leaf: Task, allow_code_eval: bool) -> Iterator[tuple[str, str]]:
             yield "task", fault
     if getattr(leaf, "MULTIMODAL", False):
         yield "task", f"task {leaf.task_name!r} needs images or sound; automerge scores text only"
+
+
+def _too_few_examples(leaf: Task) -> Iterator[tuple[str, str]]:
+    """Whether there are fewer documents to draw examples from than are shown."""
+    shots = leaf.get_config("num_fewshot") or 0
+    if not shots or not hasattr(leaf, "sampler"):
+        return
+    donors = len(leaf.sampler.fewshot_docs())
+    # lm-eval draws one more where the document itself may be among them.
+    own = leaf.fewshot_cfg.split == leaf.get_config("test_split")
+    if donors < shots + own:
+        yield (
+            "num_fewshot",
+            f"task {leaf.task_name!r} shows {shots} examples, and there are {donors} documents to "
+            f"draw them from; lower num_fewshot to at most {max(0, donors - own)}",
+        )
 
 
 def _how_asked(spec: TaskSpec) -> str:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from automerge import demo, preflight, session
 from automerge.config import StudyConfig, load_config
 from automerge.estimation.scoreboard import Scoreboard
-from automerge.evaluation.samples import copy_tasks
+from automerge.evaluation.task_copy import copy_tasks
 from automerge.items import BASELINE_SHARES, ItemDraw
 from automerge.methods import METHODS
 from automerge.objective import ItemScores, Objective, losses

@@ -20,7 +20,7 @@ import automerge
 from automerge import demo
 from automerge.config import load_config
 from automerge.estimation import interval
-from automerge.evaluation.samples import copy_tasks
+from automerge.evaluation.task_copy import copy_tasks
 from automerge.evaluation.tasks import TaskSettings, TaskSpec
 from automerge.objective import ItemScores, Objective, estimates
 from automerge.recipe import Recipe

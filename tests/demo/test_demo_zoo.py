@@ -13,7 +13,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from automerge import demo
-from automerge.evaluation.samples import copy_tasks
+from automerge.evaluation.task_copy import copy_tasks
 from experiments.demo_zoo import build, data, score, train
 
 MOST_BYTES = 6_000_000
@@ -102,7 +102,7 @@ def test_tokens_of_a_prompt_begin_the_tokens_of_its_answer() -> None:
 
 
 @pytest.mark.filterwarnings("default")
-def test_lm_eval_builds_requests_from_any_directory(
+def test_lm_eval_builds_requests_from_the_folder_that_holds_the_copies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

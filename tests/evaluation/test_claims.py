@@ -8,8 +8,8 @@ import pytest
 
 from automerge.estimation import paired_difference
 from automerge.evaluation.claims import claim_warnings, confirmable_difference, items_to_confirm
-from automerge.evaluation.samples import copy_tasks
 from automerge.evaluation.split import SplitPlan, split_documents
+from automerge.evaluation.task_copy import copy_tasks
 from automerge.evaluation.tasks import TaskSettings, TaskSpec, load_tasks
 from automerge.objective import ItemScores
 from tests.evaluation.toys import write_tasks

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import contextlib
 import random
 
 import pytest
 
+from automerge.evaluation import templates
 from automerge.evaluation.isolation import isolated
-from automerge.evaluation.samples import copy_tasks, reproduce_commands, write_samples
+from automerge.evaluation.samples import reproduce_commands, write_samples
 from automerge.evaluation.scorer import Scorer
 from automerge.evaluation.split import SplitPlan, split_documents
+from automerge.evaluation.task_copy import copy_tasks
 from automerge.evaluation.tasks import TaskSettings, TaskSpec, check_tasks, load_tasks
 from tests.evaluation.toys import make_model, make_tokenizer, phrase, write_jsonl
 
@@ -145,7 +148,7 @@ def test_stock_lm_eval_gives_our_scores_of_the_test_part(folder):
     task_set = load_tasks([spec], TaskSettings(folder))
     model, tokenizer = make_model(), make_tokenizer()
     ours = Scorer(model, tokenizer, task_set).score(cut(task_set).items("test")).scores["shots"]
-    with isolated():
+    with isolated(), templates.stock(), contextlib.chdir(folder.parent):
         theirs = lm_eval.simple_evaluate(
             HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4, softmax_dtype="float32"),
             tasks=["shots"],

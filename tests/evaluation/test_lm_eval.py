@@ -18,7 +18,7 @@ from lm_eval.models import utils as model_utils
 from lm_eval.models.huggingface import HFLM
 
 from automerge.evaluation.isolation import FEWSHOT_SEED, NUMPY_SEED, PYTHON_SEED, TORCH_SEED
-from automerge.evaluation.samples import copy_tasks
+from automerge.evaluation.task_copy import copy_tasks
 from automerge.evaluation.tasks import TaskSettings, TaskSpec, load_tasks
 from tests.evaluation.toys import make_model, make_tokenizer
 

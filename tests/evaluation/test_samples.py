@@ -9,9 +9,10 @@ import sys
 
 import pytest
 
-from automerge.evaluation.samples import copy_tasks, reproduce_commands, write_samples
+from automerge.evaluation.samples import reproduce_commands, write_samples
 from automerge.evaluation.scorer import Scorer
 from automerge.evaluation.split import SplitPlan, split_documents
+from automerge.evaluation.task_copy import copy_tasks
 from automerge.evaluation.tasks import TaskSettings, TaskSpec, load_tasks
 from automerge.objective import estimate
 from tests.evaluation.toys import make_model, make_tokenizer
@@ -23,10 +24,14 @@ def test_copied_tasks_load_from_any_working_directory(task_folder, tmp_path, mon
     monkeypatch.chdir(tmp_path.parent)
     task_set = load_tasks([TaskSpec("shots"), TaskSpec("generate")], TaskSettings(copied))
     files = task_set.tasks["shots"].get_config("dataset_kwargs")["data_files"]
-    assert files == {"test": str(copied / "data" / "choice.jsonl")}
+    assert files == {"test": "tasks/data/choice.jsonl"}
+    assert len(task_set.documents()["shots"]) == 32
+    moved = copied.parent.rename(tmp_path.with_name(f"{tmp_path.name}_moved"))
+    again = load_tasks([TaskSpec("shots"), TaskSpec("generate")], TaskSettings(moved / "tasks"))
+    assert again.digests() == task_set.digests()
 
 
-def test_data_and_includes_outside_the_folder_stay_where_they_are(
+def test_data_outside_the_folder_stay_where_they_are_and_includes_are_copied(
     task_folder, tmp_path, monkeypatch
 ):
     (tmp_path / "mine").mkdir()
@@ -38,9 +43,11 @@ def test_data_and_includes_outside_the_folder_stay_where_they_are(
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "x.jsonl").write_text("{}\n")
     monkeypatch.chdir(tmp_path)
-    text = (copy_tasks(tmp_path / "mine", tmp_path / "run") / "task.yaml").read_text()
+    copied = copy_tasks(tmp_path / "mine", tmp_path / "run")
+    text = (copied / "task.yaml").read_text()
     assert f'data_files: "{tmp_path}/elsewhere/x.jsonl" # here' in text
-    assert f'include: "{tmp_path}/base.yaml"' in text
+    assert 'include: "_outside/base.yaml.included"' in text
+    assert (copied / "_outside" / "base.yaml.included").read_text() == "dataset_path: json\n"
 
 
 def test_samples_are_sorted_and_never_empty(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from automerge.errors import PreflightError
+from automerge.evaluation import templates
 from automerge.evaluation.guards import (
     Generation,
     InvalidOutput,
@@ -18,8 +20,8 @@ from automerge.evaluation.guards import (
 )
 from automerge.evaluation.isolation import isolated
 from automerge.evaluation.packing import unique_tokens
-from automerge.evaluation.samples import copy_tasks
 from automerge.evaluation.scorer import Answers, Scorer
+from automerge.evaluation.task_copy import copy_tasks
 from automerge.evaluation.tasks import TaskSettings, TaskSpec, load_tasks
 from automerge.objective import estimate
 from tests.evaluation.toys import make_model, make_tokenizer, write_tasks
@@ -57,7 +59,7 @@ def stock(model, folder, tasks, **options):
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    with isolated():
+    with isolated(), templates.stock(), contextlib.chdir(folder.parent):
         lm = HFLM(
             pretrained=model, tokenizer=make_tokenizer(), batch_size=8, softmax_dtype="float32"
         )

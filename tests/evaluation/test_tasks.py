@@ -4,8 +4,7 @@ import pickle
 
 import pytest
 
-from automerge.evaluation.samples import copy_tasks
-from automerge.evaluation.task_code import unsafe_template
+from automerge.evaluation.task_copy import copy_tasks
 from automerge.evaluation.tasks import (
     TaskSettings,
     TaskSpec,
@@ -137,10 +136,6 @@ ATTACKS = {
     "function": "doc_to_text: !function evil.run\n",
     "nested": "metric_list:\n  - {metric: acc, aggregation: !function evil.run}\n",
     "evaluate": "metric_list:\n  - {metric: ./evil.py, aggregation: mean}\n",
-    "template": (
-        "doc_to_text: \"{{ ''.__class__.__mro__[1].__subclasses__() }}"
-        "{{ cycler.__init__.__globals__.os.system('touch SENTINEL') }}\"\n"
-    ),
 }
 
 
@@ -167,35 +162,3 @@ def test_code_in_a_task_file_is_refused_before_it_runs(tmp_path, folder, attack,
     if attack == "function":
         assert not faults(copied, TaskSpec("evil"), allow_task_code=True)
         assert sentinel.exists()
-
-
-@pytest.mark.parametrize(
-    "template",
-    [
-        "Q: {{question.strip()}} {% for c in choices %}{{loop.index}}. {{c}}{% endfor %}",
-        "{{choices[answer]}} {{ x | replace('a', 'b') | regex_replace('a', 'b') }}",
-        "{{ [a, b].index(c) }}{% set n = range(3) %}{{ ['A', 'B'][label|int] }}",
-        "{{ text.split('\\n')[0] ~ doc['field name'].lower() }}",
-    ],
-)
-def test_ordinary_templates_are_not_code(template):
-    assert unsafe_template(template) is None
-
-
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{{ ''.__class__ }}",
-        "{{ ''['__class__'] }}",
-        "{{ (x | attr('_' ~ '_class__')) }}",
-        "{{ x['_' ~ '_init__']['_' ~ '_globals__']['os'].system('id') }}",
-        "{{ x[key]() }}",
-        "{% set range = x[key] %}{{ range(1) }}",
-        "{{ lipsum[key] }}",
-        "{{ loop[key] }}",
-        "{% call(x) y() %}{% endcall %}",
-        "{{ [x] | map(attribute='__class__') | list }}",
-    ],
-)
-def test_templates_that_reach_for_python_are_code(template):
-    assert unsafe_template(template) is not None

@@ -1,0 +1,173 @@
+"""Read task files, which may be anything, within limits and without running what they name."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+MOST_BYTES = 4 * 2**20
+"""Largest task file; those of lm-eval have a few kilobytes."""
+MOST_NODES = 10**6
+"""Most values in a task file, an anchor's counted wherever it is used."""
+DEEPEST = 64
+MOST_ENTRIES = 200_000
+"""Most files and folders that a folder of tasks may hold."""
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+FAILURES = (
+    AttributeError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError,
+    yaml.YAMLError,
+)  # fmt: skip
+"""What reading a file that is no task file may raise."""
+
+
+class Unreadable(ValueError):
+    """A file cannot be a task file; says why."""
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The bytes of a regular file; nothing else is opened for reading.
+
+    Raises:
+        Unreadable: it is a device, a pipe or a folder, or larger than `most`.
+        OSError: it cannot be read.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(handle, "rb") as stream:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise Unreadable(f"{path} is not a regular file")
+        data = stream.read(most + 1)
+    if len(data) > most:
+        raise Unreadable(f"{path} is larger than {most} bytes")
+    return data
+
+
+def read_text(path: Path) -> str:
+    """A task file's text.
+
+    Raises:
+        Unreadable: it is no regular file, too large, or not UTF-8.
+        OSError: it cannot be read.
+    """
+    try:
+        return read_regular(path, MOST_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"{path} is not UTF-8 (byte {error.start})") from None
+
+
+def compose(path: Path) -> yaml.Node | None:
+    """A task file's YAML as nodes, nothing of it constructed.
+
+    Raises:
+        Unreadable: see `read_text`; or it is nested too deeply, or holds too many values.
+        OSError, yaml.YAMLError: it cannot be read, or is not one YAML document.
+    """
+    text = read_text(path)
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise Unreadable(f"{path} is nested deeper than {DEEPEST} levels")
+    root: yaml.Node | None = yaml.compose(text, Loader=_Loader)
+    if root is not None and _size(root, {}) > MOST_NODES:
+        raise Unreadable(f"{path} holds more than {MOST_NODES} values, its anchors written out")
+    return root
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node holds; a node within itself counts as endless."""
+    if id(node) not in known:
+        known[id(node)] = MOST_NODES + 1
+        parts: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            parts = node.value
+        known[id(node)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(node)]
+
+
+def with_includes(path: Path) -> dict[Path, yaml.Node | None]:
+    """A task file and all it includes, each resolved, as nodes.
+
+    Raises:
+        Unreadable, OSError, yaml.YAMLError: as `compose`.
+    """
+    found: dict[Path, yaml.Node | None] = {}
+    waiting = [path]
+    while waiting:
+        path = waiting.pop().resolve()
+        if path not in found:
+            found[path] = root = compose(path)
+            waiting += [path.parent / name for name in scalars_at(root, "include")]
+    return found
+
+
+def scalars_at(root: yaml.Node | None, key: str) -> list[str]:
+    """The scalar, or the list's scalars, under a top-level key of a composed mapping."""
+    return [node.value for node in scalar_nodes(child(root, key))]
+
+
+def child(root: yaml.Node | None, key: str) -> yaml.Node | None:
+    """The value of a key of a composed mapping."""
+    if isinstance(root, yaml.MappingNode):
+        for name, value in root.value:
+            if isinstance(name, yaml.ScalarNode) and name.value == key:
+                return value  # type: ignore[no-any-return]
+    return None
+
+
+def scalar_nodes(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
+    """The scalar values in a composed value, however nested."""
+    if isinstance(node, yaml.ScalarNode):
+        yield node
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from scalar_nodes(item)
+    elif isinstance(node, yaml.MappingNode):
+        for _, value in node.value:
+            yield from scalar_nodes(value)
+
+
+def all_nodes(root: yaml.Node | None) -> Iterator[yaml.Node]:
+    """Every node under one, each once."""
+    waiting = [] if root is None else [root]
+    visited: set[int] = set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in visited:
+            continue
+        visited.add(id(node))
+        yield node
+        if isinstance(node, yaml.MappingNode):
+            waiting += [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+
+
+def files_in(folder: Path, skipped: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """All files of a folder, without hidden folders, caches, linked folders, and run folders.
+
+    `skipped` names files whose presence marks a folder that is left out.
+
+    Raises:
+        Unreadable: it holds too many.
+    """
+    entries = 0
+    for parent, folders, files in os.walk(folder):
+        entries += len(folders) + len(files)
+        if entries > MOST_ENTRIES:
+            raise Unreadable(
+                f"{folder} holds more than {MOST_ENTRIES} files; give a folder of task files"
+            )
+        if skipped.intersection(files) and Path(parent) != folder:
+            folders.clear()
+            continue
+        folders[:] = [n for n in folders if n != "__pycache__" and not n.startswith(".")]
+        yield from (Path(parent, name) for name in files)
