@@ -103,7 +103,7 @@ def test_layers_that_are_left_out_are_the_classes_default(kind):
     assert _layers_of({"model_type": kind}) == config.get_text_config().num_hidden_layers
 
 
-TEMPLATES = ("{{ messages }} of one", "{{ messages }} of two, for most")
+TEMPLATES = ("{{ messages }} of one, the longer one", "{{ messages }} of two")
 
 
 def test_the_template_of_most_models_is_mergekits(tmp_path, monkeypatch):

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from automerge.checkpoints.chat_templates import chat_template
-from automerge.checkpoints.reader import Checkpoint, shown
+from automerge.checkpoints.folder_files import CONFIG
+from automerge.checkpoints.reader import Checkpoint, read_json, shown
 from automerge.checkpoints.tokenizers import (
     MAX_ID,
     TOKENIZER,
@@ -19,7 +20,7 @@ from automerge.checkpoints.tokenizers import (
     same_tokenizer,
     vocabulary,
 )
-from automerge.checkpoints.vocabulary_size import n_rows
+from automerge.checkpoints.vocabulary_size import n_rows, vocabulary_path
 from automerge.errors import Fault, PreflightError
 
 Kind: TypeAlias = Literal[
@@ -229,7 +230,8 @@ def compare_tokenizers(base: Path, source: Path) -> tuple[list[str], list[str]]:
     if not same_tokenizer(base, source):
         ours, theirs = read_tokens(base), read_tokens(source)
         if ours is None or theirs is None:
-            warnings.append(unknown_text(ours is None, theirs is None))
+            if ours is not theirs or reads_tokens(base):
+                warnings.append(unknown_text(ours is None, theirs is None))
         else:
             relation = relate(ours, theirs, 0, 0)
             if relation.moved or not relation.mergeable:
@@ -246,6 +248,11 @@ def compare_tokenizers(base: Path, source: Path) -> tuple[list[str], list[str]]:
     if theirs_template is not None and theirs_template != chat_template(base):
         warnings.append("its chat template differs; the merged model has the base's")
     return faults, warnings
+
+
+def reads_tokens(folder: Path) -> bool:
+    """Whether a model's configuration has a number of tokens; one for images alone has none."""
+    return bool(vocabulary_path(read_json(folder / CONFIG)))
 
 
 def unknown_text(base_lacks: bool, source_lacks: bool) -> str:

@@ -11,7 +11,12 @@ from transformers import AutoTokenizer
 
 from automerge.checkpoints import align, open_checkpoint
 from automerge.checkpoints.tokenizers import read_tokenizer, same_tokenizer, vocabulary
-from automerge.checkpoints.vocabulary import read_tokens, relate, relations
+from automerge.checkpoints.vocabulary import (
+    compare_tokenizers,
+    read_tokens,
+    relate,
+    relations,
+)
 from automerge.errors import PreflightError
 from automerge.recipe import Vocabulary
 from tests.checkpoints.vocabularies import bpe, edit_json, write
@@ -160,7 +165,27 @@ def test_both_forms_of_one_tokenizer_are_the_same_tokens(tmp_path):
     folder_with(tmp_path / "other", {"tokenizer.model": pieces([*"vwxyz"])})
     tokens = {name: read_tokens(tmp_path / name) for name in ("slow", "fast", "other")}
     assert relate(tokens["slow"], tokens["fast"], 40, 40).kind == "identical"
+    # The same rules in the words of older versions.
+    spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    edit_json(fast / "tokenizer.json", normalizer=spaces, pre_tokenizer=None)
+    assert relate(tokens["slow"], read_tokens(fast), 40, 40).kind == "identical"
+    words = {"type": "WordLevel", "unk_token": "<unk>", "vocab": dict(tokens["slow"].ids)}
+    edit_json(fast / "tokenizer.json", model=words)
+    assert relate(tokens["slow"], read_tokens(fast), 40, 40).kind == "different"
     assert not relate(tokens["other"], tokens["fast"], 40, 40).mergeable
+
+
+def test_two_models_without_a_tokenizer_are_not_known_to_agree(tmp_path):
+    models = opened(
+        base=write(tmp_path / "base", None), fine=write(tmp_path / "fine", None, seed=1)
+    )
+    assert not same_tokenizer(tmp_path / "base", tmp_path / "fine")
+    assert relations(models, "base")["fine"].kind == "unknown"
+    _, [warning] = compare_tokenizers(tmp_path / "base", tmp_path / "fine")
+    assert "neither it nor the base has a tokenizer" in warning
+    for folder in (tmp_path / "base", tmp_path / "fine"):
+        (folder / "config.json").write_text(json.dumps({"model_type": "vit"}))
+    assert compare_tokenizers(tmp_path / "base", tmp_path / "fine") == ([], [])
 
 
 def opened(**folders):
