@@ -19,6 +19,7 @@ from automerge.checkpoints import (
     check_models,
     complete,
     layout,
+    notes,
     open_checkpoint,
     places,
     resolve,
@@ -117,6 +118,7 @@ def compare_aligned(
 ) -> Compared:
     """Bring models to one vocabulary, and compare the rest of them with the base."""
     sources = {name: c for name, c in checkpoints.items() if name != base}
+    said = tuple(f"{name}: {note}" for name, c in checkpoints.items() for note in notes(c))
     reference = checkpoints[base]
     try:
         unsafe = any(scan(checkpoint.assets) for checkpoint in checkpoints.values())
@@ -127,14 +129,14 @@ def compare_aligned(
         alike = False
     if not alike:
         found = check_models((base, view(reference)), {n: view(c) for n, c in sources.items()})
-        return Compared(checkpoints, found.faults, found.warnings)
+        return Compared(checkpoints, found.faults, said + found.warnings)
     try:
         aligned = align(checkpoints, base, vocabulary)
     except PreflightError as error:
-        return Compared(checkpoints, error.faults, ())
+        return Compared(checkpoints, error.faults, said)
     models = {name: view(checkpoint) for name, checkpoint in aligned.checkpoints.items()}
     found = check_models((base, models.pop(base)), models)
-    return Compared(aligned.checkpoints, found.faults, aligned.warnings + found.warnings)
+    return Compared(aligned.checkpoints, found.faults, said + aligned.warnings + found.warnings)
 
 
 def check_loads(models: Models) -> None:

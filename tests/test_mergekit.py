@@ -24,7 +24,7 @@ from automerge.mergekit.tables import COUNTERPARTS, INTEGERS, PARAMETERS, REQUIR
 from automerge.methods import METHODS
 from automerge.recipe import Place, Profile, Recipe, RecipeSource, Slice
 from automerge.yaml_file import parse_yaml
-from tests.checkpoints.test_lora import adapter
+from tests.checkpoints.adapters import train
 from tests.recipe_strategies import recipes
 
 LAYER = (
@@ -543,7 +543,8 @@ def test_the_owner_of_adapters_may_be_merged_too():
 
 
 def test_an_exported_merge_of_adapters_gives_the_same_weights_again(tmp_path):
-    base, folder, _ = adapter(tmp_path, target_modules=["q_proj"])
+    trained = train(tmp_path, target_modules=["q_proj"])
+    base, folder = trained.base, trained.folder
     references = {"base": str(base), "lora": str(folder)}
     opened = open_checkpoint(base)
     checkpoints = {"base": opened, "lora": open_checkpoint(folder, opened)}

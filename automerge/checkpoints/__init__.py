@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from automerge.checkpoints.adapter_folder import check_folder, is_adapter
 from automerge.checkpoints.aligned import rearranged
 from automerge.checkpoints.alignment import Alignment, align
 from automerge.checkpoints.compatibility import (
@@ -15,7 +16,7 @@ from automerge.checkpoints.compatibility import (
 )
 from automerge.checkpoints.hub import ModelFolder, resolve
 from automerge.checkpoints.layout import Stored, Target, layout, reference_model
-from automerge.checkpoints.lora import LoraCheckpoint, is_adapter
+from automerge.checkpoints.lora import LoraCheckpoint, notes
 from automerge.checkpoints.low_rank import LowRank, LowRankCheckpoint, write_sum
 from automerge.checkpoints.memory import MemoryCheckpoint
 from automerge.checkpoints.naming import spellings, stored_parts
@@ -27,6 +28,7 @@ from automerge.checkpoints.writer import WrittenCheckpoint, check_target, write_
 
 def open_checkpoint(folder: Path, base: Checkpoint | None = None) -> Checkpoint:
     """Open a model folder, or a LoRA adapter's over its base."""
+    check_folder(folder, base)
     if base is not None and is_adapter(folder):
         return LoraCheckpoint(folder, base)
     return SafetensorsCheckpoint(folder)
@@ -63,6 +65,7 @@ __all__ = [
     "complete",
     "is_adapter",
     "layout",
+    "notes",
     "open_checkpoint",
     "open_together",
     "places",

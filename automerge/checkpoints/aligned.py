@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from automerge.checkpoints.low_rank import LowRank, LowRankCheckpoint
 from automerge.checkpoints.reader import Checkpoint
@@ -114,20 +114,35 @@ class AlignedCheckpoint:
         return stored(self._name)
 
     def rearranged(self, name: str) -> bool:
-        """Whether a tensor is made when it is read: its rows are not the model's own."""
+        """Whether a tensor is made when it is read: its rows are not the model's own, or the model
+        makes it itself."""
+        return self._moved(name) or rearranged(self._group.models[self._name], self._own(name))
+
+    def _moved(self, name: str) -> bool:
         return self._group.rows is not None and name in self._group.indexed
+
+    def _own(self, name: str) -> str:
+        return self._group.spelled[self._name].get(name, name)
 
     def update(self, name: str) -> LowRank | None:
         """A tensor's factors, where it is stored so and has the model's own rows."""
         model = self._group.models[self._name]
-        if self.rearranged(name) or not isinstance(model, LowRankCheckpoint):
+        if self._moved(name) or not isinstance(model, LowRankCheckpoint):
             return None
-        return model.update(self._group.spelled[self._name].get(name, name))
+        return model.update(self._own(name))
+
+
+@runtime_checkable
+class RearrangedCheckpoint(Protocol):
+    """A checkpoint of which some tensors are made whenever they are read."""
+
+    def rearranged(self, name: str) -> bool:
+        """Whether a tensor is; those that are low-rank updates do not count."""
 
 
 def rearranged(checkpoint: Checkpoint, name: str) -> bool:
-    """Whether a checkpoint makes a tensor of others' rows when it is read."""
-    return isinstance(checkpoint, AlignedCheckpoint) and checkpoint.rearranged(name)
+    """Whether a checkpoint makes a tensor when it is read, and it is no low-rank update."""
+    return isinstance(checkpoint, RearrangedCheckpoint) and checkpoint.rearranged(name)
 
 
 def rows_of(

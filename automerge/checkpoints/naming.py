@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,3 +31,25 @@ def stored_parts(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     views = {name: tensor.detach().as_subclass(View) for name, tensor in state.items()}
     stored = revert_weight_conversion(model, views)
     return {name: tensor.as_subclass(torch.Tensor) for name, tensor in stored.items()}
+
+
+def live_names(model: Any, names: Iterable[str]) -> dict[str, str]:
+    """What stored tensors are called in a live model; those that become part of one are left out.
+
+    transformers' own rules rename them, older spellings included.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+    rules = get_model_conversion_mapping(model)
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    converters = [rule for rule in rules if not isinstance(rule, WeightRenaming)]
+    state = model.state_dict()
+    found = {}
+    for name in names:
+        live, pattern = rename_source_key(
+            name, renamings, converters, model.base_model_prefix, state
+        )
+        if pattern is None and live in state:
+            found[name] = live
+    return found

@@ -59,10 +59,10 @@ def matches(name: str, patterns: tuple[str, ...]) -> bool:
 def unwanted_downloads() -> list[str]:
     """Patterns, as the hub's client reads them, of files that no merge needs.
 
-    There `*` matches folders too. A model's own safetensors, and its card, which names the licence,
-    are wanted.
+    There `*` matches folders too. Safetensors and the card, which names the licence, are wanted,
+    and what makes an adapter.
     """
-    spared = ("*.safetensors", "*.index.json", "params.json", *CARDS)
+    spared = ("*.safetensors", "*.index.json", "params.json", *CARDS, *ADAPTERS)
     files = [pattern for pattern in FILES if pattern not in spared and pattern != ".*"]
     folders = [f"{folder}/*" for folder in FOLDERS if folder != ".*"]
     nested = [f"*/{pattern}" for pattern in (*files, *folders) if not pattern.startswith("*")]

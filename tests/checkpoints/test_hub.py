@@ -52,10 +52,12 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 WANTED = (
     *("1_Pooling/config.json", "2_Dense/model.safetensors", "LICENSE", "README.md", "config.json"),
     *("model.safetensors", "preprocessor_config.json", "sentencepiece.bpe.model", "tekken.json"),
+    *("adapter_config.json", "adapter_model.safetensors"),
 )
 UNWANTED = (
     *("pytorch_model.bin", "consolidated.safetensors", "onnx/model.safetensors", "model.gguf"),
     *("onnx/config.json", "checkpoint-5/tokenizer.json", "original/params.json", "modeling_x.py"),
+    *("adapter_model.bin", "checkpoint-5/adapter_model.safetensors"),
     *(".gitattributes", "optimizer.pt", "tf_model.h5", "vae/model.safetensors"),
 )
 FILES = {name: f"content of {name}".encode() for name in (*WANTED, *UNWANTED)}

@@ -79,11 +79,11 @@ def config(data: bytes) -> None:
 
 
 def adapter(data: bytes) -> None:
-    from automerge.checkpoints.lora import adapter_config
+    from automerge.checkpoints.adapter_options import read_settings
 
     (scratch() / "adapter" / "adapter_config.json").write_bytes(data)
     with suppress(AutomergeError):
-        adapter_config(scratch() / "adapter")
+        read_settings(scratch() / "adapter" / "adapter_config.json")
 
 
 TARGETS: Mapping[str, Callable[[bytes], None]] = {

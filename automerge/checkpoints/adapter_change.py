@@ -1,0 +1,123 @@
+"""What an adapter does to one tensor of its base, and the tensor that comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from automerge.checkpoints.low_rank import LowRank
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Read = Callable[[str], "Tensor"]
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A product scale · B · A, by the names of its factors in the adapter's file.
+
+    `transposed` is added as (B · A)ᵀ. `start` is the initialisation whose product was taken out
+    of the base when training began.
+    """
+
+    down: str
+    up: str
+    scale: float
+    transposed: bool
+    start: str | None = None
+
+
+@dataclass(frozen=True)
+class Change:
+    """What becomes of one tensor, by names in the adapter's file, in this order.
+
+    `stored` replaces the base's tensor; `factors` are added; `magnitude` gives rows (columns where
+    transposed) their norm (DoRA, Liu et al. 2024, arXiv:2402.09353); `tokens` replaces rows;
+    `added`, times a scale, is added.
+    """
+
+    stored: str | None = None
+    factors: Factors | None = None
+    magnitude: str | None = None
+    tokens: tuple[str, tuple[int, ...]] | None = None
+    added: tuple[str, float] | None = None
+
+    @property
+    def low_rank(self) -> bool:
+        """Whether the tensor is a base and factors, and nothing else."""
+        return self.factors is not None and not (self.magnitude or self.tokens or self.added)
+
+    @property
+    def computed(self) -> bool:
+        """Whether the tensor is made when it is read, and is not low rank."""
+        return bool(self.magnitude or self.tokens or self.added)
+
+    def update(self, base: Tensor, read: Read) -> LowRank | None:
+        """The base (or what is stored instead of it) and the factors; None without factors."""
+        if self.factors is None:
+            return None
+        base = self.before(base, read)
+        up, down = read(self.factors.up), read(self.factors.down)
+        if self.factors.start is not None:
+            return over_start(base, up, down, self.factors)
+        if self.factors.transposed:
+            up, down = down.T, up.T
+        return LowRank(base, up, down, self.factors.scale)
+
+    def apply(self, base: Tensor, read: Read) -> Tensor:
+        """The tensor, in the base's dtype; computed in float32, rounded once."""
+        update = self.update(base, read)
+        if not self.computed:
+            return self.before(base, read) if update is None else update.whole()
+        import torch
+
+        dtype = base.dtype
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        if update is None:
+            result = self.before(base, read).to(wide, copy=True)
+        else:
+            result = LowRank(update.base.to(wide), update.up, update.down, update.scale).whole()
+        if self.magnitude is not None and self.factors is not None:
+            across = 0 if self.factors.transposed else 1
+            norms = result.norm(dim=across, keepdim=True)
+            result *= read(self.magnitude).to(wide).reshape(norms.shape) / norms
+        if self.tokens is not None:
+            key, indices = self.tokens
+            result[list(indices)] = read(key).to(wide)
+        if self.added is not None:
+            key, scale = self.added
+            result += scale * read(key).to(wide)
+        return result.to(dtype)
+
+    def before(self, base: Tensor, read: Read) -> Tensor:
+        """What the change begins with, in the base's dtype."""
+        return base if self.stored is None else read(self.stored).to(base.dtype)
+
+
+def over_start(base: Tensor, up: Tensor, down: Tensor, factors: Factors) -> LowRank:
+    """A base without the product that initialised the factors, and the factors.
+
+    PiSSA (Meng et al. 2024, arXiv:2404.02948) starts with the base's best approximation of the
+    factors' rank, OLoRA (Büyükakyüz 2024, arXiv:2406.01775) with the first columns of its QR
+    decomposition. Both are computed again, in float64, as PEFT does when it loads such an adapter.
+    """
+    import torch
+
+    rank = down.shape[0]
+    matrix = base.double()
+    if factors.transposed:
+        matrix = matrix.T
+    if factors.start == "pissa":
+        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+        start_up, start_down = left[:, :rank] * values[:rank], right[:rank]
+    else:
+        # The factors are Q and R; PEFT takes scale · Q · R out.
+        orthogonal, triangular = torch.linalg.qr(matrix)
+        start_up, start_down = factors.scale * orthogonal[:, :rank], triangular[:rank]
+    up = torch.cat([factors.scale * up.double(), -start_up], dim=1).float()
+    down = torch.cat([down.double(), start_down]).float()
+    if factors.transposed:
+        up, down = down.T, up.T
+    return LowRank(base, up, down, 1.0)

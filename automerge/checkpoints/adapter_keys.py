@@ -1,0 +1,95 @@
+"""Names of the tensors in an adapter's file, as PEFT and trainers write them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+PREFIX = "base_model.model."
+WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "module.")
+"""What torch.compile, FSDP and DeepSpeed put between or before names."""
+NAMED = re.compile(
+    r".+\.(?:lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|modules_to_save|"
+    r"trainable_tokens_delta)\.(?P<adapter>[\w\-]+)(?:\.(?:weight|bias))?"
+)
+FORMS = (
+    ("A", re.compile(r"(?P<module>.+)\.lora_A(?:\.weight)?")),
+    ("B", re.compile(r"(?P<module>.+)\.lora_B(?:\.weight)?")),
+    ("embedding_A", re.compile(r"(?P<module>.+)\.lora_embedding_A(?:\.weight)?")),
+    ("embedding_B", re.compile(r"(?P<module>.+)\.lora_embedding_B(?:\.weight)?")),
+    ("B_bias", re.compile(r"(?P<module>.+)\.lora_B\.bias")),
+    ("magnitude", re.compile(r"(?P<module>.+)\.lora_magnitude_vector(?:\.weight)?")),
+    ("tokens", re.compile(r"(?P<module>.+?)(?:\.token_adapter)?\.trainable_tokens_delta")),
+    ("idle", re.compile(r"(?P<module>.+)\.lora_velora_embed")),
+    ("base", re.compile(r"(?P<module>.+?)(?:\.token_adapter)?\.base_layer(?P<rest>\..+)")),
+    ("original", re.compile(r"(?P<module>.+)\.original_module(?P<rest>\..+)")),
+    ("whole", re.compile(r"(?P<module>.+)\.modules_to_save(?P<rest>\..+)")),
+    ("foreign", re.compile(r"(?P<module>.+)\.(?:lora_\w+|token_adapter)\b.*")),
+)
+"""What a tensor is to its module: the first form that fits."""
+
+Keys: TypeAlias = dict[str, str]
+
+
+@dataclass
+class ModuleKeys:
+    """The tensors of an adapter's file that belong to one tensor of the model.
+
+    By form: `A`, `B`, `magnitude`, ... `base` is the weight the factors are added to, stored beside
+    them; `whole` replaces the tensor; `original` is what it replaced.
+    """
+
+    name: str
+    forms: Keys = field(default_factory=dict)
+
+    @property
+    def module(self) -> str:
+        return self.name.rpartition(".")[0]
+
+
+def read_keys(keys: Iterable[str]) -> tuple[Mapping[str, ModuleKeys], list[str]]:
+    """Sort an adapter's tensors by the model's tensor they belong to, and list what is wrong."""
+    keys = list(keys)
+    names = {match["adapter"] for key in keys if (match := NAMED.fullmatch(key))}
+    names -= {"weight", "bias"}
+    if len(names) > 1:
+        shown = ", ".join(sorted(names)[:5])
+        return {}, [
+            f"holds {len(names)} adapters ({shown}); save one of them alone: "
+            "save_pretrained(..., selected_adapters=[NAME])"
+        ]
+    found: dict[str, ModuleKeys] = {}
+    faults: list[str] = []
+    for key in keys:
+        name = plain(key, names)
+        form, target = classify(name)
+        if form == "foreign":
+            faults.append(f"{key!r:.200} is no tensor of a LoRA adapter that is known here")
+        elif form != "idle":
+            entry = found.setdefault(target, ModuleKeys(target))
+            if form == "whole" and "whole" in entry.forms and ".modules_to_save." in key:
+                continue  # PEFT writes a resized module twice
+            entry.forms[form] = key
+    return found, faults
+
+
+def plain(key: str, adapters: Iterable[str]) -> str:
+    """A key without the prefix of PEFT, wrappers of trainers and the adapter's name."""
+    for wrapper in WRAPPERS[:-1]:
+        key = key.replace(wrapper, "")
+    key = key.removeprefix(WRAPPERS[-1]).removeprefix(PREFIX)
+    for adapter in adapters:
+        key = f"{key}.".replace(f".{adapter}.", ".").removesuffix(".")
+    return key
+
+
+def classify(name: str) -> tuple[str, str]:
+    """A tensor's form, and the model's tensor it belongs to."""
+    for form, pattern in FORMS:
+        if match := pattern.fullmatch(name):
+            if form == "B_bias":
+                return form, f"{match['module']}.bias"
+            return form, match["module"] + (match.groupdict().get("rest") or ".weight")
+    return "whole", name

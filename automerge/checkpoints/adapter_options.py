@@ -1,0 +1,304 @@
+"""What PEFT's options mean for the merged weights: taken, without effect on them, or refused."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from automerge.checkpoints.reader import read_json
+from automerge.errors import Fault, PreflightError
+
+CONFIG = "adapter_config.json"
+MERGE_FIRST = "merge it into its base with PEFT's merge_and_unload, and give the merged folder"
+CONVERT = (
+    "its base is not the model it names: save it again with PEFT's save_pretrained(..., "
+    "path_initial_model_for_weight_conversion=...), which makes it an ordinary LoRA adapter"
+)
+LEAVE_OUT = "no change of weights is the same as it: leave it out"
+PATTERN = re.compile(r"[\w.\-\\^$|\[\]*+]{1,200}", re.ASCII)
+NITER = re.compile(r"pissa_niter_\d{1,6}", re.ASCII)
+
+Use = Literal["taken", "no effect", "refused"]
+
+UNMERGEABLE = frozenset(
+    {
+        *("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"),
+        *("ADAPTION_PROMPT", "CPT", "CARTRIDGE", "XLORA", "POLY"),
+    }
+)
+"""Kinds of PEFT that add to the input or to the forward pass, not to the weights."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of an adapter's configuration: its use, why or how, and what to do instead.
+
+    A refused option's neutral values (null, false, empty) are those of an adapter without it.
+    """
+
+    use: Use
+    note: str
+
+    def neutral(self, value: object) -> bool:
+        return not value
+
+
+def taken(note: str) -> Option:
+    return Option("taken", note)
+
+
+def idle(note: str) -> Option:
+    return Option("no effect", note)
+
+
+def refused(note: str) -> Option:
+    return Option("refused", note)
+
+
+TRAINING = idle("only trains")
+RECORD = idle("a record")
+WHICH = idle("which modules: the names of the adapter's tensors say so")
+INIT = idle("how training began; `init_lora_weights` decides")
+
+OPTIONS: Mapping[str, Option] = {
+    "r": taken("the rank; the factors must have it"),
+    "lora_alpha": taken("the scale is lora_alpha / r"),
+    "use_rslora": taken("the scale is lora_alpha / √r"),
+    "rank_pattern": taken("ranks of single modules, by simple names or patterns"),
+    "alpha_pattern": taken("scales of single modules, by simple names or patterns"),
+    "use_dora": taken("rows are given the trained magnitude"),
+    "lora_bias": taken("the scaled bias of B is added to the module's, which must have one"),
+    "bias": taken("none, all or lora_only: trained biases replace the base's"),
+    "fan_in_fan_out": taken("weights are stored transposed (Conv1D of GPT-2)"),
+    "modules_to_save": taken("tensors saved whole replace the base's"),
+    "trainable_token_indices": taken("rows of single tokens replace the base's"),
+    "ensure_weight_tying": taken("a tied head that was trained alike stays tied"),
+    "init_lora_weights": taken(
+        "true, false, gaussian, eva, orthogonal and mica leave the base as it is; pissa and olora "
+        "take their start out of the base again, as PEFT does; pissa_niter_N, corda, loftq and "
+        "lora_ga are refused: their start cannot be computed from the base alone"
+    ),
+    "peft_type": taken("LORA; every other kind is refused by its name"),
+    "target_modules": WHICH,
+    "exclude_modules": WHICH,
+    "layers_to_transform": WHICH,
+    "layers_pattern": WHICH,
+    "task_type": RECORD,
+    "peft_version": RECORD,
+    "revision": RECORD,
+    "base_model_name_or_path": idle("a record; a base of another name is a warning"),
+    "inference_mode": TRAINING,
+    "lora_dropout": TRAINING,
+    "velora_config": TRAINING,
+    "runtime_config": idle("where PEFT computes"),
+    "auto_mapping": idle("a class PEFT would import; one that is not transformers' is refused"),
+    "megatron_core": idle("a module PEFT would import; any but megatron.core is refused"),
+    "qalora_group_size": idle("`use_qalora` decides"),
+    "loftq_config": INIT,
+    "eva_config": INIT,
+    "corda_config": INIT,
+    "lora_ga_config": INIT,
+    "megatron_config": refused(f"parallel layers of Megatron; {MERGE_FIRST}"),
+    "alora_invocation_tokens": refused(f"acts only behind its invocation tokens; {LEAVE_OUT}"),
+    "use_qalora": refused(f"adds to a quantised base only; {LEAVE_OUT}"),
+    "monteclora_config": refused(f"samples its weights; {MERGE_FIRST}"),
+    "arrow_config": refused(f"routes between adapters; {LEAVE_OUT}"),
+    "use_bdlora": refused(f"block-diagonal factors; {MERGE_FIRST}"),
+    "kasa_config": refused(f"cuts small singular values out of the base; {MERGE_FIRST}"),
+    "target_parameters": refused(f"changes parameters of fused experts; {MERGE_FIRST}"),
+    "layer_replication": refused(f"has more layers than the base; {MERGE_FIRST}"),
+}
+"""Every field of PEFT's LoraConfig; docs/adapters.md has this table."""
+
+START_KEPT = ("gaussian", "eva", "orthogonal", "mica")
+START_TAKEN_OUT = ("pissa", "olora")
+"""Initialisations that leave the base as it is, and those that take B·A out of it at the start."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an adapter's configuration says about its merged weights.
+
+    `start` is the initialisation that was taken out of the base, if any.
+    """
+
+    rank: int
+    alpha: float
+    rank_pattern: Mapping[str, int]
+    alpha_pattern: Mapping[str, float]
+    rank_stabilised: bool
+    dora: bool
+    transposed: bool
+    start: str | None
+    tokens: Mapping[str, tuple[int, ...]]
+    base: str | None
+    task: str | None
+
+    def rank_of(self, module: str) -> int:
+        """A module's rank."""
+        return int(by_pattern(self.rank_pattern, self.rank, module))
+
+    def scale_of(self, module: str) -> float:
+        """What a module's product B·A is multiplied by."""
+        rank = self.rank_of(module)
+        alpha = by_pattern(self.alpha_pattern, self.alpha, module)
+        return alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
+
+
+def by_pattern(patterns: Mapping[str, float], default: float, module: str) -> float:
+    """A pattern's value for a module, matched as PEFT does."""
+    for pattern, value in patterns.items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return default
+
+
+def read_settings(path: Path) -> Settings:
+    """Read an adapter's configuration; refuse what would change the merge unseen.
+
+    The configuration is data: nothing it names is imported. Raises PreflightError with every fault.
+    """
+    config = read_json(path)
+    faults = [*kind_faults(config), *option_faults(config), *code_faults(config)]
+    if not faults:
+        faults = [*start_faults(config), *number_faults(config), *token_faults(config)]
+    if faults:
+        raise PreflightError(Fault(f"{path}: {fault}") for fault in faults)
+    start = config.get("init_lora_weights")
+    base, task = config.get("base_model_name_or_path"), config.get("task_type")
+    return Settings(
+        config["r"],
+        config["lora_alpha"],
+        config.get("rank_pattern") or {},
+        config.get("alpha_pattern") or {},
+        bool(config.get("use_rslora")),
+        bool(config.get("use_dora")),
+        bool(config.get("fan_in_fan_out")),
+        start.lower() if isinstance(start, str) and start.lower() in START_TAKEN_OUT else None,
+        token_indices(config.get("trainable_token_indices")),
+        base if isinstance(base, str) and base else None,
+        task if isinstance(task, str) else None,
+    )
+
+
+def kind_faults(config: Mapping[str, Any]) -> list[str]:
+    """Refuse adapters that are not LoRA, by the name of their kind."""
+    kind = config.get("peft_type")
+    if kind == "LORA":
+        return []
+    advice = LEAVE_OUT if str(kind) in UNMERGEABLE else MERGE_FIRST
+    return [f"peft_type is {kind!r:.80}; only LORA adapters are merged: {advice}"]
+
+
+def option_faults(config: Mapping[str, Any]) -> list[str]:
+    """Refuse options that are refused, and those nobody here knows."""
+    if config.get("peft_type") != "LORA":
+        return []
+    faults = []
+    for key in sorted(config):
+        option = OPTIONS.get(key, refused(f"not known to this version; {MERGE_FIRST}"))
+        if option.use == "refused" and not option.neutral(config[key]):
+            faults.append(
+                f"{key!r:.80} is not supported in an adapter ({config[key]!r:.80}): {option.note}"
+            )
+    return faults
+
+
+def code_faults(config: Mapping[str, Any]) -> list[str]:
+    """List unusual modules that PEFT would import; none is imported here."""
+    mapping = config.get("auto_mapping") or {}
+    library = mapping.get("parent_library") if isinstance(mapping, dict) else mapping
+    faults = []
+    if library is not None and not str(library).startswith("transformers."):
+        faults.append(f"auto_mapping asks to import {library!r:.80}")
+    if config.get("megatron_core") not in (None, "megatron.core"):
+        faults.append(f"megatron_core asks to import {config['megatron_core']!r:.80}")
+    return faults
+
+
+def start_faults(config: Mapping[str, Any]) -> list[str]:
+    """Refuse initialisations that changed the base in a way that cannot be repeated."""
+    start = config.get("init_lora_weights")
+    if start is None or type(start) is bool:
+        return []
+    name = start.lower() if isinstance(start, str) else ""
+    if name in (*START_KEPT, *START_TAKEN_OUT):
+        return []
+    if NITER.fullmatch(name):
+        why = "a randomised SVD of the base, which no second one repeats"
+    elif name.startswith("corda"):
+        why = "a decomposition of the base by the activations of its training data (CorDA)"
+    elif name == "loftq":
+        why = "a base quantised for this adapter (LoftQ)"
+    elif name == "lora_ga":
+        why = "a base changed by the gradients of its training data (LoRA-GA)"
+    else:
+        return [f"init_lora_weights is {start!r:.80}, not known to this version: {MERGE_FIRST}"]
+    return [f"init_lora_weights is {start!r:.80}: it was trained over {why}; {CONVERT}"]
+
+
+def number_faults(config: Mapping[str, Any]) -> list[str]:
+    """List ranks, scales and switches that have no such value."""
+    faults = []
+    if config.get("bias") not in (None, "none", "all", "lora_only"):
+        faults.append(f"bias is {config['bias']!r:.80}; expected none, all or lora_only")
+    if not natural(config.get("r")):
+        faults.append(f"r must be a whole number from 1; got {config.get('r')!r:.80}")
+    if not finite(config.get("lora_alpha")):
+        faults.append(f"lora_alpha must be a finite number; got {config.get('lora_alpha')!r:.80}")
+    for key, allowed in (("rank_pattern", natural), ("alpha_pattern", finite)):
+        faults += pattern_faults(key, config.get(key) or {}, allowed)
+    return faults
+
+
+def natural(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+def finite(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def pattern_faults(key: str, patterns: object, allowed: Callable[[object], bool]) -> list[str]:
+    """List patterns that are not simple: they are regular expressions from strangers."""
+    if not isinstance(patterns, dict):
+        return [f"{key} must be a mapping; got {patterns!r:.80}"]
+    faults = []
+    for pattern, value in patterns.items():
+        if (
+            not PATTERN.fullmatch(pattern)
+            or sum(map(pattern.count, "*+")) > 3
+            or not sound(pattern)
+        ):
+            faults.append(f"{key}: {pattern[:80]!r} is not a simple module name or pattern")
+        if not allowed(value):
+            faults.append(f"{key}: {pattern[:80]!r} has the value {value!r:.80}")
+    return faults
+
+
+def sound(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return True
+
+
+def token_faults(config: Mapping[str, Any]) -> list[str]:
+    """Refuse token indices that are no lists of token ids."""
+    given = config.get("trainable_token_indices")
+    lists = list(given.values()) if isinstance(given, dict) else [given or []]
+    if all(isinstance(ids, list) and all(type(i) is int and i >= 0 for i in ids) for ids in lists):
+        return []
+    return [f"trainable_token_indices must be lists of token ids; got {given!r:.80}"]
+
+
+def token_indices(given: object) -> dict[str, tuple[int, ...]]:
+    """Token ids by the end of their module's name; "" is the model's token embedding."""
+    if isinstance(given, dict):
+        return {str(module): tuple(ids) for module, ids in given.items()}
+    return {"": tuple(given)} if isinstance(given, list) else {}
