@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from automerge.errors import AutomergeError, ConfigError, StateError, disk_is_full
+from automerge.printable import inert
 from automerge.processors import limit_threads
 from automerge.redaction import redact
 
@@ -404,6 +405,9 @@ def version() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code (see docs/exit_codes.md)."""
     limit_threads()
+    from automerge.terminal import bear_any_encoding
+
+    bear_any_encoding()
     sys.exit(_guarded(lambda: app(arguments, standalone_mode=False)))
 
 
@@ -432,20 +436,20 @@ def _guarded(command: Callable[[], object]) -> int:
             return _complain(f"the disk is full; {advice}", StateError.exit_code)
         import traceback
 
-        sys.stderr.write(redact(traceback.format_exc()))
+        sys.stderr.write(inert(redact(traceback.format_exc())))
         return _complain(f"this is a bug in automerge; please report it to {ISSUES}", 1)
 
 
 def _complain(message: str, code: int) -> int:
-    for line in redact(message).splitlines() or [""]:
+    for line in inert(redact(message)).split("\n"):
         sys.stderr.write(f"automerge: {line}\n")
     return code
 
 
 def _console() -> Console:
-    from rich.console import Console
+    from automerge.terminal import Plain
 
-    return Console(highlight=False)
+    return Plain(highlight=False)
 
 
 def _load(path: Path | None, given: Mapping[str, object], console: Console) -> StudyConfig:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from automerge.errors import Fault, PreflightError
+from automerge.errors import Fault, PreflightError, StateError
 from automerge.extensions import installed
 from automerge.model_folder import write_model
 from automerge.recipe import BASE
@@ -14,6 +14,7 @@ from automerge.report.card import model_card
 from automerge.report.files import write_atomically
 from automerge.report.model import MODELS
 from automerge.results import open_study
+from automerge.run_folder import check_own_files
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +32,10 @@ def export_models(
     PreflightError when the disk refuses or a model is gone.
     """
     trials = {found.trial.number: found for found in result.trials}
+    check_own_files(run)
     folders = {number: run / MODELS / trials[number].trial.name for number in numbers}
+    if linked := [folder for folder in folders.values() if folder.is_symlink()]:
+        raise StateError(f"{linked[0]} is a link; expected a folder of automerge's own: remove it")
     missing = [number for number, folder in folders.items() if not folder.is_dir()]
     if missing:
         _check_extensions(run)

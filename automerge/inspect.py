@@ -45,10 +45,11 @@ def inspect_models(
 @contextmanager
 def _progress() -> Iterator[Progress | None]:
     """A bar over the weights, on a terminal."""
-    from rich.console import Console
     from rich.progress import Progress as Bar
 
-    console = Console(stderr=True)
+    from automerge.terminal import Plain
+
+    console = Plain(stderr=True)
     if not console.is_terminal:
         yield None
         return

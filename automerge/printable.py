@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
+_OBEYED = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls but tab, newline; below, directions
+    "\u061c\u180e\u200b\u200e\u200f\u2028\u2029\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff"  # halves of a pair, which no encoding writes
+    "\U000e0000-\U000e0fff]"  # tags, which nobody sees
+)
+
 
 def printable(text: str, instead: str = "\ufffd") -> str:
     """Text without control characters, which terminals obey, or those that turn its direction."""
@@ -11,3 +20,17 @@ def printable(text: str, instead: str = "\ufffd") -> str:
 def one_line(text: str, most: int = 100) -> str:
     """The first words of a text, in one printable line."""
     return " ".join(printable(text[: 4 * most], " ").split())[:most]
+
+
+def inert(text: str) -> str:
+    r"""Write every character that is obeyed as `\uXXXX`, which inside JSON still means the same.
+
+    Controls but tab and newline, marks that change the direction of text, characters without width
+    that are no joiners, and lone surrogates.
+    """
+    return _OBEYED.sub(_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    units = found.group().encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from automerge.objective import Objective
+from automerge.redaction import redact
 from automerge.study import Observer, Snapshot
 
 _PHASES = {"search": "searching", "select": "selecting", "test": "testing"}
@@ -67,7 +68,9 @@ class LiveView:
         )
         failed = f"  [red]{snapshot.failed} failed[/]" if snapshot.failed else ""
         counts = Text.from_markup(f"workers {snapshot.running}/{snapshot.slots}{failed}")
-        last = Text(f"last  {snapshot.last}", style="dim", no_wrap=True, overflow="ellipsis")
+        last = Text(
+            redact(f"last  {snapshot.last}"), style="dim", no_wrap=True, overflow="ellipsis"
+        )
         self._live.update(Group(self._bar, counts, last, self._front(snapshot)))
 
     def note(self, message: str) -> None:
@@ -77,7 +80,7 @@ class LiveView:
         table = Table(title=f"front so far: {len(snapshot.front)} (search items)", title_style="")
         table.add_column("model")
         for objective in self._objectives:
-            table.add_column(objective.name, justify="right")
+            table.add_column(Text(objective.name), justify="right")
         front = sorted(snapshot.front, key=lambda row: -sum(row[1]))
         for name, values in front[:_ROWS]:
             table.add_row(Text(name), *(f"{value:.3f}" for value in values))

@@ -25,7 +25,7 @@ from automerge.recipe import (
     is_template,
 )
 from automerge.recipe_check import recipe_faults
-from automerge.references import NAME, resolve
+from automerge.references import NAME, resolve, short_name
 from automerge.yaml_file import Located, Plain, Step, dump_yaml, load_yaml
 
 VERSION = 1
@@ -104,7 +104,7 @@ class RecipeFile:
 def read_recipe(path: Path | str) -> RecipeFile:
     """Read a recipe, ours or mergekit's; raise ConfigError with every fault, located."""
     document = load_yaml(path)
-    folder, stem = Path(path).absolute().parent, Path(path).stem
+    folder, stem = Path(path).absolute().parent, short_name(Path(path).stem)
     if is_mergekit(document.data):
         read = parse_mergekit(document, folder)
         return RecipeFile(read.name or stem, read.recipe, read.models, read.notes, document)

@@ -95,7 +95,7 @@ def print_status(status: dict[str, object], console: Console) -> None:
         table = Table(title=f"front ({status['front_items']} items)")
         table.add_column("model")
         for name in front[0]["scores"]:
-            table.add_column(name, justify="right")
+            table.add_column(Text(name), justify="right")
         for member in front[:MAX_ROWS]:
             scores = (f"{value:.3f}" for value in member["scores"].values())
             table.add_row(Text(member["name"]), *scores)

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from automerge.inert import inert
+from automerge.printable import inert
 from automerge.recipe import Recipe
 from automerge.record import META, misfit
 from automerge.redaction import redact, without_secrets

@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from automerge.errors import ConfigError, nearest
 from automerge.objective import Objective, estimate
+from automerge.printable import inert
 from automerge.redaction import redact
 from automerge.report.files import write_bytes_atomically
 from automerge.results import open_study, study_objectives
@@ -71,7 +72,10 @@ def trial_rows(store: Store) -> Iterator[Row]:
         for part in PARTS:
             row |= _part(part, outcomes[part].get(number), objectives)
         row |= _failure([outcomes[part].get(number) for part in PARTS])
-        yield {name: redact(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
+        yield {
+            name: inert(redact(cell)) if isinstance(cell, str) else cell
+            for name, cell in row.items()
+        }
 
 
 def _part(part: str, outcome: Outcome | None, objectives: Sequence[Objective]) -> dict[str, Cell]:

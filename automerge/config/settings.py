@@ -48,6 +48,7 @@ MAX_MODELS = 64
 UNKNOWN_BUDGET = 200
 """What samplers plan for where only time limits a search."""
 UNITS = {"d": 86400, "h": 3600, "min": 60, "m": 60, "s": 1}
+LONGEST_NAME = 200
 NAME_RULE = "letters, digits, '_', '.' and '-', beginning with a letter or digit"
 
 
@@ -244,6 +245,19 @@ class StudyConfig(Section):
         if problems:
             refuse(problems)
         return tasks
+
+    @field_validator("recipes")
+    @classmethod
+    def _named_recipes(cls, recipes: tuple[NamedRecipe, ...]) -> tuple[NamedRecipe, ...]:
+        """A recipe's name names the folder of its model."""
+        problems: list[Problem] = [
+            ((i,), f"{recipe.name!r} is no name for a recipe: {NAME_RULE}")
+            for i, recipe in enumerate(recipes)
+            if not NAME.fullmatch(recipe.name) or len(recipe.name) > LONGEST_NAME
+        ]
+        if problems:
+            refuse(problems)
+        return recipes
 
     @field_validator("properties")
     @classmethod

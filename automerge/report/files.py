@@ -7,19 +7,28 @@ from contextlib import suppress
 from pathlib import Path
 
 from automerge.errors import StateError
+from automerge.printable import inert
 from automerge.redaction import redact
 
 
 def write_atomically(path: Path, text: str) -> Path:
-    """Write redacted text beside `path`, then rename it into place."""
-    return write_bytes_atomically(path, redact(text).encode("utf-8"))
+    """Write harmless text beside `path`, then rename it into place.
+
+    It is without secrets and without characters that a reader obeys (`automerge.printable`).
+    """
+    return write_bytes_atomically(path, inert(redact(text)).encode("utf-8"))
 
 
 def write_bytes_atomically(path: Path, content: bytes) -> Path:
-    """Write beside `path`, then rename into place; StateError where the disk refuses."""
+    """Write beside `path`, then rename into place; StateError where the disk refuses.
+
+    Neither a link at `path` nor one at the draft is followed.
+    """
     draft = path.with_name(f".{path.name[:100]}.{os.getpid()}")
     try:
-        with draft.open("wb") as file:
+        draft.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with os.fdopen(os.open(draft, flags, 0o666), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

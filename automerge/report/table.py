@@ -17,6 +17,7 @@ from automerge.report.compare import verdict
 from automerge.report.conclusion import conclusion
 from automerge.report.model import StudyResult
 from automerge.report.summary import Member, Summary, summarise
+from automerge.terminal import harmless, in_encoding
 from automerge.trial import Part
 
 PART_TITLES: dict[Part, str] = {
@@ -26,7 +27,6 @@ PART_TITLES: dict[Part, str] = {
 }
 KINDS = {"front": "front", "parent": "parent", "base": "base", "baseline": "average"}
 
-_PLAIN = str.maketrans({"−": "-", "±": "+-", "Δ": "diff", "…": "...", "·": "-"})
 _STYLES = {"better": "green", "worse": "red", "unclear": ""}
 
 
@@ -61,9 +61,7 @@ class _Writer:
     encoding: str
 
     def text(self, text: str, style: str = "") -> Text:
-        if not self.encoding.lower().startswith("utf"):
-            text = text.translate(_PLAIN).encode(self.encoding, "replace").decode(self.encoding)
-        return Text(text, style=style)
+        return Text(in_encoding(harmless(text), self.encoding), style=style)
 
     def table(self) -> Table:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
