@@ -20,6 +20,8 @@ AGGREGATIONS: tuple[Aggregation, ...] = (
 )
 
 
+LARGEST_LOG_PERPLEXITY = 300.0
+"""A perplexity beyond e to this is that of a broken model."""
 MODEL_TASK = "model"
 MODEL_ITEM = (MODEL_TASK, 0)
 """Stands for the model itself, in place of an item of a task."""
@@ -140,14 +142,22 @@ def estimate(scores: ItemScores, aggregation: Aggregation) -> Estimate:
         stderr = standard_error(values)
         if aggregation == "mean":
             return Estimate(mean, stderr, n)
-        return Estimate(math.exp(-mean), math.exp(-mean) * stderr, n)
+        return Estimate(perplexity(mean), perplexity(mean) * stderr, n)
     weights = np.ones(n) if scores.weights is None else np.asarray(scores.weights, dtype=np.float64)
     ratio = float(values.sum() / weights.sum())
     # Variance of a ratio of means (Cochran, Sampling Techniques, 1977, eq. 6.4).
     stderr = standard_error((values - ratio * weights) / weights.mean())
     if aggregation == "weighted_perplexity":
-        return Estimate(math.exp(-ratio), math.exp(-ratio) * stderr, n)
+        return Estimate(perplexity(ratio), perplexity(ratio) * stderr, n)
     return Estimate(-ratio / math.log(2), stderr / math.log(2), n)
+
+
+def perplexity(log_likelihood: float) -> float:
+    """exp(-x) of a mean log-likelihood; from `LARGEST_LOG_PERPLEXITY` on it grows no more.
+
+    A float holds no more than e^709, and a square of it no more than e^354.
+    """
+    return math.exp(min(-log_likelihood, LARGEST_LOG_PERPLEXITY))
 
 
 def standard_error(values: NDArray[np.float64]) -> float:

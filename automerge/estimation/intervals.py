@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from automerge.estimation.clusters import clustered_standard_error
-from automerge.objective import Aggregation, Estimate, ItemScores, estimate
+from automerge.objective import Aggregation, Estimate, ItemScores, estimate, perplexity
 
 
 @dataclass(frozen=True)
@@ -128,10 +128,10 @@ def influence(scores: ItemScores, aggregation: Aggregation) -> NDArray[np.float6
         return values - float(values.mean())
     if aggregation == "perplexity":
         mean = float(values.mean())
-        return -math.exp(-mean) * (values - mean)
+        return -perplexity(mean) * (values - mean)
     ratio, residuals = _ratio_and_residuals(scores)
     if aggregation == "weighted_perplexity":
-        return -math.exp(-ratio) * residuals
+        return -perplexity(ratio) * residuals
     return -residuals / math.log(2)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from automerge.estimation.neighbours import control_variates, nearest, predictions
-from automerge.objective import Estimate, ItemScores, Objective, estimate
+from automerge.objective import Estimate, ItemScores, Objective, estimate, perplexity
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -54,7 +53,7 @@ class Scoreboard:
                 continue
             mean = table.estimate(candidate, donors, distances[donors])
             if objective.aggregation == "perplexity":
-                value = math.exp(-mean.value)
+                value = perplexity(mean.value)
                 mean = Estimate(value, value * mean.stderr, mean.n)
             found[objective.name] = mean
         return found

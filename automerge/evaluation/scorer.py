@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
+from automerge.errors import PreflightError
 from automerge.evaluation.forward import (
     LogLikelihood,
     Path,
@@ -30,8 +31,9 @@ from automerge.evaluation.isolation import isolated
 from automerge.evaluation.metrics import OUTPUT_TOKENS, UNFILTERED, fallbacks, filter_ensemble
 from automerge.evaluation.packing import Request
 from automerge.evaluation.requests import Item, TokenisedRequests, build_requests
+from automerge.evaluation.task_errors import cause, raised_at
 from automerge.evaluation.tasks import TaskSet
-from automerge.objective import ItemScores, Objective
+from automerge.objective import LARGEST_LOG_PERPLEXITY, ItemScores, Objective
 from automerge.trial import Items
 
 if TYPE_CHECKING:
@@ -94,6 +96,8 @@ class Scorer:
         self._instances = build_requests(task_set.tasks, task_set.settings, self._lm)
         self._tokens = TokenisedRequests(self._lm)
         self._path: Path | None = None
+        with isolated():
+            self._try_metrics()
 
     def score(self, items: Items) -> Scored:
         """Answer every request of the items, and let lm-eval's filters and metrics judge them.
@@ -174,7 +178,36 @@ class Scorer:
             )
             for objective in objectives
         }
+        for objective in objectives:
+            _check_perplexity(objective, scores[objective.name])
         return scores, notes
+
+    def _try_metrics(self) -> None:
+        """Judge one item of each objective's tasks by made-up answers.
+
+        Raises:
+            PreflightError: a metric is no number, or a task's Python has a name that is not there.
+        """
+        for objective in self._task_set.objectives:
+            if objective.filter == UNFILTERED:
+                continue
+            for task in self._task_set.members[objective.name]:
+                doc_id = min(doc_id for name, doc_id in self._instances if name == task)
+                made_up = tuple(map(_made_up, self._instances[task, doc_id]))
+                if getattr(self._task_set.tasks[task], "UNSAFE_CODE", False):
+                    continue
+                try:
+                    judged = self._judge_task(
+                        task, objective.filter, [doc_id], Answers({(task, doc_id): made_up}, 0)
+                    )
+                    _item_scores(objective, [((task, doc_id), judged[doc_id])])
+                except (ImportError, NameError, SyntaxError, MetricError) as error:
+                    raise PreflightError(
+                        f"task {task!r} cannot be scored by {objective.metric!r}"
+                        f"{raised_at(error)}: {cause(error)}; choose another metric of the task"
+                    ) from error
+                except Exception:
+                    continue
 
     def _chosen(self, items: Items) -> dict[Item, tuple[Instance, ...]]:
         return {
@@ -349,6 +382,32 @@ def _number(value: Any, objective: Objective, item: Item) -> float:
             "expected a finite number"
         )
     return number
+
+
+def _check_perplexity(objective: Objective, scores: ItemScores) -> None:
+    """Refuse perplexities beyond what a working model has; floats would overflow.
+
+    Raises:
+        InvalidOutput: naming the task.
+    """
+    if objective.aggregation not in ("perplexity", "weighted_perplexity") or not scores.values:
+        return
+    weight = sum(scores.weights) if scores.weights is not None else len(scores.values)
+    logarithm = -math.fsum(scores.values) / weight if weight else 0.0
+    if logarithm > LARGEST_LOG_PERPLEXITY:
+        raise InvalidOutput(
+            f"{objective.metric} of task {objective.task!r} is e^{logarithm:.0f}; "
+            "the merged weights are broken"
+        )
+
+
+def _made_up(instance: Instance) -> Answer:
+    """An answer of the kind that a request gets."""
+    if instance.request_type == "generate_until":
+        return "no answer"
+    if instance.request_type == "loglikelihood_rolling":
+        return -1.0
+    return LogLikelihood(-1.0 - instance.idx, False)
 
 
 def _max_gen_toks(instance: Instance, default: int) -> int:

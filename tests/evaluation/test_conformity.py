@@ -1,0 +1,285 @@
+"""Every kind of task and metric: scored item by item as lm-eval does, or refused before the search.
+
+`python -m tests.evaluation.test_conformity` writes what is found into docs/tasks.md.
+"""
+
+# ruff: noqa: E501  tables of task files
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from automerge.errors import PreflightError
+from automerge.evaluation import templates
+from automerge.evaluation.isolation import isolated
+from automerge.evaluation.scorer import Scorer
+from automerge.evaluation.task_copy import copy_tasks
+from automerge.evaluation.tasks import TaskSettings, TaskSpec, load_tasks
+from tests.evaluation.toys import WORDS, make_model, make_tokenizer, phrase, write_jsonl
+
+DATA = (
+    "dataset_path: json\ndataset_kwargs: {data_files: {test: data/rows.jsonl}}\ntest_split: test\n"
+)
+CHOICE = (
+    f"{DATA}output_type: multiple_choice\ndoc_to_text: 'Q : {{{{question}}}} A :'\n"
+    "doc_to_choice: choices\ndoc_to_target: answer\n"
+)
+GENERATE = (
+    f"{DATA}output_type: generate_until\ndoc_to_text: 'Q : {{{{question}}}} A :'\n"
+    "doc_to_target: '{{choices[answer]}}'\ngeneration_kwargs: {until: ['.'], max_gen_toks: 6}\n"
+)
+WORD = (
+    f"{DATA}output_type: loglikelihood\ndoc_to_text: question\n"
+    "doc_to_target: ' {{choices[0]}}'\n"
+)
+ROLLING = f"{DATA}output_type: loglikelihood_rolling\ndoc_to_text: ''\ndoc_to_target: question\n"
+
+
+def metric(name):
+    return f"metric_list: [{{metric: {name}}}]\n"
+
+
+REGEX = (
+    "filter_list:\n  - {name: first, filter: [{function: take_first}]}\n"
+    "  - {name: word, filter: [{function: regex, regex_pattern: '(w[0-9])'},"
+    " {function: take_first}]}\n"
+)
+VOTE = "repeats: 3\nfilter_list:\n  - {name: vote, filter: [{function: majority_vote},"
+VOTE += " {function: take_first}]}\n"
+KINDS = {
+    **{
+        f"multiple_choice, {name}": (CHOICE + metric(name), name)
+        for name in ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "f1", "mcc",
+                     "brier_score", "likelihood", "bypass")
+    },
+    "multiple_choice, default metrics": (CHOICE, None),
+    "multiple_choice, choices as a list": (
+        CHOICE.replace("doc_to_choice: choices", "doc_to_choice: [w1, w2, w3, w4]"), "acc"),
+    "multiple_choice, choices as a mapping": (
+        CHOICE.replace("doc_to_choice: choices", "doc_to_choice: {a: w1, b: w2 w3, c: w4, d: w5}"),
+        "acc"),
+    "multiple_choice, choices as a template": (
+        CHOICE.replace("doc_to_choice: choices", "doc_to_choice: '{{choices[:4]}}'"), "acc_norm"),
+    "multiple_choice, a target that is a choice": (
+        CHOICE.replace("doc_to_target: answer", "doc_to_target: '{{choices[answer]}}'"), "acc"),
+    "multiple_choice, a target that is no choice": (
+        CHOICE.replace("doc_to_target: answer", "doc_to_target: 'nothing'"), "acc"),
+    "multiple_choice, several targets": (
+        CHOICE.replace("doc_to_target: answer", "doc_to_target: '{{[answer, 0]}}'"), "acc"),
+    "multiple_choice, contexts as choices": (
+        CHOICE.replace("doc_to_text: 'Q : {{question}} A :'", "doc_to_text: answer")
+        .replace("doc_to_target: answer", "doc_to_target: question"), "acc"),
+    "multiple_choice, description, examples, gen_prefix": (
+        CHOICE + "description: 'w3 w4 . '\ngen_prefix: 'w5'\nnum_fewshot: 2\nfewshot_config: "
+        "{sampler: first_n}\n", "acc"),
+    **{
+        f"generate_until, {name}": (GENERATE + metric(name), name)
+        for name in ("exact_match", "bleu", "chrf", "chrf++", "ter", "bypass")
+    },
+    "generate_until, two filters": (GENERATE + metric("exact_match") + REGEX, "exact_match,word"),
+    "generate_until, repeats and a vote": (GENERATE + metric("exact_match") + VOTE, "exact_match"),
+    "generate_until, several targets": (
+        GENERATE.replace("'{{choices[answer]}}'", "choices") + metric("exact_match"), "exact_match"),
+    "generate_until, an empty target": (
+        GENERATE.replace("'{{choices[answer]}}'", "''") + metric("exact_match"), "exact_match"),
+    "generate_until, options of a metric": (
+        GENERATE + "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true,"
+        " ignore_case: true, ignore_punctuation: true, regexes_to_ignore: ['w1']}]\n",
+        "exact_match"),
+    "generate_until, median": (
+        GENERATE + "metric_list: [{metric: exact_match, aggregation: median, "
+        "higher_is_better: true}]\n", "exact_match"),
+    "generate_until, choices": (
+        GENERATE.replace("'{{choices[answer]}}'", "answer") + "doc_to_choice: choices\n",
+        "exact_match"),
+    "loglikelihood, perplexity": (WORD, "perplexity"),
+    "loglikelihood, acc": (WORD, "acc"),
+    **{
+        f"loglikelihood_rolling, {name}": (ROLLING, name)
+        for name in ("word_perplexity", "byte_perplexity", "bits_per_byte")
+    },
+    "group, weighted by size": ("GROUP true", "acc"),
+    "group, mean of means": ("GROUP false", "acc"),
+    "group within a group": ("NESTED", "acc"),
+    "tag": ("TAG", "acc"),
+}  # fmt: skip
+
+SOURCES = {
+    "json, one file": "dataset_path: json\ndataset_kwargs: {data_files: data/rows.jsonl}",
+    "json, a list": "dataset_path: json\ndataset_kwargs: {data_files: [data/rows.jsonl]}",
+    "json, a pattern": "dataset_path: json\ndataset_kwargs: {data_files: 'data/row?.jsonl'}",
+    "json, each split": "dataset_path: json\ndataset_kwargs: {data_files: {train: [data/rows.jsonl]}}",
+    "json, a field": "dataset_path: json\ndataset_kwargs: {data_files: data/field.json, field: a}",
+    "json, compressed": "dataset_path: json\ndataset_kwargs: {data_files: data/rows.jsonl.gz}",
+    "csv": "dataset_path: csv\ndataset_kwargs: {data_files: data/rows.csv}",
+    "csv, a separator": "dataset_path: csv\ndataset_kwargs: {data_files: data/rows.tsv, sep: \"\\t\"}",
+    "parquet": "dataset_path: parquet\ndataset_kwargs: {data_files: data/rows.parquet}",
+    "arrow": "dataset_path: arrow\ndataset_kwargs: {data_files: data/rows.arrow}",
+    "json, a folder of data": "dataset_path: json\ndataset_kwargs: {data_dir: only}",
+    "json, files in a folder of data":
+        "dataset_path: json\ndataset_kwargs: {data_dir: data, data_files: rows.jsonl}",
+    "a folder": "dataset_path: ./only",
+    "a folder of data here": "dataset_path: json\ndataset_kwargs: {data_dir: ., data_files: a.jsonl}",
+}  # fmt: skip
+
+
+def write(folder):
+    import datasets
+
+    rng = random.Random(7)
+    rows = [
+        {
+            "question": phrase(rng, 3, 12),
+            "choices": [*rng.sample(WORDS, 3), phrase(rng, 1, 3)],
+            "answer": rng.randrange(4),
+        }
+        for _ in range(16)
+    ]
+    data = folder / "data"
+    for name in (data, folder / "only"):
+        name.mkdir(parents=True)
+    for path in (data / "rows.jsonl", folder / "only" / "x.jsonl", folder / "a.jsonl"):
+        write_jsonl(path, rows)
+    (data / "field.json").write_text(json.dumps({"a": rows}))
+    with gzip.open(data / "rows.jsonl.gz", "wb") as stream:
+        stream.write((data / "rows.jsonl").read_bytes())
+    flat = [{"question": row["question"], "answer": row["answer"]} for row in rows]
+    for name, separator in (("rows.csv", ","), ("rows.tsv", "\t")):
+        with (data / name).open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, ["question", "answer"], delimiter=separator)
+            writer.writeheader()
+            writer.writerows(flat)
+    made = datasets.Dataset.from_list(flat)
+    made.to_parquet(data / "rows.parquet")
+    made.save_to_disk(folder / "saved")
+    (next((folder / "saved").glob("*.arrow"))).rename(data / "rows.arrow")
+    for path in (folder / "saved").iterdir():
+        path.unlink()
+    leaf = CHOICE + metric("acc")
+    for i, (body, _) in enumerate(KINDS.values()):
+        name, text = f"kind{i}", f"task: kind{i}\n{body}"
+        if not body.startswith(("GROUP", "NESTED", "TAG")):
+            (folder / f"{name}.yaml").write_text(text)
+            continue
+        for part in "ab":
+            tag = f"tag: [{name}]\n" if body == "TAG" else ""
+            (folder / f"{name}{part}.yaml").write_text(f"task: {name}{part}\n{tag}{leaf}")
+        inner = f"[{name}a, {name}b]"
+        if body == "NESTED":
+            inner = f"[{name}a, {{group: inner, task: [{name}b]}}]"
+        if body != "TAG":
+            weight = body.partition(" ")[2] or "true"
+            (folder / f"{name}.yaml").write_text(
+                f"group: {name}\ntask: {inner}\naggregate_metric_list:\n"
+                f"  - {{metric: acc, aggregation: mean, weight_by_size: {weight}}}\n"
+            )
+    for i, source in enumerate(SOURCES.values()):
+        (folder / f"source{i}.yaml").write_text(
+            f"task: source{i}\n{source}\ntest_split: train\noutput_type: multiple_choice\n"
+            "doc_to_text: 'Q : {{question}} A :'\ndoc_to_choice: [w1, w2, w3, w4]\n"
+            f"doc_to_target: answer\n{metric('acc_norm')}"
+        )
+    return folder
+
+
+def stock(lm, folder, name):
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    with isolated(), templates.stock(), contextlib.chdir(folder.parent):
+        return simple_evaluate(
+            model=lm,
+            tasks=[name],
+            task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+            bootstrap_iters=0,
+        )["samples"]
+
+
+def outcome(model, lm, folder, name, wanted):
+    """What becomes of one kind: "equal", or why it is refused; an assertion fails where neither."""
+    try:
+        task_set = load_tasks([TaskSpec(name, wanted, direction="maximize")], TaskSettings(folder))
+        scorer = Scorer(model, make_tokenizer(), task_set, batch_size=8)
+    except PreflightError as error:
+        return "refused" if name in str(error) else str(error)
+    items = {task: tuple(range(len(docs))) for task, docs in task_set.documents().items()}
+    (objective,) = task_set.objectives
+    got = scorer.score(items).scores[objective.name]
+    expected = {
+        (task, row["doc_id"]): row[objective.metric]
+        for task, rows in stock(lm, folder, name).items()
+        for row in rows
+        if row["filter"] == objective.filter
+    }
+    assert set(got.items) == set(expected)
+    for place, item in enumerate(got.items):
+        value = expected[item]
+        value = value[0] if isinstance(value, tuple) else value
+        assert got.values[place] == pytest.approx(value, abs=1e-4 * (1 + abs(value) / 50)), item
+    return "equal"
+
+
+REFUSED = {
+    "multiple_choice, f1", "multiple_choice, mcc", "multiple_choice, brier_score",
+    "multiple_choice, likelihood", "multiple_choice, bypass", "generate_until, bleu",
+    "generate_until, chrf", "generate_until, chrf++", "generate_until, ter",
+    "generate_until, bypass", "generate_until, median",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    from lm_eval.models.huggingface import HFLM
+
+    folder = copy_tasks(write(tmp_path_factory.mktemp("m") / "mine"),
+                        tmp_path_factory.mktemp("run") / "tasks")  # fmt: skip
+    model = make_model()
+    with isolated():
+        lm = HFLM(pretrained=model, tokenizer=make_tokenizer(), batch_size=8,
+                  softmax_dtype="float32")  # fmt: skip
+    return model, lm, folder
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_is_scored_as_lm_eval_scores_it_or_refused_by_name(kind, made):
+    number = list(KINDS).index(kind)
+    found = outcome(*made, f"kind{number}", KINDS[kind][1])
+    assert found == ("refused" if kind in REFUSED else "equal")
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_data_of_each_form_are_read_as_lm_eval_reads_them(source, made):
+    number = list(SOURCES).index(source)
+    assert outcome(*made, f"source{number}", "acc_norm") == "equal"
+
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "tasks.md"
+
+
+def table():
+    rows = ["| kind | item scores |", "|---|---|"]
+    rows += [
+        f"| {kind} | {'refused by name' if kind in REFUSED else 'those of lm-eval'} |"
+        for kind in [*KINDS, *(f"data: {source}" for source in SOURCES)]
+    ]
+    return "\n".join(rows)
+
+
+def document(text):
+    before, _, rest = text.partition("<!-- kinds -->\n")
+    return f"{before}<!-- kinds -->\n{table()}\n<!-- end -->{rest.partition('<!-- end -->')[2]}"
+
+
+def test_the_documents_table_is_what_the_test_finds():
+    assert DOCUMENT.read_text() == document(DOCUMENT.read_text())
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(document(DOCUMENT.read_text()))

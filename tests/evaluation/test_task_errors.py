@@ -1,0 +1,112 @@
+"""A task that cannot work says so in one sentence, with file and line, before it is run."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from automerge.errors import PreflightError
+from automerge.evaluation.guards import InvalidOutput
+from automerge.evaluation.scorer import Scorer
+from automerge.evaluation.task_copy import copy_tasks
+from automerge.evaluation.tasks import TaskSettings, TaskSpec, load_tasks
+from automerge.objective import LARGEST_LOG_PERPLEXITY, ItemScores, estimate
+from tests.evaluation.toys import make_model, make_tokenizer
+
+
+@pytest.fixture
+def folder(task_folder, tmp_path):
+    return copy_tasks(task_folder, tmp_path / "tasks")
+
+
+def refusal(folder, name, **settings):
+    settings = TaskSettings(folder, **settings)
+    with pytest.raises(PreflightError) as caught:
+        Scorer(make_model(), make_tokenizer(), load_tasks([TaskSpec(name)], settings))
+    text = str(caught.value)
+    assert "\n" not in text
+    assert name in text
+    return text
+
+
+PYTHON = {
+    "def run(doc):\n    return (\n": ("SyntaxError", 2),
+    "def run(doc):\n    return missing\n": ("'missing' is not defined", 2),
+    "import nowhere_to_be_found\n": ("nowhere_to_be_found", 1),
+    "def run(doc):\n    x = 1\n    raise KeyError('q')\n": ("KeyError", 3),
+}
+
+
+@pytest.mark.parametrize("source", PYTHON)
+@pytest.mark.parametrize("key", ["doc_to_text", "doc_to_target", "doc_to_choice"])
+def test_python_that_fails_is_named_by_file_and_line(folder, source, key):
+    said, line = PYTHON[source]
+    (folder / "code.py").write_text(source)
+    (folder / "own.yaml").write_text(
+        f"include: choice.yaml\ntask: own\n{key}: !function code.run\n"
+    )
+    text = refusal(folder, "own", allow_task_code=True)
+    assert said in text
+    assert f"code.py:{line}" in text
+
+
+def test_a_missing_name_in_what_judges_answers_is_found_before_any_is(folder):
+    (folder / "code.py").write_text("def judge(doc, results):\n    return {'acc': score(doc)}\n")
+    (folder / "own.yaml").write_text(
+        "include: choice.yaml\ntask: own\nprocess_results: !function code.judge\n"
+    )
+    text = refusal(folder, "own", allow_task_code=True)
+    assert "'score' is not defined" in text
+    assert "code.py:2" in text
+
+
+def test_more_examples_than_documents_are_refused(folder):
+    (folder / "own.yaml").write_text("include: choice.yaml\ntask: own\nnum_fewshot: 40\n")
+    assert "shows 40 examples, and there are 32 documents" in refusal(folder, "own")
+
+
+def test_an_item_without_choices_is_named(folder):
+    rows = [
+        json.loads(line) for line in (folder / "data" / "choice.jsonl").read_text().splitlines()
+    ]
+    del rows[5]["choices"]
+    (folder / "data" / "some.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (folder / "own.yaml").write_text(
+        "include: choice.yaml\ntask: own\n"
+        "dataset_kwargs: {data_files: {test: tasks/data/some.jsonl}}\n"
+    )
+    assert "document 5" in refusal(folder, "own")
+
+
+def test_a_tokenizer_without_a_chat_template_says_so(folder):
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = None
+    task_set = load_tasks([TaskSpec("choice")], TaskSettings(folder, apply_chat_template=True))
+    with pytest.raises(PreflightError, match=r"chat.template") as caught:
+        Scorer(make_model(), tokenizer, task_set)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "metric"), [("word", "perplexity"), ("rolling", "word_perplexity")]
+)
+def test_a_perplexity_that_overflows_makes_the_output_invalid(folder, task, metric):
+    task_set = load_tasks([TaskSpec(task, metric)], TaskSettings(folder))
+    model = make_model()
+    scorer = Scorer(model, make_tokenizer(), task_set)
+    with torch.no_grad():
+        model.lm_head.weight *= 1e4
+    items = {name: tuple(range(len(docs))) for name, docs in task_set.documents().items()}
+    with pytest.raises(InvalidOutput, match=r"is e\^\d+; the merged weights are broken"):
+        scorer.score(items)
+
+
+def test_estimates_of_perplexities_never_overflow():
+    items = tuple(("t", i) for i in range(4))
+    scores = ItemScores(items, (-1e3, -2e4, -1e5, -1.0), (1.0, 2.0, 1.0, 1.0))
+    for aggregation in ("perplexity", "weighted_perplexity"):
+        assert estimate(scores, aggregation).value == pytest.approx(
+            2.718281828459045**LARGEST_LOG_PERPLEXITY, rel=1e-9
+        )
