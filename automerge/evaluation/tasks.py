@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -312,9 +313,15 @@ def _name(spec: TaskSpec, specs: Sequence[TaskSpec]) -> str:
     return spec.task if alone or spec.metric is None else f"{spec.task}/{spec.metric}"
 
 
+def _named(value: object) -> str:
+    """A value in words that hold no address of memory, which differs between processes."""
+    name = getattr(value, "__qualname__", None)
+    return str(name) if name is not None else re.sub(r" at 0x[0-9a-f]+", "", str(value))
+
+
 def _digest(task: Task, documents: Sequence[object]) -> str:
     config = {key: value for key, value in task.dump_config().items() if key != "metadata"}
     config.pop("dataset_kwargs", None)  # paths; the documents themselves are hashed
-    text = json.dumps(config, sort_keys=True, default=str)
+    text = json.dumps(config, sort_keys=True, default=_named)
     content = "".join(document_hash(document) for document in documents)
     return hashlib.sha256(f"{text}\0{content}".encode()).hexdigest()

@@ -52,6 +52,17 @@ def test_python_that_fails_is_named_by_file_and_line(folder, source, key):
     assert f"code.py:{line}" in text
 
 
+def test_digests_of_tasks_with_python_are_the_same_in_every_process(folder):
+    (folder / "code.py").write_text("def run(doc):\n    return doc['question']\n")
+    (folder / "own.yaml").write_text(
+        "include: choice.yaml\ntask: own\ndoc_to_text: !function code.run\n"
+    )
+    settings = TaskSettings(folder, allow_task_code=True)
+    first = load_tasks([TaskSpec("own")], settings).digests()
+    (folder / "code.py").touch()  # lm-eval imports a changed file again
+    assert load_tasks([TaskSpec("own")], settings).digests() == first
+
+
 def test_a_missing_name_in_what_judges_answers_is_found_before_any_is(folder):
     (folder / "code.py").write_text("def judge(doc, results):\n    return {'acc': score(doc)}\n")
     (folder / "own.yaml").write_text(
