@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from automerge.bus_error import explain_bus_errors
 from automerge.errors import AutomergeError, ConfigError, StateError, disk_is_full
+from automerge.interrupt import Stopped, stopping_at_once
 from automerge.printable import inert
 from automerge.processors import limit_threads
 from automerge.redaction import redact
@@ -408,7 +410,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from automerge.terminal import bear_any_encoding
 
     bear_any_encoding()
-    sys.exit(_guarded(lambda: app(arguments, standalone_mode=False)))
+    explain_bus_errors()
+    with stopping_at_once():
+        sys.exit(_guarded(lambda: app(arguments, standalone_mode=False)))
 
 
 def _guarded(command: Callable[[], object]) -> int:
@@ -420,12 +424,12 @@ def _guarded(command: Callable[[], object]) -> int:
     except typer.TyperException as error:
         describe = getattr(error, "format_message", error.__str__)
         return _complain(describe(), 2)
-    except typer.Abort:
-        return 130
+    except typer.Abort as error:  # typer's word for a KeyboardInterrupt
+        return _stopped(error.__cause__ or error.__context__)
     except AutomergeError as error:
         return _complain(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _complain("stopped at once; the same command resumes", 130)
+    except KeyboardInterrupt as error:
+        return _stopped(error)
     except BrokenPipeError:
         # The reader went away (`| head`): nothing is left to say, also not at shutdown.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -438,6 +442,11 @@ def _guarded(command: Callable[[], object]) -> int:
 
         sys.stderr.write(inert(redact(traceback.format_exc())))
         return _complain(f"this is a bug in automerge; please report it to {ISSUES}", 1)
+
+
+def _stopped(error: BaseException | None) -> int:
+    code = error.exit_code if isinstance(error, Stopped) else 130
+    return _complain("stopped immediately; run the same command to resume", code)
 
 
 def _complain(message: str, code: int) -> int:

@@ -73,6 +73,10 @@ class SearchAborted(AutomergeError):
     exit_code = 4
 
 
+class ModelsChanged(SearchAborted):
+    """A model's files are not those any more that the study was begun with."""
+
+
 class StateError(AutomergeError):
     """The run folder is locked, damaged, or belongs to another configuration."""
 

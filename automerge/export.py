@@ -14,12 +14,13 @@ from automerge.report.card import model_card
 from automerge.report.files import write_atomically
 from automerge.report.model import MODELS
 from automerge.results import open_study
+from automerge.resume import locate_model
 from automerge.run_folder import check_own_files
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from automerge.checkpoints import Checkpoint
+    from automerge.checkpoints import Checkpoint, ModelWatch
     from automerge.report.model import StudyResult
 
 
@@ -29,7 +30,7 @@ def export_models(
     """Write RUN/models/NAME for some trials; return the folders.
 
     A folder that is there was written whole, so only its card is written anew. Raises
-    PreflightError when the disk refuses or a model is gone.
+    PreflightError when the disk refuses, ModelsChanged when a model is not what was scored.
     """
     trials = {found.trial.number: found for found in result.trials}
     check_own_files(run)
@@ -39,10 +40,10 @@ def export_models(
     missing = [number for number, folder in folders.items() if not folder.is_dir()]
     if missing:
         _check_extensions(run)
-        checkpoints, references = _open_models(run)
+        checkpoints, references, watch = _open_models(run)
         for number in missing:
             recipe = trials[number].trial.recipe
-            write_model(recipe, checkpoints, references, folders[number], console)
+            write_model(recipe, checkpoints, references, folders[number], watch, console)
     for number, folder in folders.items():
         write_atomically(folder / "README.md", model_card(result, number, folder.name))
     return list(folders.values())
@@ -70,17 +71,22 @@ def _check_extensions(run: Path) -> None:
         raise PreflightError(faults)
 
 
-def _open_models(run: Path) -> tuple[Mapping[str, Checkpoint], dict[str, str]]:
-    """A study's models, and how a recipe names them: a folder, or a hub id with its commit."""
-    from automerge.checkpoints import open_together
+def _open_models(run: Path) -> tuple[Mapping[str, Checkpoint], dict[str, str], ModelWatch]:
+    """A study's models, and how a recipe names them: a folder, or a hub id with its commit.
+
+    Every byte is read and compared first; raises ModelsChanged.
+    """
+    from automerge.checkpoints import ModelWatch, open_together
 
     with open_study(run) as store:
         origins = store.meta("models")
     folders: dict[str, Path] = {}
     references: dict[str, str] = {}
     for origin in origins:
-        name, path = origin["name"], Path(origin["path"])
+        name, path = origin["name"], locate_model(run, origin)
         folders[name] = path
         repository = origin["reference"].partition("@")[0]
         references[name] = f"{repository}@{origin['revision']}" if origin["revision"] else str(path)
-    return open_together(folders, BASE), references
+    watch = ModelWatch(folders, {origin["name"]: origin["digest"] for origin in origins})
+    watch.verify()
+    return open_together(folders, BASE), references, watch

@@ -1,22 +1,36 @@
-"""Ctrl-C and SIGTERM: the first asks to finish what runs, the second stops, the third ends it."""
+"""Ctrl-C and what schedulers send: the first asks to finish what runs, the second stops."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+URGENT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals of which a second one means "at once"."""
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+"""What schedulers send ahead of the end, some of them again and again: they only ever ask."""
+SIGNALS = (*URGENT, *WARNINGS)
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal that stops at once; `exit_code` is 128 + its number, as shells have it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.exit_code = 128 + number
 
 
 class Interrupt:
     """Handles signals for as long as the `with` block lasts.
 
-    The second signal raises KeyboardInterrupt; the third ends the process where it stands, as
-    `kill -9` would: the store is made for that. Outside the main thread, where Python allows no
+    The second urgent signal raises Stopped; the third ends the process where it stands, as
+    `kill -9` would: the store is made for that. A signal that was ignored when the process began,
+    as SIGHUP is under `nohup`, stays ignored. Outside the main thread, where Python allows no
     handlers, nothing is installed.
     """
 
@@ -38,23 +52,55 @@ class Interrupt:
     def install(self) -> None:
         """Take the signals; again after a library (Ray) has put its own handlers in place."""
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                previous = signal.signal(number, self._handle)
-                self._before.setdefault(number, previous)
+            _take(self._handle, self._before)
 
     def __enter__(self) -> Interrupt:
         self.install()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        _give_back(self._before)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        if self._stopping:
+        if self._signal is None:
+            self._signal = number
+            self._on_request()
+        elif number in WARNINGS:
+            return
+        elif self._stopping:
             os._exit(128 + number)
-        if self.requested:
+        else:
             self._stopping = True
-            raise KeyboardInterrupt
-        self._signal = number
-        self._on_request()
+            raise Stopped(number)
+
+
+@contextmanager
+def stopping_at_once() -> Iterator[None]:
+    """Turn every signal that asks to stop into Stopped: where nothing is worth finishing."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise Stopped(number)
+
+    before: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        _take(stop, before)
+    try:
+        yield
+    finally:
+        _give_back(before)
+
+
+def _give_back(before: Mapping[signal.Signals, Any]) -> None:
+    for number, handler in before.items():
+        if handler is not None:  # None is C's own
+            signal.signal(number, handler)
+
+
+def _take(
+    handler: Callable[[int, FrameType | None], None], before: dict[signal.Signals, Any]
+) -> None:
+    """Install a handler for all signals that are not ignored; note what was there first."""
+    for number in SIGNALS:
+        known = before.setdefault(number, signal.getsignal(number))
+        if known is not signal.SIG_IGN:
+            signal.signal(number, handler)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 def merge_file(path: Path, out: Path, console: Console) -> None:
     """Merge by a recipe of ours or mergekit's; raises ConfigError or PreflightError."""
+    from automerge.checkpoints import ModelWatch
     from automerge.checkpoints.stacked import without_layers
     from automerge.preflight import open_models, whole
 
@@ -35,7 +36,8 @@ def merge_file(path: Path, out: Path, console: Console) -> None:
         _refuse_adapters(models, file.locate)
     for warning in models.warnings:
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
-    write_model(file.recipe, models.checkpoints, references, out, console)
+    watch = ModelWatch({name: folder.path for name, folder in models.folders.items()})
+    write_model(file.recipe, models.checkpoints, references, out, watch, console)
     console.print(f"wrote {out}", markup=False, soft_wrap=True)
 
 

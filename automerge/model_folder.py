@@ -12,7 +12,7 @@ from automerge.recipe import BASE
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from automerge.checkpoints import Checkpoint
+    from automerge.checkpoints import Checkpoint, ModelWatch
     from automerge.recipe import Recipe
 
 
@@ -21,9 +21,13 @@ def write_model(
     checkpoints: Mapping[str, Checkpoint],
     references: Mapping[str, str],
     folder: Path,
+    watch: ModelWatch,
     console: Console | None,
 ) -> None:
-    """Merge to a folder, with its recipe in our YAML and in mergekit's."""
+    """Merge to a folder, with its recipe in our YAML and in mergekit's.
+
+    Raises ModelsChanged, and writes nothing, where a model's files changed meanwhile.
+    """
     from automerge.checkpoints import is_adapter, layout
     from automerge.mergekit import mergekit_text
     from automerge.merging import merge_to_folder
@@ -38,15 +42,21 @@ def write_model(
         "recipe.yaml": recipe_text(recipe, used, folder.name),
         "mergekit.yaml": mergekit_text(recipe, references, where, adapters),
     }
-    with _progress(console, folder.name) as progress:
+    with _progress(console, folder.name) as show:
+
+        def progress(done: int, total: int) -> None:
+            watch.check()
+            show(done, total)
+
+        watch.check()
         merge_to_folder(recipe, checkpoints, folder, texts=texts, progress=progress)
 
 
 @contextmanager
-def _progress(console: Console | None, name: str) -> Iterator[Callable[[int, int], None] | None]:
+def _progress(console: Console | None, name: str) -> Iterator[Callable[[int, int], None]]:
     """A bar over a model's tensors, on a terminal."""
     if console is None or not console.is_terminal:
-        yield None
+        yield lambda done, total: None
         return
     from rich.progress import Progress
 

@@ -6,10 +6,8 @@ until something has to be measured again.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from automerge.checkpoints import (
     Checkpoint,
@@ -34,9 +32,6 @@ from automerge.recipe import BASE_VOCABULARY, Place, Recipe, Vocabulary
 Locate = Callable[[Sequence[str | int]], Location | None]
 
 View = Callable[[Checkpoint], Checkpoint]
-
-SAMPLED_BLOCKS = 64
-BLOCK_BYTES = 4096
 
 
 def whole(checkpoint: Checkpoint) -> Checkpoint:
@@ -183,23 +178,3 @@ def open_tasks(specs: Sequence[TaskSpec], settings: TaskSettings, locate: Locate
 def cut(task_set: TaskSet, plan: SplitPlan) -> Split:
     """Assign every document to search, select or test."""
     return split_documents(task_set.documents(), task_set.members, plan, task_set.parts)
-
-
-def folder_digest(path: Path) -> str:
-    """Tell a model folder from a changed one, without reading all of it.
-
-    SHA-256 over each weight file's size, header and `SAMPLED_BLOCKS` evenly spaced blocks, and over
-    the configuration: any training changes nearly all weights, so it changes the sample.
-    """
-    digest = hashlib.sha256()
-    for file in sorted([*path.glob("*.safetensors"), *path.glob("*config.json")]):
-        size = file.stat().st_size
-        digest.update(f"{file.name}\0{size}\0".encode())
-        with file.open("rb") as stream:
-            header = int.from_bytes(stream.read(8), "little") if size > 8 else 0
-            stream.seek(0)
-            digest.update(stream.read(min(size, 8 + header, 10_000_000)))
-            for block in range(SAMPLED_BLOCKS):
-                stream.seek(block * max(0, size - BLOCK_BYTES) // (SAMPLED_BLOCKS - 1))
-                digest.update(stream.read(BLOCK_BYTES))
-    return digest.hexdigest()

@@ -100,6 +100,14 @@ class StoredOrigin(_Exact):
     license: Short | None = None
 
 
+class StoredModel(StoredOrigin):
+    """The same with what finds it again: its path from the run folder, and digests of it."""
+
+    relative: Short
+    digest: Short
+    sample: Short
+
+
 class StoredConfig(BaseModel):
     """What readers ask of a configuration; the rest is compared, never read."""
 
@@ -158,9 +166,10 @@ _KINDS: Mapping[str, Any] = {
     "clusters": dict[Short, Docs],
     "n_layers": Annotated[int, Field(ge=0, le=100_000)],
     "dtype": Short | None,
-    "models": list[StoredOrigin],
+    "models": list[StoredModel],
     "warnings": Texts,
-    "runs": list[Seconds],
+    "searched_s": Seconds,
+    "folder": Short,
     "sampler": Entry,
     "window": Annotated[int, Field(ge=1, le=1_000_000)],
     "state": Literal["running", "interrupted", "finished", "failed"],

@@ -18,7 +18,7 @@ from automerge.objective import goals
 from automerge.report.model import MODELS, limits_in_words
 from automerge.results import open_study, study_result
 from automerge.samplers import SAMPLERS
-from automerge.session import Session, open_session
+from automerge.session import Session, discard, open_session
 from automerge.study import Driver, Observer
 from automerge.trial import BASELINES
 
@@ -126,18 +126,28 @@ def _run(config: StudyConfig, console: Console | None, command: str) -> Interrup
     from automerge.progress import Silent, watching
 
     session = open_session(config, command)
+    run = Path(config.out)
+    refused = False
     try:
-        with session.store:
-            if console is None:
-                interrupt = _drive(session, Silent())
-            else:
-                _introduce(session, console)
-                with watching(console, session.plan.objectives) as observer:
-                    interrupt = _drive(session, observer)
+        with session.store as store:
+            try:
+                if console is None:
+                    interrupt = _drive(session, Silent())
+                else:
+                    _introduce(session, console)
+                    with watching(console, session.plan.objectives) as observer:
+                        interrupt = _drive(session, observer)
+            except AutomergeError:
+                counts = store.counts()
+                refused = session.new and not counts["measured"] and not counts["failed"]
+                raise
         if not interrupt.requested:
             _export_chosen(config, console)
     finally:
-        write_reports(Path(config.out))
+        if refused:
+            discard(run)
+        else:
+            write_reports(run)
     return interrupt
 
 
@@ -202,11 +212,11 @@ def _drive(session: Session, observer: Observer) -> Interrupt:
     sampler = SAMPLERS[session.sampler](
         session.space, len(goals(plan.objectives)), config.seed, config.expected_budget
     )
-    message = "stopping: what runs is finished first; press Ctrl-C again to stop at once"
+    message = "stopping: what runs is finished first; press Ctrl-C again to stop immediately"
     with Interrupt(lambda: observer.note(message)) as interrupt:
 
         def start() -> Executor:
-            executor = session.executor()
+            executor = session.executor(observer.note)
             interrupt.install()
             return executor
 

@@ -217,7 +217,7 @@ class DemoStudy:
         return self._audit("kill -9 of the driver", times, out, [*done, *last.done], code)
 
     def workers_killed(self, times: int) -> Row:
-        """Kill -9 of Ray workers while they measure, with a measurement between any two kills."""
+        """Kill -9 of Ray workers while they measure, with two measurements between any two kills."""
         struck = 0
         done: list[Done] = []
         out = self._scratch / "workers"
@@ -229,7 +229,7 @@ class DemoStudy:
             seen = 0
             while struck < times and not stop.wait(random.uniform(0.01, 0.1)):
                 measuring = ray_workers(child.process.pid)
-                if measuring and len(child.done) > seen:
+                if measuring and len(child.done) > seen + 1:
                     seen = len(child.done)
                     os.kill(random.choice(measuring), signal.SIGKILL)
                     struck += 1

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -13,26 +15,26 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from automerge.config import StudyConfig, differences
+from automerge.config import StudyConfig
 from automerge.constraint import Constraint
-from automerge.errors import ConfigError, Fault, PreflightError
+from automerge.errors import AutomergeError, ConfigError, Fault, PreflightError
 from automerge.executors.base import Executor
 from automerge.executors.ray import cluster_warnings
 from automerge.extensions import installed
 from automerge.items import POOL_SHARES, ItemDraw
 from automerge.methods import METHODS
-from automerge.objective import goals, model_property
+from automerge.objective import Objective, goals, model_property
 from automerge.processors import usable_cpus
 from automerge.recipe import BASE, single, uniform_average
 from automerge.report.model import MODEL
-from automerge.results import study_objectives
+from automerge.resume import TASKS, check_unchanged, origin_paths, resume
+from automerge.run_folder import LOCK, OWNER
 from automerge.samplers import SAMPLERS
 from automerge.space import Space, build_space
-from automerge.store import Store, exists
+from automerge.store import FILE, Store, exists
 from automerge.study import FirstTrial, Limits, Plan
 from automerge.trial import PARTS, Items, Part
 
-TASKS = "tasks"
 SAMPLES = "test_samples.json"
 PACKAGES = (
     "automerge-llm", "torch", "transformers", "safetensors", "lm_eval", "datasets", "ray", "optuna",
@@ -50,8 +52,11 @@ class Session:
     space: Space
     sampler: str
     """The sampler's name, "auto" resolved."""
-    executor: Callable[[], Executor]
+    executor: Callable[[Callable[[str], None]], Executor]
+    """Starts workers; told what to say while none is up."""
     warnings: tuple[str, ...]
+    new: bool
+    """Whether the study was begun here: a refusal then leaves nothing of it behind."""
 
 
 def open_session(config: StudyConfig, command: str) -> Session:
@@ -62,20 +67,37 @@ def open_session(config: StudyConfig, command: str) -> Session:
     run = Path(config.out)
     check_folder(run)
     found = None
-    if not exists(run):
+    new = not exists(run)
+    if new:
         found = _examine(config, run)
+        _plan(config, found.facts, window=None)
         _make(run)
-    store = Store(run, write=True)
     try:
-        if store.meta("config") is None:
-            found = found or _examine(config, run)
-            _begin(store, config, found, command)
-        else:
-            _resume(store, config)
-        return _session(store, config, found)
-    except BaseException:
-        store.close()
+        store = Store(run, write=True)
+        try:
+            if store.meta("config") is None:
+                found = found or _examine(config, run)
+                _begin(store, config, found, command)
+            else:
+                config = resume(store, config)
+            return _session(store, config, found, new)
+        except BaseException:
+            store.close()
+            raise
+    except AutomergeError:
+        if new:
+            discard(run)
         raise
+
+
+def discard(run: Path) -> None:
+    """Take back what a refused search wrote into a folder that was empty or not there."""
+    shutil.rmtree(run / TASKS, ignore_errors=True)
+    ours = [run / name for name in (SAMPLES, LOCK, OWNER)]
+    for path in (*ours, *run.glob(f"{FILE}*")):
+        path.unlink(missing_ok=True)
+    with suppress(OSError):  # somebody put something else there
+        run.rmdir()
 
 
 def check_folder(run: Path) -> None:
@@ -101,15 +123,17 @@ def _make(run: Path) -> None:
 
 @dataclass(frozen=True)
 class _Examined:
-    """What preflight found: JSON-ready facts for the store, and the open tasks."""
+    """What preflight found: JSON-ready facts for the store, open tasks, hashed models."""
 
     facts: Mapping[str, Any]
     task_set: Any
+    watch: Any
 
 
 def _examine(config: StudyConfig, run: Path) -> _Examined:
     """Open models and tasks, compare them, and cut the items."""
     from automerge import preflight
+    from automerge.checkpoints import ModelWatch, sampled_digest
     from automerge.checkpoints.card import licence_of
     from automerge.evaluation.claims import claim_warnings
     from automerge.evaluation.samples import reproduce_commands
@@ -125,6 +149,10 @@ def _examine(config: StudyConfig, run: Path) -> _Examined:
         faults += preflight.slice_faults(recipes, models, config.locate)
     except PreflightError as error:
         faults += error.faults
+    watch = None
+    if models is not None:
+        folders = {name: folder.path for name, folder in models.folders.items()}
+        watch = ModelWatch.hashing(folders)
     with tempfile.TemporaryDirectory() as scratch:
         own = None if config.include_path is None else Path(config.include_path)
         copied = run / TASKS
@@ -136,7 +164,7 @@ def _examine(config: StudyConfig, run: Path) -> _Examined:
         except PreflightError as error:
             shown = (str(copied), str(own))
             faults += [replace(f, message=f.message.replace(*shown)) for f in error.faults]
-        if faults or models is None or task_set is None:
+        if faults or models is None or watch is None or task_set is None:
             raise PreflightError(faults)
         evaluation, shares = config.evaluation, config.split
         caps: dict[Part, int] = {}
@@ -161,10 +189,11 @@ def _examine(config: StudyConfig, run: Path) -> _Examined:
             "models": [
                 {
                     "name": name,
-                    "path": str(folder.path),
+                    **origin_paths(folder.path, run),
                     "reference": folder.reference,
                     "revision": folder.revision,
-                    "digest": preflight.folder_digest(folder.path),
+                    "digest": watch.digests[name],
+                    "sample": sampled_digest(folder.path),
                     "license": licence_of(folder.path),
                 }
                 for name, folder in models.folders.items()
@@ -180,7 +209,7 @@ def _examine(config: StudyConfig, run: Path) -> _Examined:
                 scoring_dtype(config, models.dtype),
             ),
         }
-    return _Examined(facts, task_set)
+    return _Examined(facts, task_set, watch)
 
 
 def _begin(store: Store, config: StudyConfig, found: _Examined, command: str) -> None:
@@ -195,6 +224,7 @@ def _begin(store: Store, config: StudyConfig, found: _Examined, command: str) ->
     store.put_meta(
         config=config.to_plain(),
         fingerprint=config.fingerprint(),
+        folder=str(run.resolve()),
         provenance={
             "versions": versions(),
             "models": [
@@ -219,62 +249,17 @@ def _begin(store: Store, config: StudyConfig, found: _Examined, command: str) ->
     )
 
 
-def _resume(store: Store, config: StudyConfig) -> None:
-    """Accept what may change; refuse what would make earlier trials incomparable."""
-    changed = differences(store.meta("config"), config)
-    refused = [change for change in changed if not change.safe]
-    if refused:
-        raise ConfigError(
-            [
-                Fault(
-                    f"{change.field} was {change.old!r} when the study in {config.out} began, and "
-                    f"is {change.new!r} now; change it back, or give another --out",
-                    config.locate(tuple(change.field.split("."))),
-                )
-                for change in refused
-            ]
-        )
-    if changed:
-        store.put_meta(config=config.to_plain())
+PLANNED = ("objectives", "items", "members", "n_layers")
+"""What of the facts a plan is made of."""
 
 
-def _session(store: Store, config: StudyConfig, found: _Examined | None) -> Session:
-    parts: Mapping[Part, Mapping[str, list[int]]] = store.meta("items")
-    items: dict[Part, Items] = {
-        part: {task: tuple(ids) for task, ids in parts[part].items()} for part in PARTS
-    }
-    objectives = study_objectives(store)
-    sources = tuple(config.models)
-    space = build_space(config.space_settings(), BASE, sources, store.meta("n_layers"), METHODS)
-    first = (
-        FirstTrial(BASE, "base", single(BASE)),
-        *(FirstTrial(name, "source", single(name)) for name in sources),
-        FirstTrial("uniform", "uniform", uniform_average(sources)),
-        *(FirstTrial(named.name, "recipe", named.recipe) for named in config.recipes),
-    )
-    n_items = config.evaluation.items_per_candidate
-    draw = ItemDraw(store.meta("members"), None if n_items == "full" else n_items, config.seed)
-    sampler = SAMPLERS.resolve(
-        config.sampler, space, len(goals(objectives)), config.expected_budget
-    )
+def _session(store: Store, config: StudyConfig, found: _Examined | None, new: bool) -> Session:
+    facts = {key: store.meta(key) for key in PLANNED}
+    plan, space = _plan(config, facts, _window(store, config))
     if store.meta("sampler") is None:
+        n_goals = len(goals(plan.objectives))
+        sampler = SAMPLERS.resolve(config.sampler, space, n_goals, config.expected_budget)
         store.put_meta(sampler=sampler)
-    plan = Plan(
-        objectives=objectives,
-        constraints=tuple(map(Constraint.parse, config.constraints)),
-        first=first,
-        items=items,
-        draw=draw,
-        limits=Limits(
-            None if config.budget == "unlimited" else config.budget,
-            config.max_items,
-            config.max_seconds,
-        ),
-        shortlist=config.shortlist,
-        resolution=config.resolution,
-        window=_window(store, config),
-    )
-    _check_items(plan, config)
     return Session(
         config,
         store,
@@ -283,7 +268,40 @@ def _session(store: Store, config: StudyConfig, found: _Examined | None) -> Sess
         store.meta("sampler"),
         partial(_start_executor, store, config, found),
         (*store.meta("warnings"), *cluster_warnings(config.ray_address)),
+        new,
     )
+
+
+def _plan(config: StudyConfig, facts: Mapping[str, Any], window: int | None) -> tuple[Plan, Space]:
+    """What is measured, and the space it comes from; raises ConfigError where limits leave none."""
+    items: dict[Part, Items] = {
+        part: {task: tuple(ids) for task, ids in facts["items"][part].items()} for part in PARTS
+    }
+    sources = tuple(config.models)
+    space = build_space(config.space_settings(), BASE, sources, facts["n_layers"], METHODS)
+    n_items = config.evaluation.items_per_candidate
+    plan = Plan(
+        objectives=tuple(Objective(**plain) for plain in facts["objectives"]),
+        constraints=tuple(map(Constraint.parse, config.constraints)),
+        first=(
+            FirstTrial(BASE, "base", single(BASE)),
+            *(FirstTrial(name, "source", single(name)) for name in sources),
+            FirstTrial("uniform", "uniform", uniform_average(sources)),
+            *(FirstTrial(named.name, "recipe", named.recipe) for named in config.recipes),
+        ),
+        items=items,
+        draw=ItemDraw(facts["members"], None if n_items == "full" else n_items, config.seed),
+        limits=Limits(
+            None if config.budget == "unlimited" else config.budget,
+            config.max_items,
+            config.max_seconds,
+        ),
+        shortlist=config.shortlist,
+        resolution=config.resolution,
+        window=window,
+    )
+    _check_items(plan, config)
+    return plan, space
 
 
 def _window(store: Store, config: StudyConfig) -> int | None:
@@ -310,7 +328,9 @@ def _check_items(plan: Plan, config: StudyConfig) -> None:
         raise ConfigError([Fault(message, config.locate(("max_items",)))])
 
 
-def _start_executor(store: Store, config: StudyConfig, found: _Examined | None) -> Executor:
+def _start_executor(
+    store: Store, config: StudyConfig, found: _Examined | None, note: Callable[[str], None]
+) -> Executor:
     """Start workers, after making sure that models and tasks are still those of the study."""
     from automerge.executors.local import LocalExecutor
     from automerge.executors.ray import RayExecutor, RaySettings
@@ -319,7 +339,7 @@ def _start_executor(store: Store, config: StudyConfig, found: _Examined | None) 
     run = store.path.parent
     if found is None:
         found = _examine(config, run)
-        _verify(store, found)
+        check_unchanged(store, found.facts)
     evaluation = config.evaluation
     device = evaluation.device if config.ray_address else choose_device(evaluation.device)
     recipe_methods = [part.method for named in config.recipes for part in named.recipe.parts]
@@ -329,6 +349,7 @@ def _start_executor(store: Store, config: StudyConfig, found: _Examined | None) 
     ]
     spec = WorkerSpec(
         models={origin["name"]: Path(origin["path"]) for origin in found.facts["models"]},
+        digests={origin["name"]: origin["digest"] for origin in found.facts["models"]},
         base=BASE,
         tasks=task_specs(config),
         settings=task_settings(config, run / TASKS if config.include_path else None),
@@ -343,35 +364,15 @@ def _start_executor(store: Store, config: StudyConfig, found: _Examined | None) 
         extensions=installed(config.extensions),
     )
     if config.executor == "local":
-        return LocalExecutor(partial(MergeWorker, spec, found.task_set))
+        return LocalExecutor(partial(MergeWorker, spec, found.task_set, found.watch))
     gpus = 0 if device == "cpu" else 1
     settings = RaySettings(
         config.workers,
         gpus_per_worker=gpus,
         address=config.ray_address,
-        expected=expected_identity({m["name"]: m["digest"] for m in found.facts["models"]}),
+        expected=expected_identity({m["name"]: m["sample"] for m in found.facts["models"]}),
     )
-    return RayExecutor(partial(MergeWorker, spec), settings)
-
-
-def _verify(store: Store, found: _Examined) -> None:
-    faults = []
-    for before, now in zip(store.meta("models"), found.facts["models"], strict=True):
-        if before["digest"] != now["digest"]:
-            faults.append(
-                Fault(
-                    f"the model {now['name']!r} in {now['path']} is not what the study began with; "
-                    "put it back, or give another --out"
-                )
-            )
-    if store.meta("provenance")["tasks"] != found.facts["tasks"]:
-        message = f"the tasks in {store.path.parent / TASKS} are not what the study began with"
-        faults.append(Fault(f"{message}; put them back, or give another --out"))
-    elif store.meta("split") != found.facts["split"]:
-        message = "the tasks' documents are not what the study began with"
-        faults.append(Fault(f"{message}; put them back, or give another --out"))
-    if faults:
-        raise PreflightError(faults)
+    return RayExecutor(partial(MergeWorker, spec), settings, note)
 
 
 def task_specs(config: StudyConfig) -> tuple[Any, ...]:

@@ -9,7 +9,6 @@ The file and its schema: `automerge.store_file`; what is checked: `automerge.sto
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import sqlite3
 import time
@@ -145,18 +144,9 @@ class Store:
             for key, text in texts.items():
                 put(db, key, text)
 
-    def begin_run(self, at: float) -> None:
-        """Note that a run begins, in Unix seconds."""
-        self.put_meta(runs=[*(self.meta("runs") or ()), at])
-
     def searched_s(self) -> float:
-        """Seconds of searching in all runs so far, each from its begin to its last event."""
-        starts = self.meta("runs") or []
-        times = [at for (at,) in self._rows("SELECT at FROM events")]
-        total = 0.0
-        for start, end in zip(starts, [*starts[1:], math.inf], strict=False):
-            total += max((at - start for at in times if start <= at < end), default=0.0)
-        return total
+        """Seconds of searching in all runs so far, each up to its last recorded measurement."""
+        return float(self.meta("searched_s") or 0.0)
 
     # Writing
 
@@ -174,9 +164,16 @@ class Store:
         with self._transaction() as db:
             _event(db, "tell", number)
 
-    def record(self, job: Job, outcome: Outcome, *, tell: bool = False) -> None:
-        """Record what a job gave, and with `tell` that the sampler is told of it."""
+    def record(
+        self, job: Job, outcome: Outcome, *, tell: bool = False, searched_s: float | None = None
+    ) -> None:
+        """Record what a job gave, and with `tell` that the sampler is told of it.
+
+        `searched_s` is how long was searched until now, by a clock that nobody sets.
+        """
         with self._transaction() as db:
+            if searched_s is not None:
+                put(db, "searched_s", json.dumps(searched_s))
             if isinstance(outcome, Measured):
                 number = next_number(db, "measurements")
                 timings = json.dumps(asdict(outcome.timings))

@@ -16,7 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from automerge.checkpoints import open_together
+from automerge.bus_error import explain_bus_errors
+from automerge.checkpoints import ModelWatch, open_together, sampled_digest
 from automerge.errors import DeviceLost, PreflightError
 from automerge.evaluation.guards import InvalidOutput
 from automerge.evaluation.scorer import Scorer
@@ -31,9 +32,8 @@ from automerge.merging import (
     plan_memory,
 )
 from automerge.objective import MODEL_ITEM, ItemScores
-from automerge.preflight import folder_digest
 from automerge.processors import usable_cpus
-from automerge.trial import Failed, Job, Measured, Outcome, Timings
+from automerge.trial import Failed, Job, Measured, Outcome, Part, Timings
 
 if TYPE_CHECKING:
     import torch
@@ -52,14 +52,16 @@ SMALL_MODEL = 20_000_000
 class WorkerSpec:
     """What a worker is built from; picklable.
 
-    `models` maps names to folders, the base first. `dtype` "auto" is float32 on a CPU and the
-    base's own on a GPU. `threads` None is one for a small model, else torch's choice; a worker
+    `models` maps names to folders, the base first, `digests` to what they held, whole.
+    `dtype` "auto" is float32 on a CPU and the base's own on a GPU. `threads` None is one for a
+    small model, else torch's choice; a worker
     given some of a machine's cores takes as much of its memory. `methods` are what recipes may
     use, as far as known; `properties` are measured of the merged model itself. `extensions` are
     imported before anything else.
     """
 
     models: Mapping[str, Path]
+    digests: Mapping[str, str]
     base: str
     tasks: tuple[TaskSpec, ...]
     settings: TaskSettings
@@ -77,7 +79,19 @@ class WorkerSpec:
 class MergeWorker:
     """Merges in place, then scores. Raises PreflightError where the model does not fit."""
 
-    def __init__(self, spec: WorkerSpec, task_set: TaskSet | None = None) -> None:
+    def __init__(
+        self, spec: WorkerSpec, task_set: TaskSet | None = None, watch: ModelWatch | None = None
+    ) -> None:
+        self._watch = watch or ModelWatch(spec.models, spec.digests)
+        self._verified: Part = "search"
+        explain_bus_errors()
+        try:
+            self._build(spec, task_set)
+        except Exception:
+            self._watch.verify()
+            raise
+
+    def _build(self, spec: WorkerSpec, task_set: TaskSet | None) -> None:
         import torch
         import transformers
 
@@ -112,12 +126,29 @@ class MergeWorker:
             spec.max_length,
         )
 
+    def prepare(self, part: Part) -> None:
+        """Look whether the models' files were touched; before select and test, read them whole."""
+        if part == self._verified:
+            self._watch.check()
+        else:
+            self._watch.verify()
+            self._verified = part
+
     def measure(self, job: Job) -> Outcome:
         """Merge and score; every failure of a recipe comes back as a value.
 
-        Where a device's memory runs out, the copies of models on it make room, once. Raises
-        DeviceLost where a GPU answers nothing any more, and so would not for the next recipe.
+        What was measured while files were touched is measured again, or ends the study with
+        ModelsChanged. Raises DeviceLost where a GPU answers nothing any more, and so would not for
+        the next recipe.
         """
+        outcome = self._measure_with_room(job)
+        while not self._watch.untouched:
+            self._watch.check()
+            outcome = self._measure_with_room(job)
+        return outcome
+
+    def _measure_with_room(self, job: Job) -> Outcome:
+        """Measure; where a device's memory runs out, copies of models on it make room, once."""
         import torch
 
         outcome = self._measure(job)
@@ -156,7 +187,7 @@ class MergeWorker:
 
     def identity(self) -> dict[str, str]:
         """Versions, digests of the models as this machine holds them, and the kind of device."""
-        digests = {name: folder_digest(path) for name, path in self._paths.items()}
+        digests = {name: sampled_digest(path) for name, path in self._paths.items()}
         return {**expected_identity(digests), "device": device_name(self._model.device)}
 
     def _properties(self) -> dict[str, ItemScores]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from safetensors.torch import load_file
 
-from automerge.checkpoints import open_checkpoint
+from automerge.checkpoints import ModelWatch, open_checkpoint
 from automerge.checkpoints.places import places
 from automerge.errors import ConfigError
 from automerge.export import write_model
@@ -549,7 +549,7 @@ def test_an_exported_merge_of_adapters_gives_the_same_weights_again(tmp_path):
     opened = open_checkpoint(base)
     checkpoints = {"base": opened, "lora": open_checkpoint(folder, opened)}
     recipe = Recipe("linear", (RecipeSource("lora", {}), RecipeSource("base", {})))
-    write_model(recipe, checkpoints, references, tmp_path / "one", None)
+    write_model(recipe, checkpoints, references, tmp_path / "one", ModelWatch({}), None)
     merge_file(tmp_path / "one" / "mergekit.yaml", tmp_path / "two", Console(quiet=True))
     first, second = (load_file(tmp_path / n / "model.safetensors") for n in ("one", "two"))
     assert first.keys() == second.keys()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from automerge.objective import ItemScores, Objective
 from automerge.recipe import Recipe
-from automerge.trial import Failed, Items, Job, Measured, Outcome, Timings
+from automerge.trial import Failed, Items, Job, Measured, Outcome, Part, Timings
 
 OBJECTIVES = (
     Objective("first", "one", "acc", "none", "maximize"),
@@ -54,6 +54,8 @@ class ToyWorker:
 
     def identity(self) -> dict[str, str]:
         return {"toy": "1"}
+
+    def prepare(self, part: Part) -> None: ...
 
     def measure(self, job: Job) -> Outcome:
         if self.seconds:

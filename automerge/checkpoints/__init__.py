@@ -14,6 +14,7 @@ from automerge.checkpoints.compatibility import (
     scan,
     tensor_faults,
 )
+from automerge.checkpoints.contents import ModelWatch, sampled_digest, whole_digest
 from automerge.checkpoints.hub import ModelFolder, resolve
 from automerge.checkpoints.layout import Stored, Target, layout, reference_model
 from automerge.checkpoints.lora import LoraCheckpoint, notes
@@ -53,6 +54,7 @@ __all__ = [
     "LowRankCheckpoint",
     "MemoryCheckpoint",
     "ModelFolder",
+    "ModelWatch",
     "SafetensorsCheckpoint",
     "Stored",
     "Target",
@@ -72,10 +74,12 @@ __all__ = [
     "rearranged",
     "reference_model",
     "resolve",
+    "sampled_digest",
     "scan",
     "spellings",
     "stored_parts",
     "tensor_faults",
+    "whole_digest",
     "write_checkpoint",
     "write_sum",
 ]

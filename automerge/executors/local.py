@@ -21,6 +21,11 @@ class LocalExecutor:
     def submit(self, job: Job) -> None:
         self._queue.append(job)
 
+    def withdraw(self) -> list[Job]:
+        waiting = list(self._queue)
+        self._queue.clear()
+        return waiting
+
     def next_finished(self, timeout_s: float) -> tuple[Job, Outcome] | None:
         """Run the oldest job to its end, whatever the timeout."""
         del timeout_s
@@ -29,6 +34,7 @@ class LocalExecutor:
         if self._worker is None:
             self._worker = self._factory()
         job = self._queue.popleft()
+        self._worker.prepare(job.part)
         return job, self._worker.measure(job)
 
     def close(self) -> None:

@@ -11,11 +11,11 @@ import socket
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from automerge.errors import ClusterLost, DeviceLost, PreflightError
+from automerge.errors import ClusterLost, DeviceLost, PreflightError, SearchAborted
 from automerge.executors.base import Worker, WorkerFactory
 from automerge.executors.deadline import LEAST_S, Deadline
 from automerge.processors import usable_cpus
@@ -53,23 +53,38 @@ class RaySettings:
 class _Actor:
     """Lives in a worker process for as long as the search lasts."""
 
-    def __init__(self, factory: WorkerFactory) -> None:
-        self._worker: Worker = factory()
+    def __init__(self) -> None:
+        self._worker: Worker
 
-    def ready(self) -> tuple[str, Mapping[str, str]]:
-        """Return the host's name and the worker's identity once it is built."""
+    def ready(self, factory: WorkerFactory) -> tuple[str, Mapping[str, str]]:
+        """Build the worker; return the host's name and the worker's identity."""
+        self._worker = factory()
         return platform.node(), self._worker.identity()
+
+    def prepare(self, part: Part) -> None:
+        """Comes before every job: that it returned tells that the worker lived to begin one."""
+        self._worker.prepare(part)
 
     def measure(self, job: Job) -> Outcome:
         return self._worker.measure(job)
 
 
 @dataclass(frozen=True)
+class _Starting:
+    actor: Any
+    placed: Any
+    """The reference to what a process returns that has its place, before the worker is built."""
+
+
+@dataclass
 class _Running:
     actor: Any
     job: Job
+    prepared: Any
+    """The reference to `prepare`'s return."""
     since: float
-    """Of the monotonic clock."""
+    """When it was sent, then when it was seen begun, of the monotonic clock."""
+    begun: bool = False
 
 
 class RayExecutor:
@@ -81,19 +96,26 @@ class RayExecutor:
     joins. When no worker comes up at all, ClusterLost is raised.
     """
 
-    def __init__(self, factory: WorkerFactory, settings: RaySettings) -> None:
+    def __init__(
+        self,
+        factory: WorkerFactory,
+        settings: RaySettings,
+        note: Callable[[str], None] = logger.warning,
+    ) -> None:
         if settings.address is None:
             _demand_a_token()
         import ray
 
         self._ray = ray
         self._factory = factory
+        self._note = note
+        self._waits = False
         self._settings = settings
         self._owned = not ray.is_initialized()
         if self._owned:
             _start(settings)
         self._queue: deque[Job] = deque()
-        self._starting: dict[Any, Any] = {}
+        self._starting: dict[Any, _Starting] = {}
         self._idle: list[Any] = []
         self._running: dict[Any, _Running] = {}
         self._deaths: Counter[tuple[int, Part, int]] = Counter()
@@ -106,6 +128,8 @@ class RayExecutor:
         self._looked = self._alive = time.monotonic()
         self._wanted = settings.workers or self._capacity()
         self._add_actors(self._wanted)
+        if not self._fits():
+            self._say_what_is_missing()
 
     @property
     def slots(self) -> int:
@@ -113,17 +137,53 @@ class RayExecutor:
         return max(1, len(self._idle) + len(self._running))
 
     def _capacity(self) -> int:
-        """How many workers the cluster holds."""
-        resources = self._ray.cluster_resources()
+        """How many workers the cluster holds, or will once it has grown."""
+        return max(1, self._fits())
+
+    def _fits(self) -> int:
+        """How many workers the cluster has room for, were it free."""
+        held = self._ray.cluster_resources()
+        return int(min(held.get(what, 0) / needed for what, needed in self._needs().items()))
+
+    def _any_placed(self) -> bool:
+        """Whether some worker has its place and is being built."""
+        refs = [one.placed for one in self._starting.values()]
+        return bool(refs and self._ray.wait(refs, num_returns=1, timeout=0)[0])
+
+    def _needs(self) -> dict[str, float]:
+        """What a worker takes."""
         settings = self._settings
-        fits = [resources.get("CPU", 1) / settings.cpus_per_worker]
-        if settings.gpus_per_worker:
-            fits.append(resources.get("GPU", 0) / settings.gpus_per_worker)
-        return max(1, int(min(fits)))
+        needs = {"CPU": settings.cpus_per_worker, "GPU": settings.gpus_per_worker}
+        return {what: needed for what, needed in needs.items() if needed}
+
+    def _say_what_is_missing(self) -> None:
+        """Say, once until a worker comes up, what the workers wait for."""
+        if not self._waits:
+            self._waits = True
+            minutes = self._settings.patience_s / 60
+            self._note(f"{self._missing()}; waiting up to {minutes:.0f} min for nodes to join")
+
+    def _missing(self) -> str:
+        """What the cluster has, what of it is free, and what a worker asks for."""
+        held, free = self._ray.cluster_resources(), self._ray.available_resources()
+        has = " and ".join(
+            f"{_number(held.get(what, 0))} {what}s ({_number(free.get(what, 0))} free)"
+            for what in ("CPU", "GPU")
+        )
+        asked = " and ".join(f"{_number(n)} {what}" for what, n in self._needs().items())
+        advice = ""
+        if self._settings.gpus_per_worker and not held.get("GPU"):
+            advice = "; for workers without a GPU, give --device cpu"
+        return f"no worker is up: the cluster has {has}, each worker asks for {asked}{advice}"
 
     def submit(self, job: Job) -> None:
         self._queue.append(job)
         self._dispatch()
+
+    def withdraw(self) -> list[Job]:
+        waiting = list(self._queue)
+        self._queue.clear()
+        return waiting
 
     def next_finished(self, timeout_s: float) -> tuple[Job, Outcome] | None:
         until = time.monotonic() + timeout_s
@@ -151,12 +211,14 @@ class RayExecutor:
             self._alive = now
         elif now - self._alive > self._settings.patience_s:
             raise ClusterLost(
-                f"no worker came up for {self._settings.patience_s:.0f} s; "
+                f"no worker came up for {self._settings.patience_s:.0f} s ({self._missing()}); "
                 "the same command resumes the study"
             )
         if now - self._looked > LOOK_S:
             self._looked = now
             self._meet_head()
+            if self._alive < now and not self._any_placed():
+                self._say_what_is_missing()
             if self._settings.workers is None:
                 self._wanted = self._capacity()
                 have = len(self._idle) + len(self._running) + len(self._starting)
@@ -175,11 +237,13 @@ class RayExecutor:
             time.sleep(1)
 
     def _started(self, ref: Any) -> None:
-        actor = self._starting.pop(ref)
+        actor = self._starting.pop(ref).actor
         ray = self._ray
         try:
             host, identity = ray.get(ref)
         except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, SearchAborted):
+                raise error.cause from None
             raise PreflightError(f"a worker could not start: {error.cause or error}") from error
         except ray.exceptions.RayError as error:
             self._replace(actor, error)
@@ -200,6 +264,7 @@ class RayExecutor:
         if not differing:
             self._identity = others
             self._idle.append(actor)
+            self._waits = False
             return
         self._ray.kill(actor)
         message = f"a worker on {host} differs from the study: {', '.join(differing)}"
@@ -213,14 +278,21 @@ class RayExecutor:
         ray = self._ray
         run = self._running.pop(ref)
         try:
+            ray.get(run.prepared)
+            run.begun = True
             outcome: Outcome = ray.get(ref)
         except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, SearchAborted):
+                raise error.cause from None
             if isinstance(error.cause, DeviceLost):
                 self._replace(run.actor, error)
                 return self._again(run.job, "infra", f"its GPU was lost: {error.cause}")
             outcome = Failed("error", _line(f"{error.cause or error}"), str(error)[-64_000:])
         except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError) as error:
             self._replace(run.actor, error)
+            if not run.begun:
+                self._queue.appendleft(run.job)
+                return None
             return self._again(run.job, "infra", f"its worker died: {error}")
         except ray.exceptions.RayError as error:
             raise ClusterLost(f"Ray failed: {error}; the same command resumes the study") from error
@@ -232,14 +304,25 @@ class RayExecutor:
 
     def _hung(self) -> tuple[Job, Outcome] | None:
         """Kill a worker that takes far too long; its job is tried again or has failed."""
+        self._see_begun()
         now = time.monotonic()
         for ref, run in self._running.items():
+            if not run.begun:
+                continue
             limit_s = self._deadline.limit_s(count_items(run.job.items))
             if limit_s is not None and now - run.since > limit_s:
                 del self._running[ref]
                 self._exchange(run.actor)
                 return self._again(run.job, "timeout", f"no result after {limit_s:.0f} s")
         return None
+
+    def _see_begun(self) -> None:
+        """Note which jobs were begun since: their time counts from here."""
+        waiting = {run.prepared: run for run in self._running.values() if not run.begun}
+        if waiting:
+            seen, _ = self._ray.wait([*waiting], num_returns=len(waiting), timeout=0)
+            for ref in seen:
+                waiting[ref].begun, waiting[ref].since = True, time.monotonic()
 
     def _again(self, job: Job, kind: FailureKind, reason: str) -> tuple[Job, Outcome] | None:
         key = job.key
@@ -251,9 +334,6 @@ class RayExecutor:
 
     def _replace(self, actor: Any, error: Exception) -> None:
         """Start another worker for one that is gone."""
-        cause = _creation_failure(error)
-        if cause is not None:
-            raise PreflightError(f"a worker could not start: {cause}") from error
         self._lost_in_a_row += 1
         if self._lost_in_a_row > (RETRIES + 1) * self._wanted + RETRIES:
             raise ClusterLost(
@@ -277,14 +357,16 @@ class RayExecutor:
             max_task_retries=0,
         )
         for _ in range(count):
-            actor = remote.remote(self._factory)
-            self._starting[actor.ready.remote()] = actor
+            actor = remote.remote()
+            placed = actor.__ray_ready__.remote()
+            self._starting[actor.ready.remote(self._factory)] = _Starting(actor, placed)
 
     def _dispatch(self) -> None:
         while self._queue and self._idle:
             actor, job = self._idle.pop(0), self._queue.popleft()
+            prepared = actor.prepare.remote(job.part)
             ref = actor.measure.remote(job)
-            self._running[ref] = _Running(actor, job, time.monotonic())
+            self._running[ref] = _Running(actor, job, prepared, time.monotonic())
 
     def close(self) -> None:
         """Stop our actors, and our Ray if we started it; other Rays are left alone."""
@@ -292,7 +374,8 @@ class RayExecutor:
             atexit.register(_leave)
             return
         running = [run.actor for run in self._running.values()]
-        for actor in [*self._starting.values(), *self._idle, *running]:
+        starting = [one.actor for one in self._starting.values()]
+        for actor in [*starting, *self._idle, *running]:
             self._ray.kill(actor)
         self._starting, self._idle, self._running = {}, [], {}
         self._queue.clear()
@@ -314,6 +397,10 @@ def _listens(address: str) -> bool:
             return True
     except OSError:
         return False
+
+
+def _number(value: float) -> str:
+    return f"{value:g}"
 
 
 def _line(text: str) -> str:
@@ -376,12 +463,3 @@ def _start(settings: RaySettings) -> None:
             f"no Ray could be reached or started at {where}: {error}; check --ray-address and that "
             "RAY_AUTH_TOKEN is the cluster's, or leave the address out to use this machine"
         ) from error
-
-
-def _creation_failure(error: Exception) -> str | None:
-    """What the worker's constructor raised, when that is why the actor died."""
-    text = str(error)
-    if "The actor died because of an error raised in its creation task" not in text:
-        return None
-    lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1].strip()

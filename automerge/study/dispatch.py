@@ -38,6 +38,12 @@ class Dispatcher:
         self._in_flight.add(job.key)
         self._ready().submit(job)
 
+    def withdraw(self) -> None:
+        """Take back the jobs that no worker has begun: they are asked for again on resuming."""
+        if self._executor is not None:
+            for job in self._executor.withdraw():
+                self._in_flight.discard(job.key)
+
     def collect(self) -> tuple[Job, Outcome] | None:
         """Wait a moment for a job to finish; None when none did."""
         finished = self._ready().next_finished(timeout_s=POLL_S)

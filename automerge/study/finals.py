@@ -151,6 +151,8 @@ class Finals:
             while waiting and not self._stop() and self._dispatcher.free:
                 trial = trials[waiting.pop(0)]
                 self._dispatcher.submit(Job(trial.number, trial.recipe, part, items, block))
+            if self._stop():
+                self._dispatcher.withdraw()
             if (finished := self._dispatcher.collect()) is None:
                 continue
             job, outcome = finished

@@ -59,14 +59,12 @@ class Search:
         self._arrived: dict[int, Outcome] = {}
         self._errors_in_a_row: list[str] = []
         self._exhausted = False
-        self._searched_s = 0.0
-        self._started = time.time()
+        self._searched_s = store.searched_s()
+        self._started = time.monotonic()
 
     def run(self) -> None:
         """Search until a limit is reached, the space is exhausted, or it is stopped."""
-        self._searched_s = self._store.searched_s()
-        self._started = time.time()
-        self._store.begin_run(self._started)
+        self._started = time.monotonic()
         self._replay()
         for number in self.beliefs.ended:
             self._abort_if_hopeless(number)
@@ -75,12 +73,15 @@ class Search:
         self._fill()
         self._settle()
         while self._dispatcher.running:
+            if self._stop():
+                self._dispatcher.withdraw()
             if (finished := self._dispatcher.collect()) is None:
                 self._fill()
                 continue
             job, outcome = finished
             in_order = self._plan.window is not None
-            self._store.record(job, outcome, tell=not in_order)
+            now_s = self._elapsed_s
+            self._store.record(job, outcome, tell=not in_order, searched_s=now_s)
             self._arrived[job.trial] = outcome
             self._settle()
             self._watch(job, outcome)
@@ -180,9 +181,14 @@ class Search:
         return Spent(
             trials=len(self.trials) - len(self._duplicate_of),
             items=self._items,
-            seconds=self._searched_s + time.time() - self._started,
+            seconds=self._elapsed_s,
             seconds_per_item=self._measured_s / max(self._measured_items, 1),
         )
+
+    @property
+    def _elapsed_s(self) -> float:
+        """Seconds of searching in all runs, whatever is done to the time of day."""
+        return self._searched_s + time.monotonic() - self._started
 
     @property
     def _next_is_first(self) -> bool:

@@ -205,18 +205,23 @@ def workers_killed(scratch: Path, times: int, rng: random.Random) -> Row:
     executor = RayExecutor(partial(ToyWorker, None, 0.05), RaySettings(workers=2))
     struck = 0
     stop = threading.Event()
+    finished: list[tuple[Job, Outcome]] = []
 
     def strike() -> None:
+        """Strike anew only once the job struck before has been measured, whatever that takes."""
         nonlocal struck
-        while struck < times and not stop.wait(rng.uniform(0.3, 1.5)):
-            if measuring := ray_workers(os.getpid()):
+        goal = 0
+        while struck < times and not stop.wait(rng.uniform(0.01, 0.05)):
+            if len(finished) >= goal and (measuring := ray_workers(os.getpid())):
                 os.kill(rng.choice(measuring), signal.SIGKILL)
                 struck += 1
+                # The job struck comes first in the queue: it is among the next that are measured.
+                goal = len(finished) + rng.randint(4, 12)
 
     killer = threading.Thread(target=strike)
     killer.start()
     try:
-        finished = measure_while(executor, killer.is_alive)
+        measure_while(executor, killer.is_alive, into=finished)
     finally:
         stop.set()
         executor.close()
@@ -238,10 +243,10 @@ def nodes_killed(scratch: Path, times: int, rng: random.Random) -> Row:
     try:
         for _ in range(times):
             until = time.monotonic() + rng.uniform(3.0, 6.0)
-            finished += measure_while(executor, lambda u=until: time.monotonic() < u, len(finished))  # type: ignore[misc]
+            measure_while(executor, lambda u=until: time.monotonic() < u, into=finished)  # type: ignore[misc]
             cluster.remove_node(node, allow_graceful=False)
             node = cluster.add_node(num_cpus=1)
-        finished += measure_while(executor, lambda: False, len(finished))
+        measure_while(executor, lambda: False, into=finished)
     finally:
         executor.close()
         ray.shutdown()
@@ -303,11 +308,11 @@ def await_slots(report: Path, wanted: int) -> None:
 
 
 def measure_while(
-    executor: RayExecutor, going: Callable[[], bool], start: int = 0
+    executor: RayExecutor, going: Callable[[], bool], *, into: list[tuple[Job, Outcome]]
 ) -> list[tuple[Job, Outcome]]:
-    """Keep the workers busy as long as faults strike, then wait for what runs."""
-    finished: list[tuple[Job, Outcome]] = []
-    number = start
+    """Keep the workers busy as long as faults strike, then wait for what runs; add to a list."""
+    finished = into
+    number = len(finished)
     in_flight = 0
     while going() or in_flight:
         while going() and in_flight < executor.slots:
@@ -320,7 +325,7 @@ def measure_while(
 
 
 def counted(fault: str, tried: int, finished: list[tuple[Job, Outcome]]) -> Row:
-    """A job without scores is lost, one with two answers repeated."""
+    """A job without scores is lost, one with two answers repeated; each counts for one fault."""
     numbers = [one.trial for one, _ in finished]
     right = ToyWorker()
     lost = sum(
@@ -328,4 +333,4 @@ def counted(fault: str, tried: int, finished: list[tuple[Job, Outcome]]) -> Row:
         for one, outcome in finished
     ) + len(set(range(max(numbers) + 1)) - set(numbers))
     repeated = len(numbers) - len(set(numbers))
-    return Row(fault, tried, tried if not lost and not repeated else 0, lost, repeated)
+    return Row(fault, tried, max(tried - lost - repeated, 0), lost, repeated)

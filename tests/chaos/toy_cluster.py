@@ -26,7 +26,7 @@ def main(address: str, stop: Path, report: Path) -> None:
         return not stop.exists()
 
     try:
-        finished = measure_while(executor, going)
+        finished = measure_while(executor, going, into=[])
     except ClusterLost as error:
         sys.exit(error.exit_code)
     finally:

@@ -14,7 +14,7 @@ from automerge.executors.local import LocalExecutor
 from automerge.samplers import SAMPLERS
 from automerge.store import Store
 from automerge.study import Driver, Snapshot
-from automerge.trial import Job, Outcome
+from automerge.trial import Job, Outcome, Part
 from tests.studies import SPACE, toy_meta, toy_plan
 from tests.toy import OBJECTIVES, ToyWorker, fails
 
@@ -33,6 +33,8 @@ class Witness:
 
     def identity(self) -> dict[str, str]:
         return self._worker.identity()
+
+    def prepare(self, part: Part) -> None: ...
 
     def measure(self, job: Job) -> Outcome:
         self._write("start", job)

@@ -1,0 +1,152 @@
+"""Whether model folders still hold what a study was begun with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from automerge.checkpoints.hub import WANTED
+from automerge.errors import ModelsChanged
+from automerge.processors import usable_cpus
+
+CHUNK_BYTES = 1 << 24
+"""Hashed at once, by one of `THREADS`."""
+THREADS = 4
+SAMPLED_BLOCKS = 64
+BLOCK_BYTES = 4096
+
+Stamp = tuple[int, int, int, int, int]
+"""A file's device, inode, size, and times of change of content and of inode, in nanoseconds."""
+
+
+def content_files(folder: Path) -> list[Path]:
+    """List the files that decide what a model is: weights, configuration and tokenizer."""
+    found = {file for pattern in WANTED for file in folder.glob(pattern) if file.is_file()}
+    return sorted(found)
+
+
+def whole_digest(folder: Path) -> str:
+    """SHA-256 over every byte of a model: over names, sizes and digests of chunks."""
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor(min(THREADS, usable_cpus())) as pool:
+        for file in content_files(folder):
+            size = file.stat().st_size
+            digest.update(f"{file.name}\0{size}\0".encode())
+            for chunk in pool.map(partial(_chunk_digest, file), range(0, size, CHUNK_BYTES)):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sampled_digest(folder: Path) -> str:
+    """Tell a model from another one without reading all of it.
+
+    SHA-256 over each file's size, beginning (a weight file's header) and `SAMPLED_BLOCKS` evenly
+    spaced blocks: any training changes nearly all weights, so it changes the sample.
+    """
+    digest = hashlib.sha256()
+    for file in content_files(folder):
+        size = file.stat().st_size
+        digest.update(f"{file.name}\0{size}\0".encode())
+        with file.open("rb") as stream:
+            header = int.from_bytes(stream.read(8), "little") if size > 8 else 0
+            stream.seek(0)
+            digest.update(stream.read(min(size, 8 + header, 10_000_000)))
+            for block in range(SAMPLED_BLOCKS):
+                stream.seek(block * max(0, size - BLOCK_BYTES) // (SAMPLED_BLOCKS - 1))
+                digest.update(stream.read(BLOCK_BYTES))
+    return digest.hexdigest()
+
+
+def stamps(folder: Path) -> Mapping[str, Stamp]:
+    """What tells, without reading, that files were written to or replaced."""
+    found = {}
+    for file in content_files(folder):
+        try:
+            stat = file.stat()
+        except OSError:
+            continue  # gone since it was listed: it differs by its absence
+        found[file.name] = (
+            stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns,
+        )  # fmt: skip
+    return found
+
+
+class ModelWatch:
+    """Model folders with the digests they had; raises ModelsChanged once they differ.
+
+    Files whose stamps differ are read again whole where there are digests to compare with, so that
+    touching a file does no harm; without digests any new stamp counts as a change.
+    """
+
+    def __init__(self, folders: Mapping[str, Path], digests: Mapping[str, str] | None = None):
+        self._folders = dict(folders)
+        self._digests = digests
+        self._stamps = {name: stamps(folder) for name, folder in self._folders.items()}
+
+    @classmethod
+    def hashing(cls, folders: Mapping[str, Path]) -> ModelWatch:
+        """Read every byte and take what is there as right."""
+        watch = cls(folders)
+        watch._digests = {name: whole_digest(folder) for name, folder in folders.items()}
+        if not watch.untouched:
+            watch.verify()
+        return watch
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """What each model is known to hold, whole; empty where nothing was hashed."""
+        return self._digests or {}
+
+    @property
+    def untouched(self) -> bool:
+        """Whether no file was written to or replaced since it was last known to be right."""
+        return not self._touched()
+
+    def check(self) -> None:
+        """Look at the files' stamps; read again only what was touched."""
+        if touched := self._touched():
+            self._verify(touched)
+
+    def verify(self) -> None:
+        """Read every byte."""
+        self._verify(list(self._folders))
+
+    def _touched(self) -> list[str]:
+        return [n for n, folder in self._folders.items() if stamps(folder) != self._stamps[n]]
+
+    def _verify(self, names: Iterable[str]) -> None:
+        changed = []
+        for name in names:
+            folder = self._folders[name]
+            before = stamps(folder)
+            if self._digests is not None and _digest_or_none(folder) == self._digests[name]:
+                self._stamps[name] = before
+                if stamps(folder) == before:
+                    continue
+            changed.append(name)
+        if changed:
+            raise ModelsChanged(_sentence(self._folders, changed))
+
+
+def _digest_or_none(folder: Path) -> str | None:
+    try:
+        return whole_digest(folder)
+    except OSError:
+        return None
+
+
+def _chunk_digest(file: Path, start: int) -> bytes:
+    with file.open("rb") as stream:
+        stream.seek(start)
+        return hashlib.sha256(stream.read(CHUNK_BYTES)).digest()
+
+
+def _sentence(folders: Mapping[str, Path], changed: Iterable[str]) -> str:
+    models = ", ".join(f"{name!r} in {folders[name]}" for name in changed)
+    return (
+        f"the files of {models} changed while they were in use, so nothing more was measured or "
+        "exported; put them back and run the same command again"
+    )
