@@ -7,9 +7,10 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
+from typer.core import TyperGroup
 
 from automerge.bus_error import explain_bus_errors
 from automerge.errors import AutomergeError, ConfigError, StateError, disk_is_full
@@ -26,8 +27,24 @@ if TYPE_CHECKING:
 ISSUES = "the project's issue tracker"
 DEFAULT_CONFIG = "automerge.yaml"
 
+
+class _Interrupted(Exception):
+    """A KeyboardInterrupt, its cause, under a name that typer does not keep to itself."""
+
+
+class _Commands(TyperGroup):
+    """Lets a KeyboardInterrupt through, which typer turns into a code without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _Interrupted from error
+
+
 app = typer.Typer(
     name="automerge",
+    cls=_Commands,
     help="Search for the best merges of language models.",
     no_args_is_help=True,
     add_completion=False,
@@ -424,8 +441,8 @@ def _guarded(command: Callable[[], object]) -> int:
     except typer.TyperException as error:
         describe = getattr(error, "format_message", error.__str__)
         return _complain(describe(), 2)
-    except typer.Abort as error:  # typer's word for a KeyboardInterrupt
-        return _stopped(error.__cause__ or error.__context__)
+    except _Interrupted as error:
+        return _stopped(error.__cause__)
     except AutomergeError as error:
         return _complain(str(error), error.exit_code)
     except KeyboardInterrupt as error:

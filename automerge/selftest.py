@@ -217,7 +217,7 @@ class DemoStudy:
         return self._audit("kill -9 of the driver", times, out, [*done, *last.done], code)
 
     def workers_killed(self, times: int) -> Row:
-        """Kill -9 of Ray workers while they measure, with two measurements between any two kills."""
+        """Kill -9 of Ray workers while they measure, two measurements between any two kills."""
         struck = 0
         done: list[Done] = []
         out = self._scratch / "workers"

@@ -31,7 +31,8 @@ from automerge.resume import TASKS, check_unchanged, origin_paths, resume
 from automerge.run_folder import LOCK, OWNER
 from automerge.samplers import SAMPLERS
 from automerge.space import Space, build_space
-from automerge.store import FILE, Store, exists
+from automerge.store import Store, exists
+from automerge.store_file import FILE
 from automerge.study import FirstTrial, Limits, Plan
 from automerge.trial import PARTS, Items, Part
 

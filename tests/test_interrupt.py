@@ -7,11 +7,14 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
-from automerge.interrupt import SIGNALS, Interrupt
+from automerge.interrupt import SIGNALS, WARNINGS, Interrupt, Stopped, stopping_at_once
+
+CODES = {
+    "SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138, "SIGUSR2": 140, "SIGXCPU": 152,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -21,14 +24,52 @@ def test_the_first_signal_asks_and_names_its_exit_code(number: signal.Signals) -
         assert not interrupt.requested
         os.kill(os.getpid(), number)
         assert interrupt.requested
-        assert interrupt.exit_code == {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}[number.name]
+        assert interrupt.exit_code == CODES[number.name]
     assert asked == [True]
 
 
 def test_the_second_signal_stops_at_once() -> None:
-    with Interrupt(lambda: None), pytest.raises(KeyboardInterrupt):  # noqa: PT012  two signals
+    with Interrupt(lambda: None), pytest.raises(Stopped) as stopped:  # noqa: PT012  two signals
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
+    assert isinstance(stopped.value, KeyboardInterrupt)
+    assert stopped.value.exit_code == 130
+
+
+@pytest.mark.parametrize("number", WARNINGS)
+def test_what_schedulers_send_again_and_again_asks_only_once(number: signal.Signals) -> None:
+    asked: list[bool] = []
+    with Interrupt(lambda: asked.append(True)) as interrupt:
+        for _ in range(5):
+            os.kill(os.getpid(), number)
+        assert interrupt.exit_code == CODES[number.name]
+        with pytest.raises(Stopped) as stopped:
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
+    assert asked == [True]
+    assert stopped.value.exit_code == 143
+
+
+def test_a_signal_that_was_ignored_stays_ignored_as_under_nohup() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupt(lambda: None) as interrupt:
+            os.kill(os.getpid(), signal.SIGHUP)
+            interrupt.install()
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not interrupt.requested
+        with stopping_at_once():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_where_nothing_is_worth_finishing_one_signal_stops(number: signal.Signals) -> None:
+    with stopping_at_once(), pytest.raises(Stopped) as stopped:
+        os.kill(os.getpid(), number)
+    assert stopped.value.exit_code == CODES[number.name]
 
 
 def test_handlers_put_in_between_are_replaced_and_the_first_ones_restored() -> None:
@@ -56,22 +97,21 @@ def test_outside_the_main_thread_nothing_is_installed() -> None:
 STUBBORN = """
 import time
 from automerge.interrupt import Interrupt
-with Interrupt(lambda: None):
-    print("up", flush=True)
+with Interrupt(lambda: print("asked", flush=True)):
     while True:
         try:
+            print("up", flush=True)
             time.sleep(60)
         except KeyboardInterrupt:
-            pass
+            print("stopping", flush=True)
 """
 
 
 def test_a_third_signal_ends_a_process_that_hangs_in_its_end() -> None:
     child = subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
-    assert child.stdout.readline() == "up\n"
-    for _ in range(3):
+    for word in ("up\n", "asked\n", "stopping\n"):
+        assert child.stdout.readline() == word
         child.send_signal(signal.SIGINT)
-        time.sleep(0.2)
-    assert child.wait(timeout=10) == 130
+    assert child.wait(timeout=300) == 130
     child.stdout.close()

@@ -222,8 +222,11 @@ def test_a_recipe_merges_to_the_model_it_was_exported_with(
 
 def stopped(
     zoo: Path, environment: dict[str, str], out: Path, signals: Sequence[int], after: int
-) -> int:
-    """Start a search, send signals once `after` measurements are in, and give its exit code."""
+) -> tuple[int, str]:
+    """Start a search, send signals once `after` measurements are in; its exit code and words.
+
+    It is held while they are sent, so that it sees all of them at once.
+    """
     child = subprocess.Popen(
         [*AUTOMERGE, "search", "--out", str(out)],
         cwd=zoo,
@@ -238,33 +241,88 @@ def stopped(
             after -= 1
         if after <= 0:
             break
-    for number in signals:
+    for number in (signal.SIGSTOP, *signals, signal.SIGCONT):
         os.kill(child.pid, number)
-        time.sleep(0.05)
-    child.stdout.read()
+    said = child.stdout.read()
     child.stdout.close()
-    return child.wait()
+    return child.wait(), said
 
 
 def test_a_search_stopped_and_killed_at_any_phase_ends_like_an_undisturbed_one(
     finished: Path, zoo: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     out = tmp_path / "stopped"
-    assert stopped(zoo, environment, out, [signal.SIGINT], after=2) == 130
+    assert stopped(zoo, environment, out, [signal.SIGUSR1], after=2)[0] == 138
     assert json.loads((out / "front.json").read_text())["state"] == "interrupted"
-    assert stopped(zoo, environment, out, [signal.SIGKILL], after=3) == -9
-    assert stopped(zoo, environment, out, [signal.SIGTERM], after=6) == 143
+    assert stopped(zoo, environment, out, [signal.SIGKILL], after=3)[0] == -9
+    code, said = stopped(zoo, environment, out, [signal.SIGHUP], after=6)
+    assert code == 129
+    assert "stopping: what runs is finished first" in said
+    assert "Stopped. What was measured is in" in said
     done = run(zoo, environment, "search", "--out", str(out))
     assert done.returncode == 0, done.stderr
     assert content(out) == content(finished)
 
 
-@pytest.mark.slow
-def test_two_interrupts_stop_at_once(
+def test_two_interrupts_stop_at_once_and_say_so(
     zoo: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    codes = stopped(zoo, environment, tmp_path / "out", [signal.SIGINT, signal.SIGINT], after=1)
-    assert codes == 130
+    signals = [signal.SIGINT, signal.SIGTERM]
+    code, said = stopped(zoo, environment, tmp_path / "out", signals, after=1)
+    assert code in (130, 143)  # whichever the system hands over last
+    assert "stopped immediately; run the same command to resume" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGXCPU])
+def test_a_signal_while_a_search_is_prepared_stops_it_and_says_so(
+    zoo: Path, environment: dict[str, str], tmp_path: Path, number: signal.Signals
+) -> None:
+    out = tmp_path / "out"
+    child = subprocess.Popen(
+        [*AUTOMERGE, "search", "--out", str(out)],
+        cwd=zoo,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while child.poll() is None and not catches(child.pid, signal.SIGXCPU):
+        time.sleep(0.001)
+    os.kill(child.pid, number)
+    _, said = child.communicate()
+    assert child.returncode == 128 + number
+    assert said == "automerge: stopped immediately; run the same command to resume\n"
+    assert not out.exists()
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(mask.split()[1], 16) >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (("--max-items", "700"), 2, "max_items is 700"),
+        (("--device", "cuda"), 3, "sees no GPU"),
+    ],
+)
+def test_a_refused_search_leaves_no_folder(
+    zoo: Path,
+    environment: dict[str, str],
+    tmp_path: Path,
+    options: tuple[str, ...],
+    code: int,
+    said: str,
+) -> None:
+    out = tmp_path / "runs" / "out"
+    hidden = {**environment, "CUDA_VISIBLE_DEVICES": ""}
+    refused = run(zoo, hidden, "search", "--out", str(out), *options)
+    assert refused.returncode == code, refused.stderr
+    assert said in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not out.exists()
 
 
 def test_one_ray_worker_makes_the_same_trials(

@@ -7,6 +7,7 @@ import pickle
 import pytest
 
 from automerge import worker
+from automerge.checkpoints import whole_digest
 from automerge.errors import PreflightError
 from automerge.evaluation.tasks import TaskSettings
 from automerge.trial import Failed
@@ -41,7 +42,8 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(monkeypatch, t
     folder = save(llama(), tmp_path / "base")
     monkeypatch.setattr(worker, "free_host_bytes", lambda: 1000)
     monkeypatch.setattr(worker, "load_model", None)
-    spec = WorkerSpec({"base": folder}, "base", (), TaskSettings(), 1, "float32", "cpu", None)
+    held = {"base": whole_digest(folder)}
+    spec = WorkerSpec({"base": folder}, held, "base", (), TaskSettings(), 1, "float32", "cpu", None)
     with pytest.raises(PreflightError, match=r"the live model .* need .* GB of memory"):
         MergeWorker(spec)
 

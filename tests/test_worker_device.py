@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from automerge import worker as module
+from automerge.checkpoints import whole_digest
 from automerge.errors import DeviceLost
 from automerge.evaluation.tasks import TaskSettings, TaskSpec
 from automerge.merging import resident
@@ -41,6 +42,7 @@ def spec(folder, device, properties=("distance_to_base", "parameters")):
     names = ("base", "left", "right", "adapter")
     return WorkerSpec(
         models={name: folder / name for name in names},
+        digests={name: whole_digest(folder / name) for name in names},
         base="base",
         tasks=TASKS,
         settings=TaskSettings(folder / "tasks"),

@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from automerge.checkpoints.hub import WANTED
 from automerge.errors import ModelsChanged
 from automerge.processors import usable_cpus
 
+DECISIVE = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+"""Weights, configuration, tokenizer and chat template."""
 CHUNK_BYTES = 1 << 24
 """Hashed at once, by one of `THREADS`."""
 THREADS = 4
@@ -24,7 +25,7 @@ Stamp = tuple[int, int, int, int, int]
 
 def content_files(folder: Path) -> list[Path]:
     """List the files that decide what a model is: weights, configuration and tokenizer."""
-    found = {file for pattern in WANTED for file in folder.glob(pattern) if file.is_file()}
+    found = {file for pattern in DECISIVE for file in folder.glob(pattern) if file.is_file()}
     return sorted(found)
 
 

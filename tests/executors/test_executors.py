@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import ray
 
-from automerge.errors import DeviceLost, PreflightError
+from automerge.errors import ClusterLost, DeviceLost, ModelsChanged, PreflightError
 from automerge.executors.base import Executor
 from automerge.executors.local import LocalExecutor
-from automerge.executors.ray import RayExecutor, RaySettings
+from automerge.executors.ray import RETRIES, RayExecutor, RaySettings
 from automerge.recipe import Profile, Recipe, RecipeSource
-from automerge.trial import Failed, Job, Measured, Outcome
+from automerge.trial import Failed, Job, Measured, Outcome, Part
 from tests.toy import ITEMS, ToyWorker, scores
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -118,6 +118,100 @@ def test_a_worker_that_is_lost_costs_at_most_its_own_trial(
 
 
 @dataclass(frozen=True)
+class Unlucky(ToyWorker):
+    """Is killed before it begins its first job, the first `times` times."""
+
+    folder: Path = Path()
+    times: int = 0
+
+    def prepare(self, part: Part) -> None:
+        if len(list(self.folder.iterdir())) < self.times:
+            (self.folder / str(time.monotonic_ns())).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("own_ray")
+def test_workers_killed_before_they_begin_a_job_use_up_none_of_its_tries(tmp_path: Path) -> None:
+    unlucky = partial(Unlucky, folder=tmp_path, times=RETRIES + 2)
+    executor = RayExecutor(unlucky, RaySettings(workers=1))
+    outcomes = collect(executor, [job(0)])
+    executor.close()
+    assert outcomes[0] == ToyWorker().measure(job(0))
+    assert len(list(tmp_path.iterdir())) == RETRIES + 2
+
+
+@dataclass(frozen=True)
+class Changed(ToyWorker):
+    """Finds its models changed, at one of three places."""
+
+    where: str = ""
+
+    def identity(self) -> dict[str, str]:
+        self._found("identity")
+        return super().identity()
+
+    def prepare(self, part: Part) -> None:
+        self._found("prepare")
+
+    def measure(self, job: Job) -> Outcome:
+        self._found("measure")
+        return super().measure(job)
+
+    def _found(self, where: str) -> None:
+        if where == self.where:
+            raise ModelsChanged(f"changed in {where}")
+
+
+@pytest.mark.usefixtures("own_ray")
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("local", "prepare"),
+        ("local", "measure"),
+        ("ray", "identity"),
+        ("ray", "prepare"),
+        ("ray", "measure"),
+    ],
+)
+def test_models_that_changed_end_the_study(name: str, where: str) -> None:
+    worker = partial(Changed, where=where)
+    executor: Executor = LocalExecutor(worker)
+    if name == "ray":
+        executor = RayExecutor(worker, RaySettings(workers=1))
+    with pytest.raises(ModelsChanged, match=f"^changed in {where}$"):
+        collect(executor, [job(0)])
+    executor.close()
+
+
+@pytest.mark.usefixtures("own_ray")
+def test_what_a_cluster_lacks_is_said_at_once_and_a_stop_is_answered_at_once() -> None:
+    said: list[str] = []
+    settings = RaySettings(workers=None, gpus_per_worker=1, patience_s=600)
+    executor = RayExecutor(ToyWorker, settings, said.append)
+    (message,) = said
+    assert message.startswith("no worker is up: the cluster has 2 CPUs (")
+    assert message.endswith(
+        "and 0 GPUs (0 free), each worker asks for 1 CPU and 1 GPU; for workers without a GPU, "
+        "give --device cpu; waiting up to 10 min for nodes to join"
+    )
+    executor.submit(job(0))
+    assert executor.next_finished(timeout_s=0.0) is None
+    assert executor.withdraw() == [job(0)]
+    assert executor.withdraw() == []
+    executor.close()
+
+
+@pytest.mark.usefixtures("own_ray")
+def test_a_cluster_without_what_workers_need_is_lost_with_the_reason() -> None:
+    settings = RaySettings(workers=None, gpus_per_worker=1, patience_s=0.0)
+    executor = RayExecutor(ToyWorker, settings, lambda _: None)
+    executor.submit(job(0))
+    with pytest.raises(ClusterLost, match=r"0 GPUs .* --device cpu.*; the same command resumes"):
+        executor.next_finished(timeout_s=1.0)
+    executor.close()
+
+
+@dataclass(frozen=True)
 class Odd(ToyWorker):
     """Every worker after the first `alike` has another device."""
 
@@ -165,13 +259,34 @@ def test_a_worker_that_cannot_start_says_why_and_is_not_tried_again() -> None:
     executor.close()
 
 
-def test_no_two_jobs_of_a_worker_overlap_and_none_waits_for_a_barrier(own_ray: None) -> None:
-    del own_ray
+@dataclass(frozen=True)
+class Meets(ToyWorker):
+    """Each job waits until a later one has begun elsewhere; two at once in a worker would fail."""
 
-    executor = RayExecutor(partial(ToyWorker, None, 0.2), RaySettings(workers=2))
-    collect(executor, [job(0), job(1)])
-    start = time.monotonic()
-    collect(executor, [job(n) for n in range(6)])
-    took = time.monotonic() - start
+    folder: Path = Path()
+
+    def measure(self, job: Job) -> Outcome:
+        running = self.folder / f"running-{os.getpid()}"
+        running.touch(exist_ok=False)
+        (self.folder / f"{job.trial}-{os.getpid()}").touch()
+        until = time.monotonic() + 300
+        while job.trial < 5 and not list(self.folder.glob(f"{job.trial + 1}-*")):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        running.unlink()
+        return super().measure(job)
+
+
+@pytest.mark.usefixtures("own_ray")
+def test_no_two_jobs_of_a_worker_overlap_and_none_waits_for_a_barrier(tmp_path: Path) -> None:
+    executor = RayExecutor(partial(Meets, folder=tmp_path), RaySettings(workers=2))
+    while executor.slots < 2:
+        executor.submit(job(100))
+        while executor.next_finished(timeout_s=1.0) is None:
+            pass
+    outcomes = collect(executor, [job(n) for n in range(6)])
     executor.close()
-    assert took > 0.55  # three rounds of two; anything less would be overlap
+    assert all(isinstance(outcome, Measured) for outcome in outcomes.values())
+    ran = dict(path.name.split("-") for path in tmp_path.glob("[0-5]-*"))
+    assert len(set(ran.values())) == 2
+    assert all(ran[str(n)] != ran[str(n + 1)] for n in range(5))

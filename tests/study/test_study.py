@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +60,9 @@ class Shuffled:
 
     def submit(self, job: Job) -> None:
         self.jobs.append(job)
+
+    def withdraw(self) -> list[Job]:
+        return []
 
     def next_finished(self, timeout_s: float) -> tuple[Job, Outcome] | None:
         del timeout_s
@@ -251,30 +254,57 @@ def test_a_limit_of_items_ends_the_search_and_leaves_room_for_the_rest(tmp_path:
     assert any("the search ends after" in note for note in watcher.notes)
 
 
-def test_a_limit_of_time_counts_the_searching_of_all_runs(tmp_path: Path) -> None:
-    def half_a_second(budget: int) -> Plan:
-        return replace(toy_plan(budget), limits=Limits(None, seconds=0.6))
+class Clocks:
+    """The machine's clocks, moved by hand: each measurement takes a tenth of a second."""
 
-    class Quick(ToyWorker):
-        """Takes longer than it says, so that no time is kept for selection and test."""
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.steady = 1000.0
+        self.of_day = 2e9
+        monkeypatch.setattr(time, "monotonic", lambda: self.steady)
+        monkeypatch.setattr(time, "time", lambda: self.of_day)
 
-        def measure(self, job: Job) -> Outcome:
-            outcome = super().measure(job)
-            return replace(outcome, timings=Timings()) if isinstance(outcome, Measured) else outcome
+    def pass_(self, seconds: float) -> None:
+        self.steady += seconds
+        self.of_day += seconds
 
-    worker = Quick(seconds=0.03)
-    began = time.monotonic()
-    assert not run(tmp_path, planned=half_a_second, worker=worker, stop=stop_after(9))
+
+@dataclass(frozen=True)
+class Slow(ToyWorker):
+    """Takes longer than it says, so that no time is kept for selection and test."""
+
+    clocks: Clocks | None = None
+    jump_s: float = 0.0
+
+    def measure(self, job: Job) -> Outcome:
+        assert self.clocks is not None
+        self.clocks.pass_(0.1)
+        self.clocks.of_day += self.jump_s if job.trial == 8 else 0.0
+        outcome = super().measure(job)
+        return replace(outcome, timings=Timings()) if isinstance(outcome, Measured) else outcome
+
+
+@pytest.mark.parametrize("jump_s", [0.0, -86_400.0, 86_400.0])
+def test_a_limit_of_time_counts_the_searching_of_all_runs_whatever_the_time_of_day_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump_s: float
+) -> None:
+    def two_seconds(budget: int) -> Plan:
+        return replace(toy_plan(budget), limits=Limits(None, seconds=1.95))
+
+    clocks = Clocks(monkeypatch)
+    worker = Slow(clocks=clocks, jump_s=jump_s)
+    assert not run(
+        tmp_path, planned=two_seconds, worker=worker, stop=lambda: clocks.steady > 1000.55
+    )
     with Store(tmp_path, write=False) as store:
-        before = store.counts()["asked"]
-        assert 0 < store.searched_s() < 0.6
-    time.sleep(0.6)
-    assert run(tmp_path, planned=half_a_second, worker=worker)
+        assert store.counts()["measured"] == 6
+        assert store.searched_s() == pytest.approx(0.6)
+    clocks.pass_(3600)  # nobody searches
+    clocks.of_day += jump_s
+    assert run(tmp_path, planned=two_seconds, worker=worker)
     with Store(tmp_path, write=False) as store:
-        assert store.counts()["asked"] > before
-        assert store.searched_s() < 0.9
+        assert store.counts()["asked"] == 20
+        assert store.searched_s() == pytest.approx(2.0)
         assert store.meta("front")
-    assert time.monotonic() - began < 10
 
 
 def test_a_finished_study_measures_nothing_more(tmp_path: Path) -> None:
@@ -495,7 +525,7 @@ class Listener:
 
 
 def test_a_duplicate_that_a_kill_left_untold_is_told_on_resuming(tmp_path: Path) -> None:
-    run(tmp_path, stop=stop_after(9))
+    run(tmp_path, stop=stop_after(18))
     with Store(tmp_path, write=True) as store:
         trials, measured = store.trials(), store.outcomes("search")
         original = next(t for t in trials if t.origin == "sampler" and t.number in measured)
