@@ -19,7 +19,7 @@ FAULTS = 54
 @cache
 def functions(file: str) -> frozenset[str]:
     tree = ast.parse((REPOSITORY / file).read_text(encoding="utf-8"))
-    return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
+    return frozenset(node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
 
 
 @pytest.mark.parametrize(("file", "name"), TESTS)
