@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,7 +47,6 @@ def resume(store: Store, config: StudyConfig) -> StudyConfig:
     if changed or moved:
         store.put_meta(**{"config": config.to_plain(), **moved})
     if store.meta("folder") != (now := str(run.resolve())):
-        reroot_tasks(run / TASKS, str(Path(store.meta("folder")) / TASKS))
         models = [
             {**origin, **origin_paths(locate_model(run, origin), run)}
             for origin in store.meta("models")
@@ -139,14 +137,3 @@ def locate_model(run: Path, origin: Mapping[str, Any]) -> Path:
         if folder.is_dir() and sampled_digest(folder) == origin["sample"]:
             return folder
     return recorded
-
-
-def reroot_tasks(tasks: Path, before: str) -> None:
-    """Make the copied task files name files beside them again: their paths are absolute."""
-    old, new = (json.dumps(f"{folder}{os.sep}")[1:-1] for folder in (before, tasks.resolve()))
-    for path in sorted(tasks.glob("**/*.yaml")):
-        text = path.read_text(encoding="utf-8")
-        if old in text:
-            part = path.with_name(f"{path.name}.part")
-            part.write_text(text.replace(old, new), encoding="utf-8")
-            part.replace(path)
