@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +18,14 @@ from automerge.results import open_study
 from automerge.resume import locate_model
 from automerge.run_folder import check_own_files
 
+logger = logging.getLogger(__name__)
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from automerge.checkpoints import Checkpoint, ModelWatch
     from automerge.report.model import StudyResult
+    from automerge.trial import Trial
 
 
 def export_models(
@@ -29,7 +33,9 @@ def export_models(
 ) -> list[Path]:
     """Write RUN/models/NAME for some trials; return the folders.
 
-    A folder that is there was written whole, so only its card is written anew. Raises
+    A folder that is there was written whole, so only its card is written anew. Weights must be
+    those that were scored on test items, bit for bit; where they are not, and this machine rounds
+    as the one that scored them did, WeightsDiffer is raised, else that is said. Raises
     PreflightError when the disk refuses, ModelsChanged when a model is not what was scored.
     """
     trials = {found.trial.number: found for found in result.trials}
@@ -42,8 +48,9 @@ def export_models(
         _check_extensions(run)
         checkpoints, references, watch = _open_models(run)
         for number in missing:
-            recipe = trials[number].trial.recipe
-            write_model(recipe, checkpoints, references, folders[number], watch, console)
+            _write(
+                run, trials[number].trial, checkpoints, references, folders[number], watch, console
+            )
     for number, folder in folders.items():
         write_atomically(folder / "README.md", model_card(result, number, folder.name))
     return list(folders.values())
@@ -69,6 +76,42 @@ def _check_extensions(run: Path) -> None:
             )
     if faults:
         raise PreflightError(faults)
+
+
+def _write(
+    run: Path,
+    trial: Trial,
+    checkpoints: Mapping[str, Checkpoint],
+    references: Mapping[str, str],
+    folder: Path,
+    watch: ModelWatch,
+    console: Console | None,
+) -> None:
+    """Write one model, and compare its weights with those that were scored."""
+    from automerge.arithmetic import arithmetic
+    from automerge.merging import WeightsDiffer
+
+    with open_study(run) as store:
+        known = store.scored_weights(trial.number)
+    scored, there = known or (None, "")
+    try:
+        write_model(trial.recipe, checkpoints, references, folder, watch, console, scored)
+    except WeightsDiffer as error:
+        if there == arithmetic():
+            raise WeightsDiffer(
+                f"trial {trial.number}: {error}, although this machine computes as the one that "
+                "scored them did: a model's file or a version has changed, or memory is faulty; "
+                "check the models, and nothing was written"
+            ) from error
+        logger.warning(
+            "%s is merged here on another kind of processor (%s) than it was scored on (%s): its "
+            "weights differ from those in the last bits, and its scores may; export it there for "
+            "the same bits",
+            trial.name,
+            arithmetic(),
+            there,
+        )
+        write_model(trial.recipe, checkpoints, references, folder, watch, console)
 
 
 def _open_models(run: Path) -> tuple[Mapping[str, Checkpoint], dict[str, str], ModelWatch]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from automerge.checkpoints import Checkpoint, ModelWatch
     from automerge.recipe import Recipe
+    from automerge.trial import Weights
 
 
 def write_model(
@@ -23,10 +24,12 @@ def write_model(
     folder: Path,
     watch: ModelWatch,
     console: Console | None,
+    scored: Weights | None = None,
 ) -> None:
     """Merge to a folder, with its recipe in our YAML and in mergekit's.
 
-    Raises ModelsChanged, and writes nothing, where a model's files changed meanwhile.
+    Raises ModelsChanged where a model's files changed meanwhile, WeightsDiffer where these are not
+    the weights that were `scored`; nothing is written then.
     """
     from automerge.checkpoints import is_adapter, layout
     from automerge.mergekit import mergekit_text
@@ -49,7 +52,7 @@ def write_model(
             show(done, total)
 
         watch.check()
-        merge_to_folder(recipe, checkpoints, folder, texts=texts, progress=progress)
+        merge_to_folder(recipe, checkpoints, folder, texts=texts, progress=progress, scored=scored)
 
 
 @contextmanager

@@ -144,6 +144,14 @@ class Frozen(_Exact):
     trials: Count
 
 
+class StoredWeights(_Exact):
+    """The weights that test scores are of, and by which arithmetic."""
+
+    digest: Short
+    without: list[Short]
+    arithmetic: Short
+
+
 Docs: TypeAlias = list[Annotated[int, Field(ge=0, lt=2**31)]]
 Numbers: TypeAlias = Annotated[list[Count], Field(max_length=1_000_000)]
 Texts: TypeAlias = Annotated[list[Long], Field(max_length=100_000)]
@@ -182,6 +190,11 @@ _KINDS: Mapping[str, Any] = {
     "baselines": Numbers,
     "front": Numbers,
     "finished": Short | None,
+    "arithmetics": Annotated[list[Short], Field(max_length=1000)],
+    "weights": dict[
+        Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")],
+        StoredWeights,
+    ],
 }
 META: Mapping[str, TypeAdapter[Any]] = {key: _adapter(kind) for key, kind in _KINDS.items()}
 """The facts a store may hold, by key."""

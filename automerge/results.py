@@ -102,7 +102,19 @@ def study_result(run: Path, store: Store, *, state: State | None = None) -> Stud
             command=provenance["command"],
             score_commands=tuple(map(tuple, provenance["score_commands"])),
         ),
-        warnings=tuple(store.meta("warnings") or ()),
+        warnings=(*(store.meta("warnings") or ()), *arithmetic_warnings(store)),
+    )
+
+
+def arithmetic_warnings(store: Store) -> tuple[str, ...]:
+    """What is to be known of scores that machines of several kinds gave."""
+    kinds = store.meta("arithmetics") or ()
+    if len(kinds) < 2:
+        return ()
+    return (
+        f"scores come from {len(kinds)} kinds of processors or libraries, which round differently "
+        f"({', '.join(kinds)}): the same model may have other last bits, and so other scores, on "
+        "each; --deterministic and small differences do not hold across them",
     )
 
 

@@ -38,7 +38,7 @@ from automerge.store_file import (
     readable,
 )
 from automerge.store_items import pack, unpack
-from automerge.trial import Failed, Job, Measured, Outcome, Part, Timings, Trial, together
+from automerge.trial import Failed, Job, Measured, Outcome, Part, Timings, Trial, Weights, together
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,23 @@ class Store:
         with self._transaction() as db:
             _event(db, "tell", number)
 
+    def scored_weights(self, number: int) -> tuple[Weights, str] | None:
+        """What is known of the weights a trial's test scores are of, and by which arithmetic."""
+        known = (self.meta("weights") or {}).get(str(number))
+        return known and (Weights(known["digest"], tuple(known["without"])), known["arithmetic"])
+
+    def _witness(self, db: sqlite3.Connection, number: int, outcome: Measured) -> None:
+        """Keep the kinds of arithmetic of all scores, and the weights of test scores."""
+        facts: dict[str, Any] = {}
+        kinds = self.meta("arithmetics") or []
+        if outcome.arithmetic and outcome.arithmetic not in kinds:
+            facts["arithmetics"] = [*kinds, outcome.arithmetic]
+        if outcome.weights is not None:
+            witness = {**asdict(outcome.weights), "arithmetic": outcome.arithmetic}
+            facts["weights"] = {**(self.meta("weights") or {}), str(number): witness}
+        for key, value in facts.items():
+            put(db, key, json.dumps(value))
+
     def record(
         self, job: Job, outcome: Outcome, *, tell: bool = False, searched_s: float | None = None
     ) -> None:
@@ -175,6 +192,7 @@ class Store:
             if searched_s is not None:
                 put(db, "searched_s", json.dumps(searched_s))
             if isinstance(outcome, Measured):
+                self._witness(db, job.trial, outcome)
                 number = next_number(db, "measurements")
                 timings = json.dumps(asdict(outcome.timings))
                 notes = json.dumps(dict(outcome.notes))

@@ -63,14 +63,28 @@ class Timings:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """The digest of the weights that were scored, but for tensors that have no storage of their
+    own in a live model."""
+
+    digest: str
+    without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Measured:
-    """Item scores of every objective, by objective name."""
+    """Item scores of every objective, by objective name.
+
+    `arithmetic` is how the machine rounds; `weights` are known of what was measured on test items.
+    """
 
     scores: Mapping[str, ItemScores]
     timings: Timings
     tokens: int = 0
     notes: Mapping[str, float] = field(default_factory=dict)
     """Shares worth a look: truncated, empty or repeated generations, merged tensors."""
+    arithmetic: str = ""
+    weights: Weights | None = None
 
 
 @dataclass(frozen=True)

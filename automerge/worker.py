@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from automerge.arithmetic import arithmetic
 from automerge.bus_error import explain_bus_errors
 from automerge.checkpoints import ModelWatch, open_together, sampled_digest
 from automerge.errors import DeviceLost, PreflightError
@@ -31,6 +32,7 @@ from automerge.merging import (
     free_host_bytes,
     plan_memory,
 )
+from automerge.methods import METHODS
 from automerge.objective import MODEL_ITEM, ItemScores
 from automerge.processors import usable_cpus
 from automerge.trial import Failed, Job, Measured, Outcome, Part, Timings
@@ -110,7 +112,7 @@ class MergeWorker:
             logger.warning(warning)
         self._engine = ResidentEngine(checkpoints, plan.room, plan.device_room)
         self._base, self._wanted = spec.base, spec.properties
-        self._paths = spec.models
+        self._paths, self._methods = spec.models, spec.methods
         assets = checkpoints[spec.base].assets
         self._model = load_model(path, assets, dtype)
         self._model.to(device).eval().requires_grad_(False)
@@ -183,12 +185,24 @@ class MergeWorker:
             score=scored.score_s,
             total=time.perf_counter() - start,
         )
-        return Measured({**scored.scores, **properties}, timings, scored.tokens, scored.notes)
+        return Measured(
+            {**scored.scores, **properties},
+            timings,
+            scored.tokens,
+            scored.notes,
+            arithmetic(),
+            self._engine.weights(self._model, job.recipe) if job.part == "test" else None,
+        )
 
     def identity(self) -> dict[str, str]:
-        """Versions, digests of the models as this machine holds them, and the kind of device."""
+        """Versions, digests of the models as this machine holds them, the kind of device, and of
+        arithmetic where the processor's decides scores or whole-tensor merges."""
         digests = {name: sampled_digest(path) for name, path in self._paths.items()}
-        return {**expected_identity(digests), "device": device_name(self._model.device)}
+        identity = {**expected_identity(digests), "device": device_name(self._model.device)}
+        whole = any(METHODS[name].extent == "tensor" for name in self._methods)
+        if whole or self._model.device.type == "cpu":
+            identity["arithmetic"] = arithmetic()
+        return identity
 
     def _properties(self) -> dict[str, ItemScores]:
         """What is measured of the live model itself."""

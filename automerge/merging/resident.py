@@ -23,9 +23,11 @@ from automerge.merging.layers import LiveLayers, layer_order
 from automerge.merging.live import live_tensors
 from automerge.merging.memory import plan_free_memory
 from automerge.merging.plan import Planner, Step
-from automerge.merging.tensor import merge_into_tensor, merge_tensor
+from automerge.merging.tensor import merge_into_tensor, merge_tensor, storage_dtype
+from automerge.merging.witness import tensor_digest, weights_digest
 from automerge.merging.workspace import Workspace
 from automerge.recipe import Recipe, single
+from automerge.trial import Weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -153,6 +155,24 @@ class ResidentEngine:
         moved = math.fsum(moved for _, moved, _ in live.moved.values())
         size = math.fsum(size for _, _, size in live.moved.values())
         return math.sqrt(moved / size)
+
+    def weights(self, model: PreTrainedModel, recipe: Recipe) -> Weights | None:
+        """What the live model holds of a recipe that was merged into it, in the storage dtype.
+
+        None where parameters are narrower than what is stored, so that an export is more exact.
+        """
+        live = self._live[model]
+        digests: dict[str, str] = {}
+        for step in self._planner.plan(recipe):
+            target = live.targets.get(step.tensor)
+            if target is None:
+                continue
+            dtype = storage_dtype(step)
+            if torch.promote_types(target.dtype, dtype) != target.dtype:
+                return None
+            digests[step.tensor] = tensor_digest(target.to(dtype))
+        without = (name for name in live.names if name not in digests)
+        return Weights(weights_digest(digests), tuple(without))
 
     def _arrange(self, model: PreTrainedModel, recipe: Recipe, steps: Sequence[Step]) -> None:
         """Give the live model the recipe's layers."""

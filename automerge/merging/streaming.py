@@ -20,8 +20,10 @@ from automerge.checkpoints.writer import SHARD_BYTES
 from automerge.merging.fused import fused_kernels
 from automerge.merging.plan import Planner, Step
 from automerge.merging.tensor import merge_tensor
+from automerge.merging.witness import witnessed
 from automerge.merging.workspace import Workspace
 from automerge.recipe import Recipe
+from automerge.trial import Weights
 
 
 def merge_to_folder(
@@ -33,13 +35,15 @@ def merge_to_folder(
     shard_bytes: int = SHARD_BYTES,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    scored: Weights | None = None,
 ) -> WrittenCheckpoint:
     """Write a recipe's merged model as a transformers folder, whole or not at all.
 
     Configuration and tokenizer are the base's, or the first source's where the recipe names no
     base; slices change what the configuration says of layers. `texts` are further files, by name;
-    `progress` is told tensors done and in all. Raises ConfigError, PreflightError or InvalidMerge;
-    the target is then as it was.
+    `progress` is told tensors done and in all. Raises ConfigError, PreflightError or InvalidMerge,
+    and WeightsDiffer where these are not the weights that were `scored`; the target is then as it
+    was.
     """
     steps = Planner(checkpoints).plan(recipe)
     tensors = {step.tensor: step.info for step in steps}
@@ -48,10 +52,11 @@ def merge_to_folder(
     if recipe.slices:
         settings = stacked_config(recipe, checkpoints, tensors)
     check_target(target, [checkpoints[model].path for model in recipe.models], overwrite)
+    merged = stream(steps, Workspace(checkpoints, fused=fused_kernels(checkpoints)), progress)
     return write_checkpoint(
         target,
         tensors,
-        stream(steps, Workspace(checkpoints, fused=fused_kernels(checkpoints)), progress),
+        merged if scored is None else witnessed(merged, len(steps), scored),
         reference.assets,
         settings=settings,
         texts=texts,

@@ -1,0 +1,47 @@
+"""The digest of merged weights, by which an export is known to be what was scored."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from automerge.errors import AutomergeError
+from automerge.trial import Weights
+
+
+class WeightsDiffer(AutomergeError):
+    """An exported model would not be the one that was scored."""
+
+    exit_code: ClassVar[int] = 4
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """The digest of a tensor's dtype, shape and bits."""
+    found = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    bits = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    found.update(bits.numpy().tobytes())
+    return found.hexdigest()
+
+
+def weights_digest(digests: Mapping[str, str]) -> str:
+    """One digest of those of all tensors, whatever their order."""
+    lines = "".join(f"{name}\0{digests[name]}\n" for name in sorted(digests))
+    return hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def witnessed(
+    stream: Iterator[tuple[str, Tensor]], count: int, scored: Weights
+) -> Iterator[tuple[str, Tensor]]:
+    """Pass so many tensors on; raises WeightsDiffer before the last where they are not those that
+    were scored."""
+    digests: dict[str, str] = {}
+    for number, (name, tensor) in enumerate(stream, start=1):
+        if name not in scored.without:
+            digests[name] = tensor_digest(tensor)
+        if number == count and weights_digest(digests) != scored.digest:
+            raise WeightsDiffer("the merged weights are not those that were scored on test items")
+        yield name, tensor
