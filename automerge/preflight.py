@@ -15,7 +15,6 @@ from automerge.checkpoints import (
     align,
     alike_but_for_vocabulary,
     check_models,
-    complete,
     layout,
     notes,
     open_checkpoint,
@@ -23,6 +22,7 @@ from automerge.checkpoints import (
     resolve,
     scan,
 )
+from automerge.checkpoints.architecture import at, language_class, read_config
 from automerge.checkpoints.stacked import stacked_config
 from automerge.errors import Fault, Location, PreflightError
 from automerge.evaluation.split import Split, SplitPlan, split_documents
@@ -134,12 +134,16 @@ def compare_aligned(
     return Compared(aligned.checkpoints, found.faults, said + aligned.warnings + found.warnings)
 
 
-def check_loads(models: Models) -> None:
-    """Refuse a configuration that transformers cannot read; raises PreflightError.
+def check_scores(models: Models) -> None:
+    """Refuse a base that a search cannot score; raises PreflightError.
 
-    Comparing models shows it only where configurations differ.
+    That is one that is no causal language model, such as an encoder, or one with a decoder.
     """
-    complete(models.checkpoints[models.base])
+    base = models.checkpoints[models.base]
+    try:
+        language_class(read_config(base.config))
+    except PreflightError as error:
+        raise at(base.assets / "config.json", error) from error
 
 
 def slice_faults(recipes: Sequence[Recipe], models: Models, locate: Locate) -> list[Fault]:

@@ -145,7 +145,7 @@ def _examine(config: StudyConfig, run: Path) -> _Examined:
     models = task_set = None
     try:
         models = preflight.open_models(config.references, BASE, config.locate)
-        preflight.check_loads(models)
+        preflight.check_scores(models)
         recipes = [named.recipe for named in config.recipes]
         faults += preflight.slice_faults(recipes, models, config.locate)
     except PreflightError as error:

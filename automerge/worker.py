@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 from automerge.arithmetic import arithmetic
 from automerge.bus_error import explain_bus_errors
 from automerge.checkpoints import ModelWatch, open_together, sampled_digest
+from automerge.checkpoints.architecture import language_class, read_config
+from automerge.checkpoints.reader import read_json
 from automerge.errors import DeviceLost, PreflightError
 from automerge.evaluation.guards import InvalidOutput
 from automerge.evaluation.scorer import Scorer
@@ -227,17 +229,19 @@ def device_name(device: torch.device) -> str:
 
 
 def load_model(path: Path, assets: Path, dtype: torch.dtype | str) -> PreTrainedModel:
-    """Load the base; where merged models have other assets, a model of those without weights."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    """Load the base; where merged models have other assets, a model of those without weights.
 
+    Its class is the one its configuration names, or the causal language model of that.
+    """
+    config = read_config(read_json(assets / "config.json"))
+    kind = language_class(config)
     if assets == path:
-        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        loaded: PreTrainedModel = kind.from_pretrained(
+            path, config=config, dtype=dtype, local_files_only=True, use_safetensors=True
         )
         return loaded
-    config = AutoConfig.from_pretrained(assets, local_files_only=True, trust_remote_code=False)
-    made: PreTrainedModel = AutoModelForCausalLM.from_config(
-        config, dtype=config.dtype if dtype == "auto" else dtype, trust_remote_code=False
+    made: PreTrainedModel = kind._from_config(
+        config, dtype=config.dtype if dtype == "auto" else dtype
     )
     return made
 

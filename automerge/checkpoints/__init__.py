@@ -17,22 +17,23 @@ from automerge.checkpoints.compatibility import (
 from automerge.checkpoints.contents import ModelWatch, sampled_digest, whole_digest
 from automerge.checkpoints.hub import ModelFolder, resolve
 from automerge.checkpoints.layout import Stored, Target, layout, reference_model
-from automerge.checkpoints.lora import LoraCheckpoint, notes
+from automerge.checkpoints.lora import LoraCheckpoint
 from automerge.checkpoints.low_rank import LowRank, LowRankCheckpoint, write_sum
 from automerge.checkpoints.memory import MemoryCheckpoint
-from automerge.checkpoints.naming import spellings, stored_parts
+from automerge.checkpoints.naming import find_keys, stored_parts
 from automerge.checkpoints.places import places
+from automerge.checkpoints.presented import notes, present
 from automerge.checkpoints.reader import Checkpoint, SafetensorsCheckpoint
 from automerge.checkpoints.safetensors_file import TensorInfo
 from automerge.checkpoints.writer import WrittenCheckpoint, check_target, write_checkpoint
 
 
 def open_checkpoint(folder: Path, base: Checkpoint | None = None) -> Checkpoint:
-    """Open a model folder, or a LoRA adapter's over its base."""
+    """Open a model folder, as transformers loads it and under its base's names, or an adapter."""
     check_folder(folder, base)
     if base is not None and is_adapter(folder):
         return LoraCheckpoint(folder, base)
-    return SafetensorsCheckpoint(folder)
+    return present(SafetensorsCheckpoint(folder), base)
 
 
 def open_together(folders: Mapping[str, Path], base: str) -> Mapping[str, Checkpoint]:
@@ -65,18 +66,19 @@ __all__ = [
     "check_models",
     "check_target",
     "complete",
+    "find_keys",
     "is_adapter",
     "layout",
     "notes",
     "open_checkpoint",
     "open_together",
     "places",
+    "present",
     "rearranged",
     "reference_model",
     "resolve",
     "sampled_digest",
     "scan",
-    "spellings",
     "stored_parts",
     "tensor_faults",
     "whole_digest",

@@ -7,14 +7,11 @@ from functools import cached_property
 from typing import Any
 
 from automerge.checkpoints.alignment import tied
-from automerge.checkpoints.naming import live_names
+from automerge.checkpoints.architecture import architecture
+from automerge.checkpoints.naming import find_keys
 from automerge.checkpoints.reader import Checkpoint
 from automerge.checkpoints.safetensors_file import TensorInfo
-from automerge.checkpoints.vocabulary_tensors import (
-    VocabularyTensors,
-    empty_model,
-    vocabulary_tensors,
-)
+from automerge.checkpoints.vocabulary_tensors import VocabularyTensors, vocabulary_tensors
 from automerge.errors import PreflightError
 
 
@@ -77,7 +74,7 @@ class BaseNames:
     @cached_property
     def _model(self) -> Any:
         try:
-            return empty_model(self._base.config)
+            return architecture(self._base.config).model
         except PreflightError:
             return None
 
@@ -86,7 +83,10 @@ class BaseNames:
         return {live: name for name, live in self._live(tuple(self.tensors)).items()}
 
     def _live(self, names: tuple[str, ...]) -> Mapping[str, str]:
-        return {} if self._model is None else live_names(self._model, names)
+        if self._model is None:
+            return {}
+        keys = find_keys(self._model, names).items()
+        return {name: key.live for name, key in keys if key is not None and key.live == key.part}
 
 
 def by_end(name: str, names: Mapping[str, TensorInfo]) -> str | None:

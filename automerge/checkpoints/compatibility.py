@@ -5,59 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from automerge.checkpoints.reader import Checkpoint, read_json, shown
+from automerge.checkpoints.architecture import at, native, read_config
+from automerge.checkpoints.chat_templates import TOKENIZER_CONFIG
+from automerge.checkpoints.reader import CONFIG_BYTES, Checkpoint, read_json, shown
 from automerge.checkpoints.safetensors_file import MERGEABLE
+from automerge.checkpoints.settings import Difference, compare_settings
+from automerge.checkpoints.tokenizers import TOKENIZER
 from automerge.checkpoints.vocabulary import compare_tokenizers
-from automerge.checkpoints.vocabulary_size import resized
 from automerge.errors import Fault, PreflightError
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+CONFIG = "config.json"
+
 SCANNED = (
-    "config.json",
+    CONFIG,
     "tokenizer_config.json",
     "generation_config.json",
     "processor_config.json",
 )
 REMOTE_CODE = ("auto_map", "trust_remote_code", "custom_pipelines", "custom_generate")
-# What says how a configuration was saved, or only how text is generated.
-INCIDENTAL = frozenset(
-    {
-        "_name_or_path",
-        "transformers_version",
-        "torch_dtype",
-        "dtype",
-        "use_cache",
-        "bos_token_id",
-        "eos_token_id",
-        "pad_token_id",
-        "output_attentions",
-        "output_hidden_states",
-        "return_dict",
-        "chunk_size_feed_forward",
-        "id2label",
-        "label2id",
-        "problem_type",
-        "pretraining_tp",
-        "_attn_implementation_autoset",
-    }
-)
-# Differences that leave the weights mergeable, yet may change what the merged model does.
-WARNED = frozenset(
-    {
-        "max_position_embeddings",
-        "sliding_window",
-        "max_window_layers",
-        "use_sliding_window",
-        "attention_dropout",
-        "hidden_dropout",
-        "resid_pdrop",
-        "embd_pdrop",
-        "attn_pdrop",
-        "dropout",
-        "initializer_range",
-    }
-)
+NEEDLESS = ("auto_map", "trust_remote_code", "custom_pipelines")
+"""What of `REMOTE_CODE` a model that transformers has itself does without."""
+KERNELS = ("attn_implementation", "experts_implementation", "kernel_config")
+MAX_SHOWN = 10
+"""Settings that are shown of two architectures."""
 
 
 @dataclass(frozen=True)
@@ -74,45 +49,110 @@ class Compatibility:
 def check_models(base: tuple[str, Checkpoint], sources: Mapping[str, Checkpoint]) -> Compatibility:
     """Compare every source with the base, by name; reads no weights."""
     name, checkpoint = base
-    result = Compatibility(tuple(scan(checkpoint.assets)), ())
+    result = examined(checkpoint.assets)
     for source, other in sources.items():
-        result += Compatibility(tuple(scan(other.assets)), ())
+        result += examined(other.assets)
         result += compare((name, checkpoint), (source, other))
-    return result
+    return Compatibility(tuple(dict.fromkeys(result.faults)), tuple(dict.fromkeys(result.warnings)))
+
+
+def examined(folder: Path) -> Compatibility:
+    """What of a model folder's configuration files is refused, and what is only told."""
+    return Compatibility(tuple(scan(folder)), tuple(needless(folder)))
 
 
 def scan(folder: Path) -> list[Fault]:
-    """List what asks to run code, or hides numbers, in a model folder's configuration files."""
+    """List what needs code that is not transformers' own, or hides numbers, in a model folder."""
     faults: list[Fault] = []
+    contents: dict[str, dict[str, Any]] = {}
     for file in SCANNED:
-        if not (folder / file).exists():
-            continue
         try:
-            content = read_json(folder / file)
+            if (folder / file).exists():
+                contents[file] = read_json(folder / file, CONFIG_BYTES)
         except PreflightError as error:
             faults += error.faults
-            continue
+    own = native(contents.get(CONFIG, {}))
+    for file, content in contents.items():
+        asked = keys_within(content)
+        alone = own and (file != TOKENIZER_CONFIG or reads_tokens(folder, content))
+        refused = set(REMOTE_CODE) - set(NEEDLESS if alone else ())
         faults += [
             Fault(
                 f"{folder / file}: {key!r} asks to run code that comes with the model, which is "
                 "never done; use a model of a native transformers architecture"
             )
-            for key in sorted(keys_within(content) & set(REMOTE_CODE))
+            for key in sorted(asked.keys() & refused)
+        ]
+        faults += [
+            Fault(
+                f"{folder / file}: {key} is {kernel!r}, a kernel from the hub, which is never "
+                "fetched; remove the key"
+            )
+            for key in KERNELS
+            for value in (*asked.get(key, ()), *asked.get(f"_{key}", ()))
+            for kernel in kernels(value)
         ]
         if content.get("quantization_config"):
             faults.append(Fault(f"{folder / file}: quantised weights cannot be merged"))
+    if CONFIG in contents and not own and not keys_within(contents[CONFIG]).keys() & {*REMOTE_CODE}:
+        faults.append(Fault(f"{folder / CONFIG}: {foreign(contents[CONFIG])}"))
     return faults
 
 
-def keys_within(value: object) -> set[str]:
-    """All keys of nested mappings, however deep."""
-    keys: set[str] = set()
+def reads_tokens(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Whether transformers reads a folder's tokenizer without code from elsewhere."""
+    import transformers
+
+    return (folder / TOKENIZER).exists() or hasattr(
+        transformers, str(config.get("tokenizer_class"))
+    )
+
+
+def needless(folder: Path) -> list[str]:
+    """Say what asks for code of a model's own where transformers has the model."""
+    asking = []
+    for file in SCANNED:
+        if not (folder / file).exists():
+            continue
+        try:
+            keys = keys_within(read_json(folder / file, CONFIG_BYTES)).keys()
+        except PreflightError:
+            continue
+        asking += [f"{key} in {file}" for key in NEEDLESS if key in keys]
+    if not asking:
+        return []
+    return [f"{folder}: {', '.join(asking)} is ignored: transformers has this architecture itself"]
+
+
+def foreign(config: Mapping[str, Any]) -> str:
+    """Why a configuration is not of transformers."""
+    try:
+        made = read_config(config)
+    except PreflightError as error:
+        return error.faults[0].message
+    return (
+        f"{config.get('architectures')} is no class of transformers, though {made.model_type} is; "
+        "use a model of a native transformers architecture"
+    )
+
+
+def kernels(value: object) -> list[str]:
+    """What of an attention's or experts' implementation is on the hub: `org/name`."""
+    if isinstance(value, Mapping):
+        return [kernel for content in value.values() for kernel in kernels(content)]
+    return [value] if isinstance(value, str) and "/" in value else []
+
+
+def keys_within(value: object) -> dict[str, list[object]]:
+    """What all keys of nested mappings hold, however deep."""
+    keys: dict[str, list[object]] = {}
     pending = [value]
     while pending:
         item = pending.pop()
         if isinstance(item, dict):
-            # A null or false entry asks for nothing.
-            keys |= {key for key, content in item.items() if content}
+            for key, content in item.items():
+                if content:  # a null or false entry asks for nothing
+                    keys.setdefault(key, []).append(content)
             pending += item.values()
         elif isinstance(item, list):
             pending += item
@@ -131,17 +171,26 @@ def differences(base: tuple[str, Checkpoint], source: tuple[str, Checkpoint]) ->
     """What separates one source from the base; raises PreflightError for unreadable files."""
     (base_name, ours), (name, theirs) = base, source
     faults: list[str] = []
-    warnings: list[str] = []
-    fatal, notable = config_differences(*completed(ours, theirs))
-    if fatal:
-        faults.append(
-            f"{name} and {base_name} are different architectures:"
-            + "".join(f"\n  {key}: {a!r} in {name}, {b!r} in {base_name}" for key, b, a in fatal)
-        )
-    warnings += [
-        f"{name}: {key} is {a!r}, {b!r} in {base_name}; the merged model has {b!r}"
-        for key, b, a in notable
+    found = config_differences(ours, theirs)
+    if fatal := [d for d in found if d.weight == "fatal"]:
+        rows = [
+            f"\n  {d.path}: {text(d.theirs)} in {name}, {text(d.ours)} in {base_name}"
+            for d in fatal[:MAX_SHOWN]
+        ]
+        more = f"\n  and {len(fatal) - MAX_SHOWN} more" if len(fatal) > MAX_SHOWN else ""
+        faults.append(f"{name} and {base_name} are different architectures:{''.join(rows)}{more}")
+    warnings = [
+        f"{name}: {d.path} is {text(d.theirs)}, {text(d.ours)} in {base_name}; "
+        f"the merged model has {base_name}'s: {d.meaning}"
+        for d in found
+        if d.weight == "notable"
     ]
+    if unknown := [d.path for d in found if d.weight == "unknown"]:
+        kind = ours.config.get("model_type")
+        warnings.append(
+            f"{name}: {shown(unknown)} differs from {base_name}'s, which {kind} does not know; the "
+            f"merged model has {base_name}'s"
+        )
     faults += [f"{name}, compared with {base_name}: {f}" for f in tensor_faults(ours, theirs)]
     warnings += [
         f"{name}: stored in {a}, {base_name} in {b}; merged in float32, rounded once"
@@ -155,54 +204,38 @@ def differences(base: tuple[str, Checkpoint], source: tuple[str, Checkpoint]) ->
     return Compatibility(tuple(map(Fault, faults)), tuple(warnings))
 
 
-Difference = tuple[str, Any, Any]
+def text(value: object) -> str:
+    """A setting for people: not longer than a line."""
+    whole = repr(value)
+    return whole if len(whole) <= 120 else f"{whole[:117]}..."
 
 
 def config_differences(
-    ours: Mapping[str, Any], theirs: Mapping[str, Any]
-) -> tuple[list[Difference], list[Difference]]:
-    """Fatal and notable differences, each (key, ours, theirs)."""
-    fatal: list[Difference] = []
-    notable: list[Difference] = []
-    for key in sorted((ours.keys() | theirs.keys()) - INCIDENTAL - {*REMOTE_CODE}):
-        if (a := ours.get(key)) != (b := theirs.get(key)):
-            (notable if key in WARNED else fatal).append((key, a, b))
-    return fatal, notable
+    ours: Checkpoint, theirs: Checkpoint, tokens: bool = True
+) -> list[Difference]:
+    """The settings of two models that differ; raises PreflightError for those that are none."""
+    if ours.config == theirs.config:
+        return []
+    return compare_settings(settings(ours), settings(theirs), tokens)
 
 
 def alike_but_for_vocabulary(ours: Checkpoint, theirs: Checkpoint) -> bool:
     """Whether two configurations differ at most in the number of tokens and the tied head."""
-    both = completed(ours, theirs)
-    neutral = [resized(config, 0) | {"tie_word_embeddings": None} for config in both]
-    return not config_differences(*neutral)[0]
+    found = config_differences(ours, theirs, tokens=False)
+    return not any(difference.weight == "fatal" for difference in found)
 
 
-def completed(ours: Checkpoint, theirs: Checkpoint) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Both configurations with their defaults, unless they are written alike."""
-    if ours.config == theirs.config:
-        return ours.config, theirs.config
-    return complete(ours), complete(theirs)
+def settings(checkpoint: Checkpoint) -> PretrainedConfig:
+    """A model's configuration as transformers reads it; raises PreflightError."""
+    try:
+        return read_config(checkpoint.config)
+    except PreflightError as error:
+        raise at(checkpoint.assets / CONFIG, error) from error
 
 
 def complete(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    """Fill in the defaults that transformers leaves out of config.json, or did in older versions.
-
-    Only transformers' own configuration classes are used; others are compared as they are written.
-    """
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    config = checkpoint.config
-    try:
-        kind = CONFIG_MAPPING[config["model_type"]]
-    except KeyError:
-        return config
-    if not kind.__module__.startswith("transformers.models."):
-        return config
-    try:
-        filled: dict[str, Any] = kind.from_dict(dict(config)).to_dict()
-    except (StrictDataclassError, TypeError, ValueError, KeyError, AttributeError) as error:
-        raise PreflightError(f"{checkpoint.path / 'config.json'}: {error}") from error
+    """A model's configuration with the defaults that config.json leaves out, or did once."""
+    filled: dict[str, Any] = settings(checkpoint).to_dict()
     return filled
 
 

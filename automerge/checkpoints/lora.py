@@ -119,8 +119,3 @@ def adapted_config(config: Mapping[str, Any], adapted: Adapted) -> Mapping[str, 
         if isinstance(text, Mapping) and TIE in text:
             config = {**config, "text_config": {**text, TIE: False}}
     return config
-
-
-def notes(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """What the user should know of how a checkpoint is read."""
-    return checkpoint.notes if isinstance(checkpoint, LoraCheckpoint) else ()

@@ -2,16 +2,77 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def spellings(name: str, prefix: str) -> tuple[str, str, str]:
-    """How a tensor may be named: as it is, with the model's outer prefix, without it."""
-    return name, f"{prefix}.{name}", name.removeprefix(f"{prefix}.")
+class Key(NamedTuple):
+    """What a stored tensor is, however it is spelled: equal for equal tensors.
+
+    `live` is the tensor of the live model that it becomes, or goes into first; `part` what it is of
+    it: the same name where it is the whole.
+    """
+
+    live: str
+    part: str
+
+
+def find_keys(model: Any, names: Iterable[str]) -> dict[str, Key | None]:
+    """What stored tensors become when transformers loads them; None for those it leaves out.
+
+    Names are changed by transformers' own rules for the architecture, older spellings included,
+    and the prefix of the base model is added or removed.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import (
+        WeightRenaming,
+        apply_converters,
+        apply_renamings,
+        dot_natural_key,
+    )
+
+    rules = get_model_conversion_mapping(model)
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    converters = [rule for rule in rules if not isinstance(rule, WeightRenaming)]
+    state = frozenset(model.state_dict(keep_vars=True))
+    prefix = model.base_model_prefix
+    found: dict[str, Key | None] = {}
+    for name in sorted(names, key=dot_natural_key):
+        renamed = apply_renamings(name, renamings)
+        converted, pattern = apply_converters(renamed, converters)
+        live = fitted(converted, prefix, state)
+        if live not in state and (plain := fitted(name, prefix, state)) in state:
+            found[name] = Key(plain, plain)
+        elif live not in state:
+            found[name] = None
+        elif pattern is None:
+            found[name] = Key(live, live)
+        else:
+            found[name] = Key(live, alike(renamed, converted, live))
+    return found
+
+
+def fitted(name: str, prefix: str, state: frozenset[str]) -> str:
+    """A name with or without the prefix of the base model, as the live model has it."""
+    if prefix:
+        if (inner := re.sub(f"^{prefix}.", "", name, count=1)) != name and inner in state:
+            return inner
+        if f"{prefix}.{name}" in state:
+            return f"{prefix}.{name}"
+    return name
+
+
+def alike(name: str, before: str, after: str) -> str:
+    """A name whose beginning is changed as another's was."""
+    if after == before:
+        return name
+    if after.endswith(f".{before}"):
+        return after.removesuffix(before) + name
+    return name.removeprefix(before.removesuffix(after))
 
 
 def stored_parts(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -31,25 +92,3 @@ def stored_parts(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     views = {name: tensor.detach().as_subclass(View) for name, tensor in state.items()}
     stored = revert_weight_conversion(model, views)
     return {name: tensor.as_subclass(torch.Tensor) for name, tensor in stored.items()}
-
-
-def live_names(model: Any, names: Iterable[str]) -> dict[str, str]:
-    """What stored tensors are called in a live model; those that become part of one are left out.
-
-    transformers' own rules rename them, older spellings included.
-    """
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightRenaming, rename_source_key
-
-    rules = get_model_conversion_mapping(model)
-    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
-    converters = [rule for rule in rules if not isinstance(rule, WeightRenaming)]
-    state = model.state_dict()
-    found = {}
-    for name in names:
-        live, pattern = rename_source_key(
-            name, renamings, converters, model.base_model_prefix, state
-        )
-        if pattern is None and live in state:
-            found[name] = live
-    return found

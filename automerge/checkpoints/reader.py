@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from automerge.checkpoints.folder_files import outside, read_bytes
+from automerge.checkpoints.folder_files import MAX_BYTES, outside, read_bytes
 from automerge.checkpoints.safetensors_file import TensorInfo, read_header
 from automerge.errors import Fault, PreflightError
 
@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-TIED_HEAD = "lm_head.weight"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 SHARD_NAME = re.compile(r"[\w.\-]+\.safetensors", re.ASCII)
+CONFIG_BYTES = 16_000_000
+"""More than any configuration has; that of ImageNet's 21,843 labels is of 2 MB."""
+INDEX_BYTES = 64_000_000
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class Checkpoint(Protocol):
@@ -41,14 +44,14 @@ class Checkpoint(Protocol):
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
-        """Every tensor, without reading its elements. A tied output head is left out."""
+        """Every tensor, without reading its elements."""
 
     def read(self, name: str) -> Tensor:
         """One tensor; it may be a read-only view of the file, so it is never written to."""
 
 
 class SafetensorsCheckpoint:
-    """A transformers model folder.
+    """The files of a transformers model folder, as they are.
 
     Headers are read and checked when it is opened. Raises PreflightError with every fault found.
     """
@@ -56,10 +59,9 @@ class SafetensorsCheckpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.assets = path
-        self.config: Mapping[str, Any] = MappingProxyType(read_json(path / "config.json"))
+        config = read_json(path / "config.json", CONFIG_BYTES)
+        self.config: Mapping[str, Any] = MappingProxyType(config)
         self._files, tensors = locate(path)
-        if self.config.get("tie_word_embeddings") is True:
-            tensors.pop(TIED_HEAD, None)
         self.tensors: Mapping[str, TensorInfo] = MappingProxyType(tensors)
 
     def read(self, name: str) -> Tensor:
@@ -79,10 +81,16 @@ class SafetensorsCheckpoint:
         return SafetensorsCheckpoint, (self.path,)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a file of a model folder."""
+def read_json(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
+    """Read a JSON object of at most so many bytes from a file of a model folder.
+
+    Text that cannot be written, half of a character in UTF-16, is refused.
+    """
     try:
-        content = json.loads(read_bytes(path).decode("utf-8"))
+        raw = read_bytes(path, most)
+        content = json.loads(raw.decode("utf-8"))
+        if SURROGATE.search(raw):
+            json.dumps(content, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         raise PreflightError(f"{path}: not JSON ({error}); download it again") from error
     if not isinstance(content, dict):
@@ -119,7 +127,7 @@ def locate(folder: Path) -> tuple[dict[str, Path], dict[str, TensorInfo]]:
 def index_files(folder: Path) -> dict[str, Path]:
     """Read the shard index: tensor → shard."""
     index = folder / INDEX
-    weight_map = read_json(index).get("weight_map")
+    weight_map = read_json(index, INDEX_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise PreflightError(f"{index}: expected a non-empty mapping `weight_map`")
     shards = {shard if isinstance(shard, str) else repr(shard) for shard in weight_map.values()}

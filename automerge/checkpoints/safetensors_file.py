@@ -34,6 +34,8 @@ MERGEABLE = ("float64", "float32", "float16", "bfloat16")
 
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
+MAX_DIMENSIONS, MAX_SIZE, MAX_NAME = 64, 2**63 - 1, 500
+"""What torch can hold, and more than any tensor's name has."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,10 @@ def tensor_entry(path: Path, name: str, entry: object) -> tuple[TensorInfo, int,
     """Check one tensor's entry: its info, first byte and end."""
 
     def damaged(what: str) -> PreflightError:
-        return PreflightError(f"{path}: damaged header: tensor {name!r} {what}")
+        return PreflightError(f"{path}: damaged header: tensor {name[:200]!r} {what}")
+
+    if not name.isprintable() or len(name) > MAX_NAME:
+        raise damaged(f"has a name that is no plain text of at most {MAX_NAME} characters")
 
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise damaged("lacks dtype, shape or data_offsets")
@@ -168,6 +173,8 @@ def tensor_entry(path: Path, name: str, entry: object) -> tuple[TensorInfo, int,
         raise damaged(f"has dtype {code!r}, which is not supported")
     if not naturals(shape) or not naturals(offsets) or len(offsets) != 2:
         raise damaged("has a shape or offsets that are not lists of whole numbers")
+    if len(shape) > MAX_DIMENSIONS or math.prod(n for n in shape if n) > MAX_SIZE:
+        raise damaged("has more dimensions or elements than a tensor can have")
     info = TensorInfo(tuple(shape), DTYPES[code][0])
     begin, end = offsets
     if end - begin != info.n_bytes:
@@ -180,7 +187,7 @@ def tensor_entry(path: Path, name: str, entry: object) -> tuple[TensorInfo, int,
 
 def naturals(value: object) -> bool:
     """Whether a value is a list of non-negative integers."""
-    return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
+    return isinstance(value, list) and all(type(n) is int and 0 <= n <= MAX_SIZE for n in value)
 
 
 def header_bytes(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> bytes:

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from automerge.checkpoints.architecture import architecture
 from automerge.checkpoints.compatibility import complete
 from automerge.checkpoints.layout import reference_model
-from automerge.checkpoints.naming import spellings, stored_parts
 from automerge.checkpoints.places import LAYER
 from automerge.checkpoints.reader import Checkpoint, shown
 from automerge.checkpoints.safetensors_file import TensorInfo
-from automerge.checkpoints.vocabulary_tensors import empty_model
 from automerge.errors import Fault, PreflightError
 from automerge.recipe import Recipe
 
@@ -141,22 +140,19 @@ def check_fit(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> N
     Raises PreflightError: the layers that were stacked are of kinds that a configuration cannot
     put there.
     """
-    model = empty_model(config)
-    state = model.state_dict(keep_vars=True)
-    owners = {id(tensor): name for name, tensor in reversed(state.items())}
-    own = {name: tensor for name, tensor in state.items() if owners[id(tensor)] == name}
-    wanted = {name: tuple(t.shape) for name, t in stored_parts(model, own).items()}
-    prefix = model.base_model_prefix
+    made = architecture(config)
+    wanted = {made.ties.get(part, part): tuple(t.shape) for part, t in made.parts.items()}
     faults, found = [], set()
-    for name, info in tensors.items():
-        spelled = next((s for s in spellings(name, prefix) if s in wanted), None)
-        if spelled is None:
-            faults.append(f"{name} has no place")
-        elif wanted[spelled] != info.shape:
-            faults.append(f"{name} is {list(info.shape)}, expected {list(wanted[spelled])}")
+    for name, key in made.keys([*tensors]).items():
+        part = key and made.ties.get(key.part, key.part)
+        if part is None:
+            if LAYER.match(name):
+                faults.append(f"{name} has no place")
+        elif part in wanted and wanted[part] != tensors[name].shape:
+            faults.append(f"{name} is {list(tensors[name].shape)}, expected {list(wanted[part])}")
         else:
-            found.add(spelled)
-    lacking = [name for name in wanted if name not in found]
+            found.add(part)
+    lacking = [part for part in wanted if part not in found and not made.may_lack(part)]
     if lacking:
         faults.append(f"nothing gives {shown(lacking)}")
     if faults:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from automerge.checkpoints.architecture import read_config
 from automerge.checkpoints.reader import Checkpoint
+from automerge.errors import PreflightError
 
 KEY = "vocab_size"
 
@@ -62,12 +63,9 @@ def made(config: Mapping[str, Any]) -> Any:
 
     Whether it can is for others to say.
     """
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
     try:
-        return CONFIG_MAPPING[config["model_type"]].from_dict(copy.deepcopy(dict(config)))
-    except (StrictDataclassError, KeyError, TypeError, ValueError, AttributeError):
+        return read_config(config)
+    except PreflightError:
         return None
 
 

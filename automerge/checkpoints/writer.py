@@ -215,7 +215,8 @@ def copy_assets(
         most = max(dict.fromkeys(dtypes), key=dtypes.count)
         present = [key for key in ("dtype", "torch_dtype") if key in config]
         config |= dict.fromkeys(present or ["dtype"], most)
-    config.pop("_name_or_path", None)
+    for needless in ("_name_or_path", "auto_map"):
+        config.pop(needless, None)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     copy_carried(carried(source), folder)
 

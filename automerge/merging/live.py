@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from automerge.checkpoints import spellings, stored_parts
+from automerge.checkpoints import find_keys, stored_parts
+from automerge.checkpoints.places import LAYER
 from automerge.errors import Fault, PreflightError
 
 if TYPE_CHECKING:
@@ -20,46 +21,58 @@ def live_tensors(model: PreTrainedModel, names: Iterable[str]) -> dict[str, Tens
 
     transformers may name and arrange tensors otherwise in memory than on disk: it stacks the
     experts of a mixture, for one. A name then stands for its part of the parameter. Tied tensors
-    appear once, under the first name the model gives them; their other names, and tensors the
-    architecture ignores when it is loaded, are left out. Raises PreflightError where a tensor has
-    no place, a parameter is not filled, or its parts are not where they could be written.
+    appear once, under the first of their names; their other names, and tensors outside the layers
+    that the architecture does not have, are left out. Raises PreflightError where a tensor of a
+    layer has no place, a parameter is not filled, or its parts are not where they could be written.
     """
     state: dict[str, Tensor] = model.state_dict(keep_vars=True)
     owners: dict[int, str] = {}
     for name, tensor in state.items():
         owners.setdefault(id(tensor), name)
     own = {name: tensor for name, tensor in state.items() if owners[id(tensor)] == name}
-    prefix = model.base_model_prefix
+    found = find_keys(model, names)
+    keys = {name: key for name, key in found.items() if key is not None}
     ignored = model._keys_to_ignore_on_load_unexpected or ()
+    homeless = [
+        name
+        for name, key in found.items()
+        if key is None and LAYER.match(name) and not any(re.search(p, name) for p in ignored)
+    ]
     targets: dict[str, Tensor] = {}
     filled: set[str] = set()
-    elsewhere: list[str] = []
-    for name in names:
-        found = next((s for s in spellings(name, prefix) if s in state), None)
-        if found is None:
-            elsewhere.append(name)
-        elif found in own:
-            targets[name] = own[found]
-            filled.add(found)
+    for name, key in keys.items():
+        owner = owners[id(state[key.live])]
+        if key.part == key.live and owner not in filled:
+            targets[name] = own[owner]
+            filled.add(owner)
     left = {name: tensor for name, tensor in own.items() if name not in filled}
-    parts = stored_parts(model, left) if elsewhere and left else {}
+    elsewhere = {key.part: name for name, key in keys.items() if key.part != key.live}
     room = {name: tensor.numel() for name, tensor in left.items()}
-    homeless: list[str] = []
-    for name in elsewhere:
-        part = next((parts[s] for s in spellings(name, prefix) if s in parts), None)
-        owner = None if part is None else owner_of(part, left)
-        if part is not None and owner is not None:
-            targets[name] = part
-            room[owner] -= part.numel()
-        elif not any(re.search(pattern, name) for pattern in ignored):
-            homeless.append(name)
+    for part, tensor in parts_of(model, left).items() if elsewhere and left else ():
+        if (stored := elsewhere.pop(part, None)) is None:
+            continue
+        whole = owner_of(tensor, left)
+        if whole is None:
+            homeless.append(stored)
+        else:
+            targets[stored] = tensor
+            room[whole] -= tensor.numel()
+    homeless += elsewhere.values()
     kind = type(model).__name__
     faults = [f"{kind} has no parameter for checkpoint tensor {name!r}" for name in homeless[:5]]
-    empty = [name for name, n in room.items() if n]
+    buffers = {name for name, _ in model.named_buffers()}
+    empty = [name for name, n in room.items() if n and name not in buffers]
     faults += [f"no checkpoint tensor fills {kind}'s {name!r}" for name in empty[:5]]
     if faults:
         raise PreflightError(Fault(fault) for fault in faults)
     return targets
+
+
+def parts_of(model: PreTrainedModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What would be stored of part of a model's state, by key."""
+    stored = stored_parts(model, state)
+    keys = find_keys(model, stored)
+    return {key.part: stored[name] for name, key in keys.items() if key is not None}
 
 
 def owner_of(part: Tensor, state: Mapping[str, Tensor]) -> str | None:

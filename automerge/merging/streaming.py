@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from automerge.checkpoints import (
     reference_model,
     write_checkpoint,
 )
+from automerge.checkpoints.settings import TIES
 from automerge.checkpoints.stacked import stacked_config
 from automerge.checkpoints.writer import SHARD_BYTES
 from automerge.merging.fused import fused_kernels
@@ -48,9 +48,9 @@ def merge_to_folder(
     steps = Planner(checkpoints).plan(recipe)
     tensors = {step.tensor: step.info for step in steps}
     reference = checkpoints[reference_model(recipe)]
-    settings: dict[str, Any] = {}
+    settings = {key: value for key, value in reference.config.items() if key in TIES}
     if recipe.slices:
-        settings = stacked_config(recipe, checkpoints, tensors)
+        settings |= stacked_config(recipe, checkpoints, tensors)
     check_target(target, [checkpoints[model].path for model in recipe.models], overwrite)
     merged = stream(steps, Workspace(checkpoints, fused=fused_kernels(checkpoints)), progress)
     return write_checkpoint(

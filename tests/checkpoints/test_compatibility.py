@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from automerge.checkpoints import check_models, open_checkpoint, scan
+from automerge.errors import PreflightError
 from tests.checkpoints.models import WORDS, gpt2, llama, save, tokenizer
 
 
@@ -57,11 +58,40 @@ def test_another_model_type_is_refused(base, tmp_path):
     assert "model_type: 'gpt2' in fine, 'llama' in base" in faults[0]
 
 
-def test_another_rotary_base_is_refused(base, source):
+def test_another_rotary_base_is_a_warning_that_says_whose_the_merged_model_has(base, source):
     rotary = json.loads((source / "config.json").read_text())["rope_parameters"]
     edit(source / "config.json", rope_parameters=rotary | {"rope_theta": 5e5})
-    faults, _ = check(base, source)
-    assert "rope_parameters" in faults[0]
+    faults, [warning] = check(base, source)
+    assert not faults
+    assert "rope_parameters is {'rope_theta': 500000.0" in warning
+    assert "the merged model has base's: weights trained for other positions lose" in warning
+
+
+@pytest.mark.parametrize(
+    ("change", "weight"),
+    [
+        ({"hidden_act": "relu"}, "fatal"),
+        ({"num_attention_heads": 2, "head_dim": 4, "num_key_value_heads": 1}, "unopened"),
+        ({"hidden_act": "swish"}, "notable"),
+        ({"rms_norm_eps": 1e-3}, "notable"),
+        ({"sliding_window": 4}, "unknown"),
+        ({"unsloth_version": "2025.3.19", "quantization": {"a": [1]}}, "unknown"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "notable"),
+        ({"attention_dropout": 0.5, "initializer_range": 1.0, "use_cache": False}, "none"),
+        ({"torch_dtype": "float16", "_name_or_path": "x", "eos_token_id": [2, 3]}, "none"),
+    ],
+)
+def test_what_the_class_declares_decides(change, weight, base, source):
+    edit(source / "config.json", rope_parameters=..., rope_theta=10_000.0, **change)
+    if weight == "unopened":
+        with pytest.raises(PreflightError, match="does not fit the weights: 12 tensor"):
+            open_checkpoint(source)
+        return
+    faults, warnings = check(base, source)
+    assert bool(faults) == (weight == "fatal")
+    assert bool(warnings) == (weight in ("notable", "unknown"))
+    if weight == "unknown":
+        assert "which llama does not know" in warnings[0]
 
 
 def test_defaults_left_out_and_older_spellings_are_no_difference(base, source):
@@ -85,8 +115,9 @@ def test_a_longer_context_is_a_warning(base, source):
 
 def test_a_config_with_a_broken_value_is_a_fault(base, source):
     edit(source / "config.json", hidden_size="wide")
-    faults, _ = check(base, source)
-    assert str(source / "config.json") in faults[0]
+    with pytest.raises(PreflightError, match="is no configuration of llama") as refused:
+        open_checkpoint(source)
+    assert str(source / "config.json") in str(refused.value)
 
 
 def test_another_dtype_is_a_warning(base, tmp_path):
@@ -97,8 +128,7 @@ def test_another_dtype_is_a_warning(base, tmp_path):
 
 def test_one_tied_and_one_untied_head_is_refused_with_its_reason(base, tmp_path):
     faults, _ = check(base, save(llama(tied=True), tmp_path / "tied"))
-    assert "tie_word_embeddings: True in fine, False in base" in faults[0]
-    assert "ties its output head" in faults[1]
+    assert "ties its output head" in faults[0]
 
 
 SWAPPED = [*WORDS[:10], WORDS[11], WORDS[10], *WORDS[12:]]
@@ -149,21 +179,49 @@ def test_a_tokenizer_file_that_is_none_is_a_fault(content, base, source):
     assert "tokenizer.json" in faults[0]
 
 
-@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "generation_config.json"])
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"auto_map": {"AutoModel": "evil.Model"}},
-        {"sub": {"deep": [{"trust_remote_code": True}]}},
-        {"custom_generate": "org/evil"},
-    ],
-    ids=lambda c: next(iter(c)),
+FILES = pytest.mark.parametrize(
+    "file", ["config.json", "tokenizer_config.json", "generation_config.json"]
 )
-def test_whatever_asks_to_run_code_is_refused(file, change, base, source):
+CODE = {"auto_map": {"AutoModel": "evil.Model"}}, {"sub": {"deep": [{"trust_remote_code": True}]}}
+
+
+@FILES
+@pytest.mark.parametrize("change", [*CODE, {"custom_generate": "org/evil"}], ids=str)
+def test_whatever_needs_code_of_the_models_own_is_refused(file, change, source):
+    own = {"architectures": ["EvilForCausalLM"], "auto_map": {"AutoModel": "evil.Model"}}
+    edit(source / "config.json", **own)
     edit(source / file, **change)
+    said = [fault.message for fault in scan(source)]
+    assert any("run code" in message and file in message for message in said)
+
+
+@FILES
+@pytest.mark.parametrize("change", CODE, ids=str)
+def test_code_that_a_native_model_does_without_is_ignored_with_a_note(file, change, base, source):
+    edit(source / file, **change)
+    faults, [warning, *_] = check(base, source)
+    assert not faults
+    assert f"{file} is ignored: transformers has this architecture itself" in warning
+
+
+def test_generation_by_a_models_own_code_is_refused(source):
+    edit(source / "generation_config.json", custom_generate="org/evil")
+    assert "run code" in scan(source)[0].message
+
+
+def test_a_tokenizer_that_needs_its_own_code_is_refused(source):
+    (source / "tokenizer.json").unlink()
+    edit(source / "tokenizer_config.json", tokenizer_class="OddTokenizer", auto_map={"A": "b.C"})
+    assert "run code" in scan(source)[0].message
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+@pytest.mark.parametrize("value", ["org/kernel", {"text_config": "org/kernel"}])
+def test_a_kernel_from_the_hub_is_refused_and_never_fetched(key, value, source):
+    edit(source / "config.json", **{key: value})
+    open_checkpoint(source)
     [fault] = scan(source)
-    assert "run code" in fault.message
-    assert fault.message in check(base, source)[0]
+    assert "'org/kernel', a kernel from the hub" in fault.message
 
 
 def test_a_switch_that_is_off_asks_for_nothing(source):
@@ -178,7 +236,7 @@ def test_quantised_weights_are_refused(source):
 
 
 def test_all_faults_of_all_models_come_at_once(base, source, tmp_path):
-    edit(source / "config.json", auto_map={"AutoModel": "evil.Model"})
+    edit(source / "config.json", quantization_config={"bits": 4})
     other = save(llama(hidden_size=32), tmp_path / "other")
     found = check_models(
         ("base", open_checkpoint(base)),

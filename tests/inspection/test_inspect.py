@@ -209,7 +209,7 @@ def test_planted_html_is_text_on_the_page(capsys, tmp_path):
     edit_json(evil / "config.json", architectures=[planted])
     page = tmp_path / "page.html"
     code, _, _ = run(capsys, "base", str(evil), "right", "--weights", "--html", str(page))
-    assert code == 3  # another architecture
+    assert code == 0  # transformers goes by model_type, not by the name of a class
     text = page.read_text()
     assert planted not in text
     assert "<img" not in text

@@ -1,0 +1,332 @@
+"""A configuration's architecture, asked of transformers itself: its settings, names and shapes.
+
+Only transformers' own classes are used, on no device, and never a kernel or code from elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from automerge.checkpoints.naming import Key, find_keys, stored_parts
+from automerge.errors import Fault, PreflightError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PretrainedConfig, PreTrainedModel
+
+HOW_IT_RUNS = frozenset(
+    {
+        *("attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
+        *("experts_implementation", "_experts_implementation", "_experts_implementation_internal"),
+        *("kernel_config", "use_kernels", "fusion_config", "quantization_config"),
+        *("auto_map", "trust_remote_code", "custom_pipelines", "custom_generate"),
+    }
+)
+"""Keys that say how a model is run, or by whose code, and nothing of its weights."""
+COUNTED = re.compile(
+    r"(^|_)(layers?|depths?|blocks?|stages?|experts?|heads?|labels?|groups?)(_|$)|layers$"
+)
+MAX_COUNT = 100_000
+"""Layers, experts, heads or labels; a list or a dictionary is made of as many."""
+MAX_TENSORS = 200_000
+KEPT = 16
+"""Architectures that are remembered."""
+
+
+class Architecture:
+    """A transformers model of a configuration, without memory for its weights."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.name = type(model).__name__
+
+    @cached_property
+    def state(self) -> Mapping[str, Tensor]:
+        """Every tensor of the live model, on the meta device, by its name there."""
+        return dict(self.model.state_dict(keep_vars=True))
+
+    @cached_property
+    def ties(self) -> Mapping[str, str]:
+        """Live names of tensors that are another's, to that other's."""
+        return dict(getattr(self.model, "all_tied_weights_keys", None) or {})
+
+    @cached_property
+    def parts(self) -> Mapping[str, Tensor]:
+        """What would be stored of a live model, by key; views of `state` where nothing is moved."""
+        stored = stored_parts(self.model, self.state)
+        found = find_keys(self.model, stored)
+        return {key.part: stored[name] for name, key in found.items() if key is not None}
+
+    @cached_property
+    def owners(self) -> Mapping[int, str]:
+        """Live names by the identity of their storage."""
+        return {storage_of(tensor): name for name, tensor in self.state.items()}
+
+    @cached_property
+    def constants(self) -> frozenset[str]:
+        """The last parts of the names of buffers that the model makes itself."""
+        made = self._buffers - self.state.keys()
+        return frozenset(name.rpartition(".")[2] for name in made)
+
+    def keys(self, names: Sequence[str]) -> dict[str, Key | None]:
+        """What stored tensors become; None for those that the architecture does not have."""
+        return find_keys(self.model, names)
+
+    def may_lack(self, live: str) -> bool:
+        """Whether the architecture expects checkpoints without this tensor of its."""
+        patterns = self.model._keys_to_ignore_on_load_missing or ()
+        return any(re.search(pattern, live) for pattern in patterns) or live in self._buffers
+
+    def leaves_out(self, name: str) -> bool:
+        """Whether the architecture expects checkpoints with this tensor, which it has not."""
+        patterns = self.model._keys_to_ignore_on_load_unexpected or ()
+        return any(re.search(pattern, name) for pattern in patterns)
+
+    def owner(self, part: str) -> str | None:
+        """The live tensor in whose memory a part lies; None for one that is moved when stored."""
+        return self.owners.get(storage_of(self.parts[part]))
+
+    @cached_property
+    def _buffers(self) -> frozenset[str]:
+        return frozenset(name for name, _ in self.model.named_buffers())
+
+
+def storage_of(tensor: Tensor) -> int:
+    """What two views of one memory have in common, on the meta device too."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+_known: OrderedDict[tuple[str, str], Architecture] = OrderedDict()
+
+
+def architecture(config: Mapping[str, Any], most: int = MAX_TENSORS) -> Architecture:
+    """The architecture of the class that a configuration names; remembered.
+
+    `most` is how many tensors it may have. Raises PreflightError where transformers does not have
+    it, or cannot build it of this configuration.
+    """
+    return _remembered("own", config, most)
+
+
+def language_model(config: Mapping[str, Any], most: int = MAX_TENSORS) -> Architecture:
+    """The architecture as it scores text; raises PreflightError for one that does not."""
+    return _remembered("language model", config, most)
+
+
+def _remembered(kind: str, config: Mapping[str, Any], most: int) -> Architecture:
+    key = (kind, json.dumps(dict(config), sort_keys=True, default=str))
+    if key not in _known:
+        made = read_config(config)
+        chosen = language_class(made) if kind == "language model" else model_class(made)
+        _known[key] = Architecture(build(chosen, made, most))
+    _known.move_to_end(key)
+    while len(_known) > KEPT:
+        _known.popitem(last=False)
+    return _known[key]
+
+
+def native(config: Mapping[str, Any]) -> bool:
+    """Whether transformers has the model a configuration describes, without code from elsewhere.
+
+    Where the configuration also maps classes to code, those it names must be transformers' own.
+    """
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        return False
+    if not CONFIG_MAPPING[kind].__module__.startswith("transformers.models."):
+        return False
+    named = config.get("architectures")
+    names = named if isinstance(named, list) and config.get("auto_map") else []
+    return all(isinstance(name, str) and hasattr(transformers, name) for name in names)
+
+
+def read_config(config: Mapping[str, Any]) -> PretrainedConfig:
+    """A configuration as transformers reads it, with its defaults; raises PreflightError."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        raise PreflightError(unknown(kind))
+    check_counts(config)
+    try:
+        with quiet():
+            made: PretrainedConfig = CONFIG_MAPPING[kind].from_dict(plain(config))
+    except Exception as error:  # whatever a class says of values it was not written for
+        raise PreflightError(f"is no configuration of {kind}: {said(error)}") from error
+    return made
+
+
+def unknown(kind: object) -> str:
+    """What to say of a model type that transformers does not have."""
+    from transformers import __version__
+
+    if kind is None:
+        return "names no model_type, so nothing is known of its architecture"
+    shown = kind[:80] if isinstance(kind, str) else kind
+    return f"model_type {shown!r} is no architecture of transformers {__version__}"
+
+
+def check_counts(config: Mapping[str, Any]) -> None:
+    """Refuse counts that would be built one by one for ever; raises PreflightError."""
+    for key, value in numbers(config):
+        if COUNTED.search(key) and value < 0 and key.startswith(("num_", "n_")):
+            raise PreflightError(f"{key} is {value:,}; expected 0 or more")
+        if COUNTED.search(key) and abs(value) > MAX_COUNT:
+            raise PreflightError(f"{key} is {value:,}; at most {MAX_COUNT:,} are allowed")
+
+
+def numbers(value: object) -> Iterator[tuple[str, int]]:
+    """Every whole number of a configuration, with the key it is under."""
+    pending: list[tuple[str, object]] = [("", value)]
+    while pending:
+        key, item = pending.pop()
+        if isinstance(item, Mapping):
+            pending += [(str(name), content) for name, content in item.items()]
+        elif isinstance(item, list):
+            pending += [(key, content) for content in item]
+        elif type(item) is int:
+            yield key, item
+
+
+def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without `HOW_IT_RUNS`, at every level of nesting."""
+
+    def stripped(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {k: stripped(v) for k, v in value.items() if k not in HOW_IT_RUNS}
+        return [stripped(v) for v in value] if isinstance(value, list) else value
+
+    result: dict[str, Any] = stripped(config)
+    return result
+
+
+def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
+    """The class that a configuration names, else the first there is for it.
+
+    Raises PreflightError where transformers has none.
+    """
+    import transformers
+
+    if (named := named_class(config)) is not None:
+        return named
+    for auto in (
+        transformers.AutoModelForCausalLM,
+        transformers.AutoModelForSeq2SeqLM,
+        transformers.AutoModelForImageTextToText,
+        transformers.AutoModelForMaskedLM,
+        transformers.AutoModel,
+    ):
+        if type(config) in auto._model_mapping:
+            found = auto._model_mapping[type(config)]
+            chosen: type[PreTrainedModel] = found[0] if isinstance(found, tuple) else found
+            return chosen
+    raise PreflightError(f"model_type {config.model_type!r} has no model in transformers")
+
+
+def named_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:
+    """transformers' own class among a configuration's `architectures`."""
+    import transformers
+
+    for name in config.architectures or ():
+        found = getattr(transformers, name, None) if isinstance(name, str) else None
+        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
+            kind = getattr(found, "config_class", None)
+            if kind is not None and isinstance(config, kind):
+                return found
+    return None
+
+
+def language_class(config: PretrainedConfig) -> type[PreTrainedModel]:
+    """The class that gives a decoder's log-likelihoods of text; raises PreflightError."""
+    import transformers
+
+    named = named_class(config)
+    if named is None or named.__name__.endswith("Model"):
+        causal = transformers.AutoModelForCausalLM._model_mapping
+        headed = causal.get(type(config), None)
+        named = headed or named or model_class(config)
+    name = named.__name__
+    if config.is_encoder_decoder:
+        raise PreflightError(
+            f"{name} has an encoder and a decoder, which a search cannot score; it takes decoders "
+            "(causal language models), `automerge merge` takes both"
+        )
+    if not named.can_generate() and not name.endswith("LMHeadModel"):
+        raise PreflightError(
+            f"{name} is no causal language model, which a search scores; `automerge merge` takes it"
+        )
+    return named
+
+
+def build(
+    kind: type[PreTrainedModel], config: PretrainedConfig, most: int = MAX_TENSORS
+) -> PreTrainedModel:
+    """Build a model without memory; raises PreflightError where that fails, or never ends."""
+    import torch
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    registered = 0
+
+    def count(*_: object) -> None:
+        nonlocal registered
+        registered += 1
+        if registered > most:
+            raise TooMany
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        with quiet(), torch.device("meta"):
+            model: PreTrainedModel = kind._from_config(config)
+    except TooMany:
+        raise PreflightError(
+            f"a {kind.__name__} of this configuration has more than {most:,} tensors, many times "
+            "what is stored"
+        ) from None
+    except Exception as error:  # whatever a class says of values it was not written for
+        raise PreflightError(
+            f"transformers builds no {kind.__name__} of this configuration: {said(error)}"
+        ) from error
+    finally:
+        hook.remove()
+    return model
+
+
+class TooMany(Exception):
+    """A model has more tensors than can be."""
+
+
+def at(where: Path, error: PreflightError) -> PreflightError:
+    """The faults of a configuration, with the file that has it."""
+    return PreflightError(Fault(f"{where}: {fault.message}") for fault in error.faults)
+
+
+def said(error: Exception) -> str:
+    """The first words of another library's error."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines[:2])[:200]}" if lines else type(error).__name__
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """transformers' remarks left out."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(before)

@@ -1,0 +1,334 @@
+"""Models as transformers loads them, under the names that their base stores.
+
+Checkpoints of one architecture spell and arrange their tensors in several ways: with an outer
+prefix or without, as older versions did, experts apart or stacked, a tied tensor once or twice.
+What decides is what transformers makes of each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from automerge.checkpoints.architecture import Architecture, architecture, at, native
+from automerge.checkpoints.labels import label_order, label_rows, reordered
+from automerge.checkpoints.lora import LoraCheckpoint
+from automerge.checkpoints.naming import Key
+from automerge.checkpoints.places import LAYER
+from automerge.checkpoints.reader import Checkpoint, shown
+from automerge.checkpoints.safetensors_file import TensorInfo
+from automerge.errors import PreflightError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TIE = "tie_word_embeddings"
+
+Read: TypeAlias = Callable[[], "Tensor"]
+Tensors: TypeAlias = dict[str, tuple[TensorInfo, Read]]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a folder stores, as its architecture has it.
+
+    `names` are the stored names by key, each tied tensor once; `extra` those that the architecture
+    does not have; `config` says the truth of ties; `notes` are for the user.
+    """
+
+    raw: Checkpoint
+    own: Architecture
+    config: Mapping[str, Any]
+    names: Mapping[str, str]
+    extra: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """What is left of the stored tensors, in their order."""
+        left = {*self.names.values(), *self.extra}
+        return {name: info for name, info in self.raw.tensors.items() if name in left}
+
+
+class PresentedCheckpoint:
+    """A model folder's tensors under other names, or without some of them."""
+
+    def __init__(self, stored: Stored, tensors: Tensors, notes: tuple[str, ...]) -> None:
+        self.path: Path = stored.raw.path
+        self.assets: Path = stored.raw.assets
+        self.config = stored.config
+        self.stored = stored
+        self.notes = (*stored.notes, *notes)
+        self.tensors: Mapping[str, TensorInfo] = {name: info for name, (info, _) in tensors.items()}
+        self._read = {name: read for name, (_, read) in tensors.items()}
+
+    def read(self, name: str) -> Tensor:
+        if name not in self._read:
+            raise PreflightError(f"{self.path}: has no tensor {name!r}")
+        return self._read[name]()
+
+
+def present(raw: Checkpoint, base: Checkpoint | None = None) -> Checkpoint:
+    """A model as transformers loads it, under its own names, or those of its base.
+
+    A model of no architecture that transformers has comes as it is, to be refused when it is
+    compared. Raises PreflightError where its tensors are not what its configuration says.
+    """
+    if raw.config.get("quantization_config") or not native(raw.config):
+        return raw
+    try:
+        stored = examine(raw)
+        if base is None or not isinstance(base, PresentedCheckpoint):
+            return PresentedCheckpoint(stored, own_tensors(stored), ())
+        return PresentedCheckpoint(stored, *_Renaming(stored, base).tensors())
+    except PreflightError as error:
+        raise at(raw.assets / "config.json", error) from error
+
+
+def notes(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What the user should know of how a model's tensors are read."""
+    if isinstance(checkpoint, PresentedCheckpoint | LoraCheckpoint):
+        return checkpoint.notes
+    return ()
+
+
+def own_tensors(stored: Stored) -> Tensors:
+    """The tensors under the names they are stored by."""
+    return {name: (info, reader(stored.raw, name)) for name, info in stored.tensors.items()}
+
+
+def reader(raw: Checkpoint, name: str) -> Read:
+    """What reads one stored tensor."""
+    return partial(raw.read, name)
+
+
+def examine(raw: Checkpoint) -> Stored:
+    """Ask a model's architecture what its stored tensors are; raises PreflightError."""
+    most = 4 * len(raw.tensors) + 1_000
+    own = architecture(raw.config, most)
+    found = own.keys([*raw.tensors])
+    check_shapes(raw, own, found)
+    groups: dict[str, dict[str, str]] = {}
+    for name in raw.tensors:
+        if (key := found[name]) is not None:
+            groups.setdefault(own.ties.get(key.part, key.part), {})[name] = key.part
+    names: dict[str, str] = {}
+    untied: list[str] = []
+    for whole, group in groups.items():
+        first = next((name for name, part in group.items() if part == whole), next(iter(group)))
+        names[whole] = first
+        for name, part in group.items():
+            if name != first and not equal(raw, first, name):
+                names[part] = name
+                untied.append(name)
+    config, said = raw.config, []
+    if untied:
+        config = without_tie(raw.config, untied, own, most)
+        own = architecture(config, most)
+        said.append(
+            f"stores {shown(untied)} beside what its configuration ties it to, with other values: "
+            "it counts as untied, as it does for transformers 5"
+        )
+    extra = [name for name in raw.tensors if found[name] is None]
+    kept = [name for name in extra if name.rpartition(".")[2] not in own.constants]
+    beyond = [name for name in kept if LAYER.match(name) and not own.leaves_out(name)]
+    if beyond:
+        said.append(
+            f"stores {shown(beyond)}, of layers or modules that its configuration does not have: "
+            "left out"
+        )
+    kept = [name for name in kept if name not in beyond]
+    lacking = missing(own, names)
+    if in_layers := [name for name in lacking if LAYER.match(name)]:
+        raise PreflightError(
+            f"describes {len(in_layers):,} tensor(s) of layers that the weight files lack: "
+            f"{shown(in_layers)}; download the model again"
+        )
+    if lacking:
+        said.append(
+            f"lacks {shown(lacking)}, which transformers fills with random numbers when it loads "
+            f"a {own.name}"
+        )
+    return Stored(raw, own, config, names, tuple(kept), tuple(said))
+
+
+def check_shapes(raw: Checkpoint, own: Architecture, found: Mapping[str, Key | None]) -> None:
+    """Refuse tensors of other shapes than the configuration says."""
+    wrong = []
+    for name, info in raw.tensors.items():
+        key = found[name]
+        wanted = own.parts.get(key.part) if key is not None else None
+        if wanted is None and key is not None and key.part == key.live:
+            wanted = own.state[key.live]
+        if wanted is not None and tuple(wanted.shape) != info.shape:
+            wrong.append((name, list(info.shape), list(wanted.shape)))
+    if wrong:
+        name, got, expected = wrong[0]
+        raise PreflightError(
+            f"does not fit the weights: {len(wrong)} tensor(s) have another shape than it says; "
+            f"{name} is {got}, expected {expected}"
+        )
+
+
+def equal(raw: Checkpoint, one: str, other: str) -> bool:
+    """Whether two stored tensors hold the same values."""
+    import torch
+
+    if raw.tensors[one] != raw.tensors[other]:
+        return False
+    return torch.equal(raw.read(one), raw.read(other))
+
+
+def without_tie(
+    config: Mapping[str, Any], untied: list[str], own: Architecture, most: int
+) -> Mapping[str, Any]:
+    """The configuration that unties these tensors, where there is one."""
+    changed = {**config, TIE: False}
+    text = config.get("text_config")
+    if isinstance(text, Mapping) and TIE in text:
+        changed["text_config"] = {**text, TIE: False}
+    left = architecture(changed, most).ties.keys()
+    still = {key.part for key in own.keys(untied).values() if key is not None} & left
+    return config if still else changed
+
+
+def missing(own: Architecture, names: Mapping[str, str]) -> list[str]:
+    """The tensors an architecture needs that are not stored."""
+    lives = {key.live for key in own.keys([*names.values()]).values() if key is not None}
+    lives |= {own.ties[name] for name in lives & own.ties.keys()}
+    lives |= {target for target, source in own.ties.items() if source in lives}
+    stored = {own.ties.get(part, part) for part in names}
+    needed = []
+    for part in own.parts:
+        owner = own.owner(part)
+        if owner is None or owner in lives or own.may_lack(owner):
+            continue
+        if own.ties.get(part, part) not in stored and own.ties.get(owner, owner) not in stored:
+            needed.append(part)
+    return needed
+
+
+class _Renaming:
+    """Finds the tensors of a base in one of its fine-tunes."""
+
+    def __init__(self, stored: Stored, base: PresentedCheckpoint) -> None:
+        self._stored = stored
+        self._base = base
+        self._theirs = base.stored
+        self._spelling = {blank(key): name for key, name in base.stored.names.items()}
+
+    def tensors(self) -> tuple[Tensors, tuple[str, ...]]:
+        """Its tensors by the base's names, and what to say of them."""
+        found: Tensors = {}
+        used: set[str] = set()
+        borrowed: list[str] = []
+        raw = self._stored.raw
+        keys = {name: key for key, name in self._theirs.names.items()}
+        for name, info in self._base.tensors.items():
+            if name not in keys:
+                if name in self._stored.extra:
+                    found[name] = raw.tensors[name], reader(raw, name)
+                else:
+                    found[name] = info, reader(self._theirs.raw, name)
+                    borrowed.append(name)
+                continue
+            key = keys[name]
+            if (own := self._stored.names.get(key)) is not None:
+                found[name] = raw.tensors[own], reader(raw, own)
+                used.add(own)
+            elif (made := self._arranged(key, used)) is not None:
+                found[name] = made
+            elif self._stored.own.may_lack(key):
+                found[name] = info, reader(self._theirs.raw, name)
+        for key, own in self._stored.names.items():
+            if own not in used:
+                found.setdefault(self._spelled(key, own), (raw.tensors[own], reader(raw, own)))
+        said = []
+        if borrowed:
+            said.append(
+                f"lacks {shown(borrowed)}, which its architecture does not use: the merged model "
+                "has the base's"
+            )
+        said += self._relabel(found)
+        dropped = [name for name in self._stored.extra if name not in found]
+        if dropped:
+            said.append(f"stores {shown(dropped)}, which its architecture does not use: left out")
+        return found, tuple(said)
+
+    def _relabel(self, found: Tensors) -> list[str]:
+        """Put a classifier's labels in the base's order; what to say of it."""
+        rows = label_rows(self._theirs.config, self._theirs.own)
+        if not rows:
+            return []
+        order, note = label_order(self._theirs.own, self._stored.own)
+        for key, dimension in rows.items() if order else ():
+            name = self._theirs.names.get(key)
+            if name in found and order:
+                info, read = found[name]
+                found[name] = info, partial(relabelled, read, dimension, order)
+        return [note] if note else []
+
+    def _arranged(self, key: str, used: set[str]) -> tuple[TensorInfo, Read] | None:
+        """A tensor of the base that this model stores in pieces, or as a piece of another."""
+        mine, parts = self._stored, self._stored.own.parts
+        if key in parts:
+            whole = mine.names.get(mine.own.owner(key) or "")
+            if whole is None:
+                return None
+            used.add(whole)
+            return part_of(mine.raw, whole, parts[key])
+        pieces = {p: mine.names.get(p) for p in parts if mine.own.owner(p) == key}
+        stored = {p: name for p, name in pieces.items() if name is not None}
+        if not pieces or len(stored) != len(pieces):
+            return None
+        used.update(stored.values())
+        return joined(mine.raw, {name: parts[p] for p, name in stored.items()}, mine.own.state[key])
+
+    def _spelled(self, key: str, own: str) -> str:
+        """What the base would call a tensor it does not have: as in its other layers."""
+        like, number = self._spelling.get(blank(key)), LAYER.match(key)
+        match = LAYER.match(like) if like is not None else None
+        if match is None or number is None:
+            return key if key in self._stored.own.state else own
+        return ".".join([*([match[1]] if match[1] else []), number[2], match[3]])
+
+
+def relabelled(read: Read, dimension: int, order: list[int]) -> Tensor:
+    """Read a tensor, its labels in another order."""
+    return reordered(read(), dimension, order)
+
+
+def blank(key: str) -> str:
+    """A key without the number of its layer."""
+    return re.sub(r"(^|\.)\d+\.", r"\1*.", key, count=1)
+
+
+def part_of(raw: Checkpoint, whole: str, part: Tensor) -> tuple[TensorInfo, Read]:
+    """A piece of a stored tensor, where it lies in the live one."""
+    shape, stride, offset = tuple(part.shape), part.stride(), part.storage_offset()
+
+    def read() -> Tensor:
+        return raw.read(whole).contiguous().as_strided(shape, stride, offset).contiguous()
+
+    return TensorInfo(shape, raw.tensors[whole].dtype), read
+
+
+def joined(raw: Checkpoint, pieces: Mapping[str, Tensor], whole: Tensor) -> tuple[TensorInfo, Read]:
+    """A tensor that is stored in pieces, put together as in the live model."""
+    import torch
+
+    dtype = raw.tensors[next(iter(pieces))].dtype
+    places = {n: (tuple(p.shape), p.stride(), p.storage_offset()) for n, p in pieces.items()}
+    shape = tuple(whole.shape)
+
+    def read() -> Tensor:
+        made = torch.empty(shape, dtype=getattr(torch, dtype))
+        for name, place in places.items():
+            made.as_strided(*place).copy_(raw.read(name))
+        return made
+
+    return TensorInfo(shape, dtype), read
