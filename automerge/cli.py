@@ -238,6 +238,29 @@ def merge(
 
 
 @app.command()
+def gather(
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="BASE [NAME=]MODEL...", help="Models: folders or hub ids."),
+    ],
+    text: Annotated[
+        Path, typer.Option("--text", help="A text file, or a folder of them.", metavar="PATH")
+    ],
+    kind: Annotated[
+        str, typer.Option("--kind", help="What to gather.", metavar="KIND")
+    ] = "input_gram",
+    tokens: Annotated[int, typer.Option("--tokens", help="Tokens to read.", min=1)] = 65_536,
+    length: Annotated[int, typer.Option("--length", help="Tokens per sequence.", min=1)] = 512,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Gather what methods such as regmean need of models, and print it for a recipe."""
+    from automerge.gather import gather_command
+    from automerge.gathering import GatherSettings
+
+    gather_command(models, kind, text, GatherSettings(tokens, length, device), _console())
+
+
+@app.command()
 def convert(
     file: Annotated[Path, typer.Argument(help="A file for mergekit or mergekit-evolve.")],
 ) -> None:

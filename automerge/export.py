@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from automerge.errors import Fault, PreflightError, StateError
+from automerge.evidence import EVIDENCE
 from automerge.extensions import installed
 from automerge.model_folder import write_model
 from automerge.recipe import BASE
@@ -94,8 +95,9 @@ def _write(
     with open_study(run) as store:
         known = store.scored_weights(trial.number)
     scored, there = known or (None, "")
+    evidence = [run / EVIDENCE]
     try:
-        write_model(trial.recipe, checkpoints, references, folder, watch, console, scored)
+        write_model(trial.recipe, checkpoints, references, folder, watch, console, scored, evidence)
     except WeightsDiffer as error:
         if there == arithmetic():
             raise WeightsDiffer(
@@ -111,7 +113,9 @@ def _write(
             arithmetic(),
             there,
         )
-        write_model(trial.recipe, checkpoints, references, folder, watch, console)
+        write_model(
+            trial.recipe, checkpoints, references, folder, watch, console, evidence=evidence
+        )
 
 
 def _open_models(run: Path) -> tuple[Mapping[str, Checkpoint], dict[str, str], ModelWatch]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from automerge.errors import ConfigError, Fault
+from automerge.evidence import EVIDENCE
 from automerge.model_folder import write_model
 from automerge.recipe import BASE
 from automerge.recipe_files import read_recipe
@@ -37,7 +38,9 @@ def merge_file(path: Path, out: Path, console: Console) -> None:
     for warning in models.warnings:
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
     watch = ModelWatch({name: folder.path for name, folder in models.folders.items()})
-    write_model(file.recipe, models.checkpoints, references, out, watch, console)
+    folder = path.absolute().parent
+    evidence = [folder, folder / EVIDENCE]
+    write_model(file.recipe, models.checkpoints, references, out, watch, console, evidence=evidence)
     console.print(f"wrote {out}", markup=False, soft_wrap=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,13 +25,16 @@ def write_model(
     watch: ModelWatch,
     console: Console | None,
     scored: Weights | None = None,
+    evidence: Sequence[Path] = (),
 ) -> None:
     """Merge to a folder, with its recipe in our YAML and in mergekit's.
 
-    Raises ModelsChanged where a model's files changed meanwhile, WeightsDiffer where these are not
+    Evidence that the recipe names is looked for in some folders, then in the cache. Raises
+    ModelsChanged where a model's files changed meanwhile, WeightsDiffer where these are not
     the weights that were `scored`; nothing is written then.
     """
     from automerge.checkpoints import is_adapter, layout
+    from automerge.evidence import EvidenceFolders, cache_folder
     from automerge.mergekit import mergekit_text
     from automerge.merging import merge_to_folder
     from automerge.recipe_files import recipe_text
@@ -52,7 +55,15 @@ def write_model(
             show(done, total)
 
         watch.check()
-        merge_to_folder(recipe, checkpoints, folder, texts=texts, progress=progress, scored=scored)
+        merge_to_folder(
+            recipe,
+            checkpoints,
+            folder,
+            texts=texts,
+            progress=progress,
+            scored=scored,
+            evidence=EvidenceFolders([*evidence, cache_folder()]),
+        )
 
 
 @contextmanager

@@ -223,7 +223,8 @@ class Recipe:
     `seed` decides random masks. `dtype` is what tensors are stored in; None is the base's.
     `slices` are the layers of the result, in order; none where each layer is made of the same
     layer of all models. Token embeddings are made as the first slice says, final norm and output
-    head as the last.
+    head as the last. `evidence` has, by kind and model, the digest of what was computed from the
+    model and some data, for methods that need it.
     """
 
     method: str
@@ -234,12 +235,19 @@ class Recipe:
     dtype: str | None = None
     vocabulary: Vocabulary = BASE_VOCABULARY
     slices: tuple[Slice, ...] = ()
+    evidence: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "knobs", MappingProxyType(dict(sorted(self.knobs.items()))))
+        evidence = {
+            kind: MappingProxyType(dict(sorted(digests.items())))
+            for kind, digests in sorted(self.evidence.items())
+        }
+        object.__setattr__(self, "evidence", MappingProxyType(evidence))
 
     def __reduce__(self) -> tuple[type[Recipe], tuple[object, ...]]:
-        last = (dict(self.knobs), self.seed, self.dtype, self.vocabulary, self.slices)
+        evidence = {kind: dict(digests) for kind, digests in self.evidence.items()}
+        last = (dict(self.knobs), self.seed, self.dtype, self.vocabulary, self.slices, evidence)
         return Recipe, (self.method, self.sources, self.base, *last)
 
     def __hash__(self) -> int:
@@ -290,6 +298,8 @@ class Recipe:
             plain["parameters"] = plain_knobs(self.knobs)
         if self.slices:
             plain["slices"] = [piece.plain() for piece in self.slices]
+        if self.evidence:
+            plain["evidence"] = {kind: dict(found) for kind, found in self.evidence.items()}
         if self.seed:
             plain["seed"] = self.seed
         if self.dtype is not None:
@@ -308,6 +318,7 @@ class Recipe:
             dtype=plain.get("dtype"),
             vocabulary=Vocabulary(**{k: plain[k] for k in VOCABULARY_KEYS if k in plain}),
             slices=tuple(map(Slice.from_plain, plain.get("slices", ()))),
+            evidence=plain.get("evidence", {}),
         )
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from automerge.errors import ConfigError, Fault, Location, nearest
+from automerge.evidence import KINDS
+from automerge.evidence.file import DIGEST
 from automerge.mergekit import is_mergekit, parse_mergekit
 from automerge.recipe import (
     AUTO,
@@ -31,7 +33,7 @@ from automerge.yaml_file import Located, Plain, Step, dump_yaml, load_yaml
 VERSION = 1
 KEYS = (
     *("recipe", "name", "models", "method", "base", "sources", "parameters", "slices"),
-    *("seed", "dtype"),
+    *("evidence", "seed", "dtype"),
     *VOCABULARY_KEYS,
 )
 SLICE_KEYS = ("layers", "sources", "parameters")
@@ -135,6 +137,10 @@ def renamed_models(recipe: Recipe, names: Mapping[str, str]) -> Recipe:
         recipe,
         sources=tuple(replace(source, name=names[source.name]) for source in recipe.sources),
         base=None if recipe.base is None else names[recipe.base],
+        evidence={
+            kind: {names[model]: digest for model, digest in digests.items()}
+            for kind, digests in recipe.evidence.items()
+        },
         slices=tuple(
             replace(
                 piece,
@@ -175,6 +181,7 @@ class _Reader:
             dtype=self._dtype(),
             vocabulary=self._vocabulary(),
             slices=self._slices(),
+            evidence=self._evidence(),
         )
         self._check_vocabulary(recipe)
         if not self._faults:
@@ -298,6 +305,22 @@ class _Reader:
                 message = f"expected a number or a list of numbers, got {knot!r}"
                 self._fault(path, message)
                 return
+
+    def _evidence(self) -> dict[str, dict[str, str]]:
+        found: dict[str, dict[str, str]] = {}
+        for kind in self._mapping(("evidence",)):
+            if kind not in KINDS:
+                message = f"unknown kind of evidence {kind!r}{nearest(kind, tuple(KINDS))}"
+                self._fault(("evidence", kind), message, key=True)
+                continue
+            found[kind] = {}
+            for model, digest in self._mapping(("evidence", kind)).items():
+                if isinstance(digest, str) and DIGEST.fullmatch(digest):
+                    found[kind][model] = digest
+                else:
+                    message = f"expected 32 hexadecimal digits, quoted, got {digest!r}"
+                    self._fault(("evidence", kind, model), message)
+        return found
 
     def _seed(self) -> int:
         seed = self._data.get("seed", 0)

@@ -27,6 +27,8 @@ Count: TypeAlias = Annotated[int, Field(ge=0, le=10**12)]
 Seconds: TypeAlias = Annotated[float, Field(ge=0, le=10**11, allow_inf_nan=False)]
 """A time of people (Unix seconds, to the year 5138), or a duration."""
 Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
+Digest: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+"""Of a file of evidence."""
 Knots: TypeAlias = Annotated[list[Number], Field(min_length=1, max_length=10_000)]
 Knob: TypeAlias = bool | Number | Knots | dict[Short, Number | Knots] | Short
 Params: TypeAlias = Annotated[dict[Short, bool | Number | Short], Field(max_length=100_000)]
@@ -53,6 +55,7 @@ class StoredRecipe(_Exact):
     base: Name | None = None
     parameters: dict[Short, Knob] = {}
     slices: Annotated[list[StoredSlice], Field(max_length=10_000)] = []
+    evidence: dict[Name, dict[Name, Digest]] = {}
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     dtype: Name | None = None
     tokenizer: Name | None = None
@@ -175,6 +178,7 @@ _KINDS: Mapping[str, Any] = {
     "n_layers": Annotated[int, Field(ge=0, le=100_000)],
     "dtype": Short | None,
     "models": list[StoredModel],
+    "evidence": dict[Name, dict[Name, Digest]],
     "warnings": Texts,
     "searched_s": Seconds,
     "folder": Short,

@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from automerge.config import StudyConfig
 from automerge.constraint import Constraint
@@ -35,6 +35,9 @@ from automerge.store import Store, exists
 from automerge.store_file import FILE
 from automerge.study import FirstTrial, Limits, Plan
 from automerge.trial import PARTS, Items, Part
+
+if TYPE_CHECKING:
+    from automerge.preflight import Models
 
 SAMPLES = "test_samples.json"
 PACKAGES = (
@@ -199,6 +202,7 @@ def _examine(config: StudyConfig, run: Path) -> _Examined:
                 }
                 for name, folder in models.folders.items()
             ],
+            "evidence": _evidence(config, models),
             "warnings": [*models.warnings, *split.notes, *claim_warnings(task_set, split)],
             "score_commands": reproduce_commands(
                 task_set,
@@ -211,6 +215,24 @@ def _examine(config: StudyConfig, run: Path) -> _Examined:
             ),
         }
     return _Examined(facts, task_set, watch)
+
+
+def _evidence(config: StudyConfig, models: Models) -> dict[str, dict[str, str]]:
+    """Gather what the searched methods need of the sources; digests by kind and source."""
+    from automerge.gathering import GatherSettings, gather
+
+    kinds = dict.fromkeys(k for name in config.search.methods for k in METHODS[name].needs)
+    if config.evidence is None or not kinds:
+        return {}
+    folders = {name: folder.path for name, folder in models.folders.items()}
+    settings = GatherSettings(
+        config.evidence.tokens, config.evidence.length, config.evaluation.device
+    )
+    text = Path(config.evidence.text)
+    found = {kind: gather(folders, tuple(config.models), kind, text, settings) for kind in kinds}
+    return {
+        kind: {name: file.digest for name, file in files.items()} for kind, files in found.items()
+    }
 
 
 def _begin(store: Store, config: StudyConfig, found: _Examined, command: str) -> None:
@@ -250,7 +272,7 @@ def _begin(store: Store, config: StudyConfig, found: _Examined, command: str) ->
     )
 
 
-PLANNED = ("objectives", "items", "members", "n_layers")
+PLANNED = ("objectives", "items", "members", "n_layers", "evidence")
 """What of the facts a plan is made of."""
 
 
@@ -279,7 +301,8 @@ def _plan(config: StudyConfig, facts: Mapping[str, Any], window: int | None) -> 
         part: {task: tuple(ids) for task, ids in facts["items"][part].items()} for part in PARTS
     }
     sources = tuple(config.models)
-    space = build_space(config.space_settings(), BASE, sources, facts["n_layers"], METHODS)
+    settings = replace(config.space_settings(), evidence=facts["evidence"])
+    space = build_space(settings, BASE, sources, facts["n_layers"], METHODS)
     n_items = config.evaluation.items_per_candidate
     plan = Plan(
         objectives=tuple(Objective(**plain) for plain in facts["objectives"]),

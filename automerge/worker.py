@@ -25,6 +25,7 @@ from automerge.errors import DeviceLost, PreflightError
 from automerge.evaluation.guards import InvalidOutput
 from automerge.evaluation.scorer import Scorer
 from automerge.evaluation.tasks import TaskSet, TaskSettings, TaskSpec, load_tasks
+from automerge.evidence import EvidenceFolders, cache_folder
 from automerge.extensions import Extension, install
 from automerge.merging import (
     InvalidMerge,
@@ -112,7 +113,9 @@ class MergeWorker:
         )
         for warning in plan.warnings:
             logger.warning(warning)
-        self._engine = ResidentEngine(checkpoints, plan.room, plan.device_room)
+        self._engine = ResidentEngine(
+            checkpoints, plan.room, plan.device_room, EvidenceFolders([cache_folder()])
+        )
         self._base, self._wanted = spec.base, spec.properties
         self._paths, self._methods = spec.models, spec.methods
         assets = checkpoints[spec.base].assets

@@ -12,7 +12,9 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 RELIABILITY = (REPOSITORY / "docs" / "reliability.md").read_text(encoding="utf-8")
 SECURITY = (REPOSITORY / "SECURITY.md").read_text(encoding="utf-8")
-TESTS = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", RELIABILITY + SECURITY)))
+TESTS = sorted(
+    set(re.findall(r"`((?:tests|automerge/testing)/[\w/]+\.py)::(\w+)`", RELIABILITY + SECURITY))
+)
 FAULTS = 54
 
 

@@ -35,10 +35,11 @@ from automerge.space import (
     SpaceSettings,
     build_space,
 )
+from tests.methods.dataless import DATALESS
 
 SOURCES = ("math", "code", "org/chat-1.5", "law")
 N_LAYERS = 5
-PLAIN = SpaceSettings(tuple(METHODS))
+PLAIN = SpaceSettings(tuple(DATALESS))
 SETTINGS = {
     "plain": PLAIN,
     "one number": dataclasses.replace(PLAIN, depth=Knots(1)),

@@ -186,6 +186,7 @@ class _Draft:
         self._resolve_models()
         self._resolve_include_path()
         self._load_extensions()
+        self._resolve_evidence()
         if isinstance(data.get("tasks"), list):
             self._complete_tasks(data["tasks"])
         if isinstance(data.get("search"), dict):
@@ -217,6 +218,17 @@ class _Draft:
             if not is_folder(folder):
                 self.fault(("include_path",), f"no such folder: {folder}")
             self.data["include_path"] = str(folder)
+
+    def _resolve_evidence(self) -> None:
+        evidence = self.data.get("evidence")
+        if isinstance(evidence, str):
+            evidence = self.data["evidence"] = {"text": evidence}
+            self._origins["evidence", "text"] = self._origin(("evidence",))
+        if isinstance(evidence, dict) and isinstance(text := evidence.get("text"), str):
+            path = join(self._origin(("evidence", "text")).folder, text)
+            if not path.exists():
+                self.fault(("evidence", "text"), f"no such file or folder: {path}")
+            evidence["text"] = str(path)
 
     def _load_extensions(self) -> None:
         """Import the user's modules, so that what they hold can be named below."""

@@ -34,6 +34,7 @@ from automerge.config.section import (
 from automerge.constraint import BEST_PARENT, Constraint
 from automerge.errors import Location, nearest
 from automerge.executors import EXECUTORS
+from automerge.methods import METHODS
 from automerge.objective import PROPERTIES, Direction
 from automerge.recipe import DEFAULT, Recipe
 from automerge.redaction import without_secrets
@@ -123,6 +124,14 @@ class Evaluation(Section):
         return value
 
 
+class EvidenceText(Section):
+    """The text on which evidence is gathered, for methods that need it."""
+
+    text: str = unsafe(min_length=1)
+    tokens: int = unsafe(65_536, ge=1, le=10**9)
+    length: int = unsafe(512, ge=1, le=10**6)
+
+
 class Split(Section):
     """The shares of each task's items that search, selection and the sealed test get."""
 
@@ -177,6 +186,7 @@ class StudyConfig(Section):
     allow_task_code: bool = safe(False)
     allow_code_eval: bool = safe(False)
     extensions: dict[str, str] = unsafe({})
+    evidence: EvidenceText | None = unsafe(None)
     search: Search = unsafe(Search())
     recipes: tuple[NamedRecipe, ...] = unsafe(())
     sampler: Annotated[str, entry_of(SAMPLERS)] = unsafe("auto")
@@ -350,6 +360,17 @@ class StudyConfig(Section):
         ]
         if not any(task.goal for task in self.tasks):
             problems.append((("tasks",), "no task is a goal: there is nothing to search for"))
+        if problems:
+            refuse(problems)
+        return self
+
+    @model_validator(mode="after")
+    def _evidence(self) -> StudyConfig:
+        problems: list[Problem] = [
+            (("search", "methods", i), f"{name} needs evidence: set `evidence: {{text: FILE}}`")
+            for i, name in enumerate(self.search.methods)
+            if METHODS[name].needs and self.evidence is None
+        ]
         if problems:
             refuse(problems)
         return self

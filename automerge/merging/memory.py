@@ -167,7 +167,10 @@ def step_bytes(method: Method, info: TensorInfo, count: int) -> int:
     are sorted with; other methods work in blocks.
     """
     if method.extent == "tensor":
-        return (count + method.anchored + 1) * info.n_elements * working_bytes(info)
+        whole = (count + method.anchored + 1) * info.n_elements * working_bytes(info)
+        # Gram matrices, and what is solved with them in float64.
+        inputs = info.shape[-1] if method.needs and len(info.shape) == 2 else 0
+        return whole + inputs * inputs * (4 * count + 32)
     return 16 * info.n_elements if "ranks" in method.statistics else 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from automerge.checkpoints import (
@@ -38,6 +38,8 @@ class Step:
     sources: tuple[Stored, ...]
     values: Values
     seed: int
+    evidence: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By kind, each source's digest."""
 
     @property
     def origins(self) -> tuple[Stored, ...]:
@@ -58,7 +60,8 @@ class Step:
             return (self.reference,)
         seed = self.seed if self.method.seeded else None
         name, dtype = self.method.name, self.info.dtype
-        return (name, self.base, self.sources, self.values.key, seed, dtype)
+        evidence = tuple(self.evidence.items())
+        return (name, self.base, self.sources, self.values.key, seed, dtype, evidence)
 
 
 class Planner:
@@ -90,6 +93,10 @@ class Planner:
             sources=tuple(target.stored[source.name] for source in recipe.sources),
             values=method.values(recipe, target.place),
             seed=recipe.seed,
+            evidence={
+                kind: tuple(recipe.evidence[kind][source.name] for source in recipe.sources)
+                for kind in method.needs
+            },
         )
 
     def _layout(self, recipe: Recipe) -> list[Target]:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from automerge.checkpoints import Checkpoint
 from automerge.checkpoints.stacked import stacked_config, stacked_settings
 from automerge.errors import PreflightError
+from automerge.evidence import Evidence
 from automerge.merging.cuda import gpu_compiler
 from automerge.merging.device import DeviceMerge
 from automerge.merging.distance import squared_norms
@@ -62,7 +64,8 @@ class ResidentEngine:
     Always from the stored models, never by undoing. Tensors and statistics are read and computed
     at their first use and kept, what is computed up to `room` bytes (None: what `plan_memory` gives
     for the memory that is free now), copies on a GPU up to `device_room`; a tensor whose method and
-    values are what the live model already holds is not merged again.
+    values are what the live model already holds is not merged again. `evidence`, by digest, is what
+    methods need beside the models.
     """
 
     def __init__(
@@ -70,12 +73,13 @@ class ResidentEngine:
         checkpoints: Mapping[str, Checkpoint],
         room: int | None = None,
         device_room: int = 0,
+        evidence: Mapping[str, Evidence] = MappingProxyType({}),
     ) -> None:
         self._checkpoints = checkpoints
         self._planner = Planner(checkpoints)
         if room is None:
             room = plan_free_memory().room
-        self._workspace = Workspace(checkpoints, room, fused_kernels(checkpoints))
+        self._workspace = Workspace(checkpoints, room, fused_kernels(checkpoints), evidence)
         self._live: WeakKeyDictionary[nn.Module, Live] = WeakKeyDictionary()
         self._layers: WeakKeyDictionary[nn.Module, LiveLayers] = WeakKeyDictionary()
         self._device_room = device_room
@@ -123,6 +127,10 @@ class ResidentEngine:
                 self._on(model.device).write(pairs)
         live.holds.update({step.tensor: step.key for _, step in pairs})
         return MergeReport(time.perf_counter() - start, len(pairs), len(live.targets))
+
+    def tensors(self, model: PreTrainedModel) -> Mapping[str, Tensor]:
+        """Return a live model's tensors that the last recipe was merged into, by stored name."""
+        return self._live[model].targets
 
     def leave_devices(self) -> bool:
         """Keep no copies of models on GPUs from now on; whether there were any."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from automerge.checkpoints import (
 from automerge.checkpoints.settings import TIES
 from automerge.checkpoints.stacked import stacked_config
 from automerge.checkpoints.writer import SHARD_BYTES
+from automerge.evidence import Evidence
 from automerge.merging.fused import fused_kernels
 from automerge.merging.plan import Planner, Step
 from automerge.merging.tensor import merge_tensor
@@ -36,12 +38,14 @@ def merge_to_folder(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
     scored: Weights | None = None,
+    evidence: Mapping[str, Evidence] = MappingProxyType({}),
 ) -> WrittenCheckpoint:
     """Write a recipe's merged model as a transformers folder, whole or not at all.
 
     Configuration and tokenizer are the base's, or the first source's where the recipe names no
     base; slices change what the configuration says of layers. `texts` are further files, by name;
-    `progress` is told tensors done and in all. Raises ConfigError, PreflightError or InvalidMerge,
+    `progress` is told tensors done and in total. `evidence`, by digest, is what methods need
+    beside the models. Raises ConfigError, PreflightError or InvalidMerge,
     and WeightsDiffer where these are not the weights that were `scored`; the target is then as it
     was.
     """
@@ -51,8 +55,9 @@ def merge_to_folder(
     settings = {key: value for key, value in reference.config.items() if key in TIES}
     if recipe.slices:
         settings |= stacked_config(recipe, checkpoints, tensors)
+    workspace = Workspace(checkpoints, fused=fused_kernels(checkpoints), evidence=evidence)
     check_target(target, [checkpoints[model].path for model in recipe.models], overwrite)
-    merged = stream(steps, Workspace(checkpoints, fused=fused_kernels(checkpoints)), progress)
+    merged = stream(steps, workspace, progress)
     return write_checkpoint(
         target,
         tensors,

@@ -84,7 +84,8 @@ def fill(merged: Tensor, step: Step, method: Method, workspace: Workspace) -> bo
         key = (step.base, *step.sources)
         with one_thread():
             prepared = workspace.prepared(method, key, operands)
-            merged[:] = method.kernel(replace(operands, prepared=prepared), scalars).reshape(-1)
+            operands = replace(operands, prepared=prepared, evidence=evidence_of(step, workspace))
+            merged[:] = method.kernel(operands, scalars).reshape(-1)
         return is_finite(merged)
     columns = step.info.shape[-1] if step.info.shape else 1
     ranked = [
@@ -108,6 +109,17 @@ def fill(merged: Tensor, step: Step, method: Method, workspace: Workspace) -> bo
         )
         merged[start:stop] = method.kernel(operands, scalars)
     return is_finite(merged)
+
+
+def evidence_of(step: Step, workspace: Workspace) -> dict[str, list[Tensor | None]]:
+    """What a method needs beside the models: by kind, one for each source."""
+    return {
+        kind: [
+            workspace.evidence(digest, kind, source)
+            for digest, source in zip(digests, step.sources, strict=True)
+        ]
+        for kind, digests in step.evidence.items()
+    }
 
 
 def fill_low_rank(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from automerge.checkpoints import (
     TensorInfo,
     rearranged,
 )
+from automerge.errors import PreflightError
+from automerge.evidence import Evidence
 from automerge.merging.cache import Cache, n_bytes
 from automerge.merging.fused import FusedKernels
 from automerge.merging.ranks import Ranks, places_of
@@ -38,8 +41,10 @@ class Workspace:
         checkpoints: Mapping[str, Checkpoint],
         room: int = 0,
         fused: FusedKernels | None = None,
+        evidence: Mapping[str, Evidence] = MappingProxyType({}),
     ) -> None:
         self.checkpoints = checkpoints
+        self._evidence = evidence
         self.fused = fused
         self.cache = Cache(room)
         self._tensors: dict[Stored, Tensor] = {}
@@ -127,6 +132,22 @@ class Workspace:
             return Ranks((places_of(rows) if places is None else places).reshape(-1), columns)
 
         return self.cache.get(("ranks", base, source, columns), ranked)
+
+    def evidence(self, digest: str, kind: str, origin: Stored) -> Tensor | None:
+        """What a digest's evidence has for a source's tensor; kept while there is room.
+
+        Raises PreflightError where the evidence is not at hand, or of another kind.
+        """
+
+        def read() -> tuple[Tensor, ...]:
+            found = self._evidence[digest]
+            if found.kind != kind:
+                raise PreflightError(f"the evidence {digest} is {found.kind}, expected {kind}")
+            tensor = found.read(origin.tensor)
+            return () if tensor is None else (tensor,)
+
+        kept = self.cache.get(("evidence", digest, origin.tensor), read)
+        return kept[0] if kept else None
 
     def prepared(self, method: Method, key: Key, operands: Operands) -> tuple[Tensor, ...]:
         """What a method computes from one tensor's operands, whatever the knobs."""

@@ -41,6 +41,7 @@ from automerge.methods.passthrough import PASSTHROUGH
 from automerge.methods.pcb import PCB
 from automerge.methods.ram import RAM
 from automerge.methods.ramplus_tl import RAMPLUS_TL
+from automerge.methods.regmean import REGMEAN
 from automerge.methods.sce import SCE
 from automerge.methods.slerp import SLERP
 from automerge.methods.star import STAR
@@ -98,6 +99,7 @@ OWN = (
     ISO_C,
     ISO_CTS,
     OPCM,
+    REGMEAN,
 )
 METHODS: Table[Method] = Table(
     "method", {method.name: method for method in OWN}, "automerge.methods", admit

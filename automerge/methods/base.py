@@ -14,7 +14,7 @@ Declarations import no torch: the search side reads them for knobs and bounds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from automerge.errors import nearest
@@ -113,7 +113,8 @@ class Operands:
     Seeded methods get one tensor of uniforms in [0, 1) a source. "ranks" methods get one tensor of
     ranks a source: 0 for the least magnitude of the vector within its row (the last dimension), 1
     for the largest, evenly spaced, in element order where magnitudes are equal; 0.5 in rows of one.
-    `prepared` is what `Method.prepare` gave.
+    `prepared` is what `Method.prepare` gave. `evidence` has, for each kind that the method needs,
+    what there is for this tensor from each source's model, None where there is nothing.
     """
 
     base: Tensor | None
@@ -121,6 +122,7 @@ class Operands:
     uniforms: Sequence[Tensor] = ()
     ranks: Sequence[Tensor] = ()
     prepared: Sequence[Tensor] = ()
+    evidence: Mapping[str, Sequence[Tensor | None]] = field(default_factory=dict)
 
     @property
     def anchor(self) -> Tensor:
@@ -156,7 +158,8 @@ class Method:
     `anchored` methods need a base and combine task vectors. `ordered` ones depend on the order of
     sources. `seeded` ones get uniforms derived from the recipe's seed. `statistics` names all the
     whole-tensor numbers `coefficients` may ask for. `prepare`, for the extent "tensor", computes
-    from base and sources what no knob changes.
+    from base and sources what no knob changes. `needs` names the kinds of evidence (see
+    `automerge.evidence`) that the kernel wants of every source; it has the extent "tensor".
     """
 
     name: str
@@ -172,6 +175,7 @@ class Method:
     statistics: tuple[Statistic, ...] = ()
     extent: Extent = "element"
     prepare: Preparation | None = None
+    needs: tuple[str, ...] = ()
 
     @property
     def source_knobs(self) -> tuple[Knob, ...]:
@@ -274,6 +278,13 @@ def check_models(recipe: Recipe, method: Method) -> list[str]:
         for name in dict.fromkeys(names)
         if names.count(name) > 1
     ]
+    for kind in method.needs:
+        lacking = [name for name in names if name not in recipe.evidence.get(kind, {})]
+        if lacking:
+            problems.append(
+                f"{method.name} needs evidence of the kind {kind} from {', '.join(lacking)}: name "
+                "its digest under `evidence` (`automerge gather` makes it)"
+            )
     if method.anchored and recipe.base in names:
         problems.append(f"{recipe.base!r} is the base and a source: its difference is zero")
     return problems

@@ -57,6 +57,8 @@ class MethodDeclaration(Protocol):
     def min_sources(self) -> int: ...
     @property
     def max_sources(self) -> int | None: ...
+    @property
+    def needs(self) -> Sequence[str]: ...
 
 
 def build_space(
@@ -151,6 +153,9 @@ def settings_faults(
     for name in settings.methods:
         if name not in methods:
             yield f"unknown method {name!r}{nearest(name, tuple(methods))}"
+        for kind in methods[name].needs if name in methods else ():
+            if kind not in settings.evidence:
+                yield f"{name} needs evidence of the kind {kind}; set `evidence: {{text: FILE}}`"
     if isinstance(settings.depth, Knots | Groups) and settings.depth.count < 1:
         yield f"depth needs at least 1 value; got {settings.depth.count}"
     yield from component_faults(settings.components)
@@ -308,6 +313,7 @@ def method_space(
         recipe_fixed=fixed["recipe"],
         defaults={k.name: float(k.default) for k in method.knobs if k.scope == "source"},
         recipe_defaults={k.name: k.default for k in method.knobs if k.scope == "recipe"},
+        evidence={kind: settings.evidence[kind] for kind in method.needs},
     )
 
 

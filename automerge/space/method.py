@@ -34,6 +34,7 @@ class MethodSpace:
     `selection` chooses one, and is None where there is one only. `used` are the switches that
     leave a model out, empty where none may be. `knobs` are each model's own searched knobs.
     `fixed` values are stated in every recipe; `defaults` are what unsaid knobs are worth.
+    `evidence` has the digests of what the method needs, by kind and model.
     """
 
     name: str
@@ -51,6 +52,7 @@ class MethodSpace:
     recipe_fixed: Mapping[str, Profile | bool]
     defaults: Mapping[str, float]
     recipe_defaults: Mapping[str, float | bool]
+    evidence: Mapping[str, Mapping[str, str]]
 
     def models(self, choose: Choose) -> tuple[str, ...]:
         """Choose the models that are merged.
@@ -113,7 +115,11 @@ class MethodSpace:
         )
         switches = {knob: bool(params[switch.name]) for knob, switch in self.switches.items()}
         knobs = {**self.recipe_fixed, **profiles(self.recipe_knobs, params), **switches}
-        return Recipe(self.name, sources, self.base, knobs, self.seed, dtype)
+        evidence = {
+            kind: {model: digests[model] for model in models}
+            for kind, digests in self.evidence.items()
+        }
+        return Recipe(self.name, sources, self.base, knobs, self.seed, dtype, evidence=evidence)
 
     def params(self, recipe: Recipe, depths: tuple[float, ...]) -> Params | None:
         """Parameters whose recipe gives every tensor the same values; None where there are none.
@@ -122,6 +128,10 @@ class MethodSpace:
         """
         if (recipe.method, recipe.base, recipe.seed) != (self.name, self.base, self.seed):
             return None
+        for kind, digests in self.evidence.items():
+            found = recipe.evidence.get(kind, {})
+            if any(found.get(source.name) != digests[source.name] for source in recipe.sources):
+                return None
         named = tuple(source.name for source in recipe.sources)
         for label, models in self.selections.items():
             present = tuple(model for model in models if model in named)

@@ -42,6 +42,7 @@ class SpaceSettings:
     default; `switches` does that for boolean knobs; `fixed` knobs have one value and no search.
     `leave_out` lets the search drop sources, down to the method's least number.
     `drop` and `repeat` are how many neighbouring layers may be left out, and run twice.
+    `evidence` has the digest of each kind that a method needs, by source.
     `seed` decides the random masks of seeded methods, the same for every recipe.
     """
 
@@ -58,3 +59,4 @@ class SpaceSettings:
     repeat: int = 0
     seed: int = 0
     dtype: str | None = None
+    evidence: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

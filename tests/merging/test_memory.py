@@ -20,8 +20,9 @@ from automerge.merging.workspace import Workspace
 from automerge.methods import METHODS
 from automerge.recipe import Profile
 from tests.merging.test_merging import load, recipe
+from tests.methods.dataless import DATALESS
 
-ALL = pytest.mark.parametrize("method", METHODS)
+ALL = pytest.mark.parametrize("method", DATALESS)
 GB = 10**9
 NAMES = ("base", "maths", "code", "chat")
 ROOM = 1 << 40

@@ -16,8 +16,9 @@ from automerge.merging import InvalidMerge, ResidentEngine, merge_to_folder
 from automerge.methods import METHODS
 from automerge.recipe import Profile, Recipe, RecipeSource, single, uniform_average
 from tests.checkpoints.models import llama, save
+from tests.methods.dataless import DATALESS
 
-ALL = pytest.mark.parametrize("method", METHODS)
+ALL = pytest.mark.parametrize("method", DATALESS)
 
 
 def recipe(method: str, shift: float = 0.0, **changes) -> Recipe:

@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from automerge.checkpoints import MemoryCheckpoint
+from automerge.evidence import MemoryEvidence
 from automerge.merging import InvalidMerge, ResidentEngine
 from automerge.methods import METHODS, Knob, Method, check_recipe
 from automerge.methods.uniform import uniform
 from automerge.recipe import Profile, Recipe, RecipeSource
+from tests.methods.dataless import DATALESS
 from tests.methods.oracles import ORACLES
 
 NAME = "model.layers.0.mlp.up_proj.weight"
@@ -47,6 +49,7 @@ VALUES: dict[str, tuple[float, ...]] = {
     "calibration": (1.2,),
     "common": (0.5,),
     "rank": (0.5,),
+    "off_diagonal": (0.8,),
     "eta": (0.4, 0.6, 0.7, 0.5),
 }
 COMPARING = ("cart", "pcb", "tsv_m", "widen")
@@ -94,15 +97,33 @@ def recipe(method: Method, switch: bool = True, **changes) -> Recipe:
         RecipeSource(n, {k.name: value(k, i) for k in method.source_knobs})
         for i, n in enumerate(names)
     )
-    made = Recipe(method.name, sources, base="base" if method.anchored else None, knobs=knobs)
+    evidence = {kind: {name: f"{kind} {name}" for name in names} for kind in method.needs}
+    base = "base" if method.anchored else None
+    made = Recipe(method.name, sources, base, knobs, evidence=evidence)
     return dataclasses.replace(made, **changes)
 
 
 def merge(recipe: Recipe, base: torch.Tensor, *sources: torch.Tensor) -> torch.Tensor:
     named = {"base": base} | {f"m{i}": s for i, s in enumerate(sources)}
-    engine = ResidentEngine({n: MemoryCheckpoint({NAME: t}) for n, t in named.items()})
+    engine = ResidentEngine(
+        {n: MemoryCheckpoint({NAME: t}) for n, t in named.items()}, evidence=evidence(recipe, base)
+    )
     [(_, merged)] = engine.merge(recipe)
     return merged
+
+
+def evidence(recipe: Recipe, like: torch.Tensor) -> dict[str, MemoryEvidence]:
+    """A Gram matrix of its own for each source, by the digest that the recipe names."""
+    made = {}
+    for kind, digests in recipe.evidence.items():
+        for seed, digest in enumerate(digests.values()):
+            inputs = torch.randn(
+                (64, like.shape[-1] if like.ndim else 1),
+                generator=torch.Generator().manual_seed(seed),
+            )
+            gram = (inputs.T @ inputs) / len(inputs)
+            made[digest] = MemoryEvidence(kind, digest, {NAME: gram})
+    return made
 
 
 def test_methods_import_without_torch():
@@ -223,7 +244,7 @@ def test_same_recipe_gives_the_same_bits_and_another_seed_matters_only_where_dec
     assert torch.equal(first, reseeded) != method.seeded
 
 
-@ALL
+@pytest.mark.parametrize("method", DATALESS.values(), ids=DATALESS)
 @pytest.mark.parametrize("switch", [False, True])
 @pytest.mark.parametrize("shape", [(7, 5), (66_001,), (2, 12, 9)], ids=str)
 def test_method_agrees_with_the_paper_in_float64(method, switch, shape):

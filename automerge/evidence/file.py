@@ -1,0 +1,155 @@
+"""Evidence on disk: safetensors files named by what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from automerge.errors import PreflightError, disk_is_full
+from automerge.evidence.base import KINDS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DIGITS = 32
+DIGEST = re.compile(rf"[0-9a-f]{{{DIGITS}}}", re.ASCII)
+BLOCK_BYTES = 1 << 22
+ENDING = ".evidence.safetensors"
+EVIDENCE = "evidence"
+"""A folder beside recipes, or in a run folder, where evidence is looked for first."""
+
+
+@dataclass(frozen=True)
+class EvidenceFile:
+    """An evidence file whose bytes are what its name says; see `Evidence`."""
+
+    path: Path
+    kind: str
+    digest: str
+    origin: Mapping[str, Any]
+    """Which model, data and version it was made from."""
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        from safetensors import safe_open
+
+        with safe_open(self.path, "pt") as file:
+            return frozenset(file.keys())
+
+    def read(self, tensor: str) -> Tensor | None:
+        from safetensors import safe_open
+
+        if tensor not in self._names:
+            return None
+        with safe_open(self.path, "pt") as file:
+            found: Tensor = file.get_tensor(tensor)
+        return found
+
+
+@dataclass(frozen=True)
+class MemoryEvidence:
+    """Evidence without a file; see `Evidence`."""
+
+    kind: str
+    digest: str
+    tensors: Mapping[str, Tensor]
+
+    def read(self, tensor: str) -> Tensor | None:
+        return self.tensors.get(tensor)
+
+
+def cache_folder() -> Path:
+    """Where evidence is kept, beside automerge's cache: $XDG_CACHE_HOME, or ~/.cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "automerge" / "evidence"
+
+
+def write_evidence(
+    folder: Path, kind: str, origin: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> EvidenceFile:
+    """Write evidence under the name that its bytes give it; whole, or not at all.
+
+    Raises PreflightError where the folder cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    # One entry: the order of several is not the same in two files with the same content.
+    metadata = {"evidence": json.dumps({"kind": kind, "origin": origin}, sort_keys=True)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".evidence-", dir=folder) as scratch:
+            made = Path(scratch) / "made"
+            save_file(dict(tensors), made, metadata=metadata)
+            digest = file_digest(made)
+            path = folder / f"{digest}{ENDING}"
+            made.replace(path)
+    except Exception as error:
+        if isinstance(error, OSError) or disk_is_full(error):
+            advice = "free some space, or set XDG_CACHE_HOME to another folder"
+            raise PreflightError(f"cannot write evidence to {folder}: {error}; {advice}") from error
+        raise
+    return EvidenceFile(path, kind, digest, origin)
+
+
+def open_evidence(path: Path) -> EvidenceFile:
+    """Open a file after comparing its bytes with its name; raises PreflightError."""
+    from safetensors import SafetensorError, safe_open
+
+    digest = path.name.removesuffix(ENDING)
+    if not path.is_file() or file_digest(path) != digest:
+        raise PreflightError(f"{path} is damaged: its bytes are not what its name says; delete it")
+    try:
+        with safe_open(path, "pt") as file:
+            stated = json.loads((file.metadata() or {})["evidence"])
+        kind, origin = stated["kind"], stated["origin"]
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise PreflightError(f"{path} is not a file of evidence: {error}") from error
+    if kind not in KINDS:
+        raise PreflightError(f"{path} holds {kind!r}; a newer automerge wrote this")
+    return EvidenceFile(path, kind, digest, origin)
+
+
+def file_digest(path: Path) -> str:
+    """Digest a file's bytes: the first hexadecimal digits of their SHA-256."""
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            sha.update(block)
+    return sha.hexdigest()[:DIGITS]
+
+
+class EvidenceFolders(Mapping[str, EvidenceFile]):
+    """Evidence files by digest, looked for in some folders, each checked once and kept open."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = tuple(dict.fromkeys(folders))
+        self._opened: dict[str, EvidenceFile] = {}
+
+    def __getitem__(self, digest: str) -> EvidenceFile:
+        """Open one file; PreflightError where none of the folders has it, or it is damaged."""
+        if digest not in self._opened:
+            paths = [folder / f"{digest}{ENDING}" for folder in self._folders]
+            path = next((p for p in paths if DIGEST.fullmatch(digest) and p.exists()), None)
+            if path is None:
+                places = ", ".join(map(str, self._folders))
+                raise PreflightError(
+                    f"there is no evidence {digest} in {places}; copy the file "
+                    f"{digest}{ENDING} there from where the study ran"
+                )
+            self._opened[digest] = open_evidence(path)
+        return self._opened[digest]
+
+    def __iter__(self) -> Iterator[str]:
+        files = (p for folder in self._folders for p in sorted(folder.glob(f"*{ENDING}")))
+        return iter(dict.fromkeys(path.name.removesuffix(ENDING) for path in files))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

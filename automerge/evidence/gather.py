@@ -1,0 +1,134 @@
+"""Evidence from a live model and text: one forward pass per sequence."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from automerge.errors import PreflightError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ENDINGS = (".txt", ".md")
+MAX_BYTES = 1 << 30
+"""Of text, in total."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """Text to gather evidence on: some documents, and a digest of them."""
+
+    documents: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        joined = "\0".join(self.documents)
+        return hashlib.sha256(joined.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def read_text(path: Path) -> Text:
+    """Read a file, or all text and Markdown files of a folder, as UTF-8; raises PreflightError."""
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.suffix in ENDINGS and p.is_file())
+    else:
+        files = [path]
+    try:
+        if not files or sum(file.stat().st_size for file in files) > MAX_BYTES:
+            wanted = f"text files ({', '.join(ENDINGS)}), 1 GiB at most"
+            raise PreflightError(f"{path}: expected {wanted}, got {len(files)} file(s)")
+        documents = tuple(file.read_text(encoding="utf-8") for file in files)
+    except (OSError, UnicodeDecodeError) as error:
+        raise PreflightError(f"{path}: cannot be read as text: {error}") from error
+    if not any(document.strip() for document in documents):
+        raise PreflightError(f"{path} holds no text")
+    return Text(documents)
+
+
+def sequences(
+    text: Text, tokenizer: PreTrainedTokenizerBase, length: int, tokens: int
+) -> Iterator[list[int]]:
+    """Cut documents, one after the other, into sequences of `length` tokens; `tokens` in total."""
+    left = tokens
+    for document in text.documents:
+        ids: list[int] = tokenizer(document, add_special_tokens=True)["input_ids"]
+        for start in range(0, len(ids), length):
+            piece = ids[start : start + length][:left]
+            if piece:
+                yield piece
+            left -= len(piece)
+            if left <= 0:
+                return
+
+
+def gather_input_gram(
+    model: PreTrainedModel,
+    tensors: Mapping[str, Tensor],
+    pieces: Sequence[Sequence[int]],
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Tensor]:
+    """Average x xᵀ over the inputs x of each linear layer (Jin et al. 2023, arXiv:2212.09849).
+
+    Args:
+        model: a live model, whose parameters are `tensors` by their name in the checkpoint.
+        pieces: sequences of token ids.
+        progress: told sequences done and in total.
+
+    Returns:
+        By the name of a layer's weight (outputs, inputs): (inputs, inputs), float32, on the host.
+        A head that is tied to the embedding, and experts that share one tensor, are left out.
+    """
+    import torch
+
+    linear = _linear_layers(model, tensors)
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, int] = dict.fromkeys(linear, 0)
+
+    def watch(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            del module
+            rows = inputs[0].detach().reshape(-1, inputs[0].shape[-1]).float()
+            product = rows.T @ rows
+            sums[name] = sums[name] + product if name in sums else product
+            counts[name] += len(rows)
+
+        return hook
+
+    with ExitStack() as stack:
+        for name, module in linear.items():
+            stack.enter_context(_removed(module.register_forward_pre_hook(watch(name))))
+        with torch.inference_mode():
+            for done, piece in enumerate(pieces, start=1):
+                model(input_ids=torch.tensor([piece], device=model.device), use_cache=False)
+                if progress is not None:
+                    progress(done, len(pieces))
+    return {name: (total / counts[name]).cpu() for name, total in sums.items()}
+
+
+def _linear_layers(
+    model: PreTrainedModel, tensors: Mapping[str, Tensor]
+) -> dict[str, torch.nn.Module]:
+    """Linear layers by the name of their weight in the checkpoint."""
+    from torch import nn
+
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    layers = {id(m.weight): m for m in model.modules() if isinstance(m, nn.Linear)}
+    return {
+        name: layers[id(tensor)]
+        for name, tensor in tensors.items()
+        if id(tensor) in layers and id(tensor) not in embeddings
+    }
+
+
+@contextmanager
+def _removed(handle: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,68 @@
+"""RegMean: linear layers whose outputs are nearest to the sources' own, in closed form."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from automerge.methods.base import Coefficients, Knob, Method, Operands, Statistics, Values, weight
+from automerge.methods.linear import weighted_sum
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NEEDED = "input_gram"
+RIDGE = 1e-6
+"""Of the mean diagonal: what decides for inputs that were always 0."""
+OFF_DIAGONAL = Knob("off_diagonal", "recipe", "float", 0.9, 1.0, (0.0, 1.0), (0.0, 1.0))
+"""The factor on what is not on the diagonal, α in the paper (.9 there for T5-base)."""
+
+
+def coefficients(values: Values, statistics: Statistics) -> Coefficients:
+    """Weights as they are, and the off-diagonal factor."""
+    del statistics
+    shares = tuple((w,) for w in values.each["weight"])
+    return Coefficients(each=shares, shared=(values.number["off_diagonal"],))
+
+
+def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
+    """W = (Σ wᵢ Wᵢ G̃ᵢ)(Σ wᵢ G̃ᵢ)⁻¹ (Jin et al. 2023, eq. 2 and sec. 3.3; W is (out, in) here).
+
+    G̃ = α G + (1 − α) diag(G). Tensors without a Gram matrix, and other kinds of layers, are
+    averaged with the weights. Solved in float64.
+    """
+    grams = operands.evidence.get(NEEDED, ())
+    shares = [share for (share,) in scalars.each]
+    known = [gram for gram in grams if gram is not None]
+    first = operands.sources[0]
+    if first.ndim != 2 or len(known) != len(shares):
+        return weighted_sum(operands.sources, scalars.each) / sum(shares)
+    (alpha,) = scalars.shared
+    total = first.new_zeros((first.shape[1],) * 2).double()
+    moment = first.double() * 0
+    for share, gram, source in zip(shares, known, operands.sources, strict=True):
+        diagonal = gram.double().diag()
+        scaled = alpha * gram.double() + (1 - alpha) * diagonal.diag()
+        scaled += (RIDGE * diagonal.mean()).expand(len(diagonal)).diag()
+        total += share * scaled
+        moment += share * (source.double() @ scaled)
+    return _solved(total, moment).to(first.dtype)
+
+
+def _solved(total: Tensor, moment: Tensor) -> Tensor:
+    """moment · total⁻¹ of a symmetric matrix; NaN where it is singular."""
+    import torch
+
+    solved, info = torch.linalg.solve_ex(total, moment.T)
+    return solved.T if info.item() == 0 else moment * torch.nan
+
+
+REGMEAN = Method(
+    name="regmean",
+    paper="Jin et al. 2023, Dataless knowledge fusion, arXiv:2212.09849",
+    knobs=(weight(), OFF_DIAGONAL),
+    coefficients=coefficients,
+    kernel=kernel,
+    anchored=False,
+    extent="tensor",
+    needs=(NEEDED,),
+)

@@ -1,0 +1,124 @@
+"""A search, an export and a merge with evidence, through the command line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from automerge.store import Store
+from tests.evaluation.toys import WORDS
+from tests.zoo import write_zoo
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evidence")
+    config = write_zoo(folder)
+    text = config.read_text().replace("[linear, task_arithmetic, ties]", "[regmean]")
+    config.write_text(text + "evidence: {text: ./plain.txt, tokens: 300, length: 20}\n")
+    (folder / "plain.txt").write_text(" ".join(WORDS[i % len(WORDS)] for i in range(400)))
+    return folder
+
+
+def automerge(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "XDG_CACHE_HOME": str(folder / "cache"),
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "automerge.cli", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Path:
+    done = automerge(folder, "search", "--export", "none")
+    assert done.returncode == 0, done.stderr
+    return folder / "runs" / "tiny"
+
+
+def test_recipes_name_the_evidence_they_were_merged_with(folder: Path, run: Path) -> None:
+    with Store(run, write=False) as store:
+        evidence = store.meta("evidence")
+        recipes = [t.recipe for t in store.trials() if t.origin == "sampler"]
+        assert all(store.outcomes("search").values())
+    assert set(evidence["input_gram"]) == {"left", "right", "adapter"}
+    files = {p.name.split(".")[0] for p in (folder / "cache/automerge/evidence").glob("*.saf*")}
+    assert files == set(evidence["input_gram"].values())
+    for recipe in recipes:
+        names = {source.name for source in recipe.sources}
+        expected = {n: d for n, d in evidence["input_gram"].items() if n in names}
+        assert dict(recipe.evidence["input_gram"]) == expected
+
+
+def test_a_model_is_exported_and_merged_again_only_with_the_files_at_hand(
+    folder: Path, run: Path
+) -> None:
+    with Store(run, write=False) as store:
+        number = next(t.number for t in store.trials() if t.origin == "sampler")
+    done = automerge(folder, "export", "runs/tiny", "--trial", str(number))
+    assert done.returncode == 0, done.stderr
+    model = run / "models" / f"trial-{number}"
+    kept, away = folder / "cache/automerge/evidence", folder / "away"
+    shutil.move(kept, away)
+    try:
+        refused = automerge(folder, "merge", str(model / "recipe.yaml"), "--out", "again")
+        assert refused.returncode == 3
+        assert "there is no evidence" in refused.stderr
+        (model / "evidence").mkdir()
+        for file in away.glob("*.safetensors"):
+            shutil.copy(file, model / "evidence")
+        done = automerge(folder, "merge", str(model / "recipe.yaml"), "--out", "again")
+        assert done.returncode == 0, done.stderr
+    finally:
+        shutil.rmtree(model / "evidence", ignore_errors=True)
+        shutil.move(away, kept)
+    first, second = (load_file(f / "model.safetensors") for f in (model, folder / "again"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_gather_prints_what_a_recipe_names_and_makes_nothing_twice(folder: Path, run: Path) -> None:
+    arguments = ("gather", "./base", "left=./left", "adapter=./adapter", "--text", "plain.txt")
+    done = automerge(folder, *arguments, "--tokens", "300", "--length", "20")
+    assert done.returncode == 0, done.stderr
+    printed = yaml.safe_load(done.stdout)["evidence"]["input_gram"]
+    with Store(run, write=False) as store:
+        evidence = store.meta("evidence")["input_gram"]
+    assert {name: printed[name] for name in ("left", "adapter")} == {
+        name: evidence[name] for name in ("left", "adapter")
+    }
+    refused = automerge(folder, *arguments[:-1], "nothing.txt")
+    assert refused.returncode == 3
+    assert "nothing.txt: cannot be read as text" in refused.stderr
+
+
+def test_a_method_that_needs_evidence_without_text_is_refused_with_its_place(
+    folder: Path,
+) -> None:
+    text = (folder / "automerge.yaml").read_text()
+    (folder / "without.yaml").write_text(
+        "".join(line for line in text.splitlines(True) if not line.startswith("evidence"))
+    )
+    refused = automerge(folder, "search", "without.yaml", "--out", "elsewhere")
+    assert refused.returncode == 2
+    assert "without.yaml:6:20: regmean needs evidence: set `evidence" in refused.stderr
+    assert not (folder / "elsewhere").exists()
