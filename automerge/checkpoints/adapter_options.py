@@ -1,4 +1,4 @@
-"""What PEFT's options mean for the merged weights: taken, without effect on them, or refused."""
+"""What PEFT's options mean for the merged weights: applied, without effect on them, or refused."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from automerge.checkpoints.reader import read_json
 from automerge.errors import Fault, PreflightError
 
 CONFIG = "adapter_config.json"
-MERGE_FIRST = "merge it into its base with PEFT's merge_and_unload, and give the merged folder"
+MERGE_FIRST = "merge it into its base with PEFT's merge_and_unload and use the merged folder"
 CONVERT = (
     "its base is not the model it names: save it again with PEFT's save_pretrained(..., "
     "path_initial_model_for_weight_conversion=...), which makes it an ordinary LoRA adapter"
 )
-LEAVE_OUT = "no change of weights is the same as it: leave it out"
+LEAVE_OUT = "no change of weights reproduces it: leave it out"
 PATTERN = re.compile(r"[\w.\-\\^$|\[\]*+]{1,200}", re.ASCII)
 NITER = re.compile(r"pissa_niter_\d{1,6}", re.ASCII)
 
-Use = Literal["taken", "no effect", "refused"]
+Use = Literal["applied", "no effect", "refused"]
 
 UNMERGEABLE = frozenset(
     {
@@ -47,8 +47,8 @@ class Option:
         return not value
 
 
-def taken(note: str) -> Option:
-    return Option("taken", note)
+def applied(note: str) -> Option:
+    return Option("applied", note)
 
 
 def idle(note: str) -> Option:
@@ -59,30 +59,31 @@ def refused(note: str) -> Option:
     return Option("refused", note)
 
 
-TRAINING = idle("only trains")
-RECORD = idle("a record")
-WHICH = idle("which modules: the names of the adapter's tensors say so")
-INIT = idle("how training began; `init_lora_weights` decides")
+TRAINING = idle("only affects training")
+RECORD = idle("for the record")
+WHICH = idle("the names of the adapter's tensors say which modules it changes")
+INIT = idle("how training started; only `init_lora_weights` matters")
 
 OPTIONS: Mapping[str, Option] = {
-    "r": taken("the rank; the factors must have it"),
-    "lora_alpha": taken("the scale is lora_alpha / r"),
-    "use_rslora": taken("the scale is lora_alpha / √r"),
-    "rank_pattern": taken("ranks of single modules, by simple names or patterns"),
-    "alpha_pattern": taken("scales of single modules, by simple names or patterns"),
-    "use_dora": taken("rows are given the trained magnitude"),
-    "lora_bias": taken("the scaled bias of B is added to the module's, which must have one"),
-    "bias": taken("none, all or lora_only: trained biases replace the base's"),
-    "fan_in_fan_out": taken("weights are stored transposed (Conv1D of GPT-2)"),
-    "modules_to_save": taken("tensors saved whole replace the base's"),
-    "trainable_token_indices": taken("rows of single tokens replace the base's"),
-    "ensure_weight_tying": taken("a tied head that was trained alike stays tied"),
-    "init_lora_weights": taken(
-        "true, false, gaussian, eva, orthogonal and mica leave the base as it is; pissa and olora "
-        "take their start out of the base again, as PEFT does; pissa_niter_N, corda, loftq and "
-        "lora_ga are refused: their start cannot be computed from the base alone"
+    "r": applied("the rank; the factors must have it"),
+    "lora_alpha": applied("the scale is lora_alpha / r"),
+    "use_rslora": applied("the scale is lora_alpha / √r"),
+    "rank_pattern": applied("ranks of individual modules, by simple names or patterns"),
+    "alpha_pattern": applied("alphas of individual modules, by simple names or patterns"),
+    "use_dora": applied("rows are scaled to the trained magnitudes"),
+    "lora_bias": applied("the scaled bias of B is added to the module's, which must have one"),
+    "bias": applied("none, all or lora_only: trained biases replace the base's"),
+    "fan_in_fan_out": applied("weights are stored transposed (GPT-2's Conv1D)"),
+    "modules_to_save": applied("tensors saved as a whole replace the base's"),
+    "trainable_token_indices": applied("rows of individual tokens replace the base's"),
+    "ensure_weight_tying": applied("a tied head that was trained with the embedding stays tied"),
+    "init_lora_weights": applied(
+        "true, false, gaussian, eva, orthogonal and mica leave the base unchanged; for pissa and "
+        "olora, the initial factors are subtracted from the base, as PEFT does; pissa_niter_N, "
+        "corda, loftq and lora_ga are refused: their initial factors cannot be computed from the "
+        "base alone"
     ),
-    "peft_type": taken("LORA; every other kind is refused by its name"),
+    "peft_type": applied("LORA; every other kind is refused by name"),
     "target_modules": WHICH,
     "exclude_modules": WHICH,
     "layers_to_transform": WHICH,
@@ -90,25 +91,25 @@ OPTIONS: Mapping[str, Option] = {
     "task_type": RECORD,
     "peft_version": RECORD,
     "revision": RECORD,
-    "base_model_name_or_path": idle("a record; a base of another name is a warning"),
+    "base_model_name_or_path": idle("for the record; a base with another name gives a warning"),
     "inference_mode": TRAINING,
     "lora_dropout": TRAINING,
     "velora_config": TRAINING,
-    "runtime_config": idle("where PEFT computes"),
-    "auto_mapping": idle("a class PEFT would import; one that is not transformers' is refused"),
-    "megatron_core": idle("a module PEFT would import; any but megatron.core is refused"),
-    "qalora_group_size": idle("`use_qalora` decides"),
+    "runtime_config": idle("where PEFT runs its computations"),
+    "auto_mapping": idle("a class that PEFT would import; refused unless from transformers"),
+    "megatron_core": idle("a module that PEFT would import; refused unless it is megatron.core"),
+    "qalora_group_size": idle("only `use_qalora` matters"),
     "loftq_config": INIT,
     "eva_config": INIT,
     "corda_config": INIT,
     "lora_ga_config": INIT,
-    "megatron_config": refused(f"parallel layers of Megatron; {MERGE_FIRST}"),
-    "alora_invocation_tokens": refused(f"acts only behind its invocation tokens; {LEAVE_OUT}"),
+    "megatron_config": refused(f"Megatron's parallel layers; {MERGE_FIRST}"),
+    "alora_invocation_tokens": refused(f"acts only after its invocation tokens; {LEAVE_OUT}"),
     "use_qalora": refused(f"adds to a quantised base only; {LEAVE_OUT}"),
     "monteclora_config": refused(f"samples its weights; {MERGE_FIRST}"),
     "arrow_config": refused(f"routes between adapters; {LEAVE_OUT}"),
     "use_bdlora": refused(f"block-diagonal factors; {MERGE_FIRST}"),
-    "kasa_config": refused(f"cuts small singular values out of the base; {MERGE_FIRST}"),
+    "kasa_config": refused(f"removes small singular values from the base; {MERGE_FIRST}"),
     "target_parameters": refused(f"changes parameters of fused experts; {MERGE_FIRST}"),
     "layer_replication": refused(f"has more layers than the base; {MERGE_FIRST}"),
 }

@@ -1,4 +1,4 @@
-"""Every option of PEFT's LoraConfig is taken, without effect, or refused by name.
+"""Every option of PEFT's LoraConfig is applied, without effect, or refused by name.
 
 A field that a new version of PEFT adds fails here until it is known. `python -m
 tests.checkpoints.test_adapter_options` rewrites the table in docs/adapters.md.
@@ -130,7 +130,7 @@ def test_a_refused_option_that_is_off_is_none(name, tmp_path):
 
 
 def rows() -> str:
-    words = {"taken": "taken", "no effect": "no effect", "refused": "**refused**"}
+    words = {"applied": "applied", "no effect": "no effect", "refused": "**refused**"}
     return "".join(
         f"| `{name}` | {words[option.use]} | {option.note} |\n" for name, option in OPTIONS.items()
     )
