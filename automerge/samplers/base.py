@@ -22,22 +22,40 @@ class Sampler(Protocol):
         ...
 
     def repeat(self, number: int, params: Params) -> bool:
-        """Ask again, of a new sampler, for what an earlier one proposed; whether that is the same.
+        """Replay an earlier `ask`, and return whether this sampler proposes the same.
 
-        A sampler whose state does not depend on it may spare itself the proposal, and trust.
+        A sampler whose later state does not depend on its proposals may skip the computation and
+        return True.
+
+        Args:
+            number: the trial's number.
+            params: what was proposed when the study first asked.
         """
         return self.ask(number) == params
 
     def tell(self, number: int, params: Params | None, losses: Sequence[float] | None) -> None:
-        """Report a trial: its losses (to minimise, one an objective), or None for a failure.
+        """Report a trial, once.
 
-        Trials that were never asked for (base, sources, the user's recipes) are told too;
-        `params` is None where the space cannot express them.
+        Trials that were never asked for (base, sources, the user's recipes) are told too.
+
+        Args:
+            number: the trial's number.
+            params: its parameters; None where the space cannot express its recipe.
+            losses: one per goal, to be minimised; None for a failure.
         """
         ...
 
 
 class SamplerFactory(Protocol):
-    """Builds a sampler for a space and a number of objectives."""
+    """Builds a sampler."""
 
-    def __call__(self, space: Space, n_objectives: int, seed: int, budget: int) -> Sampler: ...
+    def __call__(self, space: Space, n_objectives: int, seed: int, budget: int) -> Sampler:
+        """Build a sampler.
+
+        Args:
+            space: what it proposes parameters of.
+            n_objectives: how many losses each trial has.
+            seed: decides every proposal, with the calls.
+            budget: expected number of trials, for samplers that plan ahead.
+        """
+        ...

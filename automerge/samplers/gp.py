@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,35 +15,36 @@ from automerge.samplers.random import draw
 from automerge.space import Space
 from automerge.trial import Params
 
-PROBED = 10
-"""Least number of random points before the first model; half the dimensions where that is more."""
-LEAST = 3
+N_INITIAL = 10
+"""Random points before the first model, at least; half the dimensions where that is more."""
+MIN_POINTS = 3
 """Points a model needs."""
-REFITTED = 1.1
-"""Hyperparameters are searched anew when there are that many times the points."""
-FITTED = 300
-"""Points they are searched with, at most."""
-CONDITIONED, ELSEWHERE = 1500, 300
-"""Points a model knows at most, since it costs their cube: the best, and these many of the rest."""
+REFIT_GROWTH = 1.1
+"""Hyperparameters are searched again once the points have grown by this factor."""
+MAX_FIT_POINTS = 300
+"""Points hyperparameters are searched with, at most."""
+MAX_POINTS, N_OTHERS = 1500, 300
+"""Points a model is given at most, since it costs their cube: the best, and N_OTHERS others."""
 N_UNIFORM, N_LOCAL = 200, 500
 """Candidates a proposal is chosen from: drawn anywhere, and near the front."""
 N_DRAWS, N_DIRECTIONS = 16, 64
+"""Posterior draws, and directions of scalarisation, that improvement is a mean over."""
 N_BEST = 40
 """How many of the best points, beyond the front, improvements are measured against."""
-STEPS = (0.03, 0.08, 0.2)
-"""Standard deviations of local moves, in shares of a parameter's range."""
-MOVED = 6
-"""Coordinates a local move changes, about."""
-CROSSED = 0.5
-"""Share of local moves that begin between two parents."""
-SWITCHED = 0.1
-"""Share of local moves that go to another method or set of models."""
-MARGIN = 0.1
-"""Of the front's range, between its worst losses and the reference point."""
+LOCAL_STDS = (0.03, 0.08, 0.2)
+"""Standard deviations of local moves, in fractions of a parameter's range."""
+N_MOVED = 6
+"""Coordinates a local move changes, on average."""
+P_CROSSOVER = 0.5
+"""Probability that a local move begins between two parents."""
+P_SWITCH = 0.1
+"""Probability that a local move goes to another method or set of models."""
+REFERENCE_MARGIN = 0.1
+"""Between the front's worst losses and the reference point, as a fraction of the front's range."""
 
 
 class GpSampler(Sampler):
-    """Gaussian processes, one an objective, and noisy expected hypervolume improvement.
+    """Gaussian processes, one per objective, and noisy expected hypervolume improvement.
 
     Improvement is estimated with posterior draws and random hypervolume scalarisation (Zhang and
     Golovin 2020, arXiv:2006.04655), against what the same draw says of the best points measured
@@ -59,14 +59,17 @@ class GpSampler(Sampler):
     def __init__(self, space: Space, n_objectives: int, seed: int, budget: int) -> None:
         self._space = space
         self._seed = seed
-        self._probes = max(PROBED, len(space.roles) // 2, len(space.methods))
-        self._groups = groups(space)
+        self._probes = max(N_INITIAL, len(space.roles) // 2, len(space.methods))
+        self._groups = _length_groups(space)
         self._points: list[Floats] = []
         self._losses: list[Floats] = []
         self._pending: dict[int, Floats] = {}
         self._failed: list[Floats] = []
         self._asked = 0
-        self._fitted = 0
+        self._fit_size = 0
+        """Number of points, of those told first, that hyperparameters are searched with."""
+        self._fitted: tuple[int, list[Hyperparameters]] = (0, [])
+        """Hyperparameters, one per objective, and the number of points they are from."""
         self._threads = ThreadpoolController()
 
     def ask(self, number: int) -> Params:
@@ -90,7 +93,7 @@ class GpSampler(Sampler):
 
     @property
     def _probing(self) -> bool:
-        return self._asked < self._probes or len(self._points) < LEAST
+        return self._asked < self._probes or len(self._points) < MIN_POINTS
 
     def _note(self, number: int, params: Params) -> None:
         self._asked += 1
@@ -110,16 +113,17 @@ class GpSampler(Sampler):
             self._losses.append(np.array(losses, dtype=np.float64))
 
     def _best(self, rng: np.random.Generator) -> Floats:
-        """The candidate of the largest expected improvement."""
+        """Return the candidate of the largest expected improvement, as a position."""
         points, losses = np.array(self._points), tamed(np.array(self._losses))
-        if len(points) > CONDITIONED:
-            kept = self._kept(losses, rng)
-            points, losses = points[kept], losses[kept]
+        if len(points) > MAX_POINTS:
+            rows = self._modelled(losses, rng)
+            points, losses = points[rows], losses[rows]
         self._schedule()
         posteriors = [
             condition(points, column, self._groups, hyperparameters)
-            for column, hyperparameters in zip(losses.T, self._hyperparameters, strict=True)
+            for column, hyperparameters in zip(losses.T, self._hyperparameters(), strict=True)
         ]
+        # The front is that of the posterior means: a lucky measurement alone makes no parent.
         means = np.column_stack([posterior.fitted for posterior in posteriors])
         front = np.flatnonzero(nondominated(means))
         ideal = means[front].min(axis=0)
@@ -127,72 +131,88 @@ class GpSampler(Sampler):
         span = np.where(span > 0, span, 1.0)
         ranked = np.argsort(((means - ideal) / span).mean(axis=1), kind="stable")
         rivals = points[list(dict.fromkeys([*front, *ranked[:N_BEST]]))]
+        # Points in flight and failures are rivals too: what a draw promises there is taken.
         known = np.vstack([rivals, *self._pending.values(), *self._failed[-N_BEST:]])
         new = self._candidates(points[front], rng)
         heights: list[tuple[Floats, Floats]] = []
         for posterior, best, width in zip(posteriors, ideal, span, strict=True):
             normal = rng.standard_normal((N_DRAWS, len(known) + 1))
-            there, here = posterior.draw(known, new, normal)
+            at_known, at_new = posterior.draw(known, new, normal)
+            # Scaled so that the front spans [0, 1] and the reference point lies a margin beyond.
             heights.append(
-                (1 + MARGIN - (there - best) / width, 1 + MARGIN - (here - best) / width)
+                (
+                    1 + REFERENCE_MARGIN - (at_known - best) / width,
+                    1 + REFERENCE_MARGIN - (at_new - best) / width,
+                )
             )
         directions = np.abs(rng.standard_normal((N_DIRECTIONS, len(heights))))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         gained = improvement([h for h, _ in heights], [h for _, h in heights], directions)
         return np.asarray(new[int(np.argmax(gained))])
 
-    def _kept(self, losses: Floats, rng: np.random.Generator) -> NDArray[np.intp]:
-        """The front, the best in the mean of all objectives, and some of the others, in order."""
+    def _modelled(self, losses: Floats, rng: np.random.Generator) -> NDArray[np.intp]:
+        """Choose the rows a model is given, ascending.
+
+        The front, the best in the mean of all objectives, and some of the others.
+        """
         span = np.ptp(losses, axis=0)
         height = ((losses - losses.min(axis=0)) / np.where(span > 0, span, 1.0)).mean(axis=1)
         height[nondominated(losses)] -= 1.0
         order = np.argsort(height, kind="stable")
-        best, rest = np.split(order, [CONDITIONED - ELSEWHERE])
-        return np.sort(np.concatenate([best, rng.choice(rest, ELSEWHERE, replace=False)]))
+        best, rest = np.split(order, [MAX_POINTS - N_OTHERS])
+        return np.sort(np.concatenate([best, rng.choice(rest, N_OTHERS, replace=False)]))
 
     def _schedule(self) -> None:
-        """Have hyperparameters searched anew where it is time to."""
-        if len(self._points) >= REFITTED * self._fitted:
-            self._fitted = len(self._points)
-            self.__dict__.pop("_hyperparameters", None)
+        """Note how many points hyperparameters are to be searched with from here on."""
+        if len(self._points) >= REFIT_GROWTH * self._fit_size:
+            self._fit_size = len(self._points)
 
-    @cached_property
     def _hyperparameters(self) -> list[Hyperparameters]:
-        """One an objective, from what was known when they were last due, whenever that is asked."""
-        points = np.array(self._points[: self._fitted])
-        losses = tamed(np.array(self._losses[: self._fitted]))
-        rng = np.random.default_rng([self._seed, self._fitted])
-        some = rng.permutation(self._fitted)[:FITTED]
-        return [fit(points[some], column[some], self._groups) for column in losses.T]
+        """Return the scheduled hyperparameters, one per objective.
+
+        They depend on the first points told and the seed alone, so that a resumed sampler, which
+        skips the proposals before, comes to the same ones.
+        """
+        if self._fitted[0] != self._fit_size:
+            points = np.array(self._points[: self._fit_size])
+            losses = tamed(np.array(self._losses[: self._fit_size]))
+            rng = np.random.default_rng([self._seed, self._fit_size])
+            some = rng.permutation(self._fit_size)[:MAX_FIT_POINTS]
+            new = [fit(points[some], column[some], self._groups) for column in losses.T]
+            self._fitted = (self._fit_size, new)
+        return self._fitted[1]
 
     def _candidates(self, parents: Floats, rng: np.random.Generator) -> Floats:
-        """Points drawn anywhere, and moved from parents or from the line between two of them."""
+        """Draw points anywhere, and move some from parents or from the line between two of them."""
         d = len(self._space.roles)
         chosen = rng.integers(len(parents), size=(2, N_LOCAL))
         first, second = parents[chosen[0]], parents[chosen[1]]
-        along = rng.uniform(0, 1, (N_LOCAL, 1)) * (rng.random((N_LOCAL, 1)) < CROSSED)
-        moved = rng.random((N_LOCAL, d)) < MOVED / max(d, MOVED)
-        steps = rng.choice(STEPS, size=(N_LOCAL, 1)) * rng.standard_normal((N_LOCAL, d))
+        along = rng.uniform(0, 1, (N_LOCAL, 1)) * (rng.random((N_LOCAL, 1)) < P_CROSSOVER)
+        moved = rng.random((N_LOCAL, d)) < N_MOVED / max(d, N_MOVED)
+        steps = rng.choice(LOCAL_STDS, size=(N_LOCAL, 1)) * rng.standard_normal((N_LOCAL, d))
         near = first[:, :d] + along * (second[:, :d] - first[:, :d]) + moved * steps
         # Reflected at the bounds: clipped there, they would crowd where losses may be steep.
         shares = np.vstack([rng.random((N_UNIFORM, d)), 1 - np.abs(1 - np.abs(near))])
         branches = rng.choice(len(self._space.prior), len(shares), p=self._space.prior)
-        stays = rng.random(N_LOCAL) >= SWITCHED
+        stays = rng.random(N_LOCAL) >= P_SWITCH
         branches[N_UNIFORM:][stays] = self._space.branch_numbers(first[stays])
         drawn = np.hstack([shares, self._space.codes[branches]])
-        # Where they will lie once measured, so that what is inactive tells nothing apart.
+        # Where they will lie once measured, so that inactive roles tell no two points apart.
         return self._space.settled(drawn)
 
 
-def groups(space: Space) -> tuple[int, ...]:
-    """The length scale of each number of a position: one a role, one for methods, one a source."""
+def _length_groups(space: Space) -> tuple[int, ...]:
+    """Number the length scales of a position: one per role, one for methods, one per source."""
     d, n_methods = len(space.roles), len(space.methods)
     return (*range(d), *[d] * n_methods, *range(d + 1, d + 1 + len(space.sources)))
 
 
 def tamed(losses: Floats) -> Floats:
-    """Losses with their worse halves on a logarithmic scale, so that ruined merges (a perplexity of
-    10⁶) do not set the scale of all others. Monotone, and the identity below the median."""
+    """Put the worse half of each objective's losses, (n, m), on a logarithmic scale.
+
+    So ruined merges (a perplexity of 10⁶) do not set the scale of all others. Monotone, and the
+    identity below the median.
+    """
     middle = np.median(losses, axis=0)
     unit = middle - losses.min(axis=0)
     unit = np.where(unit > 0, unit, 1.0)
@@ -201,23 +221,31 @@ def tamed(losses: Floats) -> Floats:
 
 
 def improvement(known: Sequence[Floats], new: Sequence[Floats], directions: Floats) -> Floats:
-    """Expected hypervolume gained by each new point, up to a constant: (k,).
+    """Return the expected hypervolume gained by each new point, up to a constant: (k,).
 
-    `known` (draws, b) and `new` (draws, k) are heights above the reference point, an array an
-    objective. Hypervolume is the mean over directions of max_y min_i (y_i / λ_i)^m (Zhang and
-    Golovin 2020, lemma 5).
+    The hypervolume of points y (heights above the reference point) is, up to a constant, the mean
+    over directions λ of max_y s_λ(y), s_λ(y) = min_i (max(y_i, 0) / λ_i)^m (Zhang and Golovin 2020,
+    lemma 5), for λ uniform on the part of the unit sphere with positive coordinates. So the gain of
+    a point is the mean of how far its s_λ exceeds the largest among the known points.
+
+    Args:
+        known: an array (draws, b) per objective, the heights of b known points.
+        new: an array (draws, k) per objective, the heights of k new points.
+        directions: unit vectors with positive coordinates, (directions, m).
     """
     total = np.zeros(new[0].shape[1])
     for direction in directions:
-        reached = lowest(new, direction)
-        best = lowest(known, direction).max(axis=1, keepdims=True)
+        reached = _lowest(new, direction)
+        best = _lowest(known, direction).max(axis=1, keepdims=True)
+        # The power m is monotone, so it comes after the minimum and the maximum; a sum over draws
+        # and directions orders points as the mean does.
         m = len(direction)
         total += (np.maximum(reached, best) ** m - best**m).sum(axis=0)
     return total
 
 
-def lowest(heights: Sequence[Floats], direction: Floats) -> Floats:
-    """min_i max(y_i, 0) / λ_i, elementwise."""
+def _lowest(heights: Sequence[Floats], direction: Floats) -> Floats:
+    """Return min_i max(y_i, 0) / λ_i, elementwise."""
     scaled = heights[0] / direction[0]
     for height, weight in zip(heights[1:], direction[1:], strict=True):
         np.minimum(scaled, height / weight, out=scaled)

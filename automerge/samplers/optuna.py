@@ -19,7 +19,7 @@ from automerge.trial import Params
 if TYPE_CHECKING:
     import optuna
 
-MakeSampler: TypeAlias = Callable[[int], Any]
+_MakeSampler: TypeAlias = Callable[[int], Any]
 """Seed → an Optuna sampler."""
 
 
@@ -28,37 +28,37 @@ class OptunaSampler(Sampler):
 
     Optuna's genetic samplers search only what every trial has: in a conditional space they would
     draw all but the method at random. So each trial has every role (a parameter's name without its
-    method) as a share in [0, 1] of its range, used or not, and the methods share what they learn
+    method) as a fraction in [0, 1] of its range, used or not, and the methods share what they learn
     of a role.
 
     Every proposal comes from a fresh sampler seeded by (seed, number); what it knows is the study
     in memory. Trials nobody asked for enter as enqueued ones.
     """
 
-    def __init__(self, space: Space, n_objectives: int, seed: int, make: MakeSampler) -> None:
+    def __init__(self, space: Space, n_objectives: int, seed: int, make: _MakeSampler) -> None:
         import optuna
 
         self._space = space
         self._seed = seed
         self._make = make
         self._asked: dict[int, optuna.trial.Trial] = {}
-        with quiet():
+        with _quiet():
             self._study = optuna.create_study(directions=["minimize"] * n_objectives)
 
     def ask(self, number: int) -> Params:
         """Propose parameters for trial `number`."""
-        with quiet():
+        with _quiet():
             return self._ask(number)
 
     def tell(self, number: int, params: Params | None, losses: Sequence[float] | None) -> None:
         """Report a trial; recipes the space cannot express teach these samplers nothing."""
         from optuna.trial import TrialState
 
-        with quiet():
+        with _quiet():
             if number not in self._asked:
                 if params is None:
                     return
-                self._study.enqueue_trial(shares(self._space, params))
+                self._study.enqueue_trial(_flat(self._space, params))
                 self._ask(number)
             trial = self._asked.pop(number)
             if losses is None or not all(map(math.isfinite, losses)):
@@ -86,8 +86,8 @@ class OptunaSampler(Sampler):
         return self._space.walk(choose)
 
 
-def shares(space: Space, params: Params) -> dict[str, Value]:
-    """Parameters in the flat form; what they leave open is left to the sampler."""
+def _flat(space: Space, params: Params) -> dict[str, Value]:
+    """Return parameters in the flat form; the sampler fills in what they leave open."""
     flat: dict[str, Value] = {}
     for parameter in space.parameters:
         if parameter.name in params:
@@ -100,8 +100,8 @@ def shares(space: Space, params: Params) -> dict[str, Value]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Silence Optuna's chatter and warnings of experimental features while inside."""
+def _quiet() -> Iterator[None]:
+    """Silence Optuna's messages and warnings about experimental features."""
     from optuna.exceptions import ExperimentalWarning
 
     logger = logging.getLogger("optuna")
@@ -115,8 +115,8 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def population(budget: int) -> int:
-    """A tenth of the budget, from 4 to 50."""
+def _population(budget: int) -> int:
+    """Return a population size: a tenth of the budget, from 4 to 50."""
     return min(max(budget // 10, 4), 50)
 
 
@@ -133,7 +133,7 @@ def nsga2(space: Space, n_objectives: int, seed: int, budget: int) -> OptunaSamp
     """NSGA-II (Deb et al. 2002)."""
     from optuna.samplers import NSGAIISampler
 
-    size = population(budget)
+    size = _population(budget)
     return OptunaSampler(
         space, n_objectives, seed, lambda s: NSGAIISampler(seed=s, population_size=size)
     )
@@ -143,7 +143,7 @@ def nsga3(space: Space, n_objectives: int, seed: int, budget: int) -> OptunaSamp
     """NSGA-III (Deb and Jain 2014)."""
     from optuna.samplers import NSGAIIISampler
 
-    size = population(budget)
+    size = _population(budget)
     return OptunaSampler(
         space, n_objectives, seed, lambda s: NSGAIIISampler(seed=s, population_size=size)
     )

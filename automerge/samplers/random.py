@@ -28,7 +28,7 @@ class RandomSampler(Sampler):
 
 
 def draw(space: Space, rng: np.random.Generator, fixed: Params | None = None) -> Params:
-    """Draw the active parameters uniformly, apart from those in `fixed`."""
+    """Draw the active parameters uniformly, except those in `fixed`."""
     fixed = {} if fixed is None else fixed
 
     def choose(parameter: Parameter) -> Value:

@@ -7,13 +7,13 @@ import numpy as np
 from automerge.pareto import Floats
 
 AUGMENTATION = 0.05
-"""Share of the plain sum, so that weakly dominated points lose."""
+"""ρ, the weight of the plain sum, so that weakly dominated points lose."""
 SKEW = 0.6
 """Weight of the objective a skewed direction favours, with three objectives or more."""
 
 
 def directions(n_objectives: int) -> Floats:
-    """Weights, a row a direction, the balanced one first.
+    """Return weights that sum to 1, a row per direction, the balanced one first.
 
     One objective has one direction; two have a balanced and two skewed ones (0.2 and 0.8); more
     have the balanced one and one in favour of each objective.
@@ -26,11 +26,20 @@ def directions(n_objectives: int) -> Floats:
 
 
 def chebyshev(losses: Floats, weights: Floats, front: Floats) -> Floats:
-    """max_j w_j s_j + ρ Σ_j w_j s_j (Steuer and Choo 1983), shape (n,).
+    """Scalarise losses with the augmented Chebyshev function (Steuer and Choo 1983).
 
-    s are losses scaled by the ideal and nadir points, the best and the worst of the front.
+    Losses are scaled by the ideal and nadir points, the best and the worst of the front.
+
+    Args:
+        losses: (n, m), to be minimised.
+        weights: (m,), a row of `directions`.
+        front: (k, m) nondominated losses.
+
+    Returns:
+        Values to be minimised, (n,).
     """
     ideal = front.min(axis=0)
     span = front.max(axis=0) - ideal
     scaled = weights * (losses - ideal) / np.where(span > 0, span, 1.0)
+    # max_j w_j s_j + ρ Σ_j w_j s_j
     return np.asarray(scaled.max(axis=1) + AUGMENTATION * scaled.sum(axis=1))

@@ -15,8 +15,8 @@ from automerge.samplers.random import RandomSampler
 from automerge.space import Space
 
 AUTO = "auto"
-GP_DIMENSIONS, GP_TRIALS = 100, 1000
-"""Up to where a Gaussian process is both the best guide and cheap beside a measurement."""
+MAX_GP_DIMENSIONS, MAX_GP_TRIALS = 100, 1000
+"""Up to here a Gaussian process is the best sampler, and cheap compared with a measurement."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Samplers(Mapping[str, SamplerFactory]):
         return 1 + len(self.factories)
 
     def problem(self, name: str) -> str | None:
-        """Say why there is no sampler of a name; None where there is one."""
+        """Return why there is no sampler of this name; None where there is one."""
         return None if name == AUTO else self.factories.problem(name)
 
     def resolve(self, name: str, space: Space, n_objectives: int, budget: int) -> str:
-        """The sampler a name stands for; every name but `auto` stands for itself."""
+        """Return the sampler a name stands for; every name but `auto` stands for itself."""
         if name != AUTO:
             return name
-        small = len(space.roles) <= GP_DIMENSIONS and budget <= GP_TRIALS
+        small = len(space.roles) <= MAX_GP_DIMENSIONS and budget <= MAX_GP_TRIALS
         return "gp" if small else "cma"
 
     def _chosen(self, space: Space, n_objectives: int, seed: int, budget: int) -> Sampler:
@@ -50,8 +50,8 @@ class Samplers(Mapping[str, SamplerFactory]):
         return self.factories[name](space, n_objectives, seed, budget)
 
 
-def admit(name: str, outside: object) -> SamplerFactory:
-    """Take a sampler's class or factory from outside the package."""
+def _admit(name: str, outside: object) -> SamplerFactory:
+    """Accept a sampler's class or factory from outside the package; raise TypeError for others."""
     del name
     if not callable(outside):
         raise TypeError(
@@ -73,6 +73,6 @@ SAMPLERS = Samplers(
             "random": RandomSampler,
         },
         "automerge.samplers",
-        admit,
+        _admit,
     )
 )

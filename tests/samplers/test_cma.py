@@ -68,3 +68,15 @@ def test_proposals_are_those_of_an_archive_compared_with_itself_before_each_upda
     ours = proposals(n_objectives, decimals)
     monkeypatch.setattr(cma, "Archive", ArchiveComparedAnew)
     assert ours == proposals(n_objectives, decimals)
+
+
+def test_a_method_that_always_loses_is_still_tried_now_and_then() -> None:
+    choice = space("linear", "ties")
+    sampler = SAMPLERS["cma"](choice, 1, 0, 40)
+    methods = []
+    for number in range(700):
+        params = sampler.ask(number)
+        methods.append(params["method"])
+        cost = losses(choice, params, 1)[0]
+        sampler.tell(number, params, [cost + 10.0 * (params["method"] == "ties")])
+    assert 1 <= methods[300:].count("ties") <= 40

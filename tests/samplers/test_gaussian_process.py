@@ -56,12 +56,12 @@ def test_draws_have_the_joint_distribution_of_scikit_learns_posterior():
 
 
 def test_gradient_is_that_of_finite_differences():
-    middle = prior(3).vector
+    median = prior(3).vector
     squares = group_squares(INPUTS, GROUPS)
     vector = HERE.vector + 0.1
-    _, gradient = negative_log_density(vector, squares, VALUES, middle)
+    _, gradient = negative_log_density(vector, squares, VALUES, median)
     numeric = optimize.approx_fprime(
-        vector, lambda v: negative_log_density(v, squares, VALUES, middle)[0], 1e-6
+        vector, lambda v: negative_log_density(v, squares, VALUES, median)[0], 1e-6
     )
     np.testing.assert_allclose(gradient, numeric, rtol=1e-4, atol=1e-4)
 

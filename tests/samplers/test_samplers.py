@@ -130,8 +130,8 @@ def test_gp_knows_so_many_points_at_most_the_best_among_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A search limited by time alone may have tens of thousands of trials."""
-    monkeypatch.setattr(gp, "CONDITIONED", 50)
-    monkeypatch.setattr(gp, "ELSEWHERE", 15)
+    monkeypatch.setattr(gp, "MAX_POINTS", 50)
+    monkeypatch.setattr(gp, "N_OTHERS", 15)
     known: list[np.ndarray] = []
     condition = gp.condition
     monkeypatch.setattr(
