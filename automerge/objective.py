@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+
+from automerge.arrays import Floats
 
 Direction = Literal["maximize", "minimize"]
 Aggregation = Literal["mean", "perplexity", "weighted_perplexity", "bits_per_byte", "exact"]
@@ -160,7 +161,7 @@ def perplexity(log_likelihood: float) -> float:
     return math.exp(min(-log_likelihood, LARGEST_LOG_PERPLEXITY))
 
 
-def standard_error(values: NDArray[np.float64]) -> float:
+def standard_error(values: Floats) -> float:
     """Sample standard error of the mean; 0 for a single value."""
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
 

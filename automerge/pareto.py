@@ -7,17 +7,14 @@ nondominated, never chosen, worth no volume.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats: TypeAlias = NDArray[np.float64]
-Bools: TypeAlias = NDArray[np.bool_]
-Indices: TypeAlias = NDArray[np.intp]
+from automerge.arrays import Bools, Floats, Indices
 
 
-def as_points(losses: ArrayLike) -> Floats:
+def _as_points(losses: ArrayLike) -> Floats:
     """Check and convert to a float64 array of shape (n, m)."""
     points = np.asarray(losses, dtype=np.float64)
     if points.ndim != 2 or points.shape[1] == 0:
@@ -26,8 +23,8 @@ def as_points(losses: ArrayLike) -> Floats:
 
 
 def valid(losses: ArrayLike) -> Bools:
-    """Mark the rows whose losses are all finite."""
-    return np.asarray(np.isfinite(as_points(losses)).all(axis=1))
+    """Mark the rows whose losses are all finite: shape (n,)."""
+    return np.asarray(np.isfinite(_as_points(losses)).all(axis=1))
 
 
 def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
@@ -36,28 +33,28 @@ def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def nondominated(losses: ArrayLike) -> Bools:
-    """Mark the rows no other row dominates.
+    """Mark the rows that no other row dominates: shape (n,).
 
     A row dominates another when it is nowhere worse and somewhere better, so equal rows are all
-    kept: which of two equal models to show is not a question of dominance.
+    marked: which of two equal models to show is not a question of dominance.
     """
-    points = as_points(losses)
+    import moocore
+
+    points = _as_points(losses)
     mask = valid(points)
-    # In lexicographic order only earlier rows can dominate later ones: the first row left is on the
-    # front, and takes what it dominates with it, so that there are as many steps as front rows.
-    left = np.flatnonzero(mask)[np.lexsort(points[mask].T[::-1])]
-    while left.size:
-        first = points[left[0]]
-        no_better = (first <= points[left]).all(axis=1)
-        mask[left[no_better]] = (points[left[no_better]] == first).all(axis=1)
-        left = left[~no_better]
+    mask[mask] = moocore.is_nondominated(points[mask], keep_weakly=True)
     return mask
 
 
 def updated_front(front: Floats, point: Floats) -> Floats:
-    """The front once a point has come: (k, m) nondominated rows, of equal ones the first alone.
+    """Add a point to a front and drop what it dominates.
 
-    `front` itself where the point is not finite or no improvement.
+    Args:
+        front: (k, m) nondominated rows, all different.
+        point: (m,).
+
+    Returns:
+        The new front; `front` itself where the point is not finite, or is dominated or in it.
     """
     if not np.isfinite(point).all() or (front <= point).all(axis=1).any():
         return front
@@ -65,26 +62,30 @@ def updated_front(front: Floats, point: Floats) -> Floats:
 
 
 def layers(losses: ArrayLike) -> list[Indices]:
-    """Peel fronts off one after the other (nondominated sorting, Deb et al. 2002).
+    """Sort rows into fronts (nondominated sorting, Deb et al. 2002).
 
-    Each layer holds ascending row numbers; invalid rows are in none.
+    Each layer is the nondominated set of what the layers before it leave.
+
+    Returns:
+        Ascending row numbers of each layer; invalid rows are in none.
     """
-    points = as_points(losses)
-    left = np.flatnonzero(valid(points))
-    peeled = []
-    while left.size:
-        mask = nondominated(points[left])
-        peeled.append(left[mask])
-        left = left[~mask]
-    return peeled
+    import moocore
+
+    points = _as_points(losses)
+    rows = np.flatnonzero(valid(points))
+    if not rows.size:
+        return []
+    ranks = moocore.pareto_rank(points[rows])
+    return [rows[ranks == rank] for rank in range(int(ranks.max()) + 1)]
 
 
 def ideal_nadir(losses: ArrayLike) -> tuple[Floats, Floats]:
-    """The best value of each objective, and the worst one on the front.
+    """Return the best value of each objective, and the worst one on the front: (m,) each.
 
-    Raises ValueError when no row is valid.
+    Raises:
+        ValueError: no row is valid.
     """
-    points = as_points(losses)
+    points = _as_points(losses)
     front = points[nondominated(points)]
     if not len(front):
         raise ValueError("no row of the losses is finite")
@@ -92,12 +93,15 @@ def ideal_nadir(losses: ArrayLike) -> tuple[Floats, Floats]:
 
 
 def reference_point(losses: ArrayLike, margin: float = 0.1) -> Floats:
-    """The worst valid losses, moved away by `margin` of the range of each objective.
+    """Return the worst valid losses, moved away by `margin` of the range of each objective: (m,).
 
     With 0.1, extreme points of the front keep a volume of their own (Ishibuchi et al. 2018).
     An objective without range is moved by `margin` of its size, or by `margin` at 0.
+
+    Raises:
+        ValueError: no row is valid.
     """
-    points = as_points(losses)
+    points = _as_points(losses)
     points = points[valid(points)]
     if not len(points):
         raise ValueError("no row of the losses is finite")
@@ -108,11 +112,19 @@ def reference_point(losses: ArrayLike, margin: float = 0.1) -> Floats:
 
 
 def hypervolume(losses: ArrayLike, reference: ArrayLike) -> float:
-    """The volume the rows dominate below the reference point (Zitzler and Thiele 1998)."""
+    """Return the volume the rows dominate below the reference point (Zitzler and Thiele 1998).
+
+    Args:
+        losses: (n, m); rows at or beyond the reference point add nothing.
+        reference: (m,).
+
+    Raises:
+        ValueError: the reference point is not finite, or has another number of objectives.
+    """
     import moocore
 
-    points = as_points(losses)
-    bound = as_reference(reference, points)
+    points = _as_points(losses)
+    bound = _as_reference(reference, points)
     inside = valid(points) & (points < bound).all(axis=1)
     if not inside.any():
         return 0.0
@@ -123,8 +135,8 @@ def hypervolume(losses: ArrayLike, reference: ArrayLike) -> float:
     return float(moocore.hypervolume(np.ascontiguousarray(front), ref=bound))
 
 
-def as_reference(reference: ArrayLike, points: Floats) -> Floats:
-    """Check that the reference point is finite and has one number an objective."""
+def _as_reference(reference: ArrayLike, points: Floats) -> Floats:
+    """Check that the reference point is finite and has one number per objective."""
     bound = np.asarray(reference, dtype=np.float64)
     if bound.shape != points.shape[1:] or not np.isfinite(bound).all():
         raise ValueError(
@@ -134,9 +146,9 @@ def as_reference(reference: ArrayLike, points: Floats) -> Floats:
 
 
 def hypervolume_history(losses: ArrayLike, reference: ArrayLike) -> Floats:
-    """The hypervolume of the first 1, 2, ..., n rows: shape (n,), never falling."""
-    points = as_points(losses)
-    bound = as_reference(reference, points)
+    """Return the hypervolume of the first 1, 2, ..., n rows: shape (n,), never falling."""
+    points = _as_points(losses)
+    bound = _as_reference(reference, points)
     history = np.zeros(len(points))
     front = points[:0]
     volume = 0.0
@@ -149,12 +161,12 @@ def hypervolume_history(losses: ArrayLike, reference: ArrayLike) -> Floats:
 
 
 def knee(losses: ArrayLike) -> int | None:
-    """The row nearest the ideal point, the front scaled to [0, 1] in each objective.
+    """Return the row nearest the ideal point, the front scaled to [0, 1] in each objective.
 
-    The knee of a front without further preference (compromise programming, Zeleny 1973, with
-    Chebyshev distance, then the sum); the first of equals. None when no row is valid.
+    The knee of a front without further preference (compromise programming, Zeleny 1973): by
+    Chebyshev distance, ties by the sum, then by row number. None when no row is valid.
     """
-    points = as_points(losses)
+    points = _as_points(losses)
     front = np.flatnonzero(nondominated(points))
     if not front.size:
         return None
@@ -169,12 +181,22 @@ def greedy_subset(losses: ArrayLike, k: int, reference: ArrayLike) -> Indices:
     """Choose up to k rows, each adding the most hypervolume to those before it.
 
     Greedy selection is within 1 - 1/e of the best subset (Guerreiro et al. 2016). A front smaller
-    than k is chosen whole, then the next layers follow, each judged by its own volume. Rows that
-    add nothing (at or beyond the reference point, or copies) come last in their layer, by
-    row number. Returns row numbers in the order chosen.
+    than k is chosen whole, then the next layers follow, each judged by its own volume.
+
+    Args:
+        losses: (n, m).
+        k: how many rows to choose, at most.
+        reference: (m,), the corner of the volume.
+
+    Returns:
+        Row numbers in the order chosen. Rows that add nothing (at or beyond the reference point, or
+        copies) come last in their layer, by row number.
+
+    Raises:
+        ValueError: the reference point is not finite, or has another number of objectives.
     """
-    points = as_points(losses)
-    bound = as_reference(reference, points)
+    points = _as_points(losses)
+    bound = _as_reference(reference, points)
     chosen: list[int] = []
     for layer in layers(points):
         chosen += _greedy_layer(points, layer, k - len(chosen), bound)
@@ -184,7 +206,7 @@ def greedy_subset(losses: ArrayLike, k: int, reference: ArrayLike) -> Indices:
 
 
 def _greedy_layer(points: Floats, layer: Indices, k: int, reference: Floats) -> list[int]:
-    """Lazy greedy: gains only shrink, so a stale gain is an upper bound (Minoux 1978)."""
+    """Choose greedily and lazily: gains only shrink, so a stale one is a bound (Minoux 1978)."""
     chosen: list[int] = []
     volume = 0.0
     gains = {int(i): hypervolume(points[[i]], reference) for i in layer}

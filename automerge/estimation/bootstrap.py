@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from automerge.arrays import Floats
 
 BLOCK_ELEMENTS = 2**22
 """Elements of the largest array held at once."""

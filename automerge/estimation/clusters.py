@@ -6,9 +6,8 @@ import math
 from collections.abc import Hashable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from automerge.arrays import Floats
 
 
 def clustered_standard_error(values: Floats, clusters: Sequence[Hashable]) -> float:

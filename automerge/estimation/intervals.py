@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import special
 
+from automerge.arrays import Floats
 from automerge.estimation.clusters import clustered_standard_error
 from automerge.objective import Aggregation, Estimate, ItemScores, estimate, perplexity
 
@@ -117,7 +117,7 @@ def equal_scores_interval(
     return value + share * (lowest - value), value + share * (highest - value)
 
 
-def influence(scores: ItemScores, aggregation: Aggregation) -> NDArray[np.float64]:
+def influence(scores: ItemScores, aggregation: Aggregation) -> Floats:
     """Give each item's linear influence on the aggregate, times n; it sums to zero.
 
     Its standard error over items is the delta method's for the aggregate (ratios: Cochran,
@@ -135,17 +135,17 @@ def influence(scores: ItemScores, aggregation: Aggregation) -> NDArray[np.float6
     return -residuals / math.log(2)
 
 
-def is_binary(values: NDArray[np.float64]) -> bool:
+def is_binary(values: Floats) -> bool:
     """Say whether every score is 0 or 1."""
     return bool(np.all((values == 0) | (values == 1)))
 
 
-def is_unit(values: NDArray[np.float64]) -> bool:
+def is_unit(values: Floats) -> bool:
     """Say whether every score lies in [0, 1]."""
     return bool(np.all((values >= 0) & (values <= 1)))
 
 
-def is_constant(values: NDArray[np.float64], size: float) -> bool:
+def is_constant(values: Floats, size: float) -> bool:
     """Say whether values of quantities of the given size differ by rounding only."""
     return bool(np.ptp(values) <= 1e-12 * size)
 
@@ -168,9 +168,7 @@ def student_interval(
     return mean - half, mean + half
 
 
-def _mean_interval(
-    values: NDArray[np.float64], point: Estimate, level: float
-) -> tuple[float, float]:
+def _mean_interval(values: Floats, point: Estimate, level: float) -> tuple[float, float]:
     if is_binary(values):
         return wilson_interval(float(values.sum()), point.n, level)
     if is_constant(values, float(np.abs(values).max())):
@@ -195,7 +193,7 @@ def _ratio_interval(
     return to_value(high), to_value(low)  # both transforms are decreasing
 
 
-def _ratio_and_residuals(scores: ItemScores) -> tuple[float, NDArray[np.float64]]:
+def _ratio_and_residuals(scores: ItemScores) -> tuple[float, Floats]:
     values = np.asarray(scores.values, dtype=np.float64)
     weights = np.ones_like(values) if scores.weights is None else np.asarray(scores.weights)
     ratio = float(values.sum() / weights.sum())

@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
+from automerge.arrays import Floats, Indices
 from automerge.objective import Estimate
-
-Floats = NDArray[np.float64]
-Indices = NDArray[np.intp]
 
 DONORS = 24
 """Nearest candidates that are asked."""

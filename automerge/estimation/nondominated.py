@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from automerge.arrays import Floats
 from automerge.estimation.bootstrap import blocks, resample_counts
-
-Floats = NDArray[np.float64]
 
 ROUNDING = 1e-12
 """Sums closer than this share of their size are equal."""

@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from automerge.arrays import Floats, Indices
 from automerge.estimation.neighbours import control_variates, nearest, predictions
 from automerge.objective import Estimate, ItemScores, Objective, estimate, perplexity
 
-Floats = NDArray[np.float64]
-Indices = NDArray[np.intp]
 Item = tuple[str, int]
 
 MEANS = ("mean", "perplexity")

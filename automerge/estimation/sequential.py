@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from automerge.arrays import Floats
 
 LARGEST_STAKE = 0.5
 """The share of its wealth that a bettor stakes at most."""

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from automerge.pareto import Floats, updated_front
+from automerge.arrays import Floats
+from automerge.pareto import updated_front
 from automerge.samplers.base import Sampler
 from automerge.samplers.random import draw
 from automerge.samplers.scalarise import chebyshev, directions

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import linalg, optimize
 
-from automerge.pareto import Floats
+from automerge.arrays import Floats
 
 LENGTH_STD, SIGNAL_STD = 0.8, 0.5
 NOISE_MEDIAN, NOISE_STD = 0.05, 1.5

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from automerge.pareto import Floats, nondominated
+from automerge.arrays import Floats
+from automerge.pareto import nondominated
 from automerge.samplers.base import Sampler
 from automerge.samplers.gaussian_process import Hyperparameters, condition, fit
 from automerge.samplers.random import draw

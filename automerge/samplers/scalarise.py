@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from automerge.pareto import Floats
+from automerge.arrays import Floats
 
 AUGMENTATION = 0.05
 """ρ, the weight of the plain sum, so that weakly dominated points lose."""

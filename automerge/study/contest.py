@@ -10,15 +10,13 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from automerge.arrays import Floats
 from automerge.estimation.intervals import is_unit, normal_quantile
 from automerge.estimation.sequential import log_evidence
 from automerge.items import shuffled
 from automerge.objective import ItemScores, Objective, goals
 from automerge.trial import Items
-
-Floats = NDArray[np.float64]
 
 FIRST_BLOCK = 64
 """Items of an objective in the first block, and at least in the last; each block between doubles

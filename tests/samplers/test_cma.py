@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from automerge.pareto import Floats, ideal_nadir
+from automerge.arrays import Floats
+from automerge.pareto import ideal_nadir
 from automerge.recipe import single
 from automerge.samplers import SAMPLERS, cma
 from automerge.testing.spaces import losses, space
