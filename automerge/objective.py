@@ -21,8 +21,8 @@ AGGREGATIONS: tuple[Aggregation, ...] = (
 )
 
 
-LARGEST_LOG_PERPLEXITY = 300.0
-"""A perplexity beyond e to this is that of a broken model."""
+MAX_LOG_PERPLEXITY = 300.0
+"""A perplexity beyond e to the power of this is that of a broken model."""
 MODEL_TASK = "model"
 MODEL_ITEM = (MODEL_TASK, 0)
 """Stands for the model itself, in place of an item of a task."""
@@ -36,7 +36,7 @@ class Objective:
 
     `task` is an lm-eval task or group; `metric` and `filter` are lm-eval's key ("acc,none").
     A property of the model itself has the aggregation "exact": one number, known without error.
-    What is no `goal` only serves constraints: nothing is better for it.
+    An objective that is not a `goal` only serves constraints and is not optimised.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Objective:
         return self.aggregation == "exact"
 
     def loss(self, value: float) -> float:
-        """The value as something to minimise."""
+        """Return the value as a loss, to be minimised."""
         return -value if self.direction == "maximize" else value
 
 
@@ -70,9 +70,11 @@ class Estimate:
 class ItemScores:
     """Scores of one objective on items of its leaf tasks, in the order of `items`.
 
-    `items` are (leaf task, lm-eval doc id). `weights` is None for plain means, else the number of
-    words or bytes an item counts for. `clusters` numbers what each item belongs to; None where
-    every item stands for itself.
+    Attributes:
+        items: (leaf task, lm-eval doc id).
+        values: one score per item.
+        weights: the number of words or bytes of each item; None for plain means.
+        clusters: the cluster of each item, by number; None where all items are independent.
     """
 
     items: tuple[tuple[str, int], ...]
@@ -87,7 +89,7 @@ class ItemScores:
             raise ValueError(f"items, values and weights differ in length: {sorted(sizes)}")
 
     def rows(self, rows: Sequence[int]) -> ItemScores:
-        """Some of its items."""
+        """Return the scores of some of its rows, in their order."""
         return ItemScores(
             tuple(self.items[row] for row in rows),
             tuple(self.values[row] for row in rows),
@@ -96,27 +98,32 @@ class ItemScores:
         )
 
     def clustered(self, clusters: Mapping[str, Sequence[int]]) -> ItemScores:
-        """The same, knowing the cluster of every document of each task."""
+        """Return the same scores with the cluster of each item.
+
+        Args:
+            clusters: the cluster of every document of each leaf task, by doc id. Where a task is
+                not among them, the scores stay as they are.
+        """
         if not all(task in clusters for task, _ in self.items):
             return self
-        own = tuple(clusters[task][doc] for task, doc in self.items)
-        alone = len(set(own)) == len(own)
-        return replace(self, clusters=None if alone else own)
+        numbers = tuple(clusters[task][doc] for task, doc in self.items)
+        independent = len(set(numbers)) == len(numbers)
+        return replace(self, clusters=None if independent else numbers)
 
 
 def model_property(name: str) -> Objective:
-    """A property of the model itself, which is better when it is smaller."""
+    """Return the objective for a property of the model itself, to be minimised."""
     return Objective(name, MODEL_TASK, name, "none", "minimize", "exact")
 
 
 def restricted(scores: ItemScores, items: Container[tuple[str, int]]) -> ItemScores:
-    """The scores of those of its items that are among some."""
+    """Return the scores of those of its items that are in `items`."""
     rows = [row for row, item in enumerate(scores.items) if item in items]
     return scores if len(rows) == len(scores.items) else scores.rows(rows)
 
 
 def joined(parts: Sequence[ItemScores]) -> ItemScores:
-    """The scores of disjoint sets of items as one; of the model itself, they are the same."""
+    """Join the scores of disjoint sets of items; scores of the model itself are all the same."""
     if parts[0].items == (MODEL_ITEM,):
         return parts[0]
     weights = tuple(w for part in parts for w in part.weights or ())
@@ -130,7 +137,8 @@ def joined(parts: Sequence[ItemScores]) -> ItemScores:
 def estimate(scores: ItemScores, aggregation: Aggregation) -> Estimate:
     """Aggregate item scores as lm-eval does, with the standard error of the aggregate.
 
-    Means use the sample standard error; ratios and exponentials the delta method.
+    Means use the sample standard error; ratios and exponentials the delta method. NaN without
+    items.
     """
     values = np.asarray(scores.values, dtype=np.float64)
     n = len(values)
@@ -144,40 +152,50 @@ def estimate(scores: ItemScores, aggregation: Aggregation) -> Estimate:
         if aggregation == "mean":
             return Estimate(mean, stderr, n)
         return Estimate(perplexity(mean), perplexity(mean) * stderr, n)
-    weights = np.ones(n) if scores.weights is None else np.asarray(scores.weights, dtype=np.float64)
-    ratio = float(values.sum() / weights.sum())
-    # Variance of a ratio of means (Cochran, Sampling Techniques, 1977, eq. 6.4).
-    stderr = standard_error((values - ratio * weights) / weights.mean())
+    ratio, residuals = ratio_of_means(scores)
+    stderr = standard_error(residuals)
     if aggregation == "weighted_perplexity":
         return Estimate(perplexity(ratio), perplexity(ratio) * stderr, n)
     return Estimate(-ratio / math.log(2), stderr / math.log(2), n)
 
 
-def perplexity(log_likelihood: float) -> float:
-    """exp(-x) of a mean log-likelihood; from `LARGEST_LOG_PERPLEXITY` on it grows no more.
+def ratio_of_means(scores: ItemScores) -> tuple[float, Floats]:
+    """Return Σ values / Σ weights, and each item's linear influence on it, times n: (n,).
 
-    A float holds no more than e^709, and a square of it no more than e^354.
+    The standard error of the influences' mean is that of the ratio, by the delta method.
     """
-    return math.exp(min(-log_likelihood, LARGEST_LOG_PERPLEXITY))
+    values = np.asarray(scores.values, dtype=np.float64)
+    weights = np.ones_like(values) if scores.weights is None else np.asarray(scores.weights)
+    ratio = float(values.sum() / weights.sum())
+    # Cochran, Sampling Techniques, 1977, eq. 6.4: (y − R x) / x̄
+    return ratio, (values - ratio * weights) / weights.mean()
+
+
+def perplexity(log_likelihood: float) -> float:
+    """Return exp(-x) of a mean log-likelihood x in nats, at most e to `MAX_LOG_PERPLEXITY`.
+
+    The largest float is about e^709, and the largest whose square is one about e^354.
+    """
+    return math.exp(min(-log_likelihood, MAX_LOG_PERPLEXITY))
 
 
 def standard_error(values: Floats) -> float:
-    """Sample standard error of the mean; 0 for a single value."""
+    """Return the sample standard error of the mean; 0 for a single value."""
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
 def goals(objectives: Iterable[Objective]) -> tuple[Objective, ...]:
-    """The objectives that are to be better, without those that only serve constraints."""
+    """Return the objectives that are optimised, without those that only serve constraints."""
     return tuple(o for o in objectives if o.goal)
 
 
 def estimates(
     objectives: Sequence[Objective], scores: Mapping[str, ItemScores]
 ) -> dict[str, Estimate]:
-    """One estimate an objective, by objective name."""
+    """Return one estimate per objective, by objective name."""
     return {o.name: estimate(scores[o.name], o.aggregation) for o in objectives}
 
 
 def losses(objectives: Sequence[Objective], measured: Mapping[str, Estimate]) -> tuple[float, ...]:
-    """Values to minimise, in the order of the goals among the objectives."""
+    """Return the losses of the goals among the objectives, in their order."""
     return tuple(o.loss(measured[o.name].value) for o in goals(objectives))

@@ -43,7 +43,7 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
-NO_DIFFERENCE = Difference(math.nan, math.nan, math.nan, math.nan, 0)
+_NO_DIFFERENCE = Difference(math.nan, math.nan, math.nan, math.nan, 0)
 
 
 def paired_difference(
@@ -56,25 +56,31 @@ def paired_difference(
     differences; ratios and exponentials Student's t on linearised item differences. Items in
     clusters take Student's t with the clustered standard error. Differences that are all equal
     never give an interval of width zero.
+
+    Args:
+        a: scores of one model.
+        b: scores of another on the same objective.
+        aggregation: how scores become a value.
+        level: the probability that the interval covers the true difference.
     """
     a, b = _on_common_items(a, b)
     n = len(a.values)
     if n == 0:
-        return NO_DIFFERENCE
+        return _NO_DIFFERENCE
     difference = estimate(a, aggregation).value - estimate(b, aggregation).value
     if aggregation == "exact":
         return Difference(difference, difference, difference, 0.0, 1)
-    spread = influence(a, aggregation) - influence(b, aggregation)
-    stderr = standard_error(spread)
-    if a.clusters is not None and not is_constant(spread, float(np.abs(spread).max())):
-        stderr = clustered_standard_error(spread, a.clusters)
+    influences = influence(a, aggregation) - influence(b, aggregation)
+    stderr = standard_error(influences)
+    if a.clusters is not None and not is_constant(influences, float(np.abs(influences).max())):
+        stderr = clustered_standard_error(influences, a.clusters)
         low, high = student_interval(difference, stderr, len(set(a.clusters)), level)
         return Difference(difference, low, high, stderr, n)
     both = np.array([*a.values, *b.values], dtype=np.float64)
     if aggregation == "mean" and is_binary(both):
         only_a, only_b = int(np.sum(both[:n] > both[n:])), int(np.sum(both[:n] < both[n:]))
         low, high = tango_interval(only_a, only_b, n, level)
-    elif is_constant(spread, float(np.abs(both).max())):
+    elif is_constant(influences, float(np.abs(both).max())):
         bound = 1.0 if aggregation == "mean" and is_unit(both) else math.inf
         low, high = equal_scores_interval(difference, n, -bound, bound, level)
     else:
@@ -83,22 +89,24 @@ def paired_difference(
 
 
 def tango_interval(only_a: int, only_b: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Give the score interval of a difference of paired proportions.
+    """Return the score interval of a difference of paired proportions.
 
-    `only_a` of `n` pairs are right for a alone, `only_b` for b alone. Tango (1998), Statistics in
-    Medicine 17, 891-908, eqs. 3 to 7; recommended among paired intervals by Newcombe (1998),
+    Of `n` pairs, `only_a` are right for a alone and `only_b` for b alone. Tango (1998), Statistics
+    in Medicine 17, 891-908, eqs. 3 to 7; recommended among paired intervals by Newcombe (1998),
     Statistics in Medicine 17, 2635-2650, and Fagerland et al. (2014).
     """
     z = normal_quantile(level)
     difference = (only_a - only_b) / n
 
     def score(delta: float) -> float:
-        # q: the probability of "b alone", estimated under p(a) - p(b) = delta.
+        # The probability of "b alone" under p(a) − p(b) = δ, by maximum likelihood:
+        # q = (√(B² − 4 A C) − B) / 2 A, where A = 2 n.
         linear = -only_a - only_b + (2 * n - only_a + only_b) * delta
         constant = -only_b * delta * (1 - delta)
         q = (math.sqrt(max(linear**2 - 8 * n * constant, 0.0)) - linear) / (4 * n)
         variance = n * (2 * q + delta * (1 - delta))
         distance = only_a - only_b - n * delta
+        # z(δ) = (b − c − n δ) / √(n (2 q + δ (1 − δ))), the b and c of Tango's table
         return distance / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, distance)
 
     def limit(sign: int, bound: float) -> float:
@@ -121,7 +129,7 @@ def mean_difference(differences: Sequence[Difference], groups: Sequence[str]) ->
 def smallest_detectable_difference(
     difference: Difference, level: float = 0.95, power: float = 0.8
 ) -> float:
-    """Give the true difference a comparison like this one would show with the given power.
+    """Return the true difference that a comparison like this one detects with the given power.
 
     Miller 2024 (arXiv:2411.00640), section 5: (z of the level + z of the power) standard errors.
     The standard error is read from the interval's half width, so that it is never zero.

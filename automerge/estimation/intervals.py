@@ -11,14 +11,22 @@ from scipy import special
 
 from automerge.arrays import Floats
 from automerge.estimation.clusters import clustered_standard_error
-from automerge.objective import Aggregation, Estimate, ItemScores, estimate, perplexity
+from automerge.objective import (
+    Aggregation,
+    Estimate,
+    ItemScores,
+    estimate,
+    perplexity,
+    ratio_of_means,
+    standard_error,
+)
 
 
 @dataclass(frozen=True)
 class Interval:
     """A value with its standard error and confidence limits, from `n` items.
 
-    Limits are infinite where the items say nothing about their spread, and everything is NaN
+    Limits are infinite where the items say nothing about their variance, and everything is NaN
     without items.
     """
 
@@ -35,7 +43,7 @@ class Interval:
 
 
 def interval(scores: ItemScores, aggregation: Aggregation, level: float = 0.95) -> Interval:
-    """Give the confidence interval of an aggregated score.
+    """Return the confidence interval of an aggregated score.
 
     Means of 0/1 scores take Wilson's score interval, which Bowyer et al. (2025, arXiv:2503.01747)
     and Miller (2024, arXiv:2411.00640) motivate: the normal interval is too narrow below a few
@@ -43,6 +51,11 @@ def interval(scores: ItemScores, aggregation: Aggregation, level: float = 0.95) 
     linearised mean, then the monotone transform. Items in clusters take Student's t with the
     clustered standard error (`clusters`). Scores that are all equal never give an interval of width
     zero, see `equal_scores_interval`.
+
+    Args:
+        scores: of one objective.
+        aggregation: how they become a value.
+        level: the probability that the interval covers the true value.
     """
     point = estimate(scores, aggregation)
     if point.n == 0:
@@ -51,9 +64,9 @@ def interval(scores: ItemScores, aggregation: Aggregation, level: float = 0.95) 
     if aggregation == "exact":
         return Interval(point.value, point.value, point.value, 0.0, 1)
     if scores.clusters is not None and not is_constant(
-        spread := influence(scores, aggregation), float(np.abs(spread).max())
+        influences := influence(scores, aggregation), float(np.abs(influences).max())
     ):
-        stderr = clustered_standard_error(spread, scores.clusters)
+        stderr = clustered_standard_error(influences, scores.clusters)
         low, high = student_interval(point.value, stderr, len(set(scores.clusters)), level)
         if aggregation == "mean" and is_unit(values):
             low, high = max(low, 0.0), min(high, 1.0)
@@ -66,23 +79,31 @@ def interval(scores: ItemScores, aggregation: Aggregation, level: float = 0.95) 
 
 
 def wilson_interval(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Give the score interval of a proportion (Wilson 1927, J. Am. Stat. Assoc. 22, p. 209)."""
+    """Return the score interval of a proportion (Wilson 1927, J. Am. Stat. Assoc. 22, p. 209)."""
     z = normal_quantile(level)
-    share = successes / n
+    proportion = successes / n
+    # (p + z²/2n ± z √(p (1 − p)/n + z²/4n²)) / (1 + z²/n)
     shrink = 1 / (1 + z**2 / n)
-    centre = shrink * (share + z**2 / (2 * n))
-    half = shrink * z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    centre = shrink * (proportion + z**2 / (2 * n))
+    half = shrink * z * math.sqrt(proportion * (1 - proportion) / n + z**2 / (4 * n**2))
     low = 0.0 if successes == 0 else centre - half
     high = 1.0 if successes == n else centre + half
     return low, high
 
 
 def mean_interval(intervals: Sequence[Interval], groups: Sequence[str]) -> Interval:
-    """Average the values of several objectives, keeping the limits' distances honest.
+    """Average the values of several objectives, with limits for the average.
 
-    Distances to the limits are recovered as variances (MOVER: Zou & Donner 2008, Statistics in
-    Medicine 27, 1693-1702, eq. 3): in quadrature between groups, whose items are disjoint, and
-    added within a group, whose objectives share items and may agree fully. NaN for no intervals.
+    The distances from a value to its limits are combined like standard errors (MOVER: Zou and
+    Donner 2008, Statistics in Medicine 27, 1693-1702, eq. 3): in quadrature between groups, whose
+    items are disjoint, and added within a group, whose objectives share items and may agree fully.
+
+    Args:
+        intervals: one per objective.
+        groups: what each objective's items are, by any name.
+
+    Returns:
+        The average; NaN without intervals.
     """
     k = len(intervals)
     if k == 0:
@@ -93,6 +114,7 @@ def mean_interval(intervals: Sequence[Interval], groups: Sequence[str]) -> Inter
         totals: dict[str, float] = {}
         for group, distance in zip(groups, distances, strict=True):
             totals[group] = totals.get(group, 0.0) + distance
+        # Zou and Donner 2008, eq. 3, with the sum over disjoint groups: √Σ_g (Σ_i d_i)² / k
         return math.sqrt(sum(total**2 for total in totals.values())) / k
 
     return Interval(
@@ -109,61 +131,60 @@ def equal_scores_interval(
 ) -> tuple[float, float]:
     """Bound the mean of a population of which `n` draws were all `value`.
 
-    By Wilson's limit for 0 of n, a share of at most z²/(n + z²) differs from `value`, and what
+    By Wilson's limit for 0 of n, a fraction of at most z²/(n + z²) differs from `value`, and what
     differs lies in [lowest, highest]. Infinite bounds give infinite limits.
     """
     z = normal_quantile(level)
-    share = z**2 / (n + z**2)
-    return value + share * (lowest - value), value + share * (highest - value)
+    differing = z**2 / (n + z**2)
+    return value + differing * (lowest - value), value + differing * (highest - value)
 
 
 def influence(scores: ItemScores, aggregation: Aggregation) -> Floats:
-    """Give each item's linear influence on the aggregate, times n; it sums to zero.
+    """Return each item's linear influence on the aggregate, times n: (n,), summing to zero.
 
-    Its standard error over items is the delta method's for the aggregate (ratios: Cochran,
-    Sampling Techniques, 1977, eq. 6.4).
+    Its standard error over items is the delta method's for the aggregate.
     """
     values = np.asarray(scores.values, dtype=np.float64)
     if aggregation in ("mean", "exact"):
         return values - float(values.mean())
     if aggregation == "perplexity":
         mean = float(values.mean())
-        return -perplexity(mean) * (values - mean)
-    ratio, residuals = _ratio_and_residuals(scores)
+        return -perplexity(mean) * (values - mean)  # d exp(−x) = −exp(−x) dx
+    ratio, residuals = ratio_of_means(scores)
     if aggregation == "weighted_perplexity":
         return -perplexity(ratio) * residuals
     return -residuals / math.log(2)
 
 
 def is_binary(values: Floats) -> bool:
-    """Say whether every score is 0 or 1."""
+    """Return whether every score is 0 or 1."""
     return bool(np.all((values == 0) | (values == 1)))
 
 
 def is_unit(values: Floats) -> bool:
-    """Say whether every score lies in [0, 1]."""
+    """Return whether every score lies in [0, 1]."""
     return bool(np.all((values >= 0) & (values <= 1)))
 
 
 def is_constant(values: Floats, size: float) -> bool:
-    """Say whether values of quantities of the given size differ by rounding only."""
+    """Return whether values of quantities of the given size differ by rounding only."""
     return bool(np.ptp(values) <= 1e-12 * size)
 
 
 def normal_quantile(level: float) -> float:
-    """Give z with `level` of the standard normal distribution in [-z, z]."""
+    """Return z such that [-z, z] holds `level` of the standard normal distribution."""
     return float(special.ndtri((1 + level) / 2))
 
 
 def t_quantile(level: float, degrees: int) -> float:
-    """Give t with `level` of Student's distribution in [-t, t]."""
+    """Return t such that [-t, t] holds `level` of Student's t distribution."""
     return float(special.stdtrit(degrees, (1 + level) / 2))
 
 
 def student_interval(
     mean: float, stderr: float, n: int, level: float = 0.95
 ) -> tuple[float, float]:
-    """Give Student's t interval of a mean of `n` > 1 items."""
+    """Return Student's t interval of a mean of `n` > 1 items."""
     half = t_quantile(level, n - 1) * stderr
     return mean - half, mean + half
 
@@ -180,24 +201,15 @@ def _mean_interval(values: Floats, point: Estimate, level: float) -> tuple[float
 def _ratio_interval(
     scores: ItemScores, aggregation: Aggregation, level: float
 ) -> tuple[float, float]:
-    ratio, residuals = _ratio_and_residuals(scores)
-    n = len(residuals)
+    ratio, residuals = ratio_of_means(scores)
     to_value: Callable[[float], float] = (
         (lambda mean: -mean / math.log(2)) if aggregation == "bits_per_byte" else _exponential
     )
     if is_constant(residuals, abs(ratio)):
         low, high = -math.inf, math.inf
     else:
-        stderr = float(residuals.std(ddof=1) / math.sqrt(n))
-        low, high = student_interval(ratio, stderr, n, level)
+        low, high = student_interval(ratio, standard_error(residuals), len(residuals), level)
     return to_value(high), to_value(low)  # both transforms are decreasing
-
-
-def _ratio_and_residuals(scores: ItemScores) -> tuple[float, Floats]:
-    values = np.asarray(scores.values, dtype=np.float64)
-    weights = np.ones_like(values) if scores.weights is None else np.asarray(scores.weights)
-    ratio = float(values.sum() / weights.sum())
-    return ratio, (values - ratio * weights) / weights.mean()
 
 
 def _exponential(mean: float) -> float:

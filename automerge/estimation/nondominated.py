@@ -10,19 +10,28 @@ from automerge.arrays import Floats
 from automerge.estimation.bootstrap import blocks, resample_counts
 
 ROUNDING = 1e-12
-"""Sums closer than this share of their size are equal."""
+"""Sums whose relative difference is at most this are equal."""
 
 
 def nondominated_probability(
     losses: Sequence[Floats], groups: Sequence[int], *, draws: int = 2000, seed: int = 0
 ) -> Floats:
-    """Give the share of resampled worlds in which no other model dominates: shape (models,).
+    """Return how often no other model dominates when items are resampled: shape (models,).
 
-    `losses[k]` is (models, items of objective k), to be minimised in mean; a ratio or an
-    exponential is passed linearised, item by item. A bootstrap over items (Efron & Tibshirani
-    1993, chapter 6): each draw resamples the items once, for all models at the same time, as they
-    share their difficulty; objectives of the same group, which have the same items in the same
-    order, share the resample too. Models that are equal on all items do not dominate each other.
+    A bootstrap over items (Efron and Tibshirani 1993, chapter 6): each draw resamples the items
+    once, for all models at the same time, as they share their difficulty; objectives of the same
+    group, which have the same items in the same order, share the resample too. Models that are
+    equal on all items do not dominate each other.
+
+    Args:
+        losses: (models, items) per objective, to be minimised in mean; a ratio or an exponential is
+            passed linearised, item by item.
+        groups: the group of each objective, by number.
+        draws: how many resamples.
+        seed: of the resamples.
+
+    Raises:
+        ValueError: the arrays do not belong together.
     """
     n_models = _check(losses, groups)
     largest = max(n_models**2, *(matrix.shape[1] for matrix in losses))
@@ -45,7 +54,7 @@ def nondominated_probability(
 
 
 def _check(losses: Sequence[Floats], groups: Sequence[int]) -> int:
-    """Give the number of models; raise ValueError where the arrays do not belong together."""
+    """Return the number of models; raise ValueError where the arrays do not belong together."""
     if not losses or len(losses) != len(groups):
         raise ValueError(f"{len(losses)} loss matrices for {len(groups)} groups; give one each")
     n_items: dict[int, int] = {}

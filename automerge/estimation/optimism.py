@@ -1,4 +1,4 @@
-"""How much the search flattered what it chose."""
+"""How optimistic search scores are about what the search chose."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Optimism:
 def optimism(
     search: Sequence[Estimate], test: Sequence[Estimate], direction: Direction
 ) -> Optimism:
-    """Compare what the search believed of some models with what the test says of them.
+    """Compare the search's estimates of some models with the test's.
 
     The winner's curse: the chosen of many noisy candidates look better than they are (Cawley &
-    Talbot 2010, JMLR 11, 2079-2107). Search and test items are disjoint, so errors add.
+    Talbot 2010, JMLR 11, 2079-2107). Search and test items are disjoint, so their variances add.
     """
     pairs = list(zip(search, test, strict=True))
     if not pairs:

@@ -1,4 +1,4 @@
-"""Search scores of all candidates, each estimated with the help of those like it."""
+"""Search scores of all candidates, each estimated with the help of similar ones."""
 
 from __future__ import annotations
 
@@ -12,28 +12,32 @@ from automerge.arrays import Floats, Indices
 from automerge.estimation.neighbours import control_variates, nearest, predictions
 from automerge.objective import Estimate, ItemScores, Objective, estimate, perplexity
 
-Item = tuple[str, int]
+_Item = tuple[str, int]
 
-MEANS = ("mean", "perplexity")
-"""Aggregations that are functions of a plain mean; ratios are estimated from own items only."""
+_MEANS = ("mean", "perplexity")
+"""Functions of a plain mean; ratios are estimated from the candidate's items alone."""
 
 
 class Scoreboard:
-    """Candidates' item scores on one pool, and estimates of their values on all of it.
+    """Candidates' item scores on one pool, and estimates of their values on all of it."""
 
-    `pool` names the items of each objective. Candidates are told with a position in some space, in
-    which near means alike; None for one that has none.
-    """
-
-    def __init__(self, objectives: Sequence[Objective], pool: Mapping[str, Sequence[Item]]) -> None:
+    def __init__(
+        self, objectives: Sequence[Objective], pool: Mapping[str, Sequence[_Item]]
+    ) -> None:
+        """Begin with no candidate; `pool` are the items of each objective, by its name."""
         self._objectives = objectives
-        self._ratios = [o for o in objectives if o.aggregation not in MEANS]
-        self._positions = Rows()
+        self._ratios = [o for o in objectives if o.aggregation not in _MEANS]
+        self._positions = _Rows()
         self._plain: list[Mapping[str, Estimate]] = []
-        self._tables = {o.name: Table(pool[o.name]) for o in objectives if o.aggregation in MEANS}
+        self._tables = {o.name: _Table(pool[o.name]) for o in objectives if o.aggregation in _MEANS}
 
     def add(self, position: Floats | None, scores: Mapping[str, ItemScores]) -> int:
-        """Enter a candidate; its number counts from 0."""
+        """Enter a candidate and return its number, from 0.
+
+        Args:
+            position: (d,), in a space where near means alike; None for one without a position.
+            scores: on some items of the pool, by objective name.
+        """
         self._positions.append(np.array([np.nan]) if position is None else position)
         self._plain.append({o.name: estimate(scores[o.name], o.aggregation) for o in self._ratios})
         for name, table in self._tables.items():
@@ -41,24 +45,24 @@ class Scoreboard:
         return len(self._plain) - 1
 
     def estimates(self, candidate: int) -> dict[str, Estimate]:
-        """One estimate an objective, by its name, from all that was entered so far."""
+        """Return one estimate per objective, by its name, from all candidates entered so far."""
         distances = self._distances(candidate)
         donors = nearest(distances)
-        found = {}
+        estimates = {}
         for objective in self._objectives:
             table = self._tables.get(objective.name)
             if table is None:
-                found[objective.name] = self._plain[candidate][objective.name]
+                estimates[objective.name] = self._plain[candidate][objective.name]
                 continue
             mean = table.estimate(candidate, donors, distances[donors])
             if objective.aggregation == "perplexity":
                 value = perplexity(mean.value)
                 mean = Estimate(value, value * mean.stderr, mean.n)
-            found[objective.name] = mean
-        return found
+            estimates[objective.name] = mean
+        return estimates
 
     def _distances(self, candidate: int) -> Floats:
-        """To every candidate; infinite to itself and where a position lacks."""
+        """Return distances to all candidates; infinite to itself and without a position."""
         positions = self._positions.filled
         apart = positions - positions[candidate]
         away = np.sqrt(np.square(apart, out=apart).sum(axis=1))  # half of what np.linalg.norm takes
@@ -67,7 +71,7 @@ class Scoreboard:
         return np.asarray(away)
 
 
-class Rows:
+class _Rows:
     """A matrix that grows by rows; its first row that is not all NaN decides its width."""
 
     def __init__(self) -> None:
@@ -76,7 +80,7 @@ class Rows:
 
     @property
     def filled(self) -> Floats:
-        """The rows so far, (rows, columns): a view."""
+        """Return the rows so far, (rows, columns): a view."""
         return self._matrix[: self._count]
 
     def append(self, row: Floats) -> None:
@@ -92,23 +96,23 @@ class Rows:
         self._count += 1
 
 
-class Row(NamedTuple):
+class _Row(NamedTuple):
     """What one candidate scored: the items' columns, ascending, and the finite values."""
 
     columns: NDArray[Any]
     values: NDArray[Any]
 
 
-class Table:
-    """One objective's scores: a row a candidate, a column an item.
+class _Table:
+    """One objective's scores: a row per candidate, a column per item.
 
     Rows are kept sparse and narrow: there may be tens of thousands, each of few of the items.
     """
 
-    def __init__(self, items: Sequence[Item]) -> None:
+    def __init__(self, items: Sequence[_Item]) -> None:
         self._columns = {item: i for i, item in enumerate(items)}
         self._column_type = np.min_scalar_type(len(items))
-        self._rows: list[Row] = []
+        self._rows: list[_Row] = []
         self._sums = np.zeros(len(items))
         self._counts = np.zeros(len(items))
 
@@ -119,17 +123,17 @@ class Table:
         seen = np.flatnonzero(np.isfinite(row))
         self._sums[seen] += row[seen]
         self._counts[seen] += 1
-        self._rows.append(Row(seen.astype(self._column_type), narrowed(row[seen])))
+        self._rows.append(_Row(seen.astype(self._column_type), narrowed(row[seen])))
 
     def estimate(self, candidate: int, donors: Indices, distances: Floats) -> Estimate:
-        """The candidate's mean over all items, with the help of donors so far away from it."""
+        """Estimate the candidate's mean over all items from its scores and the donors'."""
         rows = self._dense([candidate, *donors])
         item_means = self._item_means(candidate)
         predicted = predictions(rows[1:], distances, item_means)
         return control_variates(rows[0], np.stack([predicted, item_means]))
 
     def _dense(self, candidates: Sequence[int]) -> Floats:
-        """Rows of all items, NaN where a candidate did not see one: (candidates, items)."""
+        """Return rows of all items, NaN where a candidate did not see one: (candidates, items)."""
         columns, values = zip(*(self._rows[candidate] for candidate in candidates), strict=True)
         at = np.repeat(np.arange(len(candidates)), list(map(len, columns)))
         dense = np.full((len(candidates), len(self._columns)), np.nan)
@@ -137,7 +141,7 @@ class Table:
         return dense
 
     def _item_means(self, candidate: int) -> Floats:
-        """Each item's mean over the other candidates, shrunk to the mean over all."""
+        """Return each item's mean over the other candidates, shrunk to their mean: (items,)."""
         columns, values = self._rows[candidate]
         sums, counts = self._sums.copy(), self._counts.copy()
         sums[columns] -= values
@@ -147,7 +151,7 @@ class Table:
 
 
 def narrowed(values: Floats) -> NDArray[Any]:
-    """The same values in the narrowest float type that holds every one of them exactly."""
+    """Return the same values in the narrowest float type that holds each of them exactly."""
     for kind in (np.float16, np.float32):
         with np.errstate(over="ignore"):
             narrow = values.astype(kind)

@@ -33,7 +33,7 @@ from automerge.evaluation.packing import Request
 from automerge.evaluation.requests import Item, TokenisedRequests, build_requests
 from automerge.evaluation.task_errors import cause, raised_at
 from automerge.evaluation.tasks import TaskSet
-from automerge.objective import LARGEST_LOG_PERPLEXITY, ItemScores, Objective
+from automerge.objective import MAX_LOG_PERPLEXITY, ItemScores, Objective
 from automerge.trial import Items
 
 if TYPE_CHECKING:
@@ -394,7 +394,7 @@ def _check_perplexity(objective: Objective, scores: ItemScores) -> None:
         return
     weight = sum(scores.weights) if scores.weights is not None else len(scores.values)
     logarithm = -math.fsum(scores.values) / weight if weight else 0.0
-    if logarithm > LARGEST_LOG_PERPLEXITY:
+    if logarithm > MAX_LOG_PERPLEXITY:
         raise InvalidOutput(
             f"{objective.metric} of task {objective.task!r} is e^{logarithm:.0f}; "
             "the merged weights are broken"

@@ -92,7 +92,7 @@ def test_the_seed_decides_and_the_order_of_models_does_not_matter() -> None:
 def test_blocks_add_up_to_all_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = [binary(np.random.default_rng(2), 4, 50)]
     whole = nondominated_probability(losses, [0], draws=20_001)
-    monkeypatch.setattr(bootstrap, "BLOCK_ELEMENTS", 50 * 64)
+    monkeypatch.setattr(bootstrap, "MAX_ELEMENTS", 50 * 64)
     np.testing.assert_allclose(
         whole, nondominated_probability(losses, [0], draws=20_001), atol=0.03
     )

@@ -12,7 +12,7 @@ from automerge.evaluation.guards import InvalidOutput
 from automerge.evaluation.scorer import Scorer
 from automerge.evaluation.task_copy import copy_tasks
 from automerge.evaluation.tasks import TaskSettings, TaskSpec, load_tasks
-from automerge.objective import LARGEST_LOG_PERPLEXITY, ItemScores, estimate
+from automerge.objective import MAX_LOG_PERPLEXITY, ItemScores, estimate
 from tests.evaluation.toys import make_model, make_tokenizer
 
 
@@ -119,5 +119,5 @@ def test_estimates_of_perplexities_never_overflow():
     scores = ItemScores(items, (-1e3, -2e4, -1e5, -1.0), (1.0, 2.0, 1.0, 1.0))
     for aggregation in ("perplexity", "weighted_perplexity"):
         assert estimate(scores, aggregation).value == pytest.approx(
-            2.718281828459045**LARGEST_LOG_PERPLEXITY, rel=1e-9
+            2.718281828459045**MAX_LOG_PERPLEXITY, rel=1e-9
         )
