@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as hf
+from peft import PeftModel
 from safetensors.torch import load_file
 
 from automerge.checkpoints import layout, open_checkpoint
@@ -16,8 +17,8 @@ from automerge.errors import ConfigError, PreflightError
 from automerge.merging import ResidentEngine, merge_to_folder
 from automerge.methods import METHODS
 from automerge.recipe import Profile, Recipe, RecipeSource, Slice, single, uniform_average
+from tests.checkpoints.adapters import opened, train
 from tests.checkpoints.models import llama, perturb, save
-from tests.checkpoints.test_lora import adapter
 from tests.merging.test_architectures import CONFIGS, auto
 from tests.methods.dataless import DATALESS
 
@@ -151,12 +152,13 @@ def test_values_run_over_each_slice(checkpoints):
 
 
 def test_an_adapter_takes_part_in_slices(tmp_path):
-    folder, lora, merged = adapter(tmp_path, target_modules=["q_proj"])
-    base = open_checkpoint(folder)
-    models = {"base": base, "lora": open_checkpoint(lora, base)}
+    trained = train(tmp_path, target_modules=["q_proj"])
+    base = open_checkpoint(trained.base)
+    models = {"base": base, "lora": open_checkpoint(trained.folder, base)}
     pieces = (Slice({"base": (0, 1)}), Slice({"lora": (0, 3)}))
     result = dict(ResidentEngine(models).merge(passthrough(*pieces, models=("base", "lora"))))
-    wanted = merged.state_dict()["model.layers.1.self_attn.q_proj.weight"]
+    model = PeftModel.from_pretrained(opened(trained.base), trained.folder).merge_and_unload()
+    wanted = model.state_dict()["model.layers.1.self_attn.q_proj.weight"]
     torch.testing.assert_close(result["model.layers.2.self_attn.q_proj.weight"], wanted)
 
 
