@@ -16,10 +16,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from automerge.commands.search import Study, load_study, search
     from automerge.config import StudyConfig, load_config
     from automerge.errors import AutomergeError
     from automerge.recipe import Profile, Recipe, RecipeSource
-    from automerge.run import Study, load_study, search
 
 __all__ = [
     "AutomergeError",
@@ -38,11 +38,11 @@ _HOMES = {
     "Profile": "recipe",
     "Recipe": "recipe",
     "RecipeSource": "recipe",
-    "Study": "run",
+    "Study": "commands.search",
     "StudyConfig": "config",
     "load_config": "config",
-    "load_study": "run",
-    "search": "run",
+    "load_study": "commands.search",
+    "search": "commands.search",
 }
 
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 from typer.core import TyperGroup
 
-from automerge.bus_error import explain_bus_errors
+from automerge.commands.interrupt import Stopped, stopping_at_once
 from automerge.errors import AutomergeError, ConfigError, StateError, disk_is_full
-from automerge.interrupt import Stopped, stopping_at_once
-from automerge.printable import inert
-from automerge.processors import limit_threads
-from automerge.redaction import redact
+from automerge.machine.bus_error import explain_bus_errors
+from automerge.machine.processors import limit_threads
+from automerge.text.printable import inert
+from automerge.text.redaction import redact
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -197,7 +197,7 @@ def search(
     console = _console()
     loaded = _load(config, given, console)
 
-    from automerge.run import run_search
+    from automerge.commands.search import run_search
 
     code = run_search(loaded, console, command=_command_line())
     if code:
@@ -214,8 +214,8 @@ def export(
     extension: Extensions = None,
 ) -> None:
     """Write merged models of a study to RUN/models."""
+    from automerge.commands.search import export_trials
     from automerge.extensions import load_extensions
-    from automerge.run import export_trials
 
     console = _console()
     load_extensions(extension or (), Path.cwd())
@@ -230,8 +230,8 @@ def merge(
     extension: Extensions = None,
 ) -> None:
     """Merge models by a recipe, without a search."""
+    from automerge.commands.merge import merge_file
     from automerge.extensions import load_extensions
-    from automerge.merge import merge_file
 
     load_extensions(extension or (), Path.cwd())
     merge_file(recipe, out, _console())
@@ -254,8 +254,8 @@ def gather(
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Gather what methods such as regmean need of models, and print it for a recipe."""
-    from automerge.gather import gather_command
-    from automerge.gathering import GatherSettings
+    from automerge.commands.gather import gather_command
+    from automerge.session.gathering import GatherSettings
 
     gather_command(models, kind, text, GatherSettings(tokens, length, device), _console())
 
@@ -265,7 +265,7 @@ def convert(
     file: Annotated[Path, typer.Argument(help="A file for mergekit or mergekit-evolve.")],
 ) -> None:
     """Print a file for mergekit as a recipe, one for mergekit-evolve as a study."""
-    from automerge.convert import converted
+    from automerge.commands.convert import converted
 
     sys.stdout.write(converted(file))
 
@@ -292,7 +292,7 @@ def inspect(
 
     Exit code 3 where a source cannot be merged as it is.
     """
-    from automerge.inspect import inspect_models
+    from automerge.commands.inspect import inspect_models
 
     if not inspect_models([base, *sources], weights, as_json, html, _console()):
         raise typer.Exit(3)
@@ -304,7 +304,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Show how far a study is, also while it runs."""
-    from automerge.status import print_status, study_status
+    from automerge.commands.status import print_status, study_status
 
     found = study_status(run)
     if as_json:
@@ -316,7 +316,7 @@ def status(
 @app.command()
 def report(run: Run) -> None:
     """Write RUN/front.json and RUN/report.html anew from the store."""
-    from automerge.run import write_reports
+    from automerge.commands.search import write_reports
 
     console = _console()
     for path in write_reports(run):
@@ -335,7 +335,7 @@ def export_trials(
     ] = None,
 ) -> None:
     """Write every trial of a study as one row of a table, also while it runs."""
-    from automerge.trials_file import write_trials
+    from automerge.commands.export_trials import write_trials
 
     path = write_trials(run, file_format, out)
     _console().print(str(path), markup=False, soft_wrap=True)
@@ -350,7 +350,7 @@ def dashboard(
     ] = True,
 ) -> None:
     """Show a study in optuna-dashboard, on this machine only."""
-    from automerge import dashboard as shown
+    from automerge.commands import dashboard as shown
 
     path = shown.write_optuna_storage(run)
     _console().print(str(path), markup=False, soft_wrap=True)
@@ -371,7 +371,7 @@ def bench_merge(
     as_json: Annotated[bool, _option("Print JSON.", "--json")] = False,
 ) -> None:
     """Time merging into a live model of random weights, beside a plain copy of the same bytes."""
-    from automerge.benchmarks import print_merge_times
+    from automerge.commands.bench import print_merge_times
 
     print_merge_times(_console(), shape, sources, tuple(method or ()), repeats, device, as_json)
 
@@ -401,7 +401,7 @@ def bench_score(
     as_json: Annotated[bool, _option("Print JSON.", "--json")] = False,
 ) -> None:
     """Time scoring a merged model, beside stock lm-eval and the fewest tokens there are."""
-    from automerge.benchmarks import print_score_times
+    from automerge.commands.bench import print_score_times
 
     print_score_times(
         _console(),
@@ -430,7 +430,7 @@ def selftest(
 
     Takes a minute, with --chaos some more. Exit code 1 where something did not end as it should.
     """
-    from automerge.selftest import selftest as run_selftest
+    from automerge.commands.selftest import selftest as run_selftest
 
     if not run_selftest(_console(), chaos=chaos, times=times):
         raise typer.Exit(1)
@@ -447,7 +447,7 @@ def version() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code (see docs/exit_codes.md)."""
     limit_threads()
-    from automerge.terminal import bear_any_encoding
+    from automerge.text.terminal import bear_any_encoding
 
     bear_any_encoding()
     explain_bus_errors()
@@ -496,7 +496,7 @@ def _complain(message: str, code: int) -> int:
 
 
 def _console() -> Console:
-    from automerge.terminal import Plain
+    from automerge.text.terminal import Plain
 
     return Plain(highlight=False)
 

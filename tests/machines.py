@@ -27,7 +27,7 @@ PARTS = (
     "tests/checkpoints",
     "tests/inspection",
     "tests/test_pareto.py",
-    "tests/test_space.py",
+    "tests/space/test_space.py",
 )
 """What computes."""
 FLAGS = {"avx2": "avx2", "avx512": "avx512f"}

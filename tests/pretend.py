@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from automerge.merging.cuda import Argument, Launch
+from automerge.merging.backends.cuda import Argument, Launch
 
 _setup_privateuseone_for_python_backend("pretend")
 torch.pretend.get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]

@@ -11,7 +11,7 @@ from automerge.methods import METHODS
 from automerge.recipe import single, uniform_average
 from automerge.samplers import SAMPLERS
 from automerge.space import SpaceSettings, build_space
-from automerge.store import Store
+from automerge.store.store import Store
 from automerge.study import Driver, FirstTrial, Limits, Plan, Snapshot
 from tests.toy import ITEMS, OBJECTIVES, ToyWorker
 

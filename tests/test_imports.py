@@ -4,7 +4,26 @@ import subprocess
 import sys
 
 HEAVY = ("torch", "transformers", "lm_eval", "ray", "datasets", "peft", "optuna", "plotly")
-LIGHT = ("cli", "run", "session", "config", "study", "samplers", "methods", "results", "status")
+LIGHT = (
+    *(
+        "cli",
+        "commands.search",
+        "commands.status",
+        "session.open",
+        "session.resume",
+        "config",
+        "study",
+    ),
+    *(
+        "samplers",
+        "methods",
+        "store.store",
+        "store.read_result",
+        "report.front",
+        "evidence",
+        "extensions",
+    ),
+)
 
 
 def test_the_search_side_loads_no_heavy_library() -> None:

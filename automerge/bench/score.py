@@ -17,14 +17,14 @@ from automerge.bench.merge import now, seconds, varied
 from automerge.bench.score_tasks import Lengths, task_folder
 from automerge.bench.shapes import SIZES, empty_model, random_models
 from automerge.checkpoints import Checkpoint, open_together
-from automerge.evaluation.forward import batch_tokens
-from automerge.evaluation.isolation import isolated
-from automerge.evaluation.packing import Request, unique_tokens
-from automerge.evaluation.scorer import Scorer
-from automerge.evaluation.tasks import TaskSet, TaskSettings, TaskSpec, load_tasks
+from automerge.evaluation.lm_eval.isolation import isolated
+from automerge.evaluation.lm_eval.scorer import Scorer
+from automerge.evaluation.lm_eval.tasks import TaskSet, TaskSettings, TaskSpec, load_tasks
+from automerge.evaluation.loglikelihood.forward import batch_tokens
+from automerge.evaluation.loglikelihood.packing import Request, unique_tokens
 from automerge.merging import ResidentEngine, plan_free_memory
 from automerge.methods import METHODS
-from automerge.worker import SMALL_MODEL, load_model
+from automerge.worker.worker import SMALL_MODEL, load_model
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from automerge import demo
-from automerge.evaluation.task_copy import copy_tasks
+from automerge.evaluation.lm_eval.task_copy import copy_tasks
 
 TASKS = ("demo_clock", "demo_facts")
 """The demo's tasks of four choices."""

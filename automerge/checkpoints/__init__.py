@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from automerge.checkpoints.adapter_folder import check_folder, is_adapter
-from automerge.checkpoints.aligned import rearranged
-from automerge.checkpoints.alignment import Alignment, align
+from automerge.checkpoints.adapters.folder import check_folder, is_adapter
+from automerge.checkpoints.adapters.lora import LoraCheckpoint
 from automerge.checkpoints.compatibility import (
     Compatibility,
     alike_but_for_vocabulary,
@@ -17,7 +16,6 @@ from automerge.checkpoints.compatibility import (
 from automerge.checkpoints.contents import ModelWatch, sampled_digest, whole_digest
 from automerge.checkpoints.hub import ModelFolder, resolve
 from automerge.checkpoints.layout import Stored, Target, layout, reference_model
-from automerge.checkpoints.lora import LoraCheckpoint
 from automerge.checkpoints.low_rank import LowRank, LowRankCheckpoint, write_sum
 from automerge.checkpoints.memory import MemoryCheckpoint
 from automerge.checkpoints.naming import find_keys, stored_parts
@@ -25,6 +23,8 @@ from automerge.checkpoints.places import places
 from automerge.checkpoints.presented import notes, present
 from automerge.checkpoints.reader import Checkpoint, SafetensorsCheckpoint
 from automerge.checkpoints.safetensors_file import TensorInfo
+from automerge.checkpoints.vocabularies.aligned import rearranged
+from automerge.checkpoints.vocabularies.alignment import Alignment, align
 from automerge.checkpoints.writer import WrittenCheckpoint, check_target, write_checkpoint
 
 

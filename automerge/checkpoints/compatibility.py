@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from automerge.checkpoints.architecture import at, native, read_config
-from automerge.checkpoints.chat_templates import TOKENIZER_CONFIG
 from automerge.checkpoints.reader import CONFIG_BYTES, Checkpoint, read_json, shown
 from automerge.checkpoints.safetensors_file import MERGEABLE
 from automerge.checkpoints.settings import Difference, compare_settings
-from automerge.checkpoints.tokenizers import TOKENIZER
-from automerge.checkpoints.vocabulary import compare_tokenizers
+from automerge.checkpoints.vocabularies.chat_templates import TOKENIZER_CONFIG
+from automerge.checkpoints.vocabularies.tokenizers import TOKENIZER
+from automerge.checkpoints.vocabularies.vocabulary import compare_tokenizers
 from automerge.errors import Fault, PreflightError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from automerge.errors import ModelsChanged
-from automerge.processors import usable_cpus
+from automerge.machine.processors import usable_cpus
 
 DECISIVE = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 """Weights, configuration, tokenizer and chat template."""

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from automerge.checkpoints.stale import unwanted_downloads
+from automerge.checkpoints.folder.stale import unwanted_downloads
 from automerge.errors import PreflightError, nearest
 
 HUB_ID = re.compile(r"(?P<repo>[\w.\-]+/[\w.\-]+)(?:@(?P<revision>[\w.\-/]+))?", re.ASCII)

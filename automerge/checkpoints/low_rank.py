@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from automerge.processors import one_thread
+from automerge.machine.processors import one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from automerge.checkpoints.adapters.lora import LoraCheckpoint
 from automerge.checkpoints.architecture import Architecture, architecture, at, native
 from automerge.checkpoints.labels import label_order, label_rows, reordered
-from automerge.checkpoints.lora import LoraCheckpoint
 from automerge.checkpoints.naming import Key
 from automerge.checkpoints.places import LAYER
 from automerge.checkpoints.reader import Checkpoint, shown

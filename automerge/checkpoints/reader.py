@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from automerge.checkpoints.folder_files import MAX_BYTES, outside, read_bytes
+from automerge.checkpoints.folder.files import MAX_BYTES, outside, read_bytes
 from automerge.checkpoints.safetensors_file import TensorInfo, read_header
 from automerge.errors import Fault, PreflightError
 

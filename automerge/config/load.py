@@ -13,16 +13,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from automerge.config.messages import message
+from automerge.config.recipe_file import read_recipe
 from automerge.config.search import Search
 from automerge.config.section import KEY
 from automerge.config.settings import StudyConfig
 from automerge.errors import ConfigError, Fault, Location
 from automerge.extensions import install, read_extension
+from automerge.files.references import NAME, is_folder, join, resolve, short_name
+from automerge.files.yaml_file import Located, Plain, Step, load_yaml
 from automerge.mergekit import Evolution, is_evolve, parse_evolve
 from automerge.recipe import DEFAULT
-from automerge.recipe_files import read_recipe
-from automerge.references import NAME, is_folder, join, resolve, short_name
-from automerge.yaml_file import Located, Plain, Step, load_yaml
 
 OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {

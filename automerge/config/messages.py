@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from automerge.config.settings import StudyConfig
 from automerge.errors import nearest
-from automerge.yaml_file import Step
+from automerge.files.yaml_file import Step
 
 
 def message(error: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from automerge.errors import nearest
-from automerge.yaml_file import Step
+from automerge.files.yaml_file import Step
 
 Path: TypeAlias = tuple[Step, ...]
 Problem: TypeAlias = tuple[Path, str]

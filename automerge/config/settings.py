@@ -34,15 +34,15 @@ from automerge.config.section import (
 from automerge.constraint import BEST_PARENT, Constraint
 from automerge.errors import Location, nearest
 from automerge.executors import EXECUTORS
+from automerge.files.references import NAME
+from automerge.files.yaml_file import Step
 from automerge.methods import METHODS
 from automerge.objective import PROPERTIES, Direction
 from automerge.recipe import DEFAULT, Recipe
-from automerge.redaction import without_secrets
-from automerge.references import NAME
 from automerge.samplers import SAMPLERS
 from automerge.space import SpaceSettings
+from automerge.text.redaction import without_secrets
 from automerge.trial import PARTS, Part
-from automerge.yaml_file import Step
 
 RESERVED = ("base", DEFAULT, "uniform", BEST_PARENT)
 MAX_MODELS = 64

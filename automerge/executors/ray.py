@@ -18,7 +18,7 @@ from typing import Any
 from automerge.errors import ClusterLost, DeviceLost, PreflightError, SearchAborted
 from automerge.executors.base import Worker, WorkerFactory
 from automerge.executors.deadline import LEAST_S, Deadline
-from automerge.processors import usable_cpus
+from automerge.machine.processors import usable_cpus
 from automerge.trial import Failed, FailureKind, Job, Measured, Outcome, Part, count_items
 
 logger = logging.getLogger(__name__)

@@ -15,17 +15,17 @@ from automerge.checkpoints import (
     places,
     resolve,
 )
-from automerge.checkpoints.alignment import tied
-from automerge.checkpoints.chat_templates import chat_template
-from automerge.checkpoints.vocabulary import Relation, relations
-from automerge.checkpoints.vocabulary_size import n_rows
+from automerge.checkpoints.vocabularies.alignment import tied
+from automerge.checkpoints.vocabularies.chat_templates import chat_template
+from automerge.checkpoints.vocabularies.size import n_rows
+from automerge.checkpoints.vocabularies.vocabulary import Relation, relations
 from automerge.errors import ConfigError, Fault, Location, PreflightError
+from automerge.files.references import NAME, short_name
 from automerge.inspection.model import Inspection, ModelFacts, Verdict, Weights
 from automerge.inspection.nearest import find_nearest
 from automerge.inspection.weights import Progress, measure
-from automerge.preflight import compare_aligned
 from automerge.recipe import BASE, BASE_VOCABULARY
-from automerge.references import NAME, short_name
+from automerge.session.preflight import compare_aligned
 
 
 def name_models(arguments: Sequence[str]) -> dict[str, str]:

@@ -13,8 +13,8 @@ from markupsafe import Markup
 
 from automerge.inspection import words
 from automerge.inspection.model import Cell, Inspection, TaskVector, Weights
-from automerge.printable import printable
 from automerge.recipe import COMPONENTS
+from automerge.text.printable import printable
 
 
 def html_page(found: Inspection) -> str:

@@ -11,8 +11,8 @@ class ModelFacts:
     """One model, from its configuration, its tokenizer and its weight files' headers.
 
     `dtypes` are parameters by storage dtype, most first. `relation` is its vocabulary's to the
-    base's (see `automerge.checkpoints.vocabulary.Relation`). `chat_template` is none, the base's
-    or its own.
+    base's (see `Relation` in `automerge.checkpoints.vocabularies.vocabulary`). `chat_template` is
+    none, the base's or its own.
     """
 
     name: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from automerge.inspection.model import Cell, Inspection, ModelFacts, Nearest, Pair, TaskVector
-from automerge.printable import printable
+from automerge.text.printable import printable
 
 COLUMNS = (
     *("model", "architecture", "layers", "hidden", "vocabulary", "dtype", "tokenizer", "head"),

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from automerge.errors import ConfigError, Location, nearest
+from automerge.files.yaml_file import Located, Plain
 from automerge.mergekit.models import Models
 from automerge.mergekit.parameters import At, Reader
 from automerge.mergekit.tables import glob
 from automerge.methods import METHODS
 from automerge.recipe import BASE
-from automerge.yaml_file import Located, Plain
 
 KEYS = (
     *("genome", "tasks", "limit", "num_fewshot", "shuffle", "random_init"),

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from automerge.files.yaml_file import Plain
 from automerge.mergekit.models import Models
 from automerge.mergekit.parameters import At, Reader
-from automerge.yaml_file import Plain
 
 KINDS = ("models", "slices", "modules")
 SLICE_KEYS = ("sources", "parameters", "base_model", "residual_weight")

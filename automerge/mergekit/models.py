@@ -7,10 +7,17 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from automerge.files.references import (
+    is_folder,
+    is_local,
+    join,
+    resolve,
+    short_name,
+    split_revision,
+)
+from automerge.files.yaml_file import Plain
 from automerge.mergekit.parameters import At, Reader
 from automerge.recipe import AUTO, BASE, DEFAULT, UNION
-from automerge.references import is_folder, is_local, join, resolve, short_name, split_revision
-from automerge.yaml_file import Plain
 
 LAYER_KEYS = (
     *("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers"),

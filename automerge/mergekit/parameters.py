@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
 from automerge.errors import Fault, Location, nearest
+from automerge.files.yaml_file import Located, Plain, Step
 from automerge.mergekit.tables import REQUIRED, Part, final_values, glob
 from automerge.recipe import DEFAULT, Profile
-from automerge.yaml_file import Located, Plain, Step
 
 At: TypeAlias = tuple[Step, ...]
 

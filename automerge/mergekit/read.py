@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from automerge.errors import ConfigError, Location, nearest
+from automerge.files.yaml_file import Located, Plain
 from automerge.mergekit.groups import Group, Input, read_groups
 from automerge.mergekit.models import Models
 from automerge.mergekit.parameters import Parameters, Reader
@@ -30,6 +31,7 @@ from automerge.mergekit.tables import (
 )
 from automerge.mergekit.tokenizer import check_vocabulary, read_vocabulary, vocabulary_notes
 from automerge.methods import METHODS
+from automerge.methods.check import recipe_faults
 from automerge.recipe import (
     BASE,
     PlainPath,
@@ -40,8 +42,6 @@ from automerge.recipe import (
     Value,
     Vocabulary,
 )
-from automerge.recipe_check import recipe_faults
-from automerge.yaml_file import Located, Plain
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from automerge.errors import ConfigError, Fault
+from automerge.files.yaml_file import Plain
 from automerge.mergekit.tables import Part
 from automerge.methods import Knob
 from automerge.recipe import DEFAULT, Place, Profile, interpolate
-from automerge.yaml_file import Plain
 
 TOLERANCE = 1e-9
 

@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable, Iterator
 
 from automerge.errors import nearest
+from automerge.files.yaml_file import Plain
 from automerge.mergekit.parameters import At, Reader
 from automerge.recipe import AUTO, BASE, BASE_VOCABULARY, UNION, Recipe, Vocabulary, is_template
-from automerge.yaml_file import Plain
 
 ENTRIES = ("source", "tokens", "pad_to_multiple_of")
 UNION_NOTE = (

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from automerge.errors import ConfigError, Fault
+from automerge.files.yaml_file import Plain, dump_yaml
 from automerge.mergekit.setting import setting
 from automerge.mergekit.slices import slice_notes
 from automerge.mergekit.tables import COUNTERPARTS, INTEGERS, NOTES, PARAMETERS, REQUIRED
@@ -14,7 +15,6 @@ from automerge.mergekit.tokenizer import vocabulary_notes, write_vocabulary
 from automerge.methods import METHODS, Knob, Method
 from automerge.methods.base import number
 from automerge.recipe import BASE, Place, Profile, Recipe, RecipeSource
-from automerge.yaml_file import Plain, dump_yaml
 
 MARGIN = 1e-5
 """By how much of itself an epsilon stays below the largest possible."""

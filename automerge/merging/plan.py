@@ -17,7 +17,7 @@ from automerge.checkpoints import (
 )
 from automerge.errors import ConfigError, Fault, PreflightError, nearest
 from automerge.methods import METHODS, Method, Values, check_recipe
-from automerge.methods.uniform import Keys, keys
+from automerge.methods.shared.uniform import Keys, keys
 from automerge.recipe import Recipe
 
 MAX_FAULTS = 10

@@ -17,10 +17,10 @@ from automerge.checkpoints import Checkpoint
 from automerge.checkpoints.stacked import stacked_config, stacked_settings
 from automerge.errors import PreflightError
 from automerge.evidence import Evidence
-from automerge.merging.cuda import gpu_compiler
-from automerge.merging.device import DeviceMerge
+from automerge.merging.backends.compiled import fused_kernels
+from automerge.merging.backends.cuda import gpu_compiler
+from automerge.merging.backends.device import DeviceMerge
 from automerge.merging.distance import squared_norms
-from automerge.merging.fused import fused_kernels
 from automerge.merging.layers import LiveLayers, layer_order
 from automerge.merging.live import live_tensors
 from automerge.merging.memory import plan_free_memory

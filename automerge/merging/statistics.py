@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from automerge.checkpoints import Stored
+from automerge.machine.processors import one_thread
+from automerge.merging.backends.compiled import FusedKernels
 from automerge.merging.blocks import working_blocks
 from automerge.merging.cache import Cache
-from automerge.merging.fused import FusedKernels
 from automerge.merging.order import EXACT, Binned, Order, order
-from automerge.processors import one_thread
 
 Key = tuple[object, ...]
 

@@ -19,7 +19,7 @@ from automerge.checkpoints.settings import TIES
 from automerge.checkpoints.stacked import stacked_config
 from automerge.checkpoints.writer import SHARD_BYTES
 from automerge.evidence import Evidence
-from automerge.merging.fused import fused_kernels
+from automerge.merging.backends.compiled import fused_kernels
 from automerge.merging.plan import Planner, Step
 from automerge.merging.tensor import merge_tensor
 from automerge.merging.witness import witnessed

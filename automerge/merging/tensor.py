@@ -11,12 +11,12 @@ from torch import Tensor
 
 from automerge.checkpoints import write_sum
 from automerge.errors import AutomergeError
+from automerge.machine.processors import one_thread
 from automerge.merging.blocks import BLOCK, working_blocks, working_precision
 from automerge.merging.combination import Combination, combination
 from automerge.merging.plan import Step
 from automerge.merging.workspace import Workspace
 from automerge.methods import Coefficients, Method, Operands
-from automerge.processors import one_thread
 
 CHECKED = 1 << 17
 """Elements checked at once: what stays in a core's cache."""

@@ -18,13 +18,13 @@ from automerge.checkpoints import (
 )
 from automerge.errors import PreflightError
 from automerge.evidence import Evidence
+from automerge.machine.processors import one_thread
+from automerge.merging.backends.compiled import FusedKernels
 from automerge.merging.cache import Cache, n_bytes
-from automerge.merging.fused import FusedKernels
 from automerge.merging.ranks import Ranks, places_of
 from automerge.merging.statistics import Key, VectorStatistics, inner, vector
 from automerge.methods import Method, Operands
-from automerge.methods.uniform import uniform
-from automerge.processors import one_thread
+from automerge.methods.shared.uniform import uniform
 
 
 class Workspace:

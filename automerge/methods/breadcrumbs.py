@@ -16,7 +16,7 @@ from automerge.methods.base import (
     weight,
 )
 from automerge.methods.linear import weighted_sum
-from automerge.methods.outliers import GAMMA, bounds, masked
+from automerge.methods.shared.outliers import GAMMA, bounds, masked
 from automerge.methods.task_arithmetic import summands
 
 if TYPE_CHECKING:

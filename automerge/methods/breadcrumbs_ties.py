@@ -15,7 +15,7 @@ from automerge.methods.base import (
     scaling,
     weight,
 )
-from automerge.methods.outliers import GAMMA, bounds, masked
+from automerge.methods.shared.outliers import GAMMA, bounds, masked
 from automerge.methods.ties import ballot, elected
 
 if TYPE_CHECKING:

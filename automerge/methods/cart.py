@@ -15,8 +15,8 @@ from automerge.methods.base import (
     weight,
 )
 from automerge.methods.linear import weighted_sum
-from automerge.methods.matrices import directions, is_matrix, projected
-from automerge.methods.scaled import scaled_weights
+from automerge.methods.shared.matrices import directions, is_matrix, projected
+from automerge.methods.shared.scaled import scaled_weights
 from automerge.methods.ties import added
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from automerge.methods.base import (
     scaling,
     weight,
 )
-from automerge.methods.scaled import scaled_weights
+from automerge.methods.shared.scaled import scaled_weights
 from automerge.methods.ties import added
 
 if TYPE_CHECKING:

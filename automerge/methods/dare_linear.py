@@ -15,7 +15,7 @@ from automerge.methods.base import (
     scaling,
     weight,
 )
-from automerge.methods.dare import dropped, rescaled
+from automerge.methods.shared.dare import dropped, rescaled
 from automerge.methods.task_arithmetic import factor
 from automerge.methods.ties import added
 

@@ -15,7 +15,7 @@ from automerge.methods.base import (
     scaling,
     weight,
 )
-from automerge.methods.dare import dropped, rescaled
+from automerge.methods.shared.dare import dropped, rescaled
 from automerge.methods.ties import ballot, elected
 
 if TYPE_CHECKING:

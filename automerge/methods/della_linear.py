@@ -15,7 +15,7 @@ from automerge.methods.base import (
     scaling,
     weight,
 )
-from automerge.methods.magprune import EPSILON, pruned, windows
+from automerge.methods.shared.magprune import EPSILON, pruned, windows
 from automerge.methods.task_arithmetic import summands
 from automerge.methods.ties import added
 

@@ -6,7 +6,7 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 from automerge.methods.base import Coefficients, Method, Operands, scaling, weight
-from automerge.methods.scaled import coefficients
+from automerge.methods.shared.scaled import coefficients
 from automerge.methods.ties import vote
 
 if TYPE_CHECKING:

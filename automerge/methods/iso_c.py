@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from automerge.methods.base import Coefficients, Method, Operands, scaling, weight
 from automerge.methods.linear import weighted_sum
-from automerge.methods.matrices import is_matrix, isotropic, mean, svd
-from automerge.methods.scaled import coefficients
+from automerge.methods.shared.matrices import is_matrix, isotropic, mean, svd
+from automerge.methods.shared.scaled import coefficients
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,8 +14,8 @@ from automerge.methods.base import (
     scaling,
     weight,
 )
-from automerge.methods.matrices import is_matrix, isotropic, joined, mean, polar, svd
-from automerge.methods.scaled import scaled_weights
+from automerge.methods.shared.matrices import is_matrix, isotropic, joined, mean, polar, svd
+from automerge.methods.shared.scaled import scaled_weights
 from automerge.methods.ties import added
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from automerge.methods.base import Coefficients, Knob, Method, Statistics, Values, weight
 from automerge.methods.linear import kernel
-from automerge.methods.sphere import clipped, cosine, norms
+from automerge.methods.shared.sphere import clipped, cosine, norms
 
 ANTIPODAL = 1e-7
 """sin θ below which a point opposite the mean pulls in no direction."""

@@ -6,7 +6,7 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 from automerge.methods.base import Coefficients, Method, Operands, indicator, scaling, weight
-from automerge.methods.scaled import coefficients
+from automerge.methods.shared.scaled import coefficients
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 
 from automerge.methods.base import Coefficients, Method, Statistics, Values, scaling
-from automerge.methods.sphere import cosine
+from automerge.methods.shared.sphere import cosine
 from automerge.methods.task_arithmetic import kernel
 
 

@@ -14,7 +14,7 @@ from automerge.methods.base import (
     scaling,
     weight,
 )
-from automerge.methods.sphere import norms
+from automerge.methods.shared.sphere import norms
 
 RESOLUTION = 1e-7
 """The least length of a mean of unit vectors that is more than rounding error."""

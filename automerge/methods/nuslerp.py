@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from automerge.methods import linear, task_arithmetic
 from automerge.methods.base import Coefficients, Method, Statistics, Values, scaling, weight
-from automerge.methods.sphere import along_arc, cosine
+from automerge.methods.shared.sphere import along_arc, cosine
 
 COLINEAR = 1e-12
 """sin² θ below which interpolation is linear."""

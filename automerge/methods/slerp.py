@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from automerge.methods.base import Coefficients, Knob, Method, Statistics, Values
 from automerge.methods.linear import kernel
-from automerge.methods.sphere import along_arc, cosine
+from automerge.methods.shared.sphere import along_arc, cosine
 
 COLINEAR = 0.9995
 """|cos θ| above which interpolation is linear."""

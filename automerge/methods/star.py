@@ -15,8 +15,8 @@ from automerge.methods.base import (
     scaling,
     weight,
 )
-from automerge.methods.matrices import directions, is_matrix, mean, projected
-from automerge.methods.scaled import scaled_weights
+from automerge.methods.shared.matrices import directions, is_matrix, mean, projected
+from automerge.methods.shared.scaled import scaled_weights
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from automerge.methods.base import Coefficients, Method, Operands, scaling, weight
-from automerge.methods.matrices import assemble, is_matrix, joined, mean, polar, svd
-from automerge.methods.scaled import coefficients
+from automerge.methods.shared.matrices import assemble, is_matrix, joined, mean, polar, svd
+from automerge.methods.shared.scaled import coefficients
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,8 +15,8 @@ from automerge.methods.base import (
     scaling,
     weight,
 )
-from automerge.methods.matrices import is_matrix, stacked
-from automerge.methods.scaled import scaled_weights
+from automerge.methods.shared.matrices import is_matrix, stacked
+from automerge.methods.shared.scaled import scaled_weights
 from automerge.methods.ties import added
 
 if TYPE_CHECKING:

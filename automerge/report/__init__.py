@@ -1,5 +1,5 @@
 """What was found, for people and programs: table, HTML, model card and front.json."""
 
-from automerge.report.model import ModelOrigin, Provenance, StudyResult, TrialResult
+from automerge.store.result import ModelOrigin, Provenance, StudyResult, TrialResult
 
 __all__ = ["ModelOrigin", "Provenance", "StudyResult", "TrialResult"]

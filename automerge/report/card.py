@@ -10,13 +10,13 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from automerge.estimation import Interval
 from automerge.objective import Objective
-from automerge.redaction import redact
+from automerge.public_benchmarks import benchmark
 from automerge.report.commands import score_commands
 from automerge.report.compare import Versus, verdict
-from automerge.report.model import MODELS, ModelOrigin, StudyResult, count
 from automerge.report.sections import recipe_yaml
 from automerge.report.summary import Member, Summary, summarise
-from automerge.well_known import benchmark
+from automerge.store.result import MODELS, ModelOrigin, StudyResult, count
+from automerge.text.redaction import redact
 
 FILE = "README.md"
 

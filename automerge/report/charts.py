@@ -14,8 +14,8 @@ from automerge.estimation import Interval
 from automerge.objective import Objective, goals
 from automerge.report.compare import Versus, verdict
 from automerge.report.hypervolume import progress
-from automerge.report.model import TrialResult
 from automerge.report.summary import Member, Summary
+from automerge.store.result import TrialResult
 
 MOST_TRIALS = 1500
 _MOST_STEPS = 400

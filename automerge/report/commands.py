@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from automerge.report.model import MODEL, StudyResult
+from automerge.store.result import MODEL, StudyResult
 
 
 def score_commands(result: StudyResult, model_dir: str) -> str:

@@ -10,7 +10,7 @@ from typing import Literal
 from automerge.estimation import Difference, Interval, interval, paired_difference
 from automerge.estimation.intervals import student_interval
 from automerge.objective import Estimate, Objective
-from automerge.report.model import TrialResult
+from automerge.store.result import TrialResult
 from automerge.trial import Part
 
 LEVEL = 0.95

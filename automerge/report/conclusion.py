@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from automerge.report.means import Means
-from automerge.report.model import StudyResult, count
 from automerge.report.summary import Summary
+from automerge.store.result import StudyResult, count
 from automerge.trial import Measured
 
 

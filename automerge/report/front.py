@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 from automerge.estimation import Difference, Interval, smallest_detectable_difference
+from automerge.files.atomic import write_atomically
 from automerge.objective import Objective
 from automerge.report.compare import Versus
 from automerge.report.conclusion import conclusion
-from automerge.report.files import write_atomically
-from automerge.report.model import StudyResult
 from automerge.report.summary import Member, Summary, summarise
+from automerge.store.result import StudyResult
 from automerge.trial import PARTS
 
 SCHEMA_VERSION = 1

@@ -12,12 +12,12 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from automerge.files.atomic import write_atomically
 from automerge.report.charts import chart_data
 from automerge.report.conclusion import conclusion
-from automerge.report.files import write_atomically
-from automerge.report.model import StudyResult
 from automerge.report.sections import sections
 from automerge.report.summary import summarise
+from automerge.store.result import StudyResult
 
 FILE = "report.html"
 _SCRIPTS = ("draw.js", "charts.js", "params.js")

@@ -14,7 +14,7 @@ from automerge.estimation.clusters import by_cluster
 from automerge.estimation.intervals import influence
 from automerge.objective import ItemScores, Objective, estimate, estimates
 from automerge.report.compare import LEVEL, compare
-from automerge.report.model import StudyResult, TrialResult
+from automerge.store.result import StudyResult, TrialResult
 
 
 @dataclass(frozen=True)

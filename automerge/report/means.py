@@ -14,7 +14,7 @@ from automerge.estimation import (
 )
 from automerge.objective import Objective
 from automerge.report.compare import LEVEL, best_on_select, compare, part_interval
-from automerge.report.model import TrialResult
+from automerge.store.result import TrialResult
 
 
 @dataclass(frozen=True)

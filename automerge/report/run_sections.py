@@ -7,7 +7,7 @@ import math
 from typing import TypeAlias
 
 from automerge.objective import Objective
-from automerge.report.model import StudyResult
+from automerge.store.result import StudyResult
 from automerge.trial import PARTS, Measured, Part
 
 Row: TypeAlias = dict[str, object]

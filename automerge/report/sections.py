@@ -13,7 +13,6 @@ from automerge.objective import Objective
 from automerge.report.charts import MOST_TRIALS, measured_trials
 from automerge.report.commands import score_commands
 from automerge.report.compare import verdict
-from automerge.report.model import StudyResult, count
 from automerge.report.run_sections import (
     duration,
     elapsed,
@@ -27,6 +26,7 @@ from automerge.report.run_sections import (
 from automerge.report.summary import Member, Summary
 from automerge.report.units import Unit
 from automerge.report.weights import KnobRow, knob_rows, layers_in_words
+from automerge.store.result import StudyResult, count
 from automerge.trial import Part
 
 Row: TypeAlias = dict[str, object]

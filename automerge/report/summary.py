@@ -26,8 +26,8 @@ from automerge.report.compare import (
 from automerge.report.hypervolume import Hypervolume, hypervolume_of_sets
 from automerge.report.likely import Kept, bounds_on_test, front_probabilities, kept_constraints
 from automerge.report.means import Means, means_of
-from automerge.report.model import StudyResult, TrialResult
 from automerge.report.units import Unit, units
+from automerge.store.result import StudyResult, TrialResult
 from automerge.trial import PARTS, Part
 
 Kind = Literal["front", "parent", "base", "baseline", "trial"]

@@ -15,9 +15,9 @@ from automerge.estimation import Difference, Interval
 from automerge.objective import Objective
 from automerge.report.compare import verdict
 from automerge.report.conclusion import conclusion
-from automerge.report.model import StudyResult
 from automerge.report.summary import Member, Summary, summarise
-from automerge.terminal import harmless, in_encoding
+from automerge.store.result import StudyResult
+from automerge.text.terminal import harmless, in_encoding
 from automerge.trial import Part
 
 PART_TITLES: dict[Part, str] = {

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from automerge.objective import Objective
-from automerge.report.model import TrialResult
+from automerge.store.result import TrialResult
 from automerge.trial import Measured
 
 UNKNOWN = "?"

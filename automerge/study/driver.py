@@ -7,11 +7,11 @@ from collections.abc import Callable
 from automerge.executors.base import Executor
 from automerge.samplers.base import Sampler
 from automerge.space import Space
-from automerge.store import Store
+from automerge.store.store import Store
 from automerge.study.dispatch import Dispatcher
-from automerge.study.finals import Finals
 from automerge.study.plan import Plan
 from automerge.study.search import Search
+from automerge.study.selection import Finals
 from automerge.study.watch import Observer
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from automerge.errors import SearchAborted, StateError
 from automerge.samplers.base import Sampler
 from automerge.space import Space
-from automerge.store import Store
-from automerge.study.beliefs import Beliefs
+from automerge.store.store import Store
 from automerge.study.dispatch import Dispatcher
+from automerge.study.estimates import Beliefs
 from automerge.study.limits import Spent, allows, expected_trials
 from automerge.study.plan import Plan
 from automerge.study.watch import Observer, Snapshot, described

@@ -19,18 +19,20 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from automerge import demo, preflight, session
+from automerge import demo
 from automerge.config import StudyConfig, load_config
 from automerge.estimation.scoreboard import Scoreboard
-from automerge.evaluation.task_copy import copy_tasks
+from automerge.evaluation.lm_eval.task_copy import copy_tasks
 from automerge.items import BASELINE_SHARES, ItemDraw
 from automerge.methods import METHODS
 from automerge.objective import ItemScores, Objective, losses
 from automerge.recipe import BASE, Recipe, single, uniform_average
 from automerge.samplers import SAMPLERS
+from automerge.session import preflight
+from automerge.session.open import open as session
 from automerge.space import Space, build_space
 from automerge.trial import Job, Measured, Params
-from automerge.worker import MergeWorker, WorkerSpec
+from automerge.worker.worker import MergeWorker, WorkerSpec
 from experiments.estimation.scores import FAILED, Scores, read_chunks
 
 N_ITEMS = 1000

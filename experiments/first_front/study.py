@@ -16,7 +16,7 @@ from rich.console import Console
 import automerge
 from automerge import demo
 from automerge.config import load_config
-from automerge.recipe_files import write_recipe
+from automerge.config.recipe_file import write_recipe
 
 BUDGET = 200
 SWEEP = tuple(round(0.1 * step, 1) for step in range(1, 16))

@@ -14,8 +14,8 @@ import numpy as np
 
 from automerge import pareto
 from automerge.objective import estimates, losses
-from automerge.results import study_objectives
-from automerge.store import Store
+from automerge.store.read_result import study_objectives
+from automerge.store.store import Store
 from automerge.trial import Measured
 from experiments.first_front.study import RUNS
 

@@ -20,14 +20,14 @@ import automerge
 from automerge import demo
 from automerge.config import load_config
 from automerge.estimation import interval
-from automerge.evaluation.task_copy import copy_tasks
-from automerge.evaluation.tasks import TaskSettings, TaskSpec
+from automerge.evaluation.lm_eval.task_copy import copy_tasks
+from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec
 from automerge.objective import ItemScores, Objective, estimates
 from automerge.recipe import Recipe
-from automerge.results import study_objectives
-from automerge.store import Store
+from automerge.store.read_result import study_objectives
+from automerge.store.store import Store
 from automerge.trial import BASELINES, Job, Measured
-from automerge.worker import MergeWorker, WorkerSpec
+from automerge.worker.worker import MergeWorker, WorkerSpec
 from experiments.demo_zoo import build
 from experiments.demo_zoo.data import SKILLS
 

@@ -31,7 +31,7 @@ from automerge.objective import ItemScores, Objective
 from automerge.recipe import Recipe, single, uniform_average
 from automerge.samplers import SAMPLERS
 from automerge.space import Knots, SpaceSettings, build_space
-from automerge.store import Store
+from automerge.store.store import Store
 from automerge.study import Driver, FirstTrial, Limits, Plan, Snapshot
 from automerge.trial import PARTS, Items, Job, Measured, Outcome, Timings
 

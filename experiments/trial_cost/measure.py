@@ -28,11 +28,11 @@ from automerge.bench.merge import seconds
 from automerge.bench.score import Floor
 from automerge.bench.score_tasks import Lengths, task_folder
 from automerge.bench.shapes import SIZES, empty_model
-from automerge.evaluation.scorer import Scorer
-from automerge.evaluation.tasks import TaskSettings, TaskSpec, load_tasks
-from automerge.store import Store
+from automerge.evaluation.lm_eval.scorer import Scorer
+from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, load_tasks
+from automerge.store.store import Store
 from automerge.trial import Measured
-from automerge.worker import load_model
+from automerge.worker.worker import load_model
 from experiments.merge_speed.measure import write_models
 
 LENGTHS = Lengths(context=60, choice=25)

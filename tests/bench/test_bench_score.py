@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from automerge.bench.score import Floor, ScoreTime
 from automerge.cli import app
 from automerge.errors import ConfigError
-from automerge.evaluation.packing import request
+from automerge.evaluation.loglikelihood.packing import request
 from tests.evaluation.toys import make_model
 
 

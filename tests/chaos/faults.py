@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from automerge.commands.selftest import Row, content, ray_workers
 from automerge.executors.ray import RayExecutor, RaySettings
-from automerge.selftest import Row, content, ray_workers
-from automerge.store import FILE, Store
+from automerge.store.store import FILE, Store
 from automerge.trial import PARTS, Job, Measured, Outcome
 from tests.chaos.hosts import HEAD, OTHER, PORT, two_hosts
 from tests.chaos.toy_search import Witness, toy_search

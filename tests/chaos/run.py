@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from automerge.selftest import print_rows
+from automerge.commands.selftest import print_rows
 from tests.chaos import faults
 
 KINDS = {

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from automerge.commands.selftest import Row
 from automerge.errors import ClusterLost
-from automerge.selftest import Row
 from tests.chaos import faults
 from tests.chaos.hosts import can_make_hosts
 
@@ -63,7 +63,7 @@ def test_the_audit_sees_what_was_lost_repeated_or_ended_otherwise(tmp_path: Path
     other.mkdir()
     for file in reference.iterdir():
         (other / file.name).write_bytes(file.read_bytes())
-    from automerge.store import Store
+    from automerge.store.store import Store
 
     with Store(other, write=True) as store:
         store.put_meta(front=[0])

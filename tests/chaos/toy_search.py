@@ -12,7 +12,7 @@ from pathlib import Path
 from automerge.errors import AutomergeError
 from automerge.executors.local import LocalExecutor
 from automerge.samplers import SAMPLERS
-from automerge.store import Store
+from automerge.store.store import Store
 from automerge.study import Driver, Snapshot
 from automerge.trial import Job, Outcome, Part
 from tests.studies import SPACE, toy_meta, toy_plan

@@ -15,7 +15,7 @@ import pytest
 from peft import LoraConfig
 
 from automerge.checkpoints import open_checkpoint
-from automerge.checkpoints.adapter_options import OPTIONS
+from automerge.checkpoints.adapters.options import OPTIONS
 from automerge.errors import PreflightError
 from tests.checkpoints.adapters import edit, merged_logits, train
 from tests.checkpoints.models import gpt2, llama

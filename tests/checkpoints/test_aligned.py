@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from automerge.checkpoints.aligned import ABSENT, Rows, rows_of
+from automerge.checkpoints.vocabularies.aligned import ABSENT, Rows, rows_of
 
 STORED = {
     "base": torch.tensor([[1.0], [2.0], [3.0]]),

@@ -10,8 +10,8 @@ import tracemalloc
 import pytest
 from huggingface_hub import ModelCard
 
-from automerge.checkpoints.card import licence_of
-from automerge.report.model import ModelOrigin
+from automerge.checkpoints.folder.card import licence_of
+from automerge.store.result import ModelOrigin
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{b}: &{b} [{', '.join(f'*{a}' for _ in range(9))}]\n"
@@ -90,7 +90,8 @@ def test_characters_that_turn_text_around_reach_nobody(tmp_path):
 def test_a_card_is_read_without_the_hubs_client(tmp_path):
     card(tmp_path, "license: mit")
     code = (
-        "import sys; from pathlib import Path; from automerge.checkpoints.card import licence_of; "
+        "import sys; from pathlib import Path; "
+        "from automerge.checkpoints.folder.card import licence_of; "
         f"assert licence_of(Path({str(tmp_path)!r})) == 'mit'; "
         "assert 'transformers' not in sys.modules"
     )

@@ -143,7 +143,7 @@ import os, sys
 import torch
 from safetensors.torch import save_file
 from safetensors import safe_open
-from automerge.bus_error import explain_bus_errors
+from automerge.machine.bus_error import explain_bus_errors
 path, threads = sys.argv[1], int(sys.argv[2])
 torch.set_num_threads(threads)
 save_file({"x": torch.ones(4_000_000)}, path)

@@ -8,9 +8,9 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from automerge.checkpoints import folder_files
-from automerge.checkpoints.folder_files import carried, copy_carried, open_file
-from automerge.checkpoints.stale import is_stale
+from automerge.checkpoints.folder import files as folder_files
+from automerge.checkpoints.folder.files import carried, copy_carried, open_file
+from automerge.checkpoints.folder.stale import is_stale
 from automerge.errors import PreflightError
 
 KEPT = (

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from automerge.checkpoints import open_checkpoint
 from automerge.errors import PreflightError
 from automerge.merging import ResidentEngine, merge_to_folder
-from automerge.preflight import compare_aligned
 from automerge.recipe import BASE_VOCABULARY, Profile, Recipe, RecipeSource
+from automerge.session.preflight import compare_aligned
 from tests.checkpoints.models import llama, perturb, save
 
 TEXT = {

@@ -10,8 +10,8 @@ import sentencepiece
 from transformers import AutoTokenizer
 
 from automerge.checkpoints import align, open_checkpoint
-from automerge.checkpoints.tokenizers import read_tokenizer, same_tokenizer, vocabulary
-from automerge.checkpoints.vocabulary import (
+from automerge.checkpoints.vocabularies.tokenizers import read_tokenizer, same_tokenizer, vocabulary
+from automerge.checkpoints.vocabularies.vocabulary import (
     compare_tokenizers,
     read_tokens,
     relate,

@@ -9,8 +9,8 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from automerge.checkpoints import open_checkpoint
-from automerge.checkpoints.union import build_union
-from automerge.checkpoints.vocabulary import Tokens, parse_tokens, relate, relations
+from automerge.checkpoints.vocabularies.union import build_union
+from automerge.checkpoints.vocabularies.vocabulary import Tokens, parse_tokens, relate, relations
 from automerge.errors import PreflightError
 from tests.checkpoints.vocabularies import bpe, permuted, with_added, write
 

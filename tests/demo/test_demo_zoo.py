@@ -13,7 +13,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from automerge import demo
-from automerge.evaluation.task_copy import copy_tasks
+from automerge.evaluation.lm_eval.task_copy import copy_tasks
 from experiments.demo_zoo import build, data, score, train
 
 MOST_BYTES = 6_000_000

@@ -10,11 +10,11 @@ import time
 import pytest
 
 from automerge.errors import PreflightError
-from automerge.evaluation import chat_template
-from automerge.evaluation.chat_template import limited
-from automerge.evaluation.scorer import Scorer
-from automerge.evaluation.task_copy import copy_tasks
-from automerge.evaluation.tasks import TaskSettings, TaskSpec, load_tasks
+from automerge.evaluation.lm_eval import chat_template
+from automerge.evaluation.lm_eval.chat_template import limited
+from automerge.evaluation.lm_eval.scorer import Scorer
+from automerge.evaluation.lm_eval.task_copy import copy_tasks
+from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, load_tasks
 from tests.evaluation.toys import make_model, make_tokenizer
 
 ENDLESS = (

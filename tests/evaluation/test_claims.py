@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 
 from automerge.estimation import paired_difference
-from automerge.evaluation.claims import claim_warnings, confirmable_difference, items_to_confirm
+from automerge.evaluation.lm_eval.claims import (
+    claim_warnings,
+    confirmable_difference,
+    items_to_confirm,
+)
+from automerge.evaluation.lm_eval.task_copy import copy_tasks
+from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, load_tasks
 from automerge.evaluation.split import SplitPlan, split_documents
-from automerge.evaluation.task_copy import copy_tasks
-from automerge.evaluation.tasks import TaskSettings, TaskSpec, load_tasks
 from automerge.objective import ItemScores
 from tests.evaluation.toys import write_tasks
 

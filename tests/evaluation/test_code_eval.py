@@ -10,11 +10,11 @@ from pathlib import Path
 import lm_eval
 import pytest
 
-from automerge.evaluation.cage import launch
-from automerge.evaluation.cage.launch import caging_fault
-from automerge.evaluation.code_eval import CodeEval, pass_at, replaced
-from automerge.evaluation.scorer import Answers, Scorer
-from automerge.evaluation.tasks import TaskSettings, TaskSpec, check_tasks, load_tasks
+from automerge.evaluation.lm_eval.cage import launch
+from automerge.evaluation.lm_eval.cage.launch import caging_fault
+from automerge.evaluation.lm_eval.code_eval import CodeEval, pass_at, replaced
+from automerge.evaluation.lm_eval.scorer import Answers, Scorer
+from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, check_tasks, load_tasks
 from tests.evaluation.toys import make_model, make_tokenizer
 
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 from automerge.errors import PreflightError
-from automerge.evaluation import templates
-from automerge.evaluation.isolation import isolated
-from automerge.evaluation.scorer import Scorer
-from automerge.evaluation.task_copy import copy_tasks
-from automerge.evaluation.tasks import TaskSettings, TaskSpec, load_tasks
+from automerge.evaluation.lm_eval import templates
+from automerge.evaluation.lm_eval.isolation import isolated
+from automerge.evaluation.lm_eval.scorer import Scorer
+from automerge.evaluation.lm_eval.task_copy import copy_tasks
+from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, load_tasks
 from tests.evaluation.toys import WORDS, make_model, make_tokenizer, phrase, write_jsonl
 
 DATA = (

@@ -5,13 +5,13 @@ import random
 
 import pytest
 
-from automerge.evaluation import templates
-from automerge.evaluation.isolation import isolated
-from automerge.evaluation.samples import reproduce_commands, write_samples
-from automerge.evaluation.scorer import Scorer
+from automerge.evaluation.lm_eval import templates
+from automerge.evaluation.lm_eval.isolation import isolated
+from automerge.evaluation.lm_eval.samples import reproduce_commands, write_samples
+from automerge.evaluation.lm_eval.scorer import Scorer
+from automerge.evaluation.lm_eval.task_copy import copy_tasks
+from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, check_tasks, load_tasks
 from automerge.evaluation.split import SplitPlan, split_documents
-from automerge.evaluation.task_copy import copy_tasks
-from automerge.evaluation.tasks import TaskSettings, TaskSpec, check_tasks, load_tasks
 from tests.evaluation.toys import make_model, make_tokenizer, phrase, write_jsonl
 
 TASK = """\
@@ -174,7 +174,7 @@ def test_the_command_and_the_samples_hold_what_lm_eval_knows(folder, tmp_path):
 
 
 def test_a_large_dataset_split_is_thinned(folder, monkeypatch):
-    monkeypatch.setattr("automerge.evaluation.dataset_splits.MOST_DOCUMENTS", 20)
+    monkeypatch.setattr("automerge.evaluation.lm_eval.dataset_splits.MOST_DOCUMENTS", 20)
     task_set = load_tasks([TaskSpec("full", split={"search": "train"})], TaskSettings(folder))
     assert len(task_set.documents()["full@train"]) == 17
     assert len(task_set.documents()["full"]) == 40
@@ -185,7 +185,7 @@ def test_a_large_dataset_split_is_thinned(folder, monkeypatch):
     [("full", None), ("shots", None), ("only_test", True), ("first", False)],
 )
 def test_examples_taken_from_scored_items_are_said(folder, task, shown):
-    from automerge.evaluation.fewshot import fewshot_warnings
+    from automerge.evaluation.lm_eval.fewshot import fewshot_warnings
 
     task_set = load_tasks([TaskSpec(task)], TaskSettings(folder))
     found = fewshot_warnings(task_set)

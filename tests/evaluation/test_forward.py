@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from automerge.evaluation.forward import _read
+from automerge.evaluation.loglikelihood.forward import _read
 
 
 def flat(vocabulary: int) -> torch.Tensor:
@@ -19,7 +19,7 @@ def flat(vocabulary: int) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("step", [1, 2**20])
 def test_greedy_is_the_first_of_the_largest_rounded_log_probabilities(monkeypatch, dtype, step):
-    monkeypatch.setattr("automerge.evaluation.forward.CACHED_LOGITS", step * 40_000)
+    monkeypatch.setattr("automerge.evaluation.loglikelihood.forward.CACHED_LOGITS", step * 40_000)
     torch.manual_seed(0)
     logits = torch.cat([flat(40_000), torch.randn(5, 40_000)]).to(dtype)
     expected = torch.log_softmax(logits, dim=-1, dtype=torch.float32)

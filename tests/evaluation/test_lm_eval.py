@@ -17,9 +17,9 @@ from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.models import utils as model_utils
 from lm_eval.models.huggingface import HFLM
 
-from automerge.evaluation.isolation import FEWSHOT_SEED, NUMPY_SEED, PYTHON_SEED, TORCH_SEED
-from automerge.evaluation.task_copy import copy_tasks
-from automerge.evaluation.tasks import TaskSettings, TaskSpec, load_tasks
+from automerge.evaluation.lm_eval.isolation import FEWSHOT_SEED, NUMPY_SEED, PYTHON_SEED, TORCH_SEED
+from automerge.evaluation.lm_eval.task_copy import copy_tasks
+from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, load_tasks
 from tests.evaluation.toys import make_model, make_tokenizer
 
 USED = {

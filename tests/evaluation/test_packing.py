@@ -5,9 +5,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from automerge.evaluation import forward
-from automerge.evaluation.forward import Path, find_path, log_likelihoods, tree_mask
-from automerge.evaluation.packing import (
+from automerge.evaluation.loglikelihood import forward
+from automerge.evaluation.loglikelihood.forward import Path, find_path, log_likelihoods, tree_mask
+from automerge.evaluation.loglikelihood.packing import (
     Layout,
     Limits,
     Request,

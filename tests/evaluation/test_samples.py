@@ -9,11 +9,11 @@ import sys
 
 import pytest
 
-from automerge.evaluation.samples import reproduce_commands, write_samples
-from automerge.evaluation.scorer import Scorer
+from automerge.evaluation.lm_eval.samples import reproduce_commands, write_samples
+from automerge.evaluation.lm_eval.scorer import Scorer
+from automerge.evaluation.lm_eval.task_copy import copy_tasks
+from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, load_tasks
 from automerge.evaluation.split import SplitPlan, split_documents
-from automerge.evaluation.task_copy import copy_tasks
-from automerge.evaluation.tasks import TaskSettings, TaskSpec, load_tasks
 from automerge.objective import estimate
 from tests.evaluation.toys import make_model, make_tokenizer
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from automerge.errors import PreflightError
-from automerge.evaluation import templates
 from automerge.evaluation.guards import (
     Generation,
     InvalidOutput,
@@ -18,11 +17,12 @@ from automerge.evaluation.guards import (
     generation_notes,
     loops,
 )
-from automerge.evaluation.isolation import isolated
-from automerge.evaluation.packing import unique_tokens
-from automerge.evaluation.scorer import Answers, Scorer
-from automerge.evaluation.task_copy import copy_tasks
-from automerge.evaluation.tasks import TaskSettings, TaskSpec, load_tasks
+from automerge.evaluation.lm_eval import templates
+from automerge.evaluation.lm_eval.isolation import isolated
+from automerge.evaluation.lm_eval.scorer import Answers, Scorer
+from automerge.evaluation.lm_eval.task_copy import copy_tasks
+from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, load_tasks
+from automerge.evaluation.loglikelihood.packing import unique_tokens
 from automerge.objective import estimate
 from tests.evaluation.toys import make_model, make_tokenizer, write_tasks
 

@@ -9,9 +9,9 @@ import torch
 
 from automerge.errors import PreflightError
 from automerge.evaluation.guards import InvalidOutput
-from automerge.evaluation.scorer import Scorer
-from automerge.evaluation.task_copy import copy_tasks
-from automerge.evaluation.tasks import TaskSettings, TaskSpec, load_tasks
+from automerge.evaluation.lm_eval.scorer import Scorer
+from automerge.evaluation.lm_eval.task_copy import copy_tasks
+from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, load_tasks
 from automerge.objective import MAX_LOG_PERPLEXITY, ItemScores, estimate
 from tests.evaluation.toys import make_model, make_tokenizer
 

@@ -9,11 +9,11 @@ import time
 import pytest
 
 from automerge.errors import PreflightError
-from automerge.evaluation import templates
-from automerge.evaluation.limits import OutOfTime, alarm
-from automerge.evaluation.task_copy import copy_tasks
-from automerge.evaluation.task_yaml import Unreadable, compose
-from automerge.evaluation.tasks import TaskSettings, TaskSpec, check_tasks, load_tasks
+from automerge.evaluation.lm_eval import templates
+from automerge.evaluation.lm_eval.limits import OutOfTime, alarm
+from automerge.evaluation.lm_eval.task_copy import copy_tasks
+from automerge.evaluation.lm_eval.task_yaml import Unreadable, compose
+from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, check_tasks, load_tasks
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_ordinary_templates_give_what_lm_eval_gives(template):
 @pytest.mark.parametrize("key", ["doc_to_text", "doc_to_target", "doc_to_choice", "description",
                                  "gen_prefix"])  # fmt: skip
 def test_every_template_of_a_task_is_rendered_in_the_sandbox(folder, key, tmp_path):
-    from automerge.evaluation.scorer import Scorer
+    from automerge.evaluation.lm_eval.scorer import Scorer
     from tests.evaluation.toys import make_model, make_tokenizer
 
     sentinel = tmp_path / "sentinel"

@@ -4,8 +4,8 @@ import pickle
 
 import pytest
 
-from automerge.evaluation.task_copy import copy_tasks
-from automerge.evaluation.tasks import (
+from automerge.evaluation.lm_eval.task_copy import copy_tasks
+from automerge.evaluation.lm_eval.tasks import (
     TaskSettings,
     TaskSpec,
     TasksRefused,

@@ -13,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from automerge.store import Store
+from automerge.store.store import Store
 from tests.evaluation.toys import WORDS
 from tests.zoo import write_zoo
 

@@ -15,15 +15,15 @@ import torch
 
 from automerge.checkpoints import MemoryCheckpoint
 from automerge.config import load_config
+from automerge.config.recipe_file import read_recipe
 from automerge.errors import ConfigError
 from automerge.extensions import Table, install, load_extensions, modules, read_extension
 from automerge.merging import ResidentEngine
 from automerge.methods import METHODS, Method
 from automerge.methods import admit as admit_method
 from automerge.recipe import Profile, Recipe, RecipeSource
-from automerge.recipe_files import read_recipe
 from automerge.samplers import SAMPLERS
-from automerge.store import Store
+from automerge.store.store import Store
 from tests.zoo import write_zoo
 
 REPOSITORY = Path(__file__).parents[2]

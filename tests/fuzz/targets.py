@@ -31,7 +31,7 @@ def scratch() -> Path:
 
 
 def yaml(data: bytes) -> None:
-    from automerge.yaml_file import load_yaml
+    from automerge.files.yaml_file import load_yaml
 
     path = scratch() / "f.yaml"
     path.write_bytes(data)
@@ -61,7 +61,7 @@ def index(data: bytes) -> None:
 
 
 def recipe(data: bytes) -> None:
-    from automerge.recipe_files import read_recipe
+    from automerge.config.recipe_file import read_recipe
 
     path = scratch() / "models" / "recipe.yaml"
     path.write_bytes(data)
@@ -79,7 +79,7 @@ def config(data: bytes) -> None:
 
 
 def adapter(data: bytes) -> None:
-    from automerge.checkpoints.adapter_options import read_settings
+    from automerge.checkpoints.adapters.options import read_settings
 
     (scratch() / "adapter" / "adapter_config.json").write_bytes(data)
     with suppress(AutomergeError):

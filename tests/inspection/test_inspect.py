@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from automerge import cli
-from automerge.printable import printable
+from automerge.text.printable import printable
 from tests.checkpoints.models import llama, perturb
 from tests.checkpoints.vocabularies import (
     bpe,

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from automerge.merging.build import compiler
+from automerge.merging.backends.build import compiler
 
 pytest.importorskip("cuda.bindings")
 pytestmark = pytest.mark.skipif(not compiler(), reason="no C++ compiler")
@@ -62,7 +62,7 @@ int cuGetProcAddress(const char *name, void **found, int version, uint64_t flags
 
 CALLS = """
 import contextlib, ctypes, types, torch
-from automerge.merging import cuda
+from automerge.merging.backends import cuda
 
 torch.cuda.get_device_properties = lambda device: types.SimpleNamespace(
     major=9, minor=0, multi_processor_count=132)

@@ -17,8 +17,8 @@ from automerge.bench.agreement import agreement
 from automerge.checkpoints import MemoryCheckpoint
 from automerge.merging import InvalidMerge, ResidentEngine
 from automerge.merging import resident as module
-from automerge.merging.build import CannotCompile, compiler
-from automerge.merging.cuda import machine_code
+from automerge.merging.backends.build import CannotCompile, compiler
+from automerge.merging.backends.cuda import machine_code
 from automerge.methods import METHODS
 from automerge.recipe import Profile, Recipe, RecipeSource
 from tests.checkpoints.models import llama, perturb
@@ -118,7 +118,7 @@ def test_what_has_no_room_is_merged_on_the_host(driver, room):
 
 
 def test_long_tensors_are_merged_in_pieces(driver, monkeypatch):
-    monkeypatch.setattr("automerge.merging.device.PIECE", 100)
+    monkeypatch.setattr("automerge.merging.backends.device.PIECE", 100)
     for name in ("dare_ties", "della"):
         method = METHODS[name]
         assert agree(*models(count(method)), recipe(method))

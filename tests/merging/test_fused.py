@@ -14,12 +14,12 @@ from automerge.checkpoints import MemoryCheckpoint
 from automerge.merging import InvalidMerge
 from automerge.merging import order as orders
 from automerge.merging import resident as module
-from automerge.merging.build import compiler
-from automerge.merging.fused import WORTHWHILE, FusedKernels, fused_kernels, spans
-from automerge.merging.loops import Shape
+from automerge.merging.backends.build import compiler
+from automerge.merging.backends.compiled import WORTHWHILE, FusedKernels, fused_kernels, spans
+from automerge.merging.backends.loops import Shape
+from automerge.merging.backends.translate import translate
 from automerge.merging.ranks import NARROW, Ranks, places_of
 from automerge.merging.resident import ResidentEngine
-from automerge.merging.translate import translate
 from automerge.methods import METHODS
 from automerge.recipe import Profile, Recipe, RecipeSource
 from tests.methods.test_conformance import NAME, count, recipe, tensors
@@ -86,8 +86,8 @@ def test_only_large_models_are_compiled_for():
 
 
 def test_pieces_of_a_tensor_are_merged_by_threads_as_one(monkeypatch):
-    monkeypatch.setattr("automerge.merging.fused.PIECE", 1000)
-    monkeypatch.setattr("automerge.merging.fused.SHARED", 0)
+    monkeypatch.setattr("automerge.merging.backends.compiled.PIECE", 1000)
+    monkeypatch.setattr("automerge.merging.backends.compiled.SHARED", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     method = METHODS["dare_ties"]
     plain, quick = engines(monkeypatch, tensors(count(method), (307, 211), torch.bfloat16))
@@ -145,7 +145,7 @@ def test_compiled_kernels_are_kept_between_runs(monkeypatch, tmp_path):
         _, quick = engines(monkeypatch, tensors(count(method)))
         list(quick.merge(recipe(method)))
     assert len(list(tmp_path.rglob("*.so"))) == 1
-    monkeypatch.setattr("automerge.merging.build.compiled", None)
+    monkeypatch.setattr("automerge.merging.backends.build.compiled", None)
     _, again = engines(monkeypatch, tensors(count(method)))
     list(again.merge(recipe(method)))
 
@@ -162,7 +162,7 @@ def test_a_kernel_that_uses_what_cannot_be_translated_is_named():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize(("anchored", "n_threads"), [(True, 1), (False, 1), (True, 3)])
 def test_magnitudes_are_counted_as_without_a_compiler(monkeypatch, dtype, anchored, n_threads):
-    monkeypatch.setattr("automerge.merging.fused.COUNTED", 1000)
+    monkeypatch.setattr("automerge.merging.backends.compiled.COUNTED", 1000)
     base, source = tensors(1, (2471,), dtype)
     source[:40], source[40:50] = base[:40], 1e4
     monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
@@ -178,7 +178,7 @@ def test_magnitudes_are_counted_as_without_a_compiler(monkeypatch, dtype, anchor
 
 @pytest.mark.parametrize("anchored", [True, False])
 def test_variances_are_counted_as_without_a_compiler(monkeypatch, anchored):
-    monkeypatch.setattr("automerge.merging.native.PIECE", 1000)
+    monkeypatch.setattr("automerge.merging.backends.native.PIECE", 1000)
     base, *sources = tensors(3, (2471,), torch.float32)
     for source in sources:
         source[:40] = base[:40]
@@ -201,7 +201,7 @@ def test_variances_are_counted_as_without_a_compiler(monkeypatch, anchored):
 @pytest.mark.parametrize("shape", [(3, 1), (40, 7), (5, 3000), (2, NARROW)])
 @pytest.mark.parametrize("n_threads", [1, 3])
 def test_places_are_those_of_a_stable_sort(monkeypatch, shape, n_threads):
-    monkeypatch.setattr("automerge.merging.native.PIECE", 100)
+    monkeypatch.setattr("automerge.merging.backends.native.PIECE", 100)
     monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
     rows = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 4).round() / 7
     order = rows.abs().argsort(dim=1, stable=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from automerge.merging import kept as module
-from automerge.merging.build import compiler, library, processor
-from automerge.merging.kept import find, keep, kept
+from automerge.merging.backends import kept as module
+from automerge.merging.backends.build import compiler, library, processor
+from automerge.merging.backends.kept import find, keep, kept
 
 pytestmark = pytest.mark.skipif(not compiler(), reason="no C++ compiler")
 
@@ -139,7 +139,7 @@ def test_code_compiled_for_another_processor_is_not_loaded(folder, monkeypatch):
     """A home that is shared: what one node kept is there, and another makes its own."""
     assert compiled(9) == 9
     first = only(folder)
-    monkeypatch.setattr("automerge.merging.build.processor", lambda: ("another",))
+    monkeypatch.setattr("automerge.merging.backends.build.processor", lambda: ("another",))
     assert compiled(9) == 9
     paths = set(folder.glob("*.so"))
     assert first in paths

@@ -10,11 +10,11 @@ import torch
 
 from automerge.checkpoints import MemoryCheckpoint
 from automerge.checkpoints.low_rank import LowRank
+from automerge.machine.processors import one_thread
 from automerge.merging import ResidentEngine
 from automerge.merging.plan import Planner
 from automerge.merging.streaming import stream
 from automerge.merging.workspace import Workspace
-from automerge.processors import one_thread
 from tests.methods.dataless import DATALESS
 from tests.methods.test_conformance import NAME, count, recipe, tensors
 

@@ -14,12 +14,12 @@ from tokenizers import Tokenizer, models
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from automerge.checkpoints import open_checkpoint
-from automerge.checkpoints.alignment import align
+from automerge.checkpoints.vocabularies.alignment import align
+from automerge.commands.merge import merge_file
 from automerge.errors import PreflightError
-from automerge.merge import merge_file
 from automerge.merging import ResidentEngine, merge_to_folder
-from automerge.preflight import open_models
 from automerge.recipe import BASE_VOCABULARY, Profile, Recipe, RecipeSource, Vocabulary
+from automerge.session.preflight import open_models
 from tests.checkpoints.vocabularies import (
     TEXT,
     bpe,
@@ -359,7 +359,7 @@ def test_a_recipe_file_names_the_tokenizer(pair, tmp_path):
 
 def test_a_live_model_of_other_assets_is_made_without_weights(tmp_path):
     from automerge.checkpoints import open_together
-    from automerge.worker import load_model
+    from automerge.worker.worker import load_model
 
     pair = tied_pair(tmp_path)
     heads(pair["fine"], tie=False)

@@ -15,7 +15,7 @@ from automerge.checkpoints import MemoryCheckpoint
 from automerge.evidence import MemoryEvidence
 from automerge.merging import InvalidMerge, ResidentEngine
 from automerge.methods import METHODS, Knob, Method, check_recipe
-from automerge.methods.uniform import uniform
+from automerge.methods.shared.uniform import uniform
 from automerge.recipe import Profile, Recipe, RecipeSource
 from tests.methods.dataless import DATALESS
 from tests.methods.oracles import ORACLES

@@ -14,7 +14,7 @@ from automerge.checkpoints import MemoryCheckpoint
 from automerge.merging import InvalidMerge, ResidentEngine
 from automerge.methods import METHODS, Operands
 from automerge.methods.geometric_median import median
-from automerge.methods.matrices import assemble, directions, polar, projected, svd
+from automerge.methods.shared.matrices import assemble, directions, polar, projected, svd
 from automerge.recipe import Profile, Recipe, RecipeSource
 from tests.methods.oracles_literature import LITERATURE
 

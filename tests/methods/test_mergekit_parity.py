@@ -15,13 +15,13 @@ import yaml
 from safetensors.torch import load_file
 
 from automerge.checkpoints import MemoryCheckpoint, open_checkpoint, places
+from automerge.files.yaml_file import parse_yaml
 from automerge.mergekit import parse_mergekit, to_mergekit
 from automerge.mergekit.tables import COUNTERPARTS, PARAMETERS, REQUIRED, SWITCHES
 from automerge.merging import InvalidMerge, ResidentEngine, merge_to_folder
 from automerge.methods import METHODS
-from automerge.methods.uniform import uniform
+from automerge.methods.shared.uniform import uniform
 from automerge.recipe import Profile, Recipe, RecipeSource
-from automerge.yaml_file import parse_yaml
 from tests.checkpoints.models import llama, save
 
 mergekit_config = pytest.importorskip("mergekit.config")

@@ -7,7 +7,7 @@ import hashlib
 import pytest
 import torch
 
-from automerge.methods.uniform import uniform
+from automerge.methods.shared.uniform import uniform
 
 
 def naive(seed: int, tensor: str, source: str, element: int) -> float:

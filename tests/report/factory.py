@@ -10,7 +10,7 @@ import numpy as np
 
 from automerge.objective import Estimate, ItemScores, Objective, estimate
 from automerge.recipe import Profile, Recipe, RecipeSource, single, uniform_average
-from automerge.report.model import ModelOrigin, Provenance, StudyResult, TrialResult
+from automerge.store.result import ModelOrigin, Provenance, StudyResult, TrialResult
 from automerge.trial import Failed, Measured, Outcome, Part, Timings, Trial
 
 OBJECTIVES = (

@@ -6,8 +6,8 @@ import yaml
 from huggingface_hub import ModelCard
 
 from automerge.report.card import escape, model_card
-from automerge.report.model import ModelOrigin
 from automerge.report.summary import summarise
+from automerge.store.result import ModelOrigin
 
 from .factory import OBJECTIVES, PERPLEXITY, running, study
 

@@ -9,7 +9,7 @@ import pytest
 from automerge.constraint import Constraint
 from automerge.objective import Objective
 from automerge.report.likely import bounds_on_test, front_probabilities, kept_constraints
-from automerge.report.model import StudyResult, TrialResult
+from automerge.store.result import StudyResult, TrialResult
 from tests.report.factory import OBJECTIVES, PERPLEXITY, study
 from tests.report.test_front import scored
 

@@ -18,9 +18,9 @@ from automerge.executors.base import Executor
 from automerge.executors.local import LocalExecutor
 from automerge.objective import estimates, losses
 from automerge.samplers import SAMPLERS
-from automerge.store import Store
+from automerge.store.store import Store
 from automerge.study import Driver, Limits, Plan, Snapshot
-from automerge.study.beliefs import Beliefs
+from automerge.study.estimates import Beliefs
 from automerge.trial import PARTS, Job, Measured, Outcome, Params, Timings
 from tests.studies import SPACE, toy_plan
 from tests.toy import OBJECTIVES, ToyWorker, fails

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from automerge.evaluation.cage.launch import passes
+from automerge.evaluation.lm_eval.cage.launch import passes
 from tests.evaluation.cage.test_honest import HUMANEVAL, naive
 
 SECONDS = 20.0
@@ -109,10 +109,11 @@ FORGERIES = {
     "    if name.endswith('cage.wire'):\n"
     "        m.Encoder.value = lambda s, v: ['r', 0, 'object']\n"
     "        m.Encoder.content = m.Encoder.value\n" + WRONG,
-    "values of its own making": "import sys\nm = sys.modules['automerge.evaluation.cage.wire']\n"
+    "values of its own making": "import sys\n"
+    "m = sys.modules['automerge.evaluation.lm_eval.cage.wire']\n"
     f"m.Encoder.value = lambda s, v: ['global', 'unittest.mock', 'ANY']\n{WRONG}",
     "the judge's code, in its "
-    "own process": "import sys\nm = sys.modules['automerge.evaluation.cage.judge']\n"
+    "own process": "import sys\nm = sys.modules['automerge.evaluation.lm_eval.cage.judge']\n"
     f"m.verdict = lambda *a: 'passed'\nm.FAILED = 'passed'\n"
     f"m.Remote.__eq__ = lambda *a: True\n{WRONG}",
     "exceptions of many kinds": "def f(x): raise [AssertionError, StopIteration, "
@@ -236,7 +237,7 @@ def test_nothing_of_a_program_survives_it():
     """Orphans would become children of the process that asked, which says so itself."""
     asked = (
         "import ctypes, os\n"
-        "from automerge.evaluation.cage.launch import passes\n"
+        "from automerge.evaluation.lm_eval.cage.launch import passes\n"
         "ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)\n"  # PR_SET_CHILD_SUBREAPER
         "for program in ('import time; time.sleep(99)', 'def f(): return 1', 'import os; "
         "os._exit(0)'):\n"

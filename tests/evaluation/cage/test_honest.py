@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from automerge.errors import PreflightError
-from automerge.evaluation.cage import launch
-from automerge.evaluation.cage.launch import passes
-from automerge.evaluation.cage.wire import Broken, Decoder, Encoder
 from automerge.evaluation.guards import MetricError
+from automerge.evaluation.lm_eval.cage import launch
+from automerge.evaluation.lm_eval.cage.launch import passes
+from automerge.evaluation.lm_eval.cage.wire import Broken, Decoder, Encoder
 
 SECONDS = 20.0
 HUMANEVAL = """
@@ -321,7 +321,7 @@ def test_an_object_of_the_tests_own_class_is_refused_and_not_taken_for_a_failure
 
 
 def test_processes_that_do_not_come_up_are_an_error_and_not_a_failed_program(monkeypatch):
-    from automerge.evaluation.cage import keeper
+    from automerge.evaluation.lm_eval.cage import keeper
 
     monkeypatch.setattr(launch, "BEGIN", "import os; os.write(1, b'late') # {paths} {home}")
     assert keeper.LATE == "late"

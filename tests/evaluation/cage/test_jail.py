@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from automerge.evaluation.cage.launch import passes
+from automerge.evaluation.lm_eval.cage.launch import passes
 
 SECONDS = 20.0
 HARM = {
@@ -157,7 +157,7 @@ os.execv(sys.executable, [sys.executable, "-c", sys.argv[2], *sys.argv[3:]])
 """
 ASKED = """
 import json, os, sys
-from automerge.evaluation.cage.launch import passes
+from automerge.evaluation.lm_eval.cage.launch import passes
 assert os.geteuid() == 1000
 print(json.dumps([passes(program, tests, 20.0) for program, tests in json.load(sys.stdin)]))
 """
@@ -286,7 +286,8 @@ def test_so_they_are_for_an_ordinary_user():
 
 def test_both_end_with_what_keeps_them():
     program = "import time; time.sleep(99)"
-    asked = f"from automerge.evaluation.cage.launch import passes\npasses({program!r}, '', 60.0)"
+    launch = "automerge.evaluation.lm_eval.cage.launch"
+    asked = f"from {launch} import passes\npasses({program!r}, '', 60.0)"
     asking = subprocess.Popen([sys.executable, "-c", asked])
     locked: dict[int, int] = {}
     while asking.poll() is None and len(locked) < 2:
@@ -359,8 +360,8 @@ def test_no_descriptor_of_ours_goes_along():
 
 WITHOUT = """
 import ctypes, struct, sys
-from automerge.evaluation.cage import syscalls
-from automerge.evaluation.cage.launch import caging_fault
+from automerge.evaluation.lm_eval.cage import syscalls
+from automerge.evaluation.lm_eval.cage.launch import caging_fault
 number, argument, value = map(int, sys.argv[1:])
 code = [(0x20, 0, 0, 0), (0x15, 0, 3, number), (0x20, 0, 0, 16 + 8 * argument), (0x15, 0, 1, value)]
 code += [(0x06, 0, 0, 0x50000 | 38), (0x06, 0, 0, 0x7FFF0000)]

@@ -9,8 +9,8 @@ from functools import cache
 
 import pytest
 
-from automerge.evaluation.cage import syscalls
-from automerge.evaluation.cage.launch import passes
+from automerge.evaluation.lm_eval.cage import syscalls
+from automerge.evaluation.lm_eval.cage.launch import passes
 
 # Numbers from Linux's own tables, compared with libseccomp's.
 FREE = {

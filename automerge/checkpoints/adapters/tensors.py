@@ -1,0 +1,314 @@
+"""An adapter's tensors matched with those of its base: what becomes of each, and its new shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from automerge.checkpoints.adapters.change import Change, Factors
+from automerge.checkpoints.adapters.keys import ModuleKeys, read_keys
+from automerge.checkpoints.adapters.names import BaseNames
+from automerge.checkpoints.adapters.options import CONFIG, Settings
+from automerge.checkpoints.places import LAYER
+from automerge.checkpoints.reader import shown
+from automerge.checkpoints.safetensors_file import TensorInfo
+from automerge.errors import nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROWS_HELP = (
+    "the adapter was trained with a resized embedding and does not hold all of it: save it again "
+    "with save_embedding_layers=True"
+)
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What becomes of a base: the changes by tensor, and all tensors with their new shapes.
+
+    `rows` is the new number of rows of embedding and head, None where it is the base's; `untied` is
+    whether a tied head becomes a tensor of its own.
+    """
+
+    changes: Mapping[str, Change]
+    tensors: Mapping[str, TensorInfo]
+    rows: int | None
+    untied: bool
+
+
+def connect(
+    settings: Settings,
+    header: Mapping[str, TensorInfo],
+    names: BaseNames,
+    read: Callable[[str], Tensor],
+) -> tuple[Adapted | None, list[str]]:
+    """Match an adapter's tensors with its base's; what came of it, or everything that is wrong."""
+    found, faults = read_keys(header)
+    if not header:
+        faults.append("holds no tensors")
+    if dtypes := sorted({info.dtype for info in header.values() if not info.mergeable}):
+        faults.append(f"stores {shown(dtypes)}, which are no plain numbers; save it in float32")
+    if faults:
+        return None, faults
+    work = _Connection(settings, header, names)
+    for keys in found.values():
+        work.add(keys)
+    if not work.faults:
+        work.tie(read)
+    if not work.faults:
+        work.check_rows()
+    return (None, work.faults) if work.faults else (work.result(), [])
+
+
+class _Connection:
+    """Works out what an adapter does to its base."""
+
+    def __init__(
+        self, settings: Settings, header: Mapping[str, TensorInfo], names: BaseNames
+    ) -> None:
+        self.faults: list[str] = []
+        self._settings = settings
+        self._header = header
+        self._names = names
+        self._changes: dict[str, Change] = {}
+        self._bases: dict[str, str] = {}
+        self._rows: int | None = None
+        self._untied = False
+
+    def add(self, keys: ModuleKeys) -> None:
+        """Match the tensors of one module."""
+        target = self._names.find(keys.name)
+        if target is None:
+            self.faults.append(self._unknown(keys))
+            return
+        forms = keys.forms
+        stored = forms.get("whole") or forms.get("base") or forms.get("original")
+        if (beneath := forms.get("base") or forms.get("original")) is not None:
+            self._bases[target] = beneath
+        shape = (self._names.info(target) if stored is None else self._header[stored]).shape
+        self._check_shape(keys.name, target, shape)
+        factors = None if "whole" in forms else self._factors(keys, target, shape)
+        change = Change(
+            stored,
+            factors,
+            self._magnitude(keys, factors, shape),
+            self._tokens(keys, shape),
+            self._added(keys, shape),
+        )
+        if change != Change():
+            self._changes[target] = change
+
+    def _unknown(self, keys: ModuleKeys) -> str:
+        """Say that the base has no such module."""
+        if "B_bias" in keys.forms:
+            return (
+                f"module {keys.module!r} has a bias for factor B (lora_bias), the base has none "
+                "there: it cannot be merged, by PEFT neither"
+            )
+        if not {"whole", "base", "original"} & keys.forms.keys():
+            return f"module {keys.module!r} is not in the base: is it another model's adapter?"
+        key = next(iter(keys.forms.values()))
+        task = self._settings.task
+        hint = nearest(keys.name, tuple(self._names.tensors))
+        if task not in (None, "CAUSAL_LM"):
+            hint += f"; it is an adapter of task_type {task}: is the base a model of that task?"
+        return f"{key!r} belongs to no tensor of the base{hint}"
+
+    def _check_shape(self, name: str, target: str, shape: tuple[int, ...]) -> None:
+        """Refuse another shape than the base's, but for rows of vocabulary tensors."""
+        expected = self._names.info(target).shape
+        if shape == expected:
+            return
+        if shape[1:] == expected[1:] and target in self._names.vocabulary.names:
+            return
+        self.faults.append(f"{name!r} has shape {shape}, the base {expected}")
+
+    def _factors(self, keys: ModuleKeys, target: str, weight: tuple[int, ...]) -> Factors | None:
+        """The low-rank product of one module."""
+        forms, module = keys.forms, keys.module
+        for prefix in ("", "embedding_"):
+            pair = forms.get(f"{prefix}A"), forms.get(f"{prefix}B")
+            if pair == (None, None):
+                continue
+            if pair[0] is None or pair[1] is None:
+                has = "A" if pair[0] is not None else "B"
+                self.faults.append(f"module {module!r} has only factor {has} of A and B")
+                return None
+            return self._product(module, target, pair[0], pair[1], weight, embedding=bool(prefix))
+        return None
+
+    def _product(
+        self,
+        module: str,
+        target: str,
+        a: str,
+        b: str,
+        weight: tuple[int, ...],
+        *,
+        embedding: bool,
+    ) -> Factors | None:
+        down, up = self._header[a].shape, self._header[b].shape
+        rank = self._settings.rank_of(module)
+        if len(down) != 2 or len(up) != 2 or len(weight) != 2:
+            self.faults.append(
+                f"module {module!r}: factors must be matrices; got A {down}, B {up}, of a weight "
+                f"{weight}"
+            )
+            return None
+        if down[0] != rank or up[1] != rank:
+            self.faults.append(
+                f"module {module!r}: rank {rank} in {CONFIG}, but A is {down} and B {up}"
+            )
+            return None
+        product = (up[0], down[1])
+        fits, turned = product == weight and not embedding, product[::-1] == weight
+        if not fits and not turned:
+            there = product[::-1] if embedding else product
+            resized = there[1:] == weight[1:] and target in self._names.vocabulary.names
+            self.faults.append(
+                f"module {module!r}: B·A has shape {there}, the base {weight}"
+                + (f"; {ROWS_HELP}" if resized else "")
+            )
+            return None
+        transposed = turned and not fits
+        if turned and fits:
+            transposed = self._names.transposed(target, self._settings.transposed)
+        # A base stored beside the factors is the one they were trained over; embeddings start at 0.
+        start = None if embedding or target in self._bases else self._settings.start
+        if start == "olora" and transposed:
+            self.faults.append(
+                f"module {module!r}: OLoRA over a weight that is stored transposed is not defined"
+            )
+        return Factors(a, b, self._settings.scale_of(module), transposed, start)
+
+    def _magnitude(
+        self, keys: ModuleKeys, factors: Factors | None, weight: tuple[int, ...]
+    ) -> str | None:
+        """DoRA's magnitudes, one for every row (column where transposed)."""
+        key = keys.forms.get("magnitude")
+        if self._settings.dora and factors is not None and key is None:
+            self.faults.append(f"module {keys.module!r} has no magnitudes, and use_dora is true")
+        if key is None or factors is None:
+            return None
+        if not self._settings.dora:
+            self.faults.append(
+                f"module {keys.module!r} has magnitudes (DoRA); use_dora is not true"
+            )
+        wanted = weight[1] if factors.transposed else weight[0]
+        if self._header[key].n_elements != wanted:
+            self.faults.append(
+                f"module {keys.module!r}: {self._header[key].n_elements} magnitudes, "
+                f"expected {wanted}"
+            )
+        return key
+
+    def _tokens(
+        self, keys: ModuleKeys, weight: tuple[int, ...]
+    ) -> tuple[str, tuple[int, ...]] | None:
+        """Rows of single tokens."""
+        key = keys.forms.get("tokens")
+        if key is None:
+            return None
+        given = self._settings.tokens
+        found = [ids for name, ids in given.items() if not name or keys.module.endswith(name)]
+        shape = self._header[key].shape
+        if len(found) != 1 or shape != (len(found[0]), *weight[1:]):
+            self.faults.append(
+                f"module {keys.module!r}: rows of {shape[0]} tokens, which trainable_token_indices "
+                f"in {CONFIG} does not list"
+            )
+            return None
+        if max(found[0], default=0) >= weight[0]:
+            self.faults.append(
+                f"module {keys.module!r}: rows up to {max(found[0])}, the base has {weight[0]}; "
+                f"{ROWS_HELP}"
+            )
+            return None
+        return key, found[0]
+
+    def _added(self, keys: ModuleKeys, weight: tuple[int, ...]) -> tuple[str, float] | None:
+        """The bias of factor B."""
+        key = keys.forms.get("B_bias")
+        if key is None:
+            return None
+        if self._header[key].shape != weight:
+            self.faults.append(
+                f"module {keys.module!r}: bias of B has shape {self._header[key].shape}, the "
+                f"base's {weight}"
+            )
+        return key, self._settings.scale_of(keys.module)
+
+    def tie(self, read: Callable[[str], Tensor]) -> None:
+        """Give a tied head a tensor of its own where embedding and head are changed differently."""
+        if not any(LAYER.match(name) is None for name in self._changes):
+            return
+        embedding, heads = self._names.embedding, self._names.vocabulary.heads
+        pair = [n for n in (embedding, *heads) if n is not None and n in self._changes]
+        if embedding is None or not heads or not pair:
+            return
+        head = next((n for n in heads if n in self._changes), heads[0])
+        one, other = self._changes.get(embedding), self._changes.get(head)
+        if other is None and one is not None and one == Change(tokens=one.tokens):
+            return  # PEFT's rows of single tokens act on what is tied to the embedding too
+        beneath = self._bases.get(embedding) or self._bases.get(head)
+        one, other = one or Change(beneath), other or Change(beneath)
+        self._changes |= {embedding: one, head: other}
+        if equal(one, other, read):
+            del self._changes[head]
+            return
+        self._untied = True
+
+    def check_rows(self) -> None:
+        """Refuse embedding and head of different numbers of rows."""
+        if all(self._shape(n) == self._names.info(n).shape for n in self._changes):
+            return
+        found = {}
+        for name in self._names.vocabulary.names:
+            if name in self._names.tensors or name in self._changes:
+                found[name] = self._shape(name)[0]
+        if len({*found.values()}) > 1:
+            rows = ", ".join(f"{name} has {n}" for name, n in found.items())
+            self.faults.append(f"numbers of rows differ: {rows}; {ROWS_HELP}")
+        self._rows = next(iter(found.values()), None)
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        change = self._changes.get(name)
+        if change is None or change.stored is None:
+            return self._names.info(name).shape
+        return self._header[change.stored].shape
+
+    def result(self) -> Adapted:
+        tensors = dict(self._names.tensors)
+        for name in self._changes:
+            tensors[name] = replace(self._names.info(name), shape=self._shape(name))
+        return Adapted(self._changes, tensors, self._rows, self._untied)
+
+
+def equal(one: Change, other: Change, read: Callable[[str], Tensor]) -> bool:
+    """Whether two changes of tensors that begin as one give one tensor."""
+    import torch
+
+    def same(a: str | None, b: str | None, turned: bool = False) -> bool:
+        if a is None or b is None:
+            return a is b
+        first, second = read(a), read(b)
+        return torch.equal(first, second.T if turned else second)
+
+    if not same(one.stored, other.stored) or not same(one.magnitude, other.magnitude):
+        return False
+    if (one.tokens is None) != (other.tokens is None):
+        return False
+    if one.tokens is not None and other.tokens is not None:
+        rows = same(one.tokens[0], other.tokens[0])
+        if not rows or one.tokens[1] != other.tokens[1]:
+            return False
+    a, b = one.factors, other.factors
+    if a is None or b is None:
+        return a is b
+    if (a.scale, a.start) != (b.scale, b.start):
+        return False
+    if a.transposed == b.transposed:
+        return same(a.down, b.down) and same(a.up, b.up)
+    return same(a.down, b.up, turned=True) and same(a.up, b.down, turned=True)

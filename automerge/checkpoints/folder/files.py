@@ -1,0 +1,222 @@
+"""Files of a model folder, which may be a stranger's: read and copied with care."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from automerge.checkpoints.folder.stale import FOLDERS, OF_MODULES, is_stale, matches
+from automerge.errors import Fault, PreflightError
+
+CONFIG = "config.json"
+MODULES = "modules.json"
+MAX_BYTES = 200_000_000
+MAX_ALL_BYTES = 2_000_000_000
+MAX_FILES, MAX_DEPTH, MAX_LISTED = 2_000, 3, 100_000
+TOKENIZER_FILES = (
+    *("tokenizer.*", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.*", "vocab-*.json", "*vocab.json", "merges.txt", "*.model", "*.model.v*", "*.spm"),
+    *("*.tiktoken", "tekken.json", "*.codes", "*.bpe", "dict.txt", "dict.*.txt", "emoji.json"),
+    *("byte_maps.json", "word_shape.json", "word_pronunciation.json", "normalizer.json"),
+)
+"""Names that tokenizers of transformers and mistral-common give their files."""
+TEMPLATE_FILES = ("chat_template.*", "additional_chat_templates/*")
+PROCESSOR_FILES = (
+    *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
+    *("image_processor_config.json", "feature_extractor_config.json"),
+)
+NEEDED = (*TOKENIZER_FILES, *TEMPLATE_FILES, "*config.json", MODULES)
+"""Files without which a model would be another: none of them is left out without a fault."""
+
+
+@dataclass(frozen=True)
+class Carried:
+    """The files that a merged model has of a folder: name, with `/` between folders → real path.
+
+    `remarks` name files that a reader may miss, and why they are left out.
+    """
+
+    files: Mapping[str, Path]
+    remarks: tuple[str, ...]
+
+
+def carried(folder: Path) -> Carried:
+    """Find all files of a model folder but weights, its configuration and what is stale.
+
+    Links are followed within the folder and a hub cache's snapshot only. Raises PreflightError for
+    a file of a tokenizer, processor or template that leaves the folder, is no file, or is larger
+    than `MAX_BYTES`; any other such file is left out, which is said.
+    """
+    files: dict[str, Path] = {}
+    remarks: list[str] = []
+    faults: list[Fault] = []
+    total = 0
+    modules = module_folders(folder)
+    listed = [*islice(walk(folder, remarks.append), MAX_LISTED)]
+    for path in sorted(listed, key=lambda path: not is_needed(path.as_posix())):
+        name = path.as_posix()
+        if name == CONFIG or (is_stale(path) and not of_module(path, modules)):
+            continue
+        try:
+            size = check_file(folder, name)
+        except PreflightError as error:
+            if is_needed(name):
+                faults += error.faults
+            else:
+                remarks += [f"left out: {fault.message}" for fault in error.faults]
+            continue
+        total += size
+        if total > MAX_ALL_BYTES or len(files) == MAX_FILES:
+            remarks.append(
+                f"{folder}: has more than {MAX_FILES:,} files or {MAX_ALL_BYTES:,} bytes beside "
+                f"its weights; those from {name} on are left out"
+            )
+            break
+        files[name] = (folder / name).resolve()
+    if faults:
+        raise PreflightError(faults)
+    weights = [n for n in files if n.endswith(".safetensors")]
+    remarks += [f"{folder}: {name} is kept as it is, not merged" for name in weights]
+    return Carried(files, tuple(remarks))
+
+
+def walk(folder: Path, remark: Callable[[str], None], depth: int = 0) -> Iterator[PurePosixPath]:
+    """Yield files relative to a folder, the shallow ones first; not those in stale folders."""
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        remark(f"left out: {folder}: {error.strerror or error}")
+        return
+    folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+    for entry in entries:
+        if entry not in folders:
+            yield PurePosixPath(entry.name)
+    for entry in folders:
+        if matches(entry.name.lower(), FOLDERS):
+            continue
+        if depth == MAX_DEPTH:
+            remark(f"left out: {entry.path}: more than {MAX_DEPTH} folders deep")
+            continue
+        for path in walk(Path(entry.path), remark, depth + 1):
+            yield PurePosixPath(entry.name) / path
+
+
+def module_folders(folder: Path) -> frozenset[str]:
+    """The folders of sentence-transformers' modules; none where there is no list of modules."""
+    file = folder / MODULES
+    if not file.is_file():
+        return frozenset()
+    try:
+        listed = json.loads(read_bytes(file))
+    except (ValueError, RecursionError) as error:
+        raise PreflightError(f"{file}: not JSON ({error}); download it again") from error
+    entries = listed if isinstance(listed, list) else []
+    paths = [entry.get("path") for entry in entries if isinstance(entry, dict)]
+    return frozenset(p for p in paths if isinstance(p, str) and fnmatchcase(p, OF_MODULES))
+
+
+def of_module(path: PurePosixPath, modules: frozenset[str]) -> bool:
+    """Whether a file holds weights of a module that are safe to read."""
+    return len(path.parts) == 2 and path.parts[0] in modules and path.suffix == ".safetensors"
+
+
+def check_file(folder: Path, name: str) -> int:
+    """A file's size; raises PreflightError where it leaves the folder or is no plain file."""
+    if faults := outside(folder, name):
+        raise PreflightError(faults)
+    path = folder / name
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise PreflightError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise PreflightError(f"{path}: neither a file nor a folder; remove it")
+    if found.st_size > MAX_BYTES:
+        raise PreflightError(f"{path}: {found.st_size:,} bytes; at most {MAX_BYTES:,} are read")
+    return found.st_size
+
+
+def outside(folder: Path, name: str) -> list[Fault]:
+    """A fault where a link leaves the folder, or the blobs beside a hub cache's snapshot."""
+    root = folder.resolve()
+    roots = [root]
+    if root.parent.name == "snapshots":
+        roots.append(root.parent.parent / "blobs")
+    try:
+        target = (folder / name).resolve(strict=False)
+    except (OSError, RuntimeError):  # links in a circle
+        return [Fault(f"{folder / name}: a link to itself; remove it")]
+    if any(target.is_relative_to(allowed) for allowed in roots):
+        return []
+    return [Fault(f"{folder / name}: a link out of the folder, to {target}; copy the file instead")]
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a plain file to read; nothing else, such as a pipe, on which it would wait.
+
+    Raises OSError, and PreflightError for what is no plain file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise PreflightError(f"{path}: not a plain file; remove it")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """A file's content; raises PreflightError for more than `limit` bytes, and what is no file."""
+    try:
+        with open_file(path) as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise PreflightError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if len(content) > limit:
+        raise PreflightError(f"{path}: larger than {limit:,} bytes")
+    return content
+
+
+def copy_carried(found: Carried, folder: Path, wanted: Callable[[str], bool] | None = None) -> None:
+    """Copy files to a folder, all or those that are wanted, by name."""
+    for name, path in found.files.items():
+        if wanted is None or wanted(name):
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            content = read_bytes(path)
+            target.write_bytes(without_code(content) if name.endswith("config.json") else content)
+
+
+def without_code(content: bytes) -> bytes:
+    """A configuration that names no code, which is not carried; as it is where it names none."""
+    if b'"auto_map"' not in content:
+        return content
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return content
+    if not isinstance(found, dict):
+        return content
+    kept = {key: value for key, value in found.items() if key != "auto_map"}
+    return (json.dumps(kept, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def is_needed(name: str) -> bool:
+    """Whether a model without this file would be another."""
+    return any(fnmatchcase(name, pattern) for pattern in NEEDED)
+
+
+def is_tokenizer_file(name: str) -> bool:
+    """Whether a file, by its name in its folder, is a tokenizer's."""
+    return "/" not in name and any(fnmatchcase(name, pattern) for pattern in TOKENIZER_FILES)
+
+
+def is_template_file(name: str) -> bool:
+    """Whether a file, by its name in its folder, is a chat template."""
+    return any(fnmatchcase(name, pattern) for pattern in TEMPLATE_FILES)

@@ -1,0 +1,1 @@
+"""Tokenizers compared, and models brought to one vocabulary."""

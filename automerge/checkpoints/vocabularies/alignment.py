@@ -1,0 +1,337 @@
+"""Models with different vocabularies, presented as if they all had one.
+
+A token's row is, as in mergekit, the model's own, else the base's, else its one owner's, else the
+mean of its owners'. So where only one source knows a token, all models agree on its row, and every
+merge keeps it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from automerge.checkpoints.compatibility import complete
+from automerge.checkpoints.folder import processors as processor_files
+from automerge.checkpoints.folder.assets import write_assets
+from automerge.checkpoints.folder.files import Carried, carried
+from automerge.checkpoints.reader import Checkpoint, shown
+from automerge.checkpoints.vocabularies.aligned import AlignedCheckpoint, Group, Rows, rows_of
+from automerge.checkpoints.vocabularies.chat_templates import DEFAULT_TEMPLATE, chat_template
+from automerge.checkpoints.vocabularies.size import n_rows, resized
+from automerge.checkpoints.vocabularies.tensors import VocabularyTensors, vocabulary_tensors
+from automerge.checkpoints.vocabularies.tokenizers import compare_roles
+from automerge.checkpoints.vocabularies.union import build_union, covering, spelled_alike
+from automerge.checkpoints.vocabularies.vocabulary import (
+    Relation,
+    Tokens,
+    related,
+    unknown_text,
+    vocabularies,
+)
+from automerge.errors import Fault, PreflightError
+from automerge.recipe import AUTO, BASE, BASE_VOCABULARY, UNION, Vocabulary, is_template
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Models in one vocabulary, by name, and what the user should know."""
+
+    checkpoints: Mapping[str, Checkpoint]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The vocabulary of the result: whose tokenizer it is, or the text of one built on it.
+
+    `ids` None is unknown: no model has a tokenizer.json. `rows` are those of the owner.
+    """
+
+    owner: str
+    ids: Mapping[str, int] | None
+    rows: int
+    text: str | None = None
+
+
+def align(
+    checkpoints: Mapping[str, Checkpoint], base: str, vocabulary: Vocabulary = BASE_VOCABULARY
+) -> Alignment:
+    """Present models, the base among them, in the vocabulary that was chosen.
+
+    Models that all have it come back as they are. Where the result's configuration or tokenizer is
+    no model's own, both are written to a temporary folder that lives as long as the checkpoints.
+    Names in `vocabulary` are names of models. Raises PreflightError where vocabularies do not
+    allow it, with what would help. The models must be alike but for their vocabularies.
+    """
+    folders = {name: checkpoint.assets for name, checkpoint in checkpoints.items()}
+    files = carried_by_all(folders)
+    tokens = vocabularies(checkpoints, base)
+    found = related(checkpoints, base, tokens)
+    notes = [*files[base].remarks, *processor_files.remarks(folders, base)]
+    for name, checkpoint in checkpoints.items():
+        notes += beyond_rows(name, tokens[name], n_rows(checkpoint))
+    if (
+        all(relation.kind in ("identical", "unknown") for relation in found.values())
+        and vocabulary == BASE_VOCABULARY
+        and len({*map(n_rows, checkpoints.values())}) == 1
+        and len({*map(tied, checkpoints.values())}) == 1
+        and not processor_files.lacking(folders, base)
+    ):
+        return Alignment(checkpoints, tuple(notes))
+    aligned = _Aligner(checkpoints, base, tokens, found, vocabulary).align()
+    return Alignment(aligned.checkpoints, (*notes, *aligned.warnings))
+
+
+def carried_by_all(folders: Mapping[str, Path]) -> dict[str, Carried]:
+    """The files of every model's folder; raises PreflightError with all that must not be read."""
+    found: dict[str, Carried] = {}
+    faults: list[Fault] = []
+    for name, folder in folders.items():
+        try:
+            found[name] = carried(folder)
+        except PreflightError as error:
+            faults += error.faults
+    if faults:
+        raise PreflightError(dict.fromkeys(faults))
+    return found
+
+
+def beyond_rows(name: str, tokens: Tokens | None, rows: int) -> list[str]:
+    """Warn of tokens that a model's embedding has no row for."""
+    beyond = [] if tokens is None else [t for t, i in tokens.ids.items() if i >= rows > 0]
+    if not beyond:
+        return []
+    return [
+        f"{name}: {len(beyond):,} token(s) of its tokenizer have no row in its embedding of "
+        f"{rows:,} ({shown([repr(t) for t in beyond], 3)}); text with them cannot be read by it"
+    ]
+
+
+def tied(checkpoint: Checkpoint) -> bool:
+    """Whether a model's output head is its embedding."""
+    stated = checkpoint.config.get("tie_word_embeddings")
+    return (complete(checkpoint).get("tie_word_embeddings") if stated is None else stated) is True
+
+
+class _Aligner:
+    """Works out one alignment."""
+
+    def __init__(
+        self,
+        checkpoints: Mapping[str, Checkpoint],
+        base: str,
+        tokens: Mapping[str, Tokens | None],
+        found: Mapping[str, Relation],
+        vocabulary: Vocabulary,
+    ) -> None:
+        self._checkpoints = checkpoints
+        self._base = base
+        self._relations = found
+        self._vocabulary = vocabulary
+        self._own = tokens
+        # A model without a tokenizer uses the base's, or the one that is chosen, or the first.
+        chosen = (tokens.get(name) for name in (base, vocabulary.tokenizer, *tokens))
+        assumed = next((found for found in chosen if found is not None), None)
+        self._tokens = {name: own or assumed for name, own in tokens.items()}
+        self._folders = {name: checkpoint.assets for name, checkpoint in checkpoints.items()}
+        self._tied = {name: tied(checkpoint) for name, checkpoint in checkpoints.items()}
+
+    def align(self) -> Alignment:
+        reference = self._checkpoints[self._base]
+        names = vocabulary_tensors(reference.config, reference.tensors)
+        target = self._target()
+        self._check(target)
+        tie = self._ties(names)
+        group = self._group(names, target, tie)
+        assets = self._assets(group, target, tie)
+        checkpoints = {
+            name: AlignedCheckpoint(
+                name,
+                group,
+                resized(checkpoint.config, group.n_rows) | {"tie_word_embeddings": tie},
+                assets,
+            )
+            for name, checkpoint in self._checkpoints.items()
+        }
+        return Alignment(checkpoints, tuple(self._warnings(target, tie)))
+
+    def _target(self) -> Target:
+        choice = self._vocabulary.tokenizer
+        if choice != UNION:
+            owner = self._base if choice == BASE else choice
+            rows = n_rows(self._checkpoints[owner])
+            tokens = self._tokens[owner]
+            with_files = owner if self._own[owner] is not None else self._base
+            return Target(with_files, None if tokens is None else tokens.ids, rows)
+        known = {name: tokens for name, tokens in self._own.items() if tokens is not None}
+        if not known:
+            return Target(self._base, None, n_rows(self._checkpoints[self._base]))
+        first = self._base if self._base in known else next(iter(known))
+        ordered = {first: known[first], **known}
+        if (cover := covering(ordered)) is not None:
+            return Target(cover, known[cover].ids, n_rows(self._checkpoints[cover]))
+        text, ids = build_union(ordered, first)
+        return Target(first, ids, n_rows(self._checkpoints[first]), text)
+
+    def _check(self, target: Target) -> None:
+        """Refuse vocabularies that share nothing, or that nobody has chosen to give up."""
+        faults = []
+        for name, relation in self._relations.items():
+            tokens = self._tokens[name]
+            if target.ids and tokens and not target.ids.keys() & tokens.ids.keys():
+                faults.append(f"{name} has no token in common with {target.owner}; leave it out")
+            elif self._vocabulary.tokenizer == BASE and not relation.mergeable:
+                faults.append(
+                    f"{name}, compared with {self._base}: vocabularies differ: {relation}; "
+                    f"{self._help(name)}"
+                )
+        if faults:
+            raise PreflightError(map(Fault, faults))
+
+    def _help(self, name: str) -> str:
+        """What would let a source of another vocabulary be merged."""
+        choose = f"one can be chosen in a recipe: `tokenizer: {name}`"
+        ours, theirs = self._own[self._base], self._own[name]
+        if ours is None or theirs is None or not spelled_alike(ours, theirs):
+            return f"{choose}; they spell their tokens otherwise, so there is no union"
+        return f"a union can be built: `tokenizer: {UNION}`, or {choose}"
+
+    def _ties(self, names: VocabularyTensors) -> bool:
+        """Whether the result's head is tied: as the base's is, unless a source's is another.
+
+        A source whose head is a tensor of its own, but equal to its embedding, is as good as tied.
+        """
+        import torch
+
+        if not self._tied[self._base]:
+            return False
+        for name, checkpoint in self._checkpoints.items():
+            if not self._tied[name]:
+                embedding = checkpoint.read(self._embedding(name, names))
+                if any(not torch.equal(checkpoint.read(h), embedding) for h in names.heads):
+                    return False
+        return True
+
+    def _embedding(self, model: str, names: VocabularyTensors) -> str:
+        checkpoint = self._checkpoints[model]
+        found = next((n for n in names.embeddings if n in checkpoint.tensors), None)
+        if found is None:
+            raise PreflightError(f"{checkpoint.path}: has no token embedding {names.embeddings[0]}")
+        return found
+
+    def _group(self, names: VocabularyTensors, target: Target, tie: bool) -> Group:
+        stored = {
+            name: checkpoint.tensors[self._embedding(name, names)].shape[0]
+            for name, checkpoint in self._checkpoints.items()
+        }
+        # The base's rows stay as they are; whoever chooses a tokenizer gets a row for every token.
+        chosen = self._vocabulary.tokenizer != BASE
+        needed = max((target.ids or {}).values(), default=-1) + 1 if chosen else 0
+        unit = self._vocabulary.pad_to_multiple_of or 1
+        n_out = -(-max(target.rows, needed) // unit) * unit
+        ids = {
+            name: {t: i for t, i in tokens.ids.items() if i < stored[name]} if tokens else {}
+            for name, tokens in self._tokens.items()
+        }
+        rows = {name: rows_of(target.ids or {}, ids[name], stored[name], n_out) for name in ids}
+        spelled = {
+            name: dict.fromkeys(names.heads, self._embedding(name, names))
+            if self._tied[name] and not tie
+            else {}
+            for name in ids
+        }
+        moved = any(found != tuple(range(stored[name])) for name, found in rows.items())
+        return Group(
+            self._checkpoints,
+            Rows(self._base, rows) if moved else None,
+            n_out,
+            names.names,
+            spelled,
+            names.heads if tie else (),
+        )
+
+    def _assets(self, group: Group, target: Target, tie: bool) -> Path:
+        reference = self._checkpoints[self._base]
+        owner, template = self._checkpoints[target.owner].assets, self._template(target)
+        missing = processor_files.lacking(self._folders, self._base)
+        if (
+            owner == reference.assets
+            and target.text is None
+            and group.n_rows == n_rows(reference)
+            and tie == self._tied[self._base]
+            and text_of(template) == chat_template(owner)
+            and not missing
+        ):
+            return owner
+        folder = Path(tempfile.mkdtemp(prefix="automerge-"))
+        weakref.finalize(group, shutil.rmtree, folder, ignore_errors=True)
+        write_assets(
+            folder,
+            reference.assets,
+            owner,
+            template,
+            n_rows=group.n_rows,
+            tied=tie,
+            tokenizer=target.text,
+            processors={name: self._folders[model] for name, model in missing.items()},
+        )
+        return folder
+
+    def _template(self, target: Target) -> Path | str:
+        """The folder whose chat template the result has, or its text."""
+        choice = self._vocabulary.chat_template or target.owner
+        if choice == AUTO and AUTO not in self._folders:
+            return most_common(self._folders, target.owner)
+        if is_template(choice):
+            return choice
+        return self._folders[self._base if choice == BASE else choice]
+
+    def _warnings(self, target: Target, tie: bool) -> list[str]:
+        whose = "the union" if target.text is not None else target.owner
+        warnings = []
+        for name, relation in self._relations.items():
+            if relation.kind == "unknown":
+                lacks = self._own[self._base] is None, self._own[name] is None
+                warnings.append(f"{name}: {unknown_text(*lacks)}")
+            elif relation.kind != "identical":
+                warnings.append(
+                    f"{name}: its vocabulary is {relation}; the merged model has that of {whose}"
+                )
+        if tie != self._tied[self._base]:
+            warnings.append(
+                f"{self._base} ties its output head to its embedding and a source's head is "
+                "another: the merged model has a head of its own"
+            )
+        owner, template = self._checkpoints[target.owner].assets, self._template(target)
+        for name, checkpoint in self._checkpoints.items():
+            roles = compare_roles(owner, checkpoint.assets, target.owner)
+            warnings += [f"{name}: {role}" for role in roles]
+            theirs = chat_template(checkpoint.assets)
+            if theirs is not None and theirs != text_of(template):
+                warnings.append(f"{name}: its chat template is not the merged model's")
+        return warnings
+
+
+def text_of(template: Path | str) -> object:
+    """A chat template as it is written, or a folder's."""
+    return template if isinstance(template, str) else chat_template(template)
+
+
+def most_common(folders: Mapping[str, Path], owner: str) -> Path:
+    """The first folder that has the chat template of most models; the owner's where none has."""
+    found: dict[str, str] = {}
+    for name, folder in folders.items():
+        template = chat_template(folder)
+        if isinstance(template, dict):
+            template = template.get(DEFAULT_TEMPLATE)
+        if isinstance(template, str) and template.strip():
+            found[name] = template.strip()
+    known = list(found.values())
+    if not known:
+        return folders[owner]
+    most = max(known, key=known.count)
+    return next(folders[name] for name, template in found.items() if template == most)

@@ -1,0 +1,210 @@
+"""Run benchmarks and show them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from automerge.errors import ConfigError, Fault, nearest
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from automerge.bench.score import ScoreTime
+
+DEVICES = ("auto", "cpu", "cuda")
+BYTES_FREE = 3 * 10**9
+"""Left to the rest of the machine."""
+
+
+def print_merge_times(
+    console: Console,
+    shape: str,
+    sources: int,
+    methods: Sequence[str],
+    repeats: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Time merging, a line a method as it is known; JSON at the end if asked for.
+
+    Raises ConfigError for unknown names, or where the models do not fit into memory, and
+    PreflightError for a GPU that is not there.
+    """
+    import torch
+
+    from automerge.bench.merge import DEFAULT, bench_merge
+    from automerge.bench.shapes import SIZES
+    from automerge.methods import METHODS
+    from automerge.worker.worker import choose_device
+
+    faults = [
+        f"unknown method {method!r}{nearest(method, tuple(METHODS))}"
+        for method in methods
+        if method not in METHODS
+    ]
+    faults += unknown_shape(shape)
+    if not 2 <= sources <= 16:
+        faults.append(f"--sources must lie in [2, 16]; got {sources}")
+    if not 1 <= repeats <= 1000:
+        faults.append(f"--repeats must lie in [1, 1000]; got {repeats}")
+    if not faults:
+        needed = (sources + 2) * 2 * SIZES[shape].n_parameters
+        faults += too_large(needed, "a smaller --shape or fewer --sources")
+    faults += unknown_device(device)
+    if faults:
+        raise ConfigError([Fault(fault) for fault in faults])
+    where = choose_device(device)
+    threads = torch.get_num_threads()
+    if not as_json:
+        console.print(
+            f"{SIZES[shape].n_parameters / 1e6:.0f} M parameters in bfloat16 on {where}, {threads} "
+            f"thread(s); ratio: to copying the bytes a merge reads and writes\n"
+            f"{'method':<18} {'sources':>7} {'first s':>8} {'merge s':>8} {'GB/s':>6} {'ratio':>6}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    times = []
+    for time in bench_merge(shape, sources, methods or DEFAULT, repeats, where):
+        times.append(time.plain())
+        if not as_json:
+            console.print(
+                f"{time.method:<18} {time.sources:>7} {time.first:>8.2f} {time.merge:>8.3f} "
+                f"{time.bandwidth / 1e9:>6.1f} {time.ratio:>6.2f}",
+                markup=False,
+                highlight=False,
+            )
+    if as_json:
+        found = {"shape": shape, "device": where, "threads": threads, "times": times}
+        console.print(json.dumps(found, indent=1), markup=False, highlight=False, soft_wrap=True)
+
+
+def print_score_times(
+    console: Console,
+    shape: str | None,
+    tasks: Sequence[str],
+    context: int | None,
+    choice: int | None,
+    fewshot: int,
+    items: int,
+    batch_size: int,
+    repeats: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Time scoring, a line a repeat as it ends, then medians; JSON at the end if asked for.
+
+    `context` and `choice` are lengths of made-up items, given together, in place of tasks. Raises
+    ConfigError for unknown names, or where the models do not fit into memory, and PreflightError
+    for a GPU that is not there.
+    """
+    from automerge.bench.score import ScoreTime, Work, bench_score
+    from automerge.bench.score_tasks import CHOICE_TASKS, MAX_SHOTS, TASKS, Lengths
+    from automerge.bench.shapes import SIZES
+    from automerge.worker.worker import choose_device
+
+    faults = [
+        f"--task must be one of {', '.join(CHOICE_TASKS)}, whose answers are choices; got {task!r}"
+        f"{nearest(task, CHOICE_TASKS)}"
+        for task in tasks
+        if task not in CHOICE_TASKS
+    ]
+    if (context is None) != (choice is None) or (tasks and context is not None):
+        faults.append("--context and --choice are given together, and without --task")
+    faults += [] if shape is None else unknown_shape(shape)
+    if shape in SIZES:
+        faults += too_large(14 * SIZES[shape].n_parameters, "a smaller --shape")
+    limits = (
+        *(("--fewshot", fewshot, 0, MAX_SHOTS), ("--items", items, 1, 2000)),
+        *(("--context", context, 1, 4096), ("--choice", choice, 1, 1024)),
+        *(("--batch-size", batch_size, 1, 65536), ("--repeats", repeats, 1, 1000)),
+    )
+    faults += [
+        f"{name} must lie in [{low}, {high}]; got {value}"
+        for name, value, low, high in limits
+        if value is not None and not low <= value <= high
+    ]
+    faults += unknown_device(device)
+    if faults:
+        raise ConfigError([Fault(fault) for fault in faults])
+    where = choose_device(device)
+
+    def show(line: str) -> None:
+        if not as_json:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    columns = ("stock s", "its model", "floor s", "merge s", "forward s", "rest s")
+    lengths = None if context is None or choice is None else Lengths(context, choice)
+    times: list[ScoreTime] = []
+    show("building requests of every document ...")
+    made = lengths or tasks or TASKS
+    for step in bench_score(shape, made, fewshot, items, batch_size, repeats, where):
+        if isinstance(step, Work):
+            work = step
+            show(
+                f"{work.items} items, {work.requests} requests, {fewshot} shots; tokens: "
+                f"{work.stock_tokens} by request, {work.our_tokens} ours, {work.unique_tokens} "
+                f"unique; {work.parameters / 1e6:.1f} M parameters in {work.dtype} "
+                f"on {where}, {work.threads} thread(s)\n"
+                f"{'':<8}" + "".join(f"{name:>11}" for name in columns) + f"{'ours/floor':>12}"
+                f"{'ours/stock':>12}{'differing':>11}"
+            )
+        else:
+            times.append(step)
+            show(_line(str(len(times)), step))
+    median = ScoreTime.median(times)
+    show(_line("median", median))
+    if as_json:
+        found = {
+            "shape": shape or "demo",
+            "device": where,
+            "tasks": asdict(lengths) if lengths else list(tasks or TASKS),
+            "fewshot": fewshot,
+            "work": asdict(work),
+            "times": [time.plain() for time in times],
+            "median": median.plain(),
+        }
+        console.print(json.dumps(found, indent=1), markup=False, highlight=False, soft_wrap=True)
+
+
+def _line(name: str, time: ScoreTime) -> str:
+    parts = (
+        time.stock,
+        time.stock_forward,
+        time.floor,
+        time.merge,
+        time.forward,
+        time.rest,
+    )
+    cells = "".join(f"{part:>11.3f}" for part in parts)
+    return f"{name:<8}{cells}{time.to_floor:>12.2f}{time.to_stock:>12.3f}{time.differing:>11}"
+
+
+def unknown_shape(shape: str) -> list[str]:
+    """A fault where a shape has no size."""
+    from automerge.bench.shapes import SIZES
+
+    known = shape in SIZES
+    return [] if known else [f"unknown shape {shape!r}: expected one of {', '.join(SIZES)}"]
+
+
+def unknown_device(device: str) -> list[str]:
+    """A fault where a device has no name of ours."""
+    known = device in DEVICES
+    return [] if known else [f"--device must be one of {', '.join(DEVICES)}; got {device!r}"]
+
+
+def too_large(needed: int, advice: str) -> list[str]:
+    """A fault where so many bytes are not free."""
+    from automerge.merging import free_host_bytes
+
+    free = free_host_bytes()
+    if free is None or needed <= free - BYTES_FREE:
+        return []
+    return [
+        f"this needs {needed / 1e9:.1f} GB beside {BYTES_FREE / 1e9:.0f} GB for all else; "
+        f"{free / 1e9:.1f} GB are free: give {advice}"
+    ]

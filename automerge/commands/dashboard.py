@@ -1,0 +1,199 @@
+"""`automerge dashboard`: a study in Optuna's words, shown by optuna-dashboard on this machine."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from automerge.errors import PreflightError
+from automerge.objective import Objective, estimates
+from automerge.recipe import Value
+from automerge.store.read_result import open_study, study_objectives
+from automerge.store.store import Store
+from automerge.text.redaction import redact
+from automerge.trial import PARTS, Failed, Measured, Trial
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+FILE = "optuna.journal"
+GROWN = "automerge:recorded"
+"""The study attribute that says how much of the store was written."""
+LOOPBACK = "127.0.0.1"
+INSTALL = 'pip install "automerge-llm[dashboard]"'
+
+
+def write_optuna_storage(run: Path) -> Path:
+    """Write RUN/optuna.journal, an Optuna journal storage with one study; return its path.
+
+    Trial numbers are the store's. Values are those on search items; select and test values,
+    recipes and failures are user attributes. The file appears whole or not at all, and is written
+    anew only when the study has grown. It is an export: nothing reads it back.
+    """
+    with open_study(run) as store, _quiet():
+        path = run / FILE
+        name = str(store.meta("config")["name"])
+        recorded = [store.counts(), *(len(store.outcomes(part)) for part in PARTS[1:])]
+        if path.is_file() and _recorded(path, name) == recorded:
+            return path
+        draft = path.with_name(f".{FILE}.{os.getpid()}")
+        try:
+            _write(draft, name, store, recorded)
+            with draft.open("rb") as file:
+                os.fsync(file.fileno())
+            draft.replace(path)
+        except OSError as error:
+            raise PreflightError(f"cannot write {path}: {error.strerror}") from error
+        finally:
+            draft.unlink(missing_ok=True)
+    return path
+
+
+def serve(path: Path, port: int) -> None:
+    """Show a storage in optuna-dashboard, to this machine only, until it is stopped.
+
+    Raises PreflightError where optuna-dashboard is not installed.
+    """
+    try:
+        from optuna_dashboard import run_server
+    except ImportError as error:
+        raise PreflightError(
+            f"optuna-dashboard is not installed ({INSTALL}); {path} is written, and "
+            f"`optuna-dashboard {path}` shows it wherever that is installed"
+        ) from error
+    run_server(_storage(path), host=LOOPBACK, port=port)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Optuna from logging and from warning of what it calls experimental."""
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def _storage(path: Path) -> Any:
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
+def _recorded(path: Path, name: str) -> object:
+    """How much of the store a storage holds; None when it cannot be read."""
+    import optuna
+
+    try:
+        study = optuna.load_study(study_name=name, storage=_storage(path))
+    except (KeyError, ValueError, OSError):
+        return None
+    return study.user_attrs.get(GROWN)
+
+
+def _write(path: Path, name: str, store: Store, recorded: object) -> None:
+    import optuna
+
+    objectives = study_objectives(store)
+    study = optuna.create_study(
+        storage=_storage(path),
+        study_name=name,
+        directions=[objective.direction for objective in objectives],
+    )
+    study.set_metric_names([objective.name for objective in objectives])
+    study.add_trials(list(_trials(store, objectives)))
+    study.set_user_attr(GROWN, recorded)
+
+
+def _trials(store: Store, objectives: tuple[Objective, ...]) -> Iterator[FrozenTrial]:
+    trials = store.trials()
+    outcomes = {part: store.outcomes(part) for part in PARTS}
+    duplicates = store.duplicates()
+    times = store.times()
+    distributions = _distributions(trials)
+    for trial in trials:
+        number = duplicates.get(trial.number, trial.number)
+        attributes: dict[str, Any] = {
+            "name": trial.name,
+            "origin": trial.origin,
+            "recipe_id": trial.recipe.id,
+            "recipe": trial.recipe.plain(),
+        }
+        if number != trial.number:
+            attributes["duplicate_of"] = number
+        values: list[float] | None = None
+        failed = False
+        for part in PARTS:
+            outcome = outcomes[part].get(number)
+            if isinstance(outcome, Failed):
+                attributes[f"{part} failed"] = redact(f"{outcome.kind}: {outcome.reason}")
+                failed |= part == "search"
+            elif isinstance(outcome, Measured):
+                found = [e.value for e in estimates(objectives, outcome.scores).values()]
+                if part == "search":
+                    values = found
+                else:
+                    names = (o.name for o in objectives)
+                    attributes |= {f"{part} {n}": v for n, v in zip(names, found, strict=True)}
+        yield _frozen(trial, values, failed, attributes, distributions, times[trial.number])
+
+
+def _frozen(
+    trial: Trial,
+    values: list[float] | None,
+    failed: bool,
+    attributes: Mapping[str, Any],
+    distributions: Mapping[str, BaseDistribution],
+    times: tuple[float, float | None],
+) -> FrozenTrial:
+    import optuna
+    from optuna.trial import TrialState
+
+    if values is not None and not all(map(math.isfinite, values)):
+        values, failed = None, True
+    state = TrialState.FAIL if failed else TrialState.RUNNING
+    params = dict(trial.params or {})
+    frozen = optuna.create_trial(
+        state=state if values is None else TrialState.COMPLETE,
+        values=values,
+        params=params,
+        distributions={name: distributions[name] for name in params},
+        user_attrs=dict(attributes),
+    )
+    asked, told = times
+    frozen.datetime_start = datetime.fromtimestamp(asked)
+    if frozen.state.is_finished():
+        # A clock that was set back must not make a trial end before it began.
+        frozen.datetime_complete = datetime.fromtimestamp(max(asked, told or asked))
+    return frozen
+
+
+def _distributions(trials: Iterable[Trial]) -> dict[str, BaseDistribution]:
+    """What each parameter was seen to be: a range of numbers, or a set of choices."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    seen: dict[str, dict[Value, None]] = {}
+    for trial in trials:
+        for name, value in (trial.params or {}).items():
+            seen.setdefault(name, {})[value] = None
+    found: dict[str, BaseDistribution] = {}
+    for name, values in seen.items():
+        numbers = [v for v in values if not isinstance(v, bool | str)]
+        if len(numbers) == len(values):
+            found[name] = FloatDistribution(min(numbers), max(numbers))
+        else:
+            found[name] = CategoricalDistribution(sorted(values, key=str))
+    return found

@@ -1,0 +1,139 @@
+"""Write the models of a study as folders that load anywhere."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from automerge.commands.model_folder import write_model
+from automerge.errors import Fault, PreflightError, StateError
+from automerge.evidence import EVIDENCE
+from automerge.extensions import installed
+from automerge.files.atomic import write_atomically
+from automerge.recipe import BASE
+from automerge.report.card import model_card
+from automerge.session.resume import locate_model
+from automerge.store.read_result import open_study
+from automerge.store.result import MODELS
+from automerge.store.run_folder import check_own_files
+
+logger = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from automerge.checkpoints import Checkpoint, ModelWatch
+    from automerge.store.result import StudyResult
+    from automerge.trial import Trial
+
+
+def export_models(
+    run: Path, result: StudyResult, numbers: Sequence[int], console: Console | None
+) -> list[Path]:
+    """Write RUN/models/NAME for some trials; return the folders.
+
+    A folder that is there was written whole, so only its card is written anew. Weights must be
+    those that were scored on test items, bit for bit; where they are not, and this machine rounds
+    as the one that scored them did, WeightsDiffer is raised, else that is said. Raises
+    PreflightError when the disk refuses, ModelsChanged when a model is not what was scored.
+    """
+    trials = {found.trial.number: found for found in result.trials}
+    check_own_files(run)
+    folders = {number: run / MODELS / trials[number].trial.name for number in numbers}
+    if linked := [folder for folder in folders.values() if folder.is_symlink()]:
+        raise StateError(f"{linked[0]} is a link; expected a folder of automerge's own: remove it")
+    missing = [number for number, folder in folders.items() if not folder.is_dir()]
+    if missing:
+        _check_extensions(run)
+        checkpoints, references, watch = _open_models(run)
+        for number in missing:
+            _write(
+                run, trials[number].trial, checkpoints, references, folders[number], watch, console
+            )
+    for number, folder in folders.items():
+        write_atomically(folder / "README.md", model_card(result, number, folder.name))
+    return list(folders.values())
+
+
+def _check_extensions(run: Path) -> None:
+    """Refuse another version of the user's modules than the study was made with."""
+    with open_study(run) as store:
+        recorded: Mapping[str, str] = store.meta("config").get("extensions", {})
+    faults = []
+    for name, digest in recorded.items():
+        try:
+            [found] = installed([name])
+        except KeyError:
+            faults.append(Fault(f"the study uses the extension {name!r}: pass --extension {name}"))
+            continue
+        if found.digest != digest:
+            faults.append(
+                Fault(
+                    f"the extension {name!r} has changed since the study began; put the version "
+                    "back that it was made with"
+                )
+            )
+    if faults:
+        raise PreflightError(faults)
+
+
+def _write(
+    run: Path,
+    trial: Trial,
+    checkpoints: Mapping[str, Checkpoint],
+    references: Mapping[str, str],
+    folder: Path,
+    watch: ModelWatch,
+    console: Console | None,
+) -> None:
+    """Write one model, and compare its weights with those that were scored."""
+    from automerge.machine.arithmetic import arithmetic
+    from automerge.merging import WeightsDiffer
+
+    with open_study(run) as store:
+        known = store.scored_weights(trial.number)
+    scored, there = known or (None, "")
+    evidence = [run / EVIDENCE]
+    try:
+        write_model(trial.recipe, checkpoints, references, folder, watch, console, scored, evidence)
+    except WeightsDiffer as error:
+        if there == arithmetic():
+            raise WeightsDiffer(
+                f"trial {trial.number}: {error}, although this machine computes as the one that "
+                "scored them did: a model's file or a version has changed, or memory is faulty; "
+                "check the models, and nothing was written"
+            ) from error
+        logger.warning(
+            "%s is merged here on another kind of processor (%s) than it was scored on (%s): its "
+            "weights differ from those in the last bits, and its scores may; export it there for "
+            "the same bits",
+            trial.name,
+            arithmetic(),
+            there,
+        )
+        write_model(
+            trial.recipe, checkpoints, references, folder, watch, console, evidence=evidence
+        )
+
+
+def _open_models(run: Path) -> tuple[Mapping[str, Checkpoint], dict[str, str], ModelWatch]:
+    """A study's models, and how a recipe names them: a folder, or a hub id with its commit.
+
+    Every byte is read and compared first; raises ModelsChanged.
+    """
+    from automerge.checkpoints import ModelWatch, open_together
+
+    with open_study(run) as store:
+        origins = store.meta("models")
+    folders: dict[str, Path] = {}
+    references: dict[str, str] = {}
+    for origin in origins:
+        name, path = origin["name"], locate_model(run, origin)
+        folders[name] = path
+        repository = origin["reference"].partition("@")[0]
+        references[name] = f"{repository}@{origin['revision']}" if origin["revision"] else str(path)
+    watch = ModelWatch(folders, {origin["name"]: origin["digest"] for origin in origins})
+    watch.verify()
+    return open_together(folders, BASE), references, watch

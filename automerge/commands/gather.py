@@ -1,0 +1,49 @@
+"""`automerge gather`: evidence of models on text, for a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from automerge.errors import ConfigError, nearest
+from automerge.evidence import KINDS
+from automerge.files.yaml_file import dump_yaml
+from automerge.recipe import BASE
+from automerge.session.gathering import GatherSettings, gather
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
+
+
+def gather_command(
+    models: Sequence[str], kind: str, text: Path, settings: GatherSettings, console: Console
+) -> None:
+    """Gather evidence of models, the first being the base, and print a recipe's `evidence`."""
+    from rich.progress import Progress as Bars
+
+    from automerge.inspection.examine import name_models
+    from automerge.session.preflight import open_models
+
+    if kind not in KINDS:
+        raise ConfigError(f"unknown kind of evidence {kind!r}{nearest(kind, tuple(KINDS))}")
+    named = name_models(models)
+    base, *sources = named
+    opened = open_models(
+        {BASE: named[base], **{n: named[n] for n in sources}}, BASE, lambda _: None
+    )
+    folders = {name: folder.path for name, folder in opened.folders.items()}
+    with Bars(console=console, transient=True, disable=not console.is_terminal) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total)
+            bars.update(tasks[name], completed=done)
+
+        found = gather(folders, tuple(folders), kind, text, settings, show)
+    plain = {"evidence": {kind: {name: file.digest for name, file in found.items()}}}
+    console.print(dump_yaml(plain), end="", markup=False, highlight=False, soft_wrap=True)
+    for name, file in found.items():
+        console.print(f"# {name}: {file.path}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,60 @@
+"""`automerge merge`: a recipe file → a model folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from automerge.commands.model_folder import write_model
+from automerge.config.recipe_file import read_recipe
+from automerge.errors import ConfigError, Fault
+from automerge.evidence import EVIDENCE
+from automerge.recipe import BASE
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from automerge.session.preflight import Locate, Models
+
+
+def merge_file(path: Path, out: Path, console: Console) -> None:
+    """Merge by a recipe of ours or mergekit's; raises ConfigError or PreflightError."""
+    from automerge.checkpoints import ModelWatch
+    from automerge.checkpoints.stacked import without_layers
+    from automerge.session.preflight import open_models, whole
+
+    file = read_recipe(path)
+    references = dict(file.alone())
+    for note in file.notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+    base = file.recipe.base or BASE
+    if base in file.models:
+        references[base] = file.models[base]
+    reference = base if base in references else file.recipe.models[0]
+    view = without_layers if file.recipe.slices else whole
+    models = open_models(references, reference, file.locate, file.recipe.vocabulary, view)
+    if reference != base:
+        _refuse_adapters(models, file.locate)
+    for warning in models.warnings:
+        console.print(f"warning: {warning}", markup=False, soft_wrap=True)
+    watch = ModelWatch({name: folder.path for name, folder in models.folders.items()})
+    folder = path.absolute().parent
+    evidence = [folder, folder / EVIDENCE]
+    write_model(file.recipe, models.checkpoints, references, out, watch, console, evidence=evidence)
+    console.print(f"wrote {out}", markup=False, soft_wrap=True)
+
+
+def _refuse_adapters(models: Models, locate: Locate) -> None:
+    """An adapter belongs to one base, which must be named."""
+    from automerge.checkpoints import is_adapter
+
+    faults = [
+        Fault(
+            f"{name!r} is a LoRA adapter; name its base as `{BASE}:` under `models:`",
+            locate(("models", name)),
+        )
+        for name, folder in models.folders.items()
+        if is_adapter(folder.path)
+    ]
+    if faults:
+        raise ConfigError(faults)

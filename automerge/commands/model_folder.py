@@ -1,0 +1,79 @@
+"""A recipe merged to a folder that loads anywhere, with the recipe beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from automerge.recipe import BASE
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from automerge.checkpoints import Checkpoint, ModelWatch
+    from automerge.recipe import Recipe
+    from automerge.trial import Weights
+
+
+def write_model(
+    recipe: Recipe,
+    checkpoints: Mapping[str, Checkpoint],
+    references: Mapping[str, str],
+    folder: Path,
+    watch: ModelWatch,
+    console: Console | None,
+    scored: Weights | None = None,
+    evidence: Sequence[Path] = (),
+) -> None:
+    """Merge to a folder, with its recipe in our YAML and in mergekit's.
+
+    Evidence that the recipe names is looked for in some folders, then in the cache. Raises
+    ModelsChanged where a model's files changed meanwhile, WeightsDiffer where these are not
+    the weights that were `scored`; nothing is written then.
+    """
+    from automerge.checkpoints import is_adapter, layout
+    from automerge.config.recipe_file import recipe_text
+    from automerge.evidence import EvidenceFolders, cache_folder
+    from automerge.mergekit import mergekit_text
+    from automerge.merging import merge_to_folder
+
+    targets = layout(recipe, {name: checkpoints[name].tensors for name in recipe.models})
+    where = [target.place for target in targets]
+    adapters = [name for name in recipe.models if is_adapter(checkpoints[name].path)]
+    owner = [BASE] if adapters and BASE in references else []
+    used = {name: references[name] for name in dict.fromkeys([*owner, *recipe.models])}
+    texts = {
+        "recipe.yaml": recipe_text(recipe, used, folder.name),
+        "mergekit.yaml": mergekit_text(recipe, references, where, adapters),
+    }
+    with _progress(console, folder.name) as show:
+
+        def progress(done: int, total: int) -> None:
+            watch.check()
+            show(done, total)
+
+        watch.check()
+        merge_to_folder(
+            recipe,
+            checkpoints,
+            folder,
+            texts=texts,
+            progress=progress,
+            scored=scored,
+            evidence=EvidenceFolders([*evidence, cache_folder()]),
+        )
+
+
+@contextmanager
+def _progress(console: Console | None, name: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar over a model's tensors, on a terminal."""
+    if console is None or not console.is_terminal:
+        yield lambda done, total: None
+        return
+    from rich.progress import Progress
+
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task(f"writing {name}", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,235 @@
+"""The whole of a search: session → loop → export → reports; and the parts of it by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from automerge.commands.export import export_models
+from automerge.commands.interrupt import Interrupt
+from automerge.config import StudyConfig, load_config
+from automerge.errors import AutomergeError, ConfigError
+from automerge.executors.base import Executor
+from automerge.objective import goals
+from automerge.samplers import SAMPLERS
+from automerge.session.open import Session, discard, open_session
+from automerge.store.read_result import open_study, study_result
+from automerge.store.result import MODELS, limits_in_words
+from automerge.study import Driver, Observer
+from automerge.trial import BASELINES
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from automerge.store.result import StudyResult
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study on disk."""
+
+    run: Path
+    result: StudyResult
+
+    @cached_property
+    def front(self) -> list[dict[str, Any]]:
+        """`front.json`'s members: front models, parents, base and uniform average.
+
+        Each is a mapping with its recipe, scores and comparisons (docs/front_schema.md).
+        """
+        from automerge.report.front import front_document
+
+        members: Any = front_document(self.result)["members"]
+        return list(members)
+
+    @property
+    def report(self) -> Path:
+        return self.run / "report.html"
+
+
+def search(
+    config: StudyConfig | Path | str | Mapping[str, object], *, console: Console | None = None
+) -> Study:
+    """Run a search to its end, or resume it.
+
+    `config` is a configuration, a YAML file, or a mapping of command-line options
+    (`{"base": ..., "model": ["NAME=PATH"], "task": [...], "budget": 200}`). Progress goes to
+    `console`; None shows nothing. Raises AutomergeError for what a user can mend, and
+    KeyboardInterrupt after Ctrl-C: what was measured is kept, and the same call resumes.
+    """
+    if isinstance(config, Path | str):
+        config = load_config(config)
+    elif isinstance(config, Mapping):
+        config = load_config(None, config)
+    if _run(config, console, "automerge.search(...)").requested:
+        raise KeyboardInterrupt
+    return load_study(Path(config.out))
+
+
+def load_study(run: Path | str) -> Study:
+    """Read a study from its folder."""
+    run = Path(run)
+    with open_study(run) as store:
+        return Study(run, study_result(run, store))
+
+
+def run_search(config: StudyConfig, console: Console, command: str) -> int:
+    """Search, show what was found, and return the command's exit code."""
+    from automerge.report.table import FrontTable
+
+    interrupt = _run(config, console, command)
+    run = _shown(Path(config.out))
+    if interrupt.requested:
+        console.print(
+            f"Stopped. What was measured is in {run}; the same command goes on from there.",
+            markup=False,
+            soft_wrap=True,
+        )
+        return interrupt.exit_code
+    console.print(FrontTable(load_study(Path(config.out)).result))
+    written = ["report.html", "front.json", *([MODELS] if (run / MODELS).is_dir() else [])]
+    for name in written:
+        console.print(f"{name:12} {run / name}", markup=False, soft_wrap=True)
+    return 0
+
+
+def export_trials(run: Path, trials: Sequence[int] | None, console: Console) -> list[Path]:
+    """Write the models of some trials, or of the front, to RUN/models; return their folders."""
+    result = load_study(run).result
+    known = {found.trial.number for found in result.trials}
+    if unknown := sorted(set(trials or ()) - known):
+        raise ConfigError(
+            f"{run} has no trial {', '.join(map(str, unknown))}; it has 0 to {len(known) - 1}"
+        )
+    chosen = trials or [n for n in result.front if _merged(result, n)]
+    if not chosen:
+        raise ConfigError(f"{run} has no front yet; name trials with --trial")
+    folders = export_models(run, result, chosen, console)
+    write_reports(run)
+    return folders
+
+
+def write_reports(run: Path) -> list[Path]:
+    """Write front.json and report.html from the store."""
+    from automerge.report.front import write_front
+    from automerge.report.html import write_html
+
+    result = load_study(run).result
+    return [write_front(result, run), write_html(result, run)]
+
+
+def _run(config: StudyConfig, console: Console | None, command: str) -> Interrupt:
+    from automerge.commands.progress import Silent, watching
+
+    session = open_session(config, command)
+    run = Path(config.out)
+    refused = False
+    try:
+        with session.store as store:
+            try:
+                if console is None:
+                    interrupt = _drive(session, Silent())
+                else:
+                    _introduce(session, console)
+                    with watching(console, session.plan.objectives) as observer:
+                        interrupt = _drive(session, observer)
+            except AutomergeError:
+                counts = store.counts()
+                refused = session.new and not counts["measured"] and not counts["failed"]
+                raise
+        if not interrupt.requested:
+            _export_chosen(config, console)
+    finally:
+        if refused:
+            discard(run)
+        else:
+            write_reports(run)
+    return interrupt
+
+
+def _introduce(session: Session, console: Console) -> None:
+    """Say what will be searched, on what, before the first trial."""
+    config, plan = session.config, session.plan
+    n_items = {part: sum(map(len, plan.items[part].values())) for part in plan.items}
+    drawn = plan.draw.per_candidate
+    each = "" if drawn is None else f" ({drawn} fresh ones an objective and candidate)"
+    counts = session.store.counts()
+    trials = plan.limits.trials
+    counted = None if trials is None else str(trials)
+    lines = [
+        f"study     {config.name} in {_shown(Path(config.out))}",
+        f"models    {len(config.models)} sources: {', '.join(config.models)}",
+        f"tasks     {', '.join(o.name for o in plan.objectives)}",
+        f"items     {n_items['search']} to search{each}, {n_items['select']} to select, "
+        f"{n_items['test']} sealed for the test",
+        f"space     {session.space.describe()}",
+        f"sampler   {session.sampler}, seed {config.seed}, budget "
+        f"{limits_in_words(counted, config.max_items, config.max_time)}",
+    ]
+    lines += [f"keeps     {constraint}" for constraint in plan.constraints]
+    if counts["asked"]:
+        lines.append(f"resuming  {counts['measured']} measured, {counts['failed']} failed before")
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+    for warning in session.warnings:
+        console.print(f"warning: {warning}", markup=False, soft_wrap=True)
+    if trials is not None and 0 < trials <= len(plan.first):
+        console.print(
+            f"note: a budget of {trials} only covers first trials (base, sources, uniform "
+            f"average, recipes of yours: {len(plan.first)}); nothing is searched",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _export_chosen(config: StudyConfig, console: Console | None) -> None:
+    run = Path(config.out)
+    result = load_study(run).result
+    front = [n for n in result.front if _merged(result, n)]
+    chosen = {"front": front, "knee": [n for n in front if n == result.knee], "none": []}
+    export_models(run, result, chosen[config.export], console)
+
+
+def _merged(result: StudyResult, number: int) -> bool:
+    """Whether a trial is a merge rather than a model that went in."""
+    found = {t.trial.number: t.trial for t in result.trials}
+    return found[number].origin not in BASELINES
+
+
+def _shown(path: Path) -> Path:
+    """A path as short as it can be said from here."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def _drive(session: Session, observer: Observer) -> Interrupt:
+    """Run the phases under our signal handlers, and record how it ended."""
+    store, config, plan = session.store, session.config, session.plan
+    sampler = SAMPLERS[session.sampler](
+        session.space, len(goals(plan.objectives)), config.seed, config.expected_budget
+    )
+    message = "stopping: what runs is finished first; press Ctrl-C again to stop immediately"
+    with Interrupt(lambda: observer.note(message)) as interrupt:
+
+        def start() -> Executor:
+            executor = session.executor(observer.note)
+            interrupt.install()
+            return executor
+
+        store.put_meta(state="interrupted", finished=None)
+        driver = Driver(
+            store, plan, session.space, sampler, start, observer, lambda: interrupt.requested
+        )
+        try:
+            done = driver.run()
+        except AutomergeError:
+            store.put_meta(state="failed")
+            raise
+    if done:
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        store.put_meta(state="finished", finished=now)
+    return interrupt

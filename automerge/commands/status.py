@@ -1,0 +1,112 @@
+"""`automerge status`: how far a study is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from automerge import pareto
+from automerge.objective import estimates, losses
+from automerge.store.read_result import open_study, study_objectives, study_state, trial_limit
+from automerge.trial import Failed, Measured
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+MAX_ROWS = 12
+
+
+def study_status(run: Path) -> dict[str, object]:
+    """Counts, state, failures and the front so far, as JSON-ready values.
+
+    `front` is the chosen front once there is one, with select scores; before that, what nothing
+    dominates on search items.
+    """
+    with open_study(run) as store:
+        objectives = study_objectives(store)
+        config = store.meta("config")
+        counts = store.counts()
+        budget, done = trial_limit(config), counts["measured"] + counts["failed"]
+        names = {trial.number: trial.name for trial in store.trials()}
+        search = store.outcomes("search")
+        chosen = store.meta("front")
+        part = "search" if chosen is None else "select"
+        outcomes = search if chosen is None else store.outcomes("select")
+        values = {
+            number: estimates(objectives, outcome.scores)
+            for number, outcome in outcomes.items()
+            if isinstance(outcome, Measured)
+        }
+        if chosen is None and values:
+            rows = np.array([losses(objectives, found) for found in values.values()])
+            keep = pareto.nondominated(rows)
+            chosen = [number for number, kept in zip(values, keep, strict=True) if kept]
+        return {
+            "run": str(run),
+            "study": config["name"],
+            "state": study_state(store, run),
+            "budget": budget,
+            "max_items": config.get("max_items"),
+            "max_time": config.get("max_time"),
+            **counts,
+            "remaining": None if budget is None else max(0, budget - done),
+            "selected": len(store.outcomes("select")),
+            "tested": len(store.outcomes("test")),
+            "front_items": part,
+            "front": [
+                {"name": names[n], "trial": n, "scores": {k: v.value for k, v in values[n].items()}}
+                for n in chosen or ()
+                if n in values
+            ],
+            "failures": [
+                {
+                    "trial": number,
+                    "name": names[number],
+                    "kind": outcome.kind,
+                    "reason": outcome.reason,
+                    "traceback": outcome.traceback,
+                }
+                for number, outcome in search.items()
+                if isinstance(outcome, Failed)
+            ],
+        }
+
+
+def print_status(status: dict[str, object], console: Console) -> None:
+    """Show a status to people."""
+    from rich.table import Table
+    from rich.text import Text
+
+    of, to_go = "", ""
+    if status["budget"] is not None:
+        of, to_go = f" of {status['budget']}", f", {status['remaining']} to go"
+    console.print(
+        Text(
+            f"{status['study']}: {status['state']}. {status['measured']}{of} measured, "
+            f"{status['failed']} failed{to_go}; "
+            f"{status['selected']} scored on select items, {status['tested']} on test items."
+        )
+    )
+    front = status["front"]
+    assert isinstance(front, list)
+    if front:
+        table = Table(title=f"front ({status['front_items']} items)")
+        table.add_column("model")
+        for name in front[0]["scores"]:
+            table.add_column(Text(name), justify="right")
+        for member in front[:MAX_ROWS]:
+            scores = (f"{value:.3f}" for value in member["scores"].values())
+            table.add_row(Text(member["name"]), *scores)
+        console.print(table)
+        if len(front) > MAX_ROWS:
+            console.print(f"… and {len(front) - MAX_ROWS} more")
+    failures = status["failures"]
+    assert isinstance(failures, list)
+    for failure in failures[:MAX_ROWS]:
+        console.print(Text(f"{failure['name']} failed ({failure['kind']}): {failure['reason']}"))
+    tracebacks = [failure for failure in failures if failure["traceback"]]
+    if tracebacks:
+        console.print(Text(f"last traceback ({tracebacks[-1]['name']}):"))
+        console.print(Text(tracebacks[-1]["traceback"]))

@@ -1,0 +1,138 @@
+"""Resolve the metric of an objective against the tasks it is measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from automerge.errors import nearest
+from automerge.objective import AGGREGATIONS, Aggregation, Direction, Objective
+
+if TYPE_CHECKING:
+    from lm_eval.api.filter import FilterEnsemble
+    from lm_eval.api.task import Task
+
+    from automerge.evaluation.lm_eval.tasks import TaskSpec
+
+BINARY_METRICS = frozenset(
+    {
+        "acc",
+        "acc_bytes",
+        "acc_mutual_info",
+        "acc_norm",
+        "acc_norm_bytes",
+        "contains",
+        "em",
+        "exact",
+        "exact_match",
+        "prompt_level_loose_acc",
+        "prompt_level_strict_acc",
+    }
+)
+"""lm-eval's metrics that score an item 0 or 1."""
+
+
+OUTPUT_TOKENS = "output_tokens"
+"""Our own metric of tasks that generate: how many tokens an answer has."""
+UNFILTERED = "unfiltered"
+"""Stands for a filter where the answer is judged as it was generated."""
+
+
+def resolve(
+    spec: TaskSpec, leaves: Sequence[Task], name: str
+) -> tuple[Objective | None, list[tuple[str, str]]]:
+    """The objective a spec means, or what is wrong with it as (field, message) pairs."""
+    found: list[tuple[str, str]] = []
+    metric, _, wanted_filter = (spec.metric or "").partition(",")
+    if metric == OUTPUT_TOKENS and all(counts_tokens(leaf) for leaf in leaves):
+        shorter = spec.direction or "minimize"
+        return Objective(name, spec.task, OUTPUT_TOKENS, UNFILTERED, shorter, "mean", spec.goal), []
+    metric = metric or next(iter(leaves[0].aggregation()), "")
+    filter_name = wanted_filter or filter_names(leaves[0])[0]
+    for leaf in leaves:
+        available = [
+            f"{m},{f}" if len(filter_names(leaf)) > 1 else m
+            for m in leaf.aggregation()
+            for f in filter_names(leaf)
+        ]
+        if metric not in leaf.aggregation():
+            hint = nearest(metric, list(leaf.aggregation()))
+            found.append(
+                (
+                    "metric",
+                    f"task {leaf.task_name!r} has no metric {metric!r}{hint} "
+                    f"(it has {', '.join(available)})",
+                )
+            )
+        elif filter_name not in filter_names(leaf):
+            found.append(
+                (
+                    "metric",
+                    f"task {leaf.task_name!r} has no filter {filter_name!r}"
+                    f"{nearest(filter_name, filter_names(leaf))} (it has {', '.join(available)})",
+                )
+            )
+    if found:
+        return None, found
+    aggregation = _common([_aggregation(leaf, metric) for leaf in leaves])
+    if aggregation is None:
+        found.append(
+            (
+                "metric",
+                f"metric {metric!r} of task {spec.task!r} is not an aggregate over items that "
+                f"automerge can estimate; expected one of {', '.join(AGGREGATIONS)}, got "
+                f"{', '.join(sorted({_function_name(leaf, metric) for leaf in leaves}))}; "
+                "choose another metric of the task",
+            )
+        )
+    higher = _common([leaf.higher_is_better().get(metric) for leaf in leaves])
+    direction: Direction = spec.direction or ("maximize" if higher else "minimize")
+    if higher is None and spec.direction is None:
+        found.append(
+            (
+                "direction",
+                f"task {spec.task!r} does not say whether more {metric!r} is better; "
+                "set direction: maximize or minimize",
+            )
+        )
+    if found or aggregation is None:
+        return None, found
+    return Objective(name, spec.task, metric, filter_name, direction, aggregation, spec.goal), []
+
+
+def counts_tokens(task: Task) -> bool:
+    """Whether `output_tokens` of a task is ours: it generates, and has no such metric itself."""
+    return task.OUTPUT_TYPE == "generate_until" and OUTPUT_TOKENS not in task.aggregation()
+
+
+def filter_names(task: Task) -> list[str]:
+    """Names of a task's filter pipelines, in lm-eval's order."""
+    return [ensemble.name for ensemble in task._filters]
+
+
+def filter_ensemble(task: Task, name: str) -> FilterEnsemble:
+    """A task's filter pipeline by its name."""
+    return next(ensemble for ensemble in task._filters if ensemble.name == name)
+
+
+def fallbacks(task: Task, name: str) -> list[Any]:
+    """What a pipeline gives for an answer it finds nothing in, as lm-eval's `regex` does."""
+    filters = [make() for make in filter_ensemble(task, name).filters]
+    return [found.fallback for found in filters if getattr(found, "fallback", None) is not None]
+
+
+def _aggregation(task: Task, metric: str) -> Aggregation | None:
+    from lm_eval.api.registry import get_aggregation
+
+    function = task.aggregation()[metric]
+    return next((name for name in AGGREGATIONS if get_aggregation(name) is function), None)
+
+
+def _function_name(task: Task, metric: str) -> str:
+    function = task.aggregation()[metric]
+    return str(getattr(function, "__name__", function))
+
+
+def _common(values: Sequence[Any]) -> Any:
+    """The value all share, else None."""
+    return values[0] if all(value == values[0] for value in values) else None

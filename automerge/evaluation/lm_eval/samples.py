@@ -1,0 +1,90 @@
+"""Let anybody check the test numbers with lm-eval's own command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from automerge.evaluation.lm_eval.isolation import FEWSHOT_SEED, NUMPY_SEED, PYTHON_SEED, TORCH_SEED
+from automerge.evaluation.lm_eval.tasks import TaskSet
+from automerge.trial import Items
+
+
+def write_samples(path: Path, items: Items) -> None:
+    """Write item ids in the form of lm-eval's `--samples`, leaf tasks without items left out.
+
+    lm-eval reads an empty list as all documents, and labels unsorted ids wrongly.
+    """
+    samples = {task: sorted(ids) for task, ids in sorted(items.items()) if ids}
+    path.write_text(json.dumps(samples, indent=1) + "\n", encoding="utf-8")
+
+
+def reproduce_commands(
+    task_set: TaskSet,
+    checkpoint: Path,
+    tasks_folder: Path | None,
+    samples: Path,
+    output: Path,
+    batch_size: int,
+    dtype: str = "float32",
+) -> list[list[str]]:
+    """The `lm_eval` commands whose item scores are those of the scorer.
+
+    One command for each number of few-shot examples and generation options in the study. Commands
+    with examples leave out `--samples`: under it lm-eval draws other examples for every document,
+    so they run all documents, and the logged samples hold the items of the test part.
+    """
+    settings = task_set.settings
+    groups: dict[tuple[str, str, bool], dict[str, tuple[str, ...]]] = {}
+    for spec, objective in zip(task_set.specs, task_set.objectives, strict=True):
+        leaves = task_set.scored(objective.name)
+        shots = any(task_set.tasks[leaf].get_config("num_fewshot") for leaf in leaves)
+        asked = "" if spec.num_fewshot is None else str(spec.num_fewshot)
+        options = ",".join(f"{key}={value!r}" for key, value in spec.gen_kwargs.items())
+        groups.setdefault((asked, options, shots), {})[spec.task] = leaves
+    commands = []
+    runs = [(key, names) for key, tasks in groups.items() for names in _disjoint(tasks)]
+    for (asked, options, shots), names in runs:
+        seeds = (PYTHON_SEED, NUMPY_SEED, TORCH_SEED, FEWSHOT_SEED)
+        command = [
+            *("lm_eval", "run", "--model", "hf"),
+            *("--model_args", f"pretrained={checkpoint},dtype={dtype},softmax_dtype=float32"),
+            *("--tasks", ",".join(names)),
+            *("--batch_size", str(batch_size), "--seed", ",".join(map(str, seeds))),
+        ]
+        if tasks_folder is not None:
+            command += ["--include_path", str(tasks_folder)]
+        if asked:
+            command += ["--num_fewshot", asked]
+        if options:
+            command += ["--gen_kwargs", options]
+        if settings.allow_code_eval:
+            command = ["env", "HF_ALLOW_CODE_EVAL=1", *command, "--confirm_run_unsafe_code"]
+        if settings.apply_chat_template:
+            command += ["--apply_chat_template"]
+            command += ["--fewshot_as_multiturn", str(settings.multiturn).lower()]
+        if settings.system_instruction is not None:
+            command += ["--system_instruction", settings.system_instruction]
+        if not shots:
+            command += ["--samples", str(samples)]
+        commands.append([*command, "--log_samples", "--output_path", str(output)])
+    return commands
+
+
+def _disjoint(tasks: Mapping[str, tuple[str, ...]]) -> list[list[str]]:
+    """Names to run together: lm-eval refuses a leaf task that two names of one run lead to.
+
+    Names whose leaves all belong to larger ones are left out.
+    """
+    runs: list[tuple[list[str], set[str]]] = []
+    for name, leaves in sorted(tasks.items(), key=lambda pair: -len(pair[1])):
+        if any(covered.issuperset(leaves) for _, covered in runs):
+            continue
+        free = next((run for run in runs if run[1].isdisjoint(leaves)), None)
+        if free is None:
+            runs.append(([name], set(leaves)))
+        else:
+            free[0].append(name)
+            free[1].update(leaves)
+    return [names for names, _ in runs]

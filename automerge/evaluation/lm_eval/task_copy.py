@@ -1,0 +1,239 @@
+"""Copy the task files of a study, and what they name, into its run folder."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from automerge.errors import PreflightError
+from automerge.evaluation.lm_eval.task_data import files_of, is_remote, matching, packaged
+from automerge.evaluation.lm_eval.task_index import own_files, own_index, task_manager
+from automerge.evaluation.lm_eval.task_yaml import (
+    FAILURES,
+    Unreadable,
+    all_nodes,
+    child,
+    read_regular,
+    read_text,
+    scalar_nodes,
+    with_includes,
+)
+
+OUTSIDE = "_outside"
+"""Folder of the copies of what lies outside the folder of tasks."""
+MOST_PYTHON = 2**24
+SPARE = 0.9
+"""The share of a disk's free space that copies may take."""
+
+
+def copy_tasks(source: Path, target: Path, names: Sequence[str] | None = None) -> Path:
+    """Copy the files that tasks lead to, so that the folder which holds the copy can be moved.
+
+    Copied are the task files of `names` (None: of all tasks), what they include, Python files that
+    they name with the files beside these which are named there, and data within `source`. In the
+    copies data are named relative to the folder that holds `target`: `lm_eval` finds them when it
+    is started there. Data elsewhere stay where they are, under absolute names.
+
+    Raises:
+        FileExistsError: the target exists.
+        PreflightError: a file cannot be copied; says which.
+    """
+    source = source.resolve()
+    if names is None:
+        files = [Path(e.yaml_path) for e in own_index(source)[0].values() if e.yaml_path]
+    else:
+        manager = task_manager(names, source)
+        files = [path for name in names for path in own_files(manager, name)]
+    target.mkdir(parents=True)
+    copying = _Copying(source, target.resolve())
+    for path in dict.fromkeys(files):
+        copying.task(path)
+    return target.resolve()
+
+
+@dataclass
+class _Copying:
+    source: Path
+    target: Path
+    _taken: dict[Path, Path] = field(default_factory=dict)
+    """What was copied, by its copy."""
+    _bytes: int = 0
+
+    def task(self, path: Path) -> None:
+        """Copy a task file and what it names; one that cannot be read is left out."""
+        from lm_eval.tasks._yaml_loader import load_yaml
+
+        try:
+            roots = with_includes(path)
+            dataset = load_yaml(path, resolve_func=False).get("dataset_path")
+        except FAILURES:
+            return
+        own = path.resolve()
+        copies = {file: self._place(file, included=file != own) for file in roots}
+        copies[own] = self.target / path.relative_to(self.source)
+        for file, root in roots.items():
+            self._text(file, root, copies, dataset)
+
+    def _place(self, path: Path, included: bool = False) -> Path:
+        if path.is_relative_to(self.source):
+            return self.target / path.relative_to(self.source)
+        # lm-eval would take a name that ends in .yaml for a task of the folder.
+        return self.target / OUTSIDE / (f"{path.name}.included" if included else path.name)
+
+    def _text(
+        self, path: Path, root: yaml.Node | None, copies: dict[Path, Path], dataset: object
+    ) -> None:
+        text, copied = read_text(path), copies[path]
+        edits = [
+            (node.start_mark.index, node.end_mark.index, json.dumps(value))
+            for node, value in self._changes(path, root, copies, dataset)
+        ]
+        for start, end, value in sorted(edits, reverse=True):
+            text = text[:start] + value + text[end:]
+        before = copied.read_text(encoding="utf-8") if copied.exists() else text
+        if before != text:
+            raise PreflightError(
+                f"{path} and {self._taken.get(copied)} would both be copied to {copied.name}; "
+                "rename one of them"
+            )
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        copied.write_text(text, encoding="utf-8")
+        self._taken[copied] = path
+        for node in all_nodes(root):
+            if node.tag == "!function" and isinstance(node, yaml.ScalarNode):
+                module = node.value.rpartition(".")[0].replace(".", "/")
+                self._python(path.parent / f"{module}.py", path.parent, copied.parent)
+
+    def _changes(
+        self, path: Path, root: yaml.Node | None, copies: dict[Path, Path], dataset: object
+    ) -> Iterator[tuple[yaml.ScalarNode, str]]:
+        """Scalars of a task file to be written otherwise."""
+        for node in scalar_nodes(child(root, "include")):
+            copy = copies[(path.parent / node.value).resolve()]
+            name = os.path.relpath(copy, copies[path].parent)
+            if name != os.path.normpath(node.value):
+                yield node, name
+        named = child(root, "dataset_path")
+        base = self._folder(path, dataset) if isinstance(dataset, str) else None
+        if isinstance(named, yaml.ScalarNode) and base is not None:
+            yield named, self._data(base)
+        options = child(root, "dataset_kwargs")
+        folder = child(options, "data_dir")
+        if base is None and isinstance(folder, yaml.ScalarNode):
+            base = self._anchored(path, folder.value)
+            if base is not None:
+                whole = child(options, "data_files") is None
+                yield folder, self._data(base) if whole else self._name(base)
+        for node in scalar_nodes(child(options, "data_files")):
+            if base is not None:
+                for found in matching(base, node.value):
+                    self._data(found)
+                continue
+            anchor = self._anchor(path, node.value)
+            if anchor is not None:
+                for found in matching(anchor, node.value):
+                    self._data(found)
+                yield node, self._name(anchor / node.value)
+
+    def _folder(self, path: Path, name: str) -> Path | None:
+        """The local folder or file that `dataset_path` names; None for builders and the hub."""
+        if name in packaged():
+            return None
+        # A plain name is one of the hub's, unless datasets itself would find a folder of it.
+        if "/" not in name and name not in (".", ".."):
+            return Path.cwd() / name if Path(name).is_dir() else None
+        return self._anchored(path, name)
+
+    def _anchored(self, path: Path, name: str) -> Path | None:
+        anchor = self._anchor(path, name)
+        return None if anchor is None else anchor / name
+
+    def _anchor(self, path: Path, pattern: str) -> Path | None:
+        """The folder that a relative pattern is meant from: the task file's, else this one.
+
+        In a copy of ours it is the one that holds the copy.
+        """
+        if is_remote(pattern) or Path(pattern).is_absolute():
+            return None
+        copy = Path(pattern).parts[:1] == (self.source.name,)
+        anchors = (path.parent, Path.cwd(), *([self.source.parent] if copy else ()))
+        return next((anchor for anchor in anchors if matching(anchor, pattern)), None)
+
+    def _data(self, path: Path) -> str:
+        """Copy a data file or folder, where it is among the tasks; its name in the copy."""
+        for file in files_of(path) if self._inside(path) else ():
+            self._file(file)
+        return self._name(path)
+
+    def _inside(self, path: Path) -> bool:
+        return Path(os.path.normpath(path)).is_relative_to(self.source)
+
+    def _name(self, path: Path) -> str:
+        path = Path(os.path.normpath(path))
+        if not self._inside(path):
+            return str(path)
+        return str(Path(self.target.name, path.relative_to(self.source)))
+
+    def _file(self, path: Path) -> None:
+        copied = self._place(Path(os.path.normpath(path)))
+        if copied in self._taken:
+            return
+        self._bytes += path.stat().st_size
+        if path.stat().st_size > SPARE * shutil.disk_usage(self.target).free:
+            raise PreflightError(
+                f"data file {path} has no room in {self.target.parent} ({self._bytes} bytes of the "
+                "tasks' data in all); give another --out, or name it by its absolute path"
+            )
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copied)
+        self._taken[copied] = path
+
+    def _python(self, module: Path, folder: Path, copied: Path) -> None:
+        """Copy a Python file, and files beside it that it names in an import or a text."""
+        waiting = [module]
+        while waiting:
+            path = waiting.pop()
+            place = copied / os.path.relpath(path, folder)
+            if place in self._taken or not path.is_file():
+                continue
+            try:
+                data = read_regular(path, MOST_PYTHON)
+            except (OSError, Unreadable) as error:
+                raise PreflightError(f"file of a task cannot be copied: {error}") from None
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(data)
+            self._taken[place] = path
+            if path.suffix == ".py":
+                beside = (path.parent / name for name in _named_by(data))
+                waiting += [p for p in beside if _is_below(p, folder)]
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    return Path(os.path.normpath(path)).is_relative_to(folder)
+
+
+def _named_by(source: bytes) -> Iterator[str]:
+    """Names of files that a Python file may use: its imports, and texts in it."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [node.module or "", *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if 0 < len(node.value) < 256 and "\0" not in node.value:
+                yield node.value
+            continue
+        else:
+            continue
+        yield from (f"{name.replace('.', '/')}.py" for name in modules if name)

@@ -1,0 +1,111 @@
+"""lm-eval's index of task names, as small as the study allows, and the files behind a name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from automerge.errors import PreflightError
+from automerge.evaluation.lm_eval.task_yaml import FAILURES, Unreadable, files_in, with_includes
+
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
+
+STUDY = "study.sqlite"
+"""Marks a run folder, whose copies of tasks are not a user's."""
+
+
+def task_manager(names: Sequence[str], include_path: Path | None) -> TaskManager:
+    """Index the study's own folder, and lm-eval's 14,000 names only when one of them is needed.
+
+    A file that is no task file, or cannot be read, is passed over as lm-eval passes over it.
+    Raises PreflightError for a folder that holds too much to be one of task files.
+    """
+    from lm_eval.tasks import TaskManager
+
+    own = {} if include_path is None else own_index(include_path)[0]
+    manager = _with(TaskManager(include_defaults=False), own)
+    if include_path is not None and all(_complete(manager, name) for name in names):
+        return manager
+    return _with(TaskManager(), own)
+
+
+def own_index(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """lm-eval's entries of a folder by name, and why files in it are passed over."""
+    from lm_eval.tasks._index import TaskIndex
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    entries: dict[str, Any] = {}
+    problems: list[str] = []
+    try:
+        found = [p for p in files_in(folder, frozenset({STUDY})) if p.suffix == ".yaml"]
+    except Unreadable as error:
+        raise PreflightError(str(error)) from None
+    for path in sorted(found, key=Path.as_posix):
+        try:
+            with_includes(path)
+            TaskIndex.process_cfg(load_yaml(path, resolve_func=False), path, entries)
+        except FAILURES as error:
+            text = str(error).splitlines() or [type(error).__name__]
+            problems.append(f"{path} cannot be read: {text[0]}")
+    return entries, problems
+
+
+def _with(manager: TaskManager, own: Mapping[str, Any]) -> TaskManager:
+    manager._index.update(own)
+    manager._all_tasks = sorted(manager._index)
+    return manager
+
+
+def _complete(manager: TaskManager, name: str) -> bool:
+    entry = manager.task_index.get(name)
+    if entry is None:
+        return False
+    children = (entry.cfg or {}).get("task")
+    if not isinstance(children, list):
+        return True
+    return all(_complete(manager, item) for item in children if isinstance(item, str))
+
+
+def own_files(manager: TaskManager, name: str) -> list[Path]:
+    """Task files a name leads to, outside lm-eval's own package."""
+    files: dict[Path, None] = {}
+    seen: set[str] = set()
+    waiting = [name]
+    while waiting:
+        name = waiting.pop()
+        entry = manager.task_index.get(name)
+        if entry is None or name in seen:
+            continue
+        seen.add(name)
+        if entry.yaml_path is None:
+            waiting += sorted(entry.tags)
+        elif not is_stock(Path(entry.yaml_path)):
+            files[Path(entry.yaml_path)] = None
+        waiting += _named_in((entry.cfg or {}).get("task"))
+    return list(files)
+
+
+def is_stock(path: Path) -> bool:
+    """Whether a file is in lm-eval's own package of tasks."""
+    import lm_eval.tasks
+
+    return path.resolve().is_relative_to(Path(lm_eval.tasks.__file__).resolve().parent)
+
+
+def _named_in(children: object) -> list[str]:
+    """Names of the tasks and groups a group's `task:` list holds, however nested."""
+    if isinstance(children, str):
+        return [children]
+    if isinstance(children, Mapping):
+        return _named_in(children.get("task")) + _named_in(children.get("group"))
+    if isinstance(children, list):
+        return [name for item in children for name in _named_in(item)]
+    return []
+
+
+def unreadable(folder: Path | None) -> str:
+    """Say which task file of a folder cannot be read, which lm-eval passes over in silence."""
+    problems = [] if folder is None else own_index(folder)[1]
+    return f"; {problems[0]}" if problems else ""

@@ -1,0 +1,327 @@
+"""Load the lm-eval tasks a study names, once, and resolve its objectives."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from automerge.errors import Fault, PreflightError, nearest
+from automerge.evaluation.lm_eval.cage.launch import caging_fault
+from automerge.evaluation.lm_eval.code_eval import replaced, runs_code_caged
+from automerge.evaluation.lm_eval.dataset_splits import on_splits, split_faults
+from automerge.evaluation.lm_eval.isolation import FEWSHOT_SEED, isolated
+from automerge.evaluation.lm_eval.metrics import resolve
+from automerge.evaluation.lm_eval.task_code import ADVICE, find_code, guarded
+from automerge.evaluation.lm_eval.task_errors import cause, first_line, raised_at
+from automerge.evaluation.lm_eval.task_index import own_files, task_manager, unreadable
+from automerge.evaluation.lm_eval.task_yaml import FAILURES
+from automerge.evaluation.split import document_hash
+from automerge.objective import Direction, Objective
+from automerge.trial import Part
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+    from lm_eval.tasks import TaskManager
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One objective as the user wrote it.
+
+    `task` is an lm-eval task, group or tag; `metric` is lm-eval's key with or without its filter
+    ("acc", "exact_match,strict-match"), None the task's first; `direction` None is the task's own.
+    `split` names the dataset splits that parts are taken from, where it is not the one lm-eval
+    scores. What is no `goal` only serves constraints.
+    """
+
+    task: str
+    metric: str | None = None
+    direction: Direction | None = None
+    num_fewshot: int | None = None
+    gen_kwargs: Mapping[str, object] = field(default_factory=dict)
+    name: str | None = None
+    split: Mapping[Part, str] = field(default_factory=dict)
+    goal: bool = True
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """What holds for every task of a study; names follow lm-eval's command line.
+
+    `allow_task_code` lets task files outside lm-eval's own package run Python, `allow_code_eval`
+    tasks run programs that the model wrote (see `code_eval`).
+    """
+
+    include_path: Path | None = None
+    allow_task_code: bool = False
+    allow_code_eval: bool = False
+    apply_chat_template: bool = False
+    fewshot_as_multiturn: bool | None = None
+    system_instruction: str | None = None
+
+    @property
+    def multiturn(self) -> bool:
+        """lm-eval's default: several turns wherever a chat template is applied."""
+        if self.fewshot_as_multiturn is None:
+            return self.apply_chat_template
+        return self.fewshot_as_multiturn
+
+
+@dataclass(frozen=True, order=True)
+class TaskFault:
+    """What is wrong with one field of the spec at an index."""
+
+    spec: int
+    field: str
+    message: str
+
+
+class TasksRefused(PreflightError):
+    """Tasks that cannot be used; `task_faults` says which spec and field."""
+
+    def __init__(self, task_faults: Sequence[TaskFault]) -> None:
+        self.task_faults = tuple(task_faults)
+        super().__init__([Fault(fault.message) for fault in task_faults])
+
+    def __reduce__(self) -> tuple[type[TasksRefused], tuple[tuple[TaskFault, ...]]]:  # type: ignore[override]
+        return TasksRefused, (self.task_faults,)
+
+
+@dataclass(frozen=True, eq=False)
+class TaskSet:
+    """Loaded leaf tasks and the objectives over them.
+
+    `members` maps objective names to leaf tasks; a group's items are pooled over its leaves.
+    `parts` are those that the documents of a leaf task may be in: a task with dataset splits of its
+    own is a leaf on each (TASK@SPLIT), and stock lm-eval knows those with test items only.
+    """
+
+    tasks: Mapping[str, Task]
+    objectives: tuple[Objective, ...]
+    members: Mapping[str, tuple[str, ...]]
+    parts: Mapping[str, tuple[Part, ...]]
+    specs: tuple[TaskSpec, ...]
+    settings: TaskSettings
+
+    def scored(self, objective: str) -> tuple[str, ...]:
+        """An objective's leaf tasks as stock lm-eval knows them."""
+        return tuple(leaf for leaf in self.members[objective] if "test" in self.parts[leaf])
+
+    def documents(self) -> dict[str, list[dict[str, Any]]]:
+        """Every leaf task's documents, by lm-eval's doc id."""
+        with isolated():
+            return {name: list(task.eval_docs) for name, task in self.tasks.items()}
+
+    def digests(self) -> dict[str, str]:
+        """Hashes of each leaf task's configuration and documents."""
+        return {
+            name: _digest(self.tasks[name], documents)
+            for name, documents in self.documents().items()
+        }
+
+
+def check_tasks(specs: Sequence[TaskSpec], settings: TaskSettings) -> list[TaskFault]:
+    """All that is wrong with the tasks, found without a model; empty when they can be used."""
+    return _load(specs, settings)[1]
+
+
+def load_tasks(specs: Sequence[TaskSpec], settings: TaskSettings) -> TaskSet:
+    """Load the tasks as lm-eval's command line would.
+
+    Raises:
+        TasksRefused: with every fault found.
+    """
+    task_set, faults = _load(specs, settings)
+    if faults:
+        raise TasksRefused(faults)
+    return task_set
+
+
+def _load(specs: Sequence[TaskSpec], settings: TaskSettings) -> tuple[TaskSet, list[TaskFault]]:
+    faults: list[TaskFault] = []
+    with isolated():
+        manager = task_manager([spec.task for spec in specs], settings.include_path)
+        loaded: dict[tuple[str, str], list[Task]] = {}
+        names: dict[tuple[str, str], tuple[str, ...]] = {}
+        tasks: dict[str, Task] = {}
+        parts: dict[str, tuple[Part, ...]] = {}
+        owner: dict[str, int] = {}
+        objectives: list[Objective] = []
+        members: dict[str, tuple[str, ...]] = {}
+        for index, spec in enumerate(specs):
+            found = list(_refusals(manager, spec, settings))
+            key = (spec.task, _how_asked(spec))
+            if not found and key not in loaded:
+                leaves, found = _load_one(manager, spec, settings)
+                loaded[key] = leaves
+                for leaf in leaves:
+                    first = owner.setdefault(leaf.task_name, index)
+                    if _how_asked(specs[first]) != _how_asked(spec):
+                        found.append(_conflict(leaf.task_name, specs[first], spec))
+                if not found:
+                    placed = [on for leaf in leaves for on in on_splits(leaf, spec.split)]
+                    names[key] = tuple(task.task_name for task, _ in placed)
+                    for task, own in placed:
+                        tasks.setdefault(task.task_name, task)
+                        parts[task.task_name] = own
+            if not found:
+                leaves = loaded[key]
+                objective, found = resolve(spec, leaves, _name(spec, specs))
+                if objective is not None and objective.name in members:
+                    found.append(("name", f"two objectives are called {objective.name!r}"))
+                elif objective is not None:
+                    objectives.append(objective)
+                    members[objective.name] = names[key]
+            faults += [TaskFault(index, where, message) for where, message in found]
+    return TaskSet(tasks, tuple(objectives), members, parts, tuple(specs), settings), faults
+
+
+def _refusals(
+    manager: TaskManager, spec: TaskSpec, settings: TaskSettings
+) -> Iterator[tuple[str, str]]:
+    if spec.task not in manager.task_index:
+        where = "" if settings.include_path is None else f" or in {settings.include_path}"
+        yield (
+            "task",
+            f"lm-eval has no task {spec.task!r}{where}{nearest(spec.task, manager.all_tasks)}"
+            f"{unreadable(settings.include_path)}",
+        )
+        return
+    for path in own_files(manager, spec.task):
+        try:
+            found = find_code(path)
+        except FAILURES as error:
+            yield "task", f"task {spec.task!r} cannot be read: {first_line(error)}"
+            continue
+        for location, what in () if settings.allow_task_code else found:
+            yield "task", f"task {spec.task!r} would run code: {what} at {location}; {ADVICE}"
+
+
+def _load_one(
+    manager: TaskManager, spec: TaskSpec, settings: TaskSettings
+) -> tuple[list[Task], list[tuple[str, str]]]:
+    """Build a task's leaves and apply the spec's overrides, as `simple_evaluate` does."""
+    own = own_files(manager, spec.task)
+    allowed = settings.allow_task_code or not own
+    try:
+        with replaced(), guarded(settings.include_path, allowed):
+            leaves = list(manager.load([spec.task])["tasks"].values())
+    except PreflightError as error:
+        return [], [("task", f"task {spec.task!r}: {error}")]
+    except Exception as error:  # whatever a task's own Python, or lm-eval with its file, may raise
+        where = raised_at(error, own)
+        return [], [("task", f"lm-eval cannot load task {spec.task!r}{where}: {cause(error)}")]
+    found: list[tuple[str, str]] = []
+    for leaf in leaves:
+        found += _unusable(leaf, settings.allow_code_eval)
+        found += split_faults(leaf, spec.split)
+        generates = leaf.get_config("output_type") == "generate_until"
+        if spec.gen_kwargs and generates:
+            leaf.set_config(key="generation_kwargs", value=dict(spec.gen_kwargs), update=True)
+        default = leaf.get_config("num_fewshot")
+        if spec.num_fewshot is None:
+            if default is None:
+                leaf.set_config(key="num_fewshot", value=0)
+        elif default == 0 and spec.num_fewshot != 0:
+            found.append(
+                (
+                    "num_fewshot",
+                    f"task {leaf.task_name!r} fixes num_fewshot at 0 and lm-eval ignores other "
+                    f"values; remove num_fewshot: {spec.num_fewshot}",
+                )
+            )
+        else:
+            leaf.set_config(key="num_fewshot", value=spec.num_fewshot)
+        options = leaf.get_config("generation_kwargs") or {}
+        if generates and (options.get("do_sample") or options.get("temperature")):
+            found.append(
+                (
+                    "gen_kwargs",
+                    f"task {leaf.task_name!r} samples its answers, so one model gets different "
+                    "scores; set gen_kwargs do_sample: false and temperature: 0",
+                )
+            )
+        leaf.set_fewshot_seed(FEWSHOT_SEED)
+        found += _too_few_examples(leaf)
+    if not leaves:
+        found.append(("task", f"{spec.task!r} holds no tasks"))
+    if spec.gen_kwargs and not any(
+        leaf.get_config("output_type") == "generate_until" for leaf in leaves
+    ):
+        found.append(("gen_kwargs", f"task {spec.task!r} generates nothing; remove gen_kwargs"))
+    return leaves, found
+
+
+def _unusable(leaf: Task, allow_code_eval: bool) -> Iterator[tuple[str, str]]:
+    if getattr(leaf, "UNSAFE_CODE", False):
+        runs = f"task {leaf.task_name!r} runs code that the model wrote"
+        if not runs_code_caged(leaf):
+            yield (
+                "task",
+                f"{runs}, otherwise than by lm-eval's code_eval; automerge does not run it",
+            )
+        elif not allow_code_eval:
+            yield (
+                "task",
+                f"{runs}; with allow_code_eval it runs locked in, without network or files",
+            )
+        elif fault := caging_fault():
+            yield "task", fault
+    if getattr(leaf, "MULTIMODAL", False):
+        yield "task", f"task {leaf.task_name!r} needs images or sound; automerge scores text only"
+
+
+def _too_few_examples(leaf: Task) -> Iterator[tuple[str, str]]:
+    """Whether there are fewer documents to draw examples from than are shown."""
+    shots = leaf.get_config("num_fewshot") or 0
+    if not shots or not hasattr(leaf, "sampler"):
+        return
+    donors = len(leaf.sampler.fewshot_docs())
+    # lm-eval draws one more where the document itself may be among them.
+    own = leaf.fewshot_cfg.split == leaf.get_config("test_split")
+    if donors < shots + own:
+        yield (
+            "num_fewshot",
+            f"task {leaf.task_name!r} shows {shots} examples, and there are {donors} documents to "
+            f"draw them from; lower num_fewshot to at most {max(0, donors - own)}",
+        )
+
+
+def _how_asked(spec: TaskSpec) -> str:
+    asked = [spec.num_fewshot, dict(spec.gen_kwargs), dict(spec.split)]
+    return json.dumps(asked, sort_keys=True, default=str)
+
+
+def _conflict(leaf: str, first: TaskSpec, second: TaskSpec) -> tuple[str, str]:
+    fields = ("num_fewshot", "gen_kwargs", "split")
+    where = next(name for name in fields if getattr(first, name) != getattr(second, name))
+    return where, (
+        f"task {leaf!r} is asked with two settings, {where} {getattr(first, where)!r} and "
+        f"{getattr(second, where)!r}; a task has one setting in a study"
+    )
+
+
+def _name(spec: TaskSpec, specs: Sequence[TaskSpec]) -> str:
+    if spec.name is not None:
+        return spec.name
+    alone = sum(other.task == spec.task for other in specs) == 1
+    return spec.task if alone or spec.metric is None else f"{spec.task}/{spec.metric}"
+
+
+def _named(value: object) -> str:
+    """A value in words that hold no address of memory, which differs between processes."""
+    name = getattr(value, "__qualname__", None)
+    return str(name) if name is not None else re.sub(r" at 0x[0-9a-f]+", "", str(value))
+
+
+def _digest(task: Task, documents: Sequence[object]) -> str:
+    config = {key: value for key, value in task.dump_config().items() if key != "metadata"}
+    config.pop("dataset_kwargs", None)  # paths; the documents themselves are hashed
+    text = json.dumps(config, sort_keys=True, default=_named)
+    content = "".join(document_hash(document) for document in documents)
+    return hashlib.sha256(f"{text}\0{content}".encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Log-likelihoods of token sequences from a live model."""

@@ -1,0 +1,348 @@
+"""Log-likelihoods from a live model: few tokens, and the output head only where it is read."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+
+from automerge.evaluation.loglikelihood.packing import (
+    UNLIMITED,
+    Group,
+    Layout,
+    Limits,
+    Request,
+    Row,
+    batches,
+)
+
+MIN_TOKENS = 2**10
+"""Tokens a batch may always hold: with fewer, calling a model costs more than running it."""
+
+MAX_LOGITS = 2**26
+"""Most logits held at once (a quarter of a gigabyte in float32)."""
+
+CACHED_LOGITS = 2**20
+"""As many as a CPU's cache holds."""
+
+NEAR = 1e-4
+"""More than log-softmax rounds off in float32."""
+
+MAX_MASK = 2**26
+"""Most entries of a mask held at once."""
+
+PROBES, PROBE_TOKENS = 4, 48
+"""How many requests a way of running the model is tried on, and how much of each."""
+
+PAIRS_PER_UNIT = 3
+"""Pairs of tokens, per unit of the hidden size, that attend in the time a token takes elsewhere.
+
+A token takes about 24 h² operations a layer and a pair 4 h; attention runs at half the speed.
+"""
+
+UNSUPPORTED = (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError)
+"""What models raise on a mask, positions or a cache they were not written for."""
+
+
+class LogLikelihood(NamedTuple):
+    """lm-eval's answer: summed log-probability, and whether greedy decoding gives the targets."""
+
+    logprob: float
+    greedy: bool
+
+
+MISSING = LogLikelihood(float("nan"), False)
+
+Sets: TypeAlias = Sequence[Sequence[int]]
+"""Requests, by number, that may share a prefix: those of one task."""
+
+
+@dataclass(frozen=True)
+class Path:
+    """How a model is run.
+
+    `head` is the output embedding when hidden states may be gathered in front of it.
+    `layout.trees` says that the model honours four-dimensional masks and position ids,
+    `layout.prefixes` that it also goes on from another call's keys and values.
+    """
+
+    head: nn.Module | None = None
+    layout: Layout = field(default_factory=Layout)
+
+
+Prefix: TypeAlias = Sequence[tuple[Tensor, Tensor]]
+"""Keys and values of each layer, [1, heads, tokens, width]; none where rows hold all tokens."""
+
+
+@torch.no_grad()
+def log_likelihoods(
+    model: PreTrainedModel,
+    path: Path,
+    requests: Sequence[Request],
+    batch_size: int,
+    sets: Sets | None = None,
+) -> tuple[list[LogLikelihood], int]:
+    """Score every request, in their order; also the number of tokens run.
+
+    A batch holds no more tokens than `batch_size` requests as long as the longest (see
+    `batch_tokens`). Without `sets` the requests are of one task.
+    """
+    answers = [MISSING] * len(requests)
+    if not requests:
+        return answers, 0
+    limits = Limits(
+        tokens=batch_tokens(requests, batch_size),
+        picked=max(1, MAX_LOGITS // model.config.get_text_config().vocab_size),
+        masked=MAX_MASK,
+    )
+    groups = path.layout.groups(requests, [range(len(requests))] if sets is None else sets)
+    for group in groups:
+        prefix = _keys_and_values(model, path, group.prefix) if group.prefix else ()
+        for branching, rows in _kinds(group, limits.tokens):
+            for batch in batches(rows, len(group.prefix), limits):
+                for number, answer in _score(model, path, requests, batch, branching, prefix):
+                    answers[number] = answer
+    return answers, sum(map(_tokens, groups))
+
+
+def batch_tokens(requests: Sequence[Request], batch_size: int) -> int:
+    """Most tokens of a batch: as many as `batch_size` of the longest request, or few."""
+    return max(MIN_TOKENS, batch_size * max(len(request.inputs) for request in requests))
+
+
+def _kinds(group: Group, batch_tokens: int) -> list[tuple[bool, list[Row]]]:
+    """Rows that need no mask, and rows that do with those too few to be worth a batch."""
+    if group.prefix:
+        return [(True, list(group.rows))]
+    trees = [row for row in group.rows if row.branches]
+    chains = [row for row in group.rows if not row.branches]
+    if trees and sum(len(row.tokens) for row in chains) < batch_tokens:
+        return [(True, list(group.rows))]
+    return [(False, chains), (True, trees)]
+
+
+def find_path(model: PreTrainedModel, requests: Sequence[Request]) -> Path:
+    """The cheapest path that gives what the model's plain forward gives, on probes of the requests.
+
+    Trees must also keep their branches apart: changing some leaves the answers of the others as
+    they were.
+    """
+    probes = _probes(requests, max_position(model))
+    if not probes:
+        return Path()
+    plain, _ = log_likelihoods(model, Path(), probes, len(probes))
+    path = Path()
+    head = model.get_output_embeddings()
+    if isinstance(head, nn.Module) and _agrees(model, Path(head), probes, plain):
+        path = Path(head)
+    trees = Layout(
+        trees=True,
+        max_position=max_position(model),
+        pairs_per_token=PAIRS_PER_UNIT * model.config.get_text_config().hidden_size,
+    )
+    if _works(model, Path(path.head, replace(trees, pairs_per_token=UNLIMITED)), probes, plain):
+        path = replace(path, layout=trees)
+        prefixes = replace(trees, prefixes=True)
+        alone = replace(prefixes, pairs_per_token=0, min_prefix=1, min_sharers=2)
+        if _works(model, Path(path.head, alone), probes, plain):
+            path = replace(path, layout=prefixes)
+    return path
+
+
+def _probes(requests: Sequence[Request], longest: int) -> list[Request]:
+    """Requests made of others' tokens, all with one head, two tails of each, scored throughout."""
+    longest = min(longest, PROBE_TOKENS)
+    inputs = [request.inputs[:longest] for request in requests if len(request.inputs) > 3][:PROBES]
+    half = min(map(len, inputs), default=0) // 2
+    tails = [tail for tokens in inputs for tail in (tokens[half:], tokens[: half - 1 : -1])]
+    return [Request(inputs[0][:half] + tail, tail) for tail in tails]
+
+
+def _works(
+    model: PreTrainedModel, path: Path, probes: Sequence[Request], plain: Sequence[LogLikelihood]
+) -> bool:
+    groups = path.layout.groups(probes, [range(len(probes))])
+    tried = len(groups) > 1 or any(row.branches for row in groups[0].rows)
+    return tried and _agrees(model, path, probes, plain) and _separates(model, path, probes)
+
+
+def _agrees(
+    model: PreTrainedModel,
+    path: Path,
+    requests: Sequence[Request],
+    plain: Sequence[LogLikelihood],
+) -> bool:
+    try:
+        answers, _ = log_likelihoods(model, path, requests, len(requests))
+    except UNSUPPORTED:
+        return False
+    tolerance = 1e-4 if model.dtype == torch.float32 else 0.25
+    return all(
+        abs(answer.logprob - expected.logprob) <= tolerance * max(1.0, abs(expected.logprob) / 10)
+        for answer, expected in zip(answers, plain, strict=True)
+    )
+
+
+def _separates(model: PreTrainedModel, path: Path, probes: Sequence[Request]) -> bool:
+    """Whether every second request ignores what stands in the branches of the others."""
+    disturbed = [
+        Request((*probe.inputs[:-1], probe.inputs[0]), probe.targets) if number % 2 else probe
+        for number, probe in enumerate(probes)
+    ]
+    before, _ = log_likelihoods(model, path, probes, len(probes))
+    after, _ = log_likelihoods(model, path, disturbed, len(probes))
+    tolerance = 1e-5 if model.dtype == torch.float32 else 0.05
+    return all(
+        abs(a.logprob - b.logprob) <= tolerance * len(probe.targets)
+        for probe, a, b in zip(probes[::2], before[::2], after[::2], strict=True)
+    )
+
+
+def max_position(model: PreTrainedModel) -> int:
+    """The positions up to which every layer sees all tokens before it."""
+    config = model.config.get_text_config()
+    if getattr(config, "use_sliding_window", True) is False:
+        return UNLIMITED
+    spans = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    return min((span for span in spans if isinstance(span, int) and span > 0), default=UNLIMITED)
+
+
+def _score(
+    model: PreTrainedModel,
+    path: Path,
+    requests: Sequence[Request],
+    batch: Sequence[Row],
+    branching: bool,
+    prefix: Prefix,
+) -> Iterator[tuple[int, LogLikelihood]]:
+    """Run one batch; every output position is read once, however many requests want it."""
+    place: dict[tuple[int, int], int] = {}
+    places: list[int] = []
+    targets: list[int] = []
+    spans: list[tuple[int, int, int]] = []
+    for index, row in enumerate(batch):
+        for pick in row.picks:
+            start = len(places)
+            places += [place.setdefault((index, c), len(place)) for c in pick.columns]
+            targets += requests[pick.request].targets
+            spans.append((pick.request, start, len(places)))
+    device = model.device
+    at_rows, at_columns = torch.tensor(list(place), device=device).T
+    logits = _logits(model, path, batch, branching, prefix, at_rows, at_columns)
+    values, greedy = _read(logits, places, targets)
+    for number, start, stop in spans:
+        yield number, LogLikelihood(sum(values[start:stop]), all(greedy[start:stop]))
+
+
+def _read(
+    logits: Tensor, places: Sequence[int], targets: Sequence[int]
+) -> tuple[list[float], list[bool]]:
+    """Log-probabilities of targets at places, and whether each is the first of the largest, rounded
+    as lm-eval rounds them.
+
+    Logits are used up.
+    """
+    device = logits.device
+    read, wanted = torch.tensor(places, device=device), torch.tensor(targets, device=device)
+    values = torch.empty(len(places), device=device)
+    greedy = torch.empty(len(places), dtype=torch.bool, device=device)
+    step = max(1, (CACHED_LOGITS if device.type == "cpu" else MAX_LOGITS) // logits.shape[-1])
+    for start in range(0, len(logits), step):
+        chunk = logits[start : start + step].float()
+        inside = ((read >= start) & (read < start + step)).nonzero().squeeze(1)
+        at, targets_here = read[inside] - start, wanted[inside]
+        largest = chunk.amax(dim=-1)
+        found = chunk[at, targets_here] - largest[at]
+        best = found >= -NEAR
+        # Slow, and decides only where a target is nearly the largest. lm-eval takes the first of
+        # the largest log-probabilities: rounded, they may be equal where the logits are not.
+        rows = chunk[at[best]].log_softmax(dim=-1)
+        best[best.clone()] = rows.argmax(dim=-1) == targets_here[best]
+        # log-softmax in place: nobody reads the logits again, and writing them all takes longer.
+        totals = chunk.sub_(largest.unsqueeze(1)).exp_().sum(dim=-1).log_()
+        values[inside], greedy[inside] = found - totals[at], best
+    return values.tolist(), greedy.tolist()
+
+
+def _logits(
+    model: PreTrainedModel,
+    path: Path,
+    rows: Sequence[Row],
+    branching: bool,
+    prefix: Prefix,
+    at_rows: Tensor,
+    at_columns: Tensor,
+) -> Tensor:
+    """Logits at (row, column) pairs: [pairs, vocabulary]."""
+    width = max(len(row.tokens) for row in rows)
+    inputs: dict[str, Any] = {
+        "input_ids": _padded([row.tokens for row in rows], width, model.device)
+    }
+    if branching:
+        ends = _padded([row.ends for row in rows], width, model.device)
+        before = prefix[0][0].shape[-2] if prefix else 0
+        inputs["position_ids"] = _padded([row.positions for row in rows], width, model.device)
+        inputs["attention_mask"] = tree_mask(ends, before, model.dtype)
+    if prefix:
+        inputs["past_key_values"] = DynamicCache(
+            [(k.expand(len(rows), -1, -1, -1), v.expand(len(rows), -1, -1, -1)) for k, v in prefix]
+        )
+    if path.head is None:
+        logits: Tensor = model(**inputs, use_cache=False).logits
+        return logits[at_rows, at_columns]
+    with _in_front_of(path.head, at_rows, at_columns):
+        return model(**inputs, use_cache=False).logits[0]  # type: ignore[no-any-return]
+
+
+def _keys_and_values(model: PreTrainedModel, path: Path, tokens: Sequence[int]) -> Prefix:
+    """Run tokens that many rows share."""
+    cache = DynamicCache()
+    inputs = torch.tensor([tokens], device=model.device)
+    nowhere = torch.zeros(1, dtype=torch.long, device=model.device)
+    with contextlib.ExitStack() as stack:
+        if path.head is not None:
+            stack.enter_context(_in_front_of(path.head, nowhere, nowhere))
+        model(input_ids=inputs, past_key_values=cache, use_cache=True)
+    return [(keys, values) for keys, values, *_ in cache]
+
+
+def tree_mask(ends: Tensor, before: int, dtype: torch.dtype) -> Tensor:
+    """Additive mask [rows, 1, width, before + width]: who sees the token at a column.
+
+    Tokens before the row are seen by all, those in it from their own column up to its `ends`.
+    """
+    width = ends.shape[1]
+    columns = torch.arange(width, device=ends.device)
+    seen = (columns[None, None, :] <= columns[None, :, None]) & (
+        columns[None, :, None] < ends[:, None, :]
+    )
+    mask = torch.zeros(len(ends), 1, width, before + width, dtype=dtype, device=ends.device)
+    mask[..., before:].masked_fill_(~seen.unsqueeze(1), torch.finfo(dtype).min)
+    return mask
+
+
+def _padded(sequences: Sequence[Sequence[int]], width: int, device: torch.device) -> Tensor:
+    return torch.tensor([(*s, *[0] * (width - len(s))) for s in sequences], device=device)
+
+
+def _tokens(group: Group) -> int:
+    return len(group.prefix) + sum(len(row.tokens) for row in group.rows)
+
+
+@contextlib.contextmanager
+def _in_front_of(head: nn.Module, at_rows: Tensor, at_columns: Tensor) -> Iterator[None]:
+    """Hand the head the hidden states at some positions only, as a batch of one row."""
+
+    def gather(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0][at_rows, at_columns].unsqueeze(0), *args[1:])
+
+    handle = head.register_forward_pre_hook(gather)
+    try:
+        yield
+    finally:
+        handle.remove()

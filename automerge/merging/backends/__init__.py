@@ -1,0 +1,1 @@
+"""Where a method's kernel runs: compiled loops, CUDA."""

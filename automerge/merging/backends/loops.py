@@ -1,0 +1,324 @@
+"""The C++ and CUDA around a kernel's scalar code: how elements are read, hashed and stored."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+
+from automerge.merging.ranks import Ranks
+from automerge.methods import Coefficients, Method
+from automerge.methods.shared.uniform import FIRST, SECOND, Keys
+
+STORED: Mapping[torch.dtype, str] = MappingProxyType(
+    {torch.bfloat16: "bfloat16", torch.float32: "float"}
+)
+"""What compiled kernels read and write directly."""
+
+HOST = """
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#define INLINE static inline
+// Two neighbours of 16 bits, the first of them the lower.
+typedef uint32_t __attribute__((may_alias, aligned(2))) pair;
+
+INLINE uint32_t bits_of(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  return bits;
+}
+INLINE float float_of(uint32_t bits) {
+  float x;
+  memcpy(&x, &bits, 4);
+  return x;
+}
+"""
+
+DEVICE = """
+typedef unsigned short uint16_t;
+typedef int int32_t;
+typedef unsigned int uint32_t;
+typedef long long int64_t;
+#define INLINE static __device__ __forceinline__
+// Aligned as such on a GPU: see `device`.
+typedef uint32_t pair;
+
+namespace std {
+INLINE float fabs(float x) { return ::fabsf(x); }
+INLINE float copysign(float x, float sign) { return ::copysignf(x, sign); }
+}
+INLINE uint32_t bits_of(float x) { return __float_as_uint(x); }
+INLINE float float_of(uint32_t bits) { return __uint_as_float(bits); }
+"""
+
+COMMON = (
+    f"""
+static const uint32_t FIRST = {FIRST & 0xFFFFFFFF}u, SECOND = {SECOND & 0xFFFFFFFF}u;
+"""
+    """
+struct bfloat16 { uint16_t bits; };
+
+INLINE float load(float x) { return x; }
+INLINE float load(bfloat16 x) { return float_of(uint32_t(x.bits) << 16); }
+// To the nearest bfloat16, in the upper half. Of NaN the bits are lost: the result is refused.
+INLINE uint32_t rounded(float x) {
+  const uint32_t bits = bits_of(x);
+  return bits + 0x7FFF + (bits >> 16 & 1);
+}
+INLINE void store(float *at, float x) { *at = x; }
+INLINE void store(bfloat16 *at, float x) { at->bits = uint16_t(rounded(x) >> 16); }
+INLINE pair both(float lower, float upper) {
+  return rounded(lower) >> 16 | (rounded(upper) & 0xFFFF0000);
+}
+// The least magnitude, as bits, that is stored as infinity or NaN.
+INLINE uint32_t limit(const float *) { return 0x7F800000; }
+INLINE uint32_t limit(const bfloat16 *) { return 0x7F7F8000; }
+INLINE uint32_t hash(uint32_t couple, uint32_t outer, uint32_t inner) {
+  uint32_t x = couple ^ outer;
+  x ^= x >> 16;
+  x *= FIRST;
+  x ^= inner;
+  x ^= x >> 15;
+  x *= SECOND;
+  return x ^ x >> 15;
+}
+// Of an element of even number, and of the next.
+INLINE float even(uint32_t hash) { return float(int32_t(hash >> 8)) * 0x1p-24f; }
+INLINE float odd(uint32_t hash) { return even(hash << 16 | hash >> 16); }
+"""
+)
+PRELUDE = HOST + COMMON
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a translated kernel is special to; sizes and numbers are its arguments."""
+
+    anchored: bool
+    seeded: bool
+    ranked: bool
+    widths: tuple[int, ...]
+    n_shared: int
+    switches: tuple[bool, ...]
+    inputs: tuple[torch.dtype, ...]
+    output: torch.dtype
+
+    @classmethod
+    def of(
+        cls,
+        method: Method,
+        scalars: Coefficients,
+        inputs: Iterable[torch.dtype],
+        output: torch.dtype,
+    ) -> Shape:
+        """The shape of one merge."""
+        return cls(
+            method.anchored,
+            method.seeded,
+            "ranks" in method.statistics,
+            tuple(map(len, scalars.each)),
+            len(scalars.shared),
+            scalars.switches,
+            tuple(inputs),
+            output,
+        )
+
+
+def constants(
+    scalars: Coefficients, ranks: Sequence[Ranks], keys: Iterable[Keys]
+) -> tuple[list[float], list[int]]:
+    """The numbers and the keys of one merge, as its function takes them."""
+    numbers = [*(number for each in scalars.each for number in each), *scalars.shared]
+    numbers += [each.step for each in ranks[:1]]
+    return list(map(float, numbers)), [key & 0xFFFFFFFF for pair in keys for key in pair]
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Where a thread begins, and how far it goes at once."""
+
+    start: str
+    step: str
+
+
+ALONE = Walk("0", "1")
+GRID = Walk("at", "stride")
+
+
+def function(shape: Shape, n_numbers: int, kernel: list[str], result: str) -> str:
+    """C++ of a function `merge` around a kernel of one element.
+
+    int32_t merge(inputs, ranks, output, numbers, keys, first, count): `numbers` are the kernel's,
+    and where there are ranks their step; `keys` are two a source; `first` is the number of the
+    first element within the tensor. Returns whether an element of the result is not finite.
+    """
+    return "\n".join(
+        [
+            PRELUDE,
+            'extern "C" int32_t merge(const void *const *inputs, const uint16_t *const *ranks,',
+            "    void *output, const double *numbers, const uint32_t *keys, uint32_t first,",
+            "    int64_t count) {",
+            *pointers(shape, n_numbers),
+            "  uint32_t peak = 0;",
+            *loop(shape, kernel, result, ALONE),
+            "  return peak >= limit(out);",
+            "}",
+            "",
+        ]
+    )
+
+
+def device_function(shape: Shape, n_numbers: int, kernel: list[str], result: str) -> str:
+    """CUDA of the same, as a kernel `merge` of any number of threads.
+
+    merge(inputs…, ranks…, output, numbers…, keys…, first, count, refused): all by value and in the
+    order of `function`; `refused` is set to 1 where an element of the result is not finite, else
+    left alone. Tensors of 16 bits lie at multiples of four bytes.
+    """
+    sources = range(len(shape.widths))
+    parameters = [
+        *(f"const {STORED[dtype]} *__restrict in{i}" for i, dtype in enumerate(shape.inputs)),
+        *(f"const uint16_t *__restrict rank{i}" for i in sources if shape.ranked),
+        f"{STORED[shape.output]} *__restrict out",
+        *(f"double c{i}" for i in range(n_numbers)),
+        *(["double step"] if shape.ranked else []),
+        *(f"uint32_t key{i}, uint32_t key{i}_" for i in sources if shape.seeded),
+        "uint32_t first, int64_t count, int32_t *refused",
+    ]
+    return "\n".join(
+        [
+            DEVICE + COMMON,
+            f'extern "C" __global__ void merge({", ".join(parameters)}) {{',
+            "  const int64_t at = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;",
+            "  const int64_t stride = int64_t(gridDim.x) * blockDim.x;",
+            *(["  const float rank_step = float(step);"] if shape.ranked else []),
+            "  uint32_t peak = 0;",
+            *loop(shape, kernel, result, GRID),
+            "  if (peak >= limit(out)) *refused = 1;",
+            "}",
+            "",
+        ]
+    )
+
+
+def loop(shape: Shape, kernel: list[str], result: str, walk: Walk) -> list[str]:
+    """All elements that one thread merges; `peak` becomes the largest magnitude's bits."""
+    body = [
+        *kernel,
+        f"const float merged = {result};",
+        "const uint32_t magnitude = bits_of(merged) & 0x7FFFFFFF;",
+        "peak = peak > magnitude ? peak : magnitude;",
+    ]
+    short = {*shape.inputs, shape.output} == {torch.bfloat16} and sys.byteorder == "little"
+    return in_couples(shape, body, walk) if short else one_by_one(shape, body, walk)
+
+
+def pointers(shape: Shape, n_numbers: int) -> list[str]:
+    """Code that names what `merge` is given."""
+    sources = range(len(shape.widths))
+    return [
+        *(
+            f"  const {STORED[dtype]} *__restrict in{i} = (const {STORED[dtype]} *)inputs[{i}];"
+            for i, dtype in enumerate(shape.inputs)
+        ),
+        *(f"  const uint16_t *__restrict rank{i} = ranks[{i}];" for i in sources if shape.ranked),
+        f"  {STORED[shape.output]} *__restrict out = ({STORED[shape.output]} *)output;",
+        *(f"  const double c{i} = numbers[{i}];" for i in range(n_numbers)),
+        *([f"  const float rank_step = float(numbers[{n_numbers}]);"] if shape.ranked else []),
+        *(
+            f"  const uint32_t key{i} = keys[{2 * i}], key{i}_ = keys[{2 * i + 1}];"
+            for i in sources
+            if shape.seeded
+        ),
+    ]
+
+
+def one_by_one(shape: Shape, kernel: list[str], walk: Walk) -> list[str]:
+    """The loop over elements."""
+    return [
+        f"  for (int64_t i = {walk.start}; i < count; i += {walk.step}) {{",
+        *single(shape, kernel),
+        "  }",
+    ]
+
+
+def single(shape: Shape, kernel: list[str]) -> list[str]:
+    """One element, of number `i`."""
+    sources = range(len(shape.widths))
+    couple = "(first + uint32_t(i)) >> 1, key{0}, key{0}_"
+    return [
+        *(f"    const float t{i} = load(in{i}[i]);" for i in range(len(shape.inputs))),
+        *(
+            f"    const uint32_t hash{i} = hash({couple.format(i)}); const float u{i} = "
+            f"(first + uint32_t(i)) & 1 ? odd(hash{i}) : even(hash{i});"
+            for i in sources
+            if shape.seeded
+        ),
+        *(
+            f"    const float r{i} = float(rank{i}[i]) * rank_step;"
+            for i in sources
+            if shape.ranked
+        ),
+        *(f"    {line}" for line in kernel),
+        "    store(out + i, merged);",
+    ]
+
+
+def in_couples(shape: Shape, kernel: list[str], walk: Walk) -> list[str]:
+    """The loop over two elements of 16 bits at once, and one over what is left.
+
+    Both are read, and hashed, as one number.
+    """
+    sources = range(len(shape.widths))
+
+    def half(name: str, bits: str, place: str, uniform: str) -> list[str]:
+        return [
+            f"    float {name};",
+            "    {",
+            *(
+                f"      const float t{i} = float_of({bits.format(f'inputs{i}')});"
+                for i in range(len(shape.inputs))
+            ),
+            *(f"      const float u{i} = {uniform}(hash{i});" for i in sources if shape.seeded),
+            *(
+                f"      const float r{i} = float(int32_t({place.format(f'ranks{i}')})) * rank_step;"
+                for i in sources
+                if shape.ranked
+            ),
+            *(f"      {line}" for line in kernel),
+            f"      {name} = merged;",
+            "    }",
+        ]
+
+    return [
+        f"  uint32_t couple = (first >> 1) + uint32_t({walk.start});",
+        f"  for (int64_t j = {walk.start}; j < count / 2; j += {walk.step}, "
+        f"couple += uint32_t({walk.step})) {{",
+        *(
+            f"    const uint32_t inputs{i} = ((const pair *)in{i})[j];"
+            for i in range(len(shape.inputs))
+        ),
+        *(
+            f"    const uint32_t hash{i} = hash(couple, key{i}, key{i}_);"
+            for i in sources
+            if shape.seeded
+        ),
+        *(
+            f"    const uint32_t ranks{i} = ((const pair *)rank{i})[j];"
+            for i in sources
+            if shape.ranked
+        ),
+        *half("lower", "{} << 16", "{} & 0xFFFF", "even"),
+        *half("upper", "{} & 0xFFFF0000", "{} >> 16", "odd"),
+        "    ((pair *)out)[j] = both(lower, upper);",
+        "  }",
+        f"  if (count % 2 && {walk.start} == 0) {{",
+        "    const int64_t i = count - 1;",
+        *single(shape, kernel),
+        "  }",
+    ]

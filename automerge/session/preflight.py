@@ -1,0 +1,190 @@
+"""Everything that can be refused before a weight is read: models, tasks, the split.
+
+Runs in the driver. Returns values that the store keeps, so that resuming a study needs none of it
+until something has to be measured again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from automerge.checkpoints import (
+    Checkpoint,
+    ModelFolder,
+    align,
+    alike_but_for_vocabulary,
+    check_models,
+    layout,
+    notes,
+    open_checkpoint,
+    places,
+    resolve,
+    scan,
+)
+from automerge.checkpoints.architecture import at, language_class, read_config
+from automerge.checkpoints.stacked import stacked_config
+from automerge.errors import Fault, Location, PreflightError
+from automerge.evaluation.lm_eval.tasks import (
+    TaskSet,
+    TaskSettings,
+    TaskSpec,
+    TasksRefused,
+    load_tasks,
+)
+from automerge.evaluation.split import Split, SplitPlan, split_documents
+from automerge.recipe import BASE_VOCABULARY, Place, Recipe, Vocabulary
+
+Locate = Callable[[Sequence[str | int]], Location | None]
+
+View = Callable[[Checkpoint], Checkpoint]
+
+
+def whole(checkpoint: Checkpoint) -> Checkpoint:
+    """All of a model."""
+    return checkpoint
+
+
+@dataclass(frozen=True)
+class Models:
+    """The base, under its name, and its sources, opened but not read."""
+
+    base: str
+    folders: Mapping[str, ModelFolder]
+    checkpoints: Mapping[str, Checkpoint]
+    warnings: tuple[str, ...]
+
+    @property
+    def places(self) -> Mapping[str, Place]:
+        """Where every tensor sits."""
+        return places(self.checkpoints[self.base].tensors)
+
+    @property
+    def n_layers(self) -> int:
+        layers = [p.layer for p in self.places.values() if p.layer is not None]
+        return max(layers) + 1 if layers else 1
+
+    @property
+    def dtype(self) -> str:
+        """What most of the base's floating-point tensors are stored in, as torch calls it."""
+        sizes: dict[str, int] = {}
+        for info in self.checkpoints[self.base].tensors.values():
+            sizes[info.dtype] = sizes.get(info.dtype, 0) + info.n_bytes
+        return max(sizes, key=lambda dtype: sizes[dtype])
+
+
+def open_models(
+    references: Mapping[str, str],
+    base: str,
+    locate: Locate,
+    vocabulary: Vocabulary = BASE_VOCABULARY,
+    view: View = whole,
+) -> Models:
+    """Find, open and compare models by name; raises PreflightError with every fault found.
+
+    `base` is the name of the model that the others are compared with, and that adapters belong to.
+    All come in the vocabulary that was chosen. `view` is what is compared: `whole` models, or
+    those `without_layers` for a recipe that says itself which layers come together.
+    """
+    faults: list[Fault] = []
+    folders: dict[str, ModelFolder] = {}
+    checkpoints: dict[str, Checkpoint] = {}
+    for name in (base, *(name for name in references if name != base)):
+        try:
+            folders[name] = resolve(references[name])
+            checkpoints[name] = open_checkpoint(folders[name].path, checkpoints.get(base))
+        except PreflightError as error:
+            location = locate(("base",) if name == base else ("models", name))
+            faults += [replace(fault, location=location) for fault in error.faults]
+    if base not in checkpoints:
+        raise PreflightError(faults)
+    aligned = compare_aligned(checkpoints, base, vocabulary, view)
+    faults += aligned.faults
+    if faults:
+        raise PreflightError(faults)
+    return Models(base, folders, aligned.checkpoints, aligned.warnings)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Models in one vocabulary where that can be had, and what keeps them from being merged."""
+
+    checkpoints: Mapping[str, Checkpoint]
+    faults: tuple[Fault, ...]
+    warnings: tuple[str, ...]
+
+
+def compare_aligned(
+    checkpoints: Mapping[str, Checkpoint], base: str, vocabulary: Vocabulary, view: View = whole
+) -> Compared:
+    """Bring models to one vocabulary, and compare the rest of them with the base."""
+    sources = {name: c for name, c in checkpoints.items() if name != base}
+    said = tuple(f"{name}: {note}" for name, c in checkpoints.items() for note in notes(c))
+    reference = checkpoints[base]
+    try:
+        unsafe = any(scan(checkpoint.assets) for checkpoint in checkpoints.values())
+        alike = not unsafe and all(
+            alike_but_for_vocabulary(view(reference), view(source)) for source in sources.values()
+        )
+    except PreflightError:
+        alike = False
+    if not alike:
+        found = check_models((base, view(reference)), {n: view(c) for n, c in sources.items()})
+        return Compared(checkpoints, found.faults, said + found.warnings)
+    try:
+        aligned = align(checkpoints, base, vocabulary)
+    except PreflightError as error:
+        return Compared(checkpoints, error.faults, said)
+    models = {name: view(checkpoint) for name, checkpoint in aligned.checkpoints.items()}
+    found = check_models((base, models.pop(base)), models)
+    return Compared(aligned.checkpoints, found.faults, said + aligned.warnings + found.warnings)
+
+
+def check_scores(models: Models) -> None:
+    """Refuse a base that a search cannot score; raises PreflightError.
+
+    That is one that is no causal language model, such as an encoder, or one with a decoder.
+    """
+    base = models.checkpoints[models.base]
+    try:
+        language_class(read_config(base.config))
+    except PreflightError as error:
+        raise at(base.assets / "config.json", error) from error
+
+
+def slice_faults(recipes: Sequence[Recipe], models: Models, locate: Locate) -> list[Fault]:
+    """List the slices that models of a study have not."""
+    faults: list[Fault] = []
+    for i, recipe in enumerate(recipes):
+        if not recipe.slices:
+            continue
+        try:
+            known = {name: models.checkpoints[name].tensors for name in recipe.models}
+            tensors = {
+                target.place.tensor: known[target.reference.model][target.reference.tensor]
+                for target in layout(recipe, known)
+            }
+            stacked_config(recipe, models.checkpoints, tensors)
+        except PreflightError as error:
+            faults += [Fault(fault.message, locate(("recipes", i))) for fault in error.faults]
+    return faults
+
+
+def open_tasks(specs: Sequence[TaskSpec], settings: TaskSettings, locate: Locate) -> TaskSet:
+    """Load the tasks; raises PreflightError that says where each refused one was written."""
+    try:
+        return load_tasks(specs, settings)
+    except TasksRefused as error:
+        faults = [
+            Fault(
+                fault.message,
+                locate(("tasks", fault.spec, fault.field)) or locate(("tasks", fault.spec)),
+            )
+            for fault in error.task_faults
+        ]
+        raise PreflightError(faults) from None
+
+
+def cut(task_set: TaskSet, plan: SplitPlan) -> Split:
+    """Assign every document to search, select or test."""
+    return split_documents(task_set.documents(), task_set.members, plan, task_set.parts)

@@ -1,0 +1,1 @@
+"""The truth on disk: run folder, store and what is read back from it."""

@@ -1,0 +1,293 @@
+"""What the rows of a store must be to each other, checked once, where the store is opened.
+
+Digests tell what was damaged; they do not stop a stranger, who can compute them too. After this
+check every reader may rely on types, limits and references.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from automerge.constraint import Constraint
+from automerge.errors import StateError
+from automerge.objective import MODEL_TASK
+from automerge.recipe import BASE, Recipe, slice_faults
+from automerge.store.file import refusal
+from automerge.store.schema import META, NAME, NOTES, PARAMS, RECIPE, TIMINGS, misfit
+from automerge.trial import PARTS, FailureKind, Origin
+
+LARGEST = 1e15
+"""Of an item's score or weight: beyond any log-likelihood of a document."""
+LATEST = 1e11
+"""Unix seconds, to the year 5138."""
+
+_PER_TRIAL = ("shortlist", "baselines", "front")
+
+
+def check_study(db: sqlite3.Connection, path: Path) -> None:
+    """Raise StateError, naming row and column, for what no study holds."""
+    _Check(db, path).run()
+
+
+class _Check:
+    def __init__(self, db: sqlite3.Connection, path: Path) -> None:
+        self._db = db
+        self._path = path
+        self._meta: dict[str, Any] = {}
+        self._table = ""
+        self._row: tuple[Any, ...] = ()
+        self._trials = 0
+        self._duplicates: set[int] = set()
+
+    def run(self) -> None:
+        self._facts()
+        self._check_trials()
+        self._check_references()
+        measured = self._check_measurements()
+        self._check_scores(measured)
+        failed = self._check_failures(measured)
+        self._check_events(
+            {trial for trial, part, _ in measured.values() if part == "search"}
+            | {trial for trial, part in failed if part == "search"}
+        )
+
+    def _rows(self, table: str, columns: str, order: str = "") -> Any:
+        self._table = table
+        for row in self._db.execute(f"SELECT {columns} FROM {table} {order}"):
+            self._row = row
+            yield row
+
+    def _refuse(self, column: str, problem: str) -> StateError:
+        return refusal(self._path, problem, self._table, self._row, column)
+
+    def _need(self, fits: bool, column: str, expected: str, got: object) -> None:
+        if not fits:
+            raise self._refuse(column, f"expected {expected}, got {str(got)[:60]!r}")
+
+    def _json(self, kind: TypeAdapter[Any], column: str, text: str) -> Any:
+        if problem := misfit(kind, text):
+            raise self._refuse(column, problem)
+        return json.loads(text)
+
+    def _facts(self) -> None:
+        for key, value in self._rows("meta", "key, value"):
+            self._need(key in META, "key", "a fact of a study", key)
+            self._meta[key] = self._json(META[key], "value", value)
+            self._check_fact(key, self._meta[key])
+
+    def _check_fact(self, key: str, value: Any) -> None:
+        if key == "objectives":
+            names = [objective["name"] for objective in value]
+            self._need(len(set(names)) == len(names), "value", "distinct names", names)
+            goals = any(objective.get("goal", True) for objective in value)
+            self._need(goals, "value", "an objective that is a goal", "none")
+        elif key == "config":
+            for text in value.get("constraints", ()):
+                try:
+                    Constraint.parse(text)
+                except ValueError as error:
+                    raise self._refuse("value", f"constraints: {error}") from error
+
+    def _check_references(self) -> None:
+        """Facts that name trials, tasks or objectives of the study."""
+        self._table = "meta"
+        known = range(self._trials)
+        for key in _PER_TRIAL:
+            self._row = (key,)
+            for number in self._meta.get(key) or ():
+                self._need(
+                    number in known and number not in self._duplicates, "value", "trials", number
+                )
+        self._row = ("believed",)
+        objectives = self._objectives
+        for number, values in self._meta.get("believed", {}).items():
+            self._need(int(number) in known, "value", "trials", number)
+            self._need(
+                set(values) == (objectives or set(values)),
+                "value",
+                "the objectives",
+                sorted(values),
+            )
+        self._row = ("config",)
+        for text in self._meta.get("config", {}).get("constraints", ()):
+            name = Constraint.parse(text).objective
+            self._need(name in objectives, "value", "a constraint on an objective", name)
+        clusters = self._meta.get("clusters", {})
+        for part, tasks in self._meta.get("items", {}).items():
+            self._row = ("items",)
+            for task, docs in tasks.items():
+                fits = len(set(docs)) == len(docs)
+                self._need(fits, "value", f"distinct items of {part}", task)
+                fits = task not in clusters or max(docs, default=-1) < len(clusters[task])
+                self._need(fits, "value", "items that have a cluster", task)
+        self._row = ("members",)
+        members, items = self._meta.get("members", {}), self._meta.get("items", {})
+        if items:
+            self._need(set(items) == set(PARTS), "value", "items of every part", sorted(items))
+            for tasks in members.values():
+                for task in tasks:
+                    for part in PARTS:
+                        self._need(task in items[part], "value", f"a task of {part}", task)
+
+    @property
+    def _objectives(self) -> set[str]:
+        return {objective["name"] for objective in self._meta.get("objectives", ())}
+
+    def _check_trials(self) -> None:
+        config = self._meta.get("config")
+        models = None if config is None else {BASE, *config["models"]}
+        ids: list[str] = []
+        columns = "number, origin, name, recipe_id, recipe, params, duplicate_of"
+        for number, origin, name, recipe_id, text, params, of in self._rows(
+            "trials", columns, "ORDER BY number"
+        ):
+            self._need(number == len(ids), "number", f"trial {len(ids)}", number)
+            self._need(origin in get_args(Origin), "origin", "an origin", origin)
+            if problem := misfit(NAME, json.dumps(name)):
+                raise self._refuse("name", problem)
+            recipe = self._recipe(text)
+            self._need(recipe.id == recipe_id, "recipe_id", recipe.id, recipe_id)
+            strange = None if models is None else set(recipe.models) - models
+            self._need(not strange, "recipe", "models of the study", strange)
+            if params is not None:
+                self._json(PARAMS, "params", params)
+            if of is not None:
+                fits = 0 <= of < number and of not in self._duplicates and ids[of] == recipe_id
+                self._need(fits, "duplicate_of", "an earlier trial with this recipe", of)
+                self._duplicates.add(number)
+            ids.append(recipe_id)
+        self._trials = len(ids)
+
+    def _recipe(self, text: str) -> Recipe:
+        plain = self._json(RECIPE, "recipe", text)
+        try:
+            recipe = Recipe.from_plain(plain)
+        except (ValueError, OverflowError) as error:
+            raise self._refuse("recipe", str(error)) from error
+        for _, problem in slice_faults(recipe):
+            raise self._refuse("recipe", problem)
+        return recipe
+
+    def _trial(self, number: int) -> None:
+        self._need(0 <= number < self._trials, "trial", "a trial of the study", number)
+
+    def _check_events(self, ended: set[int]) -> None:
+        asked = 0
+        told: set[int] = set()
+        for _, kind, trial, at in self._rows("events", "seq, kind, trial, at", "ORDER BY seq"):
+            self._need(kind in ("ask", "tell"), "kind", "ask or tell", kind)
+            self._need(0 <= at <= LATEST, "at", "Unix seconds", at)
+            if kind == "ask":
+                self._need(trial == asked, "trial", f"trial {asked}", trial)
+                asked += 1
+            else:
+                self._need(0 <= trial < asked and trial not in told, "trial", "one not told", trial)
+                fits = trial in ended or trial in self._duplicates
+                self._need(fits, "trial", "a trial with an outcome", trial)
+                told.add(trial)
+        if asked != self._trials:
+            raise refusal(self._path, f"{self._trials} trials, but {asked} were asked for")
+
+    def _check_measurements(self) -> dict[int, tuple[int, str, int]]:
+        found: dict[int, tuple[int, str, int]] = {}
+        blocks: dict[tuple[int, str], int] = {}
+        columns = "id, trial, part, block, timings, tokens, notes, at"
+        order = "ORDER BY trial, part, block"
+        for row in self._rows("measurements", columns, order):
+            measurement, trial, part, block, timings, tokens, notes, at = row
+            self._trial(trial)
+            self._need(trial not in self._duplicates, "trial", "no duplicate", trial)
+            self._need(part in PARTS, "part", "a part", part)
+            expected = blocks.get((trial, part), 0)
+            fits = block == expected and (part == "select" or block == 0)
+            self._need(fits, "block", f"block {expected}", block)
+            blocks[trial, part] = block + 1
+            self._json(TIMINGS, "timings", timings)
+            self._need(0 <= tokens < 2**53, "tokens", "a number of tokens", tokens)
+            self._json(NOTES, "notes", notes)
+            self._need(0 <= at <= LATEST, "at", "Unix seconds", at)
+            found[measurement] = trial, part, block
+        return found
+
+    def _check_scores(self, measured: Mapping[int, tuple[int, str, int]]) -> None:
+        pools = self._pools()
+        alike: dict[tuple[str, int, str, str], bytes] = {}
+        exact = {o["name"] for o in self._meta.get("objectives", ()) if o["aggregation"] == "exact"}
+        known = self._objectives
+        weighted: dict[str, bool] = {}
+        seen: dict[int, set[str]] = {}
+        columns = "measurement, objective, task, ids, item_values, weights"
+        for measurement, objective, task, ids, values, weights in self._rows("scores", columns):
+            self._need(measurement in measured, "measurement", "a measurement", measurement)
+            self._need(not known or objective in known, "objective", "an objective", objective)
+            n = len(ids) // 4
+            self._need(len(ids) == 4 * n > 0, "ids", "int32 numbers", f"{len(ids)} bytes")
+            self._numbers("item_values", values, n, -LARGEST)
+            has_weights = weighted.setdefault(objective, weights is not None)
+            self._need(has_weights == (weights is not None), "weights", "all or none", "both")
+            if weights is not None:
+                self._numbers("weights", weights, n, np.finfo(np.float64).tiny)
+            _, part, block = measured[measurement]
+            docs = np.frombuffer(ids, dtype="<i4")
+            if objective in exact:
+                fits = n == 1 and task == MODEL_TASK
+                self._need(fits, "ids", "one number for the model itself", n)
+            elif pools is not None:
+                self._check_items(pools.get((part, task)), docs)
+                if part != "search":
+                    same = alike.setdefault((part, block, objective, task), ids) == ids
+                    self._need(same, "ids", "the items every model has", "others")
+            if len(np.unique(docs)) < n:
+                raise self._refuse("ids", "an item comes twice")
+            seen.setdefault(measurement, set()).add(objective)
+        self._table = "measurements"
+        for measurement, (_, _, block) in measured.items():
+            self._row = (measurement,)
+            lacking = sorted(known - seen.get(measurement, set()))
+            self._need(block > 0 or not lacking, "id", "scores of every objective", lacking)
+
+    def _pools(self) -> dict[tuple[str, str], NDArray[np.bool_]] | None:
+        """Which items each part of the split has; None where the study says nothing of it."""
+        if "items" not in self._meta:
+            return None
+        pools = {}
+        for part, tasks in self._meta["items"].items():
+            for task, docs in tasks.items():
+                if max(docs, default=0) > 10**8:
+                    self._table, self._row = "meta", ("items",)
+                    raise self._refuse("value", f"an item of {task!r} beyond any data set")
+                pool = np.zeros(max(docs, default=-1) + 1, dtype=np.bool_)
+                pool[docs] = True
+                pools[part, task] = pool
+        return pools
+
+    def _check_items(self, pool: NDArray[np.bool_] | None, docs: NDArray[np.int32]) -> None:
+        fits = pool is not None and docs.min() >= 0 and docs.max() < len(pool) and pool[docs].all()
+        self._need(bool(fits), "ids", "items of this part and task", docs[:5].tolist())
+
+    def _numbers(self, column: str, content: bytes, n: int, least: float) -> None:
+        self._need(len(content) == 8 * n, column, f"{8 * n} bytes", f"{len(content)} bytes")
+        numbers = np.frombuffer(content, dtype="<f8")
+        fits = bool(((numbers >= least) & (numbers <= LARGEST)).all())
+        self._need(fits, column, f"numbers of {least:g} to {LARGEST:g}", numbers[:5].tolist())
+
+    def _check_failures(self, measured: Mapping[int, tuple[int, str, int]]) -> set[tuple[int, str]]:
+        done = {(trial, part) for trial, part, _ in measured.values() if part != "select"}
+        found: set[tuple[int, str]] = set()
+        for trial, part, kind, at in self._rows("failures", "trial, part, kind, at"):
+            self._trial(trial)
+            self._need(trial not in self._duplicates, "trial", "no duplicate", trial)
+            self._need(part in PARTS, "part", "a part", part)
+            self._need(kind in get_args(FailureKind), "kind", "a kind of failure", kind)
+            self._need(0 <= at <= LATEST, "at", "Unix seconds", at)
+            self._need((trial, part) not in done, "part", "one that gave no scores", part)
+            found.add((trial, part))
+        return found

@@ -1,0 +1,144 @@
+"""A study's store → what reports, status and exports read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from automerge import pareto
+from automerge.constraint import Constraint
+from automerge.errors import StateError
+from automerge.objective import Estimate, Objective, estimates, losses
+from automerge.store.result import (
+    MODELS,
+    ModelOrigin,
+    Provenance,
+    State,
+    StudyResult,
+    TrialResult,
+)
+from automerge.store.run_folder import is_running
+from automerge.store.store import Store, exists
+from automerge.trial import BASELINES, PARTS, Failed, Measured, Outcome, Part
+
+
+def open_study(run: Path) -> Store:
+    """Open a study for reading; StateError when the folder holds none."""
+    if not exists(run):
+        raise StateError(f"{run} holds no study; give the folder that `automerge search` named")
+    return Store(run, write=False)
+
+
+def study_objectives(store: Store) -> tuple[Objective, ...]:
+    """The objectives the study was begun with."""
+    return tuple(Objective(**plain) for plain in store.meta("objectives"))
+
+
+def study_state(store: Store, run: Path) -> State:
+    """Whether a study runs, was interrupted, has failed or is finished."""
+    if is_running(run):
+        return "running"
+    state = store.meta("state")
+    return state if state in get_args(State) else "interrupted"
+
+
+def study_result(run: Path, store: Store, *, state: State | None = None) -> StudyResult:
+    """Everything a report shows, as values."""
+    config = store.meta("config")
+    provenance = store.meta("provenance")
+    objectives = study_objectives(store)
+    trials = store.trials()
+    duplicates = store.duplicates()
+    outcomes: dict[int, dict[Part, Outcome]] = {trial.number: {} for trial in trials}
+    clusters = store.meta("clusters") or {}
+    for part in PARTS:
+        for number, outcome in store.each_outcome(part):
+            outcomes[number][part] = _clustered(outcome, clusters)
+    front = tuple(store.meta("front") or ())
+    believed = {
+        int(number): {name: Estimate(**value) for name, value in values.items()}
+        for number, values in (store.meta("believed") or {}).items()
+    }
+    numbers = {trial.origin: trial.number for trial in reversed(trials)}
+    return StudyResult(
+        study=config["name"],
+        state=state or study_state(store, run),
+        objectives=objectives,
+        trials=tuple(
+            TrialResult(
+                trial,
+                outcomes[trial.number],
+                believed.get(trial.number, {}),
+                model_dir=_model_dir(run, trial.name),
+            )
+            for trial in trials
+            if trial.number not in duplicates
+        ),
+        front=front,
+        knee=knee(store, objectives, [n for n in front if trials[n].origin not in BASELINES]),
+        base=numbers.get("base"),
+        parents=tuple(t.number for t in trials if t.origin == "source"),
+        uniform=numbers.get("uniform"),
+        sources=tuple(config["models"]),
+        n_layers=store.meta("n_layers"),
+        sampler=store.meta("sampler"),
+        seed=config["seed"],
+        budget=trial_limit(config),
+        max_items=config.get("max_items"),
+        max_time=config.get("max_time"),
+        constraints=tuple(map(Constraint.parse, config.get("constraints", ()))),
+        openings=len(store.meta("frozen") or ()),
+        provenance=Provenance(
+            versions=provenance["versions"],
+            models=tuple(ModelOrigin(**origin) for origin in provenance["models"]),
+            tasks=provenance["tasks"],
+            machine=provenance["machine"],
+            started=provenance["started"],
+            finished=store.meta("finished"),
+            command=provenance["command"],
+            score_commands=tuple(map(tuple, provenance["score_commands"])),
+        ),
+        warnings=(*(store.meta("warnings") or ()), *arithmetic_warnings(store)),
+    )
+
+
+def arithmetic_warnings(store: Store) -> tuple[str, ...]:
+    """What is to be known of scores that machines of several kinds gave."""
+    kinds = store.meta("arithmetics") or ()
+    if len(kinds) < 2:
+        return ()
+    return (
+        f"scores come from {len(kinds)} kinds of processors or libraries, which round differently "
+        f"({', '.join(kinds)}): the same model may have other last bits, and so other scores, on "
+        "each; --deterministic and small differences do not hold across them",
+    )
+
+
+def _clustered(outcome: Outcome, clusters: Mapping[str, Sequence[int]]) -> Outcome:
+    if isinstance(outcome, Failed):
+        return outcome
+    scores = {name: own.clustered(clusters) for name, own in outcome.scores.items()}
+    return replace(outcome, scores=scores)
+
+
+def trial_limit(config: Mapping[str, Any]) -> int | None:
+    """How many trials a stored configuration allows; None for any number."""
+    return None if config["budget"] == "unlimited" else config["budget"]
+
+
+def knee(store: Store, objectives: Iterable[Objective], numbers: list[int]) -> int | None:
+    """The front's merged model with the best trade-off on select items."""
+    objectives = tuple(objectives)
+    outcomes = store.outcomes("select")
+    measured = {n: o for n in numbers if isinstance(o := outcomes.get(n), Measured)}
+    rows = [losses(objectives, estimates(objectives, o.scores)) for o in measured.values()]
+    at = pareto.knee(np.array(rows)) if rows else None
+    return None if at is None else list(measured)[at]
+
+
+def _model_dir(run: Path, name: str) -> str | None:
+    return f"{MODELS}/{name}" if (run / MODELS / name / "config.json").is_file() else None

@@ -1,0 +1,144 @@
+"""What a report needs to know about a study: values only, read from the store by the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from automerge.constraint import Constraint
+from automerge.objective import Estimate, ItemScores, Objective, estimate, goals
+from automerge.text.printable import one_line
+from automerge.trial import Failed, Measured, Outcome, Part, Trial
+
+MODELS = "models"
+"""The folder of exported models in a run folder."""
+MODEL = "MODEL"
+"""Where a command template names the model's folder."""
+
+State = Literal["running", "interrupted", "finished", "failed"]
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """A trial with its outcome in each part of the split that was tried.
+
+    `believed` holds the search's own estimates (with control variates) by objective name; without
+    them the plain estimates on search items stand in. `model_dir` is relative to the run folder.
+    """
+
+    trial: Trial
+    outcomes: Mapping[Part, Outcome]
+    believed: Mapping[str, Estimate] = field(default_factory=dict)
+    model_dir: str | None = None
+
+    def scores(self, part: Part, objective: str) -> ItemScores | None:
+        """The item scores of one part and objective; None where nothing was measured."""
+        outcome = self.outcomes.get(part)
+        return outcome.scores.get(objective) if isinstance(outcome, Measured) else None
+
+    def search_estimate(self, objective: Objective) -> Estimate | None:
+        """What the search believed; None where it measured nothing."""
+        if objective.name in self.believed:
+            return self.believed[objective.name]
+        scores = self.scores("search", objective.name)
+        return None if scores is None else estimate(scores, objective.aggregation)
+
+    @property
+    def failure(self) -> tuple[Part, Failed] | None:
+        """The first part that failed, with its reason."""
+        for part, outcome in self.outcomes.items():
+            if isinstance(outcome, Failed):
+                return part, outcome
+        return None
+
+
+@dataclass(frozen=True)
+class ModelOrigin:
+    """Where a base or source came from; `name` is its name in the study.
+
+    `license` is what its card says, which anyone may have written: it is kept in one short line.
+    """
+
+    name: str
+    path: str
+    revision: str | None = None
+    digest: str | None = None
+    license: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.license is not None:
+            object.__setattr__(self, "license", one_line(self.license) or None)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What ran, on what and when.
+
+    `tasks` maps tasks to digests, `versions` packages to versions. `started` and `finished` are
+    ISO 8601. `score_commands` are the lm_eval commands, to run in the run folder, that score a
+    model on the test items; `MODEL` in them stands for the model's folder.
+    """
+
+    versions: Mapping[str, str]
+    models: tuple[ModelOrigin, ...]
+    tasks: Mapping[str, str]
+    machine: str
+    started: str
+    finished: str | None
+    command: str
+    score_commands: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A study as a report sees it; `front`, `base`, `parents`, `uniform`, `knee` are trial numbers.
+
+    `front` was chosen on select items and is empty before that; it may hold parents. `parents`
+    are the sources unchanged, in the order of `sources`, as far as they were tried. `budget` counts
+    trials; `openings` counts the shortlists that were frozen: more than one where a study that had
+    been tested was extended.
+    """
+
+    study: str
+    state: State
+    objectives: tuple[Objective, ...]
+    trials: tuple[TrialResult, ...]
+    front: tuple[int, ...]
+    knee: int | None
+    base: int | None
+    parents: tuple[int, ...]
+    uniform: int | None
+    sources: tuple[str, ...]
+    n_layers: int
+    sampler: str
+    seed: int
+    budget: int | None
+    provenance: Provenance
+    warnings: tuple[str, ...] = ()
+    max_items: int | None = None
+    max_time: str | None = None
+    constraints: tuple[Constraint, ...] = ()
+    openings: int = 0
+
+    @property
+    def goals(self) -> tuple[Objective, ...]:
+        """The objectives that are to be better; the others only serve constraints."""
+        return goals(self.objectives)
+
+    @property
+    def limits(self) -> str:
+        """The budget in words: 200 trials, 20000 items or 8h."""
+        trials = None if self.budget is None else count(self.budget, "trial")
+        return limits_in_words(trials, self.max_items, self.max_time)
+
+
+def limits_in_words(trials: str | None, max_items: int | None, max_time: str | None) -> str:
+    """What ends a search first: its trials, in words, items or time; None is no limit."""
+    items = None if max_items is None else count(max_items, "item")
+    return " or ".join(limit for limit in (trials, items, max_time) if limit is not None)
+
+
+def count(number: int, noun: str) -> str:
+    """Write a number with its noun: 1 trial, 2 trials."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,316 @@
+"""One SQLite file per study: the only truth, written by the driver alone.
+
+Every change is one transaction, given to the disk before the call returns (`synchronous = EXTRA`).
+`tests/store/test_store.py` kills writers, which proves that a transaction is whole or absent and
+that what was acknowledged had left the process; that the disk keeps its promise no kill can prove.
+The file and its schema: `automerge.store.file`; what is checked: `automerge.store.check`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from automerge.recipe import Recipe
+from automerge.store.check import check_study
+from automerge.store.file import (
+    FILE,
+    SCHEMA_VERSION,
+    bounded,
+    check_rows,
+    check_schema,
+    connect,
+    create,
+    insert,
+    next_number,
+    put,
+    readable,
+)
+from automerge.store.items import pack, unpack
+from automerge.store.run_folder import RunLock, check_own_files, journal_mode
+from automerge.store.schema import META, misfit
+from automerge.text.printable import inert
+from automerge.text.redaction import redact, without_secrets
+from automerge.trial import Failed, Job, Measured, Outcome, Part, Timings, Trial, Weights, together
+
+
+@dataclass(frozen=True)
+class Event:
+    """One call the sampler received, in the order of the calls."""
+
+    kind: Literal["ask", "tell"]
+    trial: int
+
+
+class Store:
+    """Reads and writes one study. Writers hold the folder's lock; readers need none."""
+
+    def __init__(self, run: Path, *, write: bool) -> None:
+        self.path = run / FILE
+        self._copy: Path | None = None
+        check_own_files(run)
+        self._lock = RunLock(run) if write else None
+        try:
+            with readable(self.path):
+                self._db, self._copy = connect(self.path, write=write)
+                if write:
+                    self._db.execute(f"PRAGMA journal_mode = {journal_mode(run)}")
+                    # With a rollback journal, EXTRA also makes the journal's removal durable.
+                    self._db.execute("PRAGMA synchronous = EXTRA")
+                else:
+                    self._db.execute("PRAGMA query_only = ON")
+                self._open(write)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, write: bool) -> None:
+        """Make the tables of a new study; of another, see that all is as it was written."""
+        with bounded(self._db, self.path):
+            # Readers keep to what was there when they came: what they check is what they read.
+            self._db.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+            tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if write and not tables:
+                create(self._db)
+                put(self._db, "schema_version", json.dumps(SCHEMA_VERSION))
+            else:
+                check_schema(self._db, self.path)
+                check_rows(self._db, self.path)
+                check_study(self._db, self.path)
+            if write:
+                self._db.execute("COMMIT")
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if db := getattr(self, "_db", None):
+            if self._lock is not None:
+                # At rest a study is one file; readers at work keep the log, and lose nothing by it.
+                with suppress(sqlite3.Error):
+                    db.execute("PRAGMA busy_timeout = 0")
+                    db.execute("PRAGMA journal_mode = DELETE")
+            db.close()
+        if self._copy is not None:
+            shutil.rmtree(self._copy, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.release()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with readable(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _rows(self, sql: str, *arguments: object) -> list[tuple[Any, ...]]:
+        with readable(self.path):
+            return self._db.execute(sql, arguments).fetchall()
+
+    # What belongs to the study as a whole
+
+    def meta(self, key: str) -> Any:
+        """A JSON value kept under a name; None when there is none."""
+        rows = self._rows("SELECT value FROM meta WHERE key = ?", key)
+        return json.loads(rows[0][0]) if rows else None
+
+    def put_meta(self, **values: object) -> None:
+        """Set facts, without secrets; `automerge.store.schema.META` says what each may be."""
+        texts = {
+            # The paths of models are needed as they are.
+            key: json.dumps(value if key == "models" else without_secrets(value))
+            for key, value in values.items()
+        }
+        for key, text in texts.items():
+            problem = misfit(META[key], text) if key in META else "no such fact"
+            if problem:
+                raise ValueError(f"{key}: {problem}")
+        with self._transaction() as db:
+            for key, text in texts.items():
+                put(db, key, text)
+
+    def searched_s(self) -> float:
+        """Seconds of searching in all runs so far, each up to its last recorded measurement."""
+        return float(self.meta("searched_s") or 0.0)
+
+    # Writing
+
+    def ask(self, trial: Trial, *, duplicate_of: int | None = None) -> None:
+        """Record a trial, as an "ask" event too, before anything is done with it."""
+        params = None if trial.params is None else json.dumps(dict(trial.params))
+        recipe = json.dumps(trial.recipe.plain())
+        row = (trial.number, trial.origin, trial.name, trial.recipe.id, recipe, params)
+        with self._transaction() as db:
+            insert(db, "trials", [(*row, duplicate_of)])
+            _event(db, "ask", trial.number)
+
+    def tell(self, number: int) -> None:
+        """Record that the sampler is told of a trial: a duplicate, or one measured before."""
+        with self._transaction() as db:
+            _event(db, "tell", number)
+
+    def scored_weights(self, number: int) -> tuple[Weights, str] | None:
+        """What is known of the weights a trial's test scores are of, and by which arithmetic."""
+        known = (self.meta("weights") or {}).get(str(number))
+        return known and (Weights(known["digest"], tuple(known["without"])), known["arithmetic"])
+
+    def _witness(self, db: sqlite3.Connection, number: int, outcome: Measured) -> None:
+        """Keep the kinds of arithmetic of all scores, and the weights of test scores."""
+        facts: dict[str, Any] = {}
+        kinds = self.meta("arithmetics") or []
+        if outcome.arithmetic and outcome.arithmetic not in kinds:
+            facts["arithmetics"] = [*kinds, outcome.arithmetic]
+        if outcome.weights is not None:
+            witness = {**asdict(outcome.weights), "arithmetic": outcome.arithmetic}
+            facts["weights"] = {**(self.meta("weights") or {}), str(number): witness}
+        for key, value in facts.items():
+            put(db, key, json.dumps(value))
+
+    def record(
+        self, job: Job, outcome: Outcome, *, tell: bool = False, searched_s: float | None = None
+    ) -> None:
+        """Record what a job gave, and with `tell` that the sampler is told of it.
+
+        `searched_s` is how long was searched until now, by a clock that nobody sets.
+        """
+        with self._transaction() as db:
+            if searched_s is not None:
+                put(db, "searched_s", json.dumps(searched_s))
+            if isinstance(outcome, Measured):
+                self._witness(db, job.trial, outcome)
+                number = next_number(db, "measurements")
+                timings = json.dumps(asdict(outcome.timings))
+                notes = json.dumps(dict(outcome.notes))
+                row = (number, *job.key, timings, outcome.tokens, notes, time.time())
+                insert(db, "measurements", [row])
+                insert(
+                    db,
+                    "scores",
+                    [
+                        (number, name, *packed)
+                        for name, scores in outcome.scores.items()
+                        for packed in pack(scores)
+                    ],
+                )
+            else:
+                texts = (inert(redact(text)) for text in (outcome.reason, outcome.traceback))
+                failure = (job.trial, job.part, outcome.kind, *texts, time.time())
+                insert(db, "failures", [failure])
+            if tell:
+                _event(db, "tell", job.trial)
+
+    # Reading
+
+    def trials(self) -> list[Trial]:
+        rows = self._rows("SELECT number, recipe, origin, name, params FROM trials ORDER BY number")
+        return [
+            Trial(
+                number,
+                Recipe.from_plain(json.loads(recipe)),
+                origin,
+                name,
+                None if params is None else json.loads(params),
+            )
+            for number, recipe, origin, name, params in rows
+        ]
+
+    def duplicates(self) -> dict[int, int]:
+        """Trial → the earlier trial whose result it shares."""
+        sql = "SELECT number, duplicate_of FROM trials WHERE duplicate_of IS NOT NULL"
+        return dict(self._rows(sql))
+
+    def events(self) -> list[Event]:
+        return [Event(*row) for row in self._rows("SELECT kind, trial FROM events ORDER BY seq")]
+
+    def times(self) -> dict[int, tuple[float, float | None]]:
+        """When each trial was asked and told, in Unix seconds; no order follows from them."""
+        asked: dict[int, float] = {}
+        told: dict[int, float] = {}
+        for kind, trial, at in self._rows("SELECT kind, trial, at FROM events ORDER BY seq"):
+            (asked if kind == "ask" else told)[trial] = at
+        return {trial: (at, told.get(trial)) for trial, at in asked.items()}
+
+    def outcomes(self, part: Part) -> dict[int, Outcome]:
+        """Every result of one part by trial number, all its blocks together."""
+        return dict(self.each_outcome(part))
+
+    def each_outcome(self, part: Part) -> Iterator[tuple[int, Outcome]]:
+        """The same one by one, which holds one trial's item scores in memory at a time.
+
+        Measurements come first: of the search in the order in which the sampler was told of them,
+        else in that of their first blocks. A trial with a failed block comes again, as a failure.
+        """
+        rows = self._rows(
+            "SELECT id, trial, timings, tokens, notes FROM measurements LEFT JOIN "
+            "(SELECT trial, seq FROM events WHERE kind = 'tell' AND ? = 'search') USING (trial) "
+            "WHERE part = ? ORDER BY seq IS NULL, seq, id",
+            part,
+            part,
+        )
+        blocks: dict[int, list[tuple[Any, ...]]] = {}
+        for measurement, trial, *rest in rows:
+            blocks.setdefault(trial, []).append((measurement, *rest))
+        for trial, measured in blocks.items():
+            yield trial, together([self._measured(*row) for row in measured])
+        for trial, kind, reason, traceback in self._rows(
+            "SELECT trial, kind, reason, traceback FROM failures WHERE part = ? ORDER BY rowid",
+            part,
+        ):
+            yield trial, Failed(kind, reason, traceback)
+
+    def _measured(self, measurement: int, timings: str, tokens: int, notes: str) -> Measured:
+        packed: dict[str, list[tuple[Any, ...]]] = {}
+        for objective, *row in self._rows(
+            "SELECT objective, task, ids, item_values, weights FROM scores "
+            "WHERE measurement = ? ORDER BY objective, task",
+            measurement,
+        ):
+            packed.setdefault(objective, []).append(tuple(row))
+        scores = {name: unpack(rows) for name, rows in packed.items()}
+        return Measured(scores, Timings(**json.loads(timings)), tokens, json.loads(notes))
+
+    def blocks(self, part: Part) -> dict[int, int]:
+        """How many blocks of a part each trial was measured on."""
+        sql = "SELECT trial, count(*) FROM measurements WHERE part = ? GROUP BY trial"
+        return {int(trial): int(n) for trial, n in self._rows(sql, part)}
+
+    def failed(self, part: Part) -> set[int]:
+        """The trials that gave no scores on a part."""
+        sql = "SELECT trial FROM failures WHERE part = ?"
+        return {int(trial) for (trial,) in self._rows(sql, part)}
+
+    def counts(self) -> dict[str, int]:
+        """How many trials were asked, measured and failed in the search, duplicates apart."""
+        asked, duplicates = self._rows("SELECT count(*), count(duplicate_of) FROM trials")[0]
+        measured = self._rows("SELECT count(*) FROM measurements WHERE part = 'search'")[0][0]
+        failed = self._rows("SELECT count(*) FROM failures WHERE part = 'search'")[0][0]
+        return {
+            "asked": asked - duplicates,
+            "measured": measured,
+            "failed": failed,
+            "duplicates": duplicates,
+        }
+
+
+def exists(run: Path) -> bool:
+    """Whether a folder holds a study."""
+    return (run / FILE).is_file()
+
+
+def _event(db: sqlite3.Connection, kind: str, trial: int) -> None:
+    insert(db, "events", [(next_number(db, "events"), kind, trial, time.time())])

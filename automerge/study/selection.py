@@ -1,0 +1,192 @@
+"""Select and test: what the search liked, on items it never saw."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import TypeAlias
+
+import numpy as np
+
+from automerge import pareto
+from automerge.constraint import bounds
+from automerge.objective import MODEL_ITEM, Estimate, ItemScores, estimates, losses, restricted
+from automerge.store.store import Store
+from automerge.study.dispatch import Dispatcher
+from automerge.study.estimates import Beliefs
+from automerge.study.plan import Plan
+from automerge.study.racing import blocks, standing
+from automerge.study.watch import Observer, Snapshot, described
+from automerge.trial import BASELINES, Failed, Items, Job, Measured, Part, Trial, parent_names
+
+Scores: TypeAlias = Mapping[str, ItemScores]
+Values: TypeAlias = Mapping[str, Estimate]
+
+
+class Finals:
+    """The two phases after the search; what they decide follows from the plan and the store."""
+
+    def __init__(
+        self,
+        store: Store,
+        plan: Plan,
+        dispatcher: Dispatcher,
+        observer: Observer,
+        stop: Callable[[], bool],
+    ) -> None:
+        self._store = store
+        self._plan = plan
+        self._dispatcher = dispatcher
+        self._observer = observer
+        self._stop = stop
+        self._front: tuple[tuple[str, tuple[float, ...]], ...] = ()
+
+    def select(self, trials: Mapping[int, Trial], beliefs: Beliefs) -> None:
+        """Freeze a shortlist and measure it block by block until its front is decided."""
+        plan = self._plan
+        beliefs.renew()
+        self._front = beliefs.front_values(trials)
+        shortlist = shortlisted(plan, trials, beliefs)
+        measured = {n: trials[n] for n in sorted(beliefs.values) if trials[n].origin in BASELINES}
+        self._freeze(trials, shortlist, beliefs, [*measured, *shortlist])
+        cut = blocks(plan.items["select"], plan.draw.members, plan.draw.seed)
+        left = [*measured, *shortlist]
+        pairs = len(shortlist) * (len(shortlist) + len(measured) - 1)
+        values: dict[int, Values] = {}
+        kept: frozenset[int] = frozenset()
+        for block, items in enumerate(cut):
+            later = (len(cut) - block - 1) * len(left)
+            self._measure("select", {n: trials[n] for n in left}, items, block, later)
+            if self._stop():
+                return
+            scores = self._scores(left, cut[: block + 1])
+            values = {n: estimates(plan.objectives, own) for n, own in scores.items()}
+            kept = self._keeping(values, measured)
+            now = standing(
+                plan.objectives,
+                scores,
+                shortlist,
+                rivals=kept,
+                pairs=pairs,
+                seed=plan.draw.seed,
+                resolution=plan.resolution,
+            )
+            left = [n for n in scores if n not in now.dropped]
+            if now.decided:
+                break
+        front = self._nondominated({n: values[n] for n in left if n in kept})
+        self._store.put_meta(front=front, baselines=list(measured))
+
+    def test(self, trials: Mapping[int, Trial]) -> None:
+        """Score the front and what it is compared with on the sealed items, once."""
+        numbers = sorted({*self._store.meta("baselines"), *self._store.meta("front")})
+        self._measure("test", {n: trials[n] for n in numbers}, self._plan.items["test"], 0, 0)
+
+    def _freeze(
+        self,
+        trials: Mapping[int, Trial],
+        shortlist: Sequence[int],
+        beliefs: Beliefs,
+        numbers: Sequence[int],
+    ) -> None:
+        """Record, before any select item is run, what is selected from and what was believed.
+
+        A study that was extended freezes again; the digests tell how often its items were opened.
+        """
+        text = " ".join(sorted(trials[n].recipe.id for n in shortlist))
+        frozen = {"digest": hashlib.sha256(text.encode()).hexdigest(), "trials": len(trials)}
+        before = self._store.meta("frozen") or []
+        if not before or before[-1]["digest"] != frozen["digest"]:
+            before = [*before, frozen]
+        believed = {
+            n: {name: asdict(value) for name, value in beliefs.values[n].items()} for n in numbers
+        }
+        self._store.put_meta(shortlist=list(shortlist), frozen=before, believed=believed)
+
+    def _scores(self, numbers: Iterable[int], cut: Sequence[Items]) -> dict[int, Scores]:
+        """The scores of models that answered every item of some blocks, on these alone."""
+        known = {(task, doc) for items in cut for task, docs in items.items() for doc in docs}
+        known.add(MODEL_ITEM)
+        outcomes = self._store.outcomes("select")
+        return {
+            n: {name: restricted(own, known) for name, own in outcome.scores.items()}
+            for n in numbers
+            if isinstance(outcome := outcomes.get(n), Measured)
+        }
+
+    def _keeping(
+        self, values: Mapping[int, Values], baselines: Mapping[int, Trial]
+    ) -> frozenset[int]:
+        """The models whose values keep the constraints."""
+        named = {t.name: values[n] for n, t in baselines.items() if n in values}
+        parents = parent_names(baselines.values())
+        held = bounds(self._plan.constraints, self._plan.objectives, named, parents)
+        return frozenset(
+            n
+            for n, own in values.items()
+            if all(bound.shortfall(own[bound.constraint.objective].value) <= 0 for bound in held)
+        )
+
+    def _nondominated(self, values: Mapping[int, Values]) -> list[int]:
+        """The models that none of the others dominates."""
+        if not values:
+            return []
+        numbers = sorted(values)
+        keep = pareto.nondominated(
+            np.array([losses(self._plan.objectives, values[n]) for n in numbers])
+        )
+        return [n for n, kept in zip(numbers, keep, strict=True) if kept]
+
+    def _measure(
+        self, part: Part, trials: Mapping[int, Trial], items: Items, block: int, later: int
+    ) -> None:
+        """Measure models on one block, those that are not yet; `later` more are to come."""
+        done = self._store.blocks(part)
+        failures = self._store.failed(part)
+        waiting = [n for n in trials if done.get(n, 0) <= block and n not in failures]
+        counted = sum(done.values()) + len(failures)
+        total = counted + len(waiting) + later
+        while (waiting and not self._stop()) or self._dispatcher.running:
+            while waiting and not self._stop() and self._dispatcher.free:
+                trial = trials[waiting.pop(0)]
+                self._dispatcher.submit(Job(trial.number, trial.recipe, part, items, block))
+            if self._stop():
+                self._dispatcher.withdraw()
+            if (finished := self._dispatcher.collect()) is None:
+                continue
+            job, outcome = finished
+            self._store.record(job, outcome)
+            counted += 1
+            if isinstance(outcome, Failed):
+                failures.add(job.trial)
+            last = described(self._plan.objectives, trials[job.trial], outcome, block)
+            self._observer.update(
+                Snapshot(
+                    phase=part,
+                    done=counted,
+                    total=total,
+                    running=self._dispatcher.running,
+                    slots=self._dispatcher.slots,
+                    failed=len(failures),
+                    front=self._front,
+                    last=last,
+                )
+            )
+
+
+def shortlisted(plan: Plan, trials: Mapping[int, Trial], beliefs: Beliefs) -> list[int]:
+    """The merges measured on select items: greedily the most hypervolume on search items.
+
+    What misses a constraint by more than one standard error is left out, unless everything does;
+    then those that miss least are taken.
+    """
+    merges = [n for n in sorted(beliefs.values) if trials[n].origin not in BASELINES]
+    missed = {n: beliefs.missed(n, errors=1.0) for n in merges}
+    kept = [n for n in merges if not missed[n]]
+    if not kept:
+        return sorted(sorted(merges, key=lambda n: missed[n])[: plan.shortlist])
+    reference = pareto.reference_point(beliefs.losses(beliefs.values))
+    rows = beliefs.losses(kept)
+    chosen = pareto.greedy_subset(rows, min(plan.shortlist, len(rows)), reference)
+    return sorted(kept[int(i)] for i in chosen)

@@ -1,0 +1,1 @@
+"""Text for people: secrets hidden, foreign characters made harmless, any terminal served."""

@@ -1,0 +1,314 @@
+"""One worker: a live model that recipes are merged into, and the tasks it is scored on.
+
+Built once in the process that measures, from values that travel anywhere. Its border is where
+failure becomes a value.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from automerge.checkpoints import ModelWatch, open_together, sampled_digest
+from automerge.checkpoints.architecture import language_class, read_config
+from automerge.checkpoints.reader import read_json
+from automerge.errors import DeviceLost, PreflightError
+from automerge.evaluation.guards import InvalidOutput
+from automerge.evaluation.lm_eval.scorer import Scorer
+from automerge.evaluation.lm_eval.tasks import TaskSet, TaskSettings, TaskSpec, load_tasks
+from automerge.evidence import EvidenceFolders, cache_folder
+from automerge.extensions import Extension, install
+from automerge.machine.arithmetic import arithmetic
+from automerge.machine.bus_error import explain_bus_errors
+from automerge.machine.processors import usable_cpus
+from automerge.merging import (
+    InvalidMerge,
+    ResidentEngine,
+    estimate,
+    free_device_bytes,
+    free_host_bytes,
+    plan_memory,
+)
+from automerge.methods import METHODS
+from automerge.objective import MODEL_ITEM, ItemScores
+from automerge.trial import Failed, Job, Measured, Outcome, Part, Timings
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+MAX_TRACEBACK = 64_000
+DECISIVE = ("automerge-llm", "torch", "transformers", "lm_eval")
+"""Packages whose versions decide a score."""
+SMALL_MODEL = 20_000_000
+"""Below so many parameters a second CPU thread costs more than it gives."""
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """What a worker is built from; picklable.
+
+    `models` maps names to folders, the base first, `digests` to what they held, whole.
+    `dtype` "auto" is float32 on a CPU and the base's own on a GPU. `threads` None is one for a
+    small model, else torch's choice; a worker
+    given some of a machine's cores takes as much of its memory. `methods` are what recipes may
+    use, as far as known; `properties` are measured of the merged model itself. `extensions` are
+    imported before anything else.
+    """
+
+    models: Mapping[str, Path]
+    digests: Mapping[str, str]
+    base: str
+    tasks: tuple[TaskSpec, ...]
+    settings: TaskSettings
+    batch_size: int
+    dtype: str
+    device: str
+    max_length: int | None
+    threads: int | None = None
+    methods: tuple[str, ...] = ()
+    properties: tuple[str, ...] = ()
+    more_layers: int = 0
+    extensions: tuple[Extension, ...] = ()
+
+
+class MergeWorker:
+    """Merges in place, then scores. Raises PreflightError where the model does not fit."""
+
+    def __init__(
+        self, spec: WorkerSpec, task_set: TaskSet | None = None, watch: ModelWatch | None = None
+    ) -> None:
+        self._watch = watch or ModelWatch(spec.models, spec.digests)
+        self._verified: Part = "search"
+        explain_bus_errors()
+        try:
+            self._build(spec, task_set)
+        except Exception:
+            self._watch.verify()
+            raise
+
+    def _build(self, spec: WorkerSpec, task_set: TaskSet | None) -> None:
+        import torch
+        import transformers
+
+        install(spec.extensions)
+        transformers.utils.logging.disable_progress_bar()
+        device = choose_device(spec.device)
+        path = spec.models[spec.base]
+        checkpoints = open_together(spec.models, spec.base)
+        dtype = compute_dtype(spec.dtype, device)
+        stored = str(dtype).removeprefix("torch.")
+        need = estimate(checkpoints, spec.base, stored, spec.methods, spec.more_layers)
+        plan = plan_memory(
+            need, free_host_bytes(), free_device_bytes(device), workers_here(spec.threads, device)
+        )
+        for warning in plan.warnings:
+            logger.warning(warning)
+        self._engine = ResidentEngine(
+            checkpoints, plan.room, plan.device_room, EvidenceFolders([cache_folder()])
+        )
+        self._base, self._wanted = spec.base, spec.properties
+        self._paths, self._methods = spec.models, spec.methods
+        assets = checkpoints[spec.base].assets
+        self._model = load_model(path, assets, dtype)
+        self._model.to(device).eval().requires_grad_(False)
+        torch.set_num_threads(threads_for(spec.threads, device, self._model.num_parameters()))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            assets, local_files_only=True, trust_remote_code=False
+        )
+        self._scorer = Scorer(
+            self._model,
+            tokenizer,
+            task_set or load_tasks(spec.tasks, spec.settings),
+            spec.batch_size,
+            spec.max_length,
+        )
+
+    def prepare(self, part: Part) -> None:
+        """Look whether the models' files were touched; before select and test, read them whole."""
+        if part == self._verified:
+            self._watch.check()
+        else:
+            self._watch.verify()
+            self._verified = part
+
+    def measure(self, job: Job) -> Outcome:
+        """Merge and score; every failure of a recipe comes back as a value.
+
+        What was measured while files were touched is measured again, or ends the study with
+        ModelsChanged. Raises DeviceLost where a GPU answers nothing any more, and so would not for
+        the next recipe.
+        """
+        outcome = self._measure_with_room(job)
+        while not self._watch.untouched:
+            self._watch.check()
+            outcome = self._measure_with_room(job)
+        return outcome
+
+    def _measure_with_room(self, job: Job) -> Outcome:
+        """Measure; where a device's memory runs out, copies of models on it make room, once."""
+        import torch
+
+        outcome = self._measure(job)
+        if isinstance(outcome, Failed) and outcome.kind == "oom":
+            left = self._engine.leave_devices()
+            torch.cuda.empty_cache()
+            outcome = self._measure(job) if left else outcome
+        return outcome
+
+    def _measure(self, job: Job) -> Outcome:
+        import torch
+
+        start = time.perf_counter()
+        try:
+            self._engine.merge_into(self._model, job.recipe)
+            properties = self._properties()
+            merged = time.perf_counter()
+            scored = self._scorer.score(job.items)
+        except (InvalidMerge, InvalidOutput, PreflightError) as error:
+            return Failed("invalid", str(error))
+        except torch.OutOfMemoryError as error:
+            advice = "lower evaluation.batch_size or max_length, or use a larger device"
+            return Failed("oom", f"out of device memory; {advice}", _trace(error))
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:500]
+            if not answers(self._model.device):
+                raise DeviceLost(f"{reason}; the same command resumes the study") from error
+            return Failed("error", reason, _trace(error))
+        timings = Timings(
+            merge=merged - start,
+            forward=scored.forward_s,
+            score=scored.score_s,
+            total=time.perf_counter() - start,
+        )
+        return Measured(
+            {**scored.scores, **properties},
+            timings,
+            scored.tokens,
+            scored.notes,
+            arithmetic(),
+            self._engine.weights(self._model, job.recipe) if job.part == "test" else None,
+        )
+
+    def identity(self) -> dict[str, str]:
+        """Versions, digests of the models as this machine holds them, the kind of device, and of
+        arithmetic where the processor's decides scores or whole-tensor merges."""
+        digests = {name: sampled_digest(path) for name, path in self._paths.items()}
+        identity = {**expected_identity(digests), "device": device_name(self._model.device)}
+        whole = any(METHODS[name].extent == "tensor" for name in self._methods)
+        if whole or self._model.device.type == "cpu":
+            identity["arithmetic"] = arithmetic()
+        return identity
+
+    def _properties(self) -> dict[str, ItemScores]:
+        """What is measured of the live model itself."""
+        measure: dict[str, Callable[[], float]] = {
+            "distance_to_base": lambda: self._engine.distance(self._model, self._base),
+            "parameters": self._model.num_parameters,
+        }
+        return {name: ItemScores((MODEL_ITEM,), (float(measure[name]()),)) for name in self._wanted}
+
+
+def expected_identity(digests: Mapping[str, str]) -> dict[str, str]:
+    """What every worker of a study must have in common with its driver; digests are by model."""
+    models = {f"model {name}": digest[:12] for name, digest in digests.items()}
+    return {**{package: version(package) for package in DECISIVE}, **models}
+
+
+def device_name(device: torch.device) -> str:
+    """The kind of device: kernels, and so roundings, differ between kinds."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+
+
+def load_model(path: Path, assets: Path, dtype: torch.dtype | str) -> PreTrainedModel:
+    """Load the base; where merged models have other assets, a model of those without weights.
+
+    Its class is the one its configuration names, or the causal language model of that.
+    """
+    config = read_config(read_json(assets / "config.json"))
+    kind = language_class(config)
+    if assets == path:
+        loaded: PreTrainedModel = kind.from_pretrained(
+            path, config=config, dtype=dtype, local_files_only=True, use_safetensors=True
+        )
+        return loaded
+    made: PreTrainedModel = kind._from_config(
+        config, dtype=config.dtype if dtype == "auto" else dtype
+    )
+    return made
+
+
+def choose_device(device: str) -> str:
+    """Resolve "auto" to the first GPU, else the CPU; refuse a GPU that is not there."""
+    import torch
+
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise PreflightError("device cuda was asked for, but torch sees no GPU; use device: cpu")
+    return ("cuda" if available else "cpu") if device == "auto" else device
+
+
+def compute_dtype(dtype: str, device: str) -> torch.dtype | str:
+    """What scoring computes in: as asked, else float32 on a CPU and the stored dtype on a GPU."""
+    import torch
+
+    if dtype == "auto":
+        return torch.float32 if device == "cpu" else "auto"
+    found: torch.dtype = getattr(torch, dtype)
+    return found
+
+
+def workers_here(threads: int | None, device: str) -> int:
+    """How many workers a machine is meant to have: one a GPU, or as many as its cores allow."""
+    if device != "cpu":
+        return gpus_here()
+    return max(1, usable_cpus() // threads) if threads else 1
+
+
+def threads_for(given: int | None, device: str, n_parameters: int) -> int:
+    """How many threads a worker computes with: as many as it was given, else one for a small model
+    on a CPU, its GPU's share of the processors, or all of them as far as torch takes them."""
+    import torch
+
+    if given is not None:
+        return given
+    if device != "cpu":
+        return max(1, usable_cpus() // gpus_here())
+    return 1 if n_parameters < SMALL_MODEL else min(torch.get_num_threads(), usable_cpus())
+
+
+def gpus_here(driver: Path = Path("/proc/driver/nvidia/gpus")) -> int:
+    """How many GPUs this machine has, those too that other workers were given; at least one."""
+    import torch
+
+    try:
+        all_of_them = len(list(driver.iterdir()))
+    except OSError:
+        all_of_them = 0
+    return max(1, torch.cuda.device_count(), all_of_them)
+
+
+def answers(device: torch.device) -> bool:
+    """Whether a device still computes: after some errors a process gets nothing from its GPU."""
+    import torch
+
+    try:
+        return device.type == "cpu" or torch.ones(1, device=device).tolist() == [1.0]
+    except RuntimeError:
+        return False
+
+
+def _trace(error: BaseException) -> str:
+    text = "".join(traceback.format_exception(error))
+    return text.encode("utf-8", "replace").decode()[-MAX_TRACEBACK:]

@@ -1,0 +1,442 @@
+"""Whole searches through the command line, on a tiny zoo: real models, tasks, store and signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+import automerge
+from automerge.report.commands import score_commands
+from automerge.store.store import Store
+from automerge.trial import PARTS, Measured
+from tests.zoo import write_zoo
+
+AUTOMERGE = [sys.executable, "-m", "automerge.cli"]
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `automerge.yaml`, its models and its tasks; its name is not plain ASCII."""
+    folder = tmp_path_factory.mktemp("zoo") / "münchen 模型 a b"
+    folder.mkdir()
+    write_zoo(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    cache = tmp_path_factory.mktemp("cache")
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(cache),
+        "PYTHONPATH": str(REPOSITORY),
+        "HF_TOKEN": "hf_plantedplantedplanted",
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(zoo: Path, environment: dict[str, str]) -> Path:
+    done = run(zoo, environment, "search")
+    assert done.returncode == 0, done.stderr
+    assert "sealed test items" in done.stdout
+    return zoo / "runs" / "tiny"
+
+
+def run(
+    folder: Path, environment: dict[str, str], *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*AUTOMERGE, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def content(folder: Path) -> tuple[object, ...]:
+    """All that two runs of one study must share: trials, item scores, front."""
+    with Store(folder, write=False) as store:
+        scores = {
+            part: {n: o.scores for n, o in store.outcomes(part).items() if isinstance(o, Measured)}
+            for part in PARTS
+        }
+        return store.trials(), scores, store.meta("shortlist"), store.meta("front")
+
+
+def measurements(folder: Path) -> int:
+    with Store(folder, write=False) as store:
+        return sum(len(store.outcomes(part)) for part in PARTS)
+
+
+def test_front_json_keeps_its_schema_and_names_everybody(finished: Path) -> None:
+    document = json.loads((finished / "front.json").read_text())
+    schema = json.loads((REPOSITORY / "automerge/report/front.schema.json").read_text())
+    jsonschema.validate(document, schema)
+    kinds = [member["kind"] for member in document["members"]]
+    assert kinds.count("base") == kinds.count("baseline") == 1
+    assert kinds.count("parent") == 3
+    for member in document["members"]:
+        for scores in member["scores"].values():
+            assert scores["test"]["n"] > 20
+        exported = member["kind"] == "front"
+        assert (member["model_dir"] is not None) is exported
+        if exported:
+            assert (finished / member["model_dir"] / "model.safetensors").is_file()
+
+
+def test_the_library_reads_the_same_front(finished: Path) -> None:
+    study = automerge.load_study(finished)
+    assert study.front == json.loads((finished / "front.json").read_text())["members"]
+
+
+def test_the_same_command_again_measures_nothing(
+    finished: Path, zoo: Path, environment: dict[str, str]
+) -> None:
+    before, count = content(finished), measurements(finished)
+    again = run(zoo, environment, "search")
+    assert again.returncode == 0, again.stderr
+    assert (content(finished), measurements(finished)) == (before, count)
+
+
+def test_status_counts_what_was_done(finished: Path, environment: dict[str, str]) -> None:
+    done = run(finished.parent, environment, "status", "tiny", "--json")
+    status = json.loads(done.stdout)
+    assert (status["state"], status["measured"], status["remaining"]) == ("finished", 9, 0)
+    assert status["front"]
+    assert "finished" in run(finished.parent, environment, "status", "tiny").stdout
+
+
+def test_no_file_holds_the_token(finished: Path) -> None:
+    files = [path for path in finished.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    assert [path for path in files if b"hf_planted" in path.read_bytes()] == []
+
+
+def lm_eval(
+    model: str, finished: Path, environment: dict[str, str]
+) -> dict[tuple[str, int], float]:
+    """Item scores by the command that the report and the model card print."""
+    (command,) = score_commands(automerge.load_study(finished).result, model).splitlines()
+    assert command in (finished / model / "README.md").read_text()
+    program, *arguments = shlex.split(command)
+    assert program == "lm_eval"
+    done = subprocess.run(
+        [sys.executable, "-m", "lm_eval", *arguments],
+        cwd=finished,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = {}
+    for task, metric in (("choose", "acc"), ("say", "exact_match")):
+        (logged,) = (finished / "lm_eval_output").rglob(f"samples_{task}_*.jsonl")
+        for line in logged.read_text().splitlines():
+            sample = json.loads(line)
+            found[task, sample["doc_id"]] = float(sample[metric])
+    return found
+
+
+def test_an_exported_model_scores_the_same_in_lm_eval_item_by_item(
+    finished: Path, environment: dict[str, str]
+) -> None:
+    document = json.loads((finished / "front.json").read_text())
+    member = next(m for m in document["members"] if m["kind"] == "front")
+    theirs = lm_eval(member["model_dir"], finished, environment)
+    with Store(finished, write=False) as store:
+        outcome = store.outcomes("test")[member["trial"]]
+    assert isinstance(outcome, Measured)
+    ours = {
+        item: value
+        for scores in outcome.scores.values()
+        for item, value in zip(scores.items, scores.values, strict=True)
+    }
+    assert theirs == ours
+    for name in ("choose", "say"):
+        test = member["scores"][name]["test"]
+        mean = sum(value for (task, _), value in theirs.items() if task == name) / test["n"]
+        assert test["value"] == pytest.approx(mean, abs=1e-12)
+
+
+@pytest.mark.slow
+def test_a_search_over_layers_exports_what_it_measured(
+    zoo: Path, environment: dict[str, str]
+) -> None:
+    config = zoo / "layers.yaml"
+    text = (zoo / "automerge.yaml").read_text().replace("name: tiny", "name: layers")
+    text = text.replace("depth: {knots: 2}}", "depth: {knots: 2}, layers: {drop: 1, repeat: 2}}")
+    config.write_text(text.replace("shortlist: 3", "shortlist: 9"))
+    done = run(zoo, environment, "search", str(config), "--budget", "24")
+    assert done.returncode == 0, done.stderr
+    finished = zoo / "runs" / "layers"
+    with Store(finished, write=False) as store:
+        outcomes, trials = store.outcomes("test"), store.trials()
+    assert all(isinstance(outcome, Measured) for outcome in outcomes.values())
+    made = {n: s for n in outcomes if (s := trials[n].recipe.slices)}
+    depths = {sum(piece.n_layers for piece in slices) for slices in made.values()}
+    assert depths, "the test needs a model of another depth"
+    document = json.loads((finished / "front.json").read_text())
+    exported = [m for m in document["members"] if m["trial"] in made and m["model_dir"]]
+    assert exported
+    for member in exported[:2]:
+        theirs = lm_eval(member["model_dir"], finished, environment)
+        outcome = outcomes[member["trial"]]
+        assert isinstance(outcome, Measured)
+        assert theirs == {
+            item: value
+            for name in ("choose", "say")
+            for item, value in zip(
+                outcome.scores[name].items, outcome.scores[name].values, strict=True
+            )
+        }
+
+
+def test_a_recipe_merges_to_the_model_it_was_exported_with(
+    finished: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    (model, *_) = sorted((finished / "models").iterdir())
+    for recipe in ("recipe.yaml", "mergekit.yaml"):
+        out = tmp_path / recipe
+        done = run(tmp_path, environment, "merge", str(model / recipe), "--out", str(out))
+        assert done.returncode == 0, done.stderr
+        merged = (out / "model.safetensors").read_bytes()
+        assert merged == (model / "model.safetensors").read_bytes()
+
+
+def stopped(
+    zoo: Path, environment: dict[str, str], out: Path, signals: Sequence[int], after: int
+) -> tuple[int, str]:
+    """Start a search, send signals once `after` measurements are in; its exit code and words.
+
+    It is held while they are sent, so that it sees all of them at once.
+    """
+    child = subprocess.Popen(
+        [*AUTOMERGE, "search", "--out", str(out)],
+        cwd=zoo,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert child.stdout is not None
+    for line in child.stdout:
+        if line.startswith(("searching", "selecting", "testing")):
+            after -= 1
+        if after <= 0:
+            break
+    for number in (signal.SIGSTOP, *signals, signal.SIGCONT):
+        os.kill(child.pid, number)
+    said = child.stdout.read()
+    child.stdout.close()
+    return child.wait(), said
+
+
+def test_a_search_stopped_and_killed_at_any_phase_ends_like_an_undisturbed_one(
+    finished: Path, zoo: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "stopped"
+    assert stopped(zoo, environment, out, [signal.SIGUSR1], after=2)[0] == 138
+    assert json.loads((out / "front.json").read_text())["state"] == "interrupted"
+    assert stopped(zoo, environment, out, [signal.SIGKILL], after=3)[0] == -9
+    code, said = stopped(zoo, environment, out, [signal.SIGHUP], after=6)
+    assert code == 129
+    assert "stopping: what runs is finished first" in said
+    assert "Stopped. What was measured is in" in said
+    done = run(zoo, environment, "search", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert content(out) == content(finished)
+
+
+def test_two_interrupts_stop_at_once_and_say_so(
+    zoo: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    signals = [signal.SIGINT, signal.SIGTERM]
+    code, said = stopped(zoo, environment, tmp_path / "out", signals, after=1)
+    assert code in (130, 143)  # whichever the system hands over last
+    assert "stopped immediately; run the same command to resume" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGXCPU])
+def test_a_signal_while_a_search_is_prepared_stops_it_and_says_so(
+    zoo: Path, environment: dict[str, str], tmp_path: Path, number: signal.Signals
+) -> None:
+    out = tmp_path / "out"
+    child = subprocess.Popen(
+        [*AUTOMERGE, "search", "--out", str(out)],
+        cwd=zoo,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while child.poll() is None and not catches(child.pid, signal.SIGXCPU):
+        time.sleep(0.001)
+    os.kill(child.pid, number)
+    _, said = child.communicate()
+    assert child.returncode == 128 + number
+    assert said == "automerge: stopped immediately; run the same command to resume\n"
+    assert not out.exists()
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(mask.split()[1], 16) >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (("--max-items", "700"), 2, "max_items is 700"),
+        (("--device", "cuda"), 3, "sees no GPU"),
+    ],
+)
+def test_a_refused_search_leaves_no_folder(
+    zoo: Path,
+    environment: dict[str, str],
+    tmp_path: Path,
+    options: tuple[str, ...],
+    code: int,
+    said: str,
+) -> None:
+    out = tmp_path / "runs" / "out"
+    hidden = {**environment, "CUDA_VISIBLE_DEVICES": ""}
+    refused = run(zoo, hidden, "search", "--out", str(out), *options)
+    assert refused.returncode == code, refused.stderr
+    assert said in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not out.exists()
+
+
+def test_one_ray_worker_makes_the_same_trials(
+    finished: Path, zoo: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "ray"
+    options = ("--executor", "ray", "--workers", "1", "--out", str(out), "--export", "none")
+    done = run(zoo, environment, "search", *options)
+    assert done.returncode == 0, done.stderr
+    assert content(out) == content(finished)
+    assert not (out / "models").exists()
+
+
+def test_a_raised_budget_extends_and_a_changed_seed_is_refused(
+    finished: Path, zoo: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "extended"
+    shutil.copytree(finished, out)
+    refused = run(zoo, environment, "search", "--out", str(out), "--seed", "5")
+    assert refused.returncode == 2
+    assert "--seed: seed was 0" in refused.stderr
+    done = run(zoo, environment, "search", "--out", str(out), "--budget", "11")
+    assert done.returncode == 0, done.stderr
+    with Store(out, write=False) as store, Store(finished, write=False) as before:
+        assert store.counts()["measured"] == 11
+        assert store.trials()[:9] == before.trials()
+        old, new = before.outcomes("search"), store.outcomes("search")
+        assert {n: new[n] for n in old} == old
+
+
+def test_a_changed_model_is_refused_before_anything_is_measured(
+    finished: Path, zoo: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    out, weights = tmp_path / "changed", zoo / "left" / "model.safetensors"
+    shutil.copytree(finished, out)
+    before = weights.read_bytes()
+    try:
+        weights.write_bytes(before[:-4000] + bytes(4000))
+        refused = run(zoo, environment, "search", "--out", str(out), "--budget", "11")
+    finally:
+        weights.write_bytes(before)
+    assert refused.returncode == 3
+    assert "'left'" in refused.stderr
+    assert measurements(out) == measurements(finished)
+
+
+def test_the_library_searches_from_options(zoo: Path, tmp_path: Path) -> None:
+    study = automerge.search(
+        {
+            "base": zoo / "base",
+            "model": [f"left={zoo / 'left'}", f"right={zoo / 'right'}"],
+            "task": ["choose"],
+            "include_path": zoo / "tasks",
+            "budget": 4,
+            "items_per_candidate": 20,
+            "export": "none",
+            "out": tmp_path / "out",
+        }
+    )
+    assert study.result.state == "finished"
+    assert {member["kind"] for member in study.front} == {"base", "parent", "baseline"}
+    assert study.report.is_file()
+
+
+def test_a_recipe_of_an_adapter_without_a_base_still_says_whose_it_is(
+    finished: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    run_copy = tmp_path / "run"
+    shutil.copytree(finished, run_copy)
+    assert run(tmp_path, environment, "export", "run", "--trial", "3").returncode == 0
+    recipe = run_copy / "models" / "adapter" / "recipe.yaml"
+    done = run(tmp_path, environment, "merge", str(recipe), "--out", "again")
+    assert done.returncode == 0, done.stderr
+    merged = (tmp_path / "again" / "model.safetensors").read_bytes()
+    assert merged == (recipe.parent / "model.safetensors").read_bytes()
+    recipe.write_text(recipe.read_text().replace("base:", "left:", 1))
+    refused = run(tmp_path, environment, "merge", str(recipe), "--out", "more")
+    assert refused.returncode in (2, 3)
+    assert "Traceback" not in refused.stderr
+
+
+def test_properties_of_the_model_are_objectives_and_bounds_hold(
+    zoo: Path, environment: dict[str, str]
+) -> None:
+    config = zoo / "close.yaml"
+    text = (zoo / "automerge.yaml").read_text().replace("name: tiny", "name: close")
+    text = text.replace("tasks: [choose,", "tasks: [{task: choose, goal: false},")
+    config.write_text(
+        f"{text}properties: [distance_to_base, parameters]\nconstraints:\n"
+        "  - distance_to_base <= 0.04\n  - choose >= best_parent - 0.5\nexport: none\n"
+        "split: {search: 0.1, select: 0.8, test: 0.1}\nresolution: 0\n"
+    )
+    done = run(zoo, environment, "search", str(config))
+    assert done.returncode == 0, done.stderr
+    assert "keeps     distance_to_base <= 0.04" in done.stdout
+    assert " block 2  " in done.stdout, "the test needs a selection in blocks"
+    front = json.loads((zoo / "runs" / "close" / "front.json").read_text())
+    schema = json.loads(
+        (REPOSITORY / "automerge" / "report" / "front.schema.json").read_text(encoding="utf-8")
+    )
+    jsonschema.validate(front, schema)
+    members = {member["name"]: member for member in front["members"]}
+    assert members["base"]["scores"]["distance_to_base"]["test"]["value"] == 0
+    moved = [m["scores"]["distance_to_base"]["test"]["value"] for m in members.values()]
+    assert 0 < max(moved) < 1
+    assert len({m["scores"]["parameters"]["test"]["value"] for m in members.values()}) == 1
+    for member in members.values():
+        kept = {row["constraint"]: row for row in member["constraints"]}["distance_to_base <= 0.04"]
+        assert (kept["verdict"] == "kept") == (kept["value"] <= 0.04)
+        assert kept["verdict"] == "kept" or not member["on_front"]
+    assert any(member["on_front"] for member in members.values())
+    assert [o["goal"] for o in front["objectives"]] == [False, True, True, True]
+    assert set(front["hypervolume"]["ideal"]) == {"say", "distance_to_base", "parameters"}
+    assert "Constraints" in (zoo / "runs" / "close" / "report.html").read_text()
+    wrong = run(zoo, environment, "search", str(config), "--constraint", "chose >= 1")
+    assert wrong.returncode == 2
+    assert "no objective is named 'chose'; did you mean 'choose'?" in wrong.stderr

@@ -1,0 +1,487 @@
+"""The configuration: every fault at once and located, options over files, and resuming."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from automerge.config import OPTIONS, StudyConfig, differences, load_config
+from automerge.config.recipe_file import write_recipe
+from automerge.errors import ConfigError, Location
+from automerge.recipe import Profile, Recipe, RecipeSource
+from automerge.samplers import SAMPLERS
+from automerge.space import Groups, Knots, PerLayer
+from tests.methods.dataless import DATALESS
+
+STUDY = """\
+base: ./base
+models: {math: math, code: org/code@rev}
+tasks:
+  - gsm8k
+  - {task: mbpp, metric: "pass_at_1,none", direction: maximize, name: code, num_fewshot: 3}
+search:
+  methods: [task_arithmetic, ties]
+  weight: [0, 1.5]
+split: {search: 0.4, select: 0.3, test: 0.3}
+evaluation: {batch_size: 8, items_per_candidate: full}
+budget: 50
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    for name in ("base", "math", "other"):
+        (tmp_path / "study" / name).mkdir(parents=True)
+    (tmp_path / "cwd" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "cwd")
+    return tmp_path / "study"
+
+
+def load(text: str, folder: Path, **options: object) -> StudyConfig:
+    (folder / "my-study.yaml").write_text(text)
+    return load_config(folder / "my-study.yaml", options)
+
+
+def faults(text: str, folder: Path, **options: object) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(text, folder, **options)
+    return [str(fault).replace(f"{folder}/", "") for fault in caught.value.faults]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("8h", 28800),
+        ("90min", 5400),
+        ("1d12h", 129600),
+        ("1.5 h", 5400),
+        ("45s", 45),
+        ("2h5m", 7500),
+    ],
+)
+def test_times_are_read_in_their_units(folder, text, seconds):
+    config = load(STUDY.replace("budget: 50", f"max_time: {text}"), folder)
+    assert config.max_seconds == seconds
+    assert config.budget == "unlimited"
+
+
+def test_a_limit_of_time_or_items_beside_a_budget_leaves_the_budget(folder):
+    config = load(STUDY + "max_items: 90000\n", folder, max_time="2h")
+    assert (config.budget, config.max_items, config.max_seconds) == (50, 90000, 7200)
+    only_items = load(
+        STUDY.replace("budget: 50", "max_items: 90000"), folder, items_per_candidate=9
+    )
+    assert (only_items.budget, only_items.expected_budget) == ("unlimited", 5000)
+
+
+def test_a_study_is_read_with_defaults(folder):
+    config = load(STUDY, folder)
+    assert config.name == "my-study"
+    assert config.references == {
+        "base": str(folder / "base"),
+        "math": str(folder / "math"),
+        "code": "org/code@rev",
+    }
+    assert [(task.name, task.task, task.metric) for task in config.tasks] == [
+        ("gsm8k", "gsm8k", None),
+        ("code", "mbpp", "pass_at_1,none"),
+    ]
+    assert config.out == str(Path.cwd() / "runs" / "my-study")
+    assert config.sampler == "auto"
+    assert config.evaluation.items_per_candidate == "full"
+    settings = config.space_settings()
+    assert settings.methods == ("task_arithmetic", "ties")
+    assert settings.bounds == {"weight": (0, 1.5)}
+    assert settings.depth == Knots(3)
+    assert settings.leave_out
+
+
+def test_settings_know_where_they_were_written(folder):
+    config = load(STUDY, folder, seed="3", model=["math=../study/math"])
+    source = str(folder / "my-study.yaml")
+    assert config.locate(("tasks", 1, "metric")) == Location(source, 5, 26)
+    assert config.locate(("tasks", 0, "metric")) == Location(source, 4, 5)
+    assert config.locate(("search", "knobs", "weight")) == Location(source, 8, 11)
+    assert config.locate(("seed",)) == Location("--seed")
+    assert config.locate(("models", "math")) == Location("--model math=../study/math")
+    assert StudyConfig.from_plain(config.to_plain()).locate(("seed",)) is None
+
+
+def test_options_replace_keys_and_have_paths_relative_to_the_working_directory(folder):
+    config = load(
+        STUDY,
+        folder,
+        base="./here",
+        model=["m=../study/math", "../study/other"],
+        task=["arc_easy:acc_norm", "piqa:acc,none:minimize"],
+        budget="7",
+        items_per_candidate="64",
+        out="my-run",
+        name=None,
+        apply_chat_template=True,
+    )
+    assert config.references == {
+        "base": str(Path.cwd() / "here"),
+        "m": str(folder / "math"),
+        "other": str(folder / "other"),
+    }
+    assert [(t.name, t.task, t.metric, t.direction) for t in config.tasks] == [
+        ("arc_easy", "arc_easy", "acc_norm", None),
+        ("piqa", "piqa", "acc,none", "minimize"),
+    ]
+    assert (config.budget, config.evaluation.items_per_candidate) == (7, 64)
+    assert config.evaluation.batch_size == 8
+    assert config.out == str(Path.cwd() / "my-run")
+    assert config.apply_chat_template
+
+
+def test_options_alone_make_a_study():
+    config = load_config(None, {"base": "org/b", "model": ["org/m"], "task": ["gsm8k"]})
+    assert config.references == {"base": "org/b", "m": "org/m"}
+    assert config.name == "study"
+
+
+def test_models_may_be_a_list(folder):
+    text = STUDY.replace("{math: math, code: org/code@rev}", "[math, ./other, org/code@rev]")
+    config = load(text, folder)
+    assert list(config.models) == ["math", "other", "code"]
+    assert config.locate(("models", "other")).line == 2
+
+
+def test_two_objectives_of_one_task_are_told_apart_by_their_metrics(folder):
+    config = load(STUDY, folder, task=["gsm8k:exact_match,strict", "gsm8k:exact_match,flexible"])
+    assert [task.name for task in config.tasks] == [
+        "gsm8k:exact_match,strict",
+        "gsm8k:exact_match,flexible",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("budget: 50", "bugdet: 50", ":11:1: unknown key 'bugdet'; did you mean 'budget'?"),
+        ("budget: 50", "bugdet:", ":11:1: unknown key 'bugdet'; did you mean 'budget'?"),
+        ("budget: 50", "budget: -1", ":11:9: expected a whole number from 0 to 1000000, or unli"),
+        ("budget: 50", "budget: 1000001", "or unlimited, got 1000001"),
+        ("budget: 50", "budget: 1e12", "or unlimited, got 1000000000000.0"),
+        ("budget: 50", "budget: true", "or unlimited, got true"),
+        ("budget: 50", "budget: unlimited", ":11:9: an unlimited budget needs max_time or max_i"),
+        ("budget: 50", "max_time: soon", ":11:11: expected a time such as 8h, 90min or 1d12h"),
+        ("budget: 50", "max_time: 0h", ":11:11: expected a time such as 8h, 90min or 1d12h"),
+        ("budget: 50", "deterministic: true\nmax_time: 8h", "a limit of time has no deterministic"),
+        (
+            "budget: 50",
+            "deterministic: true\nexecutor: ray",
+            "trials are in flight decides what is",
+        ),
+        ("budget: 50", "max_items: 0", ":11:12: must be at least 1, got 0"),
+        ("budget: 50", "resolution: 2", ":11:13: must be at most 1, got 2"),
+        (
+            "- gsm8k",
+            "- {task: gsm8k, goal: false}",
+            ":4:5: 'gsm8k' is no goal, and no constr",
+        ),
+        ("budget: 50", "constraints: [gsm8k]", ":11:15: expected NAME >= NUMBER, or NAME >= MODE"),
+        (
+            "budget: 50",
+            "constraints: [gsm9k >= 1]",
+            ":11:15: no objective is named 'gsm9k'; did yo",
+        ),
+        (
+            "budget: 50",
+            "constraints: [code >= bse]",
+            "no model is named 'bse'; did you mean 'base'?",
+        ),
+        ("budget: 50", "sampler: cmaes", ":11:10: unknown sampler 'cmaes'; did you mean 'cma'?"),
+        ("budget: 50", "executor: rya", ":11:11: unknown executor 'rya'; did you mean 'ray'?"),
+        ("budget: 50", "workers: 4", ":11:10: the local executor has one worker"),
+        ("budget: 50", "ray_address: auto", ":11:14: a Ray address needs executor: ray"),
+        ("budget: 50", "export: all", ":11:9: unknown value \"all\"; choose from 'front'"),
+        ("budget: 50", "seed: 1.5", ":11:7: expected a whole number, got 1.5"),
+        ("budget: 50", "allow_task_code: no", ':11:18: expected true or false, got "no"; write f'),
+        ("budget: 50", "allow_task_code: yes", 'got "yes"; write true'),
+        ("budget: 50", "allow_task_code: maybe", 'expected true or false, got "maybe"'),
+        ("budget: 50", "fewshot_as_multiturn: true", ":11:23: fewshot_as_multiturn needs apply_"),
+        ("budget: 50", "name: a/b", ":11:7: 'a/b' is no name: letters, digits"),
+        ("budget: 50", "include_path: ./tasks", ":11:15: no such folder"),
+        ("budget: 50", "recipes: [missing.yaml]", ":11:11: "),
+        ("budget: 50", "recipes: missing.yaml", ":11:10: expected a list"),
+        ("base: ./base", "base: ./bas", ":1:7: no such folder"),
+        ("base: ./base\n", "", ":1:1: missing key 'base'; name the base model"),
+        ("base: ./base", "base:", ":1:6: expected text, got null"),
+        ("math: math", "math: ./base", ":2:16: base is the base already; list each model once"),
+        ("code: org/code@rev", "m2: math", "math is the model 'math' already; list each"),
+        ("math: math", "base: math", ":2:10: 'base' has a meaning; choose another name"),
+        ("math: math", "default: math", ":2:10: 'default' has a meaning"),
+        ("math: math", "-m: math", ":2:10: '-m' is no name"),
+        ("{math: math, code: org/code@rev}", "{}", ":2:9: expected at least one"),
+        ("{math: math, code: org/code@rev}", "5", ":2:9: expected a mapping of keys to values"),
+        ("- gsm8k", "- 5", ":4:5: expected a mapping of keys to values, got 5"),
+        ("- gsm8k", "- a:b:maximize:d", ":4:5: expected TASK[:METRIC[:DIRECTION]]"),
+        (
+            "- gsm8k",
+            "- gsm8k:acc:maximise",
+            ":4:5: unknown value \"maximise\"; did you mean 'maximize'?",
+        ),
+        ("- gsm8k", "- {name: x}", ":4:5: missing key 'task'"),
+        ("- gsm8k", "- code", ":5:5: two objectives are named 'code'"),
+        ("num_fewshot", "num_fewshots", ":5:77: unknown key 'num_fewshots'; did you mean 'num_f"),
+        ("[0, 1.5]", "[1.5, 0]", ":8:11: the lower bound must be below the upper one"),
+        ("[0, 1.5]", "[0, 11]", ":8:11: a weight lies in [-10, 10], got [0, 11]"),
+        ("[0, 1.5]", "[0, 1, 2]", ":8:11: expected bounds [low, high] or one number"),
+        ("[0, 1.5]", "true", ":8:11: expected bounds [low, high] or one number, got true"),
+        ("weight:", "wieght:", ":8:3: unknown key 'wieght'; did you mean 'weight'?"),
+        ("weight: [0, 1.5]", "t: 0.5", ":8:3: none of the methods task_arithmetic, ties has a 't'"),
+        ("weight: [0, 1.5]", "normalize: 1", ":8:14: expected true, false or [false, true]"),
+        ("weight: [0, 1.5]", "depth: {knots: 0}", ":8:18: must be at least 1, got 0"),
+        ("weight: [0, 1.5]", "depth: {nots: 3}", ":8:11: unknown key 'nots'; did you mean 'knots'"),
+        ("weight: [0, 1.5]", "depth: {knots: 3, groups: 2}", ":8:10: give one of {knots: N}"),
+        ("weight: [0, 1.5]", "depth: layers", ":8:10: expected {knots: N}, {groups: N} or per_l"),
+        ("weight: [0, 1.5]", "components: [mpl]", ":8:16: unknown component 'mpl'"),
+        ("weight: [0, 1.5]", "components: [mlp, [mlp]]", ":8:22: component 'mlp' is listed twice"),
+        ("weight: [0, 1.5]", "components: attention", ":8:15: expected all or a list"),
+        ("weight: [0, 1.5]", "varying: [wait]", ":8:13: unknown knob 'wait'"),
+        ("weight: [0, 1.5]", "space: missing.yaml", ":8:10: "),
+        ("[task_arithmetic, ties]", "[ties, tis]", ":7:19: unknown method 'tis'; did you mean 't"),
+        ("[task_arithmetic, ties]", "[ties, ties]", ":7:19: method 'ties' is listed twice"),
+        ("[task_arithmetic, ties]", "[]", ":7:12: expected at least one"),
+        ("test: 0.3", "test: 0.4", ":9:8: search, select and test must add up to 1"),
+        ("test: 0.3", "test: 0", ":9:41: must be more than 0, got 0"),
+        ("batch_size: 8", "batch_size: 0", ":10:26: must be at least 1, got 0"),
+        ("batch_size: 8", "dtype: int8", ":10:21: unknown value \"int8\"; choose from 'auto'"),
+        ("full", "all", ":10:50: expected full, or a whole number from 8 to 10000000"),
+    ],
+)
+def test_what_is_wrong_is_located_and_explained(old, new, message, folder):
+    assert old in STUDY
+    found = faults(STUDY.replace(old, new), folder)
+    assert len(found) == 1
+    assert message in found[0]
+
+
+def test_all_faults_come_together_in_the_order_they_were_written(folder):
+    text = STUDY.replace("./base", "./bas").replace("gsm8k", "5").replace("[0, 1.5]", "[2, 1]")
+    text = text.replace("budget", "bugdet").replace("batch_size: 8", "batch_size: x")
+    found = faults(text + "sampler: cmae\nsplit2: 1\n", folder, seed="x")
+    assert len(found) == 8
+    lines = [fault.split(":")[1] for fault in found if not fault.startswith("--")]
+    assert lines == sorted(lines, key=int)
+    assert found[0] == '--seed: expected a whole number, got "x"'
+
+
+def test_a_fault_of_an_option_names_the_option(folder):
+    found = faults(STUDY, folder, base="./nope", model=["a=./x", "a=./y"], dtype="int8")
+    assert any(fault.startswith("--base: no such folder") for fault in found)
+    assert any(fault.startswith("--model a=./y: two models are named 'a'") for fault in found)
+    assert any(fault.startswith("--dtype: unknown value") for fault in found)
+
+
+def test_without_a_file_what_is_missing_is_asked_for():
+    with pytest.raises(ConfigError) as caught:
+        load_config(None)
+    assert [fault.message.split(";")[0] for fault in caught.value.faults] == [
+        "missing key 'base'",
+        "missing key 'models'",
+        "missing key 'tasks'",
+    ]
+
+
+def test_the_number_of_models_is_bounded(folder):
+    names = ", ".join(f"m{i}: org/m{i}" for i in range(65))
+    text = STUDY.replace("math: math, code: org/code@rev", names)
+    assert len(faults(text, folder)) == 1
+
+
+def test_a_space_file_is_read_and_overruled_by_the_study(folder):
+    (folder / "space.yaml").write_text("depth: {groups: 4}\nweight: [0, 1]\nlambda: 1\n")
+    config = load(STUDY.replace("weight:", "space: space.yaml\n  weight:"), folder)
+    settings = config.space_settings()
+    assert settings.depth == Groups(4)
+    assert settings.bounds == {"weight": (0, 1.5)}
+    assert settings.fixed == {"lambda": 1}
+    (folder / "space.yaml").write_text("weight: [1, 0]\ndpth: 3\n")
+    found = faults(STUDY.replace("weight: [0, 1.5]", "space: space.yaml"), folder)
+    assert [fault.split(": ")[0] for fault in found] == ["space.yaml:1:9", "space.yaml:2:1"]
+
+
+def test_depth_and_components_become_those_of_the_space(folder):
+    config = load(
+        STUDY.replace(
+            "weight: [0, 1.5]", "depth: per_layer\n  components: [attention, [mlp, '*norm*']]"
+        ),
+        folder,
+    )
+    settings = config.space_settings()
+    assert settings.depth == PerLayer()
+    assert settings.components == (("attention",), ("mlp", "*norm*"), ("default",))
+    config = load(STUDY.replace("weight: [0, 1.5]", "components: [mlp, other]"), folder)
+    assert config.space_settings().components == (("mlp",), ("default",))
+
+
+def test_switches_are_fixed_or_searched(folder):
+    config = load(STUDY.replace("weight: [0, 1.5]", "normalize: [false, true]"), folder)
+    assert config.space_settings().switches == ("normalize",)
+    config = load(STUDY.replace("weight: [0, 1.5]", "normalize: false"), folder)
+    assert config.space_settings().fixed == {"normalize": False}
+
+
+def test_recipes_are_kept_in_the_names_of_the_study(folder):
+    recipe = Recipe("linear", (RecipeSource("x", {"weight": Profile.of([0.2, 0.4])}),))
+    write_recipe(recipe, {"x": str(folder / "math")}, folder / "first.yaml")
+    config = load(STUDY + "recipes: [first.yaml]\n", folder)
+    (named,) = config.recipes
+    assert named.name == "first"
+    assert named.recipe == Recipe("linear", (RecipeSource("math", recipe.sources[0].knobs),))
+    write_recipe(recipe, {"x": str(folder / "other")}, folder / "first.yaml")
+    (found,) = faults(STUDY + "recipes: [first.yaml]\n", folder)
+    assert found.startswith("first.yaml:2:9: the recipe's model 'x'")
+
+
+def test_plain_settings_are_json_and_read_back(folder):
+    recipe = Recipe("linear", (RecipeSource("math", {"weight": Profile.of(0.2)}),))
+    write_recipe(recipe, {}, folder / "r.yaml")
+    config = load(STUDY + "recipes: [r.yaml]\n", folder)
+    plain = json.loads(json.dumps(config.to_plain()))
+    again = StudyConfig.from_plain(plain)
+    assert again == config
+    assert again.to_plain() == plain
+    assert again.fingerprint() == config.fingerprint()
+    assert pickle.loads(pickle.dumps(again)) == config
+    assert again.recipes[0].recipe == recipe
+
+
+def test_settings_are_frozen(folder):
+    config = load(STUDY, folder)
+    with pytest.raises(ValueError, match="frozen"):
+        config.budget = 3
+
+
+def leaf_fields(model: type[BaseModel]):
+    for name, info in model.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            yield from leaf_fields(info.annotation)
+        else:
+            yield model, name, info
+
+
+@pytest.mark.parametrize(("model", "name", "info"), leaf_fields(StudyConfig))
+def test_every_field_says_whether_a_resumed_study_may_change_it(model, name, info):
+    assert (info.json_schema_extra or {}).get("resume") in ("safe", "unsafe"), f"{model}.{name}"
+
+
+CHANGES = {
+    "name": ("name: other", True),
+    "budget": ("budget: 400", True),
+    "executor": ("executor: ray", True),
+    "out": ("out: elsewhere", True),
+    "export": ("export: knee", True),
+    "allow_task_code": ("allow_task_code: true", True),
+    "shortlist": ("shortlist: 3", True),
+    "seed": ("seed: 1", False),
+    "sampler": ("sampler: tpe", False),
+    "base": ("base: ./other", False),
+    "models": ("models: {math: math}", False),
+    "tasks": ("tasks: [gsm8k]", False),
+    "apply_chat_template": ("apply_chat_template: true", False),
+    "system_instruction": ("system_instruction: Think.", False),
+    "evaluation.batch_size": ("evaluation: {batch_size: 4, items_per_candidate: full}", False),
+    "evaluation.dtype": (
+        "evaluation: {batch_size: 8, items_per_candidate: full, dtype: float32}",
+        False,
+    ),
+    "split.max_test": ("split: {search: 0.4, select: 0.3, test: 0.3, max_test: 99}", False),
+    "search.knobs": ("search: {methods: [task_arithmetic, ties], weight: [0, 1]}", False),
+    "search.depth.groups": (
+        "search: {methods: [task_arithmetic, ties], weight: [0, 1.5], depth: {groups: 2}}",
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_a_change_is_found_and_known_to_be_safe_or_not(field, folder):
+    old = load(STUDY, folder)
+    text, safe = CHANGES[field]
+    lines = yaml.safe_load(STUDY) | yaml.safe_load(text)
+    new = load(yaml.safe_dump(lines, sort_keys=False), folder)
+    found = {difference.field: difference for difference in differences(old.to_plain(), new)}
+    assert field in found
+    assert all(difference.safe == safe for difference in found.values())
+    assert (old.fingerprint() == new.fingerprint()) == safe
+
+
+def test_settings_a_study_was_stored_without_have_their_defaults(folder):
+    config = load(STUDY, folder)
+    plain = config.to_plain()
+    del plain["shortlist"], plain["evaluation"]["max_length"]
+    assert differences(plain, config) == []
+    (difference,) = differences(plain, load(STUDY + "shortlist: 5\n", folder))
+    assert (difference.field, difference.old, difference.new) == ("shortlist", 12, 5)
+
+
+def test_names_are_those_of_the_tables(folder):
+    for sampler in SAMPLERS:
+        assert load(STUDY, folder, sampler=sampler).sampler == sampler
+    text = STUDY.replace("[task_arithmetic, ties]", json.dumps(list(DATALESS)))
+    assert load(text, folder).search.methods == tuple(DATALESS)
+
+
+def test_every_option_names_a_setting(folder):
+    plain = load(STUDY, folder).to_plain()
+    for path in OPTIONS.values():
+        value = plain
+        for key in path:
+            value = value[key]
+
+
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.sampled_from(sorted(StudyConfig.model_fields)), junk, st.booleans())
+def test_any_value_of_any_key_is_accepted_or_explained(folder, key, value, nested):
+    document = yaml.safe_load(STUDY)
+    if nested and isinstance(document.get(key), dict):
+        document[key][next(iter(document[key]))] = value
+    else:
+        document[key] = value
+    try:
+        config = load(json.dumps(document), folder)
+    except ConfigError as error:
+        unlocated = [fault for fault in error.faults if fault.location is None]
+    else:
+        unlocated = []
+        assert StudyConfig.from_plain(config.to_plain()) == config
+    assert unlocated == []
+
+
+def test_a_task_may_name_dataset_splits_for_its_parts(folder):
+    text = STUDY.replace("- gsm8k", "- {task: gsm8k, split: {search: train, test: test}}")
+    config = load(text, folder)
+    assert [task.split for task in config.tasks] == [{"search": "train", "test": "test"}, {}]
+    assert StudyConfig.from_plain(config.to_plain()) == config
+    wrong = text.replace("search: train", "serch: train")
+    assert any("unknown part 'serch'; did you mean 'search'" in f for f in faults(wrong, folder))
+
+
+def test_a_study_from_before_dataset_splits_is_resumed(folder):
+    config = load(STUDY, folder)
+    assert all("split" not in task for task in config.to_plain()["tasks"])
+    text = STUDY.replace("- gsm8k", "- {task: gsm8k, split: {search: train}}")
+    (change,) = differences(config.to_plain(), load(text, folder))
+    assert (change.field, change.safe) == ("tasks", False)

@@ -1,0 +1,41 @@
+"""The commands and recipes shown in docs/inspect.md and docs/vocabulary.md work."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from automerge import cli
+from automerge.config.recipe_file import read_recipe
+from automerge.recipe import Vocabulary
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def blocks(name: str, language: str) -> list[str]:
+    text = (REPOSITORY / "docs" / name).read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def test_the_commands_of_inspect_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "automerge").symlink_to(REPOSITORY / "automerge")
+    monkeypatch.chdir(tmp_path)
+    for line in "".join(blocks("inspect.md", "sh")).splitlines():
+        with pytest.raises(SystemExit) as ended:
+            cli.main(shlex.split(line)[1:])
+        assert ended.value.code == 0, capsys.readouterr().err
+    assert (tmp_path / "inspect.html").is_file()
+
+
+def test_the_recipe_of_vocabulary_is_read(tmp_path: Path) -> None:
+    [text] = blocks("vocabulary.md", "yaml")
+    for folder in ("maths", "code"):
+        (tmp_path / folder).mkdir()
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    assert read_recipe(path).recipe.vocabulary == Vocabulary("union", "maths", 64)

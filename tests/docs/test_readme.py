@@ -1,0 +1,91 @@
+"""Every command of the README runs, and every configuration in it and in docs/ is valid."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from automerge.config import load_config
+
+REPOSITORY = Path(__file__).parents[2]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = [line for block in blocks(README, "sh") for line in block.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("automerge ")]
+
+
+def run_all(folder: Path, budgets: dict[str, str]) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HOME": str(folder / "cache")}
+    environment["PYTHONPATH"] = str(REPOSITORY)
+    for _, *arguments in commands():
+        shown = [budgets.get(word, word.replace("trial-20", budgets["name"])) for word in arguments]
+        done = subprocess.run(
+            [sys.executable, "-m", "automerge.cli", *shown],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, (shown, done.stderr)
+
+
+def test_the_commands_run_with_small_budgets(tmp_path: Path) -> None:
+    run_all(tmp_path, {"40": "7", "60": "8", "20": "6", "name": "trial-6"})
+    assert (tmp_path / "runs/demo/report.html").is_file()
+    assert (tmp_path / "merged/model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_the_commands_run_as_they_are_written(tmp_path: Path) -> None:
+    run_all(tmp_path, {"name": "trial-20"})
+
+
+def test_make_knows_its_targets() -> None:
+    targets = {
+        line.split()[1]
+        for b in blocks(README, "sh")
+        for line in b.splitlines()
+        if line.startswith("make ")
+    }
+    assert {"demo", "test"} <= targets
+    for target in targets:
+        subprocess.run(["make", "-n", target], cwd=REPOSITORY, capture_output=True, check=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        (name, block)
+        for name in ("README.md", "docs/configuration.md")
+        for block in blocks((REPOSITORY / name).read_text(encoding="utf-8"), "yaml")
+    ],
+)
+def test_configurations_shown_are_valid(file: str, text: str, tmp_path: Path) -> None:
+    shown = yaml.safe_load(text)
+    for folder in ("base", "maths", "code", "tasks"):
+        (tmp_path / folder).mkdir()
+    path = tmp_path / "automerge.yaml"
+    if "method" in shown:
+        from automerge.config.recipe_file import read_recipe
+
+        path.write_text(text)
+        assert read_recipe(path).recipe.method == shown["method"], file
+        return
+    if "search" in shown:
+        text += "base: ./base\nmodels: {maths: ./maths}\ntasks: [gsm8k]\n"
+    path.write_text(text)
+    assert load_config(path).models, file

@@ -1,0 +1,89 @@
+"""The recipes in docs/recipes: each loads, and gives its paper's formula on a tiny model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from automerge.checkpoints import open_checkpoint
+from automerge.config.recipe_file import read_recipe
+from automerge.merging import ResidentEngine
+from automerge.methods import METHODS
+from automerge.recipe import Recipe
+from tests.checkpoints.models import llama, perturb, save
+
+RECIPES = {p.stem: p for p in sorted((Path(__file__).parents[2] / "docs/recipes").glob("*.yaml"))}
+N_LAYERS = 3
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> list[Path]:
+    """Three different models in float32."""
+    torch.manual_seed(0)
+    root, model = tmp_path_factory.mktemp("models"), llama()
+    return [save(perturb(model, seed), root / str(seed)) for seed in range(3)]
+
+
+def merged(recipe: Recipe, folders: list[Path]) -> tuple[dict[str, torch.Tensor], list]:
+    """The merged tensors, and in float64 those of the models, base first."""
+    order = tuple(name for name in (recipe.base, *(s.name for s in recipe.sources)) if name)
+    models = {name: open_checkpoint(f) for name, f in zip(order, folders, strict=False)}
+    tensors = dict(ResidentEngine(models).merge(recipe))
+    return tensors, [{n: m.read(n).double() for n in tensors} for m in models.values()]
+
+
+def lines_factor(name: str) -> float:
+    """α + β (l − 1) / (L − 1), embeddings as layer 1, final norm and head as layer L."""
+    layer = 1 if "embed" in name else N_LAYERS
+    if "layers" in name:
+        layer = 1 + int(name.split(".")[2])
+    return 0.3 + 0.7 * (layer - 1) / (N_LAYERS - 1)
+
+
+def lines(name, base, maths, code):
+    return base + lines_factor(name) * (0.5 * (maths - base) + 0.5 * (code - base))
+
+
+def expo(name, sft, aligned):
+    return aligned + 0.3 * (aligned - sft)
+
+
+def wise_ft(name, base, tuned):
+    return (1 - 0.5) * base + 0.5 * tuned
+
+
+def chat_vector(name, base, language, chat):
+    return language + (chat - base)
+
+
+FORMULAS = {f.__name__: f for f in (lines, expo, wise_ft, chat_vector)}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_an_example_recipe_gives_the_formula_of_its_paper(name, folders):
+    recipe = read_recipe(RECIPES[name]).recipe
+    tensors, models = merged(recipe, folders)
+    for tensor, value in tensors.items():
+        expected = FORMULAS[name](tensor, *(model[tensor] for model in models))
+        torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6, msg=tensor)
+
+
+def test_every_formula_has_its_recipe():
+    assert set(RECIPES) == set(FORMULAS)
+
+
+@pytest.mark.parametrize(
+    "method", [m.name for m in METHODS.values() if m.anchored and m.max_sources is None]
+)
+def test_lines_goes_with_every_method_that_has_a_base(method, folders):
+    """The merged task vector of each tensor is that of λ = 1, times its layer's factor."""
+    lines = read_recipe(RECIPES["lines"]).recipe
+    sources = tuple(type(s)(s.name, {}) for s in lines.sources)
+    plain = Recipe(method, sources, lines.base)
+    whole, (base, *_) = merged(plain, folders)
+    scaled, _ = merged(Recipe(method, sources, lines.base, lines.knobs), folders)
+    for name, value in scaled.items():
+        expected = base[name] + lines_factor(name) * (whole[name].double() - base[name])
+        torch.testing.assert_close(value.double(), expected, rtol=1e-4, atol=1e-5, msg=name)
