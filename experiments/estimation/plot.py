@@ -68,7 +68,7 @@ def print_superpopulation(found: Mapping[str, Mapping[str, Mapping[str, float]]]
 
 def print_selection(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
     sizes = list(next(iter(found.values())))
-    print("\n| items of a candidate | " + " | ".join(f"n = {n}" for n in sizes) + " |")
+    print("\n| items per candidate | " + " | ".join(f"n = {n}" for n in sizes) + " |")
     print("|---|" + "---|" * len(sizes))
     for scheme, of in found.items():
         cells = [
@@ -117,7 +117,7 @@ def figure(pool: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
         best = [of["control variates"][f"{measure}, best tenth"] for of in pool.values()]
         return [*found, (*BEST, best)]
 
-    ratio = panel("Variance against the plain mean's", sizes, lines("variance ratio"), 0.0, 1.0)
+    ratio = panel("Variance relative to the plain mean's", sizes, lines("variance ratio"), 0.0, 1.0)
     cover = panel("Coverage of 90 % intervals", sizes, lines("coverage"), 0.8, 1.0)
     legend = "".join(
         f'<text x="{2 * PANEL + 14}" y="{60 + 20 * row}" fill="{color}">{escape(label)}</text>'
@@ -151,7 +151,7 @@ def panel(title: str, sizes: Sequence[int], lines: Sequence[Line], low: float, h
         parts.append(f'<path d="M{LEFT} {up(NOMINAL):.1f}H{right}" stroke="#333"/>')
     for i, n in enumerate(sizes):
         parts.append(f'<text x="{across(i) - 9:.1f}" y="{bottom + 16}">{n}</text>')
-    parts.append(f'<text x="{LEFT + 60}" y="{HEIGHT - 6}">items a candidate, of 1,000</text>')
+    parts.append(f'<text x="{LEFT + 60}" y="{HEIGHT - 6}">items per candidate, of 1,000</text>')
     for _, color, dash, values in lines:
         places = [(across(i), up(value)) for i, value in enumerate(values)]
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)

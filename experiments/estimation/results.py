@@ -1,4 +1,4 @@
-"""One file of results, a section a script."""
+"""One file of results, one section per script."""
 
 from __future__ import annotations
 

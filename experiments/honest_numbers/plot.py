@@ -1,4 +1,4 @@
-"""The figure of this experiment: what was reported, less the truth, a dot a search."""
+"""The figure of this experiment: reported minus true scores, one dot per search."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLORS = ("#c2410c", "#b08900", "#6b7fa3", "#1f6fb4")
 
 
 def draw(reported: Mapping[str, Sequence[float]], path: Path) -> None:
-    """Write a strip a way of reporting, with its mean, on one axis in points."""
+    """Write one strip per way of reporting, with its mean, on one axis in points."""
     everything = [value for values in reported.values() for value in values]
     low, high = math.floor(min(0.0, *everything)), math.ceil(max(0.0, *everything))
     height = TOP + ROW * len(reported) + BOTTOM
@@ -45,7 +45,7 @@ def draw(reported: Mapping[str, Sequence[float]], path: Path) -> None:
             f'<path d="M{x(mean):.1f} {y - 15:.1f}V{y + 15:.1f}" stroke="{color}" '
             'stroke-width="3"/>'
         )
-    caption = "reported − truth, points (mean of four tasks); a dot a search, a bar their mean"
+    caption = "reported − truth, points (mean of four tasks); one dot per search, bars are means"
     parts.append(f'<text x="{LEFT}" y="{height - 6}">{escape(caption)}</text>')
     box = f'viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
     path.write_text(

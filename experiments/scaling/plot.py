@@ -16,7 +16,7 @@ LOWEST = 0.8
 
 def main() -> None:
     runs = json.loads((HERE / "results.json").read_text())["runs"]
-    print("| sampler | workers | mean duration, s | trials | busy | driver ms a trial, wall "
+    print("| sampler | workers | mean duration, s | trials | busy | driver ms per trial, wall "
           "(median) | processor | last tenth, wall | memory at the end, MB "
           "| resuming, s |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|---|---|")
