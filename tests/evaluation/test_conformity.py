@@ -69,7 +69,7 @@ KINDS = {
         CHOICE.replace("doc_to_choice: choices", "doc_to_choice: '{{choices[:4]}}'"), "acc_norm"),
     "multiple_choice, a target that is a choice": (
         CHOICE.replace("doc_to_target: answer", "doc_to_target: '{{choices[answer]}}'"), "acc"),
-    "multiple_choice, a target that is no choice": (
+    "multiple_choice, a target that is not a choice": (
         CHOICE.replace("doc_to_target: answer", "doc_to_target: 'nothing'"), "acc"),
     "multiple_choice, several targets": (
         CHOICE.replace("doc_to_target: answer", "doc_to_target: '{{[answer, 0]}}'"), "acc"),
