@@ -1,0 +1,50 @@
+"""docs/configuration.md and docs/store.md name every key, option and fact there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import typer.main
+
+from automerge import cli
+from automerge.config import StudyConfig
+from automerge.config.settings import leaves
+from automerge.store.schema import META
+
+DOCS = Path(__file__).parents[2] / "docs"
+CONFIGURATION = (DOCS / "configuration.md").read_text(encoding="utf-8")
+SECTIONS = ("search", "evaluation", "split")
+STORE = (DOCS / "store.md").read_text(encoding="utf-8")
+
+
+def names(text: str) -> set[str]:
+    return set(re.findall(r"`(\w+)`", text))
+
+
+def test_every_key_of_a_study_is_listed():
+    listed = set(re.findall(r"`(\w+)[.`]", CONFIGURATION))
+    assert set(StudyConfig.model_fields) <= listed
+
+
+def test_every_option_of_search_is_listed():
+    command = typer.main.get_command(cli.app).commands["search"]  # type: ignore[attr-defined]
+    options = {name for parameter in command.params for name in parameter.opts}
+    assert {name for name in options if name.startswith("--")} <= set(
+        re.findall(r"`(--[\w-]+)", CONFIGURATION)
+    )
+
+
+def test_the_keys_that_a_resumed_study_may_change_are_those_listed():
+    section = CONFIGURATION.split("## What a resumed study may change\n")[1].split("\n## ")[0]
+    plain = dict.fromkeys(StudyConfig.model_fields) | dict.fromkeys(SECTIONS, {})
+    safe = {name for name, (_, is_safe) in leaves(plain).items() if is_safe}
+    moved = {"base", "models"}  # may point elsewhere, if what is there is the same
+    assert names(section) == safe | moved
+
+
+def test_the_facts_of_a_store_are_those_listed():
+    table = STORE.split("Keys of `meta`:\n")[1]
+    cells = [row.split("|")[2] for row in table.splitlines() if row.startswith("| ")]
+    keys = {name for cell in cells for name in names(re.sub(r"\([^()]*\)", "", cell))}
+    assert keys == set(META)
