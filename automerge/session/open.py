@@ -164,7 +164,7 @@ def _examine(config: StudyConfig, run: Path) -> _Examined:
             if own is not None and not copied.is_dir():
                 copied = copy_tasks(own, Path(scratch) / TASKS, task_names(config))
             settings = task_settings(config, copied if own else None)
-            task_set = preflight.open_tasks(task_specs(config), settings, config.locate)
+            task_set = preflight.open_tasks(task_specs(config), settings, config.locate, own)
         except PreflightError as error:
             shown = (str(copied), str(own))
             faults += [replace(f, message=f.message.replace(*shown)) for f in error.faults]

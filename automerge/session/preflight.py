@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from automerge.checkpoints import (
     Checkpoint,
@@ -170,10 +171,13 @@ def slice_faults(recipes: Sequence[Recipe], models: Models, locate: Locate) -> l
     return faults
 
 
-def open_tasks(specs: Sequence[TaskSpec], settings: TaskSettings, locate: Locate) -> TaskSet:
-    """Load the tasks; raises PreflightError that says where each refused one was written."""
+def open_tasks(
+    specs: Sequence[TaskSpec], settings: TaskSettings, locate: Locate, source: Path | None
+) -> TaskSet:
+    """Load the tasks, of which those in `source` were copied; raises PreflightError that says where
+    each refused one was written."""
     try:
-        return load_tasks(specs, settings)
+        return load_tasks(specs, settings, source)
     except TasksRefused as error:
         faults = [
             Fault(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -11,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from automerge import cli
-from tests.zoo import write_zoo
+from tests.zoo import save, write_zoo
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +92,8 @@ def another_vocabulary(own: Path) -> None:
 
 
 def another_architecture(own: Path) -> None:
-    file = own / "left" / "config.json"
-    text = file.read_text()
-    file.write_text(text.replace('"num_hidden_layers": 2', '"num_hidden_layers": 3'))
+    deeper = {**json.loads((own / "left" / "config.json").read_text()), "num_hidden_layers": 3}
+    save(LlamaForCausalLM(LlamaConfig(**deeper)), own / "left")
 
 
 def wrong_configurations(own: Path) -> None:
@@ -102,9 +103,12 @@ def wrong_configurations(own: Path) -> None:
 
 
 def remote_code(own: Path) -> None:
+    """A model of a kind that transformers lacks, so that its own code would be needed."""
     file = own / "left" / "config.json"
-    text = file.read_text()
-    file.write_text(text.replace("{", '{"auto_map": {"AutoModelForCausalLM": "x.Y"},', 1))
+    config = json.loads(file.read_text())
+    named = {"model_type": "own", "auto_map": {"AutoModelForCausalLM": "own.Model"}}
+    file.write_text(json.dumps({**config, **named, "architectures": ["Model"]}))
+    (own / "left" / "own.py").write_text(f"open({str(own / 'ran')!r}, 'w')\n")
 
 
 def task_code(own: Path) -> None:
@@ -122,7 +126,7 @@ def task_code(own: Path) -> None:
         (another_vocabulary, 3, "left, compared with base"),
         (another_architecture, 3, "num_hidden_layers: 3 in left, 2 in base"),
         (wrong_configurations, 3, "expected int, got str (value: 'wide')"),
-        (remote_code, 3, "auto_map"),
+        (remote_code, 3, "'auto_map' asks to run code"),
         (task_code, 3, "would run code"),
     ],
 )
@@ -147,10 +151,12 @@ def test_all_faults_of_models_and_tasks_come_at_once(
     truncate(own)
     config = own / "automerge.yaml"
     config.write_text(config.read_text().replace("[choose,", "[chose,"))
+    (own / "tasks" / "torn.yaml").write_text("task: [")
     _, error = fails(capsys, "search", "automerge.yaml")
     assert "automerge.yaml:3:16:" in error
     assert "automerge.yaml:4:9:" in error
-    assert "did you mean 'choose'" in error
+    assert f"no task 'chose' in lm-eval or in {own / 'tasks'}; did you mean 'choose'?; " in error
+    assert "torn.yaml cannot be read" in error
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from automerge.evaluation.lm_eval.cage.launch import passes
+from automerge.machine.processors import usable_cpus
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -44,7 +44,7 @@ class CodeEval:
             for test, candidates in zip(references, predictions, strict=True)
             for candidate in candidates
         ]
-        with ThreadPoolExecutor(max_workers=min(num_workers, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(max_workers=min(num_workers, usable_cpus())) as pool:
             passed = list(pool.map(lambda one: passes(*one), asked))
         results: dict[int, list[tuple[int, dict[str, Any]]]] = {}
         verdicts = iter(passed)

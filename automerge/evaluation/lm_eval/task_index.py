@@ -103,9 +103,3 @@ def _named_in(children: object) -> list[str]:
     if isinstance(children, list):
         return [name for item in children for name in _named_in(item)]
     return []
-
-
-def unreadable(folder: Path | None) -> str:
-    """Say which task file of a folder cannot be read, which lm-eval passes over in silence."""
-    problems = [] if folder is None else own_index(folder)[1]
-    return f"; {problems[0]}" if problems else ""

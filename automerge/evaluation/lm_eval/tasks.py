@@ -18,7 +18,7 @@ from automerge.evaluation.lm_eval.isolation import FEWSHOT_SEED, isolated
 from automerge.evaluation.lm_eval.metrics import resolve
 from automerge.evaluation.lm_eval.task_code import ADVICE, find_code, guarded
 from automerge.evaluation.lm_eval.task_errors import cause, first_line, raised_at
-from automerge.evaluation.lm_eval.task_index import own_files, task_manager, unreadable
+from automerge.evaluation.lm_eval.task_index import own_files, own_index, task_manager
 from automerge.evaluation.lm_eval.task_yaml import FAILURES
 from automerge.evaluation.split import document_hash
 from automerge.objective import Direction, Objective
@@ -130,19 +130,26 @@ def check_tasks(specs: Sequence[TaskSpec], settings: TaskSettings) -> list[TaskF
     return _load(specs, settings)[1]
 
 
-def load_tasks(specs: Sequence[TaskSpec], settings: TaskSettings) -> TaskSet:
+def load_tasks(
+    specs: Sequence[TaskSpec], settings: TaskSettings, source: Path | None = None
+) -> TaskSet:
     """Load the tasks as lm-eval's command line would.
+
+    `source` is the folder whose tasks were copied to `settings.include_path`, where those of other
+    names are.
 
     Raises:
         TasksRefused: with every fault found.
     """
-    task_set, faults = _load(specs, settings)
+    task_set, faults = _load(specs, settings, source)
     if faults:
         raise TasksRefused(faults)
     return task_set
 
 
-def _load(specs: Sequence[TaskSpec], settings: TaskSettings) -> tuple[TaskSet, list[TaskFault]]:
+def _load(
+    specs: Sequence[TaskSpec], settings: TaskSettings, source: Path | None = None
+) -> tuple[TaskSet, list[TaskFault]]:
     faults: list[TaskFault] = []
     with isolated():
         manager = task_manager([spec.task for spec in specs], settings.include_path)
@@ -154,7 +161,7 @@ def _load(specs: Sequence[TaskSpec], settings: TaskSettings) -> tuple[TaskSet, l
         objectives: list[Objective] = []
         members: dict[str, tuple[str, ...]] = {}
         for index, spec in enumerate(specs):
-            found = list(_refusals(manager, spec, settings))
+            found = list(_refusals(manager, spec, settings, source))
             key = (spec.task, _how_asked(spec))
             if not found and key not in loaded:
                 leaves, found = _load_one(manager, spec, settings)
@@ -182,15 +189,10 @@ def _load(specs: Sequence[TaskSpec], settings: TaskSettings) -> tuple[TaskSet, l
 
 
 def _refusals(
-    manager: TaskManager, spec: TaskSpec, settings: TaskSettings
+    manager: TaskManager, spec: TaskSpec, settings: TaskSettings, source: Path | None
 ) -> Iterator[tuple[str, str]]:
     if spec.task not in manager.task_index:
-        where = "" if settings.include_path is None else f" or in {settings.include_path}"
-        yield (
-            "task",
-            f"lm-eval has no task {spec.task!r}{where}{nearest(spec.task, manager.all_tasks)}"
-            f"{unreadable(settings.include_path)}",
-        )
+        yield "task", _missing(manager, spec.task, source or settings.include_path)
         return
     for path in own_files(manager, spec.task):
         try:
@@ -200,6 +202,15 @@ def _refusals(
             continue
         for location, what in () if settings.allow_task_code else found:
             yield "task", f"task {spec.task!r} would run code: {what} at {location}; {ADVICE}"
+
+
+def _missing(manager: TaskManager, name: str, folder: Path | None) -> str:
+    """Say that there is no task of this name, which one may be meant, and which file of the folder
+    cannot be read: lm-eval passes over it in silence."""
+    own, problems = ({}, []) if folder is None else own_index(folder)
+    where = "" if folder is None else f" or in {folder}"
+    which = nearest(name, [*own, *manager.all_tasks])
+    return "; ".join([f"there is no task {name!r} in lm-eval{where}{which}", *problems[:1]])
 
 
 def _load_one(
