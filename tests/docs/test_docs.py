@@ -39,3 +39,22 @@ def test_the_recipe_of_vocabulary_is_read(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
     assert read_recipe(path).recipe.vocabulary == Vocabulary("union", "maths", 64)
+
+
+def test_the_table_of_rooms_names_every_room_and_nothing_else() -> None:
+    page = (REPOSITORY / "docs" / "design.md").read_text(encoding="utf-8")
+    table = page.split("## Where things are")[1].split("**A reading order**")[0]
+    named = set(
+        re.findall(r"`([a-z_]+(?:/|\.py))`", "".join(re.findall(r"^\| (.*?) \|", table, re.M)))
+    )
+    package = REPOSITORY / "automerge"
+    rooms = {f"{folder.name}/" for folder in package.iterdir() if (folder / "__init__.py").exists()}
+    files = {file.name for file in package.glob("*.py")} - {"__init__.py"}
+    assert named == rooms | files
+
+
+def test_every_file_of_the_reading_order_exists() -> None:
+    page = (REPOSITORY / "docs" / "design.md").read_text(encoding="utf-8")
+    order = page.split("**A reading order**")[1].split("\n\n")[0]
+    for name in re.findall(r"`([a-z_/]+(?:\.py|/))`", order):
+        assert (REPOSITORY / "automerge" / name).exists(), name
