@@ -29,6 +29,11 @@ AUTO = "auto"
 Value: TypeAlias = float | int | bool | str
 
 
+def is_selector(text: str) -> bool:
+    """Return whether a text selects tensors: a component, `default`, or a pattern with a "*"."""
+    return text in (*COMPONENTS, DEFAULT) or "*" in text
+
+
 def canonical(value: float) -> float:
     """Round to six significant digits, so that a recipe survives text and equal means equal."""
     if not math.isfinite(value):
@@ -62,7 +67,7 @@ class Profile:
         mapping = value if isinstance(value, Mapping) else {DEFAULT: value}
         parts = []
         for selector, knots in mapping.items():
-            if selector not in (*COMPONENTS, DEFAULT) and "*" not in selector:
+            if not is_selector(selector):
                 raise ValueError(
                     f"{selector!r} selects no tensors: use one of "
                     f"{', '.join((*COMPONENTS, DEFAULT))}, or a pattern such as '*q_proj*'"

@@ -10,14 +10,13 @@ from automerge.items import ItemDraw
 from automerge.methods import METHODS
 from automerge.recipe import single, uniform_average
 from automerge.samplers import SAMPLERS
-from automerge.space import SpaceSettings, build_space
+from automerge.space import build_space
 from automerge.store.store import Store
 from automerge.study import Driver, FirstTrial, Limits, Plan, Snapshot
+from automerge.testing.spaces import plain_settings
 from tests.toy import ITEMS, OBJECTIVES, ToyWorker
 
-SPACE = build_space(
-    SpaceSettings(methods=("linear", "task_arithmetic")), "base", ("a", "b"), 4, METHODS
-)
+SPACE = build_space(plain_settings("linear", "task_arithmetic"), "base", ("a", "b"), 4, METHODS)
 FIRST = (
     FirstTrial("base", "base", single("base")),
     FirstTrial("a", "source", single("a")),

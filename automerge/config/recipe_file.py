@@ -27,6 +27,7 @@ from automerge.recipe import (
     Slice,
     Value,
     Vocabulary,
+    is_selector,
     is_template,
 )
 
@@ -286,7 +287,7 @@ class _Reader:
         before = len(self._faults)
         if isinstance(value, dict):
             for selector, knots in value.items():
-                if selector not in (*COMPONENTS, DEFAULT) and "*" not in selector:
+                if not is_selector(selector):
                     message = (
                         f"unknown selector {selector!r} (a pattern of tensor names holds a '*')"
                     )

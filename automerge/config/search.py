@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import ValidationInfo, field_validator, model_validator
@@ -11,8 +10,9 @@ from pydantic import ValidationInfo, field_validator, model_validator
 from automerge.config.section import KEY, Problem, Section, entry_of, refuse, repeated, unsafe
 from automerge.errors import nearest
 from automerge.methods import METHODS, Knob
-from automerge.recipe import COMPONENTS, DEFAULT
+from automerge.recipe import DEFAULT
 from automerge.space import Groups, Knots, PerLayer, SpaceSettings
+from automerge.space.checks import component_faults, range_faults
 
 
 class Depth(Section):
@@ -72,20 +72,7 @@ class Search(Section):
     @field_validator("components")
     @classmethod
     def _selectors(cls, groups: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
-        problems: list[Problem] = []
-        seen: set[str] = set()
-        for i, group in enumerate(groups):
-            if not group:
-                problems.append(((i,), "an empty group"))
-            for j, selector in enumerate(group):
-                if selector not in (*COMPONENTS, DEFAULT) and "*" not in selector:
-                    advice = "(a pattern of tensor names holds a '*')"
-                    message = f"unknown component {selector!r} {advice}"
-                    problems.append(((i, j), message + nearest(selector, COMPONENTS)))
-                elif selector in seen:
-                    problems.append(((i, j), f"component {selector!r} is listed twice"))
-                seen.add(selector)
-        if problems:
+        if problems := list(component_faults(groups)):
             refuse(problems)
         return groups
 
@@ -99,7 +86,7 @@ class Search(Section):
         problems: list[Problem] = []
         for name, value in knobs.items():
             if name in declared:
-                problems += (((name,), problem) for problem in check_range(declared[name], value))
+                problems += (((name,), problem) for problem in range_faults(declared[name], value))
             elif name in known:
                 names = ", ".join(methods)
                 problems.append(((name, KEY), f"none of the methods {names} has a {name!r}"))
@@ -150,23 +137,3 @@ def declared_knobs(methods: Sequence[str]) -> dict[str, Knob]:
 def known_knobs(methods: Sequence[str]) -> dict[str, Knob]:
     """The knobs of our methods and of some methods, by name."""
     return declared_knobs((*METHODS.own, *methods))
-
-
-def check_range(knob: Knob, value: object) -> Iterator[str]:
-    """Yield what is wrong with the bounds, or the fixed value, that a search gives a knob."""
-    shown = json.dumps(value)
-    if knob.kind == "bool":
-        switch = isinstance(value, list | tuple) and sorted(map(repr, value)) == ["False", "True"]
-        if not (switch or isinstance(value, bool)):
-            yield f"expected true, false or [false, true], got {shown}"
-        return
-    bounds = list(value) if isinstance(value, list | tuple) else [value, value]
-    numbers = [v for v in bounds if isinstance(v, int | float) and not isinstance(v, bool)]
-    if len(bounds) != 2 or len(numbers) != 2:
-        yield f"expected bounds [low, high] or one number, got {shown}"
-        return
-    low, high = knob.domain
-    if not low <= min(numbers) <= max(numbers) <= high:
-        yield f"a {knob.name} lies in [{low:g}, {high:g}], got {shown}"
-    if isinstance(value, list | tuple) and numbers[0] >= numbers[1]:
-        yield f"the lower bound must be below the upper one, got {shown}"

@@ -81,7 +81,7 @@ class OptunaSampler(Sampler):
         def choose(parameter: Parameter) -> Value:
             if isinstance(parameter, CategoricalParameter):
                 return suggested[parameter.name]
-            return parameter.at_share(float(suggested[parameter.role]))
+            return parameter.at_fraction(float(suggested[parameter.role]))
 
         return self._space.walk(choose)
 
@@ -95,7 +95,7 @@ def _flat(space: Space, params: Params) -> dict[str, Value]:
             if isinstance(parameter, CategoricalParameter):
                 flat[parameter.name] = value
             else:
-                flat[parameter.role] = parameter.share(value)
+                flat[parameter.role] = parameter.fraction(value)
     return flat
 
 

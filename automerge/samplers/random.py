@@ -36,6 +36,6 @@ def draw(space: Space, rng: np.random.Generator, fixed: Params | None = None) ->
             return fixed[parameter.name]
         if isinstance(parameter, CategoricalParameter):
             return parameter.choices[int(rng.integers(len(parameter.choices)))]
-        return parameter.at_share(float(rng.random()))
+        return parameter.at_fraction(float(rng.random()))
 
     return space.walk(choose)

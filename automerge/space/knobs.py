@@ -17,45 +17,49 @@ TOLERANCE = 1e-5
 class KnobSpace:
     """The parameters of one knob of one source, or of the recipe.
 
-    `parameters` has a row for each of `groups`. Knot i of the profile is entry `spread[i]` of a
-    row; entry j is read back from a profile at `depths[j]`.
+    Attributes:
+        knob: its name.
+        groups: component groups, as selectors.
+        parameters: a row per group, an entry per value over depth.
+        knot_entries: the entry of a row that each knot of the profile is.
+        depths: the depth in [0, 1] that each entry is read back at.
     """
 
     knob: str
     groups: tuple[tuple[str, ...], ...]
     parameters: tuple[tuple[FloatParameter, ...], ...]
-    spread: tuple[int, ...]
+    knot_entries: tuple[int, ...]
     depths: tuple[float, ...]
 
     def profile(self, params: Params) -> Profile:
-        """The profile with these values."""
+        """Return the profile with these values."""
         knots = {
-            selector: [float(params[row[entry].name]) for entry in self.spread]
+            selector: [float(params[row[entry].name]) for entry in self.knot_entries]
             for group, row in zip(self.groups, self.parameters, strict=True)
             for selector in group
         }
         return Profile.of(knots)
 
     def read(self, profile: Profile) -> Mapping[str, float] | None:
-        """Parameters whose profile may be this one; None where a value is out of bounds."""
+        """Return parameters whose profile may be this one; None where one is out of bounds."""
         params = {}
         for group, row in zip(self.groups, self.parameters, strict=True):
             for parameter, depth in zip(row, self.depths, strict=True):
-                value = value_of(profile, group[0], depth)
+                value = _value_of(profile, group[0], depth)
                 if value is None or not parameter.low <= value <= parameter.high:
                     return None
                 params[parameter.name] = value
         return params
 
     def middle(self) -> Mapping[str, float]:
-        """The middle of every parameter."""
-        return {p.name: p.at_share(0.5) for row in self.parameters for p in row}
+        """Return the middle of every parameter."""
+        return {p.name: p.at_fraction(0.5) for row in self.parameters for p in row}
 
 
-def value_of(profile: Profile, selector: str, depth: float) -> float | None:
-    """The value at a depth where `selector` decides; that of `default` where it is not listed."""
-    parts = dict(profile.parts)
-    knots = parts.get(selector, parts.get(DEFAULT))
+def _value_of(profile: Profile, selector: str, depth: float) -> float | None:
+    """Return the value at a depth where `selector` decides, else that of `default`."""
+    by_selector = dict(profile.parts)
+    knots = by_selector.get(selector, by_selector.get(DEFAULT))
     return None if knots is None else interpolate(knots, depth)
 
 
@@ -67,7 +71,7 @@ def same(one: Profile, other: Profile, depths: Sequence[float]) -> bool:
         return False
     for selector in dict.fromkeys([*selectors[0], *selectors[1], DEFAULT]):
         for depth in depths:
-            left, right = (value_of(profile, selector, depth) for profile in (one, other))
+            left, right = (_value_of(profile, selector, depth) for profile in (one, other))
             if left is None or right is None:
                 if left is not right:
                     return False

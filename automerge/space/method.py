@@ -1,4 +1,4 @@
-"""The part of a search space that belongs to one merge method."""
+"""The search space of one merge method."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from automerge.arrays import Bools, Floats
 from automerge.recipe import Profile, Recipe, RecipeSource, Value
 from automerge.space.knobs import KnobSpace, same
 from automerge.space.parameters import (
@@ -19,22 +19,32 @@ from automerge.space.parameters import (
 )
 from automerge.trial import Params
 
-Shares: TypeAlias = NDArray[np.float64]
-Active: TypeAlias = NDArray[np.bool_]
 Choose: TypeAlias = Callable[[Parameter], Value]
 METHOD = "method"
-WEIGHT = "weight"
+_WEIGHT = "weight"
 
 
 @dataclass(frozen=True)
 class MethodSpace:
     """What is searched of one method.
 
-    `selections` are the sets of models it may merge, each in the order it enters the recipe;
-    `selection` chooses one, and is None where there is one only. `used` are the switches that
-    leave a model out, empty where none may be. `knobs` are each model's own searched knobs.
-    `fixed` values are stated in every recipe; `defaults` are what unsaid knobs are worth.
-    `evidence` has the digests of what the method needs, by kind and model.
+    Attributes:
+        name: the method's.
+        base: the anchor; None for methods without one.
+        seed: that of every recipe.
+        ordered: whether the order of the models matters to the method.
+        min_sources: how many models it merges at least.
+        selection: chooses one of `selections`; None where there is only one.
+        selections: the sets of models it may merge, by label, in the order they enter the recipe.
+        used: switches that leave a model out, by model; empty where none may be.
+        knobs: searched knobs of each model.
+        recipe_knobs: searched knobs of the recipe.
+        switches: searched switches, by knob.
+        fixed: stated in every source of every recipe, by knob.
+        recipe_fixed: stated in every recipe, by knob.
+        defaults: what knobs of sources are worth where a recipe does not state them.
+        recipe_defaults: the same for knobs of the recipe.
+        evidence: digests of what the method needs, by kind and model.
     """
 
     name: str
@@ -57,48 +67,55 @@ class MethodSpace:
     def models(self, choose: Choose) -> tuple[str, ...]:
         """Choose the models that are merged.
 
-        A model is asked about only where enough would be left without it.
+        A model's switch is asked for only where enough models remain without it.
         """
         if self.selection is None:
             (candidates,) = self.selections.values()
         else:
             candidates = self.selections[str(choose(self.selection))]
-        kept: list[str] = []
+        merged: list[str] = []
         for position, model in enumerate(candidates, start=1):
-            dispensable = len(kept) + len(candidates) - position >= self.min_sources
+            dispensable = len(merged) + len(candidates) - position >= self.min_sources
             if not (dispensable and model in self.used) or choose(self.used[model]):
-                kept.append(model)
-        return tuple(kept)
+                merged.append(model)
+        return tuple(merged)
 
-    def activity(self, models: Sequence[str], shares: Shares, place: Mapping[str, int]) -> Active:
-        """Which roles are active in many sets of parameters at once: (k, roles), as in `walk`.
+    def activity(
+        self, models: Sequence[str], fractions: Floats, columns: Mapping[str, int]
+    ) -> Bools:
+        """Mark the roles that `walk` would ask for, in many sets of parameters at once.
 
-        `shares` (k, roles) are places of parameters within their ranges, of this method and these
-        models; `place` is each role's column.
+        Args:
+            models: the set of models that is merged.
+            fractions: (k, roles), parameters as fractions of their ranges.
+            columns: the column of each role.
+
+        Returns:
+            (k, roles).
         """
-        active = np.zeros(shares.shape, dtype=bool)
-        kept = np.zeros(len(shares), dtype=np.intp)
+        active = np.zeros(fractions.shape, dtype=bool)
+        n_merged = np.zeros(len(fractions), dtype=np.intp)
         for position, model in enumerate(models, start=1):
-            merged = np.ones(len(shares), dtype=bool)
+            merged = np.ones(len(fractions), dtype=bool)
             if model in self.used:
-                dispensable = kept + len(models) - position >= self.min_sources
-                column = place[self.used[model].role]
+                dispensable = n_merged + len(models) - position >= self.min_sources
+                column = columns[self.used[model].role]
                 active[:, column] = dispensable
-                merged = ~dispensable | (shares[:, column] >= 0.5)
-            kept += merged
+                merged = ~dispensable | (fractions[:, column] >= 0.5)
+            n_merged += merged
             for number in self.floats([model]).values():
-                active[:, place[number.role]] |= merged
+                active[:, columns[number.role]] |= merged
         for switch in self.switches.values():
-            active[:, place[switch.role]] = True
+            active[:, columns[switch.role]] = True
         return active
 
     def floats(self, models: Iterable[str]) -> dict[str, FloatParameter]:
-        """The numbers of these models and of the recipe, by name, in order."""
+        """Return the number parameters of these models and of the recipe, by name, in order."""
         spaces = [*(space for model in models for space in self.knobs[model]), *self.recipe_knobs]
         return {p.name: p for space in spaces for row in space.parameters for p in row}
 
     def roles(self, models: Iterable[str]) -> tuple[str, ...]:
-        """The roles of numbers and switches where these models are merged."""
+        """Return the roles of numbers and switches where these models are merged."""
         models = tuple(models)
         return (
             *(self.used[model].role for model in models if model in self.used),
@@ -107,14 +124,14 @@ class MethodSpace:
         )
 
     def recipe(self, params: Params, dtype: str | None) -> Recipe:
-        """The recipe of active parameters."""
+        """Return the recipe of active parameters."""
         models = self.models(lambda parameter: params[parameter.name])
         sources = tuple(
-            RecipeSource(model, {**self.fixed, **profiles(self.knobs[model], params)})
+            RecipeSource(model, {**self.fixed, **_profiles(self.knobs[model], params)})
             for model in models
         )
         switches = {knob: bool(params[switch.name]) for knob, switch in self.switches.items()}
-        knobs = {**self.recipe_fixed, **profiles(self.recipe_knobs, params), **switches}
+        knobs = {**self.recipe_fixed, **_profiles(self.recipe_knobs, params), **switches}
         evidence = {
             kind: {model: digests[model] for model in models}
             for kind, digests in self.evidence.items()
@@ -122,7 +139,7 @@ class MethodSpace:
         return Recipe(self.name, sources, self.base, knobs, self.seed, dtype, evidence=evidence)
 
     def params(self, recipe: Recipe, depths: tuple[float, ...]) -> Params | None:
-        """Parameters whose recipe gives every tensor the same values; None where there are none.
+        """Return parameters whose recipe gives every tensor the same values; None without any.
 
         A model the recipe lacks counts as left out, or as merged with weight 0.
         """
@@ -141,14 +158,14 @@ class MethodSpace:
             params = self._read(given, label, models, named)
             if params is not None:
                 rebuilt = self._complete(self.recipe(params, recipe.dtype), models)
-                if all(equal(value, rebuilt.get(key), depths) for key, value in given.items()):
+                if all(_equal(value, rebuilt.get(key), depths) for key, value in given.items()):
                     return params
         return None
 
     def _complete(
         self, recipe: Recipe, models: tuple[str, ...]
     ) -> dict[tuple[str, str], Profile | bool]:
-        """What every knob is worth, by model ("" for the recipe's) and name."""
+        """Return what every knob is worth, by model ("" for the recipe's) and name."""
         sources = {source.name: source.knobs for source in recipe.sources}
         complete: dict[tuple[str, str], Profile | bool] = {}
         for model in models:
@@ -156,10 +173,10 @@ class MethodSpace:
                 for knob, default in self.defaults.items():
                     complete[model, knob] = sources[model].get(knob, Profile.of(default))
             else:
-                complete[model, WEIGHT] = Profile.of(0.0)
+                complete[model, _WEIGHT] = Profile.of(0.0)
         for knob, default in self.recipe_defaults.items():
             value = recipe.knobs.get(knob, default)
-            complete["", knob] = value if isinstance(value, Profile | bool) else stated(value)
+            complete["", knob] = value if isinstance(value, Profile | bool) else _stated(value)
         return complete
 
     def _read(
@@ -187,17 +204,17 @@ class MethodSpace:
         return params
 
 
-def profiles(spaces: Iterable[KnobSpace], params: Params) -> dict[str, Profile]:
-    """The profiles of several knobs, by name."""
+def _profiles(spaces: Iterable[KnobSpace], params: Params) -> dict[str, Profile]:
+    """Return the profiles of several knobs, by name."""
     return {space.knob: space.profile(params) for space in spaces}
 
 
-def stated(value: float | str) -> Profile:
-    """A plain number as a profile."""
+def _stated(value: float | str) -> Profile:
+    """Return a plain number as a profile."""
     return Profile.of(float(value))
 
 
-def equal(one: Profile | bool, other: Profile | bool | None, depths: tuple[float, ...]) -> bool:
+def _equal(one: Profile | bool, other: Profile | bool | None, depths: tuple[float, ...]) -> bool:
     """Whether two knob values do the same at these depths."""
     if isinstance(one, Profile) and isinstance(other, Profile):
         return same(one, other, depths)

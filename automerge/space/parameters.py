@@ -1,4 +1,4 @@
-"""Parameters of a search space, and their places on the real line.
+"""Parameters of a search space, and their coordinates on the real line.
 
 A number in [low, high] is a logistic function of a coordinate z on the whole real line:
 u = 1 / (1 + exp(-4 z)), value = low + u (high - low). At z = 0 the value is the middle and
@@ -17,8 +17,8 @@ from automerge.recipe import canonical
 
 STEEPNESS = 4.0
 DIGITS = 6
-NEAREST = 1e-7
-"""The share that stands for a bound, whose own coordinate is infinite; it rounds to the bound."""
+BOUND_FRACTION = 1e-7
+"""Stands for 0, whose coordinate is infinite; it rounds to the bound."""
 
 
 @dataclass(frozen=True)
@@ -30,26 +30,30 @@ class FloatParameter:
     low: float
     high: float
 
-    def at_share(self, share: float) -> float:
-        """The value a share in [0, 1] of the way from low to high."""
-        share = round(share, DIGITS)
-        return canonical((1 - share) * self.low + share * self.high)
+    def at_fraction(self, fraction: float) -> float:
+        """Return the value at a fraction in [0, 1] of the way from low to high."""
+        fraction = round(fraction, DIGITS)
+        return canonical((1 - fraction) * self.low + fraction * self.high)
 
-    def share(self, value: object) -> float:
-        """Invert `at_share`."""
+    def fraction(self, value: object) -> float:
+        """Invert `at_fraction`."""
         return (self.check(value) - self.low) / (self.high - self.low)
 
     def decode(self, coordinate: float) -> float:
-        """The value at a coordinate."""
-        return self.at_share(0.5 * (1 + math.tanh(STEEPNESS / 2 * coordinate)))
+        """Return the value at a coordinate."""
+        return self.at_fraction(0.5 * (1 + math.tanh(STEEPNESS / 2 * coordinate)))
 
     def encode(self, value: object) -> float:
-        """The coordinate of a value; that of a bound is finite, about ±4."""
-        share = min(max(self.share(value), NEAREST), 1 - NEAREST)
-        return math.log(share / (1 - share)) / STEEPNESS
+        """Return the coordinate of a value; that of a bound is finite, about ±4."""
+        fraction = min(max(self.fraction(value), BOUND_FRACTION), 1 - BOUND_FRACTION)
+        return math.log(fraction / (1 - fraction)) / STEEPNESS
 
     def check(self, value: object) -> float:
-        """Return the value with six digits; ValueError when it is no number within the bounds."""
+        """Return the value with six digits.
+
+        Raises:
+            ValueError: it is not a number within the bounds.
+        """
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{self.name} is a number; got {value!r}")
         if not self.low <= value <= self.high:
@@ -66,24 +70,28 @@ class BooleanParameter:
     name: str
     role: str
 
-    def at_share(self, share: float) -> bool:
-        """True in the upper half of [0, 1]."""
-        return share >= 0.5
+    def at_fraction(self, fraction: float) -> bool:
+        """Return True in the upper half of [0, 1]."""
+        return fraction >= 0.5
 
-    def share(self, value: object) -> float:
-        """The middle of the half that holds the value."""
+    def fraction(self, value: object) -> float:
+        """Return the middle of the half that holds the value."""
         return 0.75 if self.check(value) else 0.25
 
     def decode(self, coordinate: float) -> bool:
-        """The value at a coordinate."""
+        """Return the value at a coordinate."""
         return coordinate >= 0
 
     def encode(self, value: object) -> float:
-        """A coordinate a quarter of a range to the value's side, whence the other is in reach."""
+        """Return a coordinate a quarter of a range to the value's side, near the other side."""
         return 0.25 if self.check(value) else -0.25
 
     def check(self, value: object) -> bool:
-        """Return the value; ValueError when it is not a boolean."""
+        """Return the value.
+
+        Raises:
+            ValueError: it is not a boolean.
+        """
         if not isinstance(value, bool):
             raise ValueError(f"{self.name} is true or false; got {value!r}")
         return value
@@ -91,13 +99,17 @@ class BooleanParameter:
 
 @dataclass(frozen=True)
 class CategoricalParameter:
-    """One of several names without order."""
+    """One of several names, in no order."""
 
     name: str
     choices: tuple[str, ...]
 
     def check(self, value: object) -> str:
-        """Return the value; ValueError when it is not a choice."""
+        """Return the value.
+
+        Raises:
+            ValueError: it is not a choice.
+        """
         if not isinstance(value, str) or value not in self.choices:
             raise ValueError(f"{self.name} is one of {', '.join(self.choices)}; got {value!r}")
         return value

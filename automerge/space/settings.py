@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from automerge.recipe import DEFAULT
-
 
 @dataclass(frozen=True)
 class Knots:
@@ -25,7 +23,7 @@ class Groups:
 
 @dataclass(frozen=True)
 class PerLayer:
-    """One value a layer."""
+    """One value per layer."""
 
 
 Depth: TypeAlias = Knots | Groups | PerLayer
@@ -33,30 +31,38 @@ Depth: TypeAlias = Knots | Groups | PerLayer
 
 @dataclass(frozen=True)
 class SpaceSettings:
-    """The methods to search, and what varies over what.
+    """The methods to search, and what varies over what; the configuration decides all of it.
 
-    `components` are groups of selectors (as in a recipe's profiles) that share values.
-    `varying` knobs differ between component groups and over depth; all others are one number a
-    source, or one for all sources where `shared` names them.
-    `bounds` replace a knob's declared search bounds, and make a knob searched that is not by
-    default; `switches` does that for boolean knobs; `fixed` knobs have one value and no search.
-    `leave_out` lets the search drop sources, down to the method's least number.
-    `drop` and `repeat` are how many neighbouring layers may be left out, and run twice.
-    `evidence` has the digest of each kind that a method needs, by source.
-    `seed` decides the random masks of seeded methods, the same for every recipe.
+    Attributes:
+        methods: names of the methods.
+        components: groups of selectors (as in a recipe's profiles) that share values.
+        depth: how values vary over the layers.
+        bounds: replace a knob's declared search bounds, and make a knob searched that is not by
+            default.
+        fixed: knobs that have one value and are not searched.
+        switches: boolean knobs that are searched.
+        varying: knobs that differ between component groups and over depth; each other knob is one
+            number per source.
+        shared: knobs that have one value for all sources.
+        leave_out: whether the search may drop sources, down to the method's minimum.
+        drop: how many neighbouring layers may be left out, at most.
+        repeat: how many neighbouring layers may be run twice, at most.
+        seed: decides the random masks of seeded methods, the same for every recipe.
+        dtype: of the merged models, where it is not the base's.
+        evidence: the digest of each kind of evidence that a method needs, by source.
     """
 
     methods: tuple[str, ...]
-    components: tuple[tuple[str, ...], ...] = ((DEFAULT,),)
-    depth: Depth = Knots(3)
-    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    fixed: Mapping[str, float | bool] = field(default_factory=dict)
-    switches: tuple[str, ...] = ()
-    varying: tuple[str, ...] = ("weight", "t")
-    shared: tuple[str, ...] = ()
-    leave_out: bool = False
-    drop: int = 0
-    repeat: int = 0
-    seed: int = 0
+    components: tuple[tuple[str, ...], ...]
+    depth: Depth
+    bounds: Mapping[str, tuple[float, float]]
+    fixed: Mapping[str, float | bool]
+    switches: tuple[str, ...]
+    varying: tuple[str, ...]
+    shared: tuple[str, ...]
+    leave_out: bool
+    drop: int
+    repeat: int
+    seed: int
     dtype: str | None = None
     evidence: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

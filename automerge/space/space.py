@@ -8,8 +8,9 @@ from functools import cached_property
 from types import MappingProxyType
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from automerge.arrays import Floats, Indices
 from automerge.recipe import Recipe, Value
 from automerge.space.method import METHOD, Choose, MethodSpace
 from automerge.space.parameters import (
@@ -24,7 +25,7 @@ from automerge.trial import Params
 
 @dataclass(frozen=True)
 class Branch:
-    """A part of the space without categorical choices: one method on one set of models."""
+    """A region of the space without categorical choices: one method on one set of models."""
 
     method: str
     models: tuple[str, ...]
@@ -33,6 +34,7 @@ class Branch:
 
     @property
     def dimension(self) -> int:
+        """How many coordinates a branch reads."""
         return len(self.roles)
 
 
@@ -58,17 +60,17 @@ class Space:
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
         """Every parameter; each method's after those it depends on."""
-        found: list[Parameter] = [self.method]
+        parameters: list[Parameter] = [self.method]
         for method in self.methods.values():
-            found += [] if method.selection is None else [method.selection]
-            found += method.used.values()
-            found += method.floats(method.knobs).values()
-            found += method.switches.values()
-        return (*found, *self._layers)
+            parameters += [] if method.selection is None else [method.selection]
+            parameters += method.used.values()
+            parameters += method.floats(method.knobs).values()
+            parameters += method.switches.values()
+        return (*parameters, *self._layers)
 
     @property
     def _layers(self) -> tuple[FloatParameter, ...]:
-        """What is asked whichever method it is."""
+        """Parameters that every method has."""
         return () if self.structure is None else self.structure.parameters
 
     @cached_property
@@ -83,13 +85,13 @@ class Space:
         return tuple(dict.fromkeys(p.role for p in plain))
 
     @cached_property
-    def places(self) -> Mapping[str, int]:
-        """The number of each role's coordinate."""
+    def columns(self) -> Mapping[str, int]:
+        """The column of each role in vectors and positions."""
         return {role: i for i, role in enumerate(self.roles)}
 
     @cached_property
     def branches(self) -> tuple[Branch, ...]:
-        """One branch a method and set of models, in order."""
+        """One branch per method and set of models, in order."""
         layers = tuple(parameter.role for parameter in self._layers)
         return tuple(
             Branch(
@@ -109,7 +111,8 @@ class Space:
     def walk(self, choose: Choose) -> Params:
         """Build parameters by asking `choose` for each active one, in order, once.
 
-        Raises ValueError for an answer out of bounds.
+        Raises:
+            ValueError: an answer is out of bounds.
         """
         params: dict[str, Value] = {}
 
@@ -128,9 +131,10 @@ class Space:
         return MappingProxyType(params)
 
     def active(self, params: Params) -> Params:
-        """The active parameters among `params`.
+        """Return the active parameters among `params`.
 
-        Raises ValueError where one is missing or out of bounds.
+        Raises:
+            ValueError: one is missing or out of bounds.
         """
 
         def choose(parameter: Parameter) -> Value:
@@ -141,13 +145,13 @@ class Space:
         return self.walk(choose)
 
     def recipe(self, params: Params) -> Recipe:
-        """The recipe these parameters stand for; inactive ones do not matter."""
+        """Return the recipe these parameters stand for; inactive ones do not matter."""
         active = self.active(params)
         recipe = self.methods[str(active[METHOD])].recipe(active, self.dtype)
         return recipe if self.structure is None else self.structure.recipe(recipe, active)
 
     def params(self, recipe: Recipe) -> Params | None:
-        """Parameters of an equivalent recipe; None where the space has none.
+        """Return parameters of an equivalent recipe; None where the space has none.
 
         Equivalent means the same values for every layer and component, however they are written:
         a plain number, or a source left out that has weight 0 here.
@@ -162,22 +166,22 @@ class Space:
         return None if params is None else self.active({**unchanged, **params})
 
     def branch(self, params: Params) -> Branch:
-        """The branch that holds these parameters."""
+        """Return the branch that holds these parameters."""
         for branch in self.branches:
             if branch.choices.items() <= params.items():
                 return branch
         raise ValueError(f"no branch of the space holds {dict(params)!r}")
 
-    def to_vector(self, params: Params, fill: ArrayLike = 0.0) -> NDArray[np.float64]:
-        """Coordinates of the roles, shape (roles,); those of `fill` for what is inactive."""
+    def to_vector(self, params: Params, fill: ArrayLike = 0.0) -> Floats:
+        """Return coordinates of the roles, (roles,); those of `fill` for inactive roles."""
         vector = np.array(np.broadcast_to(fill, len(self.roles)), dtype=np.float64)
         for p in self.parameters:
             if p.name in params and not isinstance(p, CategoricalParameter):
-                vector[self.places[p.role]] = p.encode(params[p.name])
+                vector[self.columns[p.role]] = p.encode(params[p.name])
         return vector
 
     def from_vector(self, branch: Branch, vector: ArrayLike) -> Params:
-        """Invert `to_vector`; every finite vector gives valid parameters."""
+        """Invert `to_vector`; every finite vector (roles,) gives valid parameters."""
         coordinates = np.asarray(vector, dtype=np.float64)
         if coordinates.shape != (len(self.roles),):
             raise ValueError(f"expected {len(self.roles)} coordinates; got {coordinates.shape}")
@@ -186,20 +190,19 @@ class Space:
         def choose(parameter: Parameter) -> Value:
             if isinstance(parameter, CategoricalParameter):
                 return branch.choices[parameter.name]
-            return parameter.decode(listed[self.places[parameter.role]])
+            return parameter.decode(listed[self.columns[parameter.role]])
 
         return self.walk(choose)
 
     @cached_property
-    def prior(self) -> NDArray[np.float64]:
+    def prior(self) -> Floats:
         """Branch probabilities without knowledge: methods alike, then their sets of models."""
         methods = [branch.method for branch in self.branches]
         return np.array([1 / len(self.methods) / methods.count(method) for method in methods])
 
     @cached_property
-    def codes(self) -> NDArray[np.float64]:
-        """What tells branches apart, (branches, methods + sources): a method is one-hot, a source
-        is in or out."""
+    def codes(self) -> Floats:
+        """A code per branch, (branches, methods + sources): the method one-hot, sources 0 or 1."""
         return np.array(
             [
                 [float(branch.method == method) for method in self.methods]
@@ -208,55 +211,62 @@ class Space:
             ]
         )
 
-    def position(self, params: Params) -> NDArray[np.float64]:
-        """Where parameters lie: shares in [0, 1] of the ranges of all roles (the middle for what is
-        inactive), then their branch's code; near means alike."""
-        shares = np.full(len(self.roles), 0.5)
+    def position(self, params: Params) -> Floats:
+        """Return a position in which near means alike: (roles + codes,).
+
+        Fractions in [0, 1] of the ranges of all roles (the middle for inactive roles), then the
+        branch's code.
+        """
+        fractions = np.full(len(self.roles), 0.5)
         for parameter in self.parameters:
             if parameter.name in params and not isinstance(parameter, CategoricalParameter):
-                shares[self.places[parameter.role]] = parameter.share(params[parameter.name])
-        return np.append(shares, self.codes[self.branches.index(self.branch(params))])
+                column = self.columns[parameter.role]
+                fractions[column] = parameter.fraction(params[parameter.name])
+        return np.append(fractions, self.codes[self.branches.index(self.branch(params))])
 
     def at(self, position: ArrayLike) -> Params:
         """Invert `position`."""
         numbers = np.asarray(position, dtype=np.float64)
-        shares = np.clip(numbers[: len(self.roles)], 0.0, 1.0).tolist()
+        fractions = np.clip(numbers[: len(self.roles)], 0.0, 1.0).tolist()
         branch = self.branches[int(self.branch_numbers(numbers[None])[0])]
 
         def choose(parameter: Parameter) -> Value:
             if isinstance(parameter, CategoricalParameter):
                 return branch.choices[parameter.name]
-            return parameter.at_share(shares[self.places[parameter.role]])
+            return parameter.at_fraction(fractions[self.columns[parameter.role]])
 
         return self.walk(choose)
 
-    def branch_numbers(self, positions: NDArray[np.float64]) -> NDArray[np.intp]:
-        """The branches that positions (k, roles + codes) lie in, by number."""
+    def branch_numbers(self, positions: Floats) -> Indices:
+        """Return the numbers of the branches that positions (k, roles + codes) lie in: (k,)."""
         alike = positions[:, None, len(self.roles) :] == self.codes[None]
         return np.asarray(alike.all(axis=2).argmax(axis=1))
 
-    def settled(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Positions (k, roles + codes) of what `at` makes of these, up to rounding: switches in the
-        middle of their halves, what is inactive in the middle."""
+    def settled(self, positions: Floats) -> Floats:
+        """Return the positions of the parameters that `at` makes of these, up to rounding.
+
+        Switches lie in the middle of their halves, inactive roles in the middle. All positions are
+        (k, roles + codes).
+        """
         d = len(self.roles)
         settled = np.clip(positions, 0.0, 1.0)
         switches = [p.role for p in self.parameters if isinstance(p, BooleanParameter)]
-        for column in {self.places[role] for role in switches}:
+        for column in {self.columns[role] for role in switches}:
             settled[:, column] = np.where(settled[:, column] >= 0.5, 0.75, 0.25)
         numbers = self.branch_numbers(positions)
         for number in np.unique(numbers):
             branch, rows = self.branches[number], numbers == number
-            shares = settled[rows, :d]
-            active = self.methods[branch.method].activity(branch.models, shares, self.places)
-            active[:, [self.places[parameter.role] for parameter in self._layers]] = True
-            settled[rows, :d] = np.where(active, shares, 0.5)
+            fractions = settled[rows, :d]
+            active = self.methods[branch.method].activity(branch.models, fractions, self.columns)
+            active[:, [self.columns[parameter.role] for parameter in self._layers]] = True
+            settled[rows, :d] = np.where(active, fractions, 0.5)
         return settled
 
     def describe(self) -> str:
-        """One line: the methods with their dimensions."""
-        parts = []
+        """Return one line: the methods with their dimensions."""
+        described = []
         for method in self.methods.values():
             sizes = [branch.dimension for branch in self.branches if branch.method == method.name]
             sets = f" × {len(sizes)} sets of models" if len(sizes) > 1 else ""
-            parts.append(f"{method.name} {max(sizes)}{sets}")
-        return f"{len(self.sources)} sources; dimensions: {', '.join(parts)}"
+            described.append(f"{method.name} {max(sizes)}{sets}")
+        return f"{len(self.sources)} sources; dimensions: {', '.join(described)}"

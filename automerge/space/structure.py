@@ -1,4 +1,4 @@
-"""Layers left out or run twice: a run of neighbours, of searched length and place.
+"""Layers left out or run twice: a run of neighbours, of searched length and position.
 
 Leaving out a block of layers is from Gromov et al. 2024 (arXiv:2403.17887), running one twice from
 SOLAR's depth up-scaling (Kim et al. 2023, arXiv:2312.15166).
@@ -14,9 +14,9 @@ from automerge.recipe import Profile, Recipe, Slice, Value, interpolate
 from automerge.space.parameters import FloatParameter
 from automerge.trial import Params
 
-COUNT, START = "layers.count", "layers.start"
-ROUNDED = 0.499
-"""Beyond a whole number, so that the outer counts are as likely as the others."""
+_COUNT, _START = "layers.count", "layers.start"
+_MARGIN = 0.499
+"""Beyond the outer counts, so that after rounding they are as likely as the others."""
 
 
 @dataclass(frozen=True)
@@ -29,21 +29,21 @@ class Structure:
 
     @cached_property
     def parameters(self) -> tuple[FloatParameter, FloatParameter]:
-        """How many layers there are more than the base has, and where they are or were."""
+        """How many more layers than the base has (fewer where negative), and where they are."""
         return (
-            FloatParameter(COUNT, COUNT, -self.drop - ROUNDED, self.repeat + ROUNDED),
-            FloatParameter(START, START, 0.0, 1.0),
+            FloatParameter(_COUNT, _COUNT, -self.drop - _MARGIN, self.repeat + _MARGIN),
+            FloatParameter(_START, _START, 0.0, 1.0),
         )
 
     @property
     def unchanged(self) -> Params:
         """Parameters of a model with the base's layers."""
-        return {COUNT: 0.0, START: 0.5}
+        return {_COUNT: 0.0, _START: 0.5}
 
     def spans(self, params: Params) -> list[tuple[int, int]]:
-        """The layers of the model, as runs [first, one behind the last) of the base's."""
-        count = round(float(params[COUNT]))
-        start = round(float(params[START]) * (self.n_layers - abs(count)))
+        """Return the layers of the model, as half-open ranges [first, end) of the base's."""
+        count = round(float(params[_COUNT]))
+        start = round(float(params[_START]) * (self.n_layers - abs(count)))
         if count < 0:
             spans = [(0, start), (start - count, self.n_layers)]
         elif count > 0:
@@ -53,16 +53,16 @@ class Structure:
         return [(first, stop) for first, stop in spans if first < stop]
 
     def recipe(self, recipe: Recipe, params: Params) -> Recipe:
-        """A recipe with these layers, each made as the recipe makes that layer of the base."""
+        """Return a recipe with these layers, each made as `recipe` makes that layer of the base."""
         spans = self.spans(params)
         if spans == [(0, self.n_layers)]:
             return recipe
-        slices = tuple(sliced(recipe, span, self.n_layers) for span in spans)
+        slices = tuple(_sliced(recipe, span, self.n_layers) for span in spans)
         return replace(recipe, slices=slices)
 
 
-def sliced(recipe: Recipe, span: tuple[int, int], n_layers: int) -> Slice:
-    """Some layers of a recipe without slices, in which every knob has its value at each layer."""
+def _sliced(recipe: Recipe, span: tuple[int, int], n_layers: int) -> Slice:
+    """Return some layers of a recipe without slices, with each knob's values at these layers."""
     return Slice(
         dict.fromkeys(recipe.models, span),
         {source.name: _within(source.knobs, span, n_layers) for source in recipe.sources},
@@ -73,7 +73,7 @@ def sliced(recipe: Recipe, span: tuple[int, int], n_layers: int) -> Slice:
 def _within(
     knobs: Mapping[str, Profile | Value], span: tuple[int, int], n_layers: int
 ) -> dict[str, Profile]:
-    """The knobs that differ from layer to layer, as they are in these."""
+    """Return the knobs that vary over the layers, with their values in these."""
     last = max(n_layers - 1, 1)
     depths = [layer / last for layer in range(*span)]
     return {

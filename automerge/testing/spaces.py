@@ -4,12 +4,36 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from automerge.methods import METHODS
+from automerge.recipe import DEFAULT
 from automerge.space import Branch, Knots, Space, SpaceSettings, build_space
 from automerge.trial import Params
+
+PLAIN = SpaceSettings(
+    methods=(),
+    components=((DEFAULT,),),
+    depth=Knots(3),
+    bounds={},
+    fixed={},
+    switches=(),
+    varying=("weight", "t"),
+    shared=(),
+    leave_out=False,
+    drop=0,
+    repeat=0,
+    seed=0,
+)
+"""One group of components, three knots, nothing fixed and no source left out."""
+
+
+def plain_settings(*methods: str, **changes: Any) -> SpaceSettings:
+    """Return `PLAIN` for some methods, with changes of its fields."""
+    return replace(PLAIN, methods=methods, **changes)
 
 
 def space(
@@ -22,8 +46,8 @@ def space(
     switched = switches and any(
         knob.name == "normalize" for name in methods for knob in METHODS[name].knobs
     )
-    settings = SpaceSettings(
-        methods=methods,
+    settings = plain_settings(
+        *methods,
         depth=Knots(2),
         leave_out=leave_out,
         switches=("normalize",) if switched else (),

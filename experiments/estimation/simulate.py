@@ -27,7 +27,8 @@ from automerge.methods import METHODS
 from automerge.objective import ItemScores, Objective, estimates, joined, losses
 from automerge.recipe import BASE
 from automerge.samplers import SAMPLERS
-from automerge.space import Knots, Space, SpaceSettings, build_space
+from automerge.space import Knots, Space, build_space
+from automerge.testing.spaces import plain_settings
 from automerge.trial import Items
 from experiments.estimation.results import read, save
 
@@ -84,7 +85,7 @@ class Landscape:
         n_sources, knots, n_objectives = LANDSCAPES[dimension]
         rng = np.random.default_rng([dimension, seed])
         sources = tuple(f"source{i}" for i in range(n_sources))
-        settings = SpaceSettings(("task_arithmetic",), depth=Knots(knots))
+        settings = plain_settings("task_arithmetic", depth=Knots(knots))
         self.space: Space = build_space(settings, BASE, sources, 2 * knots, METHODS)
         self.dimension = len(self.space.roles)
         self.objectives = tuple(

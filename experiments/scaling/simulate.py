@@ -30,9 +30,10 @@ from automerge.methods import METHODS
 from automerge.objective import ItemScores, Objective
 from automerge.recipe import Recipe, single, uniform_average
 from automerge.samplers import SAMPLERS
-from automerge.space import Knots, SpaceSettings, build_space
+from automerge.space import Knots, build_space
 from automerge.store.store import Store
 from automerge.study import Driver, FirstTrial, Limits, Plan, Snapshot
+from automerge.testing.spaces import plain_settings
 from automerge.trial import PARTS, Items, Job, Measured, Outcome, Timings
 
 SOURCES = ("a", "b", "c", "d")
@@ -187,7 +188,7 @@ def rss_mb() -> float:
 def simulate(sampler: str, workers: int, ahead: int, mean_s: float, trials: int) -> Result:
     """Search with so many waiting workers."""
     space = build_space(
-        SpaceSettings(methods=METHODS_SEARCHED, depth=Knots(2), leave_out=False),
+        plain_settings(*METHODS_SEARCHED, depth=Knots(2)),
         "base", SOURCES, 8, METHODS,
     )  # fmt: skip
     first = (

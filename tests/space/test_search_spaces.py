@@ -37,7 +37,7 @@ def test_a_ready_space_builds_recipes_that_can_be_merged(path, tmp_path):
     def choose(parameter):
         if isinstance(parameter, CategoricalParameter):
             return generator.choice(parameter.choices)
-        return parameter.at_share(generator.random())
+        return parameter.at_fraction(generator.random())
 
     for _ in range(20):
         assert check_recipe(space.recipe(space.walk(choose)), METHODS) == []

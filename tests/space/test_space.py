@@ -35,11 +35,12 @@ from automerge.space import (
     SpaceSettings,
     build_space,
 )
+from automerge.testing.spaces import plain_settings
 from tests.methods.dataless import DATALESS
 
 SOURCES = ("math", "code", "org/chat-1.5", "law")
 N_LAYERS = 5
-PLAIN = SpaceSettings(tuple(DATALESS))
+PLAIN = plain_settings(*DATALESS)
 SETTINGS = {
     "plain": PLAIN,
     "one number": dataclasses.replace(PLAIN, depth=Knots(1)),
@@ -80,7 +81,7 @@ def proposals(draw: st.DrawFn, names: tuple[str, ...] = tuple(SPACES)) -> tuple[
     def choose(parameter: Parameter) -> float | int | bool | str:
         if isinstance(parameter, CategoricalParameter):
             return draw(st.sampled_from(parameter.choices))
-        return parameter.at_share(draw(SHARES))
+        return parameter.at_fraction(draw(SHARES))
 
     return space, space.walk(choose)
 
@@ -212,7 +213,7 @@ def test_leaving_out_stops_at_the_least_number_of_sources() -> None:
             if isinstance(p, BooleanParameter)
             else "ties"
             if isinstance(p, CategoricalParameter)
-            else p.at_share(0.3)
+            else p.at_fraction(0.3)
         )
     )
     recipe = space.recipe(params)
@@ -305,19 +306,19 @@ def faults(
         ({"methods": ("tie",)}, "did you mean 'ties'"),
         ({"depth": Knots(0)}, "at least 1"),
         ({"components": (("attention",),)}, "add a group 'default'"),
-        ({"components": (("mlp",), ("mlp", "default"))}, "two groups"),
+        ({"components": (("mlp",), ("mlp", "default"))}, "component 'mlp' is listed twice"),
         ({"components": ((), ("default",))}, "empty"),
         ({"components": (("attn",), ("default",))}, "unknown component 'attn'"),
         ({"bounds": {"wieght": (0, 1)}}, "did you mean 'weight'"),
-        ({"bounds": {"weight": (1, 0)}}, "the lower first"),
-        ({"bounds": {"weight": (0, math.inf)}}, "finite"),
-        ({"bounds": {"weight": (1, 1)}}, "fix the value"),
-        ({"bounds": {"density": (0, 1.5)}}, "leave what the method allows"),
-        ({"bounds": {"normalize": (0, 1)}}, "switches"),
-        ({"switches": ("weight",)}, "not a switch"),
-        ({"fixed": {"density": 2.0}}, "must lie in [0, 1]"),
-        ({"fixed": {"normalize": 1.0}}, "true or false"),
-        ({"fixed": {"weight": True}}, "is a number"),
+        ({"bounds": {"weight": (1, 0)}}, "the lower bound must be below"),
+        ({"bounds": {"weight": (0, math.inf)}}, "a weight lies in [-10, 10], got [0, Infinity]"),
+        ({"bounds": {"weight": (1, 1)}}, "the lower bound must be below"),
+        ({"bounds": {"density": (0, 1.5)}}, "a density lies in [0, 1]"),
+        ({"bounds": {"normalize": (0, 1)}}, "expected true, false or [false, true]"),
+        ({"switches": ("weight",)}, "expected bounds [low, high] or one number, got [false, true]"),
+        ({"fixed": {"density": 2.0}}, "a density lies in [0, 1], got 2.0"),
+        ({"fixed": {"normalize": 1.0}}, "expected true, false or [false, true]"),
+        ({"fixed": {"weight": True}}, "expected bounds [low, high] or one number"),
         ({"fixed": {"weight": 1.0}, "bounds": {"weight": (0, 1)}}, "fixed and searched"),
     ],
 )
@@ -348,7 +349,7 @@ def test_absurd_spaces_are_refused_with_numbers_before_they_are_built() -> None:
 
 
 def test_a_model_of_one_layer_has_one_value_over_depth() -> None:
-    settings = SpaceSettings(("linear", "ties"), depth=PerLayer())
+    settings = plain_settings("linear", "ties", depth=PerLayer())
     space = build_space(settings, "base", ("a",), 1, METHODS)
     params = space.from_vector(space.branches[0], np.zeros(len(space.roles)))
     assert space.params(space.recipe(params)) == params
@@ -356,7 +357,7 @@ def test_a_model_of_one_layer_has_one_value_over_depth() -> None:
 
 def test_more_knots_or_groups_than_layers_are_one_a_layer():
     for depth in (Knots(9), Groups(9)):
-        space = build_space(SpaceSettings(("linear",), depth=depth), "base", SOURCES, 3, METHODS)
-        layers = SpaceSettings(("linear",), depth=PerLayer())
+        space = build_space(plain_settings("linear", depth=depth), "base", SOURCES, 3, METHODS)
+        layers = plain_settings("linear", depth=PerLayer())
         exact = build_space(layers, "base", SOURCES, 3, METHODS)
         assert space.parameters == exact.parameters

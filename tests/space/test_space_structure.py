@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from automerge.errors import ConfigError
 from automerge.methods import METHODS
 from automerge.recipe import Place, Profile, Recipe
-from automerge.space import SpaceSettings, build_space
+from automerge.space import build_space
 from automerge.space.structure import Structure
+from automerge.testing.spaces import plain_settings
 
 N = 8
 COUNTS, SHARES = st.floats(-3.499, 2.499), st.floats(0, 1)
@@ -87,11 +88,12 @@ def test_every_layer_has_the_values_it_has_in_the_whole_model(count: float, star
 
 
 def test_a_structure_is_asked_for_whatever_the_method() -> None:
-    settings = SpaceSettings(("linear", "ties"), drop=2)
+    settings = plain_settings("linear", "ties", drop=2)
     space = build_space(settings, "base", ("maths",), N, METHODS)
     assert all(branch.roles[-2:] == ("layers.count", "layers.start") for branch in space.branches)
     (count, start) = (p for p in space.parameters if p.name.startswith("layers."))
-    assert (count.at_share(0.0), count.at_share(1.0), start.at_share(0.5)) == (-2.499, 0.499, 0.5)
+    assert (count.at_fraction(0.0), count.at_fraction(1.0)) == (-2.499, 0.499)
+    assert start.at_fraction(0.5) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -99,4 +101,4 @@ def test_a_structure_is_asked_for_whatever_the_method() -> None:
 )
 def test_more_than_there_is_is_refused(settings: dict[str, int], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        build_space(SpaceSettings(("linear",), **settings), "base", ("maths",), N, METHODS)
+        build_space(plain_settings("linear", **settings), "base", ("maths",), N, METHODS)

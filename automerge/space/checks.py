@@ -1,0 +1,120 @@
+"""What can be wrong with the settings of a search space, one sentence each."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+from automerge.errors import nearest
+from automerge.recipe import COMPONENTS, DEFAULT, canonical, is_selector
+from automerge.space.declarations import KnobDeclaration, MethodDeclaration
+from automerge.space.settings import Groups, Knots, SpaceSettings
+
+Located: TypeAlias = tuple[tuple[int, ...], str]
+"""Where in a list of lists something is, and what is wrong with it."""
+
+
+def model_faults(base: str, sources: Sequence[str]) -> Iterator[str]:
+    """Yield what is wrong with the models."""
+    if not sources:
+        yield "there is no source model; name at least one fine-tune of the base"
+    for name, times in Counter(sources).items():
+        if times > 1:
+            yield f"source {name!r} is listed {times} times; list it once"
+    if base in sources:
+        yield f"{base!r} is the base and a source: its task vector is zero; remove the source"
+
+
+def settings_faults(
+    settings: SpaceSettings, n_layers: int, methods: Mapping[str, MethodDeclaration]
+) -> Iterator[str]:
+    """Yield what is wrong with the settings, whatever the models."""
+    if n_layers < 1:
+        yield f"the models need at least 1 layer; got {n_layers}"
+    if settings.drop >= n_layers > 0:
+        yield f"at least 1 of {n_layers} layers is left; got drop: {settings.drop}"
+    if settings.repeat > n_layers > 0:
+        yield f"at most all {n_layers} layers are run twice; got repeat: {settings.repeat}"
+    if not settings.methods:
+        yield f"no method is named; choose from {', '.join(methods)}"
+    for name in settings.methods:
+        if name not in methods:
+            yield f"unknown method {name!r}{nearest(name, tuple(methods))}"
+        for kind in methods[name].needs if name in methods else ():
+            if kind not in settings.evidence:
+                yield f"{name} needs evidence of the kind {kind}; set `evidence: {{text: FILE}}`"
+    if isinstance(settings.depth, Knots | Groups) and settings.depth.count < 1:
+        yield f"depth needs at least 1 value; got {settings.depth.count}"
+    yield from (message for _, message in component_faults(settings.components))
+    yield from _coverage_faults(settings.components)
+    yield from _knob_faults(settings, [methods[n] for n in settings.methods if n in methods])
+
+
+def component_faults(groups: Sequence[Sequence[str]]) -> Iterator[Located]:
+    """Yield what is wrong with single component groups and selectors, with their positions."""
+    seen: set[str] = set()
+    for i, group in enumerate(groups):
+        if not group:
+            yield (i,), "an empty group; name at least one component in it"
+        for j, selector in enumerate(group):
+            if not is_selector(selector):
+                advice = "(a pattern of tensor names holds a '*')"
+                message = f"unknown component {selector!r} {advice}"
+                yield (i, j), message + nearest(selector, (*COMPONENTS, DEFAULT))
+            elif selector in seen:
+                yield (i, j), f"component {selector!r} is listed twice"
+            seen.add(selector)
+
+
+def _coverage_faults(groups: Sequence[Sequence[str]]) -> Iterator[str]:
+    selectors = {selector for group in groups for selector in group}
+    missing = [component for component in COMPONENTS if component not in selectors]
+    if DEFAULT not in selectors and missing:
+        listed = ", ".join(missing)
+        yield f"no component group covers {listed}; add a group {DEFAULT!r} for the rest"
+
+
+def _knob_faults(settings: SpaceSettings, methods: Sequence[MethodDeclaration]) -> Iterator[str]:
+    """Yield what is wrong with bounds, fixed values and switches."""
+    names = tuple({knob.name: None for method in methods for knob in method.knobs})
+    for name in (*settings.bounds, *settings.fixed, *settings.switches, *settings.shared):
+        if methods and name not in names:
+            yield f"no chosen method has a knob {name!r}{nearest(name, names)}"
+    for name in settings.fixed:
+        if name in settings.bounds or name in settings.switches:
+            yield f"{name!r} is fixed and searched; keep one of the two"
+    searched = {**settings.bounds, **dict.fromkeys(settings.switches, (False, True))}
+    for method in methods:
+        for knob in method.knobs:
+            for given in (searched, settings.fixed):
+                if knob.name in given:
+                    for message in range_faults(knob, given[knob.name]):
+                        yield f"{method.name}.{knob.name}: {message}"
+
+
+def range_faults(knob: KnobDeclaration, value: object) -> Iterator[str]:
+    """Yield what is wrong with the bounds, or the one value, that a search gives a knob.
+
+    Args:
+        knob: what the method declares.
+        value: bounds [low, high], [false, true] of a switch, or one value.
+    """
+    shown = json.dumps(value)
+    if knob.kind == "bool":
+        switch = isinstance(value, list | tuple) and sorted(map(repr, value)) == ["False", "True"]
+        if not (switch or isinstance(value, bool)):
+            yield f"expected true, false or [false, true], got {shown}"
+        return
+    bounds = list(value) if isinstance(value, list | tuple) else [value, value]
+    numbers = [v for v in bounds if isinstance(v, int | float) and not isinstance(v, bool)]
+    if len(bounds) != 2 or len(numbers) != 2:
+        yield f"expected bounds [low, high] or one number, got {shown}"
+        return
+    low, high = knob.domain
+    if not (all(map(math.isfinite, numbers)) and low <= min(numbers) <= max(numbers) <= high):
+        yield f"a {knob.name} lies in [{low:g}, {high:g}], got {shown}"
+    elif isinstance(value, list | tuple) and canonical(numbers[0]) >= canonical(numbers[1]):
+        yield f"the lower bound must be below the upper one, got {shown}"
