@@ -26,7 +26,11 @@ _CONSTRAINT = re.compile(
 class Constraint:
     """A bound on an objective's value: a number, or another model's value plus a number.
 
-    `reference` is None, `best_parent` (of base and sources, on this objective) or a model's name.
+    Attributes:
+        objective: its name.
+        relation: that of the value to the bound.
+        reference: None, `best_parent` (of base and sources, on this objective) or a model's name.
+        offset: the bound, or what is added to the reference's value.
     """
 
     objective: str
@@ -36,26 +40,36 @@ class Constraint:
 
     @classmethod
     def parse(cls, text: str) -> Constraint:
-        """Read `mmlu >= best_parent - 0.01`; ValueError says what was expected."""
-        found = _CONSTRAINT.fullmatch(text.strip())
-        if found is None:
+        """Read a text such as `mmlu >= best_parent - 0.01`.
+
+        Raises:
+            ValueError: saying what was expected.
+        """
+        match = _CONSTRAINT.fullmatch(text.strip())
+        if match is None:
             raise ValueError(f"expected {FORM}, got {text!r}")
-        relation: Relation = ">=" if found["relation"] == ">=" else "<="
-        if found["number"] is not None:
-            return cls(found["objective"], relation, None, float(found["number"]))
-        offset = float(f"{found['sign']}{found['offset']}") if found["sign"] else 0.0
-        return cls(found["objective"], relation, found["reference"], offset)
+        relation: Relation = ">=" if match["relation"] == ">=" else "<="
+        if match["number"] is not None:
+            return cls(match["objective"], relation, None, float(match["number"]))
+        offset = float(f"{match['sign']}{match['offset']}") if match["sign"] else 0.0
+        return cls(match["objective"], relation, match["reference"], offset)
 
     def __str__(self) -> str:
         sign = "+" if self.offset > 0 else "-"
-        moved = f" {sign} {abs(self.offset):g}" if self.offset else ""
-        bound = f"{self.offset:g}" if self.reference is None else f"{self.reference}{moved}"
+        shift = f" {sign} {abs(self.offset):g}" if self.offset else ""
+        bound = f"{self.offset:g}" if self.reference is None else f"{self.reference}{shift}"
         return f"{self.objective} {self.relation} {bound}"
 
     def bound(
         self, values: Mapping[str, float], parents: Sequence[str], direction: Direction
     ) -> float | None:
-        """The bound where models have these values of the objective; None where one lacks."""
+        """Return the bound as a number; None where the model it refers to has no value.
+
+        Args:
+            values: each model's value of the objective, by model.
+            parents: names of base and sources.
+            direction: that of the objective.
+        """
         if self.reference is None:
             return self.offset
         name = self.referred(values, parents, direction)
@@ -64,28 +78,28 @@ class Constraint:
     def referred(
         self, values: Mapping[str, float], parents: Sequence[str], direction: Direction
     ) -> str | None:
-        """The model whose value the bound is moved from; None where there is none."""
+        """Return the model whose value the bound refers to; None where there is none."""
         if self.reference != BEST_PARENT:
             return self.reference if self.reference in values else None
-        known = [name for name in parents if name in values]
+        measured = [name for name in parents if name in values]
         best = max if direction == "maximize" else min
-        return best(known, key=lambda name: values[name], default=None)
+        return best(measured, key=lambda name: values[name], default=None)
 
     def shortfall(self, value: float, bound: float) -> float:
-        """By how much a value misses the bound; negative where it has room to spare."""
+        """Return by how much a value misses the bound; negative where it is met with a margin."""
         return bound - value if self.relation == ">=" else value - bound
 
 
 @dataclass(frozen=True)
 class Bound:
-    """A constraint as a number; `model` is whose value that was moved from, if any's."""
+    """A constraint with its bound as a number; `model` is the model it refers to, if any."""
 
     constraint: Constraint
     value: float
     model: str | None
 
     def shortfall(self, value: float) -> float:
-        """By how much a value misses the bound; negative where it has room to spare."""
+        """Return by how much a value misses the bound; negative where it is met with a margin."""
         return self.constraint.shortfall(value, self.value)
 
 
@@ -95,13 +109,20 @@ def bounds(
     values: Mapping[str, Mapping[str, Estimate]],
     parents: Sequence[str],
 ) -> list[Bound]:
-    """Each constraint with its bound, where the models it refers to have `values`, by name."""
+    """Return the constraints with their bounds, without those whose bound is not known yet.
+
+    Args:
+        constraints: on these objectives.
+        objectives: all of the study.
+        values: estimates by model and objective.
+        parents: names of base and sources.
+    """
     by_name = {o.name: o for o in objectives}
-    found = []
+    known = []
     for constraint in constraints:
         name = constraint.objective
-        of = {model: own[name].value for model, own in values.items()}
-        asked = (of, parents, by_name[name].direction)
+        by_model = {model: scored[name].value for model, scored in values.items()}
+        asked = (by_model, parents, by_name[name].direction)
         if (value := constraint.bound(*asked)) is not None:
-            found.append(Bound(constraint, value, constraint.referred(*asked)))
-    return found
+            known.append(Bound(constraint, value, constraint.referred(*asked)))
+    return known

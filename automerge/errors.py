@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""The disk is full, the user's share of it, or a file is larger than may be."""
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No space left on the disk, quota exceeded, or file too large."""
 
 
 @dataclass(frozen=True, order=True)
@@ -37,13 +37,14 @@ class Fault:
 
 
 class AutomergeError(Exception):
-    """Base of every error that is the user's or the machine's, not a bug of ours."""
+    """Base of every error that is the user's or the machine's, not a bug in automerge."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: ClassVar[int] = 3
+    """As docs/exit_codes.md defines them; 1 is a bug, and the code of none of these."""
 
 
 class FaultyInput(AutomergeError):
-    """Several faults found together; printed one a line."""
+    """Several faults found together; printed one per line."""
 
     def __init__(self, faults: Fault | str | Iterable[Fault]) -> None:
         if isinstance(faults, str):
@@ -94,15 +95,15 @@ class DeviceLost(ClusterLost):
 
 
 def disk_is_full(error: BaseException) -> bool:
-    """Whether an error, or what caused it, is that a disk has no room for a file."""
-    found: BaseException | None = error
-    while found is not None:
-        if isinstance(found, OSError):
+    """Return whether an error, or one of its causes, is that a disk is full."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
             # shutil.copytree joins what it met into one list of texts, without a number.
-            texts = str(found) if found.errno is None else f"[Errno {found.errno}]"
-            if any(f"[Errno {number}]" in texts for number in NO_ROOM):
+            texts = str(cause) if cause.errno is None else f"[Errno {cause.errno}]"
+            if any(f"[Errno {number}]" in texts for number in DISK_FULL):
                 return True
-        found = found.__cause__ or found.__context__
+        cause = cause.__cause__ or cause.__context__
     return False
 
 

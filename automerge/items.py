@@ -11,8 +11,8 @@ import numpy as np
 from automerge.trial import Items
 
 BASELINE_SHARES = 4
-"""Base, sources and the user's recipes get so many candidates' worth of items: all others are
-compared with them, and learn from them."""
+"""How many candidates' items base, sources and the user's recipes are each scored on: all others
+are compared with them, and learn from them."""
 
 POOL_SHARES = 8
 """How many candidates' worth of items the search draws from, at most."""
@@ -31,23 +31,29 @@ class ItemDraw:
     seed: int
 
     def draw(self, pool: Items, trial: int, shares: int = 1) -> Items:
-        """Items of a trial: decided by seed and trial, the same for objectives of one task."""
+        """Draw the items of a trial; seed and trial decide, alike for objectives of one task.
+
+        Args:
+            pool: the search items.
+            trial: its number.
+            shares: how many candidates' items to draw.
+        """
         if self.per_candidate is None:
             return pool
         limit = shares * self.per_candidate
-        kept: dict[str, set[int]] = {task: set() for task in pool}
+        drawn: dict[str, set[int]] = {task: set() for task in pool}
         for tasks in self.members.values():
-            own = {task: pool[task] for task in tasks if task in pool}
-            for task, doc in shuffled(own, self.seed, trial)[:limit]:
-                kept[task].add(doc)
-        return {task: tuple(sorted(ids)) for task, ids in kept.items()}
+            available = {task: pool[task] for task in tasks if task in pool}
+            for task, doc in shuffled(available, self.seed, trial)[:limit]:
+                drawn[task].add(doc)
+        return {task: tuple(sorted(ids)) for task, ids in drawn.items()}
 
 
 def shuffled(pool: Items, seed: int, trial: int) -> list[tuple[str, int]]:
-    """All items as (task, doc id) in a random order, anew for every trial.
+    """Return all items as (task, doc id) in a random order, another for every trial.
 
-    An item's place among others depends on no third, nor on the version of a library: it is that of
-    its doc id's number in the raw stream of Philox (Salmon et al. 2011).
+    Which of two items comes first depends on no third, nor on the version of a library: items are
+    ordered by the number at their doc id in the raw stream of Philox (Salmon et al. 2011).
     """
     ranks, items = [], []
     for task, docs in pool.items():

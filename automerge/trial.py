@@ -22,7 +22,7 @@ BASELINES: tuple[Origin, ...] = ("base", "source", "uniform")
 
 
 def count_items(items: Items) -> int:
-    """How many items there are in all."""
+    """Return how many items there are in total."""
     return sum(map(len, items.values()))
 
 
@@ -44,7 +44,7 @@ class Job:
 
     @property
     def key(self) -> tuple[int, Part, int]:
-        """What tells it from every other job of its study."""
+        """Identifies the job within its study."""
         return self.trial, self.part, self.block
 
 
@@ -59,6 +59,7 @@ class Timings:
 
     @property
     def rest(self) -> float:
+        """Seconds spent in no phase."""
         return self.total - self.merge - self.forward - self.score
 
 
@@ -82,7 +83,7 @@ class Measured:
     timings: Timings
     tokens: int = 0
     notes: Mapping[str, float] = field(default_factory=dict)
-    """Shares worth a look: truncated, empty or repeated generations, merged tensors."""
+    """Rates worth a look: truncated, empty or repeated generations, merged tensors."""
     arithmetic: str = ""
     weights: Weights | None = None
 
@@ -104,7 +105,7 @@ Outcome: TypeAlias = Measured | Failed
 
 
 def together(blocks: Sequence[Measured]) -> Measured:
-    """One measurement of all the items of its blocks; notes are means, weighted by items."""
+    """Join the measurements of a trial's blocks; notes are means, weighted by items."""
     if len(blocks) == 1:
         return blocks[0]
     names = blocks[0].scores
@@ -125,7 +126,7 @@ def together(blocks: Sequence[Measured]) -> Measured:
 
 @dataclass(frozen=True)
 class Trial:
-    """One recipe of a study, numbered in the order it was asked.
+    """One recipe of a study, numbered in the order it was proposed.
 
     `params` is None for recipes that no sampler proposed and the space cannot express.
     """
@@ -138,5 +139,5 @@ class Trial:
 
 
 def parent_names(trials: Iterable[Trial]) -> list[str]:
-    """The names of base and sources among trials."""
+    """Return the names of base and sources among trials."""
     return [trial.name for trial in trials if trial.origin in ("base", "source")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from automerge.checkpoints.folder.files import carried, copy_carried
 from automerge.checkpoints.reader import INDEX, SINGLE, read_json
 from automerge.checkpoints.safetensors_file import TensorInfo, header_bytes, read_header
-from automerge.errors import PreflightError
+from automerge.errors import DISK_FULL, PreflightError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -253,7 +252,7 @@ def staging(target: Path, overwrite: bool) -> Iterator[Path]:
 
 def disk_error(target: Path, error: OSError) -> str:
     """Say what the disk refused and what to do."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in DISK_FULL:
         free = shutil.disk_usage(target.parent).free
         return (
             f"{target}: the disk is full ({free:,} bytes free, {error.strerror}); "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,8 +23,6 @@ CHECKED = 1 << 17
 
 class InvalidMerge(AutomergeError):
     """The merged model has a tensor that is not finite."""
-
-    exit_code: ClassVar[int] = 3
 
     def __init__(self, tensor: str) -> None:
         super().__init__(f"merged tensor {tensor!r} is not finite (NaN or infinite)")

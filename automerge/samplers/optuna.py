@@ -121,7 +121,7 @@ def _population(budget: int) -> int:
 
 
 def tpe(space: Space, n_objectives: int, seed: int, budget: int) -> OptunaSampler:
-    """Tree-structured Parzen estimators (Ozaki et al. 2022 for several objectives)."""
+    """Build tree-structured Parzen estimators (Ozaki et al. 2022 for several objectives)."""
     from optuna.samplers import TPESampler
 
     return OptunaSampler(
@@ -130,7 +130,7 @@ def tpe(space: Space, n_objectives: int, seed: int, budget: int) -> OptunaSample
 
 
 def nsga2(space: Space, n_objectives: int, seed: int, budget: int) -> OptunaSampler:
-    """NSGA-II (Deb et al. 2002)."""
+    """Build NSGA-II (Deb et al. 2002)."""
     from optuna.samplers import NSGAIISampler
 
     size = _population(budget)
@@ -140,7 +140,7 @@ def nsga2(space: Space, n_objectives: int, seed: int, budget: int) -> OptunaSamp
 
 
 def nsga3(space: Space, n_objectives: int, seed: int, budget: int) -> OptunaSampler:
-    """NSGA-III (Deb and Jain 2014)."""
+    """Build NSGA-III (Deb and Jain 2014)."""
     from optuna.samplers import NSGAIIISampler
 
     size = _population(budget)

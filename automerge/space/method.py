@@ -146,8 +146,8 @@ class MethodSpace:
         if (recipe.method, recipe.base, recipe.seed) != (self.name, self.base, self.seed):
             return None
         for kind, digests in self.evidence.items():
-            found = recipe.evidence.get(kind, {})
-            if any(found.get(source.name) != digests[source.name] for source in recipe.sources):
+            recipe_digests = recipe.evidence.get(kind, {})
+            if any(recipe_digests.get(s.name) != digests[s.name] for s in recipe.sources):
                 return None
         named = tuple(source.name for source in recipe.sources)
         for label, models in self.selections.items():

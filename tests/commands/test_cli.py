@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
+from typer.main import get_command
 
 from automerge import cli
+from automerge.samplers import SAMPLERS
 from tests.zoo import save, write_zoo
 
 
@@ -198,3 +200,12 @@ def test_help_is_quick_and_a_closed_pipe_is_quiet() -> None:
         shell = ["bash", "-o", "pipefail", "-c", command]
         done = subprocess.run(shell, capture_output=True, text=True, check=False)
         assert done.stderr == ""
+
+
+def test_the_help_of_sampler_names_every_sampler() -> None:
+    (text,) = (
+        option.help
+        for option in get_command(cli.app).commands["search"].params
+        if option.name == "sampler"
+    )
+    assert set(re.findall(r"\w+", text)) - {"or"} == set(SAMPLERS)
