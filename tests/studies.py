@@ -63,7 +63,8 @@ def toy_study(
     """Run a whole toy study, or go on with one; the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     with Store(folder, write=True) as store:
-        store.put_meta(**toy_meta(budget=budget))
+        known = ("provenance",) if store.meta("provenance") else ()
+        store.put_meta(**{k: v for k, v in toy_meta(budget=budget).items() if k not in known})
         driver = Driver(
             store,
             toy_plan(budget),

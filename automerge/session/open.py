@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -11,7 +10,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,17 +20,18 @@ from automerge.executors.base import Executor
 from automerge.executors.ray import cluster_warnings
 from automerge.extensions import installed
 from automerge.items import POOL_SHARES, ItemDraw
-from automerge.machine.processors import usable_cpus
 from automerge.methods import METHODS
 from automerge.objective import Objective, goals, model_property
 from automerge.recipe import BASE, single, uniform_average
 from automerge.samplers import SAMPLERS
 from automerge.session.resume import TASKS, check_unchanged, origin_paths, resume
+from automerge.session.surroundings import machine, versions
 from automerge.space import Space, build_space
 from automerge.store.file import FILE
 from automerge.store.result import MODEL
 from automerge.store.run_folder import LOCK, OWNER
 from automerge.store.store import Store, exists
+from automerge.store.versions import record_versions, version_warnings
 from automerge.study import FirstTrial, Limits, Plan
 from automerge.trial import PARTS, Items, Part
 
@@ -40,10 +39,6 @@ if TYPE_CHECKING:
     from automerge.session.preflight import Models
 
 SAMPLES = "test_samples.json"
-PACKAGES = (
-    "automerge-llm", "torch", "transformers", "safetensors", "lm_eval", "datasets", "ray", "optuna",
-    "cma", "numpy",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,6 +79,7 @@ def open_session(config: StudyConfig, command: str) -> Session:
                 _begin(store, config, found, command)
             else:
                 config = resume(store, config)
+                record_versions(store, versions())
             return _session(store, config, found, new)
         except BaseException:
             store.close()
@@ -290,7 +286,11 @@ def _session(store: Store, config: StudyConfig, found: _Examined | None, new: bo
         space,
         store.meta("sampler"),
         partial(_start_executor, store, config, found),
-        (*store.meta("warnings"), *cluster_warnings(config.ray_address)),
+        (
+            *store.meta("warnings"),
+            *version_warnings(store),
+            *cluster_warnings(config.ray_address),
+        ),
         new,
     )
 
@@ -445,21 +445,3 @@ def scoring_dtype(config: StudyConfig, stored: str) -> str:
     if evaluation.dtype != "auto":
         return evaluation.dtype
     return "float32" if choose_device(evaluation.device) == "cpu" else stored
-
-
-def versions() -> dict[str, str]:
-    """Installed versions of what decides a score."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def machine() -> str:
-    """The machine in words, without its name."""
-    here, all_of_them = usable_cpus(), os.cpu_count() or 1
-    count = f"{here} processors" if here == all_of_them else f"{here} of {all_of_them} processors"
-    return f"{platform.system()} {platform.machine()}, {count}"

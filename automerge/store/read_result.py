@@ -23,6 +23,7 @@ from automerge.store.result import (
 )
 from automerge.store.run_folder import is_running
 from automerge.store.store import Store, exists
+from automerge.store.versions import all_versions, version_warnings
 from automerge.trial import BASELINES, PARTS, Failed, Measured, Outcome, Part
 
 
@@ -93,7 +94,7 @@ def study_result(run: Path, store: Store, *, state: State | None = None) -> Stud
         constraints=tuple(map(Constraint.parse, config.get("constraints", ()))),
         openings=len(store.meta("frozen") or ()),
         provenance=Provenance(
-            versions=provenance["versions"],
+            versions=all_versions(store),
             models=tuple(ModelOrigin(**origin) for origin in provenance["models"]),
             tasks=provenance["tasks"],
             machine=provenance["machine"],
@@ -102,7 +103,11 @@ def study_result(run: Path, store: Store, *, state: State | None = None) -> Stud
             command=provenance["command"],
             score_commands=tuple(map(tuple, provenance["score_commands"])),
         ),
-        warnings=(*(store.meta("warnings") or ()), *arithmetic_warnings(store)),
+        warnings=(
+            *(store.meta("warnings") or ()),
+            *version_warnings(store),
+            *arithmetic_warnings(store),
+        ),
     )
 
 

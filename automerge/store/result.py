@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from automerge.constraint import Constraint
 from automerge.objective import Estimate, ItemScores, Objective, estimate, goals
@@ -16,6 +16,8 @@ MODELS = "models"
 MODEL = "MODEL"
 """Where a command template names the model's folder."""
 
+Versions: TypeAlias = Mapping[str, str]
+"""Packages to versions."""
 State = Literal["running", "interrupted", "finished", "failed"]
 
 
@@ -75,12 +77,12 @@ class ModelOrigin:
 class Provenance:
     """What ran, on what and when.
 
-    `tasks` maps tasks to digests, `versions` packages to versions. `started` and `finished` are
+    `tasks` maps tasks to digests. `started` and `finished` are
     ISO 8601. `score_commands` are the lm_eval commands, to run in the run folder, that score a
     model on the test items; `MODEL` in them stands for the model's folder.
     """
 
-    versions: Mapping[str, str]
+    versions: Versions
     models: tuple[ModelOrigin, ...]
     tasks: Mapping[str, str]
     machine: str

@@ -128,6 +128,13 @@ class StoredConfig(BaseModel):
     split: dict[Short, Any] = {}
 
 
+class StoredRun(_Exact):
+    """The versions that a run had, and how many measurements there were before it."""
+
+    after: Annotated[int, Field(ge=1, le=10**12)]
+    versions: dict[Short, Short]
+
+
 class StoredProvenance(_Exact):
     """What ran, on what and when."""
 
@@ -182,6 +189,7 @@ _KINDS: Mapping[str, Any] = {
     "warnings": Texts,
     "searched_s": Seconds,
     "folder": Short,
+    "versions": Annotated[list[StoredRun], Field(max_length=10_000)],
     "sampler": Entry,
     "window": Annotated[int, Field(ge=1, le=1_000_000)],
     "state": Literal["running", "interrupted", "finished", "failed"],

@@ -284,6 +284,13 @@ class Store:
         scores = {name: unpack(rows) for name, rows in packed.items()}
         return Measured(scores, Timings(**json.loads(timings)), tokens, json.loads(notes))
 
+    def measurements(self) -> list[tuple[int, int, Part]]:
+        """Number, trial and part of every measurement, in the order of recording."""
+        return [
+            (n, t, p)
+            for n, t, p in self._rows("SELECT id, trial, part FROM measurements ORDER BY id")
+        ]
+
     def blocks(self, part: Part) -> dict[int, int]:
         """How many blocks of a part each trial was measured on."""
         sql = "SELECT trial, count(*) FROM measurements WHERE part = ? GROUP BY trial"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import shlex
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import jsonschema
@@ -351,6 +353,26 @@ def test_a_raised_budget_extends_and_a_changed_seed_is_refused(
         assert store.trials()[:9] == before.trials()
         old, new = before.outcomes("search"), store.outcomes("search")
         assert {n: new[n] for n in old} == old
+
+
+def test_scores_of_other_versions_are_told_apart(
+    finished: Path, zoo: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    out, other = tmp_path / "versions", tmp_path / "other" / "cma-99.0.dist-info"
+    shutil.copytree(finished, out)
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: cma\nVersion: 99.0\n")
+    changed = {**environment, "PYTHONPATH": f"{other.parent}{os.pathsep}{REPOSITORY}"}
+    done = run(zoo, changed, "search", "--out", str(out), "--budget", "10", "--export", "none")
+    assert done.returncode == 0, done.stderr
+    with Store(finished, write=False) as store:
+        n = len(store.measurements())
+    said = f"versions changed after {n} measurements: cma {version('cma')}, now 99.0;"
+    assert f"warning: {said}" in done.stdout
+    assert "by items: none yet" in done.stdout
+    (warning,) = (w for w in automerge.load_study(out).result.warnings if w.startswith(said))
+    assert "by items: search: 9" in warning
+    assert warning in html.unescape((out / "report.html").read_text())
 
 
 def test_a_changed_model_is_refused_before_anything_is_measured(

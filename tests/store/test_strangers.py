@@ -58,6 +58,7 @@ def study() -> Mapping[str, bytes]:
                 clusters={"one": [i // 2 for i in range(40)]},
                 finished="2026-01-01T00:01:00+00:00",
                 window=1,
+                versions=[{"after": 9, "versions": {"torch": "2.14.0"}}],
             )
         write_reports(run)
         return {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
