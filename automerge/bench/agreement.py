@@ -21,7 +21,7 @@ def agreement(device: str) -> Iterator[tuple[str, bool]]:
     here = empty_model(SIZE)
     models = random_models(here, 3)
     there = copy.deepcopy(here).to(torch.device(device))
-    plain, engine = ResidentEngine(models), ResidentEngine(models, device_room=ROOM)
+    plain, engine = ResidentEngine(models), ResidentEngine(models, device_budget=ROOM)
     for name, method in METHODS.items():
         if method.needs:
             continue  # merged on the host, like every method of whole tensors

@@ -70,7 +70,7 @@ def bench_merge(
     for name in methods:
         method = METHODS[name]
         count = min(n_sources, method.max_sources or n_sources)
-        engine = ResidentEngine(models, plan.room, plan.device_room)
+        engine = ResidentEngine(models, plan.budget, plan.device_budget)
         first = seconds(engine.merge_into, model, varied(method, count, 0))
         moved = 2 * n * (count + method.anchored + 1)
         merges, copies = [], []

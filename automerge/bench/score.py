@@ -280,7 +280,7 @@ def _models(shape: str | None, device: str) -> tuple[ResidentEngine, PreTrainedM
         checkpoints = random_models(model, 3)
     model.to(device, dtype)
     plan = plan_free_memory(device)
-    engine = ResidentEngine(checkpoints, plan.room, plan.device_room)
+    engine = ResidentEngine(checkpoints, plan.budget, plan.device_budget)
     return engine, model.eval().requires_grad_(False)
 
 

@@ -23,3 +23,13 @@ def working_precision(tensors: Sequence[Tensor]) -> torch.dtype:
     """The precision merges are computed in, whatever they are stored in."""
     double = any(tensor.dtype == torch.float64 for tensor in tensors)
     return torch.float64 if double else torch.float32
+
+
+def spans(count: int, n_threads: int, longest: int) -> list[tuple[int, int]]:
+    """Cut a tensor into pieces, as start and stop: as many per thread, alike long, whole pairs.
+
+    Pairs of 16-bit elements are read as one number, so that every piece begins with a whole one.
+    """
+    n = n_threads * max(1, -(-count // (n_threads * max(longest, 1))))
+    size = -(-count // (2 * n)) * 2
+    return [(start, min(start + size, count)) for start in range(0, count, size or 1)]

@@ -1,4 +1,4 @@
-"""Values that are computed once, as far as there is room for them."""
+"""Values that are computed once, within a budget of bytes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 class Cache:
-    """Keeps values while they fit into `room` bytes; the others until the next `release`."""
+    """Keeps values while they fit into `budget` bytes; the others until the next `release`."""
 
-    def __init__(self, room: int) -> None:
-        self.room = room
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
         self._kept: dict[Hashable, Any] = {}
         self._passing: dict[Hashable, Any] = {}
 
@@ -29,9 +29,9 @@ class Cache:
         return made
 
     def take(self, size: int) -> bool:
-        """Use so many bytes of the room, if there are as many."""
-        fits = size <= self.room
-        self.room -= size if fits else 0
+        """Take bytes of the budget; return whether there were as many."""
+        fits = size <= self.budget
+        self.budget -= size if fits else 0
         return fits
 
     def release(self) -> None:

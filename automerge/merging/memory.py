@@ -49,18 +49,18 @@ class MemoryPlan:
 
     need: Need
     host_free: int | None
-    room: int
-    device_room: int = 0
+    budget: int
+    device_budget: int = 0
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What will be slow, with the numbers."""
-        if self.need.computed <= self.room:
+        if self.need.computed <= self.budget:
             return ()
         return (
-            f"the methods would keep {gb(self.need.computed)} of statistics, and "
-            f"{gb(self.room, math.floor)} are there for them: the rest is computed anew for every "
-            "candidate, which is slow; fewer workers or fewer methods leave more",
+            f"cached statistics need {gb(self.need.computed)} but "
+            f"{gb(self.budget, math.floor)} are available: the rest is recomputed for every "
+            "candidate, which is slow; use fewer workers or fewer methods",
         )
 
 
@@ -93,8 +93,8 @@ def plan_memory(
         raise PreflightError(map(Fault, faults))
     left = 2 * GB if host_free is None else host_free - on_host
     device_left = 0 if device_free is None else device_free - need.live
-    room, device_room = int(left * SHARE / workers), int(device_left * DEVICE_SHARE)
-    return MemoryPlan(need, host_free, room, device_room)
+    budget, device_budget = int(left * SHARE / workers), int(device_left * DEVICE_SHARE)
+    return MemoryPlan(need, host_free, budget, device_budget)
 
 
 def plan_free_memory(device: str = "cpu") -> MemoryPlan:

@@ -13,15 +13,18 @@ NARROW = 1 << 16
 
 @dataclass(frozen=True)
 class Ranks:
-    """Places by magnitude within rows of so many columns, from 0, flat; even steps from 0 to 1,
-    and 0.5 in rows of one."""
+    """Ranks by magnitude within rows of `columns` elements, flat.
 
-    places: Tensor
+    `integers` count from 0; as numbers, ranks go in even steps from 0 to 1, and are 0.5 in rows of
+    one.
+    """
+
+    integers: Tensor
     columns: int
 
     @property
     def first(self) -> float:
-        """The rank of place 0."""
+        """The rank of the least magnitude."""
         return 0.0 if self.columns > 1 else 0.5
 
     @property
@@ -31,15 +34,15 @@ class Ranks:
 
     def cut(self, start: int, stop: int) -> Tensor:
         """The ranks of elements [start, stop), in float32."""
-        return self.places[start:stop].to(torch.float32) * self.step + self.first
+        return self.integers[start:stop].to(torch.float32) * self.step + self.first
 
 
-def places_of(rows: Tensor) -> Tensor:
-    """Each element's place by magnitude within its row, in element order where equal.
+def ranks_of(rows: Tensor) -> Tensor:
+    """Each element's rank by magnitude, from 0, within its row, in element order where equal.
 
     uint16, or int32 for rows of more than `NARROW` columns.
     """
     order = rows.abs().argsort(dim=1, stable=True)
     numbers = torch.arange(rows.shape[1], dtype=torch.int32).expand(rows.shape)
-    places = torch.empty(rows.shape, dtype=torch.int32).scatter_(1, order, numbers)
-    return places.to(torch.uint16) if rows.shape[1] <= NARROW else places
+    ranks = torch.empty(rows.shape, dtype=torch.int32).scatter_(1, order, numbers)
+    return ranks.to(torch.uint16) if rows.shape[1] <= NARROW else ranks

@@ -17,15 +17,17 @@ from automerge.checkpoints import Checkpoint
 from automerge.checkpoints.stacked import stacked_config, stacked_settings
 from automerge.errors import PreflightError
 from automerge.evidence import Evidence
-from automerge.merging.backends.compiled import fused_kernels
+from automerge.merging.backends.base import Backend
+from automerge.merging.backends.code import compiled_code
 from automerge.merging.backends.cuda import gpu_compiler
-from automerge.merging.backends.device import DeviceMerge
+from automerge.merging.backends.gpu import Gpu, Staged
+from automerge.merging.backends.host import HOST
 from automerge.merging.distance import squared_norms
 from automerge.merging.layers import LiveLayers, layer_order
 from automerge.merging.live import live_tensors
 from automerge.merging.memory import plan_free_memory
 from automerge.merging.plan import Planner, Step
-from automerge.merging.tensor import merge_into_tensor, merge_tensor, storage_dtype
+from automerge.merging.tensor import merge_into_tensors, merge_tensor, storage_dtype
 from automerge.merging.witness import tensor_digest, weights_digest
 from automerge.merging.workspace import Workspace
 from automerge.recipe import Recipe, single
@@ -62,28 +64,33 @@ class ResidentEngine:
     """Keeps the named models (the base among them) and merges recipes of them.
 
     Always from the stored models, never by undoing. Tensors and statistics are read and computed
-    at their first use and kept, what is computed up to `room` bytes (None: what `plan_memory` gives
-    for the memory that is free now), copies on a GPU up to `device_room`; a tensor whose method and
-    values are what the live model already holds is not merged again. `evidence`, by digest, is what
-    methods need beside the models.
+    at their first use and kept; a tensor whose method and values are what the live model already
+    holds is not merged again.
+
+    Args:
+        checkpoints: By the names that recipes use.
+        budget: Bytes of what is computed and kept; None for what `plan_memory` gives for the
+            memory that is free now.
+        device_budget: Bytes of copies of models on each GPU.
+        evidence: What methods need beside the models, by digest.
     """
 
     def __init__(
         self,
         checkpoints: Mapping[str, Checkpoint],
-        room: int | None = None,
-        device_room: int = 0,
+        budget: int | None = None,
+        device_budget: int = 0,
         evidence: Mapping[str, Evidence] = MappingProxyType({}),
     ) -> None:
         self._checkpoints = checkpoints
         self._planner = Planner(checkpoints)
-        if room is None:
-            room = plan_free_memory().room
-        self._workspace = Workspace(checkpoints, room, fused_kernels(checkpoints), evidence)
+        if budget is None:
+            budget = plan_free_memory().budget
+        self._workspace = Workspace(checkpoints, budget, compiled_code(checkpoints), evidence)
         self._live: WeakKeyDictionary[nn.Module, Live] = WeakKeyDictionary()
         self._layers: WeakKeyDictionary[nn.Module, LiveLayers] = WeakKeyDictionary()
-        self._device_room = device_room
-        self._devices: dict[torch.device, DeviceMerge] = {}
+        self._device_budget = device_budget
+        self._gpus: dict[torch.device, tuple[Gpu, Staged]] = {}
 
     def merge(self, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
         """Give the merged tensors one by one, in their storage dtype.
@@ -119,12 +126,7 @@ class ResidentEngine:
         for _, step in pairs:
             live.holds.pop(step.tensor, None)
         with torch.no_grad():
-            if model.device.type == "cpu":
-                for target, step in pairs:
-                    merge_into_tensor(target, step, self._workspace)
-                    self._workspace.release()
-            else:
-                self._on(model.device).write(pairs)
+            merge_into_tensors(pairs, self._workspace, self._backends(model.device))
         live.holds.update({step.tensor: step.key for _, step in pairs})
         return MergeReport(time.perf_counter() - start, len(pairs), len(live.targets))
 
@@ -133,16 +135,18 @@ class ResidentEngine:
         return self._live[model].targets
 
     def leave_devices(self) -> bool:
-        """Keep no copies of models on GPUs from now on; whether there were any."""
-        left = [device.leave() for device in self._devices.values()]
-        return any(left)
+        """Keep no copies of models on GPUs from now on; return whether there were any."""
+        released = [gpu.release() for gpu, _ in self._gpus.values()]
+        return any(released)
 
-    def _on(self, device: torch.device) -> DeviceMerge:
-        if device not in self._devices:
-            self._devices[device] = DeviceMerge(
-                self._workspace, device, self._device_room, gpu_compiler(device)
-            )
-        return self._devices[device]
+    def _backends(self, device: torch.device) -> Sequence[Backend]:
+        """What writes to a device's memory, in the order in which it is tried."""
+        if device.type == "cpu":
+            return HOST
+        if device not in self._gpus:
+            gpu = Gpu(device, self._device_budget, gpu_compiler(device), HOST)
+            self._gpus[device] = gpu, Staged(device, HOST)
+        return self._gpus[device]
 
     def distance(self, model: PreTrainedModel, base: str) -> float:
         """How far the merged weights are from the base's: ‖θ − θ_base‖ / ‖θ_base‖, both stored.

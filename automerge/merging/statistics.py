@@ -9,7 +9,7 @@ from torch import Tensor
 
 from automerge.checkpoints import Stored
 from automerge.machine.processors import one_thread
-from automerge.merging.backends.compiled import FusedKernels
+from automerge.merging.backends.code import CompiledCode
 from automerge.merging.blocks import working_blocks
 from automerge.merging.cache import Cache
 from automerge.merging.order import EXACT, Binned, Order, order
@@ -22,7 +22,7 @@ class VectorStatistics:
 
     `read` gives a model's tensor, flat. What is computed goes into `numbers` (inner products) and
     `cache` (orders of magnitudes and variances), which outlive this object. `model_inner` is about
-    all tensors of the models named: base, one source, another. `fused` kernels count faster.
+    all tensors of the models named: base, one source, another. `compiled` code counts faster.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class VectorStatistics:
         numbers: MutableMapping[Key, Tensor],
         cache: Cache,
         model_inner: Callable[[str | None, str, str], float],
-        fused: FusedKernels | None,
+        compiled: CompiledCode | None,
     ) -> None:
         self._base = base
         self._sources = sources
@@ -41,7 +41,7 @@ class VectorStatistics:
         self._numbers = numbers
         self._cache = cache
         self._model_inner = model_inner
-        self._fused = fused
+        self._compiled = compiled
 
     @property
     def count(self) -> int:
@@ -66,13 +66,13 @@ class VectorStatistics:
         source = self._sources[i]
 
         def ordered() -> Order:
-            if self._fused is not None:
+            if self._compiled is not None:
                 pair = self._read(source), self._anchor()
                 if self.size > EXACT:
-                    counts = self._fused.magnitude_counts(*pair)
+                    counts = self._compiled.magnitude_counts(*pair)
                     if counts is not None:
                         return Binned(counts.cumsum(0))
-                elif (magnitudes := self._fused.magnitudes(*pair)) is not None:
+                elif (magnitudes := self._compiled.magnitudes(*pair)) is not None:
                     return order([(magnitudes,)], self.size)
             return order(((block.abs(),) for block in self._vector(source)), self.size)
 
@@ -92,9 +92,9 @@ class VectorStatistics:
         """Variances over the vectors, and the vectors' squares."""
 
         def ordered() -> Order:
-            if self._fused is not None and self.size > EXACT:
+            if self._compiled is not None and self.size > EXACT:
                 tensors = [self._read(source) for source in self._sources]
-                found = self._fused.spread_counts(tensors, self._anchor())
+                found = self._compiled.spread_counts(tensors, self._anchor())
                 if found is not None:
                     counts, sums, zeros = found
                     return Binned(counts.cumsum(0), tuple(sums.cumsum(0).unbind(1)), zeros)

@@ -19,7 +19,7 @@ from automerge.checkpoints.settings import TIES
 from automerge.checkpoints.stacked import stacked_config
 from automerge.checkpoints.writer import SHARD_BYTES
 from automerge.evidence import Evidence
-from automerge.merging.backends.compiled import fused_kernels
+from automerge.merging.backends.code import compiled_code
 from automerge.merging.plan import Planner, Step
 from automerge.merging.tensor import merge_tensor
 from automerge.merging.witness import witnessed
@@ -55,7 +55,7 @@ def merge_to_folder(
     settings = {key: value for key, value in reference.config.items() if key in TIES}
     if recipe.slices:
         settings |= stacked_config(recipe, checkpoints, tensors)
-    workspace = Workspace(checkpoints, fused=fused_kernels(checkpoints), evidence=evidence)
+    workspace = Workspace(checkpoints, compiled=compiled_code(checkpoints), evidence=evidence)
     check_target(target, [checkpoints[model].path for model in recipe.models], overwrite)
     merged = stream(steps, workspace, progress)
     return write_checkpoint(

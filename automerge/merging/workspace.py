@@ -19,9 +19,9 @@ from automerge.checkpoints import (
 from automerge.errors import PreflightError
 from automerge.evidence import Evidence
 from automerge.machine.processors import one_thread
-from automerge.merging.backends.compiled import FusedKernels
+from automerge.merging.backends.code import CompiledCode
 from automerge.merging.cache import Cache, n_bytes
-from automerge.merging.ranks import Ranks, places_of
+from automerge.merging.ranks import Ranks, ranks_of
 from automerge.merging.statistics import Key, VectorStatistics, inner, vector
 from automerge.methods import Method, Operands
 from automerge.methods.shared.uniform import uniform
@@ -30,23 +30,23 @@ from automerge.methods.shared.uniform import uniform
 class Workspace:
     """Flat tensors, statistics and uniforms of named checkpoints, each made once.
 
-    What is computed is kept while it fits into `room` bytes; beyond, it is made anew for every
+    What is computed is kept while it fits into `budget` bytes; beyond, it is made anew for every
     merged tensor, each of which ends with `release`. Tensors stored as low-rank updates are kept
-    as that, and multiplied out only where a method needs them whole. With `fused` kernels,
+    as that, and multiplied out only where a method needs them whole. With
     element-wise methods are merged by them.
     """
 
     def __init__(
         self,
         checkpoints: Mapping[str, Checkpoint],
-        room: int = 0,
-        fused: FusedKernels | None = None,
+        budget: int = 0,
+        compiled: CompiledCode | None = None,
         evidence: Mapping[str, Evidence] = MappingProxyType({}),
     ) -> None:
         self.checkpoints = checkpoints
         self._evidence = evidence
-        self.fused = fused
-        self.cache = Cache(room)
+        self.compiled = compiled
+        self.cache = Cache(budget)
         self._tensors: dict[Stored, Tensor] = {}
         self._updates: dict[Stored, LowRank | None] = {}
         self._multiplied: dict[Stored, Tensor] = {}
@@ -91,7 +91,7 @@ class Workspace:
     def statistics(self, base: Stored | None, sources: tuple[Stored, ...]) -> VectorStatistics:
         """Statistics of the vectors of one tensor."""
         return VectorStatistics(
-            base, sources, self.tensor, self._numbers, self.cache, self._model_inner, self.fused
+            base, sources, self.tensor, self._numbers, self.cache, self._model_inner, self.compiled
         )
 
     def _model_inner(self, base: str | None, i: str, j: str) -> float:
@@ -111,7 +111,7 @@ class Workspace:
     def uniform(self, seed: int, source: Stored, start: int, stop: int) -> Tensor:
         """Uniforms of elements [start, stop) of one tensor of one source."""
         if seed != self._seed:
-            self.cache.room += sum(map(n_bytes, self._uniforms.values()))
+            self.cache.budget += sum(map(n_bytes, self._uniforms.values()))
             self._seed, self._uniforms = seed, {}
         kept = self._uniforms.get(source)
         if kept is None:
@@ -123,13 +123,13 @@ class Workspace:
         return kept[start:stop]
 
     def ranks(self, base: Stored | None, source: Stored, columns: int) -> Ranks:
-        """Ranks of one source's vector within its rows of so many columns."""
+        """Ranks of one source's vector within its rows of `columns` elements."""
 
         def ranked() -> Ranks:
             anchor = None if base is None else self.tensor(base)
             rows = torch.cat(list(vector(self.tensor(source), anchor))).reshape(-1, columns)
-            places = None if self.fused is None else self.fused.row_places(rows)
-            return Ranks((places_of(rows) if places is None else places).reshape(-1), columns)
+            ranks = None if self.compiled is None else self.compiled.row_ranks(rows)
+            return Ranks((ranks_of(rows) if ranks is None else ranks).reshape(-1), columns)
 
         return self.cache.get(("ranks", base, source, columns), ranked)
 

@@ -114,7 +114,7 @@ class MergeWorker:
         for warning in plan.warnings:
             logger.warning(warning)
         self._engine = ResidentEngine(
-            checkpoints, plan.room, plan.device_room, EvidenceFolders([cache_folder()])
+            checkpoints, plan.budget, plan.device_budget, EvidenceFolders([cache_folder()])
         )
         self._base, self._wanted = spec.base, spec.properties
         self._paths, self._methods = spec.models, spec.methods

@@ -66,7 +66,7 @@ def agree(named, here, there, made, engine=None):
     ResidentEngine(named).merge_into(here, made)
     with pretended():
         there.to(DEVICE)
-        engine = engine or ResidentEngine(named, device_room=ROOM)
+        engine = engine or ResidentEngine(named, device_budget=ROOM)
         engine.merge_into(there, made)
         found = {name: tensor.own for name, tensor in there.state_dict().items()}
     return all(torch.equal(tensor, found[name]) for name, tensor in here.state_dict().items())
@@ -109,7 +109,7 @@ def test_a_model_kept_in_another_dtype_gets_the_stored_values(driver):
 def test_what_has_no_room_is_merged_on_the_host(driver, room):
     named, here, there = models(3)
     with pretended():
-        engine = ResidentEngine(named, device_room=room)
+        engine = ResidentEngine(named, device_budget=room)
     assert agree(named, here, there, recipe(METHODS["della"]), engine)
     assert (driver.launches > 0) == (room > 0)
     with pretended():
@@ -118,7 +118,7 @@ def test_what_has_no_room_is_merged_on_the_host(driver, room):
 
 
 def test_long_tensors_are_merged_in_pieces(driver, monkeypatch):
-    monkeypatch.setattr("automerge.merging.backends.device.PIECE", 100)
+    monkeypatch.setattr("automerge.merging.backends.gpu.PIECE", 100)
     for name in ("dare_ties", "della"):
         method = METHODS[name]
         assert agree(*models(count(method)), recipe(method))
@@ -152,7 +152,7 @@ def test_what_is_not_finite_is_seen_and_can_be_left(driver, value):
     first = next(name for name in named["m1"].tensors if "norm" in name)
     with pretended():
         there.to(DEVICE)
-        engine = ResidentEngine(named, device_room=ROOM)
+        engine = ResidentEngine(named, device_budget=ROOM)
         weight = {"weight": Profile.of(1.0)}
         left, broken, right = (RecipeSource(f"m{i}", weight) for i in range(3))
         engine.merge_into(there, Recipe("linear", (left, right)))
@@ -201,7 +201,7 @@ def test_kernels_compile_for_gpus_and_nothing_is_contracted(nvrtc, driver, name,
     named, _, there = models(count(method), dtype)
     with pretended():
         there.to(DEVICE)
-        ResidentEngine(named, device_room=ROOM).merge_into(there, recipe(method))
+        ResidentEngine(named, device_budget=ROOM).merge_into(there, recipe(method))
     assert driver.sources
     for source in driver.sources:
         machine_code(source, "sm_90")

@@ -1,1 +1,1 @@
-"""Where a method's kernel runs: compiled loops, CUDA."""
+"""Where a method's kernel runs: the contract is in `base`, the order of trying in `host`."""

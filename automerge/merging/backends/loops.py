@@ -78,8 +78,8 @@ INLINE pair both(float lower, float upper) {
 // The least magnitude, as bits, that is stored as infinity or NaN.
 INLINE uint32_t limit(const float *) { return 0x7F800000; }
 INLINE uint32_t limit(const bfloat16 *) { return 0x7F7F8000; }
-INLINE uint32_t hash(uint32_t couple, uint32_t outer, uint32_t inner) {
-  uint32_t x = couple ^ outer;
+INLINE uint32_t hash(uint32_t pair_number, uint32_t outer, uint32_t inner) {
+  uint32_t x = pair_number ^ outer;
   x ^= x >> 16;
   x *= FIRST;
   x ^= inner;
@@ -96,7 +96,7 @@ PRELUDE = HOST + COMMON
 
 
 @dataclass(frozen=True)
-class Shape:
+class Signature:
     """What a translated kernel is special to; sizes and numbers are its arguments."""
 
     anchored: bool
@@ -115,8 +115,8 @@ class Shape:
         scalars: Coefficients,
         inputs: Iterable[torch.dtype],
         output: torch.dtype,
-    ) -> Shape:
-        """The shape of one merge."""
+    ) -> Signature:
+        """The signature of one merge."""
         return cls(
             method.anchored,
             method.seeded,
@@ -150,7 +150,7 @@ ALONE = Walk("0", "1")
 GRID = Walk("at", "stride")
 
 
-def function(shape: Shape, n_numbers: int, kernel: list[str], result: str) -> str:
+def function(signature: Signature, n_numbers: int, kernel: list[str], result: str) -> str:
     """C++ of a function `merge` around a kernel of one element.
 
     int32_t merge(inputs, ranks, output, numbers, keys, first, count): `numbers` are the kernel's,
@@ -163,9 +163,9 @@ def function(shape: Shape, n_numbers: int, kernel: list[str], result: str) -> st
             'extern "C" int32_t merge(const void *const *inputs, const uint16_t *const *ranks,',
             "    void *output, const double *numbers, const uint32_t *keys, uint32_t first,",
             "    int64_t count) {",
-            *pointers(shape, n_numbers),
+            *pointers(signature, n_numbers),
             "  uint32_t peak = 0;",
-            *loop(shape, kernel, result, ALONE),
+            *loop(signature, kernel, result, ALONE),
             "  return peak >= limit(out);",
             "}",
             "",
@@ -173,22 +173,22 @@ def function(shape: Shape, n_numbers: int, kernel: list[str], result: str) -> st
     )
 
 
-def device_function(shape: Shape, n_numbers: int, kernel: list[str], result: str) -> str:
+def device_function(signature: Signature, n_numbers: int, kernel: list[str], result: str) -> str:
     """CUDA of the same, as a kernel `merge` of any number of threads.
 
-    merge(inputs…, ranks…, output, numbers…, keys…, first, count, refused): all by value and in the
-    order of `function`; `refused` is set to 1 where an element of the result is not finite, else
+    merge(inputs…, ranks…, output, numbers…, keys…, first, count, finite): all by value and in the
+    order of `function`; `finite` is set to 0 where an element of the result is not finite, else
     left alone. Tensors of 16 bits lie at multiples of four bytes.
     """
-    sources = range(len(shape.widths))
+    sources = range(len(signature.widths))
     parameters = [
-        *(f"const {STORED[dtype]} *__restrict in{i}" for i, dtype in enumerate(shape.inputs)),
-        *(f"const uint16_t *__restrict rank{i}" for i in sources if shape.ranked),
-        f"{STORED[shape.output]} *__restrict out",
+        *(f"const {STORED[dtype]} *__restrict in{i}" for i, dtype in enumerate(signature.inputs)),
+        *(f"const uint16_t *__restrict rank{i}" for i in sources if signature.ranked),
+        f"{STORED[signature.output]} *__restrict out",
         *(f"double c{i}" for i in range(n_numbers)),
-        *(["double step"] if shape.ranked else []),
-        *(f"uint32_t key{i}, uint32_t key{i}_" for i in sources if shape.seeded),
-        "uint32_t first, int64_t count, int32_t *refused",
+        *(["double step"] if signature.ranked else []),
+        *(f"uint32_t key{i}, uint32_t key{i}_" for i in sources if signature.seeded),
+        "uint32_t first, int64_t count, int32_t *finite",
     ]
     return "\n".join(
         [
@@ -196,17 +196,17 @@ def device_function(shape: Shape, n_numbers: int, kernel: list[str], result: str
             f'extern "C" __global__ void merge({", ".join(parameters)}) {{',
             "  const int64_t at = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;",
             "  const int64_t stride = int64_t(gridDim.x) * blockDim.x;",
-            *(["  const float rank_step = float(step);"] if shape.ranked else []),
+            *(["  const float rank_step = float(step);"] if signature.ranked else []),
             "  uint32_t peak = 0;",
-            *loop(shape, kernel, result, GRID),
-            "  if (peak >= limit(out)) *refused = 1;",
+            *loop(signature, kernel, result, GRID),
+            "  if (peak >= limit(out)) *finite = 0;",
             "}",
             "",
         ]
     )
 
 
-def loop(shape: Shape, kernel: list[str], result: str, walk: Walk) -> list[str]:
+def loop(signature: Signature, kernel: list[str], result: str, walk: Walk) -> list[str]:
     """All elements that one thread merges; `peak` becomes the largest magnitude's bits."""
     body = [
         *kernel,
@@ -214,81 +214,85 @@ def loop(shape: Shape, kernel: list[str], result: str, walk: Walk) -> list[str]:
         "const uint32_t magnitude = bits_of(merged) & 0x7FFFFFFF;",
         "peak = peak > magnitude ? peak : magnitude;",
     ]
-    short = {*shape.inputs, shape.output} == {torch.bfloat16} and sys.byteorder == "little"
-    return in_couples(shape, body, walk) if short else one_by_one(shape, body, walk)
+    short = {*signature.inputs, signature.output} == {torch.bfloat16} and sys.byteorder == "little"
+    return in_pairs(signature, body, walk) if short else one_by_one(signature, body, walk)
 
 
-def pointers(shape: Shape, n_numbers: int) -> list[str]:
+def pointers(signature: Signature, n_numbers: int) -> list[str]:
     """Code that names what `merge` is given."""
-    sources = range(len(shape.widths))
+    sources = range(len(signature.widths))
     return [
         *(
             f"  const {STORED[dtype]} *__restrict in{i} = (const {STORED[dtype]} *)inputs[{i}];"
-            for i, dtype in enumerate(shape.inputs)
+            for i, dtype in enumerate(signature.inputs)
         ),
-        *(f"  const uint16_t *__restrict rank{i} = ranks[{i}];" for i in sources if shape.ranked),
-        f"  {STORED[shape.output]} *__restrict out = ({STORED[shape.output]} *)output;",
+        *(
+            f"  const uint16_t *__restrict rank{i} = ranks[{i}];"
+            for i in sources
+            if signature.ranked
+        ),
+        f"  {STORED[signature.output]} *__restrict out = ({STORED[signature.output]} *)output;",
         *(f"  const double c{i} = numbers[{i}];" for i in range(n_numbers)),
-        *([f"  const float rank_step = float(numbers[{n_numbers}]);"] if shape.ranked else []),
+        *([f"  const float rank_step = float(numbers[{n_numbers}]);"] if signature.ranked else []),
         *(
             f"  const uint32_t key{i} = keys[{2 * i}], key{i}_ = keys[{2 * i + 1}];"
             for i in sources
-            if shape.seeded
+            if signature.seeded
         ),
     ]
 
 
-def one_by_one(shape: Shape, kernel: list[str], walk: Walk) -> list[str]:
+def one_by_one(signature: Signature, kernel: list[str], walk: Walk) -> list[str]:
     """The loop over elements."""
     return [
         f"  for (int64_t i = {walk.start}; i < count; i += {walk.step}) {{",
-        *single(shape, kernel),
+        *single(signature, kernel),
         "  }",
     ]
 
 
-def single(shape: Shape, kernel: list[str]) -> list[str]:
+def single(signature: Signature, kernel: list[str]) -> list[str]:
     """One element, of number `i`."""
-    sources = range(len(shape.widths))
-    couple = "(first + uint32_t(i)) >> 1, key{0}, key{0}_"
+    sources = range(len(signature.widths))
+    pair_number = "(first + uint32_t(i)) >> 1, key{0}, key{0}_"
     return [
-        *(f"    const float t{i} = load(in{i}[i]);" for i in range(len(shape.inputs))),
+        *(f"    const float t{i} = load(in{i}[i]);" for i in range(len(signature.inputs))),
         *(
-            f"    const uint32_t hash{i} = hash({couple.format(i)}); const float u{i} = "
+            f"    const uint32_t hash{i} = hash({pair_number.format(i)}); const float u{i} = "
             f"(first + uint32_t(i)) & 1 ? odd(hash{i}) : even(hash{i});"
             for i in sources
-            if shape.seeded
+            if signature.seeded
         ),
         *(
             f"    const float r{i} = float(rank{i}[i]) * rank_step;"
             for i in sources
-            if shape.ranked
+            if signature.ranked
         ),
         *(f"    {line}" for line in kernel),
         "    store(out + i, merged);",
     ]
 
 
-def in_couples(shape: Shape, kernel: list[str], walk: Walk) -> list[str]:
+def in_pairs(signature: Signature, kernel: list[str], walk: Walk) -> list[str]:
     """The loop over two elements of 16 bits at once, and one over what is left.
 
     Both are read, and hashed, as one number.
     """
-    sources = range(len(shape.widths))
+    sources = range(len(signature.widths))
 
-    def half(name: str, bits: str, place: str, uniform: str) -> list[str]:
+    def half(name: str, bits: str, rank: str, uniform: str) -> list[str]:
         return [
             f"    float {name};",
             "    {",
             *(
                 f"      const float t{i} = float_of({bits.format(f'inputs{i}')});"
-                for i in range(len(shape.inputs))
+                for i in range(len(signature.inputs))
             ),
-            *(f"      const float u{i} = {uniform}(hash{i});" for i in sources if shape.seeded),
+            *(f"      const float u{i} = {uniform}(hash{i});" for i in sources if signature.seeded),
             *(
-                f"      const float r{i} = float(int32_t({place.format(f'ranks{i}')})) * rank_step;"
+                f"      const float r{i} = float(int32_t({rank.format(f'ranks{i}')})) * rank_step;"
                 for i in sources
-                if shape.ranked
+                if signature.ranked
             ),
             *(f"      {line}" for line in kernel),
             f"      {name} = merged;",
@@ -296,22 +300,22 @@ def in_couples(shape: Shape, kernel: list[str], walk: Walk) -> list[str]:
         ]
 
     return [
-        f"  uint32_t couple = (first >> 1) + uint32_t({walk.start});",
+        f"  uint32_t pair_number = (first >> 1) + uint32_t({walk.start});",
         f"  for (int64_t j = {walk.start}; j < count / 2; j += {walk.step}, "
-        f"couple += uint32_t({walk.step})) {{",
+        f"pair_number += uint32_t({walk.step})) {{",
         *(
             f"    const uint32_t inputs{i} = ((const pair *)in{i})[j];"
-            for i in range(len(shape.inputs))
+            for i in range(len(signature.inputs))
         ),
         *(
-            f"    const uint32_t hash{i} = hash(couple, key{i}, key{i}_);"
+            f"    const uint32_t hash{i} = hash(pair_number, key{i}, key{i}_);"
             for i in sources
-            if shape.seeded
+            if signature.seeded
         ),
         *(
             f"    const uint32_t ranks{i} = ((const pair *)rank{i})[j];"
             for i in sources
-            if shape.ranked
+            if signature.ranked
         ),
         *half("lower", "{} << 16", "{} & 0xFFFF", "even"),
         *half("upper", "{} & 0xFFFF0000", "{} >> 16", "odd"),
@@ -319,6 +323,6 @@ def in_couples(shape: Shape, kernel: list[str], walk: Walk) -> list[str]:
         "  }",
         f"  if (count % 2 && {walk.start} == 0) {{",
         "    const int64_t i = count - 1;",
-        *single(shape, kernel),
+        *single(signature, kernel),
         "  }",
     ]

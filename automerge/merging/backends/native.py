@@ -1,4 +1,4 @@
-"""Whole-tensor statistics compiled: histograms of magnitudes and variances, places within rows."""
+"""Whole-tensor statistics compiled: histograms of magnitudes and variances, ranks within rows."""
 
 from __future__ import annotations
 
@@ -53,10 +53,9 @@ def is_readable(tensor: Tensor, kind: torch.dtype) -> bool:
     return tensor.dtype == kind and tensor.is_contiguous()
 
 
-def addresses(tensors: Sequence[Tensor], start: int = 0) -> ctypes.Array[ctypes.c_void_p]:
-    """Where an element of contiguous flat tensors lies."""
-    found = (t.data_ptr() + start * t.element_size() for t in tensors)
-    return (ctypes.c_void_p * max(len(tensors), 1))(*found)
+def addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    """Where contiguous tensors lie."""
+    return (ctypes.c_void_p * max(len(tensors), 1))(*(t.data_ptr() for t in tensors))
 
 
 def counting(source: torch.dtype, base: torch.dtype | None) -> str:
@@ -215,16 +214,16 @@ def spread_counts(
     return counts.flip(0), sums.flip(0), zeros
 
 
-PLACING = f"""{PRELUDE}
+RANKING = f"""{PRELUDE}
 #include <utility>
 #include <vector>
 
 enum {{ DIGIT = 11, SIZE = 1 << DIGIT, PASSES = 3 }};
 
 // Radix sort of each row by the 31 bits of the magnitude, three digits from the lowest on.
-extern "C" void place(const float *rows, uint16_t *places, int64_t n_rows, int64_t n) {{
+extern "C" void rank(const float *rows, uint16_t *ranks, int64_t n_rows, int64_t n) {{
   std::vector<uint64_t> first(n), second(n);
-  for (int64_t row = 0; row < n_rows; row++, rows += n, places += n) {{
+  for (int64_t row = 0; row < n_rows; row++, rows += n, ranks += n) {{
     uint32_t starts[PASSES][SIZE] = {{}};
     for (int64_t i = 0; i < n; i++) {{
       const uint32_t magnitude = bits_of(rows[i]) & 0x7FFFFFFF;
@@ -238,27 +237,27 @@ extern "C" void place(const float *rows, uint16_t *places, int64_t n_rows, int64
         second[starts[p][key >> (16 + p * DIGIT) & (SIZE - 1)]++] = key;
       first.swap(second);
     }}
-    for (int64_t i = 0; i < n; i++) places[first[i] & 0xFFFF] = uint16_t(i);
+    for (int64_t i = 0; i < n; i++) ranks[first[i] & 0xFFFF] = uint16_t(i);
   }}
 }}
 """
 
 
-def row_places(load: Load, each: Each, rows: Tensor) -> Tensor:
-    """Each element's place by magnitude within its row, as `places_of` gives it: (n, m), uint16.
+def row_ranks(load: Load, each: Each, rows: Tensor) -> Tensor:
+    """Each element's rank by magnitude within its row, as `ranks_of` gives it: (n, m), uint16.
 
     `rows` (n, m) are float32 of the CPU, of at most `NARROW` columns. Raises CannotCompile.
     """
-    place = load(PLACING).place
-    place.restype = None
+    rank = load(RANKING).rank
+    rank.restype = None
     rows = rows.contiguous()
-    places = torch.empty(rows.shape, dtype=torch.uint16)
+    ranks = torch.empty(rows.shape, dtype=torch.uint16)
     n, columns = rows.shape
 
-    def placed(start: int) -> None:
-        pointers = (ctypes.c_void_p(t[start:].data_ptr()) for t in (rows, places))
-        place(*pointers, ctypes.c_int64(min(step, n - start)), ctypes.c_int64(columns))
+    def ranked(start: int) -> None:
+        pointers = (ctypes.c_void_p(t[start:].data_ptr()) for t in (rows, ranks))
+        rank(*pointers, ctypes.c_int64(min(step, n - start)), ctypes.c_int64(columns))
 
     step = max(1, PIECE // max(columns, 1))
-    list(each(placed, range(0, n, step)))
-    return places
+    list(each(ranked, range(0, n, step)))
+    return ranks

@@ -17,7 +17,7 @@ import torch
 from torch.fx import Graph, Node, Proxy
 from torch.fx.proxy import GraphAppendingTracer
 
-from automerge.merging.backends.loops import Shape, function
+from automerge.merging.backends.loops import Signature, function
 from automerge.methods import Coefficients, Method, Operands
 
 OPERATORS: Mapping[Callable[..., Any], str] = MappingProxyType(
@@ -44,7 +44,7 @@ METHODS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-Around: TypeAlias = Callable[[Shape, int, list[str], str], str]
+Around: TypeAlias = Callable[[Signature, int, list[str], str], str]
 """Writes the code around a kernel's, given how many numbers it has, and its result."""
 
 COMPARISONS: Mapping[tuple[str, str], str] = MappingProxyType(
@@ -53,7 +53,7 @@ COMPARISONS: Mapping[tuple[str, str], str] = MappingProxyType(
 """Two methods in a row that give 1 where a comparison holds and else 0."""
 
 
-def translate(method: Method, shape: Shape, around: Around = function) -> str:
+def translate(method: Method, signature: Signature, around: Around = function) -> str:
     """Code of a method's kernel, in a function as `loops` makes it."""
     graph = Graph()
     tracer = GraphAppendingTracer(graph)
@@ -61,22 +61,22 @@ def translate(method: Method, shape: Shape, around: Around = function) -> str:
     def symbols(letter: str, count: int) -> list[Proxy]:
         return [Proxy(graph.placeholder(f"{letter}{i}"), tracer) for i in range(count)]
 
-    n_sources = len(shape.widths)
-    tensors = symbols("t", len(shape.inputs))
-    uniforms = symbols("u", n_sources if shape.seeded else 0)
-    ranks = symbols("r", n_sources if shape.ranked else 0)
-    numbers = symbols("c", sum(shape.widths) + shape.n_shared)
+    n_sources = len(signature.widths)
+    tensors = symbols("t", len(signature.inputs))
+    uniforms = symbols("u", n_sources if signature.seeded else 0)
+    ranks = symbols("r", n_sources if signature.ranked else 0)
+    numbers = symbols("c", sum(signature.widths) + signature.n_shared)
     values = iter(numbers)
-    each = tuple(tuple(next(values) for _ in range(width)) for width in shape.widths)
-    base, sources = (tensors[0], tensors[1:]) if shape.anchored else (None, tensors)
+    each = tuple(tuple(next(values) for _ in range(width)) for width in signature.widths)
+    base, sources = (tensors[0], tensors[1:]) if signature.anchored else (None, tensors)
     merged = method.kernel(
         Operands(cast(Any, base), cast(Any, sources), cast(Any, uniforms), cast(Any, ranks)),
-        Coefficients(cast(Any, each), cast(Any, tuple(values)), shape.switches),
+        Coefficients(cast(Any, each), cast(Any, tuple(values)), signature.switches),
     )
     result = cast(Proxy, merged).node
     names = Names([proxy.node for proxy in numbers])
     statements = [names.statement(node) for node in graph.nodes if node.op != "placeholder"]
-    return around(shape, len(numbers), statements, names[result])
+    return around(signature, len(numbers), statements, names[result])
 
 
 class Names:

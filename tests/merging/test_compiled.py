@@ -15,10 +15,11 @@ from automerge.merging import InvalidMerge
 from automerge.merging import order as orders
 from automerge.merging import resident as module
 from automerge.merging.backends.build import compiler
-from automerge.merging.backends.compiled import WORTHWHILE, FusedKernels, fused_kernels, spans
-from automerge.merging.backends.loops import Shape
+from automerge.merging.backends.code import WORTHWHILE, CompiledCode, compiled_code
+from automerge.merging.backends.loops import Signature
 from automerge.merging.backends.translate import translate
-from automerge.merging.ranks import NARROW, Ranks, places_of
+from automerge.merging.blocks import spans
+from automerge.merging.ranks import NARROW, Ranks, ranks_of
 from automerge.merging.resident import ResidentEngine
 from automerge.methods import METHODS
 from automerge.recipe import Profile, Recipe, RecipeSource
@@ -35,20 +36,20 @@ def cache(tmp_path_factory):
         yield
 
 
-def fused() -> FusedKernels:
-    return FusedKernels(compiler())
+def code() -> CompiledCode:
+    return CompiledCode(compiler())
 
 
 def engines(monkeypatch, inputs):
     named = {"base": inputs[0]} | {f"m{i}": s for i, s in enumerate(inputs[1:])}
     checkpoints = {n: MemoryCheckpoint({NAME: t}) for n, t in named.items()}
     plain = ResidentEngine(checkpoints)
-    monkeypatch.setattr(module, "fused_kernels", lambda _: fused())
+    monkeypatch.setattr(module, "compiled_code", lambda _: code())
     return plain, ResidentEngine(checkpoints)
 
 
 @pytest.mark.parametrize("name", FUSIBLE)
-def test_fused_equals_eager_bit_for_bit(monkeypatch, name):
+def test_compiled_equals_eager_bit_for_bit(monkeypatch, name):
     method = METHODS[name]
     plain, quick = engines(monkeypatch, tensors(count(method), (307, 211), torch.bfloat16))
     for switch in (True, False):
@@ -58,7 +59,7 @@ def test_fused_equals_eager_bit_for_bit(monkeypatch, name):
 
 
 @pytest.mark.parametrize("name", ["ties", "dare_ties", "della", "sce"])
-def test_fused_equals_eager_for_other_dtypes_and_sizes(monkeypatch, name):
+def test_compiled_equals_eager_for_other_dtypes_and_sizes(monkeypatch, name):
     method = METHODS[name]
     kinds = (torch.float32, torch.bfloat16, torch.float16)
     shapes = ((64,), (33, 20), (33, 1), (7, 5), ())
@@ -70,7 +71,7 @@ def test_fused_equals_eager_for_other_dtypes_and_sizes(monkeypatch, name):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_fused_kernels_see_what_is_not_finite(monkeypatch, dtype):
+def test_compiled_kernels_see_what_is_not_finite(monkeypatch, dtype):
     inputs = tensors(3, dtype=dtype)
     inputs[2][3, 1] = torch.nan
     _, quick = engines(monkeypatch, inputs)
@@ -81,8 +82,8 @@ def test_fused_kernels_see_what_is_not_finite(monkeypatch, dtype):
 def test_only_large_models_are_compiled_for():
     small = MemoryCheckpoint({NAME: torch.empty(10)})
     large = MemoryCheckpoint({NAME: torch.empty(WORTHWHILE, dtype=torch.int8, device="meta")})
-    assert fused_kernels({"a": small}) is None
-    assert fused_kernels({"a": small, "b": large}) is not None
+    assert compiled_code({"a": small}) is None
+    assert compiled_code({"a": small, "b": large}) is not None
 
 
 def test_pieces_of_a_tensor_are_merged_by_threads_as_one(monkeypatch):
@@ -130,7 +131,7 @@ def test_a_compiler_that_fails_costs_speed_and_no_result(monkeypatch, caplog):
     inputs = tensors(count(method), (30, 20), torch.bfloat16)
     plain, _ = engines(monkeypatch, inputs)
     named = {"base": inputs[0]} | {f"m{i}": s for i, s in enumerate(inputs[1:])}
-    monkeypatch.setattr(module, "fused_kernels", lambda _: FusedKernels("false"))
+    monkeypatch.setattr(module, "compiled_code", lambda _: CompiledCode("false"))
     broken = ResidentEngine({n: MemoryCheckpoint({NAME: t}) for n, t in named.items()})
     made = recipe(method)
     [(_, ours)], [(_, theirs)] = broken.merge(made), plain.merge(made)
@@ -154,26 +155,26 @@ def test_a_kernel_that_uses_what_cannot_be_translated_is_named():
     odd = dataclasses.replace(
         METHODS["linear"], kernel=lambda operands, _: operands.sources[0].sin()
     )
-    shape = Shape(False, False, False, (1,), 0, (), (torch.float32,), torch.float32)
+    signature = Signature(False, False, False, (1,), 0, (), (torch.float32,), torch.float32)
     with pytest.raises(NotImplementedError, match="cannot use sin"):
-        translate(odd, shape)
+        translate(odd, signature)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize(("anchored", "n_threads"), [(True, 1), (False, 1), (True, 3)])
 def test_magnitudes_are_counted_as_without_a_compiler(monkeypatch, dtype, anchored, n_threads):
-    monkeypatch.setattr("automerge.merging.backends.compiled.COUNTED", 1000)
+    monkeypatch.setattr("automerge.merging.backends.code.COUNTED", 1000)
     base, source = tensors(1, (2471,), dtype)
     source[:40], source[40:50] = base[:40], 1e4
     monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
-    counts = fused().magnitude_counts(source, base if anchored else None)
+    counts = code().magnitude_counts(source, base if anchored else None)
     magnitudes = (source.float() - base.float() if anchored else source.float()).abs()
     monkeypatch.setattr(orders, "EXACT", 0)
     expected = orders.order([(magnitudes,)], len(source))
     assert torch.equal(counts.cumsum(0), expected.counts)
-    assert fused().magnitude_counts(source.double(), base.double()) is None
-    assert torch.equal(fused().magnitudes(source, base if anchored else None), magnitudes)
-    assert fused().magnitudes(source.double(), base.double()) is None
+    assert code().magnitude_counts(source.double(), base.double()) is None
+    assert torch.equal(code().magnitudes(source, base if anchored else None), magnitudes)
+    assert code().magnitudes(source.double(), base.double()) is None
 
 
 @pytest.mark.parametrize("anchored", [True, False])
@@ -182,7 +183,7 @@ def test_variances_are_counted_as_without_a_compiler(monkeypatch, anchored):
     base, *sources = tensors(3, (2471,), torch.float32)
     for source in sources:
         source[:40] = base[:40]
-    found, sums, zeros = fused().spread_counts(sources, base if anchored else None)
+    found, sums, zeros = code().spread_counts(sources, base if anchored else None)
     vectors = [s.float() - base.float() if anchored else s.float() for s in sources]
     variance = torch.stack(vectors).double().var(dim=0, correction=0)
     assert zeros == int((variance == 0).sum()) >= 40
@@ -200,26 +201,26 @@ def test_variances_are_counted_as_without_a_compiler(monkeypatch, anchored):
 
 @pytest.mark.parametrize("shape", [(3, 1), (40, 7), (5, 3000), (2, NARROW)])
 @pytest.mark.parametrize("n_threads", [1, 3])
-def test_places_are_those_of_a_stable_sort(monkeypatch, shape, n_threads):
+def test_ranks_are_those_of_a_stable_sort(monkeypatch, shape, n_threads):
     monkeypatch.setattr("automerge.merging.backends.native.PIECE", 100)
     monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
     rows = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 4).round() / 7
     order = rows.abs().argsort(dim=1, stable=True)
     expected = order.argsort(dim=1)
-    assert torch.equal(fused().row_places(rows).long(), expected)
-    assert torch.equal(places_of(rows).long(), expected)
+    assert torch.equal(code().row_ranks(rows).long(), expected)
+    assert torch.equal(ranks_of(rows).long(), expected)
 
 
 def test_rows_of_more_columns_than_16_bits_count_are_placed_too():
     rows = torch.randn((1, NARROW + 1), generator=torch.Generator().manual_seed(0))
-    assert fused().row_places(rows) is None
+    assert code().row_ranks(rows) is None
     order = rows.abs().argsort(dim=1, stable=True)
-    assert torch.equal(places_of(rows).long(), order.argsort(dim=1))
+    assert torch.equal(ranks_of(rows).long(), order.argsort(dim=1))
 
 
 def test_ranks_go_evenly_from_0_to_1():
     rows = torch.tensor([[0.3, -0.1, 0.0, 5.0, -0.3]])
-    ranks = Ranks(places_of(rows).reshape(-1), 5)
+    ranks = Ranks(ranks_of(rows).reshape(-1), 5)
     assert ranks.cut(0, 5).tolist() == [0.5, 0.25, 0.0, 1.0, 0.75]
     assert ranks.cut(3, 5).tolist() == [1.0, 0.75]
-    assert Ranks(places_of(rows.T).reshape(-1), 1).cut(0, 5).tolist() == [0.5] * 5
+    assert Ranks(ranks_of(rows.T).reshape(-1), 1).cut(0, 5).tolist() == [0.5] * 5
