@@ -12,13 +12,17 @@ import numpy as np
 from automerge.arrays import Floats
 
 Direction = Literal["maximize", "minimize"]
-Aggregation = Literal["mean", "perplexity", "weighted_perplexity", "bits_per_byte", "exact"]
+Aggregation = Literal[
+    "mean", "mean_of_means", "perplexity", "weighted_perplexity", "bits_per_byte", "exact"
+]
 AGGREGATIONS: tuple[Aggregation, ...] = (
     "mean",
     "perplexity",
     "weighted_perplexity",
     "bits_per_byte",
 )
+"""lm-eval's own, of one task's items. Groups with `weight_by_size: false` take the mean of their
+tasks' means."""
 
 
 MAX_LOG_PERPLEXITY = 300.0
@@ -137,8 +141,8 @@ def joined(parts: Sequence[ItemScores]) -> ItemScores:
 def estimate(scores: ItemScores, aggregation: Aggregation) -> Estimate:
     """Aggregate item scores as lm-eval does, with the standard error of the aggregate.
 
-    Means use the sample standard error; ratios and exponentials the delta method. NaN without
-    items.
+    Means use the sample standard error, means of means that of independent tasks; ratios and
+    exponentials the delta method. NaN without items.
     """
     values = np.asarray(scores.values, dtype=np.float64)
     n = len(values)
@@ -152,6 +156,9 @@ def estimate(scores: ItemScores, aggregation: Aggregation) -> Estimate:
         if aggregation == "mean":
             return Estimate(mean, stderr, n)
         return Estimate(perplexity(mean), perplexity(mean) * stderr, n)
+    if aggregation == "mean_of_means":
+        mean, influences = mean_of_means(scores)
+        return Estimate(mean, standard_error(influences), n)
     ratio, residuals = ratio_of_means(scores)
     stderr = standard_error(residuals)
     if aggregation == "weighted_perplexity":
@@ -169,6 +176,30 @@ def ratio_of_means(scores: ItemScores) -> tuple[float, Floats]:
     ratio = float(values.sum() / weights.sum())
     # Cochran, Sampling Techniques, 1977, eq. 6.4: (y − R x) / x̄
     return ratio, (values - ratio * weights) / weights.mean()
+
+
+def mean_of_means(scores: ItemScores) -> tuple[float, Floats]:
+    """Return the mean of the tasks' means, and each item's linear influence on it, times n: (n,).
+
+    The standard error of the influences' mean is √(Σ_t s_t² / n_t) / T, of T tasks (Cochran,
+    Sampling Techniques, 1977, eq. 5.13), as lm-eval's for groups that are not weighted by size.
+    """
+    values = np.asarray(scores.values, dtype=np.float64)
+    factors = item_weights(scores.items)
+    _, tasks = np.unique([task for task, _ in scores.items], return_inverse=True)
+    sizes = np.bincount(tasks)
+    means = np.bincount(tasks, values) / sizes
+    n = len(values)
+    # Each task's squares are divided by n_t - 1, where `standard_error` divides by n - 1.
+    unbiased = np.sqrt(np.maximum(n - 1, 1) / n * sizes / np.maximum(sizes - 1, 1))
+    return float(means.mean()), (values - means[tasks]) * factors * unbiased[tasks]
+
+
+def item_weights(items: Sequence[tuple[str, int]]) -> Floats:
+    """Return the weight of each item in a mean of its tasks' means, 1 on average: (items,)."""
+    names, tasks = np.unique([task for task, _ in items], return_inverse=True)
+    sizes = np.bincount(tasks)
+    return np.asarray(len(items) / (len(names) * sizes[tasks]), dtype=np.float64)
 
 
 def perplexity(log_likelihood: float) -> float:

@@ -11,7 +11,9 @@ from scipy import optimize, special
 
 from automerge.estimation.clusters import clustered_standard_error
 from automerge.estimation.intervals import (
+    MEANS,
     Interval,
+    effective_number,
     equal_scores_interval,
     influence,
     is_binary,
@@ -81,8 +83,9 @@ def paired_difference(
         only_a, only_b = int(np.sum(both[:n] > both[n:])), int(np.sum(both[:n] < both[n:]))
         low, high = tango_interval(only_a, only_b, n, level)
     elif is_constant(influences, float(np.abs(both).max())):
-        bound = 1.0 if aggregation == "mean" and is_unit(both) else math.inf
-        low, high = equal_scores_interval(difference, n, -bound, bound, level)
+        bound = 1.0 if aggregation in MEANS and is_unit(both) else math.inf
+        alike = effective_number(a, aggregation)
+        low, high = equal_scores_interval(difference, alike, -bound, bound, level)
     else:
         low, high = student_interval(difference, stderr, n, level)
     return Difference(difference, low, high, stderr, n)

@@ -13,13 +13,17 @@ from automerge.arrays import Floats
 from automerge.estimation.clusters import clustered_standard_error
 from automerge.objective import (
     Aggregation,
-    Estimate,
     ItemScores,
     estimate,
+    item_weights,
+    mean_of_means,
     perplexity,
     ratio_of_means,
     standard_error,
 )
+
+MEANS = ("mean", "mean_of_means")
+"""Aggregations that lie between the lowest and the highest score."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ def interval(scores: ItemScores, aggregation: Aggregation, level: float = 0.95) 
 
     Means of 0/1 scores take Wilson's score interval, which Bowyer et al. (2025, arXiv:2503.01747)
     and Miller (2024, arXiv:2411.00640) motivate: the normal interval is too narrow below a few
-    hundred items. Other means take Student's t. Ratios and exponentials take Student's t on the
+    hundred items; means of means take it at the effective number of items. Other means take
+    Student's t. Ratios and exponentials take Student's t on the
     linearised mean, then the monotone transform. Items in clusters take Student's t with the
     clustered standard error (`clusters`). Scores that are all equal never give an interval of width
     zero, see `equal_scores_interval`.
@@ -68,17 +73,25 @@ def interval(scores: ItemScores, aggregation: Aggregation, level: float = 0.95) 
     ):
         stderr = clustered_standard_error(influences, scores.clusters)
         low, high = student_interval(point.value, stderr, len(set(scores.clusters)), level)
-        if aggregation == "mean" and is_unit(values):
+        if aggregation in MEANS and is_unit(values):
             low, high = max(low, 0.0), min(high, 1.0)
         return Interval(point.value, low, high, stderr, point.n)
-    if aggregation == "mean":
-        low, high = _mean_interval(values, point, level)
+    if aggregation in MEANS:
+        low, high = _mean_interval(scores, aggregation, level)
     else:
         low, high = _ratio_interval(scores, aggregation, level)
     return Interval(point.value, low, high, point.stderr, point.n)
 
 
-def wilson_interval(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
+def effective_number(scores: ItemScores, aggregation: Aggregation) -> float:
+    """Return how many items of equal weight say as much about a mean (Kish, 1965, section 8.2)."""
+    if aggregation != "mean_of_means":
+        return len(scores.values)
+    weights = item_weights(scores.items)
+    return float(weights.sum() ** 2 / (weights @ weights))  # (Σ w)² / Σ w²
+
+
+def wilson_interval(successes: float, n: float, level: float = 0.95) -> tuple[float, float]:
     """Return the score interval of a proportion (Wilson 1927, J. Am. Stat. Assoc. 22, p. 209)."""
     z = normal_quantile(level)
     proportion = successes / n
@@ -127,7 +140,7 @@ def mean_interval(intervals: Sequence[Interval], groups: Sequence[str]) -> Inter
 
 
 def equal_scores_interval(
-    value: float, n: int, lowest: float, highest: float, level: float = 0.95
+    value: float, n: float, lowest: float, highest: float, level: float = 0.95
 ) -> tuple[float, float]:
     """Bound the mean of a population of which `n` draws were all `value`.
 
@@ -150,6 +163,8 @@ def influence(scores: ItemScores, aggregation: Aggregation) -> Floats:
     if aggregation == "perplexity":
         mean = float(values.mean())
         return -perplexity(mean) * (values - mean)  # d exp(−x) = −exp(−x) dx
+    if aggregation == "mean_of_means":
+        return mean_of_means(scores)[1]
     ratio, residuals = ratio_of_means(scores)
     if aggregation == "weighted_perplexity":
         return -perplexity(ratio) * residuals
@@ -189,12 +204,16 @@ def student_interval(
     return mean - half, mean + half
 
 
-def _mean_interval(values: Floats, point: Estimate, level: float) -> tuple[float, float]:
+def _mean_interval(
+    scores: ItemScores, aggregation: Aggregation, level: float
+) -> tuple[float, float]:
+    values = np.asarray(scores.values, dtype=np.float64)
+    point, n = estimate(scores, aggregation), effective_number(scores, aggregation)
     if is_binary(values):
-        return wilson_interval(float(values.sum()), point.n, level)
-    if is_constant(values, float(np.abs(values).max())):
+        return wilson_interval(point.value * n, n, level)
+    if is_constant(influence(scores, aggregation), float(np.abs(values).max())):
         lowest, highest = (0.0, 1.0) if is_unit(values) else (-math.inf, math.inf)
-        return equal_scores_interval(float(values[0]), point.n, lowest, highest, level)
+        return equal_scores_interval(point.value, n, lowest, highest, level)
     return student_interval(point.value, point.stderr, point.n, level)
 
 

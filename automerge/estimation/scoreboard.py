@@ -9,13 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from automerge.arrays import Floats, Indices
+from automerge.estimation.intervals import MEANS
 from automerge.estimation.neighbours import control_variates, nearest, predictions
-from automerge.objective import Estimate, ItemScores, Objective, estimate, perplexity
+from automerge.objective import (
+    Estimate,
+    ItemScores,
+    Objective,
+    estimate,
+    item_weights,
+    perplexity,
+)
 
 _Item = tuple[str, int]
 
-_MEANS = ("mean", "perplexity")
-"""Functions of a plain mean; ratios are estimated from the candidate's items alone."""
+_MEANS = (*MEANS, "perplexity")
+"""Functions of a mean over items; ratios are estimated from the candidate's items alone."""
 
 
 class Scoreboard:
@@ -29,7 +37,11 @@ class Scoreboard:
         self._ratios = [o for o in objectives if o.aggregation not in _MEANS]
         self._positions = _Rows()
         self._plain: list[Mapping[str, Estimate]] = []
-        self._tables = {o.name: _Table(pool[o.name]) for o in objectives if o.aggregation in _MEANS}
+        self._tables = {
+            o.name: _Table(pool[o.name], o.aggregation == "mean_of_means")
+            for o in objectives
+            if o.aggregation in _MEANS
+        }
 
     def add(self, position: Floats | None, scores: Mapping[str, ItemScores]) -> int:
         """Enter a candidate and return its number, from 0.
@@ -109,8 +121,10 @@ class _Table:
     Rows are kept sparse and narrow: there may be tens of thousands, each of few of the items.
     """
 
-    def __init__(self, items: Sequence[_Item]) -> None:
+    def __init__(self, items: Sequence[_Item], by_task: bool) -> None:
+        """Begin with no candidate; `by_task` weighs the items so that all tasks count alike."""
         self._columns = {item: i for i, item in enumerate(items)}
+        self._weights = item_weights(items) if by_task else None
         self._column_type = np.min_scalar_type(len(items))
         self._rows: list[_Row] = []
         self._sums = np.zeros(len(items))
@@ -126,11 +140,19 @@ class _Table:
         self._rows.append(_Row(seen.astype(self._column_type), narrowed(row[seen])))
 
     def estimate(self, candidate: int, donors: Indices, distances: Floats) -> Estimate:
-        """Estimate the candidate's mean over all items from its scores and the donors'."""
+        """Estimate the candidate's mean over all items from its scores and the donors'.
+
+        Where items have weights, a weighted score is an item's weight times its score, and the
+        weights are one more predictor: a draw may hold more or fewer of the heavy items.
+        """
         rows = self._dense([candidate, *donors])
         item_means = self._item_means(candidate)
         predicted = predictions(rows[1:], distances, item_means)
-        return control_variates(rows[0], np.stack([predicted, item_means]))
+        guesses = np.stack([predicted, item_means])
+        if self._weights is None:
+            return control_variates(rows[0], guesses)
+        weighted = np.stack([*(self._weights * guesses), self._weights])
+        return control_variates(self._weights * rows[0], weighted)
 
     def _dense(self, candidates: Sequence[int]) -> Floats:
         """Return rows of all items, NaN where a candidate did not see one: (candidates, items)."""

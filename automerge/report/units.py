@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from automerge.estimation.intervals import MEANS
 from automerge.objective import Objective
 from automerge.store.result import TrialResult
 from automerge.trial import Measured
@@ -64,7 +65,7 @@ def _unit(objective: Objective, trials: Sequence[TrialResult]) -> Unit:
         if isinstance(outcome, Measured) and outcome.scores[objective.name].values
     ]
     within = all(min(values) >= 0 and max(values) <= 1 for values in scores)
-    if objective.aggregation == "mean" and within:
+    if objective.aggregation in MEANS and within:
         return Unit(percent=True)
     believed = [t.search_estimate(objective) for t in trials]
     sizes = [abs(e.value) for e in believed if e is not None and math.isfinite(e.value)]

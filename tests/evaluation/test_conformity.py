@@ -12,6 +12,7 @@ import csv
 import gzip
 import json
 import random
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from automerge.evaluation.lm_eval.isolation import isolated
 from automerge.evaluation.lm_eval.scorer import Scorer
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
 from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, load_tasks
+from automerge.objective import estimate
 from tests.evaluation.toys import WORDS, make_model, make_tokenizer, phrase, write_jsonl
 
 DATA = (
@@ -107,8 +109,21 @@ KINDS = {
     },
     "group, weighted by size": ("GROUP true", "acc"),
     "group, mean of means": ("GROUP false", "acc"),
-    "group within a group": ("NESTED", "acc"),
+    "group, perplexities": ("GROUP perplexity", "word_perplexity"),
+    "group, a metric that it does not aggregate": ("GROUP none", "acc"),
+    "group within a group, weighted by size": ("NESTED true", "acc"),
+    "group within a group, mean of means": ("NESTED false", "acc"),
     "tag": ("TAG", "acc"),
+    **{
+        f"class, {what}": (f"class: !function classes.{name}\n{body}", metric)
+        for what, name, body, metric in (
+            ("judging multiple_choice itself", "Judging", CHOICE, "margin"),
+            ("with requests and metrics of its own", "Asking", GENERATE, "contains"),
+            ("with requests of two kinds", "Mixed", GENERATE, "both"),
+            ("with an aggregate of its own", "Largest", CHOICE, "margin"),
+            ("that takes no configuration", "Alone", CHOICE, "acc"),
+        )
+    },
 }  # fmt: skip
 
 SOURCES = {
@@ -128,6 +143,83 @@ SOURCES = {
     "a folder": "dataset_path: ./only",
     "a folder of data here": "dataset_path: json\ndataset_kwargs: {data_dir: ., data_files: a.jsonl}",
 }  # fmt: skip
+
+
+CLASSES = """
+import numpy as np
+from lm_eval.api.instance import Instance
+from lm_eval.api.metrics import mean
+from lm_eval.api.task import ConfigurableTask
+
+
+class Configured(ConfigurableTask):
+    def __init__(self, config):
+        super().__init__(config={k: v for k, v in config.items() if k != "class"})
+
+
+class Judging(Configured):
+    def process_results(self, doc, results):
+        scores = sorted((score for score, _ in results), reverse=True)
+        return {"margin": scores[0] - scores[1], "first": float(doc["answer"] == 0)}
+
+    def aggregation(self):
+        return {"margin": mean, "first": mean}
+
+    def higher_is_better(self):
+        return {"margin": True, "first": True}
+
+
+class Largest(Judging):
+    def aggregation(self):
+        return {"margin": max, "first": mean}
+
+
+class Asking(Configured):
+    def construct_requests(self, doc, ctx, **kwargs):
+        kwargs.pop("apply_chat_template", None), kwargs.pop("chat_template", None)
+        options = {"until": ["w1"], "max_gen_toks": 4}
+        return Instance("generate_until", doc, (ctx + " w2", options), 0, **kwargs)
+
+    def process_results(self, doc, results):
+        return {"contains": float("w" in results[0]) + len(results[0]) / 100}
+
+    def aggregation(self):
+        return {"contains": np.mean}
+
+    def higher_is_better(self):
+        return {"contains": True}
+
+
+class Mixed(Asking):
+    def construct_requests(self, doc, ctx, **kwargs):
+        kwargs.pop("apply_chat_template", None), kwargs.pop("chat_template", None)
+        options = {"until": ["."], "max_gen_toks": 3}
+        return [
+            Instance("generate_until", doc, (ctx, options), 0, **kwargs),
+            Instance("loglikelihood", doc, (ctx, " " + doc["choices"][0]), 1, **kwargs),
+        ]
+
+    def process_results(self, doc, results):
+        return {"both": len(results[0]) + results[1][0]}
+
+    def aggregation(self):
+        return {"both": mean}
+
+    def higher_is_better(self):
+        return {"both": True}
+
+
+class Alone(ConfigurableTask):
+    def __init__(self):
+        super().__init__(config={
+            "task": "alone", "dataset_path": "json", "test_split": "train",
+            "dataset_kwargs": {"data_files": "DATA/rows.jsonl"},
+            "output_type": "multiple_choice", "doc_to_text": "{{question}}",
+            "doc_to_choice": "choices", "doc_to_target": "answer",
+        })
+"""
+PARTS = {"a": ("a.jsonl", 12), "b": ("b.jsonl", 4), "c": ("c.jsonl", 1)}
+"""Tasks of the groups: their data and how many rows of them."""
 
 
 def write(folder):
@@ -162,24 +254,32 @@ def write(folder):
     (next((folder / "saved").glob("*.arrow"))).rename(data / "rows.arrow")
     for path in (folder / "saved").iterdir():
         path.unlink()
-    leaf = CHOICE + metric("acc")
+    (folder / "classes.py").write_text(CLASSES.replace("DATA", str(data)))
+    for part, (name, size) in enumerate(PARTS.values()):
+        write_jsonl(data / name, rows[part : part + size])
     for i, (body, _) in enumerate(KINDS.values()):
         name, text = f"kind{i}", f"task: kind{i}\n{body}"
         if not body.startswith(("GROUP", "NESTED", "TAG")):
             (folder / f"{name}.yaml").write_text(text)
             continue
-        for part in "ab":
-            tag = f"tag: [{name}]\n" if body == "TAG" else ""
-            (folder / f"{name}{part}.yaml").write_text(f"task: {name}{part}\n{tag}{leaf}")
-        inner = f"[{name}a, {name}b]"
-        if body == "NESTED":
-            inner = f"[{name}a, {{group: inner, task: [{name}b]}}]"
-        if body != "TAG":
-            weight = body.partition(" ")[2] or "true"
-            (folder / f"{name}.yaml").write_text(
-                f"group: {name}\ntask: {inner}\naggregate_metric_list:\n"
-                f"  - {{metric: acc, aggregation: mean, weight_by_size: {weight}}}\n"
+        kind, _, more = body.partition(" ")
+        leaf = ROLLING if more == "perplexity" else CHOICE + metric("acc")
+        for part, (part_rows, _) in PARTS.items():
+            tag = f"tag: [{name}]\n" if kind == "TAG" else ""
+            own = leaf.replace("rows.jsonl", part_rows)
+            (folder / f"{name}{part}.yaml").write_text(f"task: {name}{part}\n{tag}{own}")
+        inner = f"[{name}a, {name}b, {name}c]"
+        if kind == "NESTED":
+            inner = (
+                f"[{name}a, {{group: {name}inner, task: [{name}b, {name}c], "
+                f"aggregate_metric_list: [{{metric: acc, weight_by_size: true}}]}}]"
             )
+        if kind != "TAG":
+            weight = more if more in ("true", "false") else "true"
+            listed = "word_perplexity" if more == "perplexity" else "acc"
+            aggregated = f"  - {{metric: {listed}, aggregation: mean, weight_by_size: {weight}}}\n"
+            aggregated = f"aggregate_metric_list:\n{aggregated}" if more != "none" else ""
+            (folder / f"{name}.yaml").write_text(f"group: {name}\ntask: {inner}\n{aggregated}")
     for i, source in enumerate(SOURCES.values()):
         (folder / f"source{i}.yaml").write_text(
             f"task: source{i}\n{source}\ntest_split: train\noutput_type: multiple_choice\n"
@@ -199,22 +299,27 @@ def stock(lm, folder, name):
             tasks=[name],
             task_manager=TaskManager(include_path=str(folder), include_defaults=False),
             bootstrap_iters=0,
-        )["samples"]
+        )
+
+
+EQUAL = "those of lm-eval"
 
 
 def outcome(model, lm, folder, name, wanted):
-    """What becomes of one kind: "equal", or why it is refused; an assertion fails where neither."""
+    """What becomes of one kind: what the table says, else why it is refused otherwise."""
     try:
-        task_set = load_tasks([TaskSpec(name, wanted, direction="maximize")], TaskSettings(folder))
+        settings = TaskSettings(folder, allow_task_code=True)
+        task_set = load_tasks([TaskSpec(name, wanted, direction="maximize")], settings)
         scorer = Scorer(model, make_tokenizer(), task_set, batch_size=8)
     except PreflightError as error:
-        return "refused" if name in str(error) else str(error)
+        return "refused by name" if name in str(error) else str(error)
     items = {task: tuple(range(len(docs))) for task, docs in task_set.documents().items()}
     (objective,) = task_set.objectives
+    results = stock(lm, folder, name)
     got = scorer.score(items).scores[objective.name]
     expected = {
         (task, row["doc_id"]): row[objective.metric]
-        for task, rows in stock(lm, folder, name).items()
+        for task, rows in results["samples"].items()
         for row in rows
         if row["filter"] == objective.filter
     }
@@ -223,63 +328,56 @@ def outcome(model, lm, folder, name, wanted):
         value = expected[item]
         value = value[0] if isinstance(value, tuple) else value
         assert got.values[place] == pytest.approx(value, abs=1e-4 * (1 + abs(value) / 50)), item
-    return "equal"
+    whole = results.get("groups", {}).get(name, results["results"].get(name, {}))
+    stated = whole.get(f"{objective.metric},{objective.filter}")
+    if stated is None:
+        return "those of lm-eval, which gives no value of all items"
+    assert estimate(got, objective.aggregation).value == pytest.approx(stated, rel=1e-4)
+    return EQUAL
 
 
-REFUSED = {
-    "multiple_choice, f1", "multiple_choice, mcc", "multiple_choice, brier_score",
-    "multiple_choice, likelihood", "multiple_choice, bypass", "generate_until, bleu",
-    "generate_until, chrf", "generate_until, chrf++", "generate_until, ter",
-    "generate_until, bypass", "generate_until, median",
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def make(folder):
     from lm_eval.models.huggingface import HFLM
 
-    folder = copy_tasks(write(tmp_path_factory.mktemp("m") / "mine"),
-                        tmp_path_factory.mktemp("run") / "tasks")  # fmt: skip
+    copied = copy_tasks(write(folder / "mine"), folder / "run" / "tasks")
     model = make_model()
     with isolated():
         lm = HFLM(pretrained=model, tokenizer=make_tokenizer(), batch_size=8,
                   softmax_dtype="float32")  # fmt: skip
-    return model, lm, folder
+    return model, lm, copied
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_is_scored_as_lm_eval_scores_it_or_refused_by_name(kind, made):
-    number = list(KINDS).index(kind)
-    found = outcome(*made, f"kind{number}", KINDS[kind][1])
-    assert found == ("refused" if kind in REFUSED else "equal")
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("made"))
 
 
-@pytest.mark.parametrize("source", SOURCES)
-def test_data_of_each_form_are_read_as_lm_eval_reads_them(source, made):
-    number = list(SOURCES).index(source)
-    assert outcome(*made, f"source{number}", "acc_norm") == "equal"
-
-
+ALL = {kind: (f"kind{i}", wanted) for i, (kind, (_, wanted)) in enumerate(KINDS.items())}
+ALL |= {f"data: {source}": (f"source{i}", "acc_norm") for i, source in enumerate(SOURCES)}
+MARKS = ("<!-- kinds -->\n", "\n<!-- end -->")
 DOCUMENT = Path(__file__).parents[2] / "docs" / "tasks.md"
 
 
-def table():
-    rows = ["| kind | item scores |", "|---|---|"]
-    rows += [
-        f"| {kind} | {'refused by name' if kind in REFUSED else 'those of lm-eval'} |"
-        for kind in [*KINDS, *(f"data: {source}" for source in SOURCES)]
-    ]
-    return "\n".join(rows)
+def documented():
+    """What the document's table says of each kind."""
+    rows = DOCUMENT.read_text().partition(MARKS[0])[2].partition(MARKS[1])[0].splitlines()[2:]
+    return dict(row.strip("| ").split(" | ") for row in rows)
 
 
-def document(text):
-    before, _, rest = text.partition("<!-- kinds -->\n")
-    return f"{before}<!-- kinds -->\n{table()}\n<!-- end -->{rest.partition('<!-- end -->')[2]}"
+@pytest.mark.parametrize("kind", ALL)
+def test_each_kind_is_scored_as_lm_eval_scores_it_or_refused_by_name(kind, made):
+    assert outcome(*made, *ALL[kind]) == documented()[kind]
 
 
-def test_the_documents_table_is_what_the_test_finds():
-    assert DOCUMENT.read_text() == document(DOCUMENT.read_text())
+def test_the_documents_table_has_every_kind_and_no_other():
+    assert list(documented()) == list(ALL)
 
 
 if __name__ == "__main__":
-    DOCUMENT.write_text(document(DOCUMENT.read_text()))
+    with tempfile.TemporaryDirectory() as made_here:
+        scene = make(Path(made_here))
+        found = {kind: outcome(*scene, *ALL[kind]) for kind in ALL}
+    rows = ["| kind | item scores |", "|---|---|", *(f"| {k} | {v} |" for k, v in found.items())]
+    before, _, rest = DOCUMENT.read_text().partition(MARKS[0])
+    after = rest.partition(MARKS[1])[2]
+    DOCUMENT.write_text(before + MARKS[0] + "\n".join(rows) + MARKS[1] + after)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from automerge.errors import nearest
 from automerge.objective import AGGREGATIONS, Aggregation, Direction, Objective
 
 if TYPE_CHECKING:
     from lm_eval.api.filter import FilterEnsemble
+    from lm_eval.api.group import Group
     from lm_eval.api.task import Task
 
     from automerge.evaluation.lm_eval.tasks import TaskSpec
@@ -39,9 +42,12 @@ UNFILTERED = "unfiltered"
 
 
 def resolve(
-    spec: TaskSpec, leaves: Sequence[Task], name: str
+    spec: TaskSpec, leaves: Sequence[Task], name: str, group: Group | None = None
 ) -> tuple[Objective | None, list[tuple[str, str]]]:
-    """The objective a spec means, or what is wrong with it as (field, message) pairs."""
+    """The objective a spec means, or what is wrong with it as (field, message) pairs.
+
+    `group` is what the spec names, where that is a group.
+    """
     found: list[tuple[str, str]] = []
     metric, _, wanted_filter = (spec.metric or "").partition(",")
     if metric == OUTPUT_TOKENS and all(counts_tokens(leaf) for leaf in leaves):
@@ -85,6 +91,18 @@ def resolve(
                 "choose another metric of the task",
             )
         )
+    by_size = _weighted_by_size(group if len(leaves) > 1 else None, metric, filter_name)
+    if aggregation is not None and aggregation != "mean" and by_size is not None:
+        found.append(
+            (
+                "metric",
+                f"group {spec.task!r} averages {metric!r} over its tasks, each of which is no mean "
+                f"of item scores ({aggregation}); name its tasks as objectives, or choose a metric "
+                "that is a mean",
+            )
+        )
+    elif aggregation == "mean" and by_size is False:
+        aggregation = "mean_of_means"
     higher = _common([leaf.higher_is_better().get(metric) for leaf in leaves])
     direction: Direction = spec.direction or ("maximize" if higher else "minimize")
     if higher is None and spec.direction is None:
@@ -98,6 +116,18 @@ def resolve(
     if found or aggregation is None:
         return None, found
     return Objective(name, spec.task, metric, filter_name, direction, aggregation, spec.goal), []
+
+
+def _weighted_by_size(group: Group | None, metric: str, filter_name: str) -> bool | None:
+    """Whether a group's tasks count by their numbers of items; None where it has no such value.
+
+    As `Group.aggregate`: over all leaf tasks, whatever groups within it say; the last entry wins.
+    """
+    found = None
+    for entry in (group and group.aggregate_metric_list) or ():
+        if entry.metric == metric and filter_name in (entry.filter_list or [filter_name]):
+            found = bool(entry.weight_by_size)
+    return found
 
 
 def counts_tokens(task: Task) -> bool:
@@ -125,6 +155,8 @@ def _aggregation(task: Task, metric: str) -> Aggregation | None:
     from lm_eval.api.registry import get_aggregation
 
     function = task.aggregation()[metric]
+    if function is np.mean:  # as tasks with classes of their own say it
+        return "mean"
     return next((name for name in AGGREGATIONS if get_aggregation(name) is function), None)
 
 

@@ -25,6 +25,7 @@ from automerge.objective import Direction, Objective
 from automerge.trial import Part
 
 if TYPE_CHECKING:
+    from lm_eval.api.group import Group
     from lm_eval.api.task import Task
     from lm_eval.tasks import TaskManager
 
@@ -96,7 +97,7 @@ class TasksRefused(PreflightError):
 class TaskSet:
     """Loaded leaf tasks and the objectives over them.
 
-    `members` maps objective names to leaf tasks; a group's items are pooled over its leaves.
+    `members` maps objective names to leaf tasks, the items of all of which an objective has.
     `parts` are those that the documents of a leaf task may be in: a task with dataset splits of its
     own is a leaf on each (TASK@SPLIT), and stock lm-eval knows those with test items only.
     """
@@ -154,6 +155,7 @@ def _load(
     with isolated():
         manager = task_manager([spec.task for spec in specs], settings.include_path)
         loaded: dict[tuple[str, str], list[Task]] = {}
+        groups: dict[tuple[str, str], Group | None] = {}
         names: dict[tuple[str, str], tuple[str, ...]] = {}
         tasks: dict[str, Task] = {}
         parts: dict[str, tuple[Part, ...]] = {}
@@ -164,7 +166,7 @@ def _load(
             found = list(_refusals(manager, spec, settings, source))
             key = (spec.task, _how_asked(spec))
             if not found and key not in loaded:
-                leaves, found = _load_one(manager, spec, settings)
+                leaves, groups[key], found = _load_one(manager, spec, settings)
                 loaded[key] = leaves
                 for leaf in leaves:
                     first = owner.setdefault(leaf.task_name, index)
@@ -178,7 +180,7 @@ def _load(
                         parts[task.task_name] = own
             if not found:
                 leaves = loaded[key]
-                objective, found = resolve(spec, leaves, _name(spec, specs))
+                objective, found = resolve(spec, leaves, _name(spec, specs), groups[key])
                 if objective is not None and objective.name in members:
                     found.append(("name", f"two objectives are called {objective.name!r}"))
                 elif objective is not None:
@@ -215,18 +217,23 @@ def _missing(manager: TaskManager, name: str, folder: Path | None) -> str:
 
 def _load_one(
     manager: TaskManager, spec: TaskSpec, settings: TaskSettings
-) -> tuple[list[Task], list[tuple[str, str]]]:
+) -> tuple[list[Task], Group | None, list[tuple[str, str]]]:
     """Build a task's leaves and apply the spec's overrides, as `simple_evaluate` does."""
     own = own_files(manager, spec.task)
     allowed = settings.allow_task_code or not own
     try:
         with replaced(), guarded(settings.include_path, allowed):
-            leaves = list(manager.load([spec.task])["tasks"].values())
+            found_tasks = manager.load([spec.task])
     except PreflightError as error:
-        return [], [("task", f"task {spec.task!r}: {error}")]
+        return [], None, [("task", f"task {spec.task!r}: {error}")]
     except Exception as error:  # whatever a task's own Python, or lm-eval with its file, may raise
         where = raised_at(error, own)
-        return [], [("task", f"lm-eval cannot load task {spec.task!r}{where}: {cause(error)}")]
+        return (
+            [],
+            None,
+            [("task", f"lm-eval cannot load task {spec.task!r}{where}: {cause(error)}")],
+        )
+    leaves, group = list(found_tasks["tasks"].values()), found_tasks["groups"].get(spec.task)
     found: list[tuple[str, str]] = []
     for leaf in leaves:
         found += _unusable(leaf, settings.allow_code_eval)
@@ -265,7 +272,7 @@ def _load_one(
         leaf.get_config("output_type") == "generate_until" for leaf in leaves
     ):
         found.append(("gen_kwargs", f"task {spec.task!r} generates nothing; remove gen_kwargs"))
-    return leaves, found
+    return leaves, group, found
 
 
 def _unusable(leaf: Task, allow_code_eval: bool) -> Iterator[tuple[str, str]]:
