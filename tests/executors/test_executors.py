@@ -114,7 +114,8 @@ def test_a_worker_that_is_lost_costs_at_most_its_own_trial(
     else:
         assert isinstance(outcomes[2], Failed)
         assert outcomes[2].kind == "infra"
-    assert len(list(tmp_path.iterdir())) == min(times, 3)
+    # A death before the job was seen begun costs no try: a slow machine may see more of them.
+    assert min(times, RETRIES + 1) <= len(list(tmp_path.iterdir())) <= times
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import automerge
-from automerge.checkpoints import open_together
+from automerge.checkpoints import ModelWatch, open_together
 from automerge.commands.export import export_models
 from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec
 from automerge.machine.arithmetic import arithmetic
@@ -40,7 +40,18 @@ def worker(zoo: Path, *methods: str, dtype: str = "float32") -> MergeWorker:
     settings = TaskSettings(zoo / "tasks")
     task = (TaskSpec("choose"),)
     return MergeWorker(
-        WorkerSpec(models, "base", task, settings, 16, dtype, "cpu", None, methods=methods)
+        WorkerSpec(
+            models=models,
+            digests=ModelWatch(models).digests,
+            base="base",
+            tasks=task,
+            settings=settings,
+            batch_size=16,
+            dtype=dtype,
+            device="cpu",
+            max_length=None,
+            methods=methods,
+        )
     )
 
 
