@@ -13,6 +13,7 @@ from automerge.evidence.file import DIGEST
 from automerge.files.references import NAME, resolve, short_name
 from automerge.files.yaml_file import Located, Plain, Step, dump_yaml, load_yaml
 from automerge.mergekit import is_mergekit, parse_mergekit
+from automerge.methods import METHODS
 from automerge.methods.check import recipe_faults
 from automerge.recipe import (
     AUTO,
@@ -186,7 +187,7 @@ class _Reader:
         )
         self._check_vocabulary(recipe)
         if not self._faults:
-            self._faults += recipe_faults(recipe, self._document.locate)
+            self._faults += recipe_faults(recipe, METHODS, self._document.locate)
         if not self._faults:
             for name in models:
                 if name not in (*recipe.models, BASE):  # adapters need a base that is not merged

@@ -101,7 +101,7 @@ class _Merge:
         recipe = self._recipe(theirs, method, dtype, vocabulary)
         if not reader.faults:
             check_vocabulary(reader, recipe)
-            reader.faults += recipe_faults(recipe, self._locate)
+            reader.faults += recipe_faults(recipe, METHODS, self._locate)
         self._notes += (*self._names.notes, *self._differences(recipe))
         name = reader.data.get("name")
         used = (*recipe.models, *([BASE] if self._names.owns_adapters else []))

@@ -12,11 +12,11 @@ from automerge.methods.base import (
     Statistic,
     Statistics,
     Values,
-    check_recipe,
 )
 from automerge.methods.breadcrumbs import BREADCRUMBS
 from automerge.methods.breadcrumbs_ties import BREADCRUMBS_TIES
 from automerge.methods.cart import CART
+from automerge.methods.check import check_recipe
 from automerge.methods.consensus import CONSENSUS
 from automerge.methods.dare_linear import DARE_LINEAR
 from automerge.methods.dare_ties import DARE_TIES

@@ -17,16 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
-from automerge.errors import nearest
-from automerge.extensions import Table
-from automerge.recipe import Place, Profile, Recipe, slice_faults
+from automerge.recipe import Place, Profile, Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Statistic = Literal["gram", "model_gram", "magnitude", "spread", "ranks"]
 Extent = Literal["element", "tensor"]
-STORAGE_DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -156,10 +153,12 @@ class Method:
     """A merge method: its knobs, what it needs, and its two stages.
 
     `anchored` methods need a base and combine task vectors. `ordered` ones depend on the order of
-    sources. `seeded` ones get uniforms derived from the recipe's seed. `statistics` names all the
-    whole-tensor numbers `coefficients` may ask for. `prepare`, for the extent "tensor", computes
-    from base and sources what no knob changes. `needs` names the kinds of evidence (see
-    `automerge.evidence`) that the kernel wants of every source; it has the extent "tensor".
+    sources. `compares` says that all sources matter whatever their weights: one of weight 0 has a
+    say in what is kept of the others. `seeded` ones get uniforms derived from the recipe's seed.
+    `statistics` names all the whole-tensor numbers `coefficients` may ask for. `prepare`, for the
+    extent "tensor", computes from base and sources what no knob changes. `needs` names the kinds of
+    evidence (see `automerge.evidence`) that the kernel wants of every source; it has the extent
+    "tensor".
     """
 
     name: str
@@ -169,6 +168,7 @@ class Method:
     kernel: Kernel
     anchored: bool
     ordered: bool = False
+    compares: bool = False
     seeded: bool = False
     min_sources: int = 1
     max_sources: int | None = None
@@ -234,96 +234,3 @@ def scaling(search: tuple[float, float] | None = None) -> Knob:
 def normalize(default: bool) -> Knob:
     """Whether sums are divided by the sum of their weights."""
     return Knob("normalize", "recipe", "bool", default, None, (0.0, 1.0))
-
-
-def check_recipe(recipe: Recipe, methods: Table[Method]) -> list[str]:
-    """List everything that keeps a recipe from being merged; empty when nothing does."""
-    if (problem := methods.problem(recipe.method)) is not None:
-        return [problem]
-    method = methods[recipe.method]
-    problems = [
-        f"slice {int(at[1]) + 1}: {problem}" if at[0] == "slices" else problem
-        for at, problem in slice_faults(recipe)
-    ]
-    if not problems:
-        for i, part in enumerate(recipe.parts, start=1):
-            label = f"slice {i}: " if recipe.slices else ""
-            problems += (label + problem for problem in check_models(part, method))
-    if recipe.dtype is not None and recipe.dtype not in STORAGE_DTYPES:
-        problems.append(f"unknown dtype {recipe.dtype!r}{nearest(recipe.dtype, STORAGE_DTYPES)}")
-    for source in recipe.sources:
-        problems += check_knobs(method, method.source_knobs, source.knobs, f"{source.name}: ")
-    problems += check_knobs(method, method.recipe_knobs, recipe.knobs, "")
-    for i, piece in enumerate(recipe.slices, start=1):
-        for name, knobs in piece.sources.items():
-            problems += check_knobs(method, method.source_knobs, knobs, f"slice {i}: {name}: ")
-        problems += check_knobs(method, method.recipe_knobs, piece.knobs, f"slice {i}: ")
-    return problems
-
-
-def check_models(recipe: Recipe, method: Method) -> list[str]:
-    """List what is wrong with the models of a recipe without slices."""
-    problems = []
-    count, least, most = len(recipe.sources), method.min_sources, method.max_sources
-    if count < least or (most is not None and count > most):
-        expected = f"exactly {least}" if least == most else f"at least {least}"
-        if most is not None and least != most:
-            expected = f"{least} to {most}"
-        problems.append(f"{method.name} takes {expected} source(s); got {count}")
-    if method.anchored and recipe.base is None:
-        problems.append(f"{method.name} merges differences to a base model: name one as `base`")
-    names = [source.name for source in recipe.sources]
-    problems += [
-        f"source {name!r} is listed twice; give it one weight"
-        for name in dict.fromkeys(names)
-        if names.count(name) > 1
-    ]
-    for kind in method.needs:
-        lacking = [name for name in names if name not in recipe.evidence.get(kind, {})]
-        if lacking:
-            problems.append(
-                f"{method.name} needs evidence of the kind {kind} from {', '.join(lacking)}: name "
-                "its digest under `evidence` (`automerge gather` makes it)"
-            )
-    if method.anchored and recipe.base in names:
-        problems.append(f"{recipe.base!r} is the base and a source: its difference is zero")
-    return problems
-
-
-def check_knobs(
-    method: Method, knobs: Sequence[Knob], given: Mapping[str, object], where: str
-) -> list[str]:
-    """List unknown knobs and values outside a knob's kind or domain."""
-    known = {knob.name: knob for knob in knobs}
-    elsewhere = {knob.name: knob.scope for knob in method.knobs if knob.name not in known}
-    problems = []
-    for name, value in given.items():
-        if name in elsewhere:
-            scope = "each source" if elsewhere[name] == "source" else "the whole recipe"
-            problems.append(f"{where}{name!r} is set for {scope}")
-        elif name not in known:
-            problems.append(f"{where}{method.name} has no {name!r}{nearest(name, tuple(known))}")
-        else:
-            problems += check_value(known[name], value, where)
-    return problems
-
-
-def check_value(knob: Knob, value: object, where: str) -> list[str]:
-    """List what is wrong with one knob's value."""
-    if knob.kind == "bool":
-        if isinstance(value, bool):
-            return []
-        shown = value.plain() if isinstance(value, Profile) else value
-        return [f"{where}{knob.name} is true or false; got {shown!r}"]
-    if isinstance(value, Profile):
-        numbers = [v for _, knots in value.parts for v in knots]
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        numbers = [float(value)]
-    else:
-        return [f"{where}{knob.name} is a number; got {value!r}"]
-    low, high = knob.domain
-    return [
-        f"{where}{knob.name} must lie in [{low:g}, {high:g}]; got {v:g}"
-        for v in numbers
-        if not low <= v <= high
-    ]

@@ -15,9 +15,9 @@ from automerge.methods.base import (
     scaling,
     weight,
 )
-from automerge.methods.linear import weighted_sum
 from automerge.methods.shared.outliers import GAMMA, bounds, masked
-from automerge.methods.task_arithmetic import summands
+from automerge.methods.shared.scaled import summands
+from automerge.methods.shared.sums import weighted_sum
 
 if TYPE_CHECKING:
     from torch import Tensor

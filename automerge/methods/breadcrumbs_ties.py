@@ -15,8 +15,8 @@ from automerge.methods.base import (
     scaling,
     weight,
 )
+from automerge.methods.shared.election import ballot, elected
 from automerge.methods.shared.outliers import GAMMA, bounds, masked
-from automerge.methods.ties import ballot, elected
 
 if TYPE_CHECKING:
     from torch import Tensor

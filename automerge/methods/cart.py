@@ -14,10 +14,9 @@ from automerge.methods.base import (
     scaling,
     weight,
 )
-from automerge.methods.linear import weighted_sum
 from automerge.methods.shared.matrices import directions, is_matrix, projected
 from automerge.methods.shared.scaled import scaled_weights
-from automerge.methods.ties import added
+from automerge.methods.shared.sums import added, weighted_sum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,6 +77,7 @@ CART = Method(
     coefficients=coefficients,
     kernel=kernel,
     anchored=False,
+    compares=True,
     extent="tensor",
     prepare=prepare,
 )

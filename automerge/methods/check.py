@@ -1,46 +1,135 @@
-"""What is wrong with a recipe, each fault at the place where it was written."""
+"""What keeps a recipe from being merged, each problem with its place in the recipe."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Literal, TypeAlias
 
-from automerge.errors import Fault, Location
-from automerge.methods import METHODS, Knob, check_recipe
-from automerge.methods.base import check_knobs
+from automerge.errors import Fault, Location, nearest
+from automerge.extensions import Table
+from automerge.methods.base import Knob, Method
 from automerge.recipe import PlainPath, Profile, Recipe, Value, slice_faults
 
-Locate = Callable[[PlainPath], Location | None]
+STORAGE_DTYPES = ("float64", "float32", "bfloat16", "float16")
+
+Knobs: TypeAlias = Mapping[str, Profile | Value]
+Locate: TypeAlias = Callable[[PlainPath], Location | None]
 """Finds where a part of a recipe was written, by its path in `Recipe.plain`."""
 
 
-def recipe_faults(recipe: Recipe, locate: Locate) -> list[Fault]:
-    """List all that keeps a recipe from being merged."""
-    faults = [Fault(problem, locate(at)) for at, problem in slice_faults(recipe)]
-    if not faults:
-        bare = replace(
-            recipe,
-            knobs={},
-            sources=tuple(replace(s, knobs={}) for s in recipe.sources),
-            slices=tuple(replace(piece, sources={}, knobs={}) for piece in recipe.slices),
-        )
-        faults += [Fault(problem, locate(("method",))) for problem in check_recipe(bare, METHODS)]
-    if recipe.method not in METHODS:
-        return faults
-    method = METHODS[recipe.method]
+def check_recipe(recipe: Recipe, methods: Table[Method]) -> list[str]:
+    """List everything that keeps a recipe from being merged, each with where; empty if nothing."""
+    return [label(path) + problem for path, problem in problems(recipe, methods)]
 
-    def check(
-        at: PlainPath, declared: Sequence[Knob], knobs: Mapping[str, Profile | Value]
-    ) -> Iterator[Fault]:
-        for knob, value in knobs.items():
-            for problem in check_knobs(method, declared, {knob: value}, ""):
-                yield Fault(problem, locate((*at, knob)))
 
-    for source in recipe.sources:
-        faults += check(("sources", source.name), method.source_knobs, source.knobs)
-    faults += check(("parameters",), method.recipe_knobs, recipe.knobs)
-    for i, piece in enumerate(recipe.slices):
-        for name, knobs in piece.sources.items():
-            faults += check(("slices", i, "sources", name), method.source_knobs, knobs)
-        faults += check(("slices", i, "parameters"), method.recipe_knobs, piece.knobs)
-    return faults
+def recipe_faults(recipe: Recipe, methods: Table[Method], locate: Locate) -> list[Fault]:
+    """List the same for a recipe that was written in a file."""
+    return [Fault(problem, locate(path)) for path, problem in problems(recipe, methods)]
+
+
+def label(path: PlainPath) -> str:
+    """Name the slice and the source that a path leads to."""
+    words = []
+    if path[0] == "slices":
+        words, path = [f"slice {int(path[1]) + 1}: "], path[2:]
+    if path and path[0] == "sources":
+        words.append(f"{path[1]}: ")
+    return "".join(words)
+
+
+def problems(recipe: Recipe, methods: Table[Method]) -> Iterator[tuple[PlainPath, str]]:
+    """Yield all that is wrong with a recipe, by paths in `Recipe.plain`."""
+    sliced = slice_faults(recipe)
+    yield from sliced
+    if (unknown := methods.problem(recipe.method)) is not None:
+        yield ("method",), unknown
+        return
+    method = methods[recipe.method]
+    if not sliced:
+        # What a method asks of models is said at the method, which is often what has to change.
+        for i, part in enumerate(recipe.parts, start=1):
+            where = f"slice {i}: " if recipe.slices else ""
+            for problem in model_problems(part, method):
+                yield ("method",), where + problem
+    if recipe.dtype is not None and recipe.dtype not in STORAGE_DTYPES:
+        known = nearest(recipe.dtype, STORAGE_DTYPES)
+        yield ("dtype",), f"unknown dtype {recipe.dtype!r}{known}"
+    levels: list[tuple[PlainPath, Iterable[tuple[str, Knobs]], Knobs]] = [
+        ((), [(source.name, source.knobs) for source in recipe.sources], recipe.knobs)
+    ]
+    levels += [
+        (("slices", i), piece.sources.items(), piece.knobs) for i, piece in enumerate(recipe.slices)
+    ]
+    for here, sources, shared in levels:
+        for source, knobs in sources:
+            for name, problem in knob_problems(method, "source", knobs):
+                yield (*here, "sources", source, name), problem
+        for name, problem in knob_problems(method, "recipe", shared):
+            yield (*here, "parameters", name), problem
+
+
+def model_problems(recipe: Recipe, method: Method) -> list[str]:
+    """List what is wrong with the models of a recipe without slices."""
+    problems = []
+    count, least, most = len(recipe.sources), method.min_sources, method.max_sources
+    if count < least or (most is not None and count > most):
+        expected = f"exactly {least}" if least == most else f"at least {least}"
+        if most is not None and least != most:
+            expected = f"{least} to {most}"
+        problems.append(f"{method.name} takes {expected} source(s); got {count}")
+    if method.anchored and recipe.base is None:
+        problems.append(f"{method.name} merges differences to a base model: name one as `base`")
+    names = [source.name for source in recipe.sources]
+    problems += [
+        f"source {name!r} is listed twice; give it one weight"
+        for name in dict.fromkeys(names)
+        if names.count(name) > 1
+    ]
+    for kind in method.needs:
+        lacking = [name for name in names if name not in recipe.evidence.get(kind, {})]
+        if lacking:
+            problems.append(
+                f"{method.name} needs evidence of the kind {kind} from {', '.join(lacking)}: name "
+                "its digest under `evidence` (`automerge gather` makes it)"
+            )
+    if method.anchored and recipe.base in names:
+        problems.append(f"{recipe.base!r} is the base and a source: its difference is zero")
+    return problems
+
+
+def knob_problems(
+    method: Method, scope: Literal["source", "recipe"], given: Mapping[str, object]
+) -> Iterator[tuple[str, str]]:
+    """Yield unknown knobs and values outside a knob's kind or domain, with the knob's name."""
+    known = {knob.name: knob for knob in method.knobs if knob.scope == scope}
+    elsewhere = {knob.name: knob.scope for knob in method.knobs if knob.name not in known}
+    for name, value in given.items():
+        if name in elsewhere:
+            whole = "each source" if elsewhere[name] == "source" else "the whole recipe"
+            yield name, f"{name!r} is set for {whole}"
+        elif name not in known:
+            yield name, f"{method.name} has no {name!r}{nearest(name, tuple(known))}"
+        else:
+            for problem in value_problems(known[name], value):
+                yield name, problem
+
+
+def value_problems(knob: Knob, value: object) -> list[str]:
+    """List what is wrong with one knob's value."""
+    if knob.kind == "bool":
+        if isinstance(value, bool):
+            return []
+        shown = value.plain() if isinstance(value, Profile) else value
+        return [f"{knob.name} is true or false; got {shown!r}"]
+    if isinstance(value, Profile):
+        numbers = [v for _, knots in value.parts for v in knots]
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        numbers = [float(value)]
+    else:
+        return [f"{knob.name} is a number; got {value!r}"]
+    low, high = knob.domain
+    return [
+        f"{knob.name} must lie in [{low:g}, {high:g}]; got {v:g}"
+        for v in numbers
+        if not low <= v <= high
+    ]

@@ -16,8 +16,8 @@ from automerge.methods.base import (
     weight,
 )
 from automerge.methods.shared.dare import dropped, rescaled
-from automerge.methods.task_arithmetic import factor
-from automerge.methods.ties import added
+from automerge.methods.shared.scaled import factor
+from automerge.methods.shared.sums import added
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,7 @@ def coefficients(values: Values, statistics: Statistics) -> Coefficients:
     """λ wᵢ / densityᵢ and densityᵢ a source."""
     scale = factor(values)
     pairs = zip(values.each["weight"], values.each["density"], strict=True)
-    return Coefficients(each=tuple((rescaled(scale * w, kept), kept) for w, kept in pairs))
+    return Coefficients(each=tuple((rescaled(scale * w, density), density) for w, density in pairs))
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:

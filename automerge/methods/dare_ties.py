@@ -16,7 +16,7 @@ from automerge.methods.base import (
     weight,
 )
 from automerge.methods.shared.dare import dropped, rescaled
-from automerge.methods.ties import ballot, elected
+from automerge.methods.shared.election import ballot, elected
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
     """wᵢ, wᵢ / densityᵢ and densityᵢ a source, and λ."""
     pairs = zip(values.each["weight"], values.each["density"], strict=True)
-    return ballot(values, [(rescaled(w, kept), kept) for w, kept in pairs])
+    return ballot(values, [(rescaled(w, density), density) for w, density in pairs])
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
     """TIES's election and merge over mᵢ (xᵢ − base) / densityᵢ."""
-    weighted = dropped(operands, [(factor, kept) for _, factor, kept in scalars.each])
+    weighted = dropped(operands, [(factor, density) for _, factor, density in scalars.each])
     return elected(operands, weighted, scalars)
 
 

@@ -16,8 +16,8 @@ from automerge.methods.base import (
     weight,
 )
 from automerge.methods.shared.magprune import EPSILON, pruned, windows
-from automerge.methods.task_arithmetic import summands
-from automerge.methods.ties import added
+from automerge.methods.shared.scaled import summands
+from automerge.methods.shared.sums import added
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,8 +6,8 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 from automerge.methods.base import Coefficients, Method, Operands, scaling, weight
+from automerge.methods.shared.election import vote
 from automerge.methods.shared.scaled import coefficients
-from automerge.methods.ties import vote
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from automerge.methods.base import Coefficients, Method, Statistics, Values, scaling, weight
-from automerge.methods.task_arithmetic import kernel
+from automerge.methods.shared.sums import task_vector_sum
 
 MAX_STEPS = 100
 FLAT = 1e-12
@@ -167,7 +167,7 @@ GEOMETRIC_MEDIAN = Method(
     paper="Model merging using geometric median, openreview.net/forum?id=4VD2jMqJbN",
     knobs=(weight(), scaling((0.5, 2.0))),
     coefficients=coefficients,
-    kernel=kernel,
+    kernel=task_vector_sum,
     anchored=True,
     statistics=("gram",),
 )

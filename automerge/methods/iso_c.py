@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from automerge.methods.base import Coefficients, Method, Operands, scaling, weight
-from automerge.methods.linear import weighted_sum
 from automerge.methods.shared.matrices import is_matrix, isotropic, mean, svd
 from automerge.methods.shared.scaled import coefficients
+from automerge.methods.shared.sums import weighted_sum
 
 if TYPE_CHECKING:
     from torch import Tensor

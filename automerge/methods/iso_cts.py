@@ -16,7 +16,7 @@ from automerge.methods.base import (
 )
 from automerge.methods.shared.matrices import is_matrix, isotropic, joined, mean, polar, svd
 from automerge.methods.shared.scaled import scaled_weights
-from automerge.methods.ties import added
+from automerge.methods.shared.sums import added
 
 if TYPE_CHECKING:
     from torch import Tensor

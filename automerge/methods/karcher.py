@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from automerge.methods.base import Coefficients, Knob, Method, Statistics, Values, weight
-from automerge.methods.linear import kernel
 from automerge.methods.shared.sphere import clipped, cosine, norms
+from automerge.methods.shared.sums import source_sum
 
 ANTIPODAL = 1e-7
 """sin θ below which a point opposite the mean pulls in no direction."""
@@ -89,7 +89,7 @@ KARCHER = Method(
         Knob("tol", "recipe", "float", 1e-5, None, (0.0, 1.0)),
     ),
     coefficients=coefficients,
-    kernel=kernel,
+    kernel=source_sum,
     anchored=False,
     statistics=("gram",),
 )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from automerge.methods.base import Coefficients, Method, Statistics, Values, scaling, weight
-from automerge.methods.task_arithmetic import kernel
-from automerge.methods.varm import shares
+from automerge.methods.shared.scaled import shares
+from automerge.methods.shared.sums import task_vector_sum
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
@@ -19,7 +19,7 @@ METAGPT = Method(
     paper="Zhou et al. 2024, MetaGPT, arXiv:2406.11385",
     knobs=(weight(), scaling((0.5, 2.0))),
     coefficients=coefficients,
-    kernel=kernel,
+    kernel=task_vector_sum,
     anchored=True,
     statistics=("model_gram",),
 )

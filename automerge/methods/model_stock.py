@@ -6,7 +6,7 @@ from itertools import combinations
 
 from automerge.methods.base import Coefficients, Method, Statistics, Values, scaling
 from automerge.methods.shared.sphere import cosine
-from automerge.methods.task_arithmetic import kernel
+from automerge.methods.shared.sums import task_vector_sum
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
@@ -34,7 +34,7 @@ MODEL_STOCK = Method(
     paper="Jang et al. 2024, Model Stock, arXiv:2403.19522",
     knobs=(scaling(),),
     coefficients=coefficients,
-    kernel=kernel,
+    kernel=task_vector_sum,
     anchored=True,
     min_sources=2,
     statistics=("gram",),

@@ -6,7 +6,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from automerge.methods.base import Coefficients, Method, Operands, Statistics, Values, scaling
-from automerge.methods.ties import added
+from automerge.methods.shared.sums import added
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from automerge.methods import linear, task_arithmetic
 from automerge.methods.base import (
     Coefficients,
     Knob,
@@ -15,6 +14,7 @@ from automerge.methods.base import (
     weight,
 )
 from automerge.methods.shared.sphere import norms
+from automerge.methods.shared.sums import source_sum, task_vector_sum
 
 RESOLUTION = 1e-7
 """The least length of a mean of unit vectors that is more than rounding error."""
@@ -67,7 +67,7 @@ MULTISLERP = Method(
     paper=PAPER,
     knobs=(weight(), NORMALIZE, EPS),
     coefficients=coefficients,
-    kernel=linear.kernel,
+    kernel=source_sum,
     anchored=False,
     statistics=("gram",),
 )
@@ -77,7 +77,7 @@ TASK_MULTISLERP = Method(
     paper=PAPER,
     knobs=(weight(), scaling(), NORMALIZE, EPS),
     coefficients=task_coefficients,
-    kernel=task_arithmetic.kernel,
+    kernel=task_vector_sum,
     anchored=True,
     statistics=("gram",),
 )

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from automerge.methods import linear, task_arithmetic
 from automerge.methods.base import Coefficients, Method, Statistics, Values, scaling, weight
-from automerge.methods.shared.sphere import along_arc, cosine
-
-COLINEAR = 1e-12
-"""sin² θ below which interpolation is linear."""
-CANCELLED = 1e-6
-"""|w₁ + w₂| below which the weights say nothing about t, and it is a half."""
+from automerge.methods.shared.sphere import COLINEAR, along_arc, cosine, position
+from automerge.methods.shared.sums import source_sum, task_vector_sum
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
@@ -24,13 +19,6 @@ def coefficients(values: Values, statistics: Statistics) -> Coefficients:
     return Coefficients(each=tuple((w,) for w in weights), shared=(1.0,))
 
 
-def position(values: Values) -> float:
-    """Where two weights lie on the way from the first vector to the second."""
-    first, second = values.each["weight"]
-    total = first + second
-    return second / total if abs(total) >= CANCELLED else 0.5
-
-
 def task_coefficients(values: Values, statistics: Statistics) -> Coefficients:
     """λ times the factors of nuslerp; 0 where both weights are 0 (mergekit: t = ½)."""
     scale = values.number["lambda"] if any(values.each["weight"]) else 0.0
@@ -43,7 +31,7 @@ NUSLERP = Method(
     paper="Shoemake 1985, doi:10.1145/325165.325242; mergekit's NuSLERP without a base",
     knobs=(weight(),),
     coefficients=coefficients,
-    kernel=linear.kernel,
+    kernel=source_sum,
     anchored=False,
     min_sources=2,
     max_sources=2,
@@ -55,7 +43,7 @@ TASK_NUSLERP = Method(
     paper="Ramé et al. 2024, WARP, arXiv:2406.16768, eq. 2; mergekit's NuSLERP with a base",
     knobs=(weight(), scaling()),
     coefficients=task_coefficients,
-    kernel=task_arithmetic.kernel,
+    kernel=task_vector_sum,
     anchored=True,
     min_sources=2,
     max_sources=2,

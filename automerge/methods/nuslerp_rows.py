@@ -15,7 +15,7 @@ from automerge.methods.base import (
     scaling,
     weight,
 )
-from automerge.methods.nuslerp import COLINEAR, position
+from automerge.methods.shared.sphere import COLINEAR, position
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,7 +16,7 @@ from automerge.methods.base import (
     weight,
 )
 from automerge.methods.shared.scaled import scaled_weights
-from automerge.methods.ties import added
+from automerge.methods.shared.sums import added
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,6 +99,7 @@ PCB = Method(
     coefficients=coefficients,
     kernel=kernel,
     anchored=True,
+    compares=True,
     extent="tensor",
     prepare=prepare,
 )

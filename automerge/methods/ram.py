@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from automerge.methods.base import (
     Coefficients,
-    Knob,
     Method,
     Operands,
     Statistics,
@@ -14,13 +13,11 @@ from automerge.methods.base import (
     indicator,
     scaling,
 )
-from automerge.methods.ties import added
+from automerge.methods.shared.changed import EPSILON
+from automerge.methods.shared.sums import added
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-EPSILON = Knob("epsilon", "recipe", "float", 1e-5, None, (0.0, 1.0))
-"""The magnitude above which an element counts as changed."""
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:

@@ -14,8 +14,8 @@ from automerge.methods.base import (
     indicator,
     scaling,
 )
-from automerge.methods.ram import EPSILON
-from automerge.methods.ties import added
+from automerge.methods.shared.changed import EPSILON
+from automerge.methods.shared.sums import added
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from automerge.methods.base import Coefficients, Knob, Method, Operands, Statistics, Values, weight
-from automerge.methods.linear import weighted_sum
+from automerge.methods.shared.sums import weighted_sum
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,7 +16,8 @@ from automerge.methods.base import (
     indicator,
     scaling,
 )
-from automerge.methods.ties import added, agreed, vote
+from automerge.methods.shared.election import agreed, vote
+from automerge.methods.shared.sums import added
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from automerge.methods.base import Coefficients, Knob, Method, Statistics, Values
-from automerge.methods.linear import kernel
 from automerge.methods.shared.sphere import along_arc, cosine
+from automerge.methods.shared.sums import source_sum
 
 COLINEAR = 0.9995
 """|cos θ| above which interpolation is linear."""
@@ -27,7 +27,7 @@ SLERP = Method(
     paper="Shoemake 1985, Animating rotation with quaternion curves, doi:10.1145/325165.325242",
     knobs=(Knob("t", "recipe", "float", 0.5, 0.0, (0.0, 1.0), (0.0, 1.0)),),
     coefficients=coefficients,
-    kernel=kernel,
+    kernel=source_sum,
     anchored=False,
     ordered=True,
     min_sources=2,

@@ -48,6 +48,7 @@ TSV_M = Method(
     coefficients=coefficients,
     kernel=kernel,
     anchored=True,
+    compares=True,
     extent="tensor",
     prepare=prepare,
 )

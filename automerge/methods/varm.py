@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from automerge.methods.base import Coefficients, Method, Statistics, Values, scaling, weight
-from automerge.methods.task_arithmetic import kernel
+from automerge.methods.shared.scaled import shares
+from automerge.methods.shared.sums import task_vector_sum
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
@@ -18,23 +17,12 @@ def coefficients(values: Values, statistics: Statistics) -> Coefficients:
     return Coefficients(each=shares(weights, squares, values.number["lambda"]))
 
 
-def shares(
-    weights: Sequence[float], squares: Sequence[float], scale: float
-) -> tuple[tuple[float], ...]:
-    """Weighted shares of a sum of squares; 0 where there is nothing to share."""
-    total = sum(abs(w) * s for w, s in zip(weights, squares, strict=True))
-    return tuple(
-        (scale * w * s / total if total != 0 else 0.0,)
-        for w, s in zip(weights, squares, strict=True)
-    )
-
-
 VARM = Method(
     name="varm",
     paper="Wan et al. 2024, FuseChat, arXiv:2402.16107",
     knobs=(weight(), scaling((0.5, 2.0))),
     coefficients=coefficients,
-    kernel=kernel,
+    kernel=task_vector_sum,
     anchored=True,
     statistics=("gram",),
 )

@@ -17,7 +17,7 @@ from automerge.methods.base import (
 )
 from automerge.methods.shared.matrices import is_matrix, stacked
 from automerge.methods.shared.scaled import scaled_weights
-from automerge.methods.ties import added
+from automerge.methods.shared.sums import added
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,6 +98,7 @@ WIDEN = Method(
     coefficients=coefficients,
     kernel=kernel,
     anchored=True,
+    compares=True,
     extent="tensor",
     prepare=prepare,
 )

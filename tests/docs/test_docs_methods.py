@@ -13,6 +13,7 @@ from automerge.methods import METHODS, Knob, Method
 
 PAGE = Path(__file__).parents[2] / "docs/methods.md"
 ROW = re.compile(r"^\| `(\w+)` \| (.*?) \|.*$", flags=re.MULTILINE)
+COMPARING = re.compile(r"(weight 0 have no influence, except in )[^.]*?(, which compare)")
 
 
 def row(method: Method, sentence: str) -> str:
@@ -33,7 +34,14 @@ def shown(knob: Knob) -> str:
     return f"`{knob.name}` {knob.default:g}{bounds}"
 
 
+def comparing() -> str:
+    """The methods in which a source of weight 0 has a say."""
+    *others, last = (f"`{name}`" for name in sorted(METHODS) if METHODS[name].compares)
+    return f"{', '.join(others)} and {last}"
+
+
 def rewritten(page: str) -> str:
+    page = COMPARING.sub(lambda m: m[1] + comparing() + m[2], page)
     return ROW.sub(lambda m: row(METHODS[m[1]], m[2]) if m[1] in METHODS else m[0], page)
 
 
@@ -45,6 +53,10 @@ def test_every_method_has_one_row_and_no_row_is_of_another():
 def test_rows_state_the_declared_knobs_and_papers():
     page = PAGE.read_text(encoding="utf-8")
     assert page == rewritten(page), "run: python -m tests.docs.test_docs_methods"
+
+
+def test_the_methods_that_compare_all_sources_are_named():
+    assert COMPARING.search(PAGE.read_text(encoding="utf-8"))
 
 
 def test_every_method_is_described():

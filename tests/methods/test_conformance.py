@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 from operator import attrgetter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from automerge import methods
 from automerge.checkpoints import MemoryCheckpoint
 from automerge.evidence import MemoryEvidence
 from automerge.merging import InvalidMerge, ResidentEngine
@@ -52,8 +55,6 @@ VALUES: dict[str, tuple[float, ...]] = {
     "off_diagonal": (0.8,),
     "eta": (0.4, 0.6, 0.7, 0.5),
 }
-COMPARING = ("cart", "pcb", "tsv_m", "widen")
-"""Methods that compare all sources, whatever their weights."""
 
 
 def count(method: Method) -> int:
@@ -131,6 +132,14 @@ def test_methods_import_without_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_no_method_imports_another():
+    folder = Path(methods.__file__).parent
+    modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "base", "check"}
+    for path in [folder / f"{name}.py" for name in modules] + list(folder.glob("shared/*.py")):
+        imported = re.findall(r"automerge\.methods(?:\.| import )(\w+)", path.read_text("utf-8"))
+        assert not modules.intersection(imported), path.name
+
+
 @ALL
 def test_declaration_is_consistent(method):
     assert METHODS[method.name] is method
@@ -198,7 +207,7 @@ def test_the_merged_task_vector_is_proportional_to_lambda(method):
 
 @pytest.mark.parametrize(
     "method",
-    [m for m in METHODS.values() if weighted(m) and m.name not in COMPARING],
+    [m for m in METHODS.values() if weighted(m) and not m.compares],
     ids=by_name,
 )
 def test_a_source_of_weight_zero_has_no_influence(method):

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def rescaled(share: float, kept: float) -> float:
+def rescaled(weight: float, density: float) -> float:
     """The factor on the elements a density keeps: 1/density as in the paper.
 
     mergekit divides by the share of the L1 norm that was kept instead.
     """
-    return share / kept if kept > 0 else 0.0
+    return weight / density if density > 0 else 0.0
 
 
 def dropped(operands: Operands, scalars: Iterable[tuple[float, ...]]) -> tuple[Tensor, ...]:
@@ -26,8 +26,8 @@ def dropped(operands: Operands, scalars: Iterable[tuple[float, ...]]) -> tuple[T
     smaller density keeps a subset.
     """
     return tuple(
-        vector * (indicator(kept - uniform) * factor)
-        for vector, uniform, (factor, kept) in zip(
+        vector * (indicator(density - uniform) * factor)
+        for vector, uniform, (factor, density) in zip(
             operands.task_vectors, operands.uniforms, scalars, strict=True
         )
     )

@@ -21,10 +21,10 @@ def windows(values: Values) -> tuple[tuple[float, float], ...]:
     is always the density: 0 keeps nothing and 1 everything. mergekit refuses what does not fit.
     """
     halves = [
-        (kept, min(epsilon, kept, 1 - kept))
-        for kept, epsilon in zip(values.each["density"], values.each["epsilon"], strict=True)
+        (density, min(epsilon, density, 1 - density))
+        for density, epsilon in zip(values.each["density"], values.each["epsilon"], strict=True)
     ]
-    return tuple((kept - half, 2 * half) for kept, half in halves)
+    return tuple((density - half, 2 * half) for density, half in halves)
 
 
 def pruned(operands: Operands, scalars: Iterable[tuple[float, ...]]) -> tuple[Tensor, ...]:
@@ -38,7 +38,7 @@ def pruned(operands: Operands, scalars: Iterable[tuple[float, ...]]) -> tuple[Te
     for vector, uniform, rank, (w, least, width) in zip(
         operands.task_vectors, operands.uniforms, operands.ranks, scalars, strict=True
     ):
-        kept = rank * width + least
-        mask = indicator(kept - uniform)
-        vectors.append(vector * (mask * w) / (kept + (1 - mask)))
+        p = rank * width + least
+        mask = indicator(p - uniform)
+        vectors.append(vector * (mask * w) / (p + (1 - mask)))
     return tuple(vectors)

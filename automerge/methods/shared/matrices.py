@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from automerge.methods.base import indicator
-from automerge.methods.linear import weighted_sum
+from automerge.methods.shared.sums import weighted_sum
 
 if TYPE_CHECKING:
     from torch import Tensor

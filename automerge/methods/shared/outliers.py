@@ -22,16 +22,18 @@ def bounds(values: Values, statistics: Statistics) -> tuple[tuple[float, float],
     element is kept of a density above 0. Equal magnitudes stay together.
     """
     pairs = zip(values.each["density"], values.each["gamma"], strict=True)
-    return tuple(magnitudes(kept, gamma, statistics, i) for i, (kept, gamma) in enumerate(pairs))
+    return tuple(
+        magnitudes(density, gamma, statistics, i) for i, (density, gamma) in enumerate(pairs)
+    )
 
 
-def magnitudes(kept: float, gamma: float, statistics: Statistics, i: int) -> tuple[float, float]:
+def magnitudes(density: float, gamma: float, statistics: Statistics, i: int) -> tuple[float, float]:
     """The least and the greatest magnitude of vector i that are kept."""
-    if kept <= 0:
+    if density <= 0:
         return math.inf, math.inf
-    if kept >= 1:
+    if density >= 1:
         return 0.0, math.inf
-    count = max(1, math.floor(kept * statistics.size))
+    count = max(1, math.floor(density * statistics.size))
     outliers = min(math.floor(gamma * statistics.size), statistics.size - count)
     greatest = statistics.magnitude(i, outliers + 1) if outliers else math.inf
     return statistics.magnitude(i, outliers + count), greatest

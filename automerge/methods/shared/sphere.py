@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import math
 
-from automerge.methods.base import Statistics
+from automerge.methods.base import Statistics, Values
+
+COLINEAR = 1e-12
+"""sin² θ below which interpolation is linear."""
+CANCELLED = 1e-6
+"""|w₁ + w₂| below which the weights say nothing about t, and it is a half."""
 
 
 def norms(statistics: Statistics) -> tuple[float, ...]:
@@ -27,3 +32,10 @@ def along_arc(cosine: float, t: float) -> tuple[float, float]:
     """sin((1−t)θ)/sin θ and sin(tθ)/sin θ (Shoemake 1985)."""
     angle = math.acos(cosine)
     return math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)
+
+
+def position(values: Values) -> float:
+    """Where two weights lie on the way from the first vector to the second."""
+    first, second = values.each["weight"]
+    total = first + second
+    return second / total if abs(total) >= CANCELLED else 0.5
