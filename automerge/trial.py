@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal, TypeAlias
@@ -136,6 +137,16 @@ class Trial:
     origin: Origin
     name: str
     params: Params | None = None
+
+
+def proposed_name(number: int) -> str:
+    """The name of a trial that a sampler proposed."""
+    return f"trial-{number}"
+
+
+def is_proposed_name(name: str) -> bool:
+    """Whether a trial that a sampler proposes may have this name."""
+    return re.fullmatch(r"trial-[0-9]+", name) is not None
 
 
 def parent_names(trials: Iterable[Trial]) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 FILE = "optuna.journal"
 GROWN = "automerge:recorded"
 """The study attribute that says how much of the store was written."""
+PER_BYTE = 100
+"""A storage has fewer bytes for each byte of the store."""
 LOOPBACK = "127.0.0.1"
 INSTALL = 'pip install "automerge-llm[dashboard]"'
 
@@ -40,8 +44,9 @@ def write_optuna_storage(run: Path) -> Path:
     with open_study(run) as store, _quiet():
         path = run / FILE
         name = str(store.meta("config")["name"])
-        recorded = [store.counts(), *(len(store.outcomes(part)) for part in PARTS[1:])]
-        if path.is_file() and _recorded(path, name) == recorded:
+        parts = (len(store.outcomes(part)) for part in PARTS[1:])
+        recorded = [name, store.counts(), *parts]
+        if _recorded(path, PER_BYTE * store.path.stat().st_size) == recorded:
             return path
         draft = path.with_name(f".{FILE}.{os.getpid()}")
         try:
@@ -93,15 +98,20 @@ def _storage(path: Path) -> Any:
     return JournalStorage(JournalFileBackend(str(path)))
 
 
-def _recorded(path: Path, name: str) -> object:
-    """How much of the store a storage holds; None when it cannot be read."""
-    import optuna
+def _recorded(path: Path, most: int) -> object:
+    """How much of the store a whole storage holds, which its last line says; None of any other.
 
+    Optuna reads a storage into memory: a file of more than `most` bytes is not ours.
+    """
     try:
-        study = optuna.load_study(study_name=name, storage=_storage(path))
-    except (KeyError, ValueError, OSError):
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+        before, _, last = content.removesuffix(b"\n").rpartition(b"\n")
+        written = json.loads(last)["user_attr"][GROWN]
+        whole = len(content) <= most and written["digest"] == sha256(before + b"\n").hexdigest()
+        return written["recorded"] if whole else None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
-    return study.user_attrs.get(GROWN)
 
 
 def _write(path: Path, name: str, store: Store, recorded: object) -> None:
@@ -115,7 +125,8 @@ def _write(path: Path, name: str, store: Store, recorded: object) -> None:
     )
     study.set_metric_names([objective.name for objective in objectives])
     study.add_trials(list(_trials(store, objectives)))
-    study.set_user_attr(GROWN, recorded)
+    digest = sha256(path.read_bytes()).hexdigest()
+    study.set_user_attr(GROWN, {"recorded": recorded, "digest": digest})
 
 
 def _trials(store: Store, objectives: tuple[Objective, ...]) -> Iterator[FrozenTrial]:

@@ -42,7 +42,7 @@ from automerge.recipe import DEFAULT, Recipe
 from automerge.samplers import SAMPLERS
 from automerge.space import SpaceSettings
 from automerge.text.redaction import without_secrets
-from automerge.trial import PARTS, Part
+from automerge.trial import PARTS, Part, is_proposed_name
 
 RESERVED = ("base", DEFAULT, "uniform", BEST_PARENT)
 MAX_MODELS = 64
@@ -230,7 +230,7 @@ class StudyConfig(Section):
         for name, reference in models.items():
             if not NAME.fullmatch(name):
                 problems.append(((name, KEY), f"{name!r} is no name: {NAME_RULE}"))
-            elif name in RESERVED:
+            elif name in RESERVED or is_proposed_name(name):
                 problems.append(((name, KEY), f"{name!r} has a meaning; choose another name"))
             if reference in first:
                 problem = f"{reference} is {first[reference]} already; list each model once"
@@ -258,13 +258,20 @@ class StudyConfig(Section):
 
     @field_validator("recipes")
     @classmethod
-    def _named_recipes(cls, recipes: tuple[NamedRecipe, ...]) -> tuple[NamedRecipe, ...]:
-        """A recipe's name names the folder of its model."""
-        problems: list[Problem] = [
-            ((i,), f"{recipe.name!r} is no name for a recipe: {NAME_RULE}")
-            for i, recipe in enumerate(recipes)
-            if not NAME.fullmatch(recipe.name) or len(recipe.name) > LONGEST_NAME
-        ]
+    def _named_recipes(
+        cls, recipes: tuple[NamedRecipe, ...], info: ValidationInfo
+    ) -> tuple[NamedRecipe, ...]:
+        """A recipe's name, its file's, names its trial and the folder of its model."""
+        problems: list[Problem] = []
+        names = {*RESERVED, *info.data.get("models", ())}
+        for i, recipe in enumerate(recipes):
+            name = recipe.name
+            if not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+                problems.append(((i,), f"{name!r} is no name for a recipe: {NAME_RULE}"))
+            elif name in names or is_proposed_name(name):
+                problem = f"another trial is named {name!r}; give the recipe's file another name"
+                problems.append(((i,), problem))
+            names.add(name)
         if problems:
             refuse(problems)
         return recipes

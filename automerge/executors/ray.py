@@ -6,6 +6,7 @@ import atexit
 import logging
 import os
 import platform
+import re
 import secrets
 import socket
 import sys
@@ -27,6 +28,7 @@ RETRIES = 2
 """How often a job whose worker died is given to a fresh one."""
 LOOK_S = 10.0
 """How often the head is looked for, and asked whether the cluster has room for more workers."""
+_PORT = re.compile(r":\d+$")
 HEAD_PATIENCE_S = 25.0
 """How long the head may be out of reach; after 60 s Ray would end our process without a word."""
 
@@ -288,7 +290,11 @@ class RayExecutor:
                 self._replace(run.actor, error)
                 return self._again(run.job, "infra", f"its GPU was lost: {error.cause}")
             outcome = Failed("error", _line(f"{error.cause or error}"), str(error)[-64_000:])
-        except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError) as error:
+        except (
+            ray.exceptions.RayActorError,
+            ray.exceptions.WorkerCrashedError,
+            ray.exceptions.OutOfMemoryError,
+        ) as error:
             self._replace(run.actor, error)
             if not run.begun:
                 self._queue.appendleft(run.job)
@@ -448,6 +454,10 @@ def _start(settings: RaySettings) -> None:
         wanted = (settings.workers or 1) * settings.cpus_per_worker
         cores = max(wanted, usable_cpus())
         options = {"num_cpus": int(-(-cores // 1))}
+    address = settings.address or ""
+    # Ray tries a port where nobody listens for minutes, and then ends the process.
+    if _PORT.search(address) and not _listens(address.removeprefix("ray://")):
+        raise _unreachable(address, "nobody listens there")
     try:
         ray.init(
             address=settings.address or "local",
@@ -458,8 +468,11 @@ def _start(settings: RaySettings) -> None:
             **options,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        where = settings.address or "this machine"
-        raise ClusterLost(
-            f"no Ray could be reached or started at {where}: {error}; check --ray-address and that "
-            "RAY_AUTH_TOKEN is the cluster's, or leave the address out to use this machine"
-        ) from error
+        raise _unreachable(settings.address or "this machine", error) from error
+
+
+def _unreachable(where: str, why: object) -> ClusterLost:
+    return ClusterLost(
+        f"no Ray could be reached or started at {where}: {why}; check --ray-address and that "
+        "RAY_AUTH_TOKEN is the cluster's, or leave the address out to use this machine"
+    )

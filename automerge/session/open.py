@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from automerge.config import StudyConfig
 from automerge.constraint import Constraint
-from automerge.errors import AutomergeError, ConfigError, Fault, PreflightError
+from automerge.errors import AutomergeError, ConfigError, Fault, PreflightError, StateError
 from automerge.executors.base import Executor
 from automerge.executors.ray import cluster_warnings
 from automerge.extensions import installed
@@ -279,6 +279,11 @@ def _session(store: Store, config: StudyConfig, found: _Examined | None, new: bo
         n_goals = len(goals(plan.objectives))
         sampler = SAMPLERS.resolve(config.sampler, space, n_goals, config.expected_budget)
         store.put_meta(sampler=sampler)
+    if problem := SAMPLERS.problem(store.meta("sampler")):
+        raise StateError(
+            f"{store.path}: the study cannot go on with its sampler: {problem}; use the version of "
+            "automerge, or the packages, that it was begun with, or give another --out"
+        )
     return Session(
         config,
         store,

@@ -14,7 +14,7 @@ from automerge.study.estimates import Beliefs
 from automerge.study.limits import Spent, allows, expected_trials
 from automerge.study.plan import Plan
 from automerge.study.watch import Observer, Snapshot, described
-from automerge.trial import BASELINES, Failed, Job, Measured, Outcome, Trial
+from automerge.trial import BASELINES, Failed, Job, Measured, Outcome, Trial, proposed_name
 
 DUPLICATES_IN_A_ROW = 100
 """So many proposals already measured, one after the other, mean that the space is exhausted."""
@@ -223,7 +223,7 @@ class Search:
             params = self._space.params(first.recipe)
             return Trial(number, first.recipe, first.origin, first.name, params)
         params = self._sampler.ask(number)
-        return Trial(number, self._space.recipe(params), "sampler", f"trial-{number}", params)
+        return Trial(number, self._space.recipe(params), "sampler", proposed_name(number), params)
 
     def _finish(self, number: int, outcome: Outcome) -> None:
         if self._plan.window is not None:

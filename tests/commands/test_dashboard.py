@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -73,6 +75,34 @@ def test_a_storage_is_written_anew_only_when_the_study_has_grown(run: Path) -> N
     path.write_bytes(path.read_bytes()[:-40])  # a torn copy is no storage
     write_optuna_storage(run)
     assert len(load(run).trials) >= 20
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        lambda ours: ours.replace(b"toy", b"toi", 1),
+        lambda ours: ours[: len(ours) // 2],
+        lambda ours: ours + b"{}\n",
+        lambda ours: b"[" * 100_000,
+        lambda ours: b'{"user_attr": []}',
+        lambda ours: b"\xff\n" * 1000,
+        lambda ours: b"",
+    ],
+)
+def test_a_storage_of_others_is_replaced(run: Path, planted: Callable[[bytes], bytes]) -> None:
+    path = write_optuna_storage(run)
+    path.write_bytes(planted(path.read_bytes()))
+    before = path.stat().st_ino
+    assert write_optuna_storage(run).stat().st_ino != before
+    assert load(run).trials
+
+
+def test_a_huge_storage_is_replaced_without_being_read_whole(run: Path) -> None:
+    path = write_optuna_storage(run)
+    ours, whole = path.stat().st_ino, path.stat().st_size
+    os.truncate(path, 2**40)
+    assert write_optuna_storage(run).stat().st_ino != ours
+    assert path.stat().st_size == pytest.approx(whole, rel=0.1)
 
 
 def test_a_trial_that_runs_is_shown_running_and_a_clock_set_back_does_no_harm(

@@ -308,6 +308,11 @@ def catches(pid: int, number: signal.Signals) -> bool:
     [
         (("--max-items", "700"), 2, "max_items is 700"),
         (("--device", "cuda"), 3, "sees no GPU"),
+        (
+            ("--executor", "ray", "--ray-address", "127.0.0.1:1"),
+            6,
+            "no Ray could be reached or started at 127.0.0.1:1: nobody listens there",
+        ),
     ],
 )
 def test_a_refused_search_leaves_no_folder(

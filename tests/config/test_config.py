@@ -344,6 +344,22 @@ def test_recipes_are_kept_in_the_names_of_the_study(folder):
     assert found.startswith("first.yaml:2:9: the recipe's model 'x'")
 
 
+def test_no_two_trials_have_one_name(folder):
+    recipe = Recipe("linear", (RecipeSource("math", {"weight": Profile.of(0.2)}),))
+    (folder / "more").mkdir()
+    paths = [folder / f"{name}.yaml" for name in ("trial-5", "trial-x", "math", "base", "uniform")]
+    for path in (*paths, folder / "more" / "trial-x.yaml"):
+        write_recipe(recipe, {}, path)
+    listed = ", ".join([*(path.name for path in paths), "more/trial-x.yaml"])
+    found = faults(STUDY + f"recipes: [{listed}]\n", folder)
+    wrong = ["trial-5", "math", "base", "uniform", "trial-x"]
+    assert len(found) == len(wrong)
+    for name, fault in zip(wrong, found, strict=True):
+        assert f"another trial is named {name!r}; give the recipe's file another name" in fault
+    (found,) = faults(STUDY.replace("math:", "trial-5:"), folder)
+    assert "'trial-5' has a meaning; choose another name" in found
+
+
 def test_plain_settings_are_json_and_read_back(folder):
     recipe = Recipe("linear", (RecipeSource("math", {"weight": Profile.of(0.2)}),))
     write_recipe(recipe, {}, folder / "r.yaml")

@@ -128,6 +128,19 @@ def test_nothing_is_exported_of_models_that_changed(
     assert list((finished / "runs" / "tiny").glob("models/*")) == []
 
 
+def test_a_study_whose_sampler_is_not_there_says_which(
+    finished: Path,
+    environment: dict[str, str],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    out = shutil.copytree(finished / "runs" / "tiny", tmp_path / "run")
+    with Store(out, write=True) as store:
+        store.put_meta(sampler="cmae")
+    refused = run(finished, environment, "search", "--out", str(out), "--budget", "10")
+    assert refused.returncode == 5
+    assert "its sampler: unknown sampler 'cmae'; did you mean 'cma'?; use the" in refused.stderr
+
+
 def measured(study: Path) -> int:
     with Store(study, write=False) as store:
         return sum(len(store.outcomes(part)) for part in PARTS)
