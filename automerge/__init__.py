@@ -4,7 +4,7 @@
 
     study = automerge.search("automerge.yaml")
     for member in study.front:
-        print(member["name"], member["kind"], member["scores"])
+        print(member.name, member.kind, member.scores)
 
 `search` runs or resumes a study, `load_study` reads one, `load_config` checks a configuration,
 `Recipe` is one way to merge. Everything that is the user's to mend is raised as an
@@ -16,13 +16,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from automerge.commands.search import Study, load_study, search
+    from automerge.commands.search import search
     from automerge.config import StudyConfig, load_config
     from automerge.errors import AutomergeError
     from automerge.recipe import Profile, Recipe, RecipeSource
+    from automerge.report.study import FrontMember, Study, load_study
 
 __all__ = [
     "AutomergeError",
+    "FrontMember",
     "Profile",
     "Recipe",
     "RecipeSource",
@@ -35,13 +37,14 @@ __all__ = [
 
 _HOMES = {
     "AutomergeError": "errors",
+    "FrontMember": "report.study",
     "Profile": "recipe",
     "Recipe": "recipe",
     "RecipeSource": "recipe",
-    "Study": "commands.search",
+    "Study": "report.study",
     "StudyConfig": "config",
     "load_config": "config",
-    "load_study": "commands.search",
+    "load_study": "report.study",
     "search": "commands.search",
 }
 
@@ -53,3 +56,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'automerge' has no attribute {name!r}")
     return getattr(import_module(f"automerge.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, "__all__", "__doc__", "__file__", "__name__", "__path__"})

@@ -503,7 +503,7 @@ def _console() -> Console:
 
 def _load(path: Path | None, given: Mapping[str, object], console: Console) -> StudyConfig:
     """The configuration named, found here, made of options alone, or the demo's."""
-    from automerge.config import load_config
+    from automerge.config import load_with_options
 
     if path is None and "base" not in given:
         here = Path(DEFAULT_CONFIG)
@@ -522,7 +522,7 @@ def _load(path: Path | None, given: Mapping[str, object], console: Console) -> S
                 "demo.",
                 soft_wrap=True,
             )
-    loaded = load_config(path, given)
+    loaded = load_with_options(path, given)
     for note in loaded.notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     return loaded

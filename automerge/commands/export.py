@@ -25,16 +25,17 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from automerge.checkpoints import Checkpoint, ModelWatch
+    from automerge.report.summary import Summary
     from automerge.store.result import StudyResult
     from automerge.trial import Trial
 
 
 def export_models(
     run: Path, result: StudyResult, numbers: Sequence[int], console: Console | None
-) -> list[Path]:
-    """Write RUN/models/NAME for some trials; return the folders.
+) -> dict[int, Path]:
+    """Write RUN/models/NAME for some trials; return the folders by trial.
 
-    A folder that is there was written whole, so only its card is written anew. Weights must be
+    A folder that is there was written whole, so it is left alone. Weights must be
     those that were scored on test items, bit for bit; where they are not, and this machine rounds
     as the one that scored them did, WeightsDiffer is raised, else that is said. Raises
     PreflightError when the disk refuses, ModelsChanged when a model is not what was scored.
@@ -52,9 +53,13 @@ def export_models(
             _write(
                 run, trials[number].trial, checkpoints, references, folders[number], watch, console
             )
+    return folders
+
+
+def write_cards(folders: Mapping[int, Path], summary: Summary) -> None:
+    """Write the model cards of exported trials, by number, all of them in the summary."""
     for number, folder in folders.items():
-        write_atomically(folder / "README.md", model_card(result, number, folder.name))
-    return list(folders.values())
+        write_atomically(folder / "README.md", model_card(summary, number, folder.name))
 
 
 def _check_extensions(run: Path) -> None:

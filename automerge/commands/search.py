@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from automerge.commands.export import export_models
+from automerge.commands.export import export_models, write_cards
 from automerge.commands.interrupt import Interrupt
 from automerge.config import StudyConfig, load_config
 from automerge.errors import AutomergeError, ConfigError
 from automerge.executors.base import Executor
 from automerge.objective import goals
+from automerge.report.study import Study, load_study
 from automerge.samplers import SAMPLERS
 from automerge.session.open import Session, discard, open_session
-from automerge.store.read_result import open_study, study_result
+from automerge.store.read_result import with_exported
 from automerge.store.result import MODELS, limits_in_words
 from automerge.study import Driver, Observer
 from automerge.trial import BASELINES
@@ -28,60 +27,36 @@ if TYPE_CHECKING:
     from automerge.store.result import StudyResult
 
 
-@dataclass(frozen=True)
-class Study:
-    """A study on disk."""
-
-    run: Path
-    result: StudyResult
-
-    @cached_property
-    def front(self) -> list[dict[str, Any]]:
-        """`front.json`'s members: front models, parents, base and uniform average.
-
-        Each is a mapping with its recipe, scores and comparisons (docs/front_schema.md).
-        """
-        from automerge.report.front import front_document
-
-        members: Any = front_document(self.result)["members"]
-        return list(members)
-
-    @property
-    def report(self) -> Path:
-        return self.run / "report.html"
-
-
 def search(
     config: StudyConfig | Path | str | Mapping[str, object], *, console: Console | None = None
 ) -> Study:
     """Run a search to its end, or resume it.
 
-    `config` is a configuration, a YAML file, or a mapping of command-line options
-    (`{"base": ..., "model": ["NAME=PATH"], "task": [...], "budget": 200}`). Progress goes to
-    `console`; None shows nothing. Raises AutomergeError for what a user can mend, and
-    KeyboardInterrupt after Ctrl-C: what was measured is kept, and the same call resumes.
+    Args:
+        config: a configuration, a YAML file, or a mapping with the keys and values that the YAML
+            file would have: `{"base": ..., "models": {"maths": ...}, "tasks": [...]}`.
+        console: where progress is shown; None shows nothing.
+
+    Returns:
+        The finished study, whose report and models are written.
+
+    Raises:
+        AutomergeError: something that you can fix; the message says what to do.
+        KeyboardInterrupt: Ctrl-C was pressed. What was measured is kept, and the same call resumes.
     """
-    if isinstance(config, Path | str):
+    if not isinstance(config, StudyConfig):
         config = load_config(config)
-    elif isinstance(config, Mapping):
-        config = load_config(None, config)
-    if _run(config, console, "automerge.search(...)").requested:
+    interrupt, study = _run(config, console, "automerge.search(...)")
+    if interrupt.requested:
         raise KeyboardInterrupt
-    return load_study(Path(config.out))
-
-
-def load_study(run: Path | str) -> Study:
-    """Read a study from its folder."""
-    run = Path(run)
-    with open_study(run) as store:
-        return Study(run, study_result(run, store))
+    return study
 
 
 def run_search(config: StudyConfig, console: Console, command: str) -> int:
     """Search, show what was found, and return the command's exit code."""
     from automerge.report.table import FrontTable
 
-    interrupt = _run(config, console, command)
+    interrupt, study = _run(config, console, command)
     run = _shown(Path(config.out))
     if interrupt.requested:
         console.print(
@@ -90,7 +65,7 @@ def run_search(config: StudyConfig, console: Console, command: str) -> int:
             soft_wrap=True,
         )
         return interrupt.exit_code
-    console.print(FrontTable(load_study(Path(config.out)).result))
+    console.print(FrontTable(study.summary))
     written = ["report.html", "front.json", *([MODELS] if (run / MODELS).is_dir() else [])]
     for name in written:
         console.print(f"{name:12} {run / name}", markup=False, soft_wrap=True)
@@ -99,7 +74,8 @@ def run_search(config: StudyConfig, console: Console, command: str) -> int:
 
 def export_trials(run: Path, trials: Sequence[int] | None, console: Console) -> list[Path]:
     """Write the models of some trials, or of the front, to RUN/models; return their folders."""
-    result = load_study(run).result
+    study = load_study(run)
+    result = study.result
     known = {found.trial.number for found in result.trials}
     if unknown := sorted(set(trials or ()) - known):
         raise ConfigError(
@@ -108,21 +84,40 @@ def export_trials(run: Path, trials: Sequence[int] | None, console: Console) -> 
     chosen = trials or [n for n in result.front if _merged(result, n)]
     if not chosen:
         raise ConfigError(f"{run} has no front yet; name trials with --trial")
-    folders = export_models(run, result, chosen, console)
-    write_reports(run)
-    return folders
+    _export(study, chosen, console)
+    names = {found.trial.number: found.trial.name for found in result.trials}
+    return [run / MODELS / names[number] for number in chosen]
 
 
 def write_reports(run: Path) -> list[Path]:
     """Write front.json and report.html from the store."""
+    return _write_reports(load_study(run))
+
+
+def _write_reports(study: Study) -> list[Path]:
     from automerge.report.front import write_front
     from automerge.report.html import write_html
 
-    result = load_study(run).result
-    return [write_front(result, run), write_html(result, run)]
+    return [write_front(study.summary, study.run), write_html(study.summary, study.run)]
 
 
-def _run(config: StudyConfig, console: Console | None, command: str) -> Interrupt:
+def _export(study: Study, numbers: Sequence[int], console: Console | None) -> Study:
+    """Write models, their cards and the reports; return the study with its new models.
+
+    The reports are written also where a model cannot be.
+    """
+    run = study.run
+    try:
+        folders = export_models(run, study.result, numbers, console)
+    finally:
+        study = Study(run, with_exported(study.result, run))
+        _write_reports(study)
+    write_cards(folders, study.summary.including(numbers))
+    return study
+
+
+def _run(config: StudyConfig, console: Console | None, command: str) -> tuple[Interrupt, Study]:
+    """Search, export and report; the study is read once, after its last measurement."""
     from automerge.commands.progress import Silent, watching
 
     session = open_session(config, command)
@@ -141,14 +136,15 @@ def _run(config: StudyConfig, console: Console | None, command: str) -> Interrup
                 counts = store.counts()
                 refused = session.new and not counts["measured"] and not counts["failed"]
                 raise
-        if not interrupt.requested:
-            _export_chosen(config, console)
-    finally:
+    except BaseException:
         if refused:
             discard(run)
         else:
             write_reports(run)
-    return interrupt
+        raise
+    study = load_study(run)
+    chosen = () if interrupt.requested else _chosen(study.result, config.export)
+    return interrupt, _export(study, chosen, console)
 
 
 def _introduce(session: Session, console: Console) -> None:
@@ -186,12 +182,10 @@ def _introduce(session: Session, console: Console) -> None:
         )
 
 
-def _export_chosen(config: StudyConfig, console: Console | None) -> None:
-    run = Path(config.out)
-    result = load_study(run).result
+def _chosen(result: StudyResult, export: str) -> Sequence[int]:
+    """Which trials the configuration asks to export."""
     front = [n for n in result.front if _merged(result, n)]
-    chosen = {"front": front, "knee": [n for n in front if n == result.knee], "none": []}
-    export_models(run, result, chosen[config.export], console)
+    return {"front": front, "knee": [n for n in front if n == result.knee], "none": []}[export]
 
 
 def _merged(result: StudyResult, number: int) -> bool:

@@ -1,6 +1,13 @@
 """YAML and command-line options → one validated configuration, or every fault at once."""
 
-from automerge.config.load import OPTIONS, load_config
+from automerge.config.load import OPTIONS, load_config, load_with_options
 from automerge.config.settings import Difference, StudyConfig, differences
 
-__all__ = ["OPTIONS", "Difference", "StudyConfig", "differences", "load_config"]
+__all__ = [
+    "OPTIONS",
+    "Difference",
+    "StudyConfig",
+    "differences",
+    "load_config",
+    "load_with_options",
+]

@@ -19,8 +19,9 @@ from automerge.config.section import KEY
 from automerge.config.settings import StudyConfig
 from automerge.errors import ConfigError, Fault, Location
 from automerge.extensions import install, read_extension
+from automerge.files.document import Document, GivenMapping
 from automerge.files.references import NAME, is_folder, join, resolve, short_name
-from automerge.files.yaml_file import Located, Plain, Step, load_yaml
+from automerge.files.yaml_file import Plain, Step, load_yaml
 from automerge.mergekit import Evolution, is_evolve, parse_evolve
 from automerge.recipe import DEFAULT
 
@@ -57,22 +58,46 @@ OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 NUMBERS = ("budget", "max_items", "seed", "workers", "batch_size", "items_per_candidate")
 
 
-def load_config(
-    path: Path | str | None, options: Mapping[str, object] = MappingProxyType({})
-) -> StudyConfig:
-    """Read a configuration; options replace keys of the file, and None or () leave them alone.
+def load_config(source: Path | str | Mapping[str, object]) -> StudyConfig:
+    """Read a study's configuration (docs/configuration.md).
 
-    `model` holds texts "NAME=PATH" or "PATH", `task` texts "TASK[:METRIC[:DIRECTION]]". Relative
-    paths are relative to the file they are written in; in options, to the working directory.
     A file for mergekit-evolve is taken for the study it asks for; the configuration's `notes` say
-    what has no counterpart. Raises ConfigError with every fault found.
+    what has no counterpart.
+
+    Args:
+        source: a YAML file, or a mapping with the same keys and values. Relative paths are
+            relative to the file, those of a mapping to the working directory.
+
+    Raises:
+        ConfigError: with every fault found, each located in the file or by its keys.
     """
-    document = None if path is None else load_yaml(path)
+    return load_with_options(source, {})
+
+
+def load_with_options(
+    source: Path | str | Mapping[str, object] | None, options: Mapping[str, object]
+) -> StudyConfig:
+    """Read a configuration for the command line, whose options replace keys of the file.
+
+    Args:
+        source: as of `load_config`; None is no file.
+        options: values by the names in OPTIONS; None and () leave the key alone. `model` holds
+            texts "NAME=PATH" or "PATH", `task` texts "TASK[:METRIC[:DIRECTION]]". Relative paths
+            are relative to the working directory.
+
+    Raises:
+        ConfigError: with every fault found, each located.
+    """
+    document: Document | None = None
+    if isinstance(source, Mapping):
+        document = GivenMapping(source)
+    elif source is not None:
+        document = load_yaml(source)
     draft = _Draft(document)
-    if document is not None and is_evolve(document.data):
-        draft.take(parse_evolve(document, Path(document.source).absolute().parent), document)
+    if document is not None and is_evolve(draft.data):
+        draft.take(parse_evolve(document, document.folder), document)
     draft.apply(options)
-    draft.complete("study" if path is None else Path(path).absolute().stem)
+    draft.complete(Path(source).absolute().stem if isinstance(source, Path | str) else "study")
     config = draft.validate()
     if draft.faults or config is None:
         raise ConfigError(sorted(draft.faults, key=_order))
@@ -88,7 +113,7 @@ def _order(fault: Fault) -> tuple[str, int, int]:
 class _Origin:
     """Where one part of the configuration was written: in a file below `at`, or as an option."""
 
-    file: Located | None
+    file: Document | None
     option: str = ""
     at: tuple[Step, ...] = ()
 
@@ -99,20 +124,20 @@ class _Origin:
 
     @property
     def folder(self) -> Path:
-        return Path.cwd() if self.file is None else Path(self.file.source).absolute().parent
+        return Path.cwd() if self.file is None else self.file.folder
 
 
 class _Draft:
     """A configuration on its way from text to values."""
 
-    def __init__(self, document: Located | None) -> None:
+    def __init__(self, document: Document | None) -> None:
         self.data: dict[str, Plain] = {} if document is None else document.data
         self.faults: list[Fault] = []
         self.notes: tuple[str, ...] = ()
         self._unresolved = False
         self._origins: dict[tuple[Step, ...], _Origin] = {(): _Origin(document, "the command line")}
 
-    def take(self, evolution: Evolution, document: Located) -> None:
+    def take(self, evolution: Evolution, document: Document) -> None:
         """Replace what the file says by the study it asks for."""
         self.data = dict(evolution.plain)
         self.notes = evolution.notes

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from automerge.errors import ConfigError, Fault, Location
+from automerge.files.document import MAX_DEPTH
 
 Plain: TypeAlias = Any  # None | bool | int | float | str | list[Plain] | dict[str, Plain]
 Step: TypeAlias = str | int
@@ -24,7 +25,6 @@ Event: TypeAlias = Any  # of yaml.events, whose stubs leave most attributes out
 Events: TypeAlias = Iterator[Any]
 
 MAX_BYTES = 1_000_000
-MAX_DEPTH = 32
 MAX_DIGITS = 18
 MAX_ALIASES = 64
 MAX_VALUES = 50_000
@@ -72,6 +72,11 @@ class Located:
         """The values, as fresh dicts, lists and scalars."""
         data: dict[str, Plain] = self.root.plain()
         return data
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the file, which relative paths in it are relative to."""
+        return Path(self.source).absolute().parent
 
     def locate(self, path: Sequence[Step] = (), *, key: bool = False) -> Location:
         """Where the value at `path` begins, or its key; what does not exist is at its parent."""

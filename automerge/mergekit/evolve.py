@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from automerge.errors import ConfigError, Location, nearest
-from automerge.files.yaml_file import Located, Plain
+from automerge.files.document import Document
+from automerge.files.yaml_file import Plain
 from automerge.mergekit.models import Models
 from automerge.mergekit.parameters import At, Reader
 from automerge.mergekit.tables import glob
@@ -48,7 +49,7 @@ def is_evolve(data: Mapping[str, Plain]) -> bool:
     return "genome" in data
 
 
-def parse_evolve(document: Located, folder: Path) -> Evolution:
+def parse_evolve(document: Document, folder: Path) -> Evolution:
     """Read a mergekit-evolve configuration; raise ConfigError with every fault, located.
 
     Relative model paths are relative to the working directory, else to `folder`.

@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
 from automerge.errors import Fault, Location, nearest
-from automerge.files.yaml_file import Located, Plain, Step
+from automerge.files.document import Document
+from automerge.files.yaml_file import Plain, Step
 from automerge.mergekit.tables import REQUIRED, Part, final_values, glob
 from automerge.recipe import DEFAULT, Profile
 
@@ -17,7 +18,7 @@ At: TypeAlias = tuple[Step, ...]
 class Reader:
     """Looks values up by path and collects faults where they were written."""
 
-    def __init__(self, document: Located) -> None:
+    def __init__(self, document: Document) -> None:
         self.data = document.data
         self.faults: list[Fault] = []
         self._document = document

@@ -14,7 +14,7 @@ from automerge.public_benchmarks import benchmark
 from automerge.report.commands import score_commands
 from automerge.report.compare import Versus, verdict
 from automerge.report.sections import recipe_yaml
-from automerge.report.summary import Member, Summary, summarise
+from automerge.report.summary import Member, Summary
 from automerge.store.result import MODELS, ModelOrigin, StudyResult, count
 from automerge.text.redaction import redact
 
@@ -24,15 +24,16 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+!|~$&:@])")
 
 
-def model_card(result: StudyResult, number: int, name: str) -> str:
+def model_card(summary: Summary, number: int, name: str) -> str:
     """Write the README.md of the model that trial `number` of the study made.
 
-    `name` is what the model will be called. Texts of the study are escaped.
+    `name` is what the model will be called; the trial is a member of the summary. Texts of the
+    study are escaped.
     """
-    summary = summarise(result, also=(number,))
+    result = summary.result
     member = next((m for m in summary.members if m.trial.trial.number == number), None)
     if member is None:
-        raise ValueError(f"the study {result.study!r} has no trial {number}")
+        raise ValueError(f"trial {number} of {result.study!r} was not summarised")
     origins = _origins(result, member)
     sections = (
         _introduction(summary, member, name),

@@ -13,8 +13,7 @@ from automerge.files.atomic import write_atomically
 from automerge.objective import Objective
 from automerge.report.compare import Versus
 from automerge.report.conclusion import conclusion
-from automerge.report.summary import Member, Summary, summarise
-from automerge.store.result import StudyResult
+from automerge.report.summary import Member, Summary
 from automerge.trial import PARTS
 
 SCHEMA_VERSION = 1
@@ -23,9 +22,9 @@ FILE = "front.json"
 Plain: TypeAlias = dict[str, object]
 
 
-def front_document(result: StudyResult) -> Plain:
-    """Give the front with its scores and comparisons as JSON-ready values."""
-    summary = summarise(result)
+def front_document(summary: Summary) -> Plain:
+    """Return the front with its scores and comparisons as JSON-ready values."""
+    result = summary.result
     return {
         "schema_version": SCHEMA_VERSION,
         "study": result.study,
@@ -48,9 +47,9 @@ def front_document(result: StudyResult) -> Plain:
     }
 
 
-def write_front(result: StudyResult, folder: Path) -> Path:
+def write_front(summary: Summary, folder: Path) -> Path:
     """Write `front.json` into the run folder, whole or not at all."""
-    text = json.dumps(front_document(result), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(front_document(summary), indent=2, ensure_ascii=False, allow_nan=False)
     return write_atomically(folder / FILE, text + "\n")
 
 

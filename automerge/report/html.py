@@ -16,22 +16,20 @@ from automerge.files.atomic import write_atomically
 from automerge.report.charts import chart_data
 from automerge.report.conclusion import conclusion
 from automerge.report.sections import sections
-from automerge.report.summary import summarise
-from automerge.store.result import StudyResult
+from automerge.report.summary import Summary
 
 FILE = "report.html"
 _SCRIPTS = ("draw.js", "charts.js", "params.js")
 
 
-def html_report(result: StudyResult) -> str:
+def html_report(summary: Summary) -> str:
     """Render the report; names and texts of the study are escaped, and scripts pinned by hash."""
-    summary = summarise(result)
     style, script = _asset("report.css"), "(() => {\n" + "".join(map(_asset, _SCRIPTS)) + "})();\n"
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.from_string(_asset("report.html.j2")).render(
-        result=result,
+        result=summary.result,
         sentences=conclusion(summary),
         csp=_policy(style, script),
         style=Markup(style),  # our own files, pinned by the policy
@@ -41,9 +39,9 @@ def html_report(result: StudyResult) -> str:
     )
 
 
-def write_html(result: StudyResult, folder: Path) -> Path:
+def write_html(summary: Summary, folder: Path) -> Path:
     """Write `report.html` into the run folder, whole or not at all."""
-    return write_atomically(folder / FILE, html_report(result))
+    return write_atomically(folder / FILE, html_report(summary))
 
 
 @cache

@@ -85,6 +85,11 @@ class Summary:
         """The merged models on the front, without parents, base and uniform average."""
         return tuple(member for member in self.members if member.kind == "front")
 
+    def including(self, numbers: Sequence[int]) -> Summary:
+        """Return a summary in which these trials are members too."""
+        known = {member.trial.trial.number for member in self.members}
+        return self if known.issuperset(numbers) else summarise(self.result, numbers)
+
 
 def summarise(result: StudyResult, also: Sequence[int] = ()) -> Summary:
     """Compare front models, parents, base and uniform average on the sealed test items.

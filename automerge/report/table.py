@@ -15,8 +15,7 @@ from automerge.estimation import Difference, Interval
 from automerge.objective import Objective
 from automerge.report.compare import verdict
 from automerge.report.conclusion import conclusion
-from automerge.report.summary import Member, Summary, summarise
-from automerge.store.result import StudyResult
+from automerge.report.summary import Member, Summary
 from automerge.text.terminal import harmless, in_encoding
 from automerge.trial import Part
 
@@ -37,13 +36,13 @@ class FrontTable:
     Encodings without minus signs or the models' letters get ASCII and question marks.
     """
 
-    result: StudyResult
+    summary: Summary
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        summary = summarise(self.result)
+        summary = self.summary
         writer = _Writer(summary, options.encoding)
         if summary.members:
-            yield writer.text(f"{self.result.study}: {PART_TITLES[summary.part]}", "bold")
+            yield writer.text(f"{summary.result.study}: {PART_TITLES[summary.part]}", "bold")
             table = writer.table()
             natural = Measurement.get(console, options.update(max_width=10_000), table)
             if natural.maximum <= options.max_width:

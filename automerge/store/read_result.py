@@ -145,5 +145,11 @@ def knee(store: Store, objectives: Iterable[Objective], numbers: list[int]) -> i
     return None if at is None else list(measured)[at]
 
 
+def with_exported(result: StudyResult, run: Path) -> StudyResult:
+    """The same study, with the models that are exported by now."""
+    trials = (replace(t, model_dir=_model_dir(run, t.trial.name)) for t in result.trials)
+    return replace(result, trials=tuple(trials))
+
+
 def _model_dir(run: Path, name: str) -> str | None:
     return f"{MODELS}/{name}" if (run / MODELS / name / "config.json").is_file() else None

@@ -161,7 +161,7 @@ def measure(worker: MergeWorker, objectives: tuple[Objective, ...], proposal: Pr
 
 def main(folder: Path, total: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    config = load_config(demo.CONFIG, {})
+    config = load_config(demo.CONFIG)
     with tempfile.TemporaryDirectory() as scratch:
         worker, space, objectives = open_demo(config, Path(scratch) / "tasks")
         known = list(read_chunks(folder)[0])

@@ -15,7 +15,7 @@ from rich.console import Console
 
 import automerge
 from automerge import demo
-from automerge.config import load_config
+from automerge.config import load_with_options
 from automerge.config.recipe_file import write_recipe
 
 BUDGET = 200
@@ -51,7 +51,7 @@ def main(name: str, seed: int) -> None:
         options |= {"sampler": "random", "budget": len(demo.SOURCES) + 2 + len(SWEEP)}
     else:
         options |= {"sampler": name, "budget": BUDGET}
-    automerge.search(load_config(config, options), console=Console(highlight=False))
+    automerge.search(load_with_options(config, options), console=Console(highlight=False))
 
 
 if __name__ == "__main__":

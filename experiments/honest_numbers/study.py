@@ -18,7 +18,7 @@ import yaml
 
 import automerge
 from automerge import demo
-from automerge.config import load_config
+from automerge.config import load_with_options
 from automerge.estimation import interval
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
 from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec
@@ -82,7 +82,7 @@ def search(out: Path, tasks: Path, seed: int, changes: Mapping[str, object]) -> 
     config = out.with_suffix(".yaml")
     config.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
     options = {"out": out, "seed": seed, "export": "none", "budget": BUDGET}
-    automerge.search(load_config(config, options))
+    automerge.search(load_with_options(config, options))
 
 
 def truth_worker(tasks: Path) -> MergeWorker:

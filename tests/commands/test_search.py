@@ -104,7 +104,20 @@ def test_front_json_keeps_its_schema_and_names_everybody(finished: Path) -> None
 
 def test_the_library_reads_the_same_front(finished: Path) -> None:
     study = automerge.load_study(finished)
-    assert study.front == json.loads((finished / "front.json").read_text())["members"]
+    document = json.loads((finished / "front.json").read_text())
+    assert len(study.members) == len(document["members"]) > len(study.front) > 0
+    for member, plain in zip(study.members, document["members"], strict=True):
+        folder = member.model_dir
+        assert plain["model_dir"] == (folder and str(folder.relative_to(finished)))
+        assert plain["recipe"] == member.recipe.plain()
+        assert {name: s.test.value for name, s in member.scores.items()} == {
+            name: scores["test"]["value"] for name, scores in plain["scores"].items()
+        }
+        for key in ("name", "kind", "on_front", "knee", "trial", "nondominated_probability"):
+            assert getattr(member, key) == plain[key]
+    assert [m.name for m in study.front] == [
+        m["name"] for m in document["members"] if m["on_front"]
+    ]
 
 
 def test_the_same_command_again_measures_nothing(
@@ -396,21 +409,23 @@ def test_a_changed_model_is_refused_before_anything_is_measured(
     assert measurements(out) == measurements(finished)
 
 
-def test_the_library_searches_from_options(zoo: Path, tmp_path: Path) -> None:
+def test_the_library_searches_from_the_mapping_that_a_file_would_hold(
+    zoo: Path, tmp_path: Path
+) -> None:
     study = automerge.search(
         {
             "base": zoo / "base",
-            "model": [f"left={zoo / 'left'}", f"right={zoo / 'right'}"],
-            "task": ["choose"],
+            "models": {"left": zoo / "left", "right": zoo / "right"},
+            "tasks": ["choose"],
             "include_path": zoo / "tasks",
             "budget": 4,
-            "items_per_candidate": 20,
+            "evaluation": {"items_per_candidate": 20},
             "export": "none",
             "out": tmp_path / "out",
         }
     )
     assert study.result.state == "finished"
-    assert {member["kind"] for member in study.front} == {"base", "parent", "baseline"}
+    assert {member.kind for member in study.members} == {"base", "parent", "baseline"}
     assert study.report.is_file()
 
 

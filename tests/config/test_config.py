@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from automerge.config import OPTIONS, StudyConfig, differences, load_config
+from automerge.config import OPTIONS, StudyConfig, differences, load_config, load_with_options
 from automerge.config.recipe_file import write_recipe
 from automerge.errors import ConfigError, Location
 from automerge.recipe import Profile, Recipe, RecipeSource
@@ -46,7 +49,7 @@ def folder(tmp_path, monkeypatch):
 
 def load(text: str, folder: Path, **options: object) -> StudyConfig:
     (folder / "my-study.yaml").write_text(text)
-    return load_config(folder / "my-study.yaml", options)
+    return load_with_options(folder / "my-study.yaml", options)
 
 
 def faults(text: str, folder: Path, **options: object) -> list[str]:
@@ -143,7 +146,7 @@ def test_options_replace_keys_and_have_paths_relative_to_the_working_directory(f
 
 
 def test_options_alone_make_a_study():
-    config = load_config(None, {"base": "org/b", "model": ["org/m"], "task": ["gsm8k"]})
+    config = load_with_options(None, {"base": "org/b", "model": ["org/m"], "task": ["gsm8k"]})
     assert config.references == {"base": "org/b", "m": "org/m"}
     assert config.name == "study"
 
@@ -283,9 +286,60 @@ def test_a_fault_of_an_option_names_the_option(folder):
     assert any(fault.startswith("--dtype: unknown value") for fault in found)
 
 
+def test_a_mapping_is_the_yaml_document(folder):
+    document = yaml.safe_load(STUDY)
+    written = load(STUDY, folder).to_plain()
+    paths = {"base": folder / "base", "models": {"math": folder / "math", "code": "org/code@rev"}}
+    plain = load_config({**document, **paths}).to_plain()
+    same = set(written) - {"name", "out"}
+    assert {key: plain[key] for key in same} == {key: written[key] for key in same}
+    assert document == yaml.safe_load(STUDY)  # left as it was
+
+
+def test_a_mapping_has_the_faults_of_the_document_named_by_their_keys(folder):
+    document: dict[str, object] = {
+        "base": "org/b",
+        "model": ["org/m"],
+        "tasks": ["gsm8k", {"task": "arc", "metrik": "acc"}],
+        "split": {"max_test": "many"},
+    }
+    with pytest.raises(ConfigError) as caught:
+        load_config(document)
+    found = [str(fault) for fault in caught.value.faults]
+    assert any(f.startswith("model: unknown key 'model'; did you mean 'models'?") for f in found)
+    assert any(f.startswith("the mapping given: missing key 'models'") for f in found)
+    assert any(f.startswith("tasks[1].metrik: unknown key 'metrik'") for f in found)
+    assert any(f.startswith("split.max_test: ") for f in found)
+
+
+def test_a_mapping_takes_the_values_of_programs_and_refuses_what_no_file_could_hold(folder):
+    document: dict[Any, object] = {
+        "base": folder / "base",
+        "models": {"math": folder / "math"},
+        "tasks": ("gsm8k",),
+        "seed": np.int64(3),
+    }
+    config = load_config(document)
+    assert (config.base, config.seed) == (str(folder / "base"), 3)
+    strange = {"budget": math.nan, "name": object(), "out": {3: None}}
+    with pytest.raises(ConfigError) as caught:
+        load_config({**document, **strange})
+    assert sorted(str(f).split(":")[0] for f in caught.value.faults) == ["budget", "name", "out"]
+    own: dict[str, object] = {}
+    own["base"] = own
+    with pytest.raises(ConfigError, match="nested more than"):
+        load_config(own)
+
+
+def test_a_mapping_for_mergekit_evolve_is_the_study_it_asks_for(folder):
+    genome = {"models": ["org/a", "org/b"], "merge_method": "ties", "base_model": "org/base"}
+    config = load_config({"genome": genome, "tasks": [{"name": "gsm8k"}]})
+    assert (config.base, list(config.search.methods)) == ("org/base", ["ties"])
+
+
 def test_without_a_file_what_is_missing_is_asked_for():
     with pytest.raises(ConfigError) as caught:
-        load_config(None)
+        load_with_options(None, {})
     assert [fault.message.split(";")[0] for fault in caught.value.faults] == [
         "missing key 'base'",
         "missing key 'models'",

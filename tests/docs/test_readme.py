@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from automerge import demo
 from automerge.config import load_config
 
 REPOSITORY = Path(__file__).parents[2]
@@ -47,6 +48,27 @@ def test_the_commands_run_with_small_budgets(tmp_path: Path) -> None:
     run_all(tmp_path, {"40": "7", "60": "8", "20": "6", "name": "trial-6"})
     assert (tmp_path / "runs/demo/report.html").is_file()
     assert (tmp_path / "merged/model.safetensors").is_file()
+
+
+def test_the_python_shown_runs(tmp_path: Path) -> None:
+    plain = yaml.safe_load(
+        demo.CONFIG.read_text(encoding="utf-8").replace("./", f"{demo.folder()}/")
+    )
+    plain |= {"budget": 8, "export": "none"}
+    (tmp_path / "automerge.yaml").write_text(yaml.safe_dump(plain), encoding="utf-8")
+    [program] = blocks(README, "python")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "cache")}
+    environment["PYTHONPATH"] = str(REPOSITORY)
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "'demo_facts': 0." in ran.stdout
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import yaml
 
 from automerge.checkpoints import open_checkpoint
 from automerge.commands.convert import converted
-from automerge.config import load_config
+from automerge.config import load_config, load_with_options
 from automerge.errors import ConfigError
 from automerge.files.yaml_file import parse_yaml
 from automerge.mergekit import parse_evolve, parse_mergekit
@@ -120,7 +120,7 @@ def test_what_is_wrong_is_said_where_it_is_written(old, new, message):
 def test_a_search_reads_the_file_as_it_is_and_says_where_settings_come_from(tmp_path):
     path = tmp_path / "genome.yml"
     path.write_text(GENOME)
-    config = load_config(path, {"budget": "50"})
+    config = load_with_options(path, {"budget": "50"})
     assert (config.base, config.budget, config.name) == ("org/base", 50, "genome")
     assert config.evaluation.items_per_candidate == 100
     assert any("weights of tasks" in note for note in config.notes)

@@ -124,11 +124,11 @@ def finished(zoo, tmp_path_factory) -> Path:
     automerge.search(
         {
             "base": zoo / "base",
-            "model": [f"left={zoo / 'left'}", f"right={zoo / 'right'}"],
-            "task": ["choose"],
+            "models": {"left": zoo / "left", "right": zoo / "right"},
+            "tasks": ["choose"],
             "include_path": zoo / "tasks",
             "budget": 4,
-            "items_per_candidate": 20,
+            "evaluation": {"items_per_candidate": 20},
             "export": "none",
             "out": out,
         }

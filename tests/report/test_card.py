@@ -15,7 +15,7 @@ RESULT = study((*OBJECTIVES[:2], PERPLEXITY), n_trials=20)
 
 
 def test_the_card_is_read_by_the_hub_and_quotes_test_scores_only():
-    card = ModelCard(model_card(RESULT, RESULT.front[0], "acme/merge"))
+    card = ModelCard(model_card(summarise(RESULT), RESULT.front[0], "acme/merge"))
     data = card.data
     member = next(m for m in summarise(RESULT).members if m.trial.trial.number == RESULT.front[0])
     assert data.base_model == [f"acme/{name}" for name in ("base", *RESULT.sources)]
@@ -30,7 +30,7 @@ def test_the_card_is_read_by_the_hub_and_quotes_test_scores_only():
 
 
 def test_the_recipe_in_the_card_is_the_recipe():
-    card = model_card(RESULT, RESULT.front[0], "acme/merge")
+    card = model_card(summarise(RESULT), RESULT.front[0], "acme/merge")
     text = re.search(r"```yaml\n(.*?)```", card, re.DOTALL).group(1)
     trial = next(t for t in RESULT.trials if t.trial.number == RESULT.front[0])
     assert yaml.safe_load(text) == trial.trial.recipe.plain()
@@ -41,9 +41,9 @@ def test_equal_licences_stay_and_unknown_ones_are_said():
         models = tuple(replace(m, license=license) for m in RESULT.provenance.models)
         return replace(RESULT, provenance=replace(RESULT.provenance, models=models))
 
-    same = model_card(with_license("mit"), RESULT.front[0], "x")
+    same = model_card(summarise(with_license("mit")), RESULT.front[0], "x")
     assert ModelCard(same).data.license == "mit"
-    unknown = model_card(with_license(None), RESULT.front[0], "x")
+    unknown = model_card(summarise(with_license(None)), RESULT.front[0], "x")
     assert ModelCard(unknown).data.license is None
     assert "Unknown, look before use: base" in unknown
 
@@ -53,7 +53,7 @@ def test_paths_of_the_machine_stay_off_the_card():
         ModelOrigin(m.name, f"/home/somebody/{m.name}") for m in RESULT.provenance.models
     )
     result = replace(RESULT, provenance=replace(RESULT.provenance, models=models))
-    card = model_card(result, RESULT.front[0], "x")
+    card = model_card(summarise(result), RESULT.front[0], "x")
     assert "somebody" not in card
     assert ModelCard(card).data.base_model is None
 
@@ -61,7 +61,7 @@ def test_paths_of_the_machine_stay_off_the_card():
 def test_names_of_a_stranger_stay_text():
     evil = "x](javascript:alert(1)) <b>|\n# head\n---\ntags: [evil]"
     result = study(OBJECTIVES[:2], n_trials=6, name=evil, sources=(evil, "b", "c"))
-    card = model_card(result, result.front[0], evil)
+    card = model_card(summarise(result), result.front[0], evil)
     body = re.sub(r"```.*?```", "", card.split("\n---\n", 1)[1], flags=re.DOTALL)
     assert "<b>" not in body
     assert "](javascript" not in body
@@ -72,33 +72,33 @@ def test_names_of_a_stranger_stay_text():
 
 def test_fences_are_longer_than_any_in_the_text():
     result = replace(RESULT, provenance=replace(RESULT.provenance, command="a\n````\n# out"))
-    assert "`````sh\na\n````\n# out\n`````" in model_card(result, RESULT.front[0], "x")
+    assert "`````sh\na\n````\n# out\n`````" in model_card(summarise(result), RESULT.front[0], "x")
 
 
 def test_well_known_benchmarks_that_were_optimised_for_are_named():
-    card = model_card(RESULT, RESULT.front[0], "x")
+    card = model_card(summarise(RESULT), RESULT.front[0], "x")
     (line,) = [line for line in card.splitlines() if "GSM8K" in line]
     items = {i for t in RESULT.trials if (s := t.scores("search", "maths")) for i in s.items}
     assert f"was optimised for, on {len(items)} search items of gsm8k" in line
     assert "no longer measure general ability" in line
     own = [replace(o, task=f"own_{i}") for i, o in enumerate(OBJECTIVES[:2])]
     result = study(own, n_trials=6)
-    assert "Optimised for" not in model_card(result, result.front[0], "x")
+    assert "Optimised for" not in model_card(summarise(result), result.front[0], "x")
 
 
 def test_a_model_that_was_not_tested_claims_nothing():
-    card = model_card(running(RESULT), 9, "x")
+    card = model_card(summarise(running(RESULT), [9]), 9, "x")
     assert "there is nothing to claim" in card
     assert "model-index" not in card
     assert "not on the front" in card
 
 
 def test_a_trial_the_study_lacks_is_an_error():
-    with pytest.raises(ValueError, match="no trial 999"):
-        model_card(RESULT, 999, "x")
+    with pytest.raises(ValueError, match=r"trial 999 of .* was not summarised"):
+        model_card(summarise(RESULT), 999, "x")
 
 
 def test_tokens_are_hidden():
     command = "HF_TOKEN=hf_abcdefghijklmnopqrstuv automerge search"
     result = replace(RESULT, provenance=replace(RESULT.provenance, command=command))
-    assert "hf_abcdef" not in model_card(result, RESULT.front[0], "x")
+    assert "hf_abcdef" not in model_card(summarise(result), RESULT.front[0], "x")

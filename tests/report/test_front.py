@@ -36,7 +36,7 @@ CASES = cases()
 
 @pytest.mark.parametrize("result", CASES.values(), ids=CASES)
 def test_the_document_follows_its_schema_and_is_json(result, tmp_path):
-    path = write_front(result, tmp_path)
+    path = write_front(summarise(result), tmp_path)
     document = json.loads(path.read_text())
     jsonschema.Draft202012Validator(SCHEMA).validate(document)
     assert [p.name for p in tmp_path.iterdir()] == ["front.json"]
@@ -74,16 +74,16 @@ def scored(result, number, part, objective, values):
 
 def test_the_best_parent_is_chosen_on_select_items_though_another_wins_the_test():
     result = scored(study(n_trials=12), 2, "test", "maths", [1] * 600)
-    document = front_document(result)
+    document = front_document(summarise(result))
     assert document["objectives"][0]["best_parent"] == "maths-expert"
     front = next(m for m in document["members"] if m["kind"] == "front")
     assert front["versus"]["best_parent"]["maths"]["parent"] == "maths-expert"
     moved = scored(result, 2, "select", "maths", [1] * 250)
-    assert front_document(moved)["objectives"][0]["best_parent"] == "code-expert"
+    assert front_document(summarise(moved))["objectives"][0]["best_parent"] == "code-expert"
 
 
 def test_differences_are_those_of_the_test_items():
-    document = front_document(study())
+    document = front_document(summarise(study()))
     members = {m["name"]: m for m in document["members"]}
     front = next(m for m in document["members"] if m["kind"] == "front")
     versus = front["versus"]["best_parent"]["code"]
@@ -96,7 +96,7 @@ def test_differences_are_those_of_the_test_items():
 def test_a_parent_on_the_front_appears_once():
     result = study(n_trials=12)
     result = replace(result, front=(*result.front, 1))
-    members = [m for m in front_document(result)["members"] if m["trial"] == 1]
+    members = [m for m in front_document(summarise(result))["members"] if m["trial"] == 1]
     assert [(m["kind"], m["on_front"]) for m in members] == [("parent", True)]
 
 
@@ -108,7 +108,7 @@ def test_a_front_of_parents_only_is_said():
 def test_the_search_value_is_what_the_search_believed():
     result = study(n_trials=12)
     front = next(t for t in result.trials if t.trial.number == result.front[0])
-    document = front_document(result)
+    document = front_document(summarise(result))
     member = next(m for m in document["members"] if m["trial"] == front.trial.number)
     assert member["scores"]["code"]["search"]["value"] == front.believed["code"].value
     assert member["scores"]["code"]["search"]["stderr"] == front.believed["code"].stderr
@@ -162,7 +162,7 @@ def test_a_member_not_yet_tested_makes_no_claim():
         replace(t, outcomes={p: o for p, o in t.outcomes.items() if p != "test"})
         for t in result.trials
     )
-    document = front_document(replace(result, trials=trials))
+    document = front_document(summarise(replace(result, trials=trials)))
     assert "not tested yet" in document["conclusion"][0]
     assert document["hypervolume"] is None
     assert document["optimism"] == {}
@@ -174,7 +174,7 @@ def test_an_all_equal_objective_gives_no_number_that_json_lacks():
         for part, size in (("select", 250), ("test", 600)):
             if part in t.outcomes:
                 result = scored(result, t.trial.number, part, "maths", [7] * size)
-    json.dumps(front_document(result), allow_nan=False)
+    json.dumps(front_document(summarise(result)), allow_nan=False)
 
 
 def test_budget_nothing_and_all_failed_are_said():

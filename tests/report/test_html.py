@@ -66,7 +66,7 @@ CASES = cases()
 
 @pytest.mark.parametrize("result", CASES.values(), ids=CASES)
 def test_the_page_is_whole_and_loads_nothing(result, tmp_path):
-    path = write_html(result, tmp_path)
+    path = write_html(summarise(result), tmp_path)
     text = path.read_text(encoding="utf-8")
     page = Page(text)
     assert len(text) < 2_000_000
@@ -82,7 +82,7 @@ def test_the_page_is_whole_and_loads_nothing(result, tmp_path):
 
 
 def test_the_policy_allows_our_script_and_style_alone():
-    page = Page(html_report(CASES["four objectives"]))
+    page = Page(html_report(summarise(CASES["four objectives"])))
     policy = next(a["content"] for _, a in page.tags if a.get("http-equiv"))
     data, script = page.content["script"]
     json.loads(data)
@@ -109,7 +109,7 @@ def test_names_and_texts_of_a_stranger_stay_text():
         provenance=replace(result.provenance, machine=EVIL, command=EVIL, versions={EVIL: EVIL}),
     )
     for each in (result, evil):
-        page = Page(html_report(each))
+        page = Page(html_report(summarise(each)))
         assert sum(tag == "script" for tag, _ in page.tags) == 2
         assert not any(tag == "img" for tag, _ in page.tags)
         assert EVIL in page.text
@@ -118,7 +118,7 @@ def test_names_and_texts_of_a_stranger_stay_text():
 
 def test_the_page_says_what_was_found_failed_and_how_to_repeat_it():
     result = CASES["four objectives"]
-    text = Page(html_report(result)).text
+    text = Page(html_report(summarise(result))).text
     assert "front models" in text
     assert "merged tensor model.layers.3.mlp.up_proj.weight is not finite" in text
     assert result.provenance.command in text
@@ -151,7 +151,7 @@ def test_secrets_are_hidden(tmp_path, monkeypatch):
     result = study(n_trials=6)
     command = "HF=hf_abcdefghijklmnopqrstuvwx TOKEN=planted-secret-token git clone https://u:p@h/x"
     result = replace(result, provenance=replace(result.provenance, command=command))
-    text = write_html(result, tmp_path).read_text()
+    text = write_html(summarise(result), tmp_path).read_text()
     assert "hf_abcdefghijkl" not in text
     assert "planted-secret-token" not in text
     assert "u:p@" not in text
@@ -161,7 +161,7 @@ def test_secrets_are_hidden(tmp_path, monkeypatch):
 def test_ten_thousand_trials_are_reported_in_a_minute(tmp_path):
     result = study(OBJECTIVES[:2], n_trials=10_000)
     start = time.monotonic()
-    path = write_html(result, tmp_path)
+    path = write_html(summarise(result), tmp_path)
     assert time.monotonic() - start < 60
     assert path.stat().st_size < 6_000_000
 
@@ -170,7 +170,7 @@ def test_ten_thousand_trials_are_reported_in_a_minute(tmp_path):
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 @pytest.mark.parametrize("result", CASES.values(), ids=CASES)
 def test_a_browser_draws_every_chart_without_complaint(result, tmp_path):
-    path = write_html(result, tmp_path)
+    path = write_html(summarise(result), tmp_path)
     command = [
         "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
         "--disable-background-networking", "--disable-sync", "--enable-logging=stderr",

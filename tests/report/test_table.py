@@ -3,6 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
+from automerge.report.summary import summarise
 from automerge.report.table import FrontTable
 
 from .factory import OBJECTIVES, PERPLEXITY, all_failed, empty, running, study
@@ -12,7 +13,7 @@ RESULT = study(n_trials=20)
 
 def printed(result, width):
     file = io.StringIO()
-    Console(file=file, width=width, color_system=None).print(FrontTable(result))
+    Console(file=file, width=width, color_system=None).print(FrontTable(summarise(result)))
     return file.getvalue()
 
 
@@ -36,7 +37,7 @@ def test_old_encodings_are_no_trouble(encoding):
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding=encoding)
     result = study(OBJECTIVES[:2], n_trials=6, sources=("数学", "β", "z"), name="研究")
-    Console(file=file, width=100).print(FrontTable(result))
+    Console(file=file, width=100).print(FrontTable(summarise(result)))
     file.flush()
     assert b"uniform" in raw.getvalue()
 

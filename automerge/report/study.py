@@ -1,0 +1,177 @@
+"""A study as Python programs and notebooks see it: values with names."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from automerge.estimation import Interval
+from automerge.recipe import Recipe
+from automerge.report.compare import Versus
+from automerge.report.likely import Kept
+from automerge.report.summary import Kind, Member, Summary, summarise
+from automerge.store.read_result import open_study, study_result
+from automerge.store.result import StudyResult, count
+from automerge.trial import Part
+
+SHOWN = 12
+"""Rows of a study in a notebook."""
+
+
+@dataclass(frozen=True)
+class PartScores:
+    """A model's score on each part of the split; None where it was not measured.
+
+    Scores on search and select items are optimistic for models that were chosen by them.
+    """
+
+    search: Interval | None
+    select: Interval | None
+    test: Interval | None
+
+
+@dataclass(frozen=True, repr=False)
+class FrontMember:
+    """A model of a study: a merge on the front, a parent, the base or the uniform average.
+
+    Attributes:
+        name: the trial's name, by which `automerge export` and the report call it.
+        kind: "front" for a merge on the front, "parent", "base", or "baseline" for the average.
+        on_front: whether nothing dominates it on select items; a parent may be there too.
+        knee: whether it is the merge with the best trade-off on select items.
+        trial: its number.
+        recipe: how it is merged.
+        model_dir: where it was exported to; None where it was not.
+        scores: its scores by objective.
+        versus_parent: differences to the best parent on test items by objective.
+        versus_uniform: differences to the uniform average on test items by objective.
+        nondominated_probability: how often no other member dominates it when test items are
+            bootstrapped; None where it was not tested.
+        constraints: each constraint of the study, judged on test items.
+    """
+
+    name: str
+    kind: Kind
+    on_front: bool
+    knee: bool
+    trial: int
+    recipe: Recipe
+    model_dir: Path | None
+    scores: Mapping[str, PartScores]
+    versus_parent: Mapping[str, Versus]
+    versus_uniform: Mapping[str, Versus]
+    nondominated_probability: float | None
+    constraints: tuple[Kept, ...]
+
+    def __repr__(self) -> str:
+        tests = ((name, scores.test) for name, scores in self.scores.items())
+        shown = ", ".join(f"{name} {test.value:.4g}" for name, test in tests if test is not None)
+        return f"<FrontMember {self.name}: {self.kind}, {shown or 'not tested'}>"
+
+
+@dataclass(frozen=True, repr=False)
+class Study:
+    """A study on disk, as it was when it was read.
+
+    Attributes:
+        run: its folder.
+        result: every trial and its outcomes.
+    """
+
+    run: Path
+    result: StudyResult
+
+    @cached_property
+    def summary(self) -> Summary:
+        """What every form of the report shows, computed once."""
+        return summarise(self.result)
+
+    @cached_property
+    def members(self) -> tuple[FrontMember, ...]:
+        """All models that are compared: the front, the parents, the base and the average."""
+        summary = self.summary
+        return tuple(
+            _front_member(self.run, member, summary.likely.get(member.name))
+            for member in summary.members
+        )
+
+    @property
+    def front(self) -> tuple[FrontMember, ...]:
+        """The models on the front, parents among them; empty until it is chosen."""
+        return tuple(member for member in self.members if member.on_front)
+
+    @property
+    def knee(self) -> FrontMember | None:
+        """The merge on the front with the best trade-off on select items."""
+        return next((member for member in self.members if member.knee), None)
+
+    @property
+    def report(self) -> Path:
+        """The report of the study, one HTML file."""
+        return self.run / "report.html"
+
+    def __repr__(self) -> str:
+        trials = count(len(self.result.trials), "trial")
+        front = f"{len(self.front)} on the front"
+        return f"<Study {self.result.study} in {self.run}: {self.result.state}, {trials}, {front}>"
+
+    def _repr_html_(self) -> str:
+        head = ("model", "kind", *(o.name for o in self.result.objectives))
+        more = len(self.members) - SHOWN
+        below = f"<p>and {more} more</p>" if more > 0 else ""
+        return (
+            f"<p>{html.escape(repr(self))}</p>"
+            f"<table><thead>{_row('th', head)}</thead>"
+            f"<tbody>{''.join(self._cells())}</tbody></table>{below}"
+        )
+
+    def _cells(self) -> Iterator[str]:
+        part, units = self.summary.part, self.summary.units
+        for member in self.members[:SHOWN]:
+            cells = [member.name, member.kind]
+            for name, scores in member.scores.items():
+                found: Interval | None = getattr(scores, part)
+                value = "" if found is None else units[name].value(found.value)
+                width = "" if found is None else f" {units[name].width(found.half_width)}"
+                cells.append(value + width)
+            yield _row("td", cells)
+
+
+def load_study(run: Path | str) -> Study:
+    """Read a study from its folder, also while it runs.
+
+    Raises:
+        StateError: the folder holds no study, or a damaged one, or one of another version.
+    """
+    run = Path(run)
+    with open_study(run) as store:
+        return Study(run, study_result(run, store))
+
+
+def _row(tag: str, cells: tuple[str, ...] | list[str]) -> str:
+    return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+
+def _front_member(run: Path, member: Member, likely: float | None) -> FrontMember:
+    trial = member.trial
+    return FrontMember(
+        name=member.name,
+        kind=member.kind,
+        on_front=member.on_front,
+        knee=member.knee,
+        trial=trial.trial.number,
+        recipe=trial.trial.recipe,
+        model_dir=None if trial.model_dir is None else run / trial.model_dir,
+        scores={name: _part_scores(parts) for name, parts in member.scores.items()},
+        versus_parent=member.versus_parent,
+        versus_uniform=member.versus_uniform,
+        nondominated_probability=likely,
+        constraints=member.kept,
+    )
+
+
+def _part_scores(parts: Mapping[Part, Interval | None]) -> PartScores:
+    return PartScores(parts["search"], parts["select"], parts["test"])
