@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-HEAVY = ("torch", "transformers", "lm_eval", "ray", "datasets", "peft", "optuna", "plotly")
+HEAVY = ("torch", "transformers", "lm_eval", "ray", "datasets", "peft", "optuna")
 LIGHT = (
     *(
         "cli",
