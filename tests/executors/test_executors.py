@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import pytest
 import ray
 
 from automerge.errors import ClusterLost, DeviceLost, ModelsChanged, PreflightError
+from automerge.executors import EXECUTORS
 from automerge.executors.base import Executor
 from automerge.executors.local import LocalExecutor
 from automerge.executors.ray import RETRIES, RayExecutor, RaySettings
@@ -60,14 +61,23 @@ def collect(executor: Executor, jobs: list[Job]) -> dict[int, Outcome]:
     return finished
 
 
+STARTED: Mapping[str, Mapping[str, Callable[[], Executor]]] = {
+    "local": {"one worker": lambda: LocalExecutor(ToyWorker)},
+    "ray": {
+        "one worker": lambda: RayExecutor(ToyWorker, RaySettings(workers=1)),
+        "two workers": lambda: RayExecutor(ToyWorker, RaySettings(workers=2)),
+    },
+}
+"""How each entry of EXECUTORS is started; an entry that is not here fails the suite."""
+
+
 @pytest.mark.usefixtures("own_ray")
-@pytest.mark.parametrize("name", ["local", "ray-1", "ray-2"])
-def test_every_executor_gives_the_same_outcomes(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "way"), [(name, way) for name in EXECUTORS for way in STARTED.get(name, ["missing"])]
+)
+def test_every_executor_gives_the_same_outcomes(name: str, way: str) -> None:
     jobs = [job(n) for n in range(5)]
-    if name == "local":
-        executor: Executor = LocalExecutor(ToyWorker)
-    else:
-        executor = RayExecutor(ToyWorker, RaySettings(workers=int(name[-1])))
+    executor = STARTED[name][way]()
     assert executor.next_finished(timeout_s=0.0) is None
     outcomes = collect(executor, jobs)
     executor.close()
