@@ -5,8 +5,9 @@ They need pytest, which `pip install automerge-llm[test]` brings.
 
 import pytest
 
-pytest.register_assert_rewrite("automerge.testing.samplers")
+pytest.register_assert_rewrite("automerge.testing.methods", "automerge.testing.samplers")
 
+from automerge.testing.methods import MethodLaws  # noqa: E402
 from automerge.testing.samplers import SamplerLaws  # noqa: E402
 
-__all__ = ["SamplerLaws"]
+__all__ = ["MethodLaws", "SamplerLaws"]

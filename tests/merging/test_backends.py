@@ -16,9 +16,9 @@ from automerge.merging.backends.low_rank import LowRank
 from automerge.merging.plan import Planner
 from automerge.merging.workspace import Workspace
 from automerge.methods import METHODS
+from automerge.testing.merges import NAME, count, recipe, tensors
 from tests.merging.test_low_rank import Adapted
 from tests.methods.dataless import DATALESS
-from tests.methods.test_conformance import NAME, count, recipe, tensors
 
 
 def merge(method, dtype=torch.bfloat16, adapter=False):

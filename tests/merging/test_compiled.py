@@ -23,7 +23,7 @@ from automerge.merging.ranks import NARROW, Ranks, ranks_of
 from automerge.merging.resident import ResidentEngine
 from automerge.methods import METHODS
 from automerge.recipe import Profile, Recipe, RecipeSource
-from tests.methods.test_conformance import NAME, count, recipe, tensors
+from automerge.testing.merges import NAME, count, recipe, tensors
 
 FUSIBLE = [name for name, method in METHODS.items() if method.extent == "element"]
 pytestmark = pytest.mark.skipif(not compiler(), reason="no C++ compiler")

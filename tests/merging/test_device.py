@@ -21,9 +21,9 @@ from automerge.merging.backends.build import CannotCompile, compiler
 from automerge.merging.backends.cuda import machine_code
 from automerge.methods import METHODS
 from automerge.recipe import Profile, Recipe, RecipeSource
+from automerge.testing.merges import count, recipe
 from tests.checkpoints.models import llama, perturb
 from tests.methods.dataless import DATALESS
-from tests.methods.test_conformance import count, recipe
 from tests.pretend import DEVICE, Driver, pretended
 
 FUSIBLE = [name for name, method in METHODS.items() if method.extent == "element"]

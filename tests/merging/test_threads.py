@@ -15,8 +15,8 @@ from automerge.merging import ResidentEngine
 from automerge.merging.plan import Planner
 from automerge.merging.streaming import stream
 from automerge.merging.workspace import Workspace
+from automerge.testing.merges import NAME, count, recipe, tensors
 from tests.methods.dataless import DATALESS
-from tests.methods.test_conformance import NAME, count, recipe, tensors
 
 SHAPES = {"tensor": [(384, 320), (3, 96, 130)], "element": [(70_001,)]}
 """By extent, large enough that PyTorch and LAPACK share the work out."""

@@ -18,9 +18,9 @@ from automerge.methods import METHODS
 from automerge.recipe import uniform_average
 from automerge.store.read_result import open_study, study_result
 from automerge.store.store import Store
+from automerge.testing.merges import count, recipe
 from automerge.trial import Job, Measured
 from automerge.worker.worker import MergeWorker, WorkerSpec
-from tests.methods.test_conformance import count, recipe
 from tests.zoo import write_zoo
 
 ITEMS = {"choose": tuple(range(8))}
