@@ -393,6 +393,22 @@ def test_scores_of_other_versions_are_told_apart(
     assert warning in html.unescape((out / "report.html").read_text())
 
 
+def test_a_search_asks_neither_wandb_nor_mlflow(
+    zoo: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Both are there, and fail as soon as anybody imports them."""
+    trackers, asked = tmp_path / "trackers", tmp_path / "asked"
+    trackers.mkdir()
+    for name in ("wandb", "mlflow"):
+        text = f"open({str(asked)!r}, 'a').write({name!r})\nraise RuntimeError({name!r})\n"
+        (trackers / f"{name}.py").write_text(text)
+    with_trackers = {**environment, "PYTHONPATH": f"{trackers}{os.pathsep}{REPOSITORY}"}
+    options = ("--budget", "4", "--export", "none", "--out", str(tmp_path / "out"))
+    done = run(zoo, with_trackers, "search", *options)
+    assert done.returncode == 0, done.stderr
+    assert not asked.exists()
+
+
 def test_a_changed_model_is_refused_before_anything_is_measured(
     finished: Path, zoo: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:

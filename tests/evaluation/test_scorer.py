@@ -11,6 +11,7 @@ import torch
 
 from automerge.errors import PreflightError
 from automerge.evaluation.guards import (
+    ENDLESS,
     Generation,
     InvalidOutput,
     check_generations,
@@ -341,6 +342,27 @@ def test_only_one_endless_loop_for_every_prompt_makes_a_model_invalid():
     }
     for generations in weak.values():
         check_generations("t", generations)
+
+
+def test_a_model_that_never_ends_is_cut_at_the_limit_and_called_broken(folder):
+    word = make_tokenizer().convert_tokens_to_ids("w1")
+
+    def scored(limit):
+        gen_kwargs = {"until": ["never"], "max_gen_toks": limit}
+        spec = TaskSpec("generate", "exact_match,word", gen_kwargs=gen_kwargs)
+        task_set = load_tasks([spec], TaskSettings(folder))
+        model = make_model()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()
+            model.model.embed_tokens.weight.fill_(1)
+            model.model.norm.weight.fill_(1)
+            model.lm_head.weight[word].fill_(1)
+        return Scorer(model, make_tokenizer(), task_set).score(all_items(task_set))
+
+    assert scored(ENDLESS - 1).notes["generate/truncated"] == 1
+    with pytest.raises(InvalidOutput, match="generations in task 'generate' are the same endless"):
+        scored(ENDLESS)
 
 
 def test_templates_are_rendered_once_for_a_document(folder, monkeypatch):
