@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
@@ -61,6 +62,91 @@ def test_digests_of_tasks_with_python_are_the_same_in_every_process(folder):
     first = load_tasks([TaskSpec("own")], settings).digests()
     (folder / "code.py").touch()  # lm-eval imports a changed file again
     assert load_tasks([TaskSpec("own")], settings).digests() == first
+
+
+CHANGES = {
+    "a function": ("code.py", "def run(doc):\n    return doc['question'] + '!'\n"),
+    "an import": ("helper.py", "MARK = '?'\n"),
+    "a text": ("shown.txt", "w2"),
+    "few-shot examples": ("shots.py", "def some():\n    return [{'question': 'w9'}]\n"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_the_digest_of_a_task_covers_the_python_it_uses(folder, what):
+    (folder / "code.py").write_text(
+        "import helper\nTEXT = 'shown.txt'\ndef run(doc):\n    return doc['question']\n"
+    )
+    (folder / "helper.py").write_text("MARK = '.'\n")
+    (folder / "shown.txt").write_text("w1")
+    (folder / "shots.py").write_text("def some():\n    return [{'question': 'w1'}]\n")
+    (folder / "own.yaml").write_text(
+        "include: choice.yaml\ntask: own\ndoc_to_text: !function code.run\n"
+        "fewshot_config: {samples: !function shots.some}\n"
+    )
+    sys_path = [str(folder), *sys.path]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", sys_path)
+        specs, settings = (
+            [TaskSpec("own"), TaskSpec("choice")],
+            TaskSettings(folder, allow_task_code=True),
+        )
+        before = load_tasks(specs, settings).digests()
+        name, text = CHANGES[what]
+        (folder / name).write_text(text)
+        after = load_tasks(specs, settings).digests()
+    assert after["own"] != before["own"]
+    assert after["choice"] == before["choice"]
+
+
+FAILING = {
+    "a wrong key": "    return {'acc': doc['ansver']}\n",
+    "an index": "    return {'acc': results[9][0]}\n",
+    "what is not a number": "    return {'acc': None}\n",
+    "an item in the middle": "    assert doc['answer'] != 2\n    return {'acc': 1.0}\n",
+}
+
+
+@pytest.mark.parametrize("what", FAILING)
+def test_what_judges_answers_is_tried_on_several_items_before_anything_is_measured(folder, what):
+    rows = [
+        {"question": "w1", "choices": ["w1", "w2"], "answer": int(i > 3) * 2} for i in range(20)
+    ]
+    (folder / "data" / "some.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (folder / "code.py").write_text(f"def judge(doc, results):\n{FAILING[what]}")
+    (folder / "own.yaml").write_text(
+        "include: choice.yaml\ntask: own\nprocess_results: !function code.judge\n"
+        "doc_to_target: 0\ndataset_kwargs: {data_files: {test: tasks/data/some.jsonl}}\n"
+    )
+    text = refusal(folder, "own", allow_task_code=True)
+    assert ("code.py:2" in text) == (what != "what is not a number")
+    assert "document " in text
+
+
+def test_a_task_that_reads_numbers_only_is_not_refused(folder):
+    (folder / "code.py").write_text(
+        "def judge(doc, results):\n    return {'exact_match': float(int(results[0]) == 3)}\n"
+    )
+    (folder / "own.yaml").write_text(
+        "include: generate.yaml\ntask: own\nprocess_results: !function code.judge\n"
+    )
+    task_set = load_tasks([TaskSpec("own")], TaskSettings(folder, allow_task_code=True))
+    Scorer(make_model(), make_tokenizer(), task_set)
+
+
+def test_a_class_whose_metrics_fail_is_named(folder):
+    (folder / "code.py").write_text(
+        "from lm_eval.api.task import ConfigurableTask\n"
+        "class Own(ConfigurableTask):\n"
+        "    def __init__(self, config):\n"
+        "        super().__init__(config={k: v for k, v in config.items() if k != 'class'})\n"
+        "    def aggregation(self):\n"
+        "        return {'acc': self.nothing}\n"
+    )
+    (folder / "own.yaml").write_text("include: choice.yaml\ntask: own\nclass: !function code.Own\n")
+    text = refusal(folder, "own", allow_task_code=True)
+    assert "code.py:6" in text
+    assert "nothing" in text
 
 
 def test_a_missing_name_in_what_judges_answers_is_found_before_any_is(folder):

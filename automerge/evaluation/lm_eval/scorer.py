@@ -22,6 +22,7 @@ from automerge.evaluation.guards import (
     generation_notes,
 )
 from automerge.evaluation.lm_eval.isolation import isolated
+from automerge.evaluation.lm_eval.limits import OutOfTime, alarm
 from automerge.evaluation.lm_eval.metrics import (
     OUTPUT_TOKENS,
     UNFILTERED,
@@ -48,6 +49,13 @@ if TYPE_CHECKING:
 
 Answer: TypeAlias = LogLikelihood | float | str
 """What lm-eval's `loglikelihood`, `loglikelihood_rolling` and `generate_until` return."""
+TRIED_ITEMS = 5
+"""Each task's metrics are tried on about so many of its items."""
+MADE_UP_TEXTS = ("no answer", "1", "A")
+"""What is tried as an answer: a task may read numbers or letters only."""
+FILTER_SECONDS = 10.0
+ANSWER_SECONDS = 0.1
+"""Longest time for a task's filter: for all answers, and for each of them in addition."""
 
 
 @dataclass(frozen=True)
@@ -188,31 +196,43 @@ class Scorer:
         return scores, notes
 
     def _try_metrics(self) -> None:
-        """Judge one item of each objective's tasks by made-up answers.
+        """Judge some items of each objective's tasks by made-up answers.
 
         Raises:
-            PreflightError: a metric is no number, or a task's Python has a name that is not there.
+            PreflightError: a metric is no number, a task's Python has a name that is not there, or
+                it fails whatever the answer is.
         """
         for objective in self._task_set.objectives:
             if objective.filter == UNFILTERED:
                 continue
             for task in self._task_set.members[objective.name]:
-                doc_id = min(doc_id for name, doc_id in self._instances if name == task)
-                made_up = tuple(map(_made_up, self._instances[task, doc_id]))
                 if getattr(self._task_set.tasks[task], "UNSAFE_CODE", False):
                     continue
-                try:
-                    judged = self._judge_task(
-                        task, objective.filter, [doc_id], Answers({(task, doc_id): made_up}, 0)
-                    )
-                    _item_scores(objective, [((task, doc_id), judged[doc_id])])
-                except (ImportError, NameError, SyntaxError, MetricError) as error:
-                    raise PreflightError(
-                        f"task {task!r} cannot be scored by {objective.metric!r}"
-                        f"{raised_at(error)}: {cause(error)}; choose another metric of the task"
-                    ) from error
-                except Exception:
-                    continue
+                doc_ids = sorted(doc_id for name, doc_id in self._instances if name == task)
+                for doc_id in doc_ids[:: -(-len(doc_ids) // TRIED_ITEMS)]:
+                    self._try_item(objective, (task, doc_id))
+
+    def _try_item(self, objective: Objective, item: Item) -> None:
+        task, doc_id = item
+        failures: list[Exception] = []
+        texts = MADE_UP_TEXTS if _generates(self._instances[item]) else MADE_UP_TEXTS[:1]
+        for text in texts:
+            made_up = tuple(_made_up(instance, text) for instance in self._instances[item])
+            try:
+                judged = self._judge_task(
+                    task, objective.filter, [doc_id], Answers({item: made_up}, 0)
+                )
+                _item_scores(objective, [(item, judged[doc_id])])
+            except Exception as error:  # whatever a task's own Python may raise
+                failures.append(error)
+                if isinstance(error, ImportError | NameError | SyntaxError | MetricError):
+                    break
+            else:
+                return
+        raise PreflightError(
+            f"task {task!r} cannot be scored by {objective.metric!r}, document {doc_id}"
+            f"{raised_at(failures[-1])}: {cause(failures[-1])}; choose another metric of the task"
+        ) from failures[-1]
 
     def _chosen(self, items: Items) -> dict[Item, tuple[Instance, ...]]:
         return {
@@ -352,7 +372,21 @@ class Scorer:
 
 
 def _apply_filter(task: Task, name: str, instances: Sequence[Instance]) -> None:
-    filter_ensemble(task, name).apply(list(instances))
+    """Let a task's filter read answers.
+
+    Raises:
+        MetricError: it takes too long, as a regular expression may for some answers.
+    """
+    seconds = FILTER_SECONDS + ANSWER_SECONDS * len(instances)
+    try:
+        with alarm(seconds):
+            filter_ensemble(task, name).apply(list(instances))
+    except OutOfTime:
+        raise MetricError(
+            f"filter {name!r} of task {task.task_name!r} took more than {seconds:.3g} s for "
+            f"{len(instances)} answers; simplify its regular expressions: nested repeats such as "
+            "(a+)+ take time without end"
+        ) from None
 
 
 def _item_scores(
@@ -406,10 +440,14 @@ def _check_perplexity(objective: Objective, scores: ItemScores) -> None:
         )
 
 
-def _made_up(instance: Instance) -> Answer:
+def _generates(instances: Sequence[Instance]) -> bool:
+    return any(instance.request_type == "generate_until" for instance in instances)
+
+
+def _made_up(instance: Instance, text: str) -> Answer:
     """An answer of the kind that a request gets."""
     if instance.request_type == "generate_until":
-        return "no answer"
+        return text
     if instance.request_type == "loglikelihood_rolling":
         return -1.0
     return LogLikelihood(-1.0 - instance.idx, False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import shutil
@@ -15,12 +14,10 @@ import yaml
 from automerge.errors import PreflightError
 from automerge.evaluation.lm_eval.task_data import files_of, is_remote, matching, packaged
 from automerge.evaluation.lm_eval.task_index import own_files, own_index, task_manager
+from automerge.evaluation.lm_eval.task_python import code_files
 from automerge.evaluation.lm_eval.task_yaml import (
     FAILURES,
-    Unreadable,
-    all_nodes,
     child,
-    read_regular,
     read_text,
     scalar_nodes,
     with_includes,
@@ -28,7 +25,6 @@ from automerge.evaluation.lm_eval.task_yaml import (
 
 OUTSIDE = "_outside"
 """Folder of the copies of what lies outside the folder of tasks."""
-MOST_PYTHON = 2**24
 SPARE = 0.9
 """The share of a disk's free space that copies may take."""
 
@@ -106,10 +102,12 @@ class _Copying:
         copied.parent.mkdir(parents=True, exist_ok=True)
         copied.write_text(text, encoding="utf-8")
         self._taken[copied] = path
-        for node in all_nodes(root):
-            if node.tag == "!function" and isinstance(node, yaml.ScalarNode):
-                module = node.value.rpartition(".")[0].replace(".", "/")
-                self._python(path.parent / f"{module}.py", path.parent, copied.parent)
+        for file, data in code_files(path, root).items():
+            place = copied.parent / os.path.relpath(file, path.parent)
+            if place not in self._taken:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(data)
+                self._taken[place] = file
 
     def _changes(
         self, path: Path, root: yaml.Node | None, copies: dict[Path, Path], dataset: object
@@ -194,46 +192,3 @@ class _Copying:
         copied.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copied)
         self._taken[copied] = path
-
-    def _python(self, module: Path, folder: Path, copied: Path) -> None:
-        """Copy a Python file, and files beside it that it names in an import or a text."""
-        waiting = [module]
-        while waiting:
-            path = waiting.pop()
-            place = copied / os.path.relpath(path, folder)
-            if place in self._taken or not path.is_file():
-                continue
-            try:
-                data = read_regular(path, MOST_PYTHON)
-            except (OSError, Unreadable) as error:
-                raise PreflightError(f"file of a task cannot be copied: {error}") from None
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(data)
-            self._taken[place] = path
-            if path.suffix == ".py":
-                beside = (path.parent / name for name in _named_by(data))
-                waiting += [p for p in beside if _is_below(p, folder)]
-
-
-def _is_below(path: Path, folder: Path) -> bool:
-    return Path(os.path.normpath(path)).is_relative_to(folder)
-
-
-def _named_by(source: bytes) -> Iterator[str]:
-    """Names of files that a Python file may use: its imports, and texts in it."""
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            modules = [node.module or "", *(alias.name for alias in node.names)]
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if 0 < len(node.value) < 256 and "\0" not in node.value:
-                yield node.value
-            continue
-        else:
-            continue
-        yield from (f"{name.replace('.', '/')}.py" for name in modules if name)

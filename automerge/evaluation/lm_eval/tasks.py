@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -19,6 +20,7 @@ from automerge.evaluation.lm_eval.metrics import resolve
 from automerge.evaluation.lm_eval.task_code import ADVICE, find_code, guarded
 from automerge.evaluation.lm_eval.task_errors import cause, first_line, raised_at
 from automerge.evaluation.lm_eval.task_index import own_files, own_index, task_manager
+from automerge.evaluation.lm_eval.task_python import code_digest
 from automerge.evaluation.lm_eval.task_yaml import FAILURES
 from automerge.evaluation.split import document_hash
 from automerge.objective import Direction, Objective
@@ -99,7 +101,8 @@ class TaskSet:
 
     `members` maps objective names to leaf tasks, the items of all of which an objective has.
     `parts` are those that the documents of a leaf task may be in: a task with dataset splits of its
-    own is a leaf on each (TASK@SPLIT), and stock lm-eval knows those with test items only.
+    own is a leaf on each (TASK@SPLIT), and stock lm-eval knows those with test items only. `code`
+    is a digest of the user's Python files that a leaf task's file leads to.
     """
 
     tasks: Mapping[str, Task]
@@ -108,6 +111,7 @@ class TaskSet:
     parts: Mapping[str, tuple[Part, ...]]
     specs: tuple[TaskSpec, ...]
     settings: TaskSettings
+    code: Mapping[str, str]
 
     def scored(self, objective: str) -> tuple[str, ...]:
         """An objective's leaf tasks as stock lm-eval knows them."""
@@ -119,9 +123,9 @@ class TaskSet:
             return {name: list(task.eval_docs) for name, task in self.tasks.items()}
 
     def digests(self) -> dict[str, str]:
-        """Hashes of each leaf task's configuration and documents."""
+        """Hashes of each leaf task's configuration, documents and Python files of the user's."""
         return {
-            name: _digest(self.tasks[name], documents)
+            name: _digest(self.tasks[name], documents, self.code[name])
             for name, documents in self.documents().items()
         }
 
@@ -159,6 +163,7 @@ def _load(
         names: dict[tuple[str, str], tuple[str, ...]] = {}
         tasks: dict[str, Task] = {}
         parts: dict[str, tuple[Part, ...]] = {}
+        code: dict[str, str] = {}
         owner: dict[str, int] = {}
         objectives: list[Objective] = []
         members: dict[str, tuple[str, ...]] = {}
@@ -178,16 +183,25 @@ def _load(
                     for task, own in placed:
                         tasks.setdefault(task.task_name, task)
                         parts[task.task_name] = own
+                    digest = code_digest(own_files(manager, spec.task))
+                    code.update(dict.fromkeys(names[key], digest))
             if not found:
                 leaves = loaded[key]
-                objective, found = resolve(spec, leaves, _name(spec, specs), groups[key])
+                try:
+                    objective, found = resolve(spec, leaves, _name(spec, specs), groups[key])
+                except Exception as error:  # whatever a task's own class may raise
+                    where = raised_at(error, own_files(manager, spec.task))
+                    message = (
+                        f"the metrics of task {spec.task!r} are unknown{where}: {cause(error)}"
+                    )
+                    objective, found = None, [("metric", message)]
                 if objective is not None and objective.name in members:
                     found.append(("name", f"two objectives are called {objective.name!r}"))
                 elif objective is not None:
                     objectives.append(objective)
                     members[objective.name] = names[key]
             faults += [TaskFault(index, where, message) for where, message in found]
-    return TaskSet(tasks, tuple(objectives), members, parts, tuple(specs), settings), faults
+    return TaskSet(tasks, tuple(objectives), members, parts, tuple(specs), settings, code), faults
 
 
 def _refusals(
@@ -331,15 +345,17 @@ def _name(spec: TaskSpec, specs: Sequence[TaskSpec]) -> str:
     return spec.task if alone or spec.metric is None else f"{spec.task}/{spec.metric}"
 
 
-def _named(value: object) -> str:
+def _named(value: object) -> object:
     """A value in words that hold no address of memory, which differs between processes."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
     name = getattr(value, "__qualname__", None)
     return str(name) if name is not None else re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
-def _digest(task: Task, documents: Sequence[object]) -> str:
+def _digest(task: Task, documents: Sequence[object], code: str) -> str:
     config = {key: value for key, value in task.dump_config().items() if key != "metadata"}
     config.pop("dataset_kwargs", None)  # paths; the documents themselves are hashed
     text = json.dumps(config, sort_keys=True, default=_named)
     content = "".join(document_hash(document) for document in documents)
-    return hashlib.sha256(f"{text}\0{content}".encode()).hexdigest()
+    return hashlib.sha256(f"{text}\0{content}{code}".encode()).hexdigest()

@@ -1,0 +1,90 @@
+"""Python files that task files use, and files beside them that these name."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import yaml
+
+from automerge.errors import PreflightError
+from automerge.evaluation.lm_eval.task_yaml import (
+    FAILURES,
+    Unreadable,
+    all_nodes,
+    read_regular,
+    with_includes,
+)
+
+MOST_PYTHON = 2**24
+"""Largest such file."""
+
+
+def code_files(path: Path, root: yaml.Node | None) -> dict[Path, bytes]:
+    """Files that one task file's functions come from: its modules, and what these name beside them.
+
+    A module names others by its imports, and data by texts in it.
+
+    Raises:
+        PreflightError: a file is too large, or is no regular file.
+    """
+    folder, found = path.parent, dict[Path, bytes]()
+    waiting = [
+        folder / f"{node.value.rpartition('.')[0].replace('.', '/')}.py"
+        for node in all_nodes(root)
+        if node.tag == "!function" and isinstance(node, yaml.ScalarNode)
+    ]
+    while waiting:
+        file = waiting.pop()
+        if file in found or not file.is_file():
+            continue
+        try:
+            found[file] = read_regular(file, MOST_PYTHON)
+        except (OSError, Unreadable) as error:
+            raise PreflightError(f"file of a task cannot be copied: {error}") from None
+        if file.suffix == ".py":
+            beside = (file.parent / name for name in _named_by(found[file]))
+            waiting += [p for p in beside if _is_below(p, folder)]
+    return found
+
+
+def code_digest(files: Iterable[Path]) -> str:
+    """SHA-256 of all code files of some task files; empty where there are none."""
+    digests = []
+    for path in files:
+        try:
+            roots = with_includes(path)
+        except FAILURES:
+            continue
+        for file, root in roots.items():
+            for code, data in code_files(file, root).items():
+                name = os.path.relpath(code, file.parent)
+                digests.append(f"{name} {hashlib.sha256(data).hexdigest()}")
+    return hashlib.sha256("\n".join(sorted(set(digests))).encode()).hexdigest() if digests else ""
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    return Path(os.path.normpath(path)).is_relative_to(folder)
+
+
+def _named_by(source: bytes) -> Iterator[str]:
+    """Names of files that a Python file may use: its imports, and texts in it."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [node.module or "", *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if 0 < len(node.value) < 256 and "\0" not in node.value:
+                yield node.value
+            continue
+        else:
+            continue
+        yield from (f"{name.replace('.', '/')}.py" for name in modules if name)
