@@ -65,17 +65,22 @@ struct bfloat16 { uint16_t bits; };
 
 INLINE float load(float x) { return x; }
 INLINE float load(bfloat16 x) { return float_of(uint32_t(x.bits) << 16); }
-// To the nearest bfloat16, in the upper half. Of NaN the bits are lost: the result is refused.
+// To the nearest bfloat16, in the upper half; half-way to the even one. What is added carries into
+// the upper half where the lower is more than a half of its last place, or is one and that is odd.
+// The bits of NaN may overflow to those of a number: that is no matter, since `peak` is of the
+// magnitude before rounding, and the result is refused.
 INLINE uint32_t rounded(float x) {
   const uint32_t bits = bits_of(x);
   return bits + 0x7FFF + (bits >> 16 & 1);
 }
 INLINE void store(float *at, float x) { *at = x; }
 INLINE void store(bfloat16 *at, float x) { at->bits = uint16_t(rounded(x) >> 16); }
+// Each is rounded as a float of its own, so no carry reaches its neighbour.
 INLINE pair both(float lower, float upper) {
   return rounded(lower) >> 16 | (rounded(upper) & 0xFFFF0000);
 }
-// The least magnitude, as bits, that is stored as infinity or NaN.
+// The least magnitude, as bits, that is stored as infinity or NaN. For bfloat16 that is half-way
+// from its largest number, 0x7F7F, which is odd, to infinity.
 INLINE uint32_t limit(const float *) { return 0x7F800000; }
 INLINE uint32_t limit(const bfloat16 *) { return 0x7F7F8000; }
 INLINE uint32_t hash(uint32_t pair_number, uint32_t outer, uint32_t inner) {
@@ -276,7 +281,10 @@ def single(signature: Signature, kernel: list[str]) -> list[str]:
 def in_pairs(signature: Signature, kernel: list[str], walk: Walk) -> list[str]:
     """The loop over two elements of 16 bits at once, and one over what is left.
 
-    Both are read, and hashed, as one number.
+    Both are read as one number of 32 bits, half as many loads. A bfloat16 is the upper half of the
+    float32 of the same value: the first becomes one by a shift, the second by a mask, and neither
+    is rounded. Both share one hash too, of which each takes other bits (see `uniform`), so that a
+    piece has to begin with an element of even number.
     """
     sources = range(len(signature.widths))
 

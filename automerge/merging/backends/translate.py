@@ -31,7 +31,7 @@ OPERATORS: Mapping[Callable[..., Any], str] = MappingProxyType(
     }
 )
 # NaN goes on through all of these, as it does in PyTorch.
-METHODS: Mapping[str, str] = MappingProxyType(
+TENSOR_METHODS: Mapping[str, str] = MappingProxyType(
     {
         "abs": "std::fabs({0})",
         "square": "{0} * {0}",
@@ -94,11 +94,19 @@ class Names:
     def statement(self, node: Node) -> str:
         """The code of one operation.
 
-        What a comparison chooses of two numbers, and what other numbers make of it, is such a
-        choice again: both are computed before the loop. Raises NotImplementedError for an operation
-        that is not in the tables.
+        Kernels write masks as arithmetic: indicator(x) is 1.0 or 0.0, and is scaled, subtracted
+        from 1 and so on. Such an expression has one tensor in it, the mask, so it takes two values
+        only, and which of them is decided by the comparison. Both are written as constants,
+        `_yes` and `_no`, that do not depend on the element: compilers compute them once, before the
+        loop, and the loop is left with a comparison and a choice, which are vector instructions.
+        The arithmetic is the eager kernel's, done with the same two numbers, so its bits are too.
+
+        Raises:
+            NotImplementedError: For an operation that is not in the tables.
         """
-        forms = cast(Mapping[object, str], OPERATORS if node.op == "call_function" else METHODS)
+        forms = cast(
+            Mapping[object, str], OPERATORS if node.op == "call_function" else TENSOR_METHODS
+        )
         if node.target not in forms or node.kwargs:
             raise NotImplementedError(f"kernels cannot use {node.target} yet; add it to {__name__}")
         (first, *_) = node.args
@@ -122,7 +130,8 @@ class Names:
         name = f"{node.name}_holds"
         form = COMPARISONS[before, cast(str, node.target)].format(self[compared])
         if compared.target is operator.sub and before == "relu":
-            # The same: with subnormal numbers, a difference is 0 only between equals.
+            # x − y > 0 exactly where x > y: with subnormal numbers, a difference is 0 only between
+            # equals. Nor do ∞ − ∞ or NaN differ: both comparisons are false.
             left, right = (self._argument(arg, False) for arg in compared.args)
             form = f"{left} > {right}"
         self._choices[node] = name
@@ -137,7 +146,9 @@ class Names:
         suffix: str = "",
     ) -> str:
         """An operation's definition; of `known` arguments the names are given."""
-        forms = cast(Mapping[object, str], OPERATORS if node.op == "call_function" else METHODS)
+        forms = cast(
+            Mapping[object, str], OPERATORS if node.op == "call_function" else TENSOR_METHODS
+        )
         arguments = [
             known.get(cast(Any, arg)) or self._argument(arg, kind == "double") for arg in node.args
         ]
