@@ -261,6 +261,20 @@ def gather(
 
 
 @app.command()
+def score(
+    model: Annotated[Path, typer.Argument(help="The folder of a model.", metavar="MODEL_DIR")],
+    run: Annotated[Path, typer.Option("--run", help="The study's run folder.", metavar="RUN")],
+    task: Annotated[str, typer.Option("--task", help="An objective of the study.", metavar="NAME")],
+    extension: Extensions = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every item's score.")] = False,
+) -> None:
+    """Score a model on the test items of a study's task, as the study did."""
+    from automerge.commands.score import score_command
+
+    score_command(model, run, task, extension or [], as_json, _console())
+
+
+@app.command()
 def convert(
     file: Annotated[Path, typer.Argument(help="A file for mergekit or mergekit-evolve.")],
 ) -> None:

@@ -18,6 +18,7 @@ from automerge.config.search import Search
 from automerge.config.section import KEY
 from automerge.config.settings import StudyConfig
 from automerge.errors import ConfigError, Fault, Location
+from automerge.evaluation.table import LM_EVAL, PYTHON
 from automerge.extensions import install, read_extension
 from automerge.files.document import Document, GivenMapping
 from automerge.files.references import NAME, is_folder, join, resolve, short_name
@@ -281,11 +282,43 @@ class _Draft:
                     problem = f"expected TASK[:METRIC[:DIRECTION]], got {task!r}"
                     self.fault(("tasks", i), problem)
         written = [task for task in tasks if isinstance(task, dict)]
+        if "item_files" in self.data:
+            self.fault(("item_files",), "unknown key; write `items:` in a task", key=True)
+        files: dict[str, Plain] = {}
+        for i, task in enumerate(tasks):
+            if isinstance(task, dict):
+                self._complete_evaluated(i, task, files)
+        self.data["item_files"] = files
         for task in written:
             if task.get("name") is None and isinstance(task.get("task"), str):
                 alone = sum(other.get("task") == task["task"] for other in written) == 1
                 metric = task.get("metric")
                 task["name"] = task["task"] if alone or not metric else f"{task['task']}:{metric}"
+
+    def _complete_evaluated(self, i: int, task: dict[str, Plain], files: dict[str, Plain]) -> None:
+        """Write `python: MODULE:FUNCTION` out, and move a file of items out of the task."""
+        python = task.pop("python", None)
+        if python is not None:
+            if "task" in task or "evaluator" in task:
+                problem = (
+                    "a task has one of `task` and `python`, and no `evaluator` beside `python`"
+                )
+                self.fault(("tasks", i), problem)
+            task |= {"task": python, "evaluator": PYTHON}
+            self._origins["tasks", i, "task"] = self._origin(("tasks", i, "python"))
+            if task.get("name") is None and isinstance(python, str):
+                task["name"] = python.rpartition(":")[2]
+        if task.get("evaluator") in (None, LM_EVAL):
+            return
+        items = task.pop("items", None)
+        if isinstance(items, str):
+            files[str(task.get("name") or task.get("task"))] = str(
+                join(self._origin(("tasks", i, "items")).folder, items)
+            )
+        elif items is not None:
+            self.fault(("tasks", i, "items"), f"expected a file, got {json.dumps(items)}")
+        elif python is not None:
+            self.fault(("tasks", i), "a Python task needs `items: FILE`, with one item per line")
 
     def _complete_search(self) -> None:
         search: dict[str, Plain] = self.data["search"]

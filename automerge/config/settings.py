@@ -33,6 +33,8 @@ from automerge.config.section import (
 )
 from automerge.constraint import BEST_PARENT, Constraint
 from automerge.errors import Location, nearest
+from automerge.evaluation.table import EVALUATORS, LM_EVAL
+from automerge.evaluation.table import PROPERTIES as PROPERTIES_EVALUATOR
 from automerge.executors import EXECUTORS
 from automerge.files.references import NAME
 from automerge.files.yaml_file import Step
@@ -44,6 +46,7 @@ from automerge.space import SpaceSettings
 from automerge.text.redaction import without_secrets
 from automerge.trial import PARTS, Part, is_proposed_name
 
+LM_EVAL_ONLY = ("metric", "num_fewshot", "gen_kwargs", "split")
 RESERVED = ("base", DEFAULT, "uniform", BEST_PARENT)
 MAX_MODELS = 64
 UNKNOWN_BUDGET = 200
@@ -64,10 +67,12 @@ def seconds(text: str) -> float | None:
 class Task(Section):
     """A task with one of its metrics ("acc" or "acc,none"); None is the task's own choice.
 
-    `split` names the dataset splits that parts are taken from; without it, nothing is stored, as
-    before there was one.
+    `evaluator` is who knows the task; `options` are for evaluators other than lm-eval, the others
+    for lm-eval only. `split` names the dataset splits that parts are taken from. Of these three,
+    only what differs from the default is stored.
     """
 
+    evaluator: Annotated[str, entry_of(EVALUATORS)] = unsafe(LM_EVAL)
     task: str = unsafe(min_length=1)
     name: str = unsafe(min_length=1, max_length=200)
     metric: str | None = unsafe(None, min_length=1)
@@ -76,6 +81,7 @@ class Task(Section):
     gen_kwargs: dict[str, Any] = unsafe({})
     split: dict[Part, str] = unsafe({})
     goal: bool = unsafe(True)
+    options: dict[str, Any] = unsafe({})
 
     @field_validator("split", mode="before")
     @classmethod
@@ -87,10 +93,26 @@ class Task(Section):
                 refuse([((n, KEY), problem.format(n, nearest(str(n), PARTS))) for n in unknown])
         return split
 
+    @model_validator(mode="after")
+    def _fitting(self) -> Task:
+        fields = ("options",) if self.evaluator == LM_EVAL else LM_EVAL_ONLY
+        whose = "another evaluator" if self.evaluator == LM_EVAL else "lm-eval"
+        problems: list[Problem] = [
+            ((name, KEY), f"{name!r} is for tasks of {whose}; remove it")
+            for name in fields
+            if getattr(self, name) not in (None, {})
+        ]
+        if self.evaluator == PROPERTIES_EVALUATOR:
+            problems.append((("evaluator",), "list properties under `properties:`"))
+        if problems:
+            refuse(problems)
+        return self
+
     @model_serializer(mode="wrap")
-    def _without_empty_split(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_defaults(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         found: dict[str, Any] = plain(self)
-        return {key: value for key, value in found.items() if key != "split" or value}
+        defaults = {"evaluator": LM_EVAL, "options": {}, "split": {}}
+        return {k: v for k, v in found.items() if k not in defaults or v != defaults[k]}
 
 
 class NamedRecipe(Section):
@@ -172,12 +194,15 @@ class StudyConfig(Section):
 
     `base` and `models` are absolute paths or hub ids with a revision (`org/name@revision`).
     `extensions` are the user's modules that may be loaded, each with the digest of its source.
+    `item_files` are the files of tasks' items, by the objective's name; what they hold is compared,
+    not where they lie.
     """
 
     name: str = safe(max_length=100)
     base: str = unsafe()
     models: dict[str, str] = unsafe(min_length=1, max_length=MAX_MODELS)
     tasks: tuple[Task, ...] = unsafe(min_length=1, max_length=64)
+    item_files: dict[str, str] = safe({})
     properties: tuple[Annotated[str, one_of(PROPERTIES, "property")], ...] = unsafe(())
     include_path: str | None = safe(None)
     apply_chat_template: bool = unsafe(False)

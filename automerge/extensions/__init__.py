@@ -2,9 +2,11 @@
 
 from automerge.extensions.modules import (
     Extension,
+    attribute,
     install,
     installed,
     load_extensions,
+    missing,
     read_extension,
 )
 from automerge.extensions.table import Table
@@ -12,8 +14,10 @@ from automerge.extensions.table import Table
 __all__ = [
     "Extension",
     "Table",
+    "attribute",
     "install",
     "installed",
     "load_extensions",
+    "missing",
     "read_extension",
 ]

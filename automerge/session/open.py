@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING, Any
 from automerge.config import StudyConfig
 from automerge.constraint import Constraint
 from automerge.errors import AutomergeError, ConfigError, Fault, PreflightError, StateError
+from automerge.evaluation.base import ITEMS_FOLDER, TASKS_FOLDER
 from automerge.executors.base import Executor
 from automerge.executors.ray import cluster_warnings
 from automerge.extensions import installed
 from automerge.items import POOL_SHARES, ItemDraw
 from automerge.methods import METHODS
-from automerge.objective import Objective, goals, model_property
+from automerge.objective import Objective, goals
 from automerge.recipe import BASE, single, uniform_average
 from automerge.samplers import SAMPLERS
-from automerge.session.resume import TASKS, check_unchanged, origin_paths, resume
+from automerge.session.panel import study_panel
+from automerge.session.resume import check_unchanged, origin_paths, resume
 from automerge.session.surroundings import machine, versions
 from automerge.space import Space, build_space
 from automerge.store.file import FILE
@@ -36,9 +38,12 @@ from automerge.study import FirstTrial, Limits, Plan
 from automerge.trial import PARTS, Items, Part
 
 if TYPE_CHECKING:
+    from automerge.checkpoints import ModelWatch
+    from automerge.evaluation.base import OpenTasks
     from automerge.session.preflight import Models
 
 SAMPLES = "test_samples.json"
+COPIES = (TASKS_FOLDER, ITEMS_FOLDER)
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,8 @@ def open_session(config: StudyConfig, command: str) -> Session:
 
 def discard(run: Path) -> None:
     """Take back what a refused search wrote into a folder that was empty or not there."""
-    shutil.rmtree(run / TASKS, ignore_errors=True)
+    for name in COPIES:
+        shutil.rmtree(run / name, ignore_errors=True)
     ours = [run / name for name in (SAMPLES, LOCK, OWNER)]
     for path in (*ours, *run.glob(f"{FILE}*")):
         path.unlink(missing_ok=True)
@@ -126,22 +132,19 @@ class _Examined:
     """What preflight found: JSON-ready facts for the store, open tasks, hashed models."""
 
     facts: Mapping[str, Any]
-    task_set: Any
-    watch: Any
+    tasks: OpenTasks
+    watch: ModelWatch
 
 
 def _examine(config: StudyConfig, run: Path) -> _Examined:
     """Open models and tasks, compare them, and cut the items."""
     from automerge.checkpoints import ModelWatch, sampled_digest
     from automerge.checkpoints.folder.card import licence_of
-    from automerge.evaluation.lm_eval.claims import claim_warnings
-    from automerge.evaluation.lm_eval.samples import reproduce_commands
-    from automerge.evaluation.lm_eval.task_copy import copy_tasks
     from automerge.evaluation.split import SplitPlan
     from automerge.session import preflight
 
     faults: list[Fault] = []
-    models = task_set = None
+    models = tasks = None
     try:
         models = preflight.open_models(config.references, BASE, config.locate)
         preflight.check_scores(models)
@@ -154,17 +157,12 @@ def _examine(config: StudyConfig, run: Path) -> _Examined:
         folders = {name: folder.path for name, folder in models.folders.items()}
         watch = ModelWatch.hashing(folders)
     with tempfile.TemporaryDirectory() as scratch:
-        own = None if config.include_path is None else Path(config.include_path)
-        copied = run / TASKS
+        home = run if any((run / name).is_dir() for name in COPIES) else Path(scratch)
         try:
-            if own is not None and not copied.is_dir():
-                copied = copy_tasks(own, Path(scratch) / TASKS, task_names(config))
-            settings = task_settings(config, copied if own else None)
-            task_set = preflight.open_tasks(task_specs(config), settings, config.locate, own)
+            tasks = preflight.open_tasks(study_panel(config), home, config.locate)
         except PreflightError as error:
-            shown = (str(copied), str(own))
-            faults += [replace(f, message=f.message.replace(*shown)) for f in error.faults]
-        if faults or models is None or watch is None or task_set is None:
+            faults += error.faults
+        if faults or models is None or watch is None or tasks is None:
             raise PreflightError(faults)
         evaluation, shares = config.evaluation, config.split
         caps: dict[Part, int] = {}
@@ -173,19 +171,16 @@ def _examine(config: StudyConfig, run: Path) -> _Examined:
         caps |= {"select": shares.max_select} if shares.max_select else {}
         caps |= {"test": shares.max_test} if shares.max_test else {}
         fractions = {part: getattr(shares, part) for part in PARTS}
-        split = preflight.cut(task_set, SplitPlan(fractions, caps))
+        split = preflight.cut(tasks, SplitPlan(fractions, caps))
         facts = {
-            "objectives": [
-                asdict(objective)
-                for objective in (*task_set.objectives, *map(model_property, config.properties))
-            ],
+            "objectives": [asdict(objective) for objective in tasks.objectives],
             "items": {part: split.items(part) for part in PARTS},
-            "members": {name: list(leaves) for name, leaves in task_set.members.items()},
+            "members": {name: list(leaves) for name, leaves in tasks.members.items()},
             "split": split.digest,
             "clusters": split.clusters,
             "n_layers": models.n_layers,
             "dtype": models.dtype,
-            "tasks": task_set.digests(),
+            "tasks": dict(tasks.digests()),
             "models": [
                 {
                     "name": name,
@@ -199,18 +194,15 @@ def _examine(config: StudyConfig, run: Path) -> _Examined:
                 for name, folder in models.folders.items()
             ],
             "evidence": _evidence(config, models),
-            "warnings": [*models.warnings, *split.notes, *claim_warnings(task_set, split)],
-            "score_commands": reproduce_commands(
-                task_set,
-                Path(MODEL),
-                None if own is None else Path(TASKS),
-                Path(SAMPLES),
-                Path("lm_eval_output"),
-                evaluation.batch_size,
-                scoring_dtype(config, models.dtype),
-            ),
+            "warnings": [*models.warnings, *split.notes, *tasks.warnings(split)],
+            "score_commands": [
+                list(command)
+                for command in tasks.commands(
+                    Path(MODEL), Path(SAMPLES), scoring_dtype(config, models.dtype)
+                )
+            ],
         }
-    return _Examined(facts, task_set, watch)
+    return _Examined(facts, tasks, watch)
 
 
 def _evidence(config: StudyConfig, models: Models) -> dict[str, dict[str, str]]:
@@ -232,13 +224,11 @@ def _evidence(config: StudyConfig, models: Models) -> dict[str, dict[str, str]]:
 
 
 def _begin(store: Store, config: StudyConfig, found: _Examined, command: str) -> None:
-    from automerge.evaluation.lm_eval.samples import write_samples
-    from automerge.evaluation.lm_eval.task_copy import copy_tasks
+    from automerge.evaluation.item_file import write_samples
 
     facts = found.facts
     run = store.path.parent
-    if config.include_path is not None and not (run / TASKS).is_dir():
-        copy_tasks(Path(config.include_path), run / TASKS, task_names(config))
+    study_panel(config).keep(run)
     write_samples(run / SAMPLES, facts["items"]["test"])
     store.put_meta(
         config=config.to_plain(),
@@ -380,20 +370,17 @@ def _start_executor(
         models={origin["name"]: Path(origin["path"]) for origin in found.facts["models"]},
         digests={origin["name"]: origin["digest"] for origin in found.facts["models"]},
         base=BASE,
-        tasks=task_specs(config),
-        settings=task_settings(config, run / TASKS if config.include_path else None),
-        batch_size=evaluation.batch_size,
+        panel=study_panel(config),
+        run=run,
         dtype=evaluation.dtype,
         device=device,
-        max_length=evaluation.max_length,
         threads=1 if config.executor == "ray" and device == "cpu" else None,
         methods=tuple(dict.fromkeys([*config.search.methods, *recipe_methods])),
-        properties=config.properties,
         more_layers=max([config.search.layers.repeat, *deeper]),
         extensions=installed(config.extensions),
     )
     if config.executor == "local":
-        return LocalExecutor(partial(MergeWorker, spec, found.task_set, found.watch))
+        return LocalExecutor(partial(MergeWorker, spec, found.tasks, found.watch))
     gpus = 0 if device == "cpu" else 1
     settings = RaySettings(
         config.workers,
@@ -402,44 +389,6 @@ def _start_executor(
         expected=expected_identity({m["name"]: m["sample"] for m in found.facts["models"]}),
     )
     return RayExecutor(partial(MergeWorker, spec), settings, note)
-
-
-def task_specs(config: StudyConfig) -> tuple[Any, ...]:
-    """The objectives in the words of the evaluation."""
-    from automerge.evaluation.lm_eval.tasks import TaskSpec
-
-    return tuple(
-        TaskSpec(
-            task=task.task,
-            metric=task.metric,
-            direction=task.direction,
-            num_fewshot=task.num_fewshot,
-            gen_kwargs=task.gen_kwargs,
-            name=task.name,
-            split=task.split,
-            goal=task.goal,
-        )
-        for task in config.tasks
-    )
-
-
-def task_names(config: StudyConfig) -> list[str]:
-    """The tasks, groups and tags of the objectives."""
-    return [task.task for task in config.tasks]
-
-
-def task_settings(config: StudyConfig, folder: Path | None) -> Any:
-    """What holds for all tasks, read from the study's own copy of the task folder."""
-    from automerge.evaluation.lm_eval.tasks import TaskSettings
-
-    return TaskSettings(
-        include_path=folder,
-        allow_task_code=config.allow_task_code,
-        allow_code_eval=config.allow_code_eval,
-        apply_chat_template=config.apply_chat_template,
-        fewshot_as_multiturn=config.fewshot_as_multiturn,
-        system_instruction=config.system_instruction,
-    )
 
 
 def scoring_dtype(config: StudyConfig, stored: str) -> str:

@@ -26,13 +26,8 @@ from automerge.checkpoints import (
 from automerge.checkpoints.architecture import at, language_class, read_config
 from automerge.checkpoints.stacked import stacked_config
 from automerge.errors import Fault, Location, PreflightError
-from automerge.evaluation.lm_eval.tasks import (
-    TaskSet,
-    TaskSettings,
-    TaskSpec,
-    TasksRefused,
-    load_tasks,
-)
+from automerge.evaluation.base import OpenTasks, TasksRefused
+from automerge.evaluation.panel import Panel
 from automerge.evaluation.split import Split, SplitPlan, split_documents
 from automerge.recipe import BASE_VOCABULARY, Place, Recipe, Vocabulary
 
@@ -171,13 +166,13 @@ def slice_faults(recipes: Sequence[Recipe], models: Models, locate: Locate) -> l
     return faults
 
 
-def open_tasks(
-    specs: Sequence[TaskSpec], settings: TaskSettings, locate: Locate, source: Path | None
-) -> TaskSet:
-    """Load the tasks, of which those in `source` were copied; raises PreflightError that says where
-    each refused one was written."""
+def open_tasks(panel: Panel, run: Path, locate: Locate) -> OpenTasks:
+    """Open the tasks from copies in a run folder, which are made where it has none.
+
+    Raises PreflightError that says where each refused task was written.
+    """
     try:
-        return load_tasks(specs, settings, source)
+        return panel.open(run, keep=True)
     except TasksRefused as error:
         faults = [
             Fault(
@@ -189,6 +184,6 @@ def open_tasks(
         raise PreflightError(faults) from None
 
 
-def cut(task_set: TaskSet, plan: SplitPlan) -> Split:
+def cut(tasks: OpenTasks, plan: SplitPlan) -> Split:
     """Assign every document to search, select or test."""
-    return split_documents(task_set.documents(), task_set.members, plan, task_set.parts)
+    return split_documents(tasks.documents(), tasks.members, plan, tasks.parts)

@@ -9,11 +9,9 @@ from typing import Any
 
 from automerge.config import StudyConfig, differences
 from automerge.errors import ConfigError, Fault, PreflightError
+from automerge.evaluation.base import TASKS_FOLDER
 from automerge.recipe import BASE
 from automerge.store.store import Store
-
-TASKS = "tasks"
-"""The copy of the task files in a run folder."""
 
 
 def resume(store: Store, config: StudyConfig) -> StudyConfig:
@@ -111,7 +109,9 @@ def check_unchanged(store: Store, facts: Mapping[str, Any]) -> None:
                 )
             )
     if store.meta("provenance")["tasks"] != facts["tasks"]:
-        message = f"the tasks in {store.path.parent / TASKS} are not what the study began with"
+        message = (
+            f"the tasks in {store.path.parent / TASKS_FOLDER} are not what the study began with"
+        )
         faults.append(Fault(f"{message}; put them back, or give another --out"))
     elif store.meta("split") != facts["split"]:
         message = "the tasks' documents are not what the study began with"

@@ -25,7 +25,7 @@ LOCAL_FILE_SYSTEMS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tm
 
 OWN = ("study.", "front.json", "report.html", "optuna.journal", "test_samples.json")
 """How names of automerge's own files in a run folder begin."""
-OWN_FOLDERS = ("models", "tasks")
+OWN_FOLDERS = ("models", "tasks", "items")
 LONGEST_OWNER = 10_000
 
 

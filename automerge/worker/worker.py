@@ -10,7 +10,7 @@ import logging
 import platform
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,9 +20,9 @@ from automerge.checkpoints import ModelWatch, open_together, sampled_digest
 from automerge.checkpoints.architecture import language_class, read_config
 from automerge.checkpoints.reader import read_json
 from automerge.errors import DeviceLost, PreflightError
+from automerge.evaluation.base import Live, OpenTasks
 from automerge.evaluation.guards import InvalidOutput
-from automerge.evaluation.lm_eval.scorer import Scorer
-from automerge.evaluation.lm_eval.tasks import TaskSet, TaskSettings, TaskSpec, load_tasks
+from automerge.evaluation.panel import Panel
 from automerge.evidence import EvidenceFolders, cache_folder
 from automerge.extensions import Extension, install
 from automerge.machine.arithmetic import arithmetic
@@ -37,7 +37,6 @@ from automerge.merging import (
     plan_memory,
 )
 from automerge.methods import METHODS
-from automerge.objective import MODEL_ITEM, ItemScores
 from automerge.trial import Failed, Job, Measured, Outcome, Part, Timings
 
 if TYPE_CHECKING:
@@ -57,26 +56,23 @@ SMALL_MODEL = 20_000_000
 class WorkerSpec:
     """What a worker is built from; picklable.
 
-    `models` maps names to folders, the base first, `digests` to what they held, whole.
+    `models` maps names to folders, the base first, `digests` to what they held, whole. `panel` is
+    what is measured, `run` the run folder that holds copies of what its tasks read.
     `dtype` "auto" is float32 on a CPU and the base's own on a GPU. `threads` None is one for a
     small model, else torch's choice; a worker
     given some of a machine's cores takes as much of its memory. `methods` are what recipes may
-    use, as far as known; `properties` are measured of the merged model itself. `extensions` are
-    imported before anything else.
+    use, as far as known. `extensions` are imported before anything else.
     """
 
     models: Mapping[str, Path]
     digests: Mapping[str, str]
     base: str
-    tasks: tuple[TaskSpec, ...]
-    settings: TaskSettings
-    batch_size: int
+    panel: Panel
+    run: Path
     dtype: str
     device: str
-    max_length: int | None
     threads: int | None = None
     methods: tuple[str, ...] = ()
-    properties: tuple[str, ...] = ()
     more_layers: int = 0
     extensions: tuple[Extension, ...] = ()
 
@@ -85,18 +81,18 @@ class MergeWorker:
     """Merges in place, then scores. Raises PreflightError where the model does not fit."""
 
     def __init__(
-        self, spec: WorkerSpec, task_set: TaskSet | None = None, watch: ModelWatch | None = None
+        self, spec: WorkerSpec, tasks: OpenTasks | None = None, watch: ModelWatch | None = None
     ) -> None:
         self._watch = watch or ModelWatch(spec.models, spec.digests)
         self._verified: Part = "search"
         explain_bus_errors()
         try:
-            self._build(spec, task_set)
+            self._build(spec, tasks)
         except Exception:
             self._watch.verify()
             raise
 
-    def _build(self, spec: WorkerSpec, task_set: TaskSet | None) -> None:
+    def _build(self, spec: WorkerSpec, tasks: OpenTasks | None) -> None:
         import torch
         import transformers
 
@@ -116,7 +112,6 @@ class MergeWorker:
         self._engine = ResidentEngine(
             checkpoints, plan.budget, plan.device_budget, EvidenceFolders([cache_folder()])
         )
-        self._base, self._wanted = spec.base, spec.properties
         self._paths, self._methods = spec.models, spec.methods
         assets = checkpoints[spec.base].assets
         self._model = load_model(path, assets, dtype)
@@ -125,13 +120,8 @@ class MergeWorker:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             assets, local_files_only=True, trust_remote_code=False
         )
-        self._scorer = Scorer(
-            self._model,
-            tokenizer,
-            task_set or load_tasks(spec.tasks, spec.settings),
-            spec.batch_size,
-            spec.max_length,
-        )
+        live = Live(self._model, tokenizer, lambda: self._engine.distance(self._model, spec.base))
+        self._scorer = (tasks or spec.panel.open(spec.run)).attach(live)
 
     def prepare(self, part: Part) -> None:
         """Look whether the models' files were touched; before select and test, read them whole."""
@@ -171,7 +161,6 @@ class MergeWorker:
         start = time.perf_counter()
         try:
             self._engine.merge_into(self._model, job.recipe)
-            properties = self._properties()
             merged = time.perf_counter()
             scored = self._scorer.score(job.items)
         except (InvalidMerge, InvalidOutput, PreflightError) as error:
@@ -191,7 +180,7 @@ class MergeWorker:
             total=time.perf_counter() - start,
         )
         return Measured(
-            {**scored.scores, **properties},
+            scored.scores,
             timings,
             scored.tokens,
             scored.notes,
@@ -208,14 +197,6 @@ class MergeWorker:
         if whole or self._model.device.type == "cpu":
             identity["arithmetic"] = arithmetic()
         return identity
-
-    def _properties(self) -> dict[str, ItemScores]:
-        """What is measured of the live model itself."""
-        measure: dict[str, Callable[[], float]] = {
-            "distance_to_base": lambda: self._engine.distance(self._model, self._base),
-            "parameters": self._model.num_parameters,
-        }
-        return {name: ItemScores((MODEL_ITEM,), (float(measure[name]()),)) for name in self._wanted}
 
 
 def expected_identity(digests: Mapping[str, str]) -> dict[str, str]:

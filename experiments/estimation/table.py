@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import TypeAlias
@@ -20,16 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from automerge import demo
+from automerge.checkpoints import whole_digest
 from automerge.config import StudyConfig, load_config
 from automerge.estimation.scoreboard import Scoreboard
-from automerge.evaluation.lm_eval.task_copy import copy_tasks
 from automerge.items import BASELINE_SHARES, ItemDraw
 from automerge.methods import METHODS
 from automerge.objective import ItemScores, Objective, losses
 from automerge.recipe import BASE, Recipe, single, uniform_average
 from automerge.samplers import SAMPLERS
 from automerge.session import preflight
-from automerge.session.open import open as session
+from automerge.session.panel import study_panel
 from automerge.space import Space, build_space
 from automerge.trial import Job, Measured, Params
 from automerge.worker.worker import MergeWorker, WorkerSpec
@@ -125,25 +125,23 @@ def open_demo(
 ) -> tuple[MergeWorker, Space, tuple[Objective, ...]]:
     """A worker for the demo's models and tasks, and its search space."""
     models = preflight.open_models(config.references, BASE, config.locate)
-    assert config.include_path is not None
-    settings = session.task_settings(config, copy_tasks(Path(config.include_path), folder))
-    specs = session.task_specs(config)
-    tasks = preflight.open_tasks(specs, settings, config.locate)
+    panel = study_panel(config)
+    panel = replace(panel, settings=replace(panel.settings, batch_size=BATCH_SIZE))
+    tasks = preflight.open_tasks(panel, folder, config.locate)
     spec = WorkerSpec(
         models={name: model.path for name, model in models.folders.items()},
+        digests={name: whole_digest(model.path) for name, model in models.folders.items()},
         base=BASE,
-        tasks=specs,
-        settings=settings,
-        batch_size=BATCH_SIZE,
+        panel=panel,
+        run=folder,
         dtype="auto",
         device="cpu",
-        max_length=None,
         threads=1,
         methods=tuple(config.search.methods),
     )
     sources = tuple(config.models)
     space = build_space(config.space_settings(), BASE, sources, models.n_layers, METHODS)
-    return MergeWorker(spec, tasks), space, tasks.objectives
+    return MergeWorker(spec, tasks), space, tuple(tasks.objectives)
 
 
 def measure(worker: MergeWorker, objectives: tuple[Objective, ...], proposal: Proposal) -> Scores:

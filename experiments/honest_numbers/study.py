@@ -18,10 +18,11 @@ import yaml
 
 import automerge
 from automerge import demo
+from automerge.checkpoints import whole_digest
 from automerge.config import load_with_options
 from automerge.estimation import interval
-from automerge.evaluation.lm_eval.task_copy import copy_tasks
-from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec
+from automerge.evaluation.base import Entry, Settings
+from automerge.evaluation.panel import Panel
 from automerge.objective import ItemScores, Objective, estimates
 from automerge.recipe import Recipe
 from automerge.store.read_result import study_objectives
@@ -59,10 +60,7 @@ def main(seed: int) -> None:
         "shortlist": 1,
     }
     search(common, searched, seed, full)
-    readable = folder / "truth_tasks"
-    if not readable.is_dir():
-        copy_tasks(truth, readable)
-    worker = truth_worker(readable)
+    worker = truth_worker(truth, folder / "truth_copy")
     found = {"seed": seed, "ours": read(ours, worker), "common": read_best(common, worker)}
     (folder / "result.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
@@ -85,18 +83,21 @@ def search(out: Path, tasks: Path, seed: int, changes: Mapping[str, object]) -> 
     automerge.search(load_with_options(config, options))
 
 
-def truth_worker(tasks: Path) -> MergeWorker:
-    """Scores recipes on the items that no search saw."""
+def truth_worker(tasks: Path, run: Path) -> MergeWorker:
+    """Scores recipes on the items that no search saw, from a copy of the tasks."""
+    entries = tuple(Entry("lm_eval", name, name) for name in demo.TASKS)
+    panel = Panel(entries, Settings(include_path=tasks, batch_size=256))
+    panel.keep(run)
+    models = {"base": demo.BASE, **demo.SOURCES}
     return MergeWorker(
         WorkerSpec(
-            models={"base": demo.BASE, **demo.SOURCES},
+            models=models,
+            digests={name: whole_digest(folder) for name, folder in models.items()},
             base="base",
-            tasks=tuple(TaskSpec(task=name, name=name) for name in demo.TASKS),
-            settings=TaskSettings(include_path=tasks),
-            batch_size=256,
+            panel=panel,
+            run=run,
             dtype="auto",
             device="cpu",
-            max_length=None,
             threads=1,
         )
     )

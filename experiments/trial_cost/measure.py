@@ -28,7 +28,7 @@ from automerge.bench.merge import seconds
 from automerge.bench.score import Floor
 from automerge.bench.score_tasks import Lengths, task_folder
 from automerge.bench.shapes import SIZES, empty_model
-from automerge.evaluation.lm_eval.scorer import Scorer
+from automerge.evaluation.lm_eval.scorer import LmEvalScorer
 from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, load_tasks
 from automerge.store.store import Store
 from automerge.trial import Measured
@@ -101,7 +101,7 @@ def main() -> None:
 
         tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
         task_set = load_tasks([TaskSpec(name) for name in names], TaskSettings(tasks))
-        scorer = Scorer(model, tokenizer, task_set, BATCH)
+        scorer = LmEvalScorer(model, tokenizer, task_set, BATCH)
 
         def floor(ids: tuple[int, ...]) -> float:
             requests = scorer.requests({names[0]: ids})

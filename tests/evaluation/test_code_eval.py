@@ -13,7 +13,7 @@ import pytest
 from automerge.evaluation.lm_eval.cage import launch
 from automerge.evaluation.lm_eval.cage.launch import caging_fault
 from automerge.evaluation.lm_eval.code_eval import CodeEval, pass_at, replaced
-from automerge.evaluation.lm_eval.scorer import Answers, Scorer
+from automerge.evaluation.lm_eval.scorer import Answers, LmEvalScorer
 from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, check_tasks, load_tasks
 from tests.evaluation.toys import make_model, make_tokenizer
 
@@ -116,7 +116,7 @@ def test_a_machine_without_a_cage_refuses_such_a_task_before_anything_is_scored(
 def test_a_task_of_programs_is_scored(programs):
     settings = TaskSettings(programs, allow_task_code=True, allow_code_eval=True)
     task_set = load_tasks([TaskSpec("programs")], settings)
-    scorer = Scorer(make_model(), make_tokenizer(), task_set, batch_size=4)
+    scorer = LmEvalScorer(make_model(), make_tokenizer(), task_set, batch_size=4)
     items = {"programs": tuple(range(4))}
     written = {n: f"def f(): return {n if n % 2 else 'input()'}" for n in range(4)}
     answers = Answers({("programs", n): (text,) for n, text in written.items()}, 0)

@@ -20,7 +20,7 @@ import pytest
 from automerge.errors import PreflightError
 from automerge.evaluation.lm_eval import templates
 from automerge.evaluation.lm_eval.isolation import isolated
-from automerge.evaluation.lm_eval.scorer import Scorer
+from automerge.evaluation.lm_eval.scorer import LmEvalScorer
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
 from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, load_tasks
 from automerge.objective import estimate
@@ -310,7 +310,7 @@ def outcome(model, lm, folder, name, wanted):
     try:
         settings = TaskSettings(folder, allow_task_code=True)
         task_set = load_tasks([TaskSpec(name, wanted, direction="maximize")], settings)
-        scorer = Scorer(model, make_tokenizer(), task_set, batch_size=8)
+        scorer = LmEvalScorer(model, make_tokenizer(), task_set, batch_size=8)
     except PreflightError as error:
         return "refused by name" if name in str(error) else str(error)
     items = {task: tuple(range(len(docs))) for task, docs in task_set.documents().items()}

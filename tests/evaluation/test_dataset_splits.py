@@ -5,10 +5,11 @@ import random
 
 import pytest
 
+from automerge.evaluation.item_file import write_samples
 from automerge.evaluation.lm_eval import templates
 from automerge.evaluation.lm_eval.isolation import isolated
-from automerge.evaluation.lm_eval.samples import reproduce_commands, write_samples
-from automerge.evaluation.lm_eval.scorer import Scorer
+from automerge.evaluation.lm_eval.samples import reproduce_commands
+from automerge.evaluation.lm_eval.scorer import LmEvalScorer
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
 from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, check_tasks, load_tasks
 from automerge.evaluation.split import SplitPlan, split_documents
@@ -121,7 +122,7 @@ def test_wrong_splits_are_refused_with_those_there_are(folder):
 def test_prompts_of_the_test_part_stay_lm_evals_own(folder):
     def prompts(**split):
         task_set = load_tasks([TaskSpec("shots", split=split)], TaskSettings(folder))
-        scorer = Scorer(make_model(), make_tokenizer(), task_set)
+        scorer = LmEvalScorer(make_model(), make_tokenizer(), task_set)
         return task_set, scorer, {
             item: instances[0].args[0] for item, instances in scorer._instances.items()
         }  # fmt: skip
@@ -147,7 +148,9 @@ def test_stock_lm_eval_gives_our_scores_of_the_test_part(folder):
     spec = TaskSpec("shots", split={"search": "train", "select": "validation"})
     task_set = load_tasks([spec], TaskSettings(folder))
     model, tokenizer = make_model(), make_tokenizer()
-    ours = Scorer(model, tokenizer, task_set).score(cut(task_set).items("test")).scores["shots"]
+    ours = (
+        LmEvalScorer(model, tokenizer, task_set).score(cut(task_set).items("test")).scores["shots"]
+    )
     with isolated(), templates.stock(), contextlib.chdir(folder.parent):
         theirs = lm_eval.simple_evaluate(
             HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4, softmax_dtype="float32"),
@@ -194,7 +197,7 @@ def test_examples_taken_from_scored_items_are_said(folder, task, shown):
         return
     (line,) = found
     # What lm-eval itself does, read off its prompts.
-    scorer = Scorer(make_model(), make_tokenizer(), task_set)
+    scorer = LmEvalScorer(make_model(), make_tokenizer(), task_set)
     own = sum(
         scorer._instances[task, i][0].args[0].count(f"Q : {document['question']} A :") > 1
         for i, document in enumerate(task_set.documents()[task])

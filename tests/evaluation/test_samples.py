@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
-from automerge.evaluation.lm_eval.samples import reproduce_commands, write_samples
-from automerge.evaluation.lm_eval.scorer import Scorer
+from automerge.evaluation.item_file import write_samples
+from automerge.evaluation.lm_eval.samples import reproduce_commands
+from automerge.evaluation.lm_eval.scorer import LmEvalScorer
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
 from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, load_tasks
 from automerge.evaluation.split import SplitPlan, split_documents
@@ -128,7 +129,7 @@ def test_the_lm_eval_command_gives_our_test_numbers_item_by_item(task_folder, tm
     for path in (tmp_path / "out").glob("**/results_*.json"):
         results |= json.loads(path.read_text())["results"]
 
-    scorer = Scorer(model, tokenizer, task_set, batch_size=4)
+    scorer = LmEvalScorer(model, tokenizer, task_set, batch_size=4)
     answers = scorer.answer(items)
     scores = scorer.judge(items, answers)
     for objective in task_set.objectives:

@@ -20,7 +20,7 @@ from automerge.evaluation.guards import (
 )
 from automerge.evaluation.lm_eval import templates
 from automerge.evaluation.lm_eval.isolation import isolated
-from automerge.evaluation.lm_eval.scorer import Answers, Scorer
+from automerge.evaluation.lm_eval.scorer import Answers, LmEvalScorer
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
 from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, load_tasks
 from automerge.evaluation.loglikelihood.packing import unique_tokens
@@ -112,7 +112,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("qwen2", "bloom"
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox", "gemma2", *SLOW])
 def test_item_scores_are_those_of_stock_lm_eval(architecture, task_set, folder):
     model = make_model(architecture)
-    scorer = Scorer(model, make_tokenizer(), task_set, batch_size=8)
+    scorer = LmEvalScorer(model, make_tokenizer(), task_set, batch_size=8)
     samples, results = stock(model, folder, task_set.tasks)
     assert_equal_to_stock(scorer, task_set, all_items(task_set), samples, results)
 
@@ -129,7 +129,7 @@ FIVE = (
 def test_examples_shared_by_all_items_change_no_score_and_are_run_once(architecture, folder):
     task_set = load_tasks(FIVE, TaskSettings(folder))
     model = make_model(architecture)
-    scorer = Scorer(model, make_tokenizer(), task_set, batch_size=8)
+    scorer = LmEvalScorer(model, make_tokenizer(), task_set, batch_size=8)
     items = all_items(task_set)
     samples, results = stock(model, folder, task_set.tasks)
     assert_equal_to_stock(scorer, task_set, items, samples, results)
@@ -150,7 +150,7 @@ def test_500_items_of_every_kind_score_as_in_stock_lm_eval(architecture, tmp_pat
     folder = copy_tasks(made, tmp_path / "tasks")
     task_set = load_tasks([*SPECS, *FIVE], TaskSettings(folder))
     model = make_model(architecture)
-    scorer = Scorer(model, make_tokenizer(), task_set, batch_size=32)
+    scorer = LmEvalScorer(model, make_tokenizer(), task_set, batch_size=32)
     samples, results = stock(model, folder, task_set.tasks)
     assert_equal_to_stock(scorer, task_set, all_items(task_set), samples, results)
 
@@ -160,7 +160,7 @@ def test_chat_templates_and_system_instruction_reach_the_prompts_as_in_lm_eval(f
     specs = (TaskSpec("shots", "acc"), TaskSpec("generate", "exact_match,word"))
     task_set = load_tasks(specs, settings)
     model = make_model()
-    scorer = Scorer(model, make_tokenizer(), task_set, batch_size=8)
+    scorer = LmEvalScorer(model, make_tokenizer(), task_set, batch_size=8)
     samples, results = stock(
         model,
         folder,
@@ -180,7 +180,7 @@ def test_few_shot_and_generation_overrides_are_those_of_lm_eval(folder):
     )
     task_set = load_tasks(specs, TaskSettings(folder))
     model = make_model()
-    scorer = Scorer(model, make_tokenizer(), task_set, batch_size=8)
+    scorer = LmEvalScorer(model, make_tokenizer(), task_set, batch_size=8)
     samples, results = stock(model, folder, task_set.tasks, num_fewshot=3, gen_kwargs=gen_kwargs)
     assert_equal_to_stock(scorer, task_set, all_items(task_set), samples, results)
 
@@ -188,7 +188,7 @@ def test_few_shot_and_generation_overrides_are_those_of_lm_eval(folder):
 def test_contexts_longer_than_the_model_are_cut_as_in_lm_eval(folder):
     task_set = load_tasks([TaskSpec("shots", "acc"), TaskSpec("rolling")], TaskSettings(folder))
     model = make_model()
-    scorer = Scorer(model, make_tokenizer(), task_set, batch_size=8, max_length=16)
+    scorer = LmEvalScorer(model, make_tokenizer(), task_set, batch_size=8, max_length=16)
     model.config.max_position_embeddings, before = 16, model.config.max_position_embeddings
     samples, results = stock(model, folder, task_set.tasks)
     model.config.max_position_embeddings = before
@@ -196,7 +196,7 @@ def test_contexts_longer_than_the_model_are_cut_as_in_lm_eval(folder):
 
 
 def test_a_subset_scores_as_the_same_items_of_the_whole(task_set):
-    scorer = Scorer(make_model(), make_tokenizer(), task_set, batch_size=8)
+    scorer = LmEvalScorer(make_model(), make_tokenizer(), task_set, batch_size=8)
     whole = scorer.score(all_items(task_set)).scores
     part = scorer.score({task: ids[1::4] for task, ids in all_items(task_set).items()}).scores
     for name, scores in part.items():
@@ -208,13 +208,13 @@ def test_a_subset_scores_as_the_same_items_of_the_whole(task_set):
 def test_overwritten_weights_are_the_ones_scored(task_set):
     live, other = make_model(seed=0), make_model(seed=1)
     items = {task: ids[:8] for task, ids in all_items(task_set).items()}
-    scorer = Scorer(live, make_tokenizer(), task_set, batch_size=8)
+    scorer = LmEvalScorer(live, make_tokenizer(), task_set, batch_size=8)
     first = scorer.score(items).scores
     with torch.no_grad():
         for name, parameter in live.named_parameters():
             parameter.copy_(other.get_parameter(name))
     second = scorer.score(items).scores
-    fresh = Scorer(other, make_tokenizer(), task_set, batch_size=8).score(items).scores
+    fresh = LmEvalScorer(other, make_tokenizer(), task_set, batch_size=8).score(items).scores
     assert second == fresh
     assert first != second
 
@@ -222,7 +222,7 @@ def test_overwritten_weights_are_the_ones_scored(task_set):
 def test_scoring_leaves_the_callers_generators_alone(task_set):
     import random
 
-    scorer = Scorer(make_model(), make_tokenizer(), task_set, batch_size=8)
+    scorer = LmEvalScorer(make_model(), make_tokenizer(), task_set, batch_size=8)
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     scorer.score({task: ids[:5] for task, ids in all_items(task_set).items()})
     after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
@@ -233,7 +233,7 @@ def test_scoring_leaves_the_callers_generators_alone(task_set):
 def test_one_nan_weight_makes_the_output_invalid(folder, task):
     task_set = load_tasks([TaskSpec(task)], TaskSettings(folder))
     model = make_model()
-    scorer = Scorer(model, make_tokenizer(), task_set)
+    scorer = LmEvalScorer(model, make_tokenizer(), task_set)
     with torch.no_grad():
         model.model.norm.weight[0] = float("nan")
     with pytest.raises(InvalidOutput, match=f"not finite in task '{task}'"):
@@ -243,7 +243,7 @@ def test_one_nan_weight_makes_the_output_invalid(folder, task):
 def test_a_model_that_ignores_its_input_is_invalid(folder):
     task_set = load_tasks([TaskSpec("choice")], TaskSettings(folder))
     model = make_model()
-    scorer = Scorer(model, make_tokenizer(), task_set)
+    scorer = LmEvalScorer(model, make_tokenizer(), task_set)
     with torch.no_grad():
         model.lm_head.weight.zero_()
     with pytest.raises(InvalidOutput, match="ignores its input"):
@@ -252,7 +252,7 @@ def test_a_model_that_ignores_its_input_is_invalid(folder):
 
 def test_generation_notes_say_how_many_texts_were_cut_empty_or_alike(folder):
     task_set = load_tasks([TaskSpec("generate", "exact_match,word")], TaskSettings(folder))
-    scorer = Scorer(make_model(), make_tokenizer(), task_set)
+    scorer = LmEvalScorer(make_model(), make_tokenizer(), task_set)
     scored = scorer.score(all_items(task_set))
     notes = {"empty", "truncated", "looping", "repeated"}
     assert set(scored.notes) == {
@@ -279,7 +279,7 @@ def test_answers_without_what_the_filter_looks_for_are_counted(folder):
         [TaskSpec("generate", "exact_match,word"), TaskSpec("generate", "exact_match,first")],
         TaskSettings(folder),
     )
-    scorer = Scorer(make_model(), make_tokenizer(), task_set)
+    scorer = LmEvalScorer(make_model(), make_tokenizer(), task_set)
     items = {"generate": (0, 1, 2, 3)}
     texts = ["w1 .", "nothing", "", "A w2"]
     answers = Answers({("generate", i): (text,) for i, text in enumerate(texts)}, 0)
@@ -293,7 +293,9 @@ def test_output_tokens_are_those_of_the_answers_stock_lm_eval_gets(folder):
     lengths = task_set.objectives[0]
     assert (lengths.direction, lengths.aggregation) == ("minimize", "mean")
     model, tokenizer = make_model(), make_tokenizer()
-    scores = Scorer(model, tokenizer, task_set).score(all_items(task_set)).scores[lengths.name]
+    scores = (
+        LmEvalScorer(model, tokenizer, task_set).score(all_items(task_set)).scores[lengths.name]
+    )
     samples, _ = stock(model, folder, ["generate"])
     texts = {doc: row["resps"][0][0] for doc, row in samples["generate", "word"].items()}
     expected = {
@@ -369,7 +371,7 @@ def test_templates_are_rendered_once_for_a_document(folder, monkeypatch):
     from lm_eval.api import task as lm_eval_task
 
     task_set = load_tasks([TaskSpec("generate")], TaskSettings(folder))
-    scorer = Scorer(make_model(), make_tokenizer(), task_set)
+    scorer = LmEvalScorer(make_model(), make_tokenizer(), task_set)
     items = all_items(task_set)
     first = scorer.score(items).scores
     monkeypatch.setattr(lm_eval_task.utils, "apply_template", None)

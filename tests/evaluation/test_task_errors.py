@@ -10,7 +10,7 @@ import torch
 
 from automerge.errors import PreflightError
 from automerge.evaluation.guards import InvalidOutput
-from automerge.evaluation.lm_eval.scorer import Scorer
+from automerge.evaluation.lm_eval.scorer import LmEvalScorer
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
 from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, load_tasks
 from automerge.objective import MAX_LOG_PERPLEXITY, ItemScores, estimate
@@ -25,7 +25,7 @@ def folder(task_folder, tmp_path):
 def refusal(folder, name, **settings):
     settings = TaskSettings(folder, **settings)
     with pytest.raises(PreflightError) as caught:
-        Scorer(make_model(), make_tokenizer(), load_tasks([TaskSpec(name)], settings))
+        LmEvalScorer(make_model(), make_tokenizer(), load_tasks([TaskSpec(name)], settings))
     text = str(caught.value)
     assert "\n" not in text
     assert name in text
@@ -182,7 +182,7 @@ def test_a_tokenizer_without_a_chat_template_says_so(folder):
     tokenizer.chat_template = None
     task_set = load_tasks([TaskSpec("choice")], TaskSettings(folder, apply_chat_template=True))
     with pytest.raises(PreflightError, match=r"chat.template") as caught:
-        Scorer(make_model(), tokenizer, task_set)
+        LmEvalScorer(make_model(), tokenizer, task_set)
     assert "\n" not in str(caught.value)
 
 
@@ -192,7 +192,7 @@ def test_a_tokenizer_without_a_chat_template_says_so(folder):
 def test_a_perplexity_that_overflows_makes_the_output_invalid(folder, task, metric):
     task_set = load_tasks([TaskSpec(task, metric)], TaskSettings(folder))
     model = make_model()
-    scorer = Scorer(model, make_tokenizer(), task_set)
+    scorer = LmEvalScorer(model, make_tokenizer(), task_set)
     with torch.no_grad():
         model.lm_head.weight *= 1e4
     items = {name: tuple(range(len(docs))) for name, docs in task_set.documents().items()}

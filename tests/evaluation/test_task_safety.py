@@ -150,14 +150,16 @@ def test_ordinary_templates_give_what_lm_eval_gives(template):
 @pytest.mark.parametrize("key", ["doc_to_text", "doc_to_target", "doc_to_choice", "description",
                                  "gen_prefix"])  # fmt: skip
 def test_every_template_of_a_task_is_rendered_in_the_sandbox(folder, key, tmp_path):
-    from automerge.evaluation.lm_eval.scorer import Scorer
+    from automerge.evaluation.lm_eval.scorer import LmEvalScorer
     from tests.evaluation.toys import make_model, make_tokenizer
 
     sentinel = tmp_path / "sentinel"
     attack = f"{{{{ lipsum['__glo' ~ 'bals__']['os'].system('touch {sentinel}') }}}}"
     (folder / "evil.yaml").write_text(f'include: choice.yaml\ntask: evil\n{key}: "{attack}"\n')
     with pytest.raises(PreflightError, match="template is refused"):
-        Scorer(make_model(), make_tokenizer(), load_tasks([TaskSpec("evil")], TaskSettings(folder)))
+        LmEvalScorer(
+            make_model(), make_tokenizer(), load_tasks([TaskSpec("evil")], TaskSettings(folder))
+        )
     assert not sentinel.exists()
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import automerge
-from automerge.checkpoints import ModelWatch, open_together
+from automerge.checkpoints import open_together, whole_digest
 from automerge.commands.export import export_models
-from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec
+from automerge.evaluation.base import Entry, Settings
+from automerge.evaluation.panel import Panel
 from automerge.machine.arithmetic import arithmetic
 from automerge.merging import WeightsDiffer, merge_to_folder
 from automerge.merging.witness import tensor_digest, weights_digest
@@ -37,22 +38,10 @@ def zoo(tmp_path_factory) -> Path:
 
 def worker(zoo: Path, *methods: str, dtype: str = "float32") -> MergeWorker:
     models = {name: zoo / name for name in NAMES}
-    settings = TaskSettings(zoo / "tasks")
-    task = (TaskSpec("choose"),)
-    return MergeWorker(
-        WorkerSpec(
-            models=models,
-            digests=ModelWatch(models).digests,
-            base="base",
-            tasks=task,
-            settings=settings,
-            batch_size=16,
-            dtype=dtype,
-            device="cpu",
-            max_length=None,
-            methods=methods,
-        )
-    )
+    digests = {name: whole_digest(path) for name, path in models.items()}
+    panel = Panel((Entry("lm_eval", "choose", "choose"),), Settings(zoo / "tasks"))
+    spec = WorkerSpec(models, digests, "base", panel, zoo, dtype, "cpu", methods=methods)
+    return MergeWorker(spec)
 
 
 @pytest.mark.parametrize("method", ["linear", "ties", "dare_ties", "iso_c", "tsv_m", "widen"])

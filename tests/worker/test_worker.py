@@ -8,11 +8,14 @@ import pytest
 
 from automerge.checkpoints import whole_digest
 from automerge.errors import PreflightError
-from automerge.evaluation.lm_eval.tasks import TaskSettings
+from automerge.evaluation.base import Settings
+from automerge.evaluation.panel import Panel
 from automerge.trial import Failed
 from automerge.worker import worker
 from automerge.worker.worker import MAX_TRACEBACK, MergeWorker, WorkerSpec, _trace, workers_here
 from tests.checkpoints.models import llama, save
+
+PANEL = Panel((), Settings())
 
 
 class Awkward(Exception):
@@ -43,7 +46,7 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(monkeypatch, t
     monkeypatch.setattr(worker, "free_host_bytes", lambda: 1000)
     monkeypatch.setattr(worker, "load_model", None)
     held = {"base": whole_digest(folder)}
-    spec = WorkerSpec({"base": folder}, held, "base", (), TaskSettings(), 1, "float32", "cpu", None)
+    spec = WorkerSpec({"base": folder}, held, "base", PANEL, folder, "float32", "cpu")
     with pytest.raises(PreflightError, match=r"the live model .* need .* GB of memory"):
         MergeWorker(spec)
 

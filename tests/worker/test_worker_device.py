@@ -7,7 +7,8 @@ import torch
 
 from automerge.checkpoints import whole_digest
 from automerge.errors import DeviceLost
-from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec
+from automerge.evaluation.base import Entry, Settings
+from automerge.evaluation.panel import Panel
 from automerge.merging import resident
 from automerge.merging.backends.build import compiler
 from automerge.recipe import Profile, Recipe, RecipeSource, Slice
@@ -17,7 +18,10 @@ from automerge.worker.worker import MergeWorker, WorkerSpec, answers, gpus_here
 from tests.pretend import DEVICE, Driver, pretended
 from tests.zoo import write_zoo
 
-TASKS = (TaskSpec("choose"), TaskSpec("say", metric="exact_match"))
+TASKS = (
+    Entry("lm_eval", "choose", "choose"),
+    Entry("lm_eval", "say", "say", options={"metric": "exact_match"}),
+)
 ITEMS = {"choose": tuple(range(20)), "say": tuple(range(6))}
 pytestmark = pytest.mark.skipif(not compiler(), reason="no C++ compiler")
 
@@ -44,14 +48,14 @@ def spec(folder, device, properties=("distance_to_base", "parameters")):
         models={name: folder / name for name in names},
         digests={name: whole_digest(folder / name) for name in names},
         base="base",
-        tasks=TASKS,
-        settings=TaskSettings(folder / "tasks"),
-        batch_size=16,
+        panel=Panel(
+            (*TASKS, *(Entry("properties", name, name) for name in properties)),
+            Settings(folder / "tasks"),
+        ),
+        run=folder,
         dtype="float32",
         device=device,
-        max_length=None,
         methods=("linear", "ties", "della"),
-        properties=properties,
         more_layers=1,
     )
 

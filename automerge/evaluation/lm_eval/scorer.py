@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from automerge.errors import PreflightError
+from automerge.evaluation.base import Scored
 from automerge.evaluation.guards import (
     Generation,
     InvalidOutput,
@@ -67,18 +68,7 @@ class Answers:
     notes: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Scored:
-    """Item scores of every objective, with what they cost."""
-
-    scores: Mapping[str, ItemScores]
-    forward_s: float
-    score_s: float
-    tokens: int
-    notes: Mapping[str, float]
-
-
-class Scorer:
+class LmEvalScorer:
     """Scores whatever weights a live model holds at the call; keeps nothing between calls.
 
     Requests are built once, for all documents, and tokenised on first use. Numbers are those of

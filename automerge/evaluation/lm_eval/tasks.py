@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from automerge.errors import Fault, PreflightError, nearest
+from automerge.errors import PreflightError, nearest
+from automerge.evaluation.base import TaskFault, TasksRefused
 from automerge.evaluation.lm_eval.cage.launch import caging_fault
 from automerge.evaluation.lm_eval.code_eval import replaced, runs_code_caged
 from automerge.evaluation.lm_eval.dataset_splits import on_splits, split_faults
@@ -73,26 +74,6 @@ class TaskSettings:
         if self.fewshot_as_multiturn is None:
             return self.apply_chat_template
         return self.fewshot_as_multiturn
-
-
-@dataclass(frozen=True, order=True)
-class TaskFault:
-    """What is wrong with one field of the spec at an index."""
-
-    spec: int
-    field: str
-    message: str
-
-
-class TasksRefused(PreflightError):
-    """Tasks that cannot be used; `task_faults` says which spec and field."""
-
-    def __init__(self, task_faults: Sequence[TaskFault]) -> None:
-        self.task_faults = tuple(task_faults)
-        super().__init__([Fault(fault.message) for fault in task_faults])
-
-    def __reduce__(self) -> tuple[type[TasksRefused], tuple[tuple[TaskFault, ...]]]:  # type: ignore[override]
-        return TasksRefused, (self.task_faults,)
 
 
 @dataclass(frozen=True, eq=False)

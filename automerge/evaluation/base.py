@@ -1,0 +1,214 @@
+"""What measures a model: the contracts of evaluators, in the driver, and of scorers, in workers.
+
+An evaluator is built from entries of `tasks:`, knows their documents and objectives, and attaches
+a scorer to a live model. `table.EVALUATORS` lists the evaluators; `panel.Panel` makes several one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from automerge.errors import Fault, PreflightError
+from automerge.objective import Direction, ItemScores, Objective
+from automerge.trial import Items, Part
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from automerge.evaluation.split import Split
+
+TASKS_FOLDER, ITEMS_FOLDER = "tasks", "items"
+"""Where in a run folder copies lie: lm-eval's task files, and what other evaluators read."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of `tasks:` as the user wrote it.
+
+    `evaluator` is a name in `EVALUATORS`, `task` what that evaluator calls the task, `name` the
+    objective's. `direction` None is the task's own. `options` are the other keys of the entry.
+    """
+
+    evaluator: str
+    task: str
+    name: str
+    direction: Direction | None = None
+    goal: bool = True
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What holds for every task of a study; names follow the configuration.
+
+    `include_path` is the user's own folder of task files. `batch_size` counts sequences,
+    `max_length` tokens; None is the model's own length.
+    """
+
+    include_path: Path | None = None
+    allow_task_code: bool = False
+    allow_code_eval: bool = False
+    apply_chat_template: bool = False
+    fewshot_as_multiturn: bool | None = None
+    system_instruction: str | None = None
+    batch_size: int = 16
+    max_length: int | None = None
+
+
+@dataclass(frozen=True, order=True)
+class TaskFault:
+    """What is wrong with one field of the entry at an index."""
+
+    spec: int
+    field: str
+    message: str
+
+
+class TasksRefused(PreflightError):
+    """Tasks that cannot be used; `task_faults` says which entry and field."""
+
+    def __init__(self, task_faults: Sequence[TaskFault]) -> None:
+        self.task_faults = tuple(task_faults)
+        super().__init__([Fault(fault.message) for fault in task_faults])
+
+    def __reduce__(self) -> tuple[type[TasksRefused], tuple[tuple[TaskFault, ...]]]:  # type: ignore[override]
+        return TasksRefused, (self.task_faults,)
+
+
+@dataclass(frozen=True, eq=False)
+class Live:
+    """The model of a worker, whose weights change between calls of a scorer.
+
+    `distance_to_base` measures it as it is at the call.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    distance_to_base: Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Item scores of every objective, with what they cost.
+
+    `forward_s` and `score_s` are seconds: running the model, and judging what it said. `tokens` are
+    those that the model ran. `notes` are shares worth a look, by name.
+    """
+
+    scores: Mapping[str, ItemScores]
+    forward_s: float = 0.0
+    score_s: float = 0.0
+    tokens: int = 0
+    notes: Mapping[str, float] = field(default_factory=dict)
+
+
+class Scorer(Protocol):
+    """Scores a live model on items.
+
+    The law, which `automerge.testing.EvaluatorLaws` checks:
+
+    - A score is that of the weights the model holds at the call. They have changed since the last
+      one, in place: nothing that was computed with weights is kept between calls.
+    - It leaves the model's weights and mode, and the process's random generators, as they were.
+    - The same weights and items give the same scores.
+    - Every objective of the evaluator has item scores, one per item asked for of its leaf tasks, in
+      the order of the items; where none was asked for, it has none.
+    """
+
+    def score(self, items: Items) -> Scored:
+        """Return the item scores of every objective.
+
+        Args:
+            items: doc ids by leaf task, of this evaluator's leaf tasks only.
+
+        Raises:
+            InvalidOutput: the model is broken; the trial is invalid.
+            MetricError: a task gave something else than one finite number per item.
+        """
+        ...
+
+
+class OpenTasks(Protocol):
+    """The tasks of an evaluator, with all they read.
+
+    The law: leaf tasks are named the same whenever the same copies are opened, and their documents
+    come in the same order, for an item is a leaf task and a position.
+    """
+
+    @property
+    def objectives(self) -> Sequence[Objective]:
+        """One per entry, in the entries' order."""
+        ...
+
+    @property
+    def members(self) -> Mapping[str, tuple[str, ...]]:
+        """The leaf tasks of each objective that is a score of items, by the objective's name."""
+        ...
+
+    @property
+    def parts(self) -> Mapping[str, tuple[Part, ...]]:
+        """The parts that a leaf task's documents may be in; all where it is not among them."""
+        ...
+
+    def documents(self) -> Mapping[str, Sequence[object]]:
+        """Return each leaf task's documents, which the split and the search for near-duplicates
+        read: values of JSON, or what `split.document_hash` makes of others."""
+        ...
+
+    def digests(self) -> Mapping[str, str]:
+        """Return a digest of each leaf task: of its documents and all that decides its scores."""
+        ...
+
+    def warnings(self, split: Split) -> Sequence[str]:
+        """Return what users should know before anything is measured, a line each."""
+        ...
+
+    def commands(self, model: Path, samples: Path, dtype: str) -> Sequence[Sequence[str]]:
+        """Return commands, for the run folder, that score a model folder on the test items.
+
+        Args:
+            model: the model's folder.
+            samples: a JSON file of the test items' doc ids by leaf task.
+            dtype: what scoring computed in, by torch's name.
+        """
+        ...
+
+    def attach(self, live: Live) -> Scorer:
+        """Return a scorer of a live model; called once, in a worker.
+
+        Raises:
+            PreflightError: the tasks cannot be scored on such a model.
+        """
+        ...
+
+
+class Evaluator(Protocol):
+    """Opens the tasks that some entries of a study name.
+
+    The law: `keep` copies into a run folder whatever `open` reads besides installed packages and
+    public datasets, and leaves copies that are there; so a study goes on when the originals are
+    gone, on any machine that sees the run folder. Copies lie below `ITEMS_FOLDER`.
+    """
+
+    def keep(self, run: Path) -> None:
+        """Copy what the tasks read into a run folder.
+
+        Raises:
+            PreflightError: with every fault found, TasksRefused where they belong to entries.
+        """
+        ...
+
+    def open(self, run: Path) -> OpenTasks:
+        """Open the tasks, from the copies in a run folder.
+
+        Raises:
+            PreflightError: with every fault found, TasksRefused where they belong to entries.
+        """
+        ...
+
+
+EvaluatorFactory: TypeAlias = Callable[[Sequence[Entry], Settings], Evaluator]
+"""Builds an evaluator, without reading anything."""

@@ -1,0 +1,132 @@
+"""lm-eval's tasks as an evaluator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from automerge.errors import PreflightError
+from automerge.evaluation.base import TASKS_FOLDER, Entry, Live, Settings, TaskFault, TasksRefused
+from automerge.evaluation.lm_eval.claims import claim_warnings
+from automerge.evaluation.lm_eval.samples import reproduce_commands
+from automerge.evaluation.lm_eval.scorer import LmEvalScorer
+from automerge.evaluation.lm_eval.task_copy import copy_tasks
+from automerge.evaluation.lm_eval.tasks import TaskSet, TaskSettings, TaskSpec, load_tasks
+from automerge.evaluation.split import Split
+from automerge.objective import Objective
+from automerge.trial import Part
+
+OUTPUT = Path("lm_eval_output")
+
+
+class LmEval:
+    """Opens tasks that are lm-eval's own, or of the user's folder."""
+
+    def __init__(self, entries: Sequence[Entry], settings: Settings) -> None:
+        self._specs = tuple(map(_spec, entries))
+        self._settings = settings
+
+    def keep(self, run: Path) -> None:
+        """Copy what the study's tasks lead to in the user's folder."""
+        own, copied = self._settings.include_path, run / TASKS_FOLDER
+        if own is not None and not copied.is_dir():
+            with _named_as(own, copied):
+                copy_tasks(own, copied, [spec.task for spec in self._specs])
+
+    def open(self, run: Path) -> LmEvalTasks:
+        """Load the tasks as lm-eval's command line would."""
+        own, copied = self._settings.include_path, (run / TASKS_FOLDER).resolve()
+        settings = TaskSettings(
+            include_path=None if own is None else copied,
+            allow_task_code=self._settings.allow_task_code,
+            allow_code_eval=self._settings.allow_code_eval,
+            apply_chat_template=self._settings.apply_chat_template,
+            fewshot_as_multiturn=self._settings.fewshot_as_multiturn,
+            system_instruction=self._settings.system_instruction,
+        )
+        if own is None:
+            return LmEvalTasks(load_tasks(self._specs, settings), self._settings)
+        with _named_as(own, copied):
+            return LmEvalTasks(load_tasks(self._specs, settings, own), self._settings)
+
+
+def _spec(entry: Entry) -> TaskSpec:
+    return TaskSpec(
+        task=entry.task,
+        direction=entry.direction,
+        name=entry.name,
+        goal=entry.goal,
+        **entry.options,
+    )
+
+
+@contextmanager
+def _named_as(own: Path, copied: Path) -> Iterator[None]:
+    """Name the user's folder, not its copy, in what is wrong with it."""
+
+    def said(message: str) -> str:
+        return message.replace(str(copied.resolve()), str(own)).replace(str(copied), str(own))
+
+    try:
+        yield
+    except TasksRefused as error:
+        raise TasksRefused(
+            [TaskFault(f.spec, f.field, said(f.message)) for f in error.task_faults]
+        ) from error
+    except PreflightError as error:
+        raise PreflightError([replace(f, message=said(f.message)) for f in error.faults]) from error
+
+
+@dataclass(frozen=True, eq=False)
+class LmEvalTasks:
+    """Loaded tasks behind the contract."""
+
+    task_set: TaskSet
+    settings: Settings
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """One per entry."""
+        return self.task_set.objectives
+
+    @property
+    def members(self) -> Mapping[str, tuple[str, ...]]:
+        """The leaf tasks of tasks, groups and tags."""
+        return self.task_set.members
+
+    @property
+    def parts(self) -> Mapping[str, tuple[Part, ...]]:
+        """Where tasks have dataset splits of their own."""
+        return self.task_set.parts
+
+    def documents(self) -> dict[str, list[dict[str, Any]]]:
+        """Return every leaf task's documents, by lm-eval's doc id."""
+        return self.task_set.documents()
+
+    def digests(self) -> dict[str, str]:
+        """Return hashes of each leaf task's configuration and documents."""
+        return self.task_set.digests()
+
+    def warnings(self, split: Split) -> list[str]:
+        """Return what the test scores will not be able to say."""
+        return claim_warnings(self.task_set, split)
+
+    def commands(self, model: Path, samples: Path, dtype: str) -> list[list[str]]:
+        """Return commands of lm-eval itself."""
+        folder = None if self.settings.include_path is None else Path(TASKS_FOLDER)
+        return reproduce_commands(
+            self.task_set, model, folder, samples, OUTPUT, self.settings.batch_size, dtype
+        )
+
+    def attach(self, live: Live) -> LmEvalScorer:
+        """Return a scorer with the study's batch size and length."""
+        return LmEvalScorer(
+            live.model,
+            live.tokenizer,
+            self.task_set,
+            self.settings.batch_size,
+            self.settings.max_length,
+        )

@@ -1,0 +1,177 @@
+"""The evaluators of one study as one evaluator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from automerge.errors import Fault, PreflightError
+from automerge.evaluation.base import (
+    Entry,
+    Evaluator,
+    Live,
+    OpenTasks,
+    Scored,
+    Scorer,
+    Settings,
+    TaskFault,
+    TasksRefused,
+)
+from automerge.evaluation.split import Split
+from automerge.evaluation.table import EVALUATORS
+from automerge.objective import Objective
+from automerge.trial import Items, Part
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """All that a study measures: entries of several evaluators, in the study's order.
+
+    Plain values, so that it travels anywhere; evaluators are looked up where it is used, after the
+    user's modules were loaded there.
+    """
+
+    entries: tuple[Entry, ...]
+    settings: Settings
+
+    def keep(self, run: Path) -> None:
+        """Copy what the tasks read into a run folder; raises PreflightError with every fault."""
+        self._each(lambda evaluator: evaluator.keep(run))
+
+    def open(self, run: Path, keep: bool = False) -> OpenPanel:
+        """Open the tasks from a run folder, whose copies are made first where it is to `keep` them.
+
+        Raises:
+            PreflightError: with every fault of every evaluator.
+        """
+
+        def act(evaluator: Evaluator) -> OpenTasks:
+            if keep:
+                evaluator.keep(run)
+            return evaluator.open(run)
+
+        opened = self._each(act)
+        panel = OpenPanel(tuple((tasks, indices) for indices, tasks in opened))
+        panel.check()
+        return panel
+
+    def _each(self, act: Callable[[Evaluator], T]) -> list[tuple[tuple[int, ...], T]]:
+        """Act on every evaluator; its entries' indices and the result, or all faults at once."""
+        found: list[tuple[tuple[int, ...], T]] = []
+        task_faults: list[TaskFault] = []
+        faults: list[Fault] = []
+        for name in dict.fromkeys(entry.evaluator for entry in self.entries):
+            indices = tuple(i for i, e in enumerate(self.entries) if e.evaluator == name)
+            try:
+                evaluator = EVALUATORS[name]([self.entries[i] for i in indices], self.settings)
+                found.append((indices, act(evaluator)))
+            except TasksRefused as error:
+                task_faults += [
+                    TaskFault(indices[fault.spec], fault.field, fault.message)
+                    for fault in error.task_faults
+                ]
+            except PreflightError as error:
+                faults += error.faults
+        if faults:
+            raise PreflightError([*(Fault(fault.message) for fault in task_faults), *faults])
+        if task_faults:
+            raise TasksRefused(sorted(task_faults, key=lambda fault: fault.spec))
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class OpenPanel:
+    """Open tasks of several evaluators, each with the indices of its entries."""
+
+    opened: tuple[tuple[OpenTasks, tuple[int, ...]], ...]
+
+    def check(self) -> None:
+        """Refuse a leaf task that two evaluators name; raises PreflightError."""
+        owners: dict[str, int] = {}
+        faults: list[TaskFault] = []
+        for tasks, indices in self.opened:
+            for leaf in {leaf: None for own in tasks.members.values() for leaf in own}:
+                if leaf in owners:
+                    message = f"two evaluators have a task named {leaf!r}; give one another `name`"
+                    faults.append(TaskFault(indices[0], "name", message))
+                owners.setdefault(leaf, indices[0])
+        if faults:
+            raise TasksRefused(faults)
+
+    @cached_property
+    def objectives(self) -> tuple[Objective, ...]:
+        """One per entry, in the study's order."""
+        numbered = [
+            pair
+            for tasks, indices in self.opened
+            for pair in zip(indices, tasks.objectives, strict=True)
+        ]
+        return tuple(objective for _, objective in sorted(numbered, key=lambda pair: pair[0]))
+
+    @cached_property
+    def members(self) -> Mapping[str, tuple[str, ...]]:
+        """The leaf tasks of each objective, in the study's order."""
+        found = {name: own for tasks, _ in self.opened for name, own in tasks.members.items()}
+        return {o.name: found[o.name] for o in self.objectives if o.name in found}
+
+    @cached_property
+    def parts(self) -> Mapping[str, tuple[Part, ...]]:
+        """The parts that documents of leaf tasks may be in."""
+        return {leaf: own for tasks, _ in self.opened for leaf, own in tasks.parts.items()}
+
+    def documents(self) -> dict[str, Sequence[object]]:
+        """Return each leaf task's documents."""
+        return {leaf: docs for tasks, _ in self.opened for leaf, docs in tasks.documents().items()}
+
+    def digests(self) -> dict[str, str]:
+        """Return a digest of each leaf task."""
+        return {leaf: own for tasks, _ in self.opened for leaf, own in tasks.digests().items()}
+
+    def warnings(self, split: Split) -> list[str]:
+        """Return every evaluator's warnings."""
+        return [line for tasks, _ in self.opened for line in tasks.warnings(split)]
+
+    def commands(self, model: Path, samples: Path, dtype: str) -> list[list[str]]:
+        """Return every evaluator's commands."""
+        return [
+            list(command)
+            for tasks, _ in self.opened
+            for command in tasks.commands(model, samples, dtype)
+        ]
+
+    def attach(self, live: Live) -> PanelScorer:
+        """Return a scorer for the objectives of all; raises PreflightError."""
+        scorers = tuple(
+            (tasks.attach(live), frozenset(leaf for own in tasks.members.values() for leaf in own))
+            for tasks, _ in self.opened
+        )
+        return PanelScorer(scorers, tuple(objective.name for objective in self.objectives))
+
+
+class PanelScorer:
+    """Asks each evaluator's scorer for the items of its own leaf tasks."""
+
+    def __init__(
+        self, scorers: Sequence[tuple[Scorer, frozenset[str]]], names: Sequence[str]
+    ) -> None:
+        self._scorers, self._names = tuple(scorers), tuple(names)
+
+    def score(self, items: Items) -> Scored:
+        """Return the item scores of every objective, in the study's order."""
+        found = [
+            scorer.score({leaf: ids for leaf, ids in items.items() if leaf in own})
+            for scorer, own in self._scorers
+        ]
+        scores = {name: own for scored in found for name, own in scored.scores.items()}
+        return Scored(
+            {name: scores[name] for name in self._names},
+            sum(scored.forward_s for scored in found),
+            sum(scored.score_s for scored in found),
+            sum(scored.tokens for scored in found),
+            {note: share for scored in found for note, share in scored.notes.items()},
+        )

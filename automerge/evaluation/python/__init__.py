@@ -1,0 +1,1 @@
+"""Scores by a user's own function of model, tokenizer and items."""

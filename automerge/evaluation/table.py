@@ -1,0 +1,47 @@
+"""The evaluators, by the name that an entry of `tasks:` gives; each imports what it needs late."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from automerge.evaluation.base import Entry, Evaluator, EvaluatorFactory, Settings
+from automerge.extensions import Table
+
+LM_EVAL, PYTHON, PROPERTIES = "lm_eval", "python", "properties"
+
+
+def _lm_eval(entries: Sequence[Entry], settings: Settings) -> Evaluator:
+    from automerge.evaluation.lm_eval.evaluator import LmEval
+
+    return LmEval(entries, settings)
+
+
+def _python(entries: Sequence[Entry], settings: Settings) -> Evaluator:
+    from automerge.evaluation.python.evaluator import PythonFunctions
+
+    return PythonFunctions(entries, settings)
+
+
+def _properties(entries: Sequence[Entry], settings: Settings) -> Evaluator:
+    from automerge.evaluation.properties import Properties
+
+    return Properties(entries, settings)
+
+
+def _admit(name: str, outside: object) -> EvaluatorFactory:
+    """Accept an evaluator's class or factory from outside; raise TypeError for other things."""
+    del name
+    if not callable(outside):
+        raise TypeError(
+            f"expected a class or function of (entries, settings), got {type(outside).__name__}"
+        )
+    return cast(EvaluatorFactory, outside)
+
+
+EVALUATORS: Table[EvaluatorFactory] = Table(
+    "evaluator",
+    {LM_EVAL: _lm_eval, PYTHON: _python, PROPERTIES: _properties},
+    "automerge.evaluators",
+    _admit,
+)

@@ -1,0 +1,46 @@
+"""What a study measures, from its configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from automerge.config import StudyConfig
+from automerge.config.settings import Task
+from automerge.evaluation.base import Entry, Settings
+from automerge.evaluation.panel import Panel
+from automerge.evaluation.table import LM_EVAL, PROPERTIES
+
+
+def study_panel(config: StudyConfig) -> Panel:
+    """Return the objectives in the words of the evaluators: tasks, then properties."""
+    entries = [
+        Entry(
+            task.evaluator, task.task, task.name, task.direction, task.goal, _options(config, task)
+        )
+        for task in config.tasks
+    ]
+    entries += [Entry(PROPERTIES, name, name) for name in config.properties]
+    settings = Settings(
+        include_path=None if config.include_path is None else Path(config.include_path),
+        allow_task_code=config.allow_task_code,
+        allow_code_eval=config.allow_code_eval,
+        apply_chat_template=config.apply_chat_template,
+        fewshot_as_multiturn=config.fewshot_as_multiturn,
+        system_instruction=config.system_instruction,
+        batch_size=config.evaluation.batch_size,
+        max_length=config.evaluation.max_length,
+    )
+    return Panel(tuple(entries), settings)
+
+
+def _options(config: StudyConfig, task: Task) -> dict[str, Any]:
+    if task.evaluator != LM_EVAL:
+        items = config.item_files.get(task.name)
+        return {**task.options, **({} if items is None else {"items": items})}
+    return {
+        "metric": task.metric,
+        "num_fewshot": task.num_fewshot,
+        "gen_kwargs": task.gen_kwargs,
+        "split": task.split,
+    }
