@@ -65,7 +65,7 @@ def _option(help_text: str, *names: str, metavar: str | None = None) -> object:
 Extensions = Annotated[
     Optional[list[str]],  # noqa: UP045
     _option(
-        "A Python module with your own methods or samplers; may be given more than once.",
+        "A Python module with your own methods, samplers or scores; may be given more than once.",
         "--extension",
         metavar="MODULE_OR_FILE",
     ),

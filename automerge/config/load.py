@@ -300,9 +300,7 @@ class _Draft:
         python = task.pop("python", None)
         if python is not None:
             if "task" in task or "evaluator" in task:
-                problem = (
-                    "a task has one of `task` and `python`, and no `evaluator` beside `python`"
-                )
+                problem = "give one of `task` and `python`, and no `evaluator` with `python`"
                 self.fault(("tasks", i), problem)
             task |= {"task": python, "evaluator": PYTHON}
             self._origins["tasks", i, "task"] = self._origin(("tasks", i, "python"))

@@ -86,6 +86,8 @@ def items_file(run: Path, name: str) -> Path:
 
 def _write(path: Path, content: bytes) -> None:
     try:
+        if path.is_file() and path.read_bytes() == content:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     except OSError as error:
