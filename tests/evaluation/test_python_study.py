@@ -30,6 +30,7 @@ def confidence(model, tokenizer, items):
         scores.append(logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None]).mean().item())
     return scores
 """
+NAMED = ("--extension", "./items/my_scores.py")
 TASK = '{python: "my_scores:confidence", name: judge, items: ./items.jsonl}'
 
 
@@ -85,7 +86,7 @@ def test_both_tasks_are_scored_and_an_export_scores_the_same(finished: Path) -> 
     with Store(finished, write=False) as store:
         (number,) = (t.number for t in store.trials() if t.name == "uniform")
         outcome = store.outcomes("test")[number]
-    exported = command(finished, "export", ".", "--trial", str(number))
+    exported = command(finished, "export", ".", "--trial", str(number), *NAMED)
     assert exported.returncode == 0, exported.stderr
     (model,) = (f"models/{path.name}" for path in (finished / "models").glob("*uniform*"))
     lines = score_commands(automerge.load_study(finished).result, model).splitlines()
