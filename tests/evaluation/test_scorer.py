@@ -360,7 +360,7 @@ def test_a_model_that_never_ends_is_cut_at_the_limit_and_called_broken(folder):
             model.model.embed_tokens.weight.fill_(1)
             model.model.norm.weight.fill_(1)
             model.lm_head.weight[word].fill_(1)
-        return Scorer(model, make_tokenizer(), task_set).score(all_items(task_set))
+        return LmEvalScorer(model, make_tokenizer(), task_set).score(all_items(task_set))
 
     assert scored(ENDLESS - 1).notes["generate/truncated"] == 1
     with pytest.raises(InvalidOutput, match="generations in task 'generate' are the same endless"):

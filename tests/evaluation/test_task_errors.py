@@ -131,7 +131,7 @@ def test_a_task_that_reads_numbers_only_is_not_refused(folder):
         "include: generate.yaml\ntask: own\nprocess_results: !function code.judge\n"
     )
     task_set = load_tasks([TaskSpec("own")], TaskSettings(folder, allow_task_code=True))
-    Scorer(make_model(), make_tokenizer(), task_set)
+    LmEvalScorer(make_model(), make_tokenizer(), task_set)
 
 
 def test_a_class_whose_metrics_fail_is_named(folder):

@@ -12,7 +12,7 @@ from automerge.errors import PreflightError
 from automerge.evaluation.guards import MetricError
 from automerge.evaluation.lm_eval import scorer, templates
 from automerge.evaluation.lm_eval.limits import OutOfTime, alarm
-from automerge.evaluation.lm_eval.scorer import Answers, Scorer
+from automerge.evaluation.lm_eval.scorer import Answers, LmEvalScorer
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
 from automerge.evaluation.lm_eval.task_yaml import Unreadable, compose
 from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, check_tasks, load_tasks
@@ -114,7 +114,7 @@ def test_a_filter_that_takes_too_long_is_stopped_and_named(task_folder, tmp_path
     )
     monkeypatch.setattr(scorer, "FILTER_SECONDS", 0.5)
     task_set = load_tasks([TaskSpec("own", "exact_match")], TaskSettings(folder))
-    judge = Scorer(make_model(), make_tokenizer(), task_set)
+    judge = LmEvalScorer(make_model(), make_tokenizer(), task_set)
     items = {"own": (0, 1)}
     answers = Answers({("own", i): ("a" * 60,) for i in (0, 1)}, 0)
     with pytest.raises(MetricError, match=r"filter 'word' of task 'own' took more than 0\.7 s"):
