@@ -31,6 +31,8 @@ HOW_IT_RUNS = frozenset(
     }
 )
 """Keys that say how a model is run, or by whose code, and nothing of its weights."""
+FLOAT, SPECIAL = "__float__", ("Infinity", "-Infinity", "NaN")
+"""How transformers writes the numbers that JSON does not have: a mapping of one key."""
 COUNTED = re.compile(
     r"(^|_)(layers?|depths?|blocks?|stages?|experts?|heads?|labels?|groups?)(_|$)|layers$"
 )
@@ -179,6 +181,11 @@ def unknown(kind: object) -> str:
 
 def check_counts(config: Mapping[str, Any]) -> None:
     """Refuse counts that would be built one by one for ever; raises PreflightError."""
+    labels = config.get("id2label")
+    if isinstance(labels, Mapping) and len(labels) > MAX_COUNT:
+        raise PreflightError(
+            f"id2label has {len(labels):,} labels; at most {MAX_COUNT:,} are allowed"
+        )
     for key, value in numbers(config):
         if COUNTED.search(key) and value < 0 and key.startswith(("num_", "n_")):
             raise PreflightError(f"{key} is {value:,}; expected 0 or more")
@@ -200,10 +207,12 @@ def numbers(value: object) -> Iterator[tuple[str, int]]:
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without `HOW_IT_RUNS`, at every level of nesting."""
+    """A configuration without `HOW_IT_RUNS`, at every level of nesting, its numbers as numbers."""
 
     def stripped(value: Any) -> Any:
         if isinstance(value, Mapping):
+            if value.keys() == {FLOAT} and value[FLOAT] in SPECIAL:
+                return float(value[FLOAT])
             return {k: stripped(v) for k, v in value.items() if k not in HOW_IT_RUNS}
         return [stripped(v) for v in value] if isinstance(value, list) else value
 

@@ -92,8 +92,15 @@ def scan(folder: Path) -> list[Fault]:
             for value in (*asked.get(key, ()), *asked.get(f"_{key}", ()))
             for kernel in kernels(value)
         ]
-        if content.get("quantization_config"):
-            faults.append(Fault(f"{folder / file}: quantised weights cannot be merged"))
+        if how := content.get("quantization_config"):
+            method = how.get("quant_method") if isinstance(how, Mapping) else None
+            named = f" ({method:.40})" if isinstance(method, str) else ""
+            faults.append(
+                Fault(
+                    f"{folder / file}: quantised weights{named} cannot be merged; use the model "
+                    "they were made of"
+                )
+            )
     if CONFIG in contents and not own and not keys_within(contents[CONFIG]).keys() & {*REMOTE_CODE}:
         faults.append(Fault(f"{folder / CONFIG}: {foreign(contents[CONFIG])}"))
     return faults

@@ -45,8 +45,13 @@ def label_order(base: Architecture, source: Architecture) -> tuple[list[int] | N
     """
     ours, theirs = labels_of(base), labels_of(source)
     mine, other = ([name.casefold() for name in names] for names in (ours, theirs))
-    if mine == other or len(mine) != len(other):
+    if mine == other:
         return None, None
+    if len(mine) != len(other):
+        raise PreflightError(
+            f"has {len(theirs)} label(s), the base {len(ours)}: their heads have other shapes and "
+            "cannot be merged; merge the encoders alone (saved without a head), or leave it out"
+        )
     if any(all(map(UNNAMED.fullmatch, names)) for names in (ours, theirs)):
         return None, "its labels or the base's have no names: they are taken to be in one order"
     if sorted(mine) != sorted(other) or len(set(mine)) != len(mine):

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TIE = "tie_word_embeddings"
+QUANTISED = re.compile(r"\.(qweight|qzeros|g_idx|absmax|quant_map|SCB|weight_packed|\w*_blocks)$")
+"""The ends of names under which quantised weights are stored."""
+WRAPPED = re.compile(r"(_orig_mod|_fsdp_wrapped_module|module|base_model(\.model)?)\.")
 
 Read: TypeAlias = Callable[[], "Tensor"]
 Tensors: TypeAlias = dict[str, tuple[TensorInfo, Read]]
@@ -37,7 +40,8 @@ class Stored:
     """What a folder stores, as its architecture has it.
 
     `names` are the stored names by key, each tied tensor once; `extra` those that the architecture
-    does not have; `config` says the truth of ties; `notes` are for the user.
+    does not have; `elsewhere` parts that only the base's class has, not the one it was saved as;
+    `config` says the truth of ties; `notes` are for the user.
     """
 
     raw: Checkpoint
@@ -45,6 +49,7 @@ class Stored:
     config: Mapping[str, Any]
     names: Mapping[str, str]
     extra: tuple[str, ...]
+    elsewhere: frozenset[str]
     notes: tuple[str, ...]
 
     @property
@@ -81,9 +86,10 @@ def present(raw: Checkpoint, base: Checkpoint | None = None) -> Checkpoint:
     if raw.config.get("quantization_config") or not native(raw.config):
         return raw
     try:
-        stored = examine(raw)
         if base is None or not isinstance(base, PresentedCheckpoint):
+            stored = examine(raw, raw.config)
             return PresentedCheckpoint(stored, own_tensors(stored), ())
+        stored = examine(raw, as_class_of(base.config, raw.config))
         return PresentedCheckpoint(stored, *_Renaming(stored, base).tensors())
     except PreflightError as error:
         raise at(raw.assets / "config.json", error) from error
@@ -96,6 +102,13 @@ def notes(checkpoint: Checkpoint) -> tuple[str, ...]:
     return ()
 
 
+def saved_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """A model's configuration as it was saved, with the class it names."""
+    if isinstance(checkpoint, PresentedCheckpoint):
+        return checkpoint.stored.raw.config
+    return checkpoint.config
+
+
 def own_tensors(stored: Stored) -> Tensors:
     """The tensors under the names they are stored by."""
     return {name: (info, reader(stored.raw, name)) for name, info in stored.tensors.items()}
@@ -106,10 +119,24 @@ def reader(raw: Checkpoint, name: str) -> Read:
     return partial(raw.read, name)
 
 
-def examine(raw: Checkpoint) -> Stored:
-    """Ask a model's architecture what its stored tensors are; raises PreflightError."""
+def as_class_of(base: Mapping[str, Any], config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A configuration that names its base's class, which transformers would load it as.
+
+    So an encoder and a classifier of it, or a model saved without its head, share their tensors.
+    """
+    key = "architectures"
+    if config.get("model_type") != base.get("model_type") or config.get(key) == base.get(key):
+        return config
+    return {**config, key: base.get(key)}
+
+
+def examine(raw: Checkpoint, config: Mapping[str, Any]) -> Stored:
+    """Ask an architecture what a model's stored tensors are; raises PreflightError.
+
+    `config` is the model's configuration, or the same with another class of its kind.
+    """
     most = 4 * len(raw.tensors) + 1_000
-    own = architecture(raw.config, most)
+    own = architecture(config, most)
     found = own.keys([*raw.tensors])
     check_shapes(raw, own, found)
     groups: dict[str, dict[str, str]] = {}
@@ -125,9 +152,9 @@ def examine(raw: Checkpoint) -> Stored:
             if name != first and not equal(raw, first, name):
                 names[part] = name
                 untied.append(name)
-    config, said = raw.config, []
+    said = []
     if untied:
-        config = without_tie(raw.config, untied, own, most)
+        config = without_tie(config, untied, own, most)
         own = architecture(config, most)
         said.append(
             f"stores {shown(untied)} beside what its configuration ties it to, with other values: "
@@ -146,14 +173,46 @@ def examine(raw: Checkpoint) -> Stored:
     if in_layers := [name for name in lacking if LAYER.match(name)]:
         raise PreflightError(
             f"describes {len(in_layers):,} tensor(s) of layers that the weight files lack: "
-            f"{shown(in_layers)}; download the model again"
+            f"{shown(in_layers)}; {remedy(extra)}"
         )
+    elsewhere = frozenset(foreign_to(raw.config, lacking, most))
+    if (saved := architecture(raw.config, most).name) != own.name:
+        lacks = (
+            f", which has no {shown(sorted(elsewhere))}: the base's are used" if elsewhere else ""
+        )
+        said.append(
+            f"was saved as a {saved}{lacks}; it is merged as the base's class, a {own.name}"
+        )
+    lacking = [name for name in lacking if name not in elsewhere]
     if lacking:
         said.append(
             f"lacks {shown(lacking)}, which transformers fills with random numbers when it loads "
             f"a {own.name}"
         )
-    return Stored(raw, own, config, names, tuple(kept), tuple(said))
+    return Stored(raw, own, config, names, tuple(kept), elsewhere, tuple(said))
+
+
+def foreign_to(config: Mapping[str, Any], parts: list[str], most: int) -> list[str]:
+    """The parts that the class a configuration names does not have at all."""
+    if not parts:
+        return []
+    return [part for part, key in architecture(config, most).keys(parts).items() if key is None]
+
+
+def remedy(extra: list[str]) -> str:
+    """What to do about weight files without a model's tensors, by the names they have instead."""
+    if any(QUANTISED.search(name) for name in extra):
+        return (
+            "they hold quantised weights, which cannot be merged; use the model they were made of"
+        )
+    if wrapped := [name for name in extra if WRAPPED.match(name)]:
+        return (
+            f"they have {wrapped[0]} instead, as a wrapper of the training called it: save the "
+            "unwrapped model"
+        )
+    if extra:
+        return f"they have {shown(extra)} instead; save the model again with save_pretrained"
+    return "download the model again"
 
 
 def check_shapes(raw: Checkpoint, own: Architecture, found: Mapping[str, Key | None]) -> None:
@@ -242,7 +301,7 @@ class _Renaming:
                 used.add(own)
             elif (made := self._arranged(key, used)) is not None:
                 found[name] = made
-            elif self._stored.own.may_lack(key):
+            elif key in self._stored.elsewhere or self._stored.own.may_lack(key):
                 found[name] = info, reader(self._theirs.raw, name)
         for key, own in self._stored.names.items():
             if own not in used:
@@ -256,12 +315,14 @@ class _Renaming:
         said += self._relabel(found)
         dropped = [name for name in self._stored.extra if name not in found]
         if dropped:
-            said.append(f"stores {shown(dropped)}, which its architecture does not use: left out")
+            kind = self._stored.own.name
+            said.append(f"stores {shown(dropped)}, which a {kind} does not have: left out")
         return found, tuple(said)
 
     def _relabel(self, found: Tensors) -> list[str]:
         """Put a classifier's labels in the base's order; what to say of it."""
-        rows = label_rows(self._theirs.config, self._theirs.own)
+        found_rows = label_rows(self._theirs.config, self._theirs.own)
+        rows = {key: row for key, row in found_rows.items() if key in self._stored.names}
         if not rows:
             return []
         order, note = label_order(self._theirs.own, self._stored.own)

@@ -10,16 +10,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from automerge.checkpoints.folder.files import MAX_BYTES, outside, read_bytes
-from automerge.checkpoints.safetensors_file import TensorInfo, read_header
+from automerge.checkpoints.folder.files import CONFIG, MAX_BYTES, outside, read_bytes
+from automerge.checkpoints.folder.formats import INDEX, SINGLE, without_weights
+from automerge.checkpoints.safetensors_file import LFS_POINTER, TensorInfo, read_header
 from automerge.errors import Fault, PreflightError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 SHARD_NAME = re.compile(r"[\w.\-]+\.safetensors", re.ASCII)
 CONFIG_BYTES = 16_000_000
 """More than any configuration has; that of ImageNet's 21,843 labels is of 2 MB."""
@@ -59,7 +57,13 @@ class SafetensorsCheckpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.assets = path
-        config = read_json(path / "config.json", CONFIG_BYTES)
+        if path.is_dir() and not (path / CONFIG).exists():
+            weights = (path / SINGLE).exists() or (path / INDEX).exists()
+            more = (
+                "download it from where the weights are from" if weights else without_weights(path)
+            )
+            raise PreflightError(f"{path}: no {CONFIG}; {more}")
+        config = read_json(path / CONFIG, CONFIG_BYTES)
         self.config: Mapping[str, Any] = MappingProxyType(config)
         self._files, tensors = locate(path)
         self.tensors: Mapping[str, TensorInfo] = MappingProxyType(tensors)
@@ -92,6 +96,10 @@ def read_json(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
         if SURROGATE.search(raw):
             json.dumps(content, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
+        if raw.startswith(LFS_POINTER):
+            raise PreflightError(
+                f"{path}: a git-lfs pointer, not the file; run `git lfs pull` in its folder"
+            ) from error
         raise PreflightError(f"{path}: not JSON ({error}); download it again") from error
     if not isinstance(content, dict):
         raise PreflightError(f"{path}: expected a JSON object, got {type(content).__name__}")
@@ -113,15 +121,7 @@ def locate(folder: Path) -> tuple[dict[str, Path], dict[str, TensorInfo]]:
         check_inside(folder, SINGLE)
         tensors = read_header(single)
         return dict.fromkeys(tensors, single), tensors
-    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
-    if pickles:
-        raise PreflightError(
-            f"{folder}: only pickle weights ({pickles[0]}), which can run code when loaded and are "
-            'not read; where you trust them: python -c "from transformers import '
-            f"AutoModelForCausalLM as M; M.from_pretrained('{folder}').save_pretrained("
-            f"'{folder.name}-safetensors')\""
-        )
-    raise PreflightError(f"{folder}: no {SINGLE} and no {INDEX}; is it a model folder?")
+    raise PreflightError(f"{folder}: {without_weights(folder)}")
 
 
 def index_files(folder: Path) -> dict[str, Path]:

@@ -32,6 +32,7 @@ CODES: Mapping[str, str] = {name: code for code, (name, _) in DTYPES.items()}
 ITEM_BYTES: Mapping[str, int] = dict(DTYPES.values())
 MERGEABLE = ("float64", "float32", "float16", "bfloat16")
 
+LFS_POINTER = b"version https://git-lfs"
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
 MAX_DIMENSIONS, MAX_SIZE, MAX_NAME = 64, 2**63 - 1, 500
@@ -111,7 +112,7 @@ def foreign(start: bytes, size: int, header_bytes: int) -> str:
     text = start.lstrip().lower()
     if size == 0:
         return "empty file (0 bytes); download it again"
-    if text.startswith(b"version https://git-lfs"):
+    if text.startswith(LFS_POINTER):
         return (
             f"a git-lfs pointer ({size:,} bytes), not the weights; run `git lfs pull` in its folder"
         )

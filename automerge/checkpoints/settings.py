@@ -88,6 +88,8 @@ def _differences(
                 yield Difference(f"{path}.model_type", a.model_type, b.model_type, "fatal")
             else:
                 yield from _differences(a, b, f"{path}.", skipped)
+        elif re.match(r"rope_\w+$", key) and positions(ours, a) == positions(theirs, b):
+            continue
         elif normal(a) != normal(b):
             yield judged(path, key, a, b, key in declared)
 
@@ -102,6 +104,17 @@ def judged(path: str, key: str, ours: Any, theirs: Any, declared: bool) -> Diffe
         if re.fullmatch(pattern, key):
             return Difference(path, ours, theirs, "notable", meaning)
     return Difference(path, ours, theirs, "fatal")
+
+
+def positions(config: PretrainedConfig, rope: Any) -> Any:
+    """Rotary settings without their older spelling, with what is said beside them."""
+    if not isinstance(rope, Mapping):
+        return normal(rope)
+    if any(isinstance(value, Mapping) for value in rope.values()):  # one for each kind of layer
+        return {str(kind): positions(config, value) for kind, value in rope.items()}
+    original = "original_max_position_embeddings"
+    stated = {"partial_rotary_factor": 1.0, original: getattr(config, original, None)}
+    return normal({**stated, **{key: value for key, value in rope.items() if key != "type"}})
 
 
 def is_config(value: object) -> bool:

@@ -18,7 +18,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from automerge.checkpoints.folder.files import carried, copy_carried
-from automerge.checkpoints.reader import INDEX, SINGLE, read_json
+from automerge.checkpoints.folder.formats import INDEX, SINGLE
+from automerge.checkpoints.reader import read_json
 from automerge.checkpoints.safetensors_file import TensorInfo, header_bytes, read_header
 from automerge.errors import DISK_FULL, PreflightError
 

@@ -15,6 +15,7 @@ from automerge.checkpoints import (
     places,
     resolve,
 )
+from automerge.checkpoints.presented import saved_config
 from automerge.checkpoints.vocabularies.alignment import tied
 from automerge.checkpoints.vocabularies.chat_templates import chat_template
 from automerge.checkpoints.vocabularies.size import n_rows
@@ -186,7 +187,7 @@ def facts(
         folder.reference,
         folder.revision,
         is_adapter(folder.path),
-        architecture(config),
+        architecture(saved_config(checkpoint)),
         max(layers) + 1 if layers else 0,
         hidden_size(config),
         n_rows(checkpoint),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from shutil import copytree
 
 import pytest
 import torch
@@ -104,6 +105,17 @@ def test_defaults_left_out_and_older_spellings_are_no_difference(base, source):
         torch_dtype="float32",
     )
     assert check(base, source) == ([], [])
+
+
+def test_rotary_settings_in_the_older_spelling_are_no_difference(base, source, tmp_path):
+    base = copytree(base, tmp_path / "stretched")
+    rotary = {"rope_type": "linear", "factor": 2.0}
+    edit(base / "config.json", rope_parameters={**rotary, "rope_theta": 10_000.0})
+    old = {"type": "linear", "factor": 2.0}
+    edit(source / "config.json", rope_parameters=..., rope_theta=10_000.0, rope_scaling=old)
+    assert check(base, source) == ([], [])
+    edit(source / "config.json", rope_scaling=old | {"factor": 4.0})
+    assert check(base, source)[1]
 
 
 def test_a_longer_context_is_a_warning(base, source):
@@ -229,10 +241,14 @@ def test_a_switch_that_is_off_asks_for_nothing(source):
     assert scan(source) == []
 
 
-def test_quantised_weights_are_refused(source):
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq", "fp8", "compressed-tensors"])
+def test_quantised_weights_are_refused_by_name(method, source):
+    edit(source / "config.json", quantization_config={"quant_method": method, "bits": 4})
+    [fault] = scan(source)
+    assert f"quantised weights ({method}) cannot be merged" in fault.message
     edit(source / "config.json", quantization_config={"bits": 4})
     [fault] = scan(source)
-    assert "quantised" in fault.message
+    assert "quantised weights cannot be merged" in fault.message
 
 
 def test_all_faults_of_all_models_come_at_once(base, source, tmp_path):

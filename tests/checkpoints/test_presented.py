@@ -222,6 +222,92 @@ def test_labels_in_another_order_are_put_in_the_bases(tmp_path):
         open_checkpoint(classifier(tmp_path / "c", ["good", "bad", "maybe"]), base)
 
 
+def test_labels_of_another_number_are_said_to_be_so(tmp_path):
+    base = open_checkpoint(classifier(tmp_path / "a", ["no", "maybe", "yes"]))
+    folder = tmp_path / "b"
+    config = hf.BertConfig.from_pretrained(tmp_path / "a", num_labels=2)
+    save(hf.BertForSequenceClassification(config), folder)
+    with pytest.raises(PreflightError, match=r"has 2 label\(s\), the base 3"):
+        open_checkpoint(folder, base)
+
+
+HEADS = {
+    "no head": (hf.LlamaForCausalLM, hf.LlamaModel, "lm_head"),
+    "no head in the base": (hf.LlamaModel, hf.LlamaForCausalLM, None),
+    "a reward model": (hf.LlamaForCausalLM, hf.LlamaForSequenceClassification, "lm_head"),
+    "into a reward model": (hf.LlamaForSequenceClassification, hf.LlamaForCausalLM, "score"),
+    "another head": (hf.BertForSequenceClassification, hf.BertForTokenClassification, "pooler"),
+    "a masked head": (hf.BertForMaskedLM, hf.BertForSequenceClassification, "cls"),
+    "an encoder": (hf.BertModel, hf.BertForSequenceClassification, None),
+}
+
+
+@pytest.mark.parametrize("case", HEADS)
+def test_a_fine_tune_with_another_head_merges_as_the_bases_class_loads_it(case, tmp_path):
+    theirs, own, kept = HEADS[case]
+    config = hf.LlamaConfig(**TEXT) if "Llama" in theirs.__name__ else hf.BertConfig(**TEXT)
+    for seed, (kind, name) in enumerate(((theirs, "base"), (own, "tuned"))):
+        torch.manual_seed(seed)
+        save(kind(config), tmp_path / name)
+    compared = merged(tmp_path / "base", tmp_path / "tuned", tmp_path / "out")
+    assert any(f"was saved as a {own.__name__}" in warning for warning in compared.warnings)
+    made, base = (theirs.from_pretrained(tmp_path / name).state_dict() for name in ("out", "base"))
+    loaded, info = theirs.from_pretrained(tmp_path / "tuned", output_loading_info=True)
+    random = info["missing_keys"]
+    assert bool(random) == (kept is not None)
+    for name, wanted in loaded.state_dict().items():
+        assert torch.allclose(made[name], base[name] if name in random else wanted, atol=1e-6)
+    for name in random:
+        assert kept in name
+
+
+def test_labels_of_a_head_that_is_the_bases_do_not_matter(tmp_path):
+    base = open_checkpoint(classifier(tmp_path / "a", ["no", "maybe", "yes"]))
+    encoder = hf.BertForSequenceClassification.from_pretrained(tmp_path / "a").bert
+    encoder.config.id2label = {0: "maybe", 1: "yes", 2: "no"}
+    save(encoder, tmp_path / "b")
+    found = open_checkpoint(tmp_path / "b", base)
+    assert torch.equal(found.read("classifier.weight"), base.read("classifier.weight"))
+
+
+def test_a_source_without_its_own_head_is_refused_also_where_the_base_ties_it(base, tmp_path):
+    save(llama(tied=False), tmp_path / "untied")
+    edit_weights(tmp_path / "untied", lambda s: {k: v for k, v in s.items() if k != HEAD})
+    opened = open_checkpoint(base)
+    pair = {"base": opened, "tuned": open_checkpoint(tmp_path / "untied", opened)}
+    found = compare_aligned(pair, "base", BASE_VOCABULARY)
+    assert any("lacks 1 tensor(s): lm_head.weight" in fault.message for fault in found.faults)
+
+
+@pytest.mark.parametrize(
+    ("change", "advice"),
+    [
+        (lambda name: f"_orig_mod.{name}", "as a wrapper of the training called it"),
+        (lambda name: f"module.{name}", "as a wrapper of the training called it"),
+        (lambda name: name.replace("q_proj.weight", "q_proj.qweight"), "hold quantised weights"),
+        (lambda name: f"other.{name}", "save the model again with save_pretrained"),
+    ],
+)
+def test_layers_under_names_that_nobody_loads_are_refused_with_those_names(change, advice, tuned):
+    edit_weights(tuned, lambda s: {change(k): v for k, v in s.items()})
+    with pytest.raises(PreflightError, match="of layers that the weight files lack") as refused:
+        open_checkpoint(tuned)
+    assert advice in str(refused.value)
+
+
+def test_numbers_that_json_does_not_have_are_read_as_transformers_writes_them(tmp_path):
+    config = hf.Mamba2Config(
+        vocab_size=64, hidden_size=16, num_hidden_layers=1, state_size=4, head_dim=8, num_heads=4,
+        n_groups=1,
+    )  # fmt: skip
+    save(hf.Mamba2ForCausalLM(config), tmp_path / "base")
+    assert "__float__" in (tmp_path / "base/config.json").read_text()
+    save(perturb(hf.Mamba2ForCausalLM(config), 1), tmp_path / "tuned")
+    merged(tmp_path / "base", tmp_path / "tuned", tmp_path / "out")
+    made, tuned = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "tuned"))
+    assert all(torch.allclose(made[name], tuned[name], atol=1e-6) for name in tuned)
+
+
 EXTREME = {
     "num_hidden_layers": [10**4, 10**6, 2**31, -1],
     "vocab_size": [0, 2**31, -5],
@@ -229,7 +315,7 @@ EXTREME = {
     "num_attention_heads": [0, -4, 2**40],
     "head_dim": [2**50],
     "rope_parameters": [[1]],
-    "id2label": [{"x": "y"}],
+    "id2label": [{"x": "y"}, {str(i): "x" for i in range(100_001)}],
     "hidden_act": ["../x"],
     "dtype": ["nothing"],
 }

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from automerge.checkpoints import SafetensorsCheckpoint, open_checkpoint
-from automerge.checkpoints.reader import INDEX
+from automerge.checkpoints.folder.formats import INDEX
 from automerge.errors import PreflightError
 from tests.checkpoints.models import gpt2, llama, save
 
@@ -148,7 +148,12 @@ def test_pickle_weights_are_refused_with_a_way_to_convert_them(tmp_path):
 
 @pytest.mark.parametrize(
     ("config", "message"),
-    [(None, "No such file"), ("", "not JSON"), ("[1]", "got list"), ("[" * 99_999, "not JSON")],
+    [
+        (None, "no config.json; download it"),
+        ("", "not JSON"),
+        ("[1]", "got list"),
+        ("[" * 99_999, "not JSON"),
+    ],
 )
 def test_a_config_that_is_not_an_object_is_refused(config, message, folder):
     (folder / "config.json").unlink()

@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from automerge.checkpoints import SafetensorsCheckpoint, check_target, write_checkpoint
-from automerge.checkpoints.reader import INDEX
+from automerge.checkpoints.folder.formats import INDEX
 from automerge.checkpoints.writer import shards, staging_path, sweep, write_verified
 from automerge.errors import PreflightError
 from tests.checkpoints.models import llama, save

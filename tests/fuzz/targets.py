@@ -51,7 +51,7 @@ def header(data: bytes) -> None:
 
 def index(data: bytes) -> None:
     from automerge.checkpoints import SafetensorsCheckpoint
-    from automerge.checkpoints.reader import INDEX
+    from automerge.checkpoints.folder.formats import INDEX
 
     folder = scratch() / "index"
     (folder / INDEX).write_bytes(data)

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from automerge.checkpoints.adapters.options import CONFIG
-from automerge.checkpoints.reader import INDEX, SINGLE, check_inside, shown
+from automerge.checkpoints.folder.formats import INDEX, SINGLE
+from automerge.checkpoints.reader import check_inside, shown
 from automerge.errors import PreflightError
 
 WEIGHTS = "adapter_model.safetensors"

@@ -212,8 +212,11 @@ class _Aligner:
         for name, checkpoint in self._checkpoints.items():
             if not self._tied[name]:
                 embedding = checkpoint.read(self._embedding(name, names))
-                if any(not torch.equal(checkpoint.read(h), embedding) for h in names.heads):
-                    return False
+                for head in names.heads:
+                    if head not in checkpoint.tensors:
+                        return False  # it lacks its head, which is refused where it is compared
+                    if not torch.equal(checkpoint.read(head), embedding):
+                        return False
         return True
 
     def _embedding(self, model: str, names: VocabularyTensors) -> str:
