@@ -108,7 +108,7 @@ class Scored:
 class Scorer(Protocol):
     """Scores a live model on items.
 
-    The law, which `automerge.testing.EvaluatorLaws` checks:
+    The law:
 
     - A score is that of the weights the model holds at the call. They have changed since the last
       one, in place: nothing that was computed with weights is kept between calls.

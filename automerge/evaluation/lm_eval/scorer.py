@@ -14,6 +14,8 @@ import torch
 
 from automerge.errors import PreflightError
 from automerge.evaluation.base import Scored
+from automerge.evaluation.generation.base import Generator
+from automerge.evaluation.generation.static import StaticGenerator
 from automerge.evaluation.guards import (
     Generation,
     InvalidOutput,
@@ -93,6 +95,7 @@ class LmEvalScorer:
                 max_length=max_length,
                 softmax_dtype="float32",
             )
+        self._generator: Generator = StaticGenerator(self._lm)
         self._model = model
         self._task_set = task_set
         self._batch_size = batch_size
@@ -125,6 +128,7 @@ class LmEvalScorer:
     def answer(self, items: Items) -> Answers:
         """Run the model on every request of the items."""
         chosen = self._chosen(items)
+        self._generator.weights_changed()
         with isolated():
             found, tokens = self._score_tokens(chosen)
             notes: dict[str, float] = {}
@@ -294,7 +298,7 @@ class LmEvalScorer:
             raise InvalidOutput(
                 f"logits not finite in task {task!r}; the merged weights overflow or hold NaN"
             )
-        texts: list[str] = lm.generate_until(list(instances), disable_tqdm=True)
+        texts = self._generator.generate(instances)
         generations = []
         for instance, text in zip(instances, texts, strict=True):
             own = list(lm.tok_encode(text, add_special_tokens=False))

@@ -1,0 +1,25 @@
+"""Generation by lm-eval's own `HFLM`: padded batches, the reference for other ways."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+
+class StaticGenerator:
+    """Runs every request from its first token, in batches of like length; keeps nothing."""
+
+    def __init__(self, lm: HFLM) -> None:
+        self._lm = lm
+
+    def weights_changed(self) -> None:
+        """Do nothing: no call uses anything of another."""
+
+    def generate(self, requests: Sequence[Instance]) -> list[str]:
+        """Return lm-eval's own texts."""
+        texts: list[str] = self._lm.generate_until(list(requests), disable_tqdm=True)
+        return texts
