@@ -9,7 +9,7 @@ import json
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -276,6 +276,19 @@ def language_class(config: PretrainedConfig) -> type[PreTrainedModel]:
             f"{name} is no causal language model, which a search scores; `automerge merge` takes it"
         )
     return named
+
+
+def headless(config: Mapping[str, Any], stored: Iterable[str]) -> str | None:
+    """Name the output head that a language model needs and its tensors lack; else None."""
+    own = language_model(config)
+    head = own.model.get_output_embeddings()
+    if head is None:
+        return None
+    named = own.model.named_parameters(remove_duplicate=False)
+    names = [name for name, parameter in named if parameter is head.weight]
+    found = {key.live for key in own.keys(list(stored)).values() if key is not None}
+    tied = {own.ties[name] for name in names if name in own.ties} | {*names}
+    return None if tied & found or not names else names[-1]
 
 
 def build(

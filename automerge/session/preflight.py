@@ -23,7 +23,7 @@ from automerge.checkpoints import (
     resolve,
     scan,
 )
-from automerge.checkpoints.architecture import at, language_class, read_config
+from automerge.checkpoints.architecture import at, headless, language_class, read_config
 from automerge.checkpoints.stacked import stacked_config
 from automerge.errors import Fault, Location, PreflightError
 from automerge.evaluation.base import OpenTasks, TasksRefused
@@ -139,13 +139,20 @@ def compare_aligned(
 def check_scores(models: Models) -> None:
     """Refuse a base that a search cannot score; raises PreflightError.
 
-    That is one that is no causal language model, such as an encoder, or one with a decoder.
+    That is one that is not a causal language model, such as an encoder, one with a decoder, or
+    one that was saved without its output head.
     """
     base = models.checkpoints[models.base]
     try:
         language_class(read_config(base.config))
+        head = headless(base.config, base.tensors)
     except PreflightError as error:
         raise at(base.assets / "config.json", error) from error
+    if head is not None:
+        raise PreflightError(
+            f"{base.path} has no {head}, so it gives no log-likelihoods of text: save it with "
+            "AutoModelForCausalLM, with its output head; `automerge merge` takes it as it is"
+        )
 
 
 def slice_faults(recipes: Sequence[Recipe], models: Models, locate: Locate) -> list[Fault]:
