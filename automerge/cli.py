@@ -29,11 +29,11 @@ DEFAULT_CONFIG = "automerge.yaml"
 
 
 class _Interrupted(Exception):
-    """A KeyboardInterrupt, its cause, under a name that typer does not keep to itself."""
+    """Carries a KeyboardInterrupt, as its cause, past typer, which would swallow one."""
 
 
 class _Commands(TyperGroup):
-    """Lets a KeyboardInterrupt through, which typer turns into a code without a word."""
+    """Lets a KeyboardInterrupt through, which typer would silently turn into an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -51,7 +51,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-bench = typer.Typer(help="Measure this machine.", no_args_is_help=True)
+bench = typer.Typer(help="Benchmarks.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A study's folder, such as runs/demo.")]
@@ -82,18 +82,18 @@ def search(
             show_default=False,
         ),
     ] = None,
-    budget: Annotated[Text, _option("How many recipes to measure.", "--budget")] = None,
+    budget: Annotated[Text, _option("Number of recipes to measure.", "--budget")] = None,
     max_time: Annotated[
         Text,
-        _option("Be done in about this time: 8h, 90min.", "--max-time", metavar="TIME"),
+        _option("Finish within about this time, e.g. 8h or 90min.", "--max-time", metavar="TIME"),
     ] = None,
     max_items: Annotated[
-        Text, _option("Score at most so many items in all.", "--max-items")
+        Text, _option("Score at most this many items in total.", "--max-items")
     ] = None,
     constraint: Annotated[
         Optional[list[str]],  # noqa: UP045
         _option(
-            "What a merge must keep, such as 'mmlu >= best_parent - 0.01'; repeat it.",
+            "A bound such as 'mmlu >= best_parent - 0.01'; may be given more than once.",
             "--constraint",
             metavar="TEXT",
         ),
@@ -104,44 +104,48 @@ def search(
     model: Annotated[
         Optional[list[str]],  # noqa: UP045
         _option(
-            "A fine-tune or LoRA adapter of the base; repeat it.",
+            "A fine-tune or LoRA adapter of the base; may be given more than once.",
             "--model",
             metavar="NAME=PATH_OR_HUB_ID[@REV]",
         ),
     ] = None,
     task: Annotated[
         Optional[list[str]],  # noqa: UP045
-        _option("An lm-eval task to do well at; repeat it.", "--task", metavar="TASK[:METRIC]"),
+        _option(
+            "An lm-eval task to optimise for; may be given more than once.",
+            "--task",
+            metavar="TASK[:METRIC[:DIRECTION]]",
+        ),
     ] = None,
     include_path: Annotated[
-        Text, _option("A folder with lm-eval tasks of your own.", "--include-path", metavar="DIR")
+        Text, _option("A folder with your own lm-eval tasks.", "--include-path", metavar="DIR")
     ] = None,
     sampler: Annotated[
         Text, _option("auto, gp, cma, tpe, nsga2, nsga3 or random.", "--sampler")
     ] = None,
-    seed: Annotated[Text, _option("Decides every proposal and random mask.", "--seed")] = None,
+    seed: Annotated[Text, _option("Seed of every proposal and random mask.", "--seed")] = None,
     out: Annotated[
         Text, _option("The study's folder. Default: runs/NAME.", "--out", metavar="DIR")
     ] = None,
     name: Annotated[Text, _option("The study's name.", "--name")] = None,
-    executor: Annotated[Text, _option("local (in process) or ray.", "--executor")] = None,
-    workers: Annotated[Text, _option("How many Ray workers.", "--workers")] = None,
+    executor: Annotated[Text, _option("local (in this process) or ray.", "--executor")] = None,
+    workers: Annotated[Text, _option("Number of Ray workers.", "--workers")] = None,
     ray_address: Annotated[
-        Text, _option("A running Ray cluster; else Ray is started here.", "--ray-address")
+        Text, _option("A running Ray cluster; by default Ray is started here.", "--ray-address")
     ] = None,
     deterministic: Annotated[
         Optional[bool],  # noqa: UP045
-        _option("The same trials, whichever worker is done first.", "--deterministic"),
+        _option("Make the trials independent of worker timing.", "--deterministic"),
     ] = None,
     device: Annotated[Text, _option("auto, cpu or cuda.", "--device")] = None,
     dtype: Annotated[
-        Text, _option("What scoring computes in: auto, float32, bfloat16, float16.", "--dtype")
+        Text, _option("Precision of scoring: auto, float32, bfloat16 or float16.", "--dtype")
     ] = None,
-    batch_size: Annotated[Text, _option("Requests scored together.", "--batch-size")] = None,
+    batch_size: Annotated[Text, _option("Requests per batch.", "--batch-size")] = None,
     items_per_candidate: Annotated[
         Text,
         _option(
-            "Fresh search items a candidate is scored on, an objective: a number, or full.",
+            "Fresh search items per objective for each candidate: a number, or full.",
             "--items-per-candidate",
         ),
     ] = None,
@@ -154,17 +158,17 @@ def search(
     ] = None,
     allow_task_code: Annotated[
         Optional[bool],  # noqa: UP045
-        _option("Let task files of yours run Python.", "--allow-task-code"),
+        _option("Let your task files run Python.", "--allow-task-code"),
     ] = None,
     allow_code_eval: Annotated[
         Optional[bool],  # noqa: UP045
-        _option("Let tasks run code that models write, locked in.", "--allow-code-eval"),
+        _option("Let tasks run model-written code, sandboxed.", "--allow-code-eval"),
     ] = None,
     extension: Extensions = None,
 ) -> None:
     """Search merge recipes, choose a front on fresh items, test it on sealed ones.
 
-    The same command resumes an interrupted study; a raised --budget extends a finished one.
+    Run the same command to resume an interrupted study; raise --budget to extend a finished one.
     """
     overrides = {
         "budget": budget,
@@ -209,11 +213,11 @@ def export(
     run: Run,
     trial: Annotated[
         Optional[list[int]],  # noqa: UP045
-        _option("A trial's number, of any trial; repeat it. Default: the front.", "--trial"),
+        _option("A trial's number; may be given more than once. Default: the front.", "--trial"),
     ] = None,
     extension: Extensions = None,
 ) -> None:
-    """Write merged models of a study to RUN/models."""
+    """Write a study's merged models to RUN/models."""
     from automerge.commands.search import export_trials
     from automerge.extensions import load_extensions
 
@@ -253,7 +257,7 @@ def gather(
     length: Annotated[int, typer.Option("--length", help="Tokens per sequence.", min=1)] = 512,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Gather what methods such as regmean need of models, and print it for a recipe."""
+    """Gather statistics that methods such as regmean need, and print a recipe's `evidence`."""
     from automerge.commands.gather import gather_command
     from automerge.session.gathering import GatherSettings
 
@@ -278,7 +282,7 @@ def score(
 def convert(
     file: Annotated[Path, typer.Argument(help="A file for mergekit or mergekit-evolve.")],
 ) -> None:
-    """Print a file for mergekit as a recipe, one for mergekit-evolve as a study."""
+    """Convert a mergekit file to a recipe, or a mergekit-evolve file to a study, and print it."""
     from automerge.commands.convert import converted
 
     sys.stdout.write(converted(file))
@@ -296,15 +300,15 @@ def inspect(
     weights: Annotated[
         bool, typer.Option("--weights", help="Read all weights: task vectors, conflicts, NaN.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--html", help="Also write a page to look at.", metavar="FILE"),
+        typer.Option("--html", help="Also write an HTML page.", metavar="FILE"),
     ] = None,
 ) -> None:
-    """Say whether models can be merged, and what they are to each other.
+    """Check whether models can be merged and how they relate.
 
-    Exit code 3 where a source cannot be merged as it is.
+    Exits with code 3 if a source cannot be merged as is.
     """
     from automerge.commands.inspect import inspect_models
 
@@ -315,21 +319,21 @@ def inspect(
 @app.command()
 def status(
     run: Run,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show how far a study is, also while it runs."""
+    """Show a study's progress, even while it runs."""
     from automerge.commands.status import print_status, study_status
 
-    found = study_status(run)
+    progress = study_status(run)
     if as_json:
-        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+        sys.stdout.write(json.dumps(progress, indent=2) + "\n")
     else:
-        print_status(found, _console())
+        print_status(progress, _console())
 
 
 @app.command()
 def report(run: Run) -> None:
-    """Write RUN/front.json and RUN/report.html anew from the store."""
+    """Regenerate RUN/front.json and RUN/report.html from the store."""
     from automerge.commands.search import write_reports
 
     console = _console()
@@ -348,7 +352,7 @@ def export_trials(
         _option("The file to write. Default: RUN/trials.FORMAT.", "--out", metavar="FILE"),
     ] = None,
 ) -> None:
-    """Write every trial of a study as one row of a table, also while it runs."""
+    """Write a table with one row per trial, even while the study runs."""
     from automerge.commands.export_trials import write_trials
 
     path = write_trials(run, file_format, out)
@@ -360,7 +364,10 @@ def dashboard(
     run: Run,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="On 127.0.0.1.")] = 8080,
     serve: Annotated[
-        bool, typer.Option("--serve/--no-serve", help="Or only write RUN/optuna.journal.")
+        bool,
+        typer.Option(
+            "--serve/--no-serve", help="Start the dashboard, or only write RUN/optuna.journal."
+        ),
     ] = True,
 ) -> None:
     """Show a study in optuna-dashboard, on this machine only."""
@@ -375,16 +382,16 @@ def dashboard(
 @bench.command("merge")
 def bench_merge(
     shape: Annotated[str, _option("tiny, 0.5b, 1.5b, 3b, 7b or 8b.", "--shape")] = "0.5b",
-    sources: Annotated[int, _option("How many fine-tunes.", "--sources")] = 3,
+    sources: Annotated[int, _option("Number of fine-tunes.", "--sources")] = 3,
     method: Annotated[
         Optional[list[str]],  # noqa: UP045
-        _option("A method; repeat it. Default: the common ones.", "--method"),
+        _option("A method; may be given more than once. Default: the common ones.", "--method"),
     ] = None,
-    repeats: Annotated[int, _option("Merges a method is timed for.", "--repeats")] = 5,
+    repeats: Annotated[int, _option("Timed merges per method.", "--repeats")] = 5,
     device: Annotated[str, _option("auto, cpu or cuda.", "--device")] = "auto",
     as_json: Annotated[bool, _option("Print JSON.", "--json")] = False,
 ) -> None:
-    """Time merging into a live model of random weights, beside a plain copy of the same bytes."""
+    """Time merging into a live model of random weights, against a plain copy of the same bytes."""
     from automerge.commands.bench import print_merge_times
 
     print_merge_times(_console(), shape, sources, tuple(method or ()), repeats, device, as_json)
@@ -397,24 +404,26 @@ def bench_score(
     ] = None,
     task: Annotated[
         Optional[list[str]],  # noqa: UP045
-        _option("A multiple-choice task of the demo; repeat it.", "--task"),
+        _option("A multiple-choice task of the demo; may be given more than once.", "--task"),
     ] = None,
     context: Annotated[
         Optional[int],  # noqa: UP045
-        _option("Made-up items: tokens before the choices.", "--context"),
+        _option("Synthetic items: tokens before the choices.", "--context"),
     ] = None,
     choice: Annotated[
         Optional[int],  # noqa: UP045
-        _option("Made-up items: tokens of each of four choices.", "--choice"),
+        _option("Synthetic items: tokens in each of the four choices.", "--choice"),
     ] = None,
-    fewshot: Annotated[int, _option("Examples before each item, the same.", "--fewshot")] = 0,
-    items: Annotated[int, _option("Items of each task.", "--items")] = 300,
-    batch_size: Annotated[int, _option("Requests scored together.", "--batch-size")] = 64,
-    repeats: Annotated[int, _option("Candidates that are timed.", "--repeats")] = 5,
+    fewshot: Annotated[
+        int, _option("Few-shot examples (the same for every item).", "--fewshot")
+    ] = 0,
+    items: Annotated[int, _option("Items per task.", "--items")] = 300,
+    batch_size: Annotated[int, _option("Requests per batch.", "--batch-size")] = 64,
+    repeats: Annotated[int, _option("Timed candidates.", "--repeats")] = 5,
     device: Annotated[str, _option("auto, cpu or cuda.", "--device")] = "auto",
     as_json: Annotated[bool, _option("Print JSON.", "--json")] = False,
 ) -> None:
-    """Time scoring a merged model, beside stock lm-eval and the fewest tokens there are."""
+    """Time scoring a merged model, against stock lm-eval and the minimum number of tokens."""
     from automerge.commands.bench import print_score_times
 
     print_score_times(
@@ -438,11 +447,11 @@ def selftest(
         bool,
         typer.Option("--chaos", help="Also kill drivers, workers and exports, and fill the disk."),
     ] = False,
-    times: Annotated[int, typer.Option("--times", min=1, help="How often each fault strikes.")] = 3,
+    times: Annotated[int, typer.Option("--times", min=1, help="Injections of each fault.")] = 3,
 ) -> None:
-    """Search the demo on this machine, and see that nothing is lost under faults.
+    """Search the demo on this machine and check that faults lose nothing.
 
-    Takes a minute, with --chaos some more. Exit code 1 where something did not end as it should.
+    Takes a minute, or a few with --chaos. Exits with code 1 if any check fails.
     """
     from automerge.commands.selftest import selftest as run_selftest
 
@@ -485,12 +494,12 @@ def _guarded(command: Callable[[], object]) -> int:
     except KeyboardInterrupt as error:
         return _stopped(error)
     except BrokenPipeError:
-        # The reader went away (`| head`): nothing is left to say, also not at shutdown.
+        # The reader has gone (`| head`): write nothing more, not even at shutdown.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         if disk_is_full(error):
-            advice = "free some space; what was measured is safe, the same command goes on"
+            advice = "nothing measured is lost; free some space and run the same command to resume"
             return _complain(f"the disk is full; {advice}", StateError.exit_code)
         import traceback
 

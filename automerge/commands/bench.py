@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DEVICES = ("auto", "cpu", "cuda")
 BYTES_FREE = 3 * 10**9
-"""Left to the rest of the machine."""
+"""Memory left for the rest of the machine."""
 
 
 def print_merge_times(
@@ -28,7 +28,7 @@ def print_merge_times(
     device: str,
     as_json: bool,
 ) -> None:
-    """Time merging, a line a method as it is known; JSON at the end if asked for.
+    """Time merging, printing a line per method as it finishes; JSON at the end if asked for.
 
     Raises ConfigError for unknown names, or where the models do not fit into memory, and
     PreflightError for a GPU that is not there.
@@ -95,11 +95,11 @@ def print_score_times(
     device: str,
     as_json: bool,
 ) -> None:
-    """Time scoring, a line a repeat as it ends, then medians; JSON at the end if asked for.
+    """Time scoring, printing a line per repeat, then medians; JSON at the end if asked for.
 
-    `context` and `choice` are lengths of made-up items, given together, in place of tasks. Raises
-    ConfigError for unknown names, or where the models do not fit into memory, and PreflightError
-    for a GPU that is not there.
+    `context` and `choice`, given together, are the lengths of synthetic items that replace
+    tasks. Raises ConfigError for unknown names, or where the models do not fit into memory, and
+    PreflightError for a GPU that is not there.
     """
     from automerge.bench.score import ScoreTime, Work, bench_score
     from automerge.bench.score_tasks import CHOICE_TASKS, MAX_SHOTS, TASKS, Lengths
@@ -139,7 +139,7 @@ def print_score_times(
     columns = ("stock s", "its model", "floor s", "merge s", "forward s", "rest s")
     lengths = None if context is None or choice is None else Lengths(context, choice)
     times: list[ScoreTime] = []
-    show("building requests of every document ...")
+    show("building requests for every document ...")
     made = lengths or tasks or TASKS
     for step in bench_score(shape, made, fewshot, items, batch_size, repeats, where):
         if isinstance(step, Work):
@@ -184,7 +184,7 @@ def _line(name: str, time: ScoreTime) -> str:
 
 
 def unknown_shape(shape: str) -> list[str]:
-    """A fault where a shape has no size."""
+    """Return the fault, if any, of a shape's name."""
     from automerge.bench.shapes import SIZES
 
     known = shape in SIZES
@@ -192,19 +192,19 @@ def unknown_shape(shape: str) -> list[str]:
 
 
 def unknown_device(device: str) -> list[str]:
-    """A fault where a device has no name of ours."""
+    """Return the fault, if any, of a device's name."""
     known = device in DEVICES
     return [] if known else [f"--device must be one of {', '.join(DEVICES)}; got {device!r}"]
 
 
 def too_large(needed: int, advice: str) -> list[str]:
-    """A fault where so many bytes are not free."""
+    """Return the fault, if any, of needing more bytes than are free."""
     from automerge.merging import free_host_bytes
 
     free = free_host_bytes()
     if free is None or needed <= free - BYTES_FREE:
         return []
     return [
-        f"this needs {needed / 1e9:.1f} GB beside {BYTES_FREE / 1e9:.0f} GB for all else; "
-        f"{free / 1e9:.1f} GB are free: give {advice}"
+        f"this needs {needed / 1e9:.1f} GB plus {BYTES_FREE / 1e9:.0f} GB for everything else; "
+        f"{free / 1e9:.1f} GB is free: use {advice}"
     ]

@@ -1,4 +1,4 @@
-"""`automerge convert`: mergekit's files in automerge's words."""
+"""`automerge convert`: mergekit's files in automerge's format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from automerge.mergekit import is_evolve, parse_evolve
 
 
 def converted(path: Path) -> str:
-    """A study's YAML for a file of mergekit-evolve, else a recipe's; comments say what differs.
+    """Return a mergekit-evolve file as a study's YAML, a mergekit file as a recipe's.
+
+    Comments in it say what differs.
 
     Raises ConfigError with every fault of the file.
     """

@@ -1,4 +1,4 @@
-"""`automerge dashboard`: a study in Optuna's words, shown by optuna-dashboard on this machine."""
+"""`automerge dashboard`: a study as an Optuna storage, shown by optuna-dashboard here."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def write_optuna_storage(run: Path) -> Path:
     """Write RUN/optuna.journal, an Optuna journal storage with one study; return its path.
 
     Trial numbers are the store's. Values are those on search items; select and test values,
-    recipes and failures are user attributes. The file appears whole or not at all, and is written
-    anew only when the study has grown. It is an export: nothing reads it back.
+    recipes and failures are user attributes. The file appears whole or not at all, and is rewritten
+    only when the study has grown. It is an export: nothing reads it back.
     """
     with open_study(run) as store, _quiet():
         path = run / FILE
@@ -78,7 +78,7 @@ def serve(path: Path, port: int) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Optuna from logging and from warning of what it calls experimental."""
+    """Silence Optuna's logging and its warnings about experimental features."""
     import optuna
 
     before = optuna.logging.get_verbosity()
@@ -193,7 +193,7 @@ def _frozen(
 
 
 def _distributions(trials: Iterable[Trial]) -> dict[str, BaseDistribution]:
-    """What each parameter was seen to be: a range of numbers, or a set of choices."""
+    """Return each parameter's observed domain: a range of numbers, or a set of choices."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     seen: dict[str, dict[Value, None]] = {}

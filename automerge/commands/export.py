@@ -63,7 +63,7 @@ def write_cards(folders: Mapping[int, Path], summary: Summary) -> None:
 
 
 def _check_extensions(run: Path) -> None:
-    """Refuse another version of the user's modules than the study was made with."""
+    """Refuse a version of the user's modules other than the study was made with."""
     with open_study(run) as store:
         recorded: Mapping[str, str] = store.meta("config").get("extensions", {})
     faults = []
@@ -76,8 +76,8 @@ def _check_extensions(run: Path) -> None:
         if found.digest != digest:
             faults.append(
                 Fault(
-                    f"the extension {name!r} has changed since the study began; put the version "
-                    "back that it was made with"
+                    f"the extension {name!r} has changed since the study began; restore the "
+                    "version it was made with"
                 )
             )
     if faults:
@@ -93,7 +93,7 @@ def _write(
     watch: ModelWatch,
     console: Console | None,
 ) -> None:
-    """Write one model, and compare its weights with those that were scored."""
+    """Write one model and compare its weights with those that were scored."""
     from automerge.machine.arithmetic import arithmetic
     from automerge.merging import WeightsDiffer
 
@@ -124,7 +124,9 @@ def _write(
 
 
 def _open_models(run: Path) -> tuple[Mapping[str, Checkpoint], dict[str, str], ModelWatch]:
-    """A study's models, and how a recipe names them: a folder, or a hub id with its commit.
+    """Open a study's models; return also how a recipe names them and a watch on their files.
+
+    A name is a folder, or a hub id with its commit.
 
     Every byte is read and compared first; raises ModelsChanged.
     """

@@ -1,4 +1,4 @@
-"""`automerge export-trials`: a study as a table, one row a trial, for other programs."""
+"""`automerge export-trials`: a study as a table, one row per trial, for other programs."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ Cell: TypeAlias = str | float | int | bool | None
 Row: TypeAlias = Mapping[str, Cell]
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""A cell that begins so is run by spreadsheets as a formula."""
+"""Spreadsheets run a cell that begins with one of these as a formula."""
 
 
 def write_trials(run: Path, file_format: str, out: Path | None = None) -> Path:
     """Write every trial of a study to a file, whole or not at all; return its path.
 
-    `out` None is RUN/trials.FORMAT. Raises ConfigError for a format or file that cannot be, and
+    `out` None is RUN/trials.FORMAT. Raises ConfigError for an unknown format or a bad path, and
     StateError where the disk refuses.
     """
     if file_format not in FORMATS:
@@ -45,7 +45,7 @@ def write_trials(run: Path, file_format: str, out: Path | None = None) -> Path:
 
 
 def trial_rows(store: Store) -> Iterator[Row]:
-    """One flat row a trial, all with the same columns (docs/export_trials.md).
+    """Yield one flat row per trial, all with the same columns (docs/export_trials.md).
 
     A duplicate shows the scores of the trial whose recipe it repeats.
     """
@@ -79,7 +79,7 @@ def trial_rows(store: Store) -> Iterator[Row]:
 
 
 def _part(part: str, outcome: Outcome | None, objectives: Sequence[Objective]) -> dict[str, Cell]:
-    """Values, standard errors and numbers of items; then seconds and tokens."""
+    """Return values, standard errors and numbers of items; then seconds and tokens."""
     measured = outcome if isinstance(outcome, Measured) else None
     row: dict[str, Cell] = {}
     for objective in objectives:
@@ -109,7 +109,7 @@ def _failure(outcomes: Sequence[Outcome | None]) -> dict[str, Cell]:
 
 
 def _time(seconds: float | None) -> str | None:
-    """Unix seconds as ISO 8601 in UTC."""
+    """Return Unix seconds as ISO 8601 in UTC."""
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
@@ -120,7 +120,7 @@ def _finite(value: float) -> float | None:
 
 
 def to_csv(rows: Sequence[Row]) -> bytes:
-    """RFC 4180, UTF-8; text that a spreadsheet would run gets a leading apostrophe."""
+    """Return RFC 4180 in UTF-8; text that a spreadsheet would run gets a leading apostrophe."""
     text = io.StringIO()
     writer = csv.writer(text)
     columns = list(rows[0]) if rows else []
@@ -135,13 +135,13 @@ def _inert(text: str) -> str:
 
 
 def to_jsonl(rows: Sequence[Row]) -> bytes:
-    """One JSON object a line; what is not known is null."""
+    """Return one JSON object per line; unknown values are null."""
     lines = (json.dumps(row, ensure_ascii=True, allow_nan=False) + "\n" for row in rows)
     return "".join(lines).encode()
 
 
 def to_parquet(rows: Sequence[Row]) -> bytes:
-    """An Apache Parquet file, through pyarrow."""
+    """Return an Apache Parquet file, through pyarrow."""
     import pyarrow
     from pyarrow import parquet
 

@@ -1,4 +1,4 @@
-"""`automerge gather`: evidence of models on text, for a recipe."""
+"""`automerge gather`: evidence from models and a text, for a recipe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def gather_command(
     models: Sequence[str], kind: str, text: Path, settings: GatherSettings, console: Console
 ) -> None:
-    """Gather evidence of models, the first being the base, and print a recipe's `evidence`."""
+    """Gather evidence from models, the base first, and print a recipe's `evidence`."""
     from rich.progress import Progress as Bars
 
     from automerge.inspection.examine import name_models

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def inspect_models(
     models: Sequence[str], weights: bool, as_json: bool, html: Path | None, console: Console
 ) -> bool:
-    """Show what models, the base first, are to each other; return whether all can be merged.
+    """Show how models, the base first, relate; return whether all can be merged.
 
     Raises ConfigError, or PreflightError for models that cannot be read.
     """
@@ -44,7 +44,7 @@ def inspect_models(
 
 @contextmanager
 def _progress() -> Iterator[Progress | None]:
-    """A bar over the weights, on a terminal."""
+    """Show a progress bar over the weights, on a terminal."""
     from rich.progress import Progress as Bar
 
     from automerge.text.terminal import Plain

@@ -1,4 +1,4 @@
-"""Ctrl-C and what schedulers send: the first asks to finish what runs, the second stops."""
+"""Ctrl-C and schedulers' signals: the first lets running work finish, the second stops."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from types import FrameType
 from typing import Any
 
 URGENT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals of which a second one means "at once"."""
+"""Signals whose second arrival means "immediately"."""
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
-"""What schedulers send ahead of the end, some of them again and again: they only ever ask."""
+"""Signals that schedulers send ahead of the end, some repeatedly: they only ever ask."""
 SIGNALS = (*URGENT, *WARNINGS)
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal that stops at once; `exit_code` is 128 + its number, as shells have it."""
+    """A signal that stops immediately; `exit_code` is 128 + its number, as in shells."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -28,8 +28,8 @@ class Stopped(KeyboardInterrupt):
 class Interrupt:
     """Handles signals for as long as the `with` block lasts.
 
-    The second urgent signal raises Stopped; the third ends the process where it stands, as
-    `kill -9` would: the store is made for that. A signal that was ignored when the process began,
+    The second urgent signal raises Stopped; the third ends the process immediately, as
+    `kill -9` would, which the store survives. A signal that was ignored when the process began,
     as SIGHUP is under `nohup`, stays ignored. Outside the main thread, where Python allows no
     handlers, nothing is installed.
     """
@@ -46,11 +46,11 @@ class Interrupt:
 
     @property
     def exit_code(self) -> int:
-        """128 + the signal's number, as shells have it."""
+        """128 + the signal's number, as in shells."""
         return 128 + (self._signal or 0)
 
     def install(self) -> None:
-        """Take the signals; again after a library (Ray) has put its own handlers in place."""
+        """Install the handlers; call again after a library (Ray) has installed its own."""
         if threading.current_thread() is threading.main_thread():
             _take(self._handle, self._before)
 
@@ -76,7 +76,7 @@ class Interrupt:
 
 @contextmanager
 def stopping_at_once() -> Iterator[None]:
-    """Turn every signal that asks to stop into Stopped: where nothing is worth finishing."""
+    """Turn every signal that asks to stop into Stopped, where there is nothing to finish."""
 
     def stop(number: int, _: FrameType | None) -> None:
         raise Stopped(number)
@@ -99,7 +99,7 @@ def _give_back(before: Mapping[signal.Signals, Any]) -> None:
 def _take(
     handler: Callable[[int, FrameType | None], None], before: dict[signal.Signals, Any]
 ) -> None:
-    """Install a handler for all signals that are not ignored; note what was there first."""
+    """Install a handler for all signals that are not ignored; remember the first ones."""
     for number in SIGNALS:
         known = before.setdefault(number, signal.getsignal(number))
         if known is not signal.SIG_IGN:

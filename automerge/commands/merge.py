@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def merge_file(path: Path, out: Path, console: Console) -> None:
-    """Merge by a recipe of ours or mergekit's; raises ConfigError or PreflightError."""
+    """Merge by a recipe, automerge's or mergekit's; raises ConfigError or PreflightError."""
     from automerge.checkpoints import ModelWatch
     from automerge.checkpoints.stacked import without_layers
     from automerge.session.preflight import open_models, whole
@@ -45,7 +45,7 @@ def merge_file(path: Path, out: Path, console: Console) -> None:
 
 
 def _refuse_adapters(models: Models, locate: Locate) -> None:
-    """An adapter belongs to one base, which must be named."""
+    """Refuse LoRA adapters when no base is named."""
     from automerge.checkpoints import is_adapter
 
     faults = [

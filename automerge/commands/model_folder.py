@@ -27,9 +27,9 @@ def write_model(
     scored: Weights | None = None,
     evidence: Sequence[Path] = (),
 ) -> None:
-    """Merge to a folder, with its recipe in our YAML and in mergekit's.
+    """Merge to a folder, with its recipe in automerge's YAML and in mergekit's.
 
-    Evidence that the recipe names is looked for in some folders, then in the cache. Raises
+    Evidence that the recipe names is looked up in `evidence`'s folders, then in the cache. Raises
     ModelsChanged where a model's files changed meanwhile, WeightsDiffer where these are not
     the weights that were `scored`; nothing is written then.
     """
@@ -68,7 +68,7 @@ def write_model(
 
 @contextmanager
 def _progress(console: Console | None, name: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar over a model's tensors, on a terminal."""
+    """Show a progress bar over a model's tensors, on a terminal."""
     if console is None or not console.is_terminal:
         yield lambda done, total: None
         return

@@ -29,7 +29,7 @@ class Silent:
 
 
 class Lines:
-    """One line a finished measurement, for logs and pipes."""
+    """Prints one line per finished measurement, for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -43,7 +43,7 @@ class Lines:
 
 
 class LiveView:
-    """A bar with the time left, counts, and the front so far, redrawn in place."""
+    """Redraws in place a bar with the time left, counts, and the front so far."""
 
     def __init__(self, live: Live, objectives: Sequence[Objective]) -> None:
         self._live = live
@@ -109,7 +109,7 @@ class _Clock:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: 42 s, 3 min 05 s, 2 h 10 min."""
+    """Return seconds in words: 42 s, 3 min 05 s, 2 h 10 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -120,7 +120,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def watching(console: Console, objectives: Sequence[Objective]) -> Iterator[Observer]:
-    """The live view on a terminal, plain lines elsewhere."""
+    """Show the live view on a terminal, plain lines elsewhere."""
     if not console.is_terminal:
         yield Lines(console)
         return

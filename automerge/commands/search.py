@@ -1,4 +1,4 @@
-"""The whole of a search: session → loop → export → reports; and the parts of it by themselves."""
+"""A whole search: session → loop → export → reports; and each of its steps by itself."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def search(
 
 
 def run_search(config: StudyConfig, console: Console, command: str) -> int:
-    """Search, show what was found, and return the command's exit code."""
+    """Search, show the front, and return the command's exit code."""
     from automerge.report.table import FrontTable
 
     interrupt, study = _run(config, console, command)
     run = _shown(Path(config.out))
     if interrupt.requested:
         console.print(
-            f"Stopped. What was measured is in {run}; the same command goes on from there.",
+            f"Stopped. What was measured is in {run}; run the same command to resume.",
             markup=False,
             soft_wrap=True,
         )
@@ -148,35 +148,35 @@ def _run(config: StudyConfig, console: Console | None, command: str) -> tuple[In
 
 
 def _introduce(session: Session, console: Console) -> None:
-    """Say what will be searched, on what, before the first trial."""
+    """Print what will be searched, and on what, before the first trial."""
     config, plan = session.config, session.plan
     n_items = {part: sum(map(len, plan.items[part].values())) for part in plan.items}
     drawn = plan.draw.per_candidate
-    each = "" if drawn is None else f" ({drawn} fresh ones an objective and candidate)"
+    each = "" if drawn is None else f" ({drawn} fresh ones per objective and candidate)"
     counts = session.store.counts()
     trials = plan.limits.trials
     counted = None if trials is None else str(trials)
     lines = [
-        f"study     {config.name} in {_shown(Path(config.out))}",
-        f"models    {len(config.models)} sources: {', '.join(config.models)}",
-        f"tasks     {', '.join(o.name for o in plan.objectives)}",
-        f"items     {n_items['search']} to search{each}, {n_items['select']} to select, "
+        f"study       {config.name} in {_shown(Path(config.out))}",
+        f"models      {len(config.models)} sources: {', '.join(config.models)}",
+        f"tasks       {', '.join(o.name for o in plan.objectives)}",
+        f"items       {n_items['search']} to search{each}, {n_items['select']} to select, "
         f"{n_items['test']} sealed for the test",
-        f"space     {session.space.describe()}",
-        f"sampler   {session.sampler}, seed {config.seed}, budget "
+        f"space       {session.space.describe()}",
+        f"sampler     {session.sampler}, seed {config.seed}, budget "
         f"{limits_in_words(counted, config.max_items, config.max_time)}",
     ]
-    lines += [f"keeps     {constraint}" for constraint in plan.constraints]
+    lines += [f"constraint  {constraint}" for constraint in plan.constraints]
     if counts["asked"]:
-        lines.append(f"resuming  {counts['measured']} measured, {counts['failed']} failed before")
+        lines.append(f"resuming    {counts['measured']} measured, {counts['failed']} failed before")
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
     for warning in session.warnings:
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
     if trials is not None and 0 < trials <= len(plan.first):
         console.print(
-            f"note: a budget of {trials} only covers first trials (base, sources, uniform "
-            f"average, recipes of yours: {len(plan.first)}); nothing is searched",
+            f"note: a budget of {trials} covers only the initial trials (base, sources, uniform "
+            f"average, your recipes: {len(plan.first)}); nothing is searched",
             markup=False,
             soft_wrap=True,
         )
@@ -189,24 +189,24 @@ def _chosen(result: StudyResult, export: str) -> Sequence[int]:
 
 
 def _merged(result: StudyResult, number: int) -> bool:
-    """Whether a trial is a merge rather than a model that went in."""
+    """Return whether a trial is a merge rather than an input model."""
     found = {t.trial.number: t.trial for t in result.trials}
     return found[number].origin not in BASELINES
 
 
 def _shown(path: Path) -> Path:
-    """A path as short as it can be said from here."""
+    """Return a path relative to the working directory where it lies below it."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _drive(session: Session, observer: Observer) -> Interrupt:
-    """Run the phases under our signal handlers, and record how it ended."""
+    """Run the phases under our signal handlers and record how they ended."""
     store, config, plan = session.store, session.config, session.plan
     sampler = SAMPLERS[session.sampler](
         session.space, len(goals(plan.objectives)), config.seed, config.expected_budget
     )
-    message = "stopping: what runs is finished first; press Ctrl-C again to stop immediately"
+    message = "stopping: finishing running trials first; press Ctrl-C again to stop immediately"
     with Interrupt(lambda: observer.note(message)) as interrupt:
 
         def start() -> Executor:

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 BUDGET = 8
 PHASES: dict[str, Part] = {"searching": "search", "selecting": "select", "testing": "test"}
 WAIT_S = 0.3
-"""A fault strikes up to so long after the measurement it was drawn to follow."""
+"""A fault strikes at most this long after the measurement it was drawn to follow."""
 DISK_KB = (60, 500)
-"""Sizes a file may have on a full disk: it fills in the preparations, or in the search."""
+"""File size limits of a full disk: it fills during preparation, or during the search."""
 
 Done = tuple[Part, str]
 """A measurement that was acknowledged: its part, and its trial's name and block."""
@@ -40,7 +40,7 @@ Done = tuple[Part, str]
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one kind of fault.
+    """The outcome of one kind of fault.
 
     `lost` counts acknowledged measurements that the store lacks, `repeated` those made again.
     """
@@ -53,14 +53,14 @@ class Row:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing was lost, repeated, or ended otherwise than undisturbed."""
+        """Whether nothing was lost or repeated, and all ended as it does undisturbed."""
         return self.survived == self.tried and not self.lost and not self.repeated
 
 
 def selftest(console: Console, *, chaos: bool, times: int) -> bool:
-    """Search the demo here and show a table; whether all ended as it should.
+    """Search the demo here and show a table; return whether every check passed.
 
-    `times` is how often each fault of `chaos` strikes.
+    `times` is how many times each fault of `chaos` is injected.
     """
     with tempfile.TemporaryDirectory(prefix="automerge-selftest-") as scratch:
         demo_study = DemoStudy(Path(scratch))
@@ -89,20 +89,18 @@ def selftest(console: Console, *, chaos: bool, times: int) -> bool:
 
 
 def has_gpu() -> bool:
-    """Whether PyTorch sees a GPU."""
+    """Return whether PyTorch sees a GPU."""
     import torch
 
     return torch.cuda.is_available()
 
 
 def merges_on_gpu() -> Row:
-    """Every method, merged on the GPU and on the host."""
+    """Compare merges of every method on the GPU with the host's."""
     from automerge.bench.agreement import agreement
 
     found = dict(agreement("cuda"))
-    return Row(
-        "none: methods whose merges on the GPU are the host's", len(found), sum(found.values())
-    )
+    return Row("GPU merges identical to the host's", len(found), sum(found.values()))
 
 
 def _line(row: Row) -> str:
@@ -110,11 +108,11 @@ def _line(row: Row) -> str:
 
 
 def print_rows(rows: Sequence[Row], console: Console) -> None:
-    """Show what became of the faults."""
+    """Print a table of the checks."""
     from rich.table import Table
 
     table = Table()
-    table.add_column("fault")
+    table.add_column("check")
     for name in ("tried", "survived", "lost trials", "duplicated measurements"):
         table.add_column(name, justify="right")
     for row in rows:
@@ -125,14 +123,16 @@ def print_rows(rows: Sequence[Row], console: Console) -> None:
 
 @dataclass
 class Child:
-    """One `automerge` of its own process; what it acknowledged, while it lived."""
+    """One `automerge` process, and the measurements it acknowledged."""
 
     process: subprocess.Popen[str]
     done: list[Done] = field(default_factory=list)
     output: list[str] = field(default_factory=list)
 
     def follow(self, after: int | None = None, strike: Callable[[], None] | None = None) -> int:
-        """Read it to its end, striking a moment after so many measurements; its exit code."""
+        """Read its output to the end; return its exit code.
+
+        `strike` is called a moment after `after` measurements."""
         timer: threading.Timer | None = None
         assert self.process.stdout is not None
         for line in self.process.stdout:
@@ -150,7 +150,7 @@ class Child:
 
 
 class DemoStudy:
-    """A small study of the demo, repeated in folders of its own."""
+    """A small study of the demo, repeated in separate folders."""
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
@@ -179,33 +179,33 @@ class DemoStudy:
 
     @property
     def last_output(self) -> str:
-        """The end of what the last command said."""
+        """The end of the last command's output."""
         return "" if self._last is None else "".join(self._last.output[-12:]).rstrip()
 
     def searches(self) -> Row:
-        """One whole search."""
+        """Run one whole search."""
         code = self._search(self._reference).follow()
-        return Row("none: a whole search", 1, int(code == 0))
+        return Row("a whole search, undisturbed", 1, int(code == 0))
 
     def resumes(self) -> Row:
-        """The same command again measures nothing."""
+        """Run the same command again, which must measure nothing."""
         child = self._search(self._reference)
         code = child.follow()
-        return Row("none: the same command again", 1, int(code == 0), repeated=len(child.done))
+        return Row("the same command again", 1, int(code == 0), repeated=len(child.done))
 
     def searches_on_ray(self) -> Row:
-        """One Ray worker makes the same trials."""
+        """Search on one Ray worker, which must make the same trials."""
         out = self._scratch / "ray"
         code = self._search(out, *_RAY).follow()
-        return Row("none: the same on a Ray worker", 1, int(code == 0 and self._same(out)))
+        return Row("the same on a Ray worker", 1, int(code == 0 and self._same(out)))
 
     def searches_on_gpu(self) -> Row:
-        """A search there: scores may differ in roundings."""
+        """Search on the GPU, where scores may differ in rounding."""
         code = self._search(self._scratch / "gpu", "--device", "cuda").follow()
-        return Row("none: a search on the GPU", 1, int(code == 0))
+        return Row("a search on the GPU", 1, int(code == 0))
 
     def driver_killed(self, times: int) -> Row:
-        """Kill -9 of the driver after random measurements."""
+        """Kill the driver (-9) after random measurements."""
         out = self._scratch / "killed"
         done: list[Done] = []
         for _ in range(times):
@@ -217,7 +217,7 @@ class DemoStudy:
         return self._audit("kill -9 of the driver", times, out, [*done, *last.done], code)
 
     def workers_killed(self, times: int) -> Row:
-        """Kill -9 of Ray workers while they measure, two measurements between any two kills."""
+        """Kill Ray workers (-9) while they measure, two measurements between any two kills."""
         struck = 0
         done: list[Done] = []
         out = self._scratch / "workers"
@@ -240,7 +240,7 @@ class DemoStudy:
         return self._audit("kill -9 of Ray workers", struck, out, done, code)
 
     def killed_in_export(self, times: int) -> Row:
-        """Kill -9 while a model is written: never part of a folder under its name."""
+        """Kill (-9) while a model is written, which must never leave a partial folder."""
         with Store(self._reference, write=False) as store:
             trial = store.trials()[-1]
         arguments = ("export", str(self._reference), "--trial", str(trial.number))
@@ -266,7 +266,7 @@ class DemoStudy:
         return Row("kill -9 during export", times, survived if whole else 0)
 
     def disk_full(self, times: int) -> Row:
-        """Files that may not grow further; then the same command with room again."""
+        """Stop files from growing; then run the same command with space again."""
         survived = lost = repeated = 0
         for attempt in range(times):
             out = self._scratch / f"full-{attempt}"
@@ -301,7 +301,7 @@ class DemoStudy:
         return self._last
 
     def _audit(self, fault: str, tried: int, out: Path, done: Sequence[Done], code: int) -> Row:
-        """Compare a study that was disturbed with the one that was not."""
+        """Compare a disturbed study with the undisturbed one."""
         with Store(out, write=False) as store:
             trials = {trial.number: trial for trial in store.trials()}
             held = {
@@ -322,7 +322,7 @@ _RAY = ("--executor", "ray", "--workers", "1")
 
 
 def content(run: Path) -> tuple[object, ...]:
-    """All that two runs of one study must share: trials, item scores, front."""
+    """Return all that two runs of one study must share: trials, item scores, front."""
     with Store(run, write=False) as store:
         scores = {
             part: {
@@ -335,7 +335,7 @@ def content(run: Path) -> tuple[object, ...]:
 
 
 def _strike_in_staging(process: subprocess.Popen[str], models: Path) -> None:
-    """Kill a process shortly after it began to write a folder."""
+    """Kill a process shortly after it begins to write a folder."""
 
     def strike() -> None:
         while process.poll() is None:
@@ -349,7 +349,7 @@ def _strike_in_staging(process: subprocess.Popen[str], models: Path) -> None:
 
 
 def ray_workers(ancestor: int) -> list[int]:
-    """Processes of our Ray actors that descend from a process and measure just now."""
+    """Return the process ids of our Ray actors below a process that are measuring now."""
     parents = dict(_processes())
     return [
         pid
@@ -359,7 +359,7 @@ def ray_workers(ancestor: int) -> list[int]:
 
 
 def _processes() -> Iterator[tuple[int, int]]:
-    """Every process with its parent."""
+    """Yield every process with its parent."""
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
             try:

@@ -1,4 +1,4 @@
-"""`automerge status`: how far a study is."""
+"""`automerge status`: a study's progress."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ MAX_ROWS = 12
 
 
 def study_status(run: Path) -> dict[str, object]:
-    """Counts, state, failures and the front so far, as JSON-ready values.
+    """Return counts, state, failures and the front so far, as JSON-ready values.
 
-    `front` is the chosen front once there is one, with select scores; before that, what nothing
-    dominates on search items.
+    `front` is the selected front once there is one, with select scores; before that, the
+    trials nondominated on search items.
     """
     with open_study(run) as store:
         objectives = study_objectives(store)
@@ -75,7 +75,7 @@ def study_status(run: Path) -> dict[str, object]:
 
 
 def print_status(status: dict[str, object], console: Console) -> None:
-    """Show a status to people."""
+    """Print a status as text."""
     from rich.table import Table
     from rich.text import Text
 

@@ -475,7 +475,7 @@ def test_properties_of_the_model_are_objectives_and_bounds_hold(
     )
     done = run(zoo, environment, "search", str(config))
     assert done.returncode == 0, done.stderr
-    assert "keeps     distance_to_base <= 0.04" in done.stdout
+    assert "constraint  distance_to_base <= 0.04" in done.stdout
     assert " block 2  " in done.stdout, "the test needs a selection in blocks"
     front = json.loads((zoo / "runs" / "close" / "front.json").read_text())
     schema = json.loads(
