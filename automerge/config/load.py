@@ -146,17 +146,17 @@ class _Draft:
             self._origins[path] = _Origin(document, at=at)
 
     def locate(self, path: Sequence[Step], key: bool = False) -> Location:
-        """Where the setting at a path was written."""
+        """Return where the setting at a path was written."""
         return self._origin(path).locate(key)
 
     def _origin(self, path: Sequence[Step]) -> _Origin:
-        """The origin of the longest known beginning of a path, followed to its end."""
+        """Return the origin of a path's longest known prefix, followed to the path's end."""
         known = next(n for n in range(len(path), -1, -1) if tuple(path[:n]) in self._origins)
         origin = self._origins[tuple(path[:known])]
         return replace(origin, at=(*origin.at, *path[known:]))
 
     def fault(self, path: Sequence[Step], message: str, key: bool = False) -> None:
-        """Note what is wrong at a path."""
+        """Record what is wrong at a path."""
         self.faults.append(Fault(message, self.locate(path, key)))
 
     def apply(self, options: Mapping[str, object]) -> None:
@@ -182,7 +182,7 @@ class _Draft:
                 )
 
     def _name_models(self, texts: Sequence[str], origins: Sequence[_Origin]) -> dict[str, str]:
-        """Models listed as NAME=PATH, or as PATH, whose end is the name then."""
+        """Return models listed as NAME=PATH, or as PATH, whose last part becomes the name."""
         models: dict[str, str] = {}
         for text, origin in zip(texts, origins, strict=True):
             name, separator, reference = text.partition("=")
@@ -196,7 +196,7 @@ class _Draft:
         return models
 
     def complete(self, stem: str) -> None:
-        """Write short forms out, resolve paths and read the files that are referred to."""
+        """Expand short forms, resolve paths and read the files that are referred to."""
         data = self.data
         if data.get("name") is None:
             data["name"] = stem if NAME.fullmatch(stem) else "study"
@@ -257,7 +257,7 @@ class _Draft:
             evidence["text"] = str(path)
 
     def _load_extensions(self) -> None:
-        """Import the user's modules, so that what they hold can be named below."""
+        """Import the user's modules, so that what they define can be named below."""
         listed = self.data.pop("extensions", [])
         if not isinstance(listed, list):
             self.fault(("extensions",), f"expected a list of modules, got {json.dumps(listed)}")
@@ -389,7 +389,7 @@ class _Draft:
         return read
 
     def validate(self) -> StudyConfig | None:
-        """Check all that is left; None where something is wrong."""
+        """Check the rest; return None if anything is wrong."""
         try:
             return StudyConfig.from_plain(self.data)
         except ValidationError as error:
@@ -409,7 +409,7 @@ class _Draft:
 
 
 def _plain(option: str, value: object) -> Plain:
-    """An option's value, whose numbers are still text."""
+    """Return an option's value, with numbers parsed from text."""
     if isinstance(value, list | tuple):
         return [str(v) for v in value]
     if option in NUMBERS and isinstance(value, str) and re.fullmatch(r"[-+]?[0-9]{1,18}", value):
@@ -418,7 +418,7 @@ def _plain(option: str, value: object) -> Plain:
 
 
 def _component_groups(components: list[Plain]) -> list[Plain]:
-    """Groups of selectors; `other` is all that no group names, and added where it is missing."""
+    """Return groups of selectors; `other`, added where missing, is all that no group names."""
     groups = [group if isinstance(group, list) else [group] for group in components]
     named = [[DEFAULT if selector == "other" else selector for selector in g] for g in groups]
     if not any(DEFAULT in group for group in named):

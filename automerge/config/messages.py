@@ -1,4 +1,4 @@
-"""What pydantic found, in our words."""
+"""Pydantic's errors as automerge's messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from automerge.files.yaml_file import Step
 
 
 def message(error: Mapping[str, Any]) -> str:
-    """What is wrong and what was expected, for one of pydantic's errors."""
+    """Return what is wrong and what was expected, for one of pydantic's errors."""
     kind, at, got, context = error["type"], error["loc"], error["input"], error.get("ctx", {})
     shown = json.dumps(got, default=str)
     shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
@@ -65,7 +65,7 @@ _HINTS = {
 
 
 def _keys_at(path: Sequence[Step]) -> tuple[str, ...]:
-    """The keys that the configuration may have at a path."""
+    """Return the keys that the configuration may have at a path."""
     model: type[BaseModel] = StudyConfig
     for step in path:
         if isinstance(step, str):

@@ -1,4 +1,4 @@
-"""Recipe files: our YAML in and out, and mergekit's YAML in."""
+"""Recipe files: automerge's YAML in and out, and mergekit's YAML in."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ MAX_PADDING = 1 << 20
 
 @dataclass(frozen=True)
 class RecipeFile:
-    """A recipe with what its model names stand for.
+    """A recipe and the models its names refer to.
 
     `models` maps names to absolute paths or hub ids; names it lacks are those of a study.
     `notes` say where an imported file means something else here.
@@ -58,7 +58,7 @@ class RecipeFile:
     document: Located | None = field(default=None, compare=False, repr=False)
 
     def among(self, references: Mapping[str, str]) -> Recipe:
-        """The recipe in the names of a study, whose models are `references`.
+        """Return the recipe under a study's model names, whose models are `references`.
 
         Raises ConfigError for models that are not among them.
         """
@@ -87,26 +87,26 @@ class RecipeFile:
         return renamed_models(self.recipe, renamed)
 
     def alone(self) -> Mapping[str, str]:
-        """The references of all models, for merging without a study.
+        """Return the references of all models, for merging without a study.
 
-        Raises ConfigError for names that stand for nothing.
+        Raises ConfigError for names that refer to nothing.
         """
         missing = [name for name in self.recipe.models if name not in self.models]
         if missing:
             advice = "; add it to `models:` (name: folder or hub id)"
             raise ConfigError(
-                Fault(f"no model is given for {name!r}{advice}", self.locate(("models",)))
+                Fault(f"no model is defined for {name!r}{advice}", self.locate(("models",)))
                 for name in missing
             )
         return {name: self.models[name] for name in self.recipe.models}
 
     def locate(self, path: Sequence[Step]) -> Location | None:
-        """Where part of the file was written."""
+        """Return where part of the file was written."""
         return None if self.document is None else self.document.locate(path)
 
 
 def read_recipe(path: Path | str) -> RecipeFile:
-    """Read a recipe, ours or mergekit's; raise ConfigError with every fault, located."""
+    """Read a recipe, automerge's or mergekit's; raise ConfigError with every fault, located."""
     document = load_yaml(path)
     folder, stem = Path(path).absolute().parent, short_name(Path(path).stem)
     if is_mergekit(document.data):
@@ -116,7 +116,7 @@ def read_recipe(path: Path | str) -> RecipeFile:
 
 
 def recipe_text(recipe: Recipe, models: Mapping[str, str], name: str | None = None) -> str:
-    """Write a recipe and what model names stand for as YAML that `read_recipe` reads the same."""
+    """Return a recipe and its models as YAML that `read_recipe` reads back unchanged."""
     plain: dict[str, Plain] = {"recipe": VERSION}
     if name is not None:
         plain["name"] = name
@@ -134,7 +134,7 @@ def write_recipe(
 
 
 def renamed_models(recipe: Recipe, names: Mapping[str, str]) -> Recipe:
-    """The recipe with other names for its models."""
+    """Return the recipe with other names for its models."""
     return replace(
         recipe,
         sources=tuple(replace(source, name=names[source.name]) for source in recipe.sources),
@@ -155,7 +155,7 @@ def renamed_models(recipe: Recipe, names: Mapping[str, str]) -> Recipe:
 
 
 class _Reader:
-    """Reads our own form, collecting faults."""
+    """Reads automerge's own format, collecting faults."""
 
     def __init__(self, document: Located, folder: Path, stem: str) -> None:
         self._document = document
@@ -192,7 +192,9 @@ class _Reader:
             for name in models:
                 if name not in (*recipe.models, BASE):  # adapters need a base that is not merged
                     advice = nearest(name, recipe.models)
-                    self._fault(("models", name), f"the recipe uses no {name!r}{advice}", key=True)
+                    self._fault(
+                        ("models", name), f"the recipe does not use {name!r}{advice}", key=True
+                    )
         name = self._text("name") or self._stem
         if self._faults:
             raise ConfigError(sorted(self._faults, key=lambda f: f.location or Location("")))
@@ -229,7 +231,7 @@ class _Reader:
                 self._fault(("models", name), f"expected a folder or a hub id, got {text!r}")
                 continue
             if not NAME.fullmatch(name):
-                self._fault(("models", name), f"{name!r} is no name for a model", key=True)
+                self._fault(("models", name), f"{name!r} is not a valid model name", key=True)
             try:
                 models[name] = resolve(text, self._folder)
             except ValueError as error:
@@ -260,9 +262,7 @@ class _Reader:
             if isinstance(span, list) and [type(n) for n in span] == [int, int]:
                 layers[model] = (span[0], span[1])
             else:
-                wanted = (
-                    "[FIRST, END]: the first layer, counted from 0, and the one behind the last"
-                )
+                wanted = "[FIRST, END]: the first layer, counted from 0, and the one past the last"
                 self._fault((*at, "layers", model), f"expected {wanted}; got {span!r}")
         sources = (*at, "sources")
         return Slice(

@@ -1,4 +1,4 @@
-"""What is searched, as the configuration says it."""
+"""What is searched, as configured."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ class Depth(Section):
     @model_validator(mode="after")
     def _one_kind(self) -> Depth:
         if [self.knots, self.groups, self.per_layer].count(None) != 2:
-            refuse([((), "give one of {knots: N}, {groups: N} and per_layer")])
+            refuse([((), "use exactly one of {knots: N}, {groups: N} and per_layer")])
         return self
 
     def for_space(self) -> Knots | Groups | PerLayer:
-        """The same in the words of the search space."""
+        """Return the same as the search space's depth."""
         if self.knots is not None:
             return Knots(self.knots)
         return PerLayer() if self.groups is None else Groups(self.groups)
 
 
 class Layers(Section):
-    """How many neighbouring layers a merge may leave out, or run twice."""
+    """How many neighbouring layers a merge may drop or repeat."""
 
     drop: int = unsafe(0, ge=0, le=1000)
     repeat: int = unsafe(0, ge=0, le=1000)
 
 
 SEARCHED = ("linear", "task_arithmetic", "ties", "dare_ties")
-"""The methods of a search that names none: averages, and task vectors dense, cut and dropped."""
+"""Default methods: averages, and task vectors kept dense, trimmed and randomly dropped."""
 
 
 class Search(Section):
     """What is searched.
 
     `components` are groups of selectors that share a value. `knobs` maps a method's knob to its
-    bounds, to `[false, true]` for a switch, or to the one value it has.
+    bounds, to `[false, true]` for a switch, or to a fixed value.
     """
 
     methods: tuple[Annotated[str, entry_of(METHODS)], ...] = unsafe(SEARCHED, min_length=1)
@@ -109,7 +109,7 @@ class Search(Section):
         return names
 
     def for_space(self, seed: int) -> SpaceSettings:
-        """The same in the words of the search space; `seed` is that of random masks."""
+        """Return the same as the search space's settings; `seed` is that of random masks."""
         ranges = {k: v for k, v in self.knobs.items() if isinstance(v, tuple)}
         declared = declared_knobs(self.methods)
         switches = tuple(k for k in ranges if declared[k].kind == "bool")
@@ -130,10 +130,10 @@ class Search(Section):
 
 
 def declared_knobs(methods: Sequence[str]) -> dict[str, Knob]:
-    """The knobs of some methods, by name."""
+    """Return the knobs of some methods, by name."""
     return {knob.name: knob for method in methods for knob in METHODS[method].knobs}
 
 
 def known_knobs(methods: Sequence[str]) -> dict[str, Knob]:
-    """The knobs of our methods and of some methods, by name."""
+    """Return the knobs of the built-in methods and of some others, by name."""
     return declared_knobs((*METHODS.own, *methods))

@@ -33,13 +33,13 @@ def unsafe(default: Any = ..., **rules: Any) -> Any:
 
 
 class Known(Protocol):
-    """A table that says why it lacks a name."""
+    """A table that explains why it lacks a name."""
 
     def problem(self, name: str) -> str | None: ...
 
 
 def entry_of(table: Known) -> BeforeValidator:
-    """Refuse names that a table lacks, as it says why."""
+    """Return a validator that refuses names a table lacks, with the table's reason."""
 
     def check(value: object) -> object:
         if isinstance(value, str) and (problem := table.problem(value)) is not None:
@@ -50,7 +50,7 @@ def entry_of(table: Known) -> BeforeValidator:
 
 
 def one_of(names: Sequence[str], noun: str) -> BeforeValidator:
-    """Refuse all but some names, naming the nearest."""
+    """Return a validator that refuses all but some names, suggesting the nearest."""
 
     def check(value: object) -> object:
         if isinstance(value, str) and value not in names:
@@ -67,7 +67,7 @@ class Section(BaseModel):
 
 
 def repeated(names: Sequence[str], noun: str) -> list[Problem]:
-    """List the names that came before."""
+    """Return a problem for each name that occurs again."""
     return [
         ((i,), f"{noun} {name!r} is listed twice")
         for i, name in enumerate(names)

@@ -50,14 +50,14 @@ LM_EVAL_ONLY = ("metric", "num_fewshot", "gen_kwargs", "split")
 RESERVED = ("base", DEFAULT, "uniform", BEST_PARENT)
 MAX_MODELS = 64
 UNKNOWN_BUDGET = 200
-"""What samplers plan for where only time limits a search."""
+"""The budget samplers assume where only time limits a search."""
 UNITS = {"d": 86400, "h": 3600, "min": 60, "m": 60, "s": 1}
 LONGEST_NAME = 200
 NAME_RULE = "letters, digits, '_', '.' and '-', beginning with a letter or digit"
 
 
 def seconds(text: str) -> float | None:
-    """Read 8h, 90min, 1d12h or 45s; None for anything else."""
+    """Read 8h, 90min, 1d12h or 45s in seconds; return None for anything else."""
     if not re.fullmatch(r"(?:\s*\d+(?:\.\d+)?\s*(?:d|h|min|m|s))+\s*", text):
         return None
     found = re.findall(r"(\d+(?:\.\d+)?)\s*(d|h|min|m|s)", text)
@@ -65,7 +65,7 @@ def seconds(text: str) -> float | None:
 
 
 class Task(Section):
-    """A task with one of its metrics ("acc" or "acc,none"); None is the task's own choice.
+    """A task with one of its metrics ("acc" or "acc,none"); None is the task's default.
 
     `evaluator` is who knows the task; `options` are for evaluators other than lm-eval, the others
     for lm-eval only. `split` names the dataset splits that parts are taken from. Of these three,
@@ -116,7 +116,7 @@ class Task(Section):
 
 
 class NamedRecipe(Section):
-    """A recipe that is tried before the search, in the names of the study's models."""
+    """A recipe measured before the search, under the study's model names."""
 
     name: str = unsafe(min_length=1)
     plain: dict[str, Any] = unsafe()
@@ -155,7 +155,7 @@ class EvidenceText(Section):
 
 
 class Split(Section):
-    """The shares of each task's items that search, selection and the sealed test get."""
+    """The shares of each task's items for search, selection and the sealed test."""
 
     search: float = unsafe(0.5, gt=0, lt=1)
     select: float = unsafe(0.25, gt=0, lt=1)
@@ -178,12 +178,12 @@ class Locator(Protocol):
 
 
 def nowhere(path: Sequence[Step]) -> Location | None:
-    """The locator of settings that no file or option says."""
+    """Return None: the locator of settings that no file or option gave."""
 
 
 @dataclass(frozen=True)
 class _Origin:
-    """Where the settings come from; no part of their value."""
+    """Where the settings come from; not part of their value."""
 
     locate: Locator = field(default=nowhere, compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
@@ -237,14 +237,14 @@ class StudyConfig(Section):
     @classmethod
     def _is_name(cls, name: str) -> str:
         if not NAME.fullmatch(name):
-            refuse([((), f"{name!r} is no name: {NAME_RULE}")])
+            refuse([((), f"{name!r} is not a valid name: use {NAME_RULE}")])
         return name
 
     @field_validator("out")
     @classmethod
     def _is_path(cls, out: str) -> str:
         if "\0" in out:
-            refuse([((), "a path holds no NUL character")])
+            refuse([((), "a path must not contain a NUL character")])
         return out
 
     @field_validator("models")
@@ -258,7 +258,7 @@ class StudyConfig(Section):
             elif name in RESERVED or is_proposed_name(name):
                 problems.append(((name, KEY), f"{name!r} has a meaning; choose another name"))
             if reference in first:
-                problem = f"{reference} is {first[reference]} already; list each model once"
+                problem = f"{reference} is already {first[reference]}; list each model once"
                 problems.append(((name,), problem))
             first.setdefault(reference, f"the model {name!r}")
         if problems:
@@ -272,10 +272,12 @@ class StudyConfig(Section):
         names: set[str] = set()
         for i, task in enumerate(tasks):
             if task.name in names:
-                problem = f"two objectives are named {task.name!r}; give one another `name`"
+                problem = f"two objectives are named {task.name!r}; give one a different `name`"
                 problems.append(((i,), problem))
             elif task.name in PROPERTIES:
-                problems.append(((i,), f"{task.name!r} is a property's name; give a `name`"))
+                problems.append(
+                    ((i,), f"{task.name!r} is the name of a property; set a different `name`")
+                )
             names.add(task.name)
         if problems:
             refuse(problems)
@@ -335,9 +337,12 @@ class StudyConfig(Section):
     @classmethod
     def _deterministic(cls, value: bool, info: ValidationInfo) -> bool:
         if value and info.data.get("max_time") is not None:
-            refuse([((), "a limit of time has no deterministic end; use budget or max_items")])
+            refuse(
+                [((), "max_time cannot be combined with deterministic; use budget or max_items")]
+            )
         if value and info.data.get("executor") == "ray" and info.data.get("workers") is None:
-            refuse([((), "how many trials are in flight decides what is proposed: give workers")])
+            problem = "deterministic runs on Ray need a fixed number of workers: set `workers`"
+            refuse([((), problem)])
         return value
 
     @model_validator(mode="after")
@@ -351,7 +356,7 @@ class StudyConfig(Section):
     def _constraints(cls, texts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         tasks, models = info.data.get("tasks"), info.data.get("models")
         if tasks is None or models is None:
-            return texts  # their faults are told first
+            return texts  # their faults are reported first
         names = [*(task.name for task in tasks), *info.data.get("properties", ())]
         references = (BEST_PARENT, "base", "uniform", *models)
         problems: list[Problem] = []
@@ -363,10 +368,10 @@ class StudyConfig(Section):
                 continue
             if found.objective not in names:
                 advice = nearest(found.objective, names)
-                problems.append(((i,), f"no objective is named {found.objective!r}{advice}"))
+                problems.append(((i,), f"there is no objective {found.objective!r}{advice}"))
             if found.reference not in (None, *references):
                 advice = nearest(str(found.reference), references)
-                problems.append(((i,), f"no model is named {found.reference!r}{advice}"))
+                problems.append(((i,), f"there is no model {found.reference!r}{advice}"))
         if problems:
             refuse(problems)
         return texts
@@ -375,16 +380,14 @@ class StudyConfig(Section):
     def _comparable(self) -> StudyConfig:
         layers = self.search.layers
         if "distance_to_base" in self.properties and (layers.drop or layers.repeat):
-            problem = (
-                "distance_to_base needs models with the base's layers: leave out search.layers"
-            )
+            problem = "distance_to_base needs models with the base's layers: remove search.layers"
             refuse([(("properties",), problem)])
         return self
 
     @model_validator(mode="after")
     def _goals(self) -> StudyConfig:
         bound = {Constraint.parse(text).objective for text in self.constraints}
-        useless = "{!r} is no goal, and no constraint names it: it has no use"
+        useless = "{!r} is neither a goal nor named by a constraint; remove it"
         problems: list[Problem] = [
             (("tasks", i), useless.format(task.name))
             for i, task in enumerate(self.tasks)
@@ -418,7 +421,7 @@ class StudyConfig(Section):
     @classmethod
     def _ray_address(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and info.data.get("executor") == "local":
-            refuse([((), "a Ray address needs executor: ray")])
+            refuse([((), "ray_address needs executor: ray")])
         return value
 
     @property
@@ -428,7 +431,7 @@ class StudyConfig(Section):
 
     @property
     def expected_budget(self) -> int:
-        """About how many trials there will be, as far as the settings tell."""
+        """An estimate of the number of trials, from the settings alone."""
         if self.budget != "unlimited":
             return self.budget
         each = self.evaluation.items_per_candidate
@@ -442,26 +445,26 @@ class StudyConfig(Section):
         return {"base": self.base, **self.models}
 
     def space_settings(self) -> SpaceSettings:
-        """What is searched, in the words of the search space."""
+        """Return what is searched, as the search space's settings."""
         return self.search.for_space(self.seed)
 
     def locate(self, path: Sequence[Step]) -> Location | None:
-        """Where a setting was written; None for one read back from a study."""
+        """Return where a setting was written; None for one read back from a study."""
         return self._origin.locate(path)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the file says, written for another program, that these settings do not."""
+        """What a file for another program asks for that these settings cannot express."""
         return self._origin.notes
 
     def located_by(self, locate: Locator, notes: tuple[str, ...] = ()) -> StudyConfig:
-        """The same settings, knowing where they were written and what they leave out."""
+        """Return the same settings, with where they were written and what they leave out."""
         located = self.model_copy()
         located._origin = _Origin(locate, notes)
         return located
 
     def to_plain(self) -> dict[str, Any]:
-        """The settings as JSON values."""
+        """Return the settings as JSON values."""
         return self.model_dump(mode="json")
 
     @classmethod
@@ -470,7 +473,7 @@ class StudyConfig(Section):
         return cls.model_validate_json(json.dumps(plain))
 
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that name the settings a resumed study must not change."""
+        """Return 16 hexadecimal digits that identify the settings a resumed study must keep."""
         fixed = {k: v for k, (v, is_safe) in leaves(self.to_plain()).items() if not is_safe}
         return hashlib.sha256(json.dumps(fixed).encode()).hexdigest()[:16]
 
@@ -500,7 +503,7 @@ def leaves(
 ) -> dict[str, tuple[Any, bool]]:
     """Flatten sections: dotted field → its value and whether a resumed study may change it.
 
-    A field that is absent, stored by an older version, has its default.
+    A field that an older version did not store has its default.
     """
     found: dict[str, tuple[Any, bool]] = {}
     for name, info in model.model_fields.items():

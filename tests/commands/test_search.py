@@ -497,4 +497,4 @@ def test_properties_of_the_model_are_objectives_and_bounds_hold(
     assert "Constraints" in (zoo / "runs" / "close" / "report.html").read_text()
     wrong = run(zoo, environment, "search", str(config), "--constraint", "chose >= 1")
     assert wrong.returncode == 2
-    assert "no objective is named 'chose'; did you mean 'choose'?" in wrong.stderr
+    assert "there is no objective 'chose'; did you mean 'choose'?" in wrong.stderr

@@ -88,7 +88,7 @@ def test_models_of_a_study_need_no_paths(tmp_path):
     file = read_recipe(tmp_path / "r.yaml")
     assert file.models == {}
     assert file.among({"base": "org/base", "math": "org/math"}) == file.recipe
-    with pytest.raises(ConfigError, match="no model is given for 'math'"):
+    with pytest.raises(ConfigError, match="no model is defined for 'math'"):
         file.alone()
 
 
@@ -136,7 +136,7 @@ def test_mergekit_files_are_read_too(tmp_path):
         ("normalize: false", "normalize: 2", ":9:38: normalize is true or false; got 2"),
         ("seed: 3", "seed: -3", ":10:7: expected a whole number from 0, got -3"),
         ("dtype: bfloat16", "dtype: bfloat61", ":11:8: unknown dtype 'bfloat61'; did you mean 'b"),
-        ("  code: {weight: [0, 1]}\n", "", ":3:40: the recipe uses no 'code'"),
+        ("  code: {weight: [0, 1]}\n", "", ":3:40: the recipe does not use 'code'"),
         ("  code: {weight: [0, 1]}\n", "  base: {}\n", "'base' is the base and a source"),
     ],
 )
