@@ -1,4 +1,4 @@
-"""Jobs out, outcomes in: at most as many at a time as the workers can take."""
+"""Jobs out, outcomes in: never more at a time than the workers can take."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class Dispatcher:
 
     @property
     def slots(self) -> int:
-        """How many jobs keep every worker busy."""
+        """The number of jobs that keep every worker busy."""
         return self._ready().slots
 
     @property
     def running(self) -> int:
-        """How many jobs are out."""
+        """The number of jobs in flight."""
         return len(self._in_flight)
 
     @property
     def free(self) -> bool:
-        """Whether a worker has nothing to do."""
+        """Whether a worker is idle."""
         return self.running < self.slots
 
     def submit(self, job: Job) -> None:
@@ -45,10 +45,10 @@ class Dispatcher:
                 self._in_flight.discard(job.key)
 
     def collect(self) -> tuple[Job, Outcome] | None:
-        """Wait a moment for a job to finish; None when none did."""
+        """Wait briefly for a job to finish; return None when none did."""
         finished = self._ready().next_finished(timeout_s=POLL_S)
         if finished is None or finished[0].key not in self._in_flight:
-            return None  # nothing, or a late answer of a worker that was given up
+            return None  # nothing, or a late answer from a worker that was abandoned
         self._in_flight.remove(finished[0].key)
         return finished
 

@@ -8,10 +8,11 @@ from automerge.executors.base import Executor
 from automerge.samplers.base import Sampler
 from automerge.space import Space
 from automerge.store.store import Store
+from automerge.study.context import Context
 from automerge.study.dispatch import Dispatcher
 from automerge.study.plan import Plan
 from automerge.study.search import Search
-from automerge.study.selection import Finals
+from automerge.study.selection import Selection
 from automerge.study.watch import Observer
 
 
@@ -28,19 +29,19 @@ class Driver:
         observer: Observer,
         stop: Callable[[], bool],
     ) -> None:
-        self._dispatcher = Dispatcher(executor)
-        self._stop = stop
-        self._search = Search(store, plan, space, sampler, self._dispatcher, observer, stop)
-        self._finals = Finals(store, plan, self._dispatcher, observer, stop)
+        self._context = Context(store, plan, Dispatcher(executor), observer, stop)
+        self._search = Search(self._context, space, sampler)
+        self._selection = Selection(self._context)
 
     def run(self) -> bool:
-        """Search, select and test; False when it was stopped before the end."""
+        """Search, select and test; return False when stopped before the end."""
+        stop = self._context.stop
         try:
             self._search.run()
-            if not self._stop():
-                self._finals.select(self._search.trials, self._search.beliefs)
-            if not self._stop():
-                self._finals.test(self._search.trials)
-            return not self._stop()
+            if not stop():
+                self._selection.select(self._search.trials, self._search.estimates)
+            if not stop():
+                self._selection.test(self._search.trials)
+            return not stop()
         finally:
-            self._dispatcher.close()
+            self._context.dispatcher.close()

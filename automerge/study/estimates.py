@@ -1,4 +1,4 @@
-"""What a search believes of its trials: estimates, what they miss of constraints, the front."""
+"""Estimates of a search's trials: values, constraint violations, the front."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from automerge.space import Space
 from automerge.trial import BASELINES, Failed, Outcome, Trial, parent_names
 
 PENALTY = 2.0
-"""What a shortfall as large as the models' spread adds to each loss, in spreads of that loss."""
+"""Added to each loss, in ranges of it, for a violation as large as the baselines' range."""
 
 
-class Beliefs:
-    """Estimates from search items, each with the help of what was measured before it."""
+class Estimates:
+    """Values estimated from search items, each using all measurements before it."""
 
     def __init__(
         self,
@@ -40,12 +40,12 @@ class Beliefs:
         self.failed = 0
         self.values: dict[int, dict[str, Estimate]] = {}
         self.front: dict[int, tuple[float, ...]] = {}
-        """Losses of what keeps the constraints and nothing dominates."""
+        """Losses of the trials that satisfy the constraints and are nondominated."""
         self.told: dict[int, tuple[float, ...]] = {}
-        """What a sampler learns of each trial, as it was when the trial was entered."""
+        """The losses a sampler is told for each trial, as of when the trial was entered."""
 
     def enter(self, trial: Trial, outcome: Outcome) -> None:
-        """Estimate a trial's values from its items and from what was measured before it."""
+        """Estimate a trial's values from its items and all earlier measurements."""
         if isinstance(outcome, Failed):
             self.ended[trial.number] = outcome
             self.failed += 1
@@ -60,61 +60,61 @@ class Beliefs:
         self._join_front(trial.number)
 
     def renew(self) -> None:
-        """Estimate everything anew from all that is known."""
+        """Estimate everything again from all measurements."""
         self.values = {n: self._board.estimates(at) for n, at in self._on_board.items()}
         self.front = {}
         for number in self.values:
             self._join_front(number)
 
     def losses(self, numbers: Iterable[int]) -> NDArray[np.float64]:
-        """Values to minimise, shape (trials, objectives)."""
+        """Return values to minimise, shape (trials, objectives)."""
         return np.array([losses(self._objectives, self.values[n]) for n in numbers])
 
     def front_values(
         self, trials: Mapping[int, Trial]
     ) -> tuple[tuple[str, tuple[float, ...]], ...]:
-        """Names and values of what is on the front."""
+        """Return names and values of the trials on the front."""
         return tuple(
             (trials[n].name, tuple(v.value for v in self.values[n].values())) for n in self.front
         )
 
     def _penalised(self, number: int) -> tuple[float, ...]:
-        """Losses, worse by what the trial misses of constraints.
+        """Return losses, increased by the trial's constraint violations.
 
-        An exact penalty: it leaves alone what keeps the constraints.
+        An exact penalty: feasible trials keep their losses.
         """
         own = losses(self._objectives, self.values[number])
         missed = self.missed(number)
         if not missed:
             return own
-        spread = (self._spread(o.name) for o in goals(self._objectives))
-        return tuple(x + PENALTY * missed * s for x, s in zip(own, spread, strict=True))
+        ranges = (self._range(o.name) for o in goals(self._objectives))
+        return tuple(x + PENALTY * missed * s for x, s in zip(own, ranges, strict=True))
 
     def missed(self, number: int, errors: float = 0.0) -> float:
-        """The sum of a trial's shortfalls, each in spreads of its objective over the baselines.
+        """Return the sum of a trial's violations, each in ranges of the baselines' values.
 
-        Shortfalls within so many standard `errors` of the estimate do not count.
+        Violations within this many standard `errors` of the estimate do not count.
         """
         total = 0.0
         own = self.values[number]
         for bound in self._bounds():
             name = bound.constraint.objective
             shortfall = bound.shortfall(own[name].value) - errors * own[name].stderr
-            total += max(shortfall, 0.0) / self._spread(name)
+            total += max(shortfall, 0.0) / self._range(name)
         return total
 
     def _bounds(self) -> list[Bound]:
-        """The constraints whose references are measured."""
+        """Return the constraints whose references are measured."""
         values = {t.name: self.values[n] for n, t in self._baselines.items()}
         parents = parent_names(self._baselines.values())
         return bounds(self._constraints, self._objectives, values, parents)
 
-    def _spread(self, objective: str) -> float:
+    def _range(self, objective: str) -> float:
         values = [self.values[n][objective].value for n in self._baselines]
         return (max(values) - min(values) if values else 0.0) or 1.0
 
     def _join_front(self, number: int) -> None:
-        """Keep what nothing dominates, without comparing all with all again."""
+        """Update the front without comparing all trials with all again."""
         row = losses(self._objectives, self.values[number])
         others = self.front.items()
         if (

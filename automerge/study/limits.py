@@ -1,4 +1,4 @@
-"""When a search ends: after so many trials, items or seconds, whichever comes first."""
+"""When a search ends: after N trials, items or seconds, whichever comes first."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Spent:
 def allows(
     limits: Limits, spent: Spent, next_items: int, later_items: int, workers: Callable[[], int]
 ) -> bool:
-    """Whether one more trial of `next_items` fits, with `later_items` to select and test on.
+    """Return whether one more trial of `next_items` fits, with `later_items` to select and test on.
 
-    `workers`, how many share the work, is asked only where the answer hangs on it.
+    `workers`, the number that share the work, is called only where the answer depends on it.
     """
     if limits.trials is not None and spent.trials >= limits.trials:
         return False
@@ -47,7 +47,7 @@ def allows(
 
 
 def expected_trials(limits: Limits, spent: Spent, per_trial: int, later_items: int) -> int:
-    """How many trials the search will have asked for at its end, at its present pace."""
+    """Return how many trials the search will have asked for at its end, at its present pace."""
     found = [] if limits.trials is None else [limits.trials]
     if limits.items is not None and per_trial:
         left = limits.items - spent.items - later_items

@@ -28,7 +28,7 @@ class Plan:
     """What a study measures; the same plan and store always give the same study.
 
     `resolution` is the half width of paired differences at which selection is decided. With a
-    `window` so many trials are in flight and results are told in the order asked, so that trials
+    `window`, that many trials are in flight and results are told in the order asked, so that trials
     do not depend on timing; None takes results as they come.
     """
 
@@ -44,7 +44,7 @@ class Plan:
 
     @property
     def pool(self) -> dict[str, list[tuple[str, int]]]:
-        """The search items of each objective."""
+        """The search items per objective."""
         search = self.items["search"]
         return {
             o.name: [(task, doc) for task in self.draw.members[o.name] for doc in search[task]]
@@ -53,11 +53,11 @@ class Plan:
         }
 
     def search_items(self, trial: Trial) -> Items:
-        """The search items a trial is measured on."""
+        """Return the search items a trial is measured on."""
         return self.draw.draw(self.items["search"], trial.number, _shares(trial.origin))
 
     def n_items(self, origin: Origin) -> int:
-        """How many search items a trial is measured on."""
+        """Return how many search items a trial is measured on."""
         return self._n_items[_shares(origin)]
 
     @cached_property
@@ -67,7 +67,7 @@ class Plan:
 
     @property
     def n_later(self) -> int:
-        """How many items selection and test take at most."""
+        """The most items that selection and test can take."""
         models = self.shortlist + sum(first.origin in BASELINES for first in self.first)
         return models * (count_items(self.items["select"]) + count_items(self.items["test"]))
 

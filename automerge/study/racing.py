@@ -1,6 +1,6 @@
-"""The contest on select items: in blocks, until further items would decide nothing.
+"""Racing on select items: in blocks, until further items would decide nothing.
 
-Everything here follows from the seed and the scores, so a resumed study decides alike.
+Everything here follows from the seed and the scores, so a resumed study decides the same.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from automerge.objective import ItemScores, Objective, goals
 from automerge.trial import Items
 
 FIRST_BLOCK = 64
-"""Items of an objective in the first block, and at least in the last; each block between doubles
-what was there."""
+"""Items per objective in the first block, and at least in the last; each block between doubles
+the total so far."""
 ALPHA = 0.05
-"""The probability that any model is dropped which nothing dominates."""
+"""The probability of ever dropping a nondominated model."""
 NO_TRIAL = -1
-"""Orders select items as no trial's search items are ordered."""
+"""In place of a trial's number, so that the order differs from any trial's search items."""
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Which models are out, and whether what is left is measured closely enough."""
+class Race:
+    """Which models are dropped, and whether the rest are measured closely enough."""
 
     dropped: frozenset[int]
     decided: bool
@@ -57,14 +57,14 @@ def blocks(pool: Items, members: Mapping[str, Sequence[str]], seed: int) -> list
 
 
 def in_order(items: Iterable[tuple[str, int]], seed: int) -> list[tuple[str, int]]:
-    """Items of a pool in the order in which the contest looks at them."""
+    """Return the items of a pool in the order in which the race looks at them."""
     pool: dict[str, list[int]] = {}
     for task, doc in items:
         pool.setdefault(task, []).append(doc)
     return shuffled({task: tuple(docs) for task, docs in pool.items()}, seed, NO_TRIAL)
 
 
-def standing(
+def race(
     objectives: Sequence[Objective],
     scores: Mapping[int, Mapping[str, ItemScores]],
     candidates: Iterable[int],
@@ -73,25 +73,25 @@ def standing(
     pairs: int,
     seed: int,
     resolution: float,
-) -> Standing:
+) -> Race:
     """Judge models by scores on common items.
 
-    A candidate is out when a rival is better on every goal by evidence that counts
-    however often one looks (`log_evidence`), at a level ALPHA over the `pairs` compared since the
-    first block; the others, such as parents, never are. It is decided when the 95 % interval of
-    every paired difference that a candidate is left in is no wider than `resolution` to each side.
-    Neither is ever said where a goal's scores are not within [0, 1].
+    A candidate is dropped when a rival is better on every goal by evidence that stays valid
+    however often one looks (`log_evidence`), at level ALPHA over the `pairs` compared since the
+    first block; other models, such as parents, never are. The race is decided when the
+    95 % interval of every paired difference of a remaining candidate is no wider than
+    `resolution` to each side. Neither ever happens where a goal's scores are not within [0, 1].
     """
     numbers = list(scores)
     rows = [numbers.index(n) for n in candidates if n in scores]
     if not rows:
-        return Standing(frozenset(), decided=True)
+        return Race(frozenset(), decided=True)
     exact = [_losses(o, scores, seed) for o in goals(objectives) if o.is_exact]
     sampled = [o for o in goals(objectives) if not o.is_exact]
     losses = [_losses(o, scores, seed) for o in sampled]
     bounded = [is_unit(np.abs(table)) for table in losses]
     if not all(b and o.aggregation == "mean" for b, o in zip(bounded, sampled, strict=True)):
-        return Standing(frozenset(), decided=False)
+        return Race(frozenset(), decided=False)
     needed = math.log(max(pairs, 1) / ALPHA)
     evidence = np.min(
         [log_evidence(table[rows, None] - table[None]) for table in losses], axis=0, initial=np.inf
@@ -104,13 +104,13 @@ def standing(
     left = [row for row in rows if row not in out]
     still = [row for row in range(len(numbers)) if row not in out]
     width = max((_half_width(table[left, None] - table[still]) for table in losses), default=0.0)
-    return Standing(frozenset(numbers[row] for row in out), decided=width <= resolution)
+    return Race(frozenset(numbers[row] for row in out), decided=width <= resolution)
 
 
 def _losses(
     objective: Objective, scores: Mapping[int, Mapping[str, ItemScores]], seed: int
 ) -> Floats:
-    """Item losses (models, items) in the contest's order."""
+    """Return item losses (models, items) in the race's order."""
     of = {n: found[objective.name] for n, found in scores.items()}
     tables = {n: dict(zip(s.items, s.values, strict=True)) for n, s in of.items()}
     items = in_order(next(iter(tables.values()), ()), seed)
@@ -119,9 +119,9 @@ def _losses(
 
 
 def _half_width(differences: Floats) -> float:
-    """The widest 95 % half width of mean differences over the last axis.
+    """Return the widest 95 % half width of mean differences over the last axis.
 
-    Never less than what as many equal differences leave open (`equal_scores_interval`).
+    Never less than that of the same number of equal differences (`equal_scores_interval`).
     """
     n, z = differences.shape[-1], normal_quantile(0.95)
     if not differences.size:

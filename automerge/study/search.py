@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from automerge.errors import SearchAborted, StateError
 from automerge.samplers.base import Sampler
 from automerge.space import Space
-from automerge.store.store import Store
-from automerge.study.dispatch import Dispatcher
-from automerge.study.estimates import Beliefs
+from automerge.study.context import Context
+from automerge.study.estimates import Estimates
 from automerge.study.limits import Spent, allows, expected_trials
-from automerge.study.plan import Plan
-from automerge.study.watch import Observer, Snapshot, described
+from automerge.study.watch import Snapshot, described
 from automerge.trial import BASELINES, Failed, Job, Measured, Outcome, Trial, proposed_name
 
 DUPLICATES_IN_A_ROW = 100
-"""So many proposals already measured, one after the other, mean that the space is exhausted."""
+"""This many proposals in a row that were already measured mean that the space is exhausted."""
 
 IDENTICAL_ERRORS_IN_A_ROW = 3
 
@@ -25,25 +23,16 @@ IDENTICAL_ERRORS_IN_A_ROW = 3
 class Search:
     """Runs the search of one study from where the store says the last run stopped."""
 
-    def __init__(
-        self,
-        store: Store,
-        plan: Plan,
-        space: Space,
-        sampler: Sampler,
-        dispatcher: Dispatcher,
-        observer: Observer,
-        stop: Callable[[], bool],
-    ) -> None:
-        self._store = store
-        self._plan = plan
+    def __init__(self, context: Context, space: Space, sampler: Sampler) -> None:
+        self._store = store = context.store
+        self._plan = plan = context.plan
+        self._dispatcher = context.dispatcher
+        self._observer = context.observer
+        self._stop = context.stop
         self._space = space
         self._sampler = sampler
-        self._dispatcher = dispatcher
-        self._observer = observer
-        self._stop = stop
         self.trials = {trial.number: trial for trial in store.trials()}
-        self.beliefs = Beliefs(plan.objectives, plan.constraints, plan.pool, space)
+        self.estimates = Estimates(plan.objectives, plan.constraints, plan.pool, space)
         self._duplicate_of = store.duplicates()
         self._sharing: dict[int, list[int]] = {}
         for number, original in self._duplicate_of.items():
@@ -60,13 +49,12 @@ class Search:
         self._errors_in_a_row: list[str] = []
         self._exhausted = False
         self._searched_s = store.searched_s()
-        self._started = time.monotonic()
 
     def run(self) -> None:
         """Search until a limit is reached, the space is exhausted, or it is stopped."""
         self._started = time.monotonic()
         self._replay()
-        for number in self.beliefs.ended:
+        for number in self.estimates.ended:
             self._abort_if_hopeless(number)
         for trial in self._unfinished():
             self._submit(trial)
@@ -87,7 +75,7 @@ class Search:
             self._watch(job, outcome)
 
     def _settle(self) -> None:
-        """Tell of what has arrived, and ask anew after each; in the order asked under a window.
+        """Tell what has arrived and ask again after each; under a window, in the order asked.
 
         So what a proposal knows depends on how many trials are in flight, never on which of them
         came back first.
@@ -97,9 +85,9 @@ class Search:
             self._fill()
 
     def _due(self) -> int | None:
-        """The trial to tell of next; None where it has not arrived.
+        """Return the trial to tell next; None where it has not arrived.
 
-        Under a window none is, once we are to stop: its successor must be asked for right after.
+        Under a window it is None once we are to stop: its successor must be asked for right after.
         """
         if self._plan.window is None:
             return next(iter(self._arrived), None)
@@ -107,9 +95,9 @@ class Search:
         return number if number in self._arrived and not self._stop() else None
 
     def _open(self) -> Iterator[int]:
-        """The trials that were asked for and are not told of."""
+        """Yield the trials that were asked for and not yet told."""
         return (
-            n for n in self.trials if n not in self.beliefs.ended and n not in self._duplicate_of
+            n for n in self.trials if n not in self.estimates.ended and n not in self._duplicate_of
         )
 
     def _fill(self) -> None:
@@ -122,7 +110,7 @@ class Search:
         return self._dispatcher.free if window is None else sum(1 for _ in self._open()) < window
 
     def _replay(self) -> None:
-        """Enter what was told of, and repeat every recorded call to the sampler, in order."""
+        """Enter what was told, and repeat every recorded call to the sampler, in order."""
         self._check_parameters()
         events = self._store.events()
         told = {event.trial for event in events if event.kind == "tell"}
@@ -141,10 +129,10 @@ class Search:
         if strayed:
             self._observer.note(
                 "the sampler's proposals differ from those recorded (another version of a "
-                "library?); the search goes on from the recorded results"
+                "library?); the search continues from the recorded results"
             )
         for number, original in self._duplicate_of.items():
-            if number not in told and original in self.beliefs.ended:
+            if number not in told and original in self.estimates.ended:
                 self._tell_duplicate(number)
 
     def _check_parameters(self) -> None:
@@ -155,15 +143,15 @@ class Search:
                     self._space.position(trial.params)
             except ValueError as error:
                 raise StateError(
-                    f"{self._store.path}, trial {trial.number}: its parameters are not of this "
-                    f"study's search space: {error}; start again with another --out"
+                    f"{self._store.path}, trial {trial.number}: its parameters are outside this "
+                    f"study's search space: {error}; start again with a different --out"
                 ) from error
 
     def _unfinished(self) -> list[Trial]:
         return [self.trials[number] for number in self._open() if number not in self._arrived]
 
     def _allowed(self) -> bool:
-        """Whether the limits leave room for one more trial."""
+        """Return whether the limits leave room for one more trial."""
         spent, limits = self._spent(), self._plan.limits
         first = self._plan.first
         origin = first[len(self.trials)].origin if self._next_is_first else "sampler"
@@ -172,8 +160,8 @@ class Search:
             return True
         if not self._dispatcher.running and spent.trials != limits.trials:
             self._observer.note(
-                f"the search ends after {spent.trials} trials: of its time or items, the rest is "
-                "for selection and test"
+                f"stopping the search after {spent.trials} trials; the remaining time or items are "
+                "reserved for selection and test"
             )
         return False
 
@@ -187,7 +175,7 @@ class Search:
 
     @property
     def _elapsed_s(self) -> float:
-        """Seconds of searching in all runs, whatever is done to the time of day."""
+        """Seconds of searching in all runs, unaffected by changes of the wall clock."""
         return self._searched_s + time.monotonic() - self._started
 
     @property
@@ -195,7 +183,7 @@ class Search:
         return len(self.trials) < len(self._plan.first)
 
     def _ask_next(self) -> bool:
-        """Record the next trial and set it going; False when the space has nothing new."""
+        """Record and submit the next trial; return False when the space has nothing new."""
         for _ in range(DUPLICATES_IN_A_ROW):
             trial = self._next_trial()
             original = self._by_recipe.get(trial.recipe.id)
@@ -208,11 +196,11 @@ class Search:
                 return True
             self._duplicate_of[trial.number] = original
             self._sharing.setdefault(original, []).append(trial.number)
-            if original in self.beliefs.ended:
+            if original in self.estimates.ended:
                 self._tell_duplicate(trial.number)
         self._observer.note(
             f"{DUPLICATES_IN_A_ROW} proposals in a row were already measured: the search space "
-            "is exhausted, and the search ends here"
+            "is exhausted; stopping the search"
         )
         return False
 
@@ -235,13 +223,13 @@ class Search:
         self._abort_on_repeated_errors(number, outcome)
 
     def _enter(self, number: int, outcome: Outcome) -> None:
-        self.beliefs.enter(self.trials[number], outcome)
+        self.estimates.enter(self.trials[number], outcome)
         if isinstance(outcome, Measured):
             self._measured_s += outcome.timings.total
             self._measured_items += self._plan.n_items(self.trials[number].origin)
 
     def _tell(self, trial: Trial) -> None:
-        told = self.beliefs.told.get(self._duplicate_of.get(trial.number, trial.number))
+        told = self.estimates.told.get(self._duplicate_of.get(trial.number, trial.number))
         self._sampler.tell(trial.number, trial.params, told)
 
     def _tell_duplicate(self, number: int) -> None:
@@ -257,17 +245,17 @@ class Search:
         last = self._errors_in_a_row[-IDENTICAL_ERRORS_IN_A_ROW:]
         if len(last) == IDENTICAL_ERRORS_IN_A_ROW and len(set(last)) == 1:
             raise SearchAborted(
-                f"{len(last)} trials in a row failed alike, the last being {number}: {last[0]}; "
-                "`automerge status` shows the tracebacks"
+                f"{len(last)} trials in a row failed in the same way, most recently {number}: "
+                f"{last[0]}; `automerge status` shows the tracebacks"
             )
 
     def _abort_if_hopeless(self, number: int) -> None:
-        """A base or a source that cannot be scored makes every comparison void."""
-        trial, failure = self.trials[number], self.beliefs.ended[number]
+        """Stop when the base or a source cannot be scored, as nothing can then be compared."""
+        trial, failure = self.trials[number], self.estimates.ended[number]
         if failure is not None and trial.origin in ("base", "source"):
             raise SearchAborted(
                 f"{trial.name!r} itself could not be scored ({failure.kind}): "
-                f"{failure.reason}; mend that and start again with another --out"
+                f"{failure.reason}; fix that and start again with a different --out"
             )
 
     def _submit(self, trial: Trial) -> None:
@@ -279,12 +267,12 @@ class Search:
         self._observer.update(
             Snapshot(
                 phase="search",
-                done=len(self.beliefs.ended),
+                done=len(self.estimates.ended),
                 total=expected_trials(plan.limits, spent, plan.n_items("sampler"), plan.n_later),
                 running=self._dispatcher.running,
                 slots=self._dispatcher.slots,
-                failed=self.beliefs.failed,
-                front=self.beliefs.front_values(self.trials),
+                failed=self.estimates.failed,
+                front=self.estimates.front_values(self.trials),
                 last=described(plan.objectives, self.trials[job.trial], outcome),
             )
         )

@@ -1,9 +1,9 @@
-"""Select and test: what the search liked, on items it never saw."""
+"""Select and test: the search's best candidates, on items it never saw."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TypeAlias
 
@@ -12,49 +12,41 @@ import numpy as np
 from automerge import pareto
 from automerge.constraint import bounds
 from automerge.objective import MODEL_ITEM, Estimate, ItemScores, estimates, losses, restricted
-from automerge.store.store import Store
-from automerge.study.dispatch import Dispatcher
-from automerge.study.estimates import Beliefs
+from automerge.study.context import Context
+from automerge.study.estimates import Estimates
 from automerge.study.plan import Plan
-from automerge.study.racing import blocks, standing
-from automerge.study.watch import Observer, Snapshot, described
+from automerge.study.racing import blocks, race
+from automerge.study.watch import Snapshot, described
 from automerge.trial import BASELINES, Failed, Items, Job, Measured, Part, Trial, parent_names
 
 Scores: TypeAlias = Mapping[str, ItemScores]
 Values: TypeAlias = Mapping[str, Estimate]
 
 
-class Finals:
+class Selection:
     """The two phases after the search; what they decide follows from the plan and the store."""
 
-    def __init__(
-        self,
-        store: Store,
-        plan: Plan,
-        dispatcher: Dispatcher,
-        observer: Observer,
-        stop: Callable[[], bool],
-    ) -> None:
-        self._store = store
-        self._plan = plan
-        self._dispatcher = dispatcher
-        self._observer = observer
-        self._stop = stop
+    def __init__(self, context: Context) -> None:
+        self._store = context.store
+        self._plan = context.plan
+        self._dispatcher = context.dispatcher
+        self._observer = context.observer
+        self._stop = context.stop
         self._front: tuple[tuple[str, tuple[float, ...]], ...] = ()
 
-    def select(self, trials: Mapping[int, Trial], beliefs: Beliefs) -> None:
+    def select(self, trials: Mapping[int, Trial], searched: Estimates) -> None:
         """Freeze a shortlist and measure it block by block until its front is decided."""
         plan = self._plan
-        beliefs.renew()
-        self._front = beliefs.front_values(trials)
-        shortlist = shortlisted(plan, trials, beliefs)
-        measured = {n: trials[n] for n in sorted(beliefs.values) if trials[n].origin in BASELINES}
-        self._freeze(trials, shortlist, beliefs, [*measured, *shortlist])
+        searched.renew()
+        self._front = searched.front_values(trials)
+        shortlist = shortlisted(plan, trials, searched)
+        measured = {n: trials[n] for n in sorted(searched.values) if trials[n].origin in BASELINES}
+        self._freeze(trials, shortlist, searched, [*measured, *shortlist])
         cut = blocks(plan.items["select"], plan.draw.members, plan.draw.seed)
         left = [*measured, *shortlist]
         pairs = len(shortlist) * (len(shortlist) + len(measured) - 1)
         values: dict[int, Values] = {}
-        kept: frozenset[int] = frozenset()
+        feasible: frozenset[int] = frozenset()
         for block, items in enumerate(cut):
             later = (len(cut) - block - 1) * len(left)
             self._measure("select", {n: trials[n] for n in left}, items, block, later)
@@ -62,20 +54,20 @@ class Finals:
                 return
             scores = self._scores(left, cut[: block + 1])
             values = {n: estimates(plan.objectives, own) for n, own in scores.items()}
-            kept = self._keeping(values, measured)
-            now = standing(
+            feasible = self._feasible(values, measured)
+            verdict = race(
                 plan.objectives,
                 scores,
                 shortlist,
-                rivals=kept,
+                rivals=feasible,
                 pairs=pairs,
                 seed=plan.draw.seed,
                 resolution=plan.resolution,
             )
-            left = [n for n in scores if n not in now.dropped]
-            if now.decided:
+            left = [n for n in scores if n not in verdict.dropped]
+            if verdict.decided:
                 break
-        front = self._nondominated({n: values[n] for n in left if n in kept})
+        front = self._nondominated({n: values[n] for n in left if n in feasible})
         self._store.put_meta(front=front, baselines=list(measured))
 
     def test(self, trials: Mapping[int, Trial]) -> None:
@@ -87,10 +79,10 @@ class Finals:
         self,
         trials: Mapping[int, Trial],
         shortlist: Sequence[int],
-        beliefs: Beliefs,
+        searched: Estimates,
         numbers: Sequence[int],
     ) -> None:
-        """Record, before any select item is run, what is selected from and what was believed.
+        """Record, before any select item is run, what is selected from and what was estimated.
 
         A study that was extended freezes again; the digests tell how often its items were opened.
         """
@@ -100,12 +92,12 @@ class Finals:
         if not before or before[-1]["digest"] != frozen["digest"]:
             before = [*before, frozen]
         believed = {
-            n: {name: asdict(value) for name, value in beliefs.values[n].items()} for n in numbers
+            n: {name: asdict(value) for name, value in searched.values[n].items()} for n in numbers
         }
         self._store.put_meta(shortlist=list(shortlist), frozen=before, believed=believed)
 
     def _scores(self, numbers: Iterable[int], cut: Sequence[Items]) -> dict[int, Scores]:
-        """The scores of models that answered every item of some blocks, on these alone."""
+        """Return the scores, on some blocks, of models that answered every item of them."""
         known = {(task, doc) for items in cut for task, docs in items.items() for doc in docs}
         known.add(MODEL_ITEM)
         outcomes = self._store.outcomes("select")
@@ -115,10 +107,10 @@ class Finals:
             if isinstance(outcome := outcomes.get(n), Measured)
         }
 
-    def _keeping(
+    def _feasible(
         self, values: Mapping[int, Values], baselines: Mapping[int, Trial]
     ) -> frozenset[int]:
-        """The models whose values keep the constraints."""
+        """Return the models whose values satisfy the constraints."""
         named = {t.name: values[n] for n, t in baselines.items() if n in values}
         parents = parent_names(baselines.values())
         held = bounds(self._plan.constraints, self._plan.objectives, named, parents)
@@ -129,7 +121,7 @@ class Finals:
         )
 
     def _nondominated(self, values: Mapping[int, Values]) -> list[int]:
-        """The models that none of the others dominates."""
+        """Return the models that no other dominates."""
         if not values:
             return []
         numbers = sorted(values)
@@ -141,7 +133,7 @@ class Finals:
     def _measure(
         self, part: Part, trials: Mapping[int, Trial], items: Items, block: int, later: int
     ) -> None:
-        """Measure models on one block, those that are not yet; `later` more are to come."""
+        """Measure on one block the models not yet measured; `later` more are to come."""
         done = self._store.blocks(part)
         failures = self._store.failed(part)
         waiting = [n for n in trials if done.get(n, 0) <= block and n not in failures]
@@ -175,18 +167,18 @@ class Finals:
             )
 
 
-def shortlisted(plan: Plan, trials: Mapping[int, Trial], beliefs: Beliefs) -> list[int]:
-    """The merges measured on select items: greedily the most hypervolume on search items.
+def shortlisted(plan: Plan, trials: Mapping[int, Trial], searched: Estimates) -> list[int]:
+    """Return the merges to measure on select items: greedily the most hypervolume on search items.
 
-    What misses a constraint by more than one standard error is left out, unless everything does;
-    then those that miss least are taken.
+    Merges that miss a constraint by more than one standard error are left out; if all do, those
+    that miss least are taken.
     """
-    merges = [n for n in sorted(beliefs.values) if trials[n].origin not in BASELINES]
-    missed = {n: beliefs.missed(n, errors=1.0) for n in merges}
+    merges = [n for n in sorted(searched.values) if trials[n].origin not in BASELINES]
+    missed = {n: searched.missed(n, errors=1.0) for n in merges}
     kept = [n for n in merges if not missed[n]]
     if not kept:
         return sorted(sorted(merges, key=lambda n: missed[n])[: plan.shortlist])
-    reference = pareto.reference_point(beliefs.losses(beliefs.values))
-    rows = beliefs.losses(kept)
+    reference = pareto.reference_point(searched.losses(searched.values))
+    rows = searched.losses(kept)
     chosen = pareto.greedy_subset(rows, min(plan.shortlist, len(rows)), reference)
     return sorted(kept[int(i)] for i in chosen)

@@ -1,4 +1,4 @@
-"""How far a study is, for whoever watches."""
+"""A study's progress, for observers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from automerge.trial import Failed, Outcome, Part, Trial
 class Snapshot:
     """Counts of one phase, the front so far, and what happened last.
 
-    `total` is what will be done at the end, as far as one can tell; `last` is the trial that
+    `total` is the expected count at the end; `last` is the trial that
     finished last, with its values or the reason it failed.
     """
 
@@ -37,14 +37,14 @@ class Observer(Protocol):
 
 
 def label(trial: Trial, block: int) -> str:
-    """A trial's name, with the block it is measured on where that is not the first."""
+    """Return a trial's name, with the block it is measured on if not the first."""
     return f"{trial.name} block {block + 1}" if block else trial.name
 
 
 def described(
     objectives: Sequence[Objective], trial: Trial, outcome: Outcome, block: int = 0
 ) -> str:
-    """A finished measurement in one line."""
+    """Return a finished measurement as one line."""
     name = label(trial, block)
     if isinstance(outcome, Failed):
         return f"{name} failed ({outcome.kind}): {outcome.reason}"

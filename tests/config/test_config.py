@@ -182,7 +182,7 @@ def test_two_objectives_of_one_task_are_told_apart_by_their_metrics(folder):
         (
             "budget: 50",
             "deterministic: true\nexecutor: ray",
-            "trials are in flight decides what is",
+            "need a fixed number of workers",
         ),
         ("budget: 50", "max_items: 0", ":11:12: must be at least 1, got 0"),
         ("budget: 50", "resolution: 2", ":11:13: must be at most 1, got 2"),
@@ -220,7 +220,7 @@ def test_two_objectives_of_one_task_are_told_apart_by_their_metrics(folder):
         ("base: ./base\n", "", ":1:1: missing key 'base'; name the base model"),
         ("base: ./base", "base:", ":1:6: expected text, got null"),
         ("math: math", "math: ./base", ":2:16: base is already the base; list each model once"),
-        ("code: org/code@rev", "m2: math", "math is the model 'math' already; list each"),
+        ("code: org/code@rev", "m2: math", "math is already the model 'math'; list each"),
         ("math: math", "base: math", ":2:10: 'base' is reserved; choose another name"),
         ("math: math", "default: math", ":2:10: 'default' is reserved"),
         ("math: math", "-m: math", ":2:10: '-m' is not a valid name"),

@@ -1,4 +1,4 @@
-"""The contest on select items: whom it drops, when it ends, and how often it is wrong."""
+"""Racing on select items: whom it drops, when it ends, and how often it is wrong."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from automerge.estimation.sequential import log_evidence
 from automerge.objective import MODEL_ITEM, ItemScores, Objective, model_property
-from automerge.study.racing import FIRST_BLOCK, Standing, blocks, in_order, standing
+from automerge.study.racing import FIRST_BLOCK, Race, blocks, in_order, race
 from automerge.trial import count_items
 
 A = Objective("a", "one", "acc", "none", "maximize")
@@ -78,9 +78,9 @@ def judge(
     *,
     resolution: float = 0.0,
     rivals: Container[int] = range(3),
-) -> Standing:
+) -> Race:
     found = scores(table)
-    return standing((A, B), found, [1, 2], rivals=rivals, pairs=6, seed=0, resolution=resolution)
+    return race((A, B), found, [1, 2], rivals=rivals, pairs=6, seed=0, resolution=resolution)
 
 
 GOOD, BAD = [1.0] * 150 + [0.0] * 50, [1.0] * 50 + [0.0] * 150
@@ -110,7 +110,7 @@ def test_a_smaller_distance_keeps_a_candidate_that_is_worse_on_all_tasks(
     table = scores({0: (BAD, GOOD), 1: (GOOD, BAD), 2: (BAD, GOOD)})
     for number, value in ((0, 0.0), (1, 0.5), (2, distance)):
         table[number][near.name] = ItemScores((MODEL_ITEM,), (value,))
-    found = standing((A, B, near), table, [1, 2], rivals=range(3), pairs=6, seed=0, resolution=0.0)
+    found = race((A, B, near), table, [1, 2], rivals=range(3), pairs=6, seed=0, resolution=0.0)
     assert found.dropped == dropped
 
 
@@ -133,7 +133,7 @@ def test_scores_that_are_all_equal_decide_nothing_by_themselves() -> None:
 
 def test_unbounded_scores_are_measured_to_the_end() -> None:
     found = judge({0: ([-2.0] * 200, BAD), 1: (GOOD, BAD), 2: (BAD, GOOD)}, resolution=1.0)
-    assert found == Standing(frozenset(), decided=False)
+    assert found == Race(frozenset(), decided=False)
 
 
 def test_a_candidate_that_nothing_dominates_is_rarely_dropped() -> None:
@@ -146,7 +146,7 @@ def test_a_candidate_that_nothing_dominates_is_rarely_dropped() -> None:
         for n in (64, 192, 448, 600):
             seen = {k: {"a": head(v["a"], n)} for k, v in table.items()}
             every = range(12)
-            if standing(
+            if race(
                 objectives, seen, every, rivals=every, pairs=132, seed=0, resolution=0.0
             ).dropped:
                 wrong += 1

@@ -20,7 +20,7 @@ from automerge.objective import estimates, losses
 from automerge.samplers import SAMPLERS
 from automerge.store.store import Store
 from automerge.study import Driver, Limits, Plan, Snapshot
-from automerge.study.estimates import Beliefs
+from automerge.study.estimates import Estimates
 from automerge.trial import PARTS, Job, Measured, Outcome, Params, Timings
 from tests.studies import SPACE, toy_plan
 from tests.toy import OBJECTIVES, ToyWorker, fails
@@ -193,7 +193,7 @@ def test_the_sampler_learns_losses_made_worse_by_what_is_missed(tmp_path: Path) 
             store, long_plan(20), SPACE, Listening(), lambda: LocalExecutor(ToyWorker), Watcher(),
             lambda: False,
         ).run()  # fmt: skip
-        board = Beliefs(OBJECTIVES, (), long_plan(20).pool, SPACE)
+        board = Estimates(OBJECTIVES, (), long_plan(20).pool, SPACE)
         trials = {t.number: t for t in store.trials()}
         for number, outcome in store.each_outcome("search"):
             board.enter(trials[number], outcome)
@@ -251,7 +251,7 @@ def test_a_limit_of_items_ends_the_search_and_leaves_room_for_the_rest(tmp_path:
             for s in o.scores.values()
         )
     assert scored <= limit
-    assert any("the search ends after" in note for note in watcher.notes)
+    assert any("stopping the search after" in note for note in watcher.notes)
 
 
 class Clocks:
@@ -427,7 +427,7 @@ def test_three_identical_errors_in_a_row_end_the_search(tmp_path: Path) -> None:
     def broken(job: Job) -> Outcome | None:
         return Failed("error", "disk gone") if job.trial > 5 else None
 
-    with pytest.raises(SearchAborted, match=r"3 trials in a row failed alike.*disk gone"):
+    with pytest.raises(SearchAborted, match=r"3 trials in a row failed in the same way.*disk gone"):
         run(tmp_path, worker=ToyWorker(fail=broken))
     with Store(tmp_path, write=False) as store:
         assert store.counts() == {"asked": 9, "measured": 6, "failed": 3, "duplicates": 0}
