@@ -525,7 +525,7 @@ def _console() -> Console:
 
 
 def _load(path: Path | None, given: Mapping[str, object], console: Console) -> StudyConfig:
-    """The configuration named, found here, made of options alone, or the demo's."""
+    """Load the configuration: the file named, the one found here, options alone, or the demo's."""
     from automerge.config import load_with_options
 
     if path is None and "base" not in given:

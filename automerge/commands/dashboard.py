@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FILE = "optuna.journal"
 GROWN = "automerge:recorded"
-"""The study attribute that says how much of the store was written."""
+"""The study attribute that records how much of the store was exported."""
 PER_BYTE = 100
 """A storage has fewer bytes for each byte of the store."""
 LOOPBACK = "127.0.0.1"

@@ -42,7 +42,7 @@ def search(
 
     Raises:
         AutomergeError: something that you can fix; the message says what to do.
-        KeyboardInterrupt: Ctrl-C was pressed. What was measured is kept, and the same call resumes.
+        KeyboardInterrupt: Ctrl-C was pressed. What was measured is kept; the same call resumes.
     """
     if not isinstance(config, StudyConfig):
         config = load_config(config)

@@ -62,7 +62,7 @@ NUMBERS = ("budget", "max_items", "seed", "workers", "batch_size", "items_per_ca
 def load_config(source: Path | str | Mapping[str, object]) -> StudyConfig:
     """Read a study's configuration (docs/configuration.md).
 
-    A file for mergekit-evolve is taken for the study it asks for; the configuration's `notes` say
+    A file for mergekit-evolve is read as the study it describes; the configuration's `notes` say
     what has no counterpart.
 
     Args:
@@ -139,7 +139,7 @@ class _Draft:
         self._origins: dict[tuple[Step, ...], _Origin] = {(): _Origin(document, "the command line")}
 
     def take(self, evolution: Evolution, document: Document) -> None:
-        """Replace what the file says by the study it asks for."""
+        """Replace a file for mergekit-evolve by the study it describes."""
         self.data = dict(evolution.plain)
         self.notes = evolution.notes
         for path, at in evolution.origins.items():

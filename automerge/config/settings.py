@@ -254,9 +254,9 @@ class StudyConfig(Section):
         first = {info.data["base"]: "the base"} if "base" in info.data else {}
         for name, reference in models.items():
             if not NAME.fullmatch(name):
-                problems.append(((name, KEY), f"{name!r} is no name: {NAME_RULE}"))
+                problems.append(((name, KEY), f"{name!r} is not a valid name: use {NAME_RULE}"))
             elif name in RESERVED or is_proposed_name(name):
-                problems.append(((name, KEY), f"{name!r} has a meaning; choose another name"))
+                problems.append(((name, KEY), f"{name!r} is reserved; choose another name"))
             if reference in first:
                 problem = f"{reference} is already {first[reference]}; list each model once"
                 problems.append(((name,), problem))
@@ -288,15 +288,15 @@ class StudyConfig(Section):
     def _named_recipes(
         cls, recipes: tuple[NamedRecipe, ...], info: ValidationInfo
     ) -> tuple[NamedRecipe, ...]:
-        """A recipe's name, its file's, names its trial and the folder of its model."""
+        """Check recipes' names, which become those of trials and of model folders."""
         problems: list[Problem] = []
         names = {*RESERVED, *info.data.get("models", ())}
         for i, recipe in enumerate(recipes):
             name = recipe.name
             if not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
-                problems.append(((i,), f"{name!r} is no name for a recipe: {NAME_RULE}"))
+                problems.append(((i,), f"{name!r} is not a valid recipe name: use {NAME_RULE}"))
             elif name in names or is_proposed_name(name):
-                problem = f"another trial is named {name!r}; give the recipe's file another name"
+                problem = f"another trial is named {name!r}; rename the recipe's file"
                 problems.append(((i,), problem))
             names.add(name)
         if problems:

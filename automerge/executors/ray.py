@@ -175,7 +175,7 @@ class RayExecutor:
         asked = " and ".join(f"{_number(n)} {what}" for what, n in self._needs().items())
         advice = ""
         if self._settings.gpus_per_worker and not held.get("GPU"):
-            advice = "; for workers without a GPU, give --device cpu"
+            advice = "; for workers without a GPU, use --device cpu"
         return f"no worker is up: the cluster has {has}, each worker asks for {asked}{advice}"
 
     def submit(self, job: Job) -> None:
@@ -213,8 +213,8 @@ class RayExecutor:
             self._alive = now
         elif now - self._alive > self._settings.patience_s:
             raise ClusterLost(
-                f"no worker came up for {self._settings.patience_s:.0f} s ({self._missing()}); "
-                "the same command resumes the study"
+                f"no worker became available within {self._settings.patience_s:.0f} s ({self._missing()}); "
+                "run the same command to resume"
             )
         if now - self._looked > LOOK_S:
             self._looked = now
@@ -233,8 +233,8 @@ class RayExecutor:
             if time.monotonic() > until:
                 self._gone = True
                 raise ClusterLost(
-                    f"Ray's head at {self._head} is out of reach for {HEAD_PATIENCE_S:.0f} s; "
-                    "start it again, and the same command resumes the study"
+                    f"Ray's head at {self._head} has been unreachable for {HEAD_PATIENCE_S:.0f} s; "
+                    "restart it and run the same command to resume"
                 )
             time.sleep(1)
 
@@ -301,7 +301,7 @@ class RayExecutor:
                 return None
             return self._again(run.job, "infra", f"its worker died: {error}")
         except ray.exceptions.RayError as error:
-            raise ClusterLost(f"Ray failed: {error}; the same command resumes the study") from error
+            raise ClusterLost(f"Ray failed: {error}; run the same command to resume") from error
         self._lost_in_a_row = 0
         if isinstance(outcome, Measured):
             self._deadline.saw(count_items(run.job.items), time.monotonic() - run.since)
@@ -344,7 +344,7 @@ class RayExecutor:
         if self._lost_in_a_row > (RETRIES + 1) * self._wanted + RETRIES:
             raise ClusterLost(
                 f"{self._lost_in_a_row} workers died in a row, the last with: {error}; "
-                "the same command resumes the study"
+                "run the same command to resume"
             ) from error
         self._exchange(actor)
 
@@ -431,7 +431,7 @@ def cluster_warnings(
     if address is None or environment.get("RAY_AUTH_MODE") == "token":
         return ()
     return (
-        f"the Ray cluster at {address} runs whatever anybody who reaches it sends; set "
+        f"the Ray cluster at {address} executes code from anyone who can reach it; set "
         "RAY_AUTH_MODE=token there and here, or keep it on a private network",
     )
 

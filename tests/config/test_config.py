@@ -413,9 +413,9 @@ def test_no_two_trials_have_one_name(folder):
     wrong = ["trial-5", "math", "base", "uniform", "trial-x"]
     assert len(found) == len(wrong)
     for name, fault in zip(wrong, found, strict=True):
-        assert f"another trial is named {name!r}; give the recipe's file another name" in fault
+        assert f"another trial is named {name!r}; rename the recipe's file" in fault
     (found,) = faults(STUDY.replace("math:", "trial-5:"), folder)
-    assert "'trial-5' has a meaning; choose another name" in found
+    assert "'trial-5' is reserved; choose another name" in found
 
 
 def test_plain_settings_are_json_and_read_back(folder):

@@ -219,7 +219,9 @@ def test_a_cluster_without_what_workers_need_is_lost_with_the_reason() -> None:
     settings = RaySettings(workers=None, gpus_per_worker=1, patience_s=0.0)
     executor = RayExecutor(ToyWorker, settings, lambda _: None)
     executor.submit(job(0))
-    with pytest.raises(ClusterLost, match=r"0 GPUs .* --device cpu.*; the same command resumes"):
+    with pytest.raises(
+        ClusterLost, match=r"0 GPUs .* --device cpu.*; run the same command to resume"
+    ):
         executor.next_finished(timeout_s=1.0)
     executor.close()
 

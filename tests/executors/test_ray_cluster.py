@@ -107,6 +107,6 @@ def test_when_no_worker_is_left_the_cluster_is_lost(cluster: Cluster) -> None:
     executor = RayExecutor(partial(ToyWorker, None, 0.05), RaySettings(workers=1, patience_s=12.0))
     collect(executor, [job(0)])
     cluster.remove_node(node)
-    with pytest.raises(ClusterLost, match="the same command resumes"):
+    with pytest.raises(ClusterLost, match="run the same command to resume"):
         collect(executor, [job(1)])
     executor.close()
