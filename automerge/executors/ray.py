@@ -30,7 +30,7 @@ LOOK_S = 10.0
 """How often the head is looked for, and asked whether the cluster has room for more workers."""
 _PORT = re.compile(r":\d+$")
 HEAD_PATIENCE_S = 25.0
-"""How long the head may be out of reach; after 60 s Ray would end our process without a word."""
+"""How long the head may be unreachable; after 60 s Ray would end our process silently."""
 
 
 @dataclass(frozen=True)
@@ -213,8 +213,8 @@ class RayExecutor:
             self._alive = now
         elif now - self._alive > self._settings.patience_s:
             raise ClusterLost(
-                f"no worker became available within {self._settings.patience_s:.0f} s ({self._missing()}); "
-                "run the same command to resume"
+                f"no worker became available within {self._settings.patience_s:.0f} s "
+                f"({self._missing()}); run the same command to resume"
             )
         if now - self._looked > LOOK_S:
             self._looked = now
