@@ -272,7 +272,7 @@ def test_a_search_stopped_and_killed_at_any_phase_ends_like_an_undisturbed_one(
     assert stopped(zoo, environment, out, [signal.SIGKILL], after=3)[0] == -9
     code, said = stopped(zoo, environment, out, [signal.SIGHUP], after=6)
     assert code == 129
-    assert "stopping: what runs is finished first" in said
+    assert "stopping: finishing running trials first" in said
     assert "Stopped. What was measured is in" in said
     done = run(zoo, environment, "search", "--out", str(out))
     assert done.returncode == 0, done.stderr

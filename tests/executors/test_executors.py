@@ -205,7 +205,7 @@ def test_what_a_cluster_lacks_is_said_at_once_and_a_stop_is_answered_at_once() -
     assert message.startswith("no worker is up: the cluster has 2 CPUs (")
     assert message.endswith(
         "and 0 GPUs (0 free), each worker asks for 1 CPU and 1 GPU; for workers without a GPU, "
-        "give --device cpu; waiting up to 10 min for nodes to join"
+        "use --device cpu; waiting up to 10 min for nodes to join"
     )
     executor.submit(job(0))
     assert executor.next_finished(timeout_s=0.0) is None
