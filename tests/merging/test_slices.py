@@ -322,7 +322,10 @@ def test_a_model_of_two_stacks_is_refused(tmp_path):
         ([Slice({})], "slice 1: expected `layers`"),
         ([Slice({"base": (0, 0)})], r"slice 1: expected the first layer.*got \[0, 0\]"),
         ([Slice({"maths": (0, 1)})], "slice 1: unknown model 'maths'"),
-        ([Slice({"base": (0, 1)}, {"maths": {}})], "slice 1: 'maths' is no source of this slice"),
+        (
+            [Slice({"base": (0, 1)}, {"maths": {}})],
+            "slice 1: maths: 'maths' is no source of this slice",
+        ),
         ([Slice({"base": (0, 1)}, {"base": {"scal": Profile.of(1)}})], "has no 'scal'; did you"),
         ([Slice({"base": (0, 1)}, {}, {"t": Profile.of(1)})], "slice 1: passthrough has no 't'"),
     ],

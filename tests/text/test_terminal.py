@@ -10,6 +10,7 @@ import subprocess
 import sys
 import unicodedata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -184,4 +185,7 @@ def test_a_name_that_is_a_path_is_refused_at_every_border(tmp_path: Path, name: 
 
     assert misfit(NAME, json.dumps(name)) is not None
     with pytest.raises((ConfigError, ValueError)):
-        StudyConfig._named_recipes((NamedRecipe.model_construct(name=name, plain={}),))
+        StudyConfig._named_recipes(
+            (NamedRecipe.model_construct(name=name, plain={}),),
+            SimpleNamespace(data={}),  # type: ignore[arg-type]
+        )
