@@ -66,7 +66,7 @@ class ScoreTime:
 
     @property
     def ours(self) -> float:
-        """All of ours."""
+        """Return the total of our parts."""
         return self.merge + self.forward + self.rest
 
     @property

@@ -88,7 +88,7 @@ class Architecture:
         return any(re.search(pattern, live) for pattern in patterns) or live in self._buffers
 
     def leaves_out(self, name: str) -> bool:
-        """Whether the architecture expects checkpoints with this tensor, which it has not."""
+        """Whether the architecture expects checkpoints with this tensor, which it lacks."""
         patterns = self.model._keys_to_ignore_on_load_unexpected or ()
         return any(re.search(pattern, name) for pattern in patterns)
 

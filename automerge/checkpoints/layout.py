@@ -36,7 +36,7 @@ def layout(recipe: Recipe, names: Mapping[str, Iterable[str]]) -> list[Target]:
     """List the merged model's tensors in order; `names` are the tensors of each model.
 
     Without slices they are the reference's, and each has the same name in all models. Raises
-    PreflightError where a slice asks for layers that a model has not.
+    PreflightError where a slice asks for layers that a model lacks.
     """
     if recipe.slices:
         return _Stack(recipe, names).targets()

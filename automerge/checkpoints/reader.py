@@ -86,7 +86,7 @@ class SafetensorsCheckpoint:
 
 
 def read_json(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
-    """Read a JSON object of at most so many bytes from a file of a model folder.
+    """Read a JSON object of limited size from a file of a model folder.
 
     Text that cannot be written, half of a character in UTF-16, is refused.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from automerge.errors import PreflightError, disk_is_full
 from automerge.evidence.base import KINDS
+from automerge.files.cache import cache_home
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,8 +68,7 @@ class MemoryEvidence:
 
 def cache_folder() -> Path:
     """Where evidence is kept, beside automerge's cache: $XDG_CACHE_HOME, or ~/.cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "automerge" / "evidence"
+    return cache_home() / "evidence"
 
 
 def write_evidence(

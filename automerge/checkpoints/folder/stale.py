@@ -29,7 +29,7 @@ CARDS = (
     *("readme", "readme.*", "readme_*", "modelcard.*", "model_card.*"),
     *("recipe.yaml", "recipe.yml", "mergekit*.yaml", "mergekit*.yml"),
 )
-"""Written anew: what a model is and was made of."""
+"""Written again: what a model is and was made of."""
 CODE = (
     *("*.py", "*.pyc", "*.pyd", "*.ipynb", "*.so", "*.dll", "*.dylib", "*.exe", "*.sh", "*.bat"),
     *("*.ps1", "*.jar"),

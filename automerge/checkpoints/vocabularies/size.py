@@ -70,7 +70,7 @@ def made(config: Mapping[str, Any]) -> Any:
 
 
 def resized(config: Mapping[str, Any], n_rows: int) -> dict[str, Any]:
-    """A configuration with so many tokens, at whatever level it says so."""
+    """A configuration with this many tokens, at whatever level it says so."""
     path = vocabulary_path(config) or (KEY,)
     changed = with_value(config, path, n_rows)
     return {**changed, KEY: n_rows} if KEY in config else changed

@@ -15,6 +15,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from automerge.files.cache import cache_home
+
 logger = logging.getLogger(__name__)
 
 DIGITS = 32
@@ -28,8 +30,7 @@ def digest(data: bytes) -> str:
 
 def kept() -> Path:
     """Where compiled kernels are kept: for this process alone where others could write there."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(home) / "automerge" / "kernels"
+    folder = cache_home() / "kernels"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     fault = unsafe(folder.resolve())
     return folder if fault is None else Path(passing(folder, fault).name)
