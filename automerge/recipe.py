@@ -106,6 +106,19 @@ def interpolate(knots: Sequence[float], depth: float) -> float:
 
 
 @dataclass(frozen=True)
+class Coordinate:
+    """One number of a recipe: a knot of a knob's profile, counted from 0 at the first layer.
+
+    `source` is the source whose knob it is; None for a knob of the recipe.
+    """
+
+    source: str | None
+    knob: str
+    selector: str
+    knot: int
+
+
+@dataclass(frozen=True)
 class RecipeSource:
     """One model that goes into the merge, by its name in the study, with its own knobs."""
 
@@ -285,6 +298,21 @@ class Recipe:
             base=self.base if self.base in piece.layers else None,
             knobs={**self.knobs, **piece.knobs},
             slices=(),
+        )
+
+    @property
+    def coordinates(self) -> tuple[Coordinate, ...]:
+        """Every number of the recipe, source by source, then its own; none where it has slices."""
+        if self.slices:
+            return ()
+        owners = (*((source.name, source.knobs) for source in self.sources), (None, self.knobs))
+        return tuple(
+            Coordinate(owner, knob, selector, i)
+            for owner, knobs in owners
+            for knob, profile in knobs.items()
+            if isinstance(profile, Profile)
+            for selector, knots in profile.parts
+            for i in range(len(knots))
         )
 
     @property

@@ -51,6 +51,26 @@ class KnobSpace:
                 params[parameter.name] = value
         return params
 
+    def pull_back(self, slopes: Mapping[tuple[str, int], float]) -> dict[str, float]:
+        """Return the slopes per fraction of a parameter's range, by role.
+
+        The chain rule through `profile` and `FloatParameter.at_fraction`, which are linear but for
+        rounding. A parameter is left out where no knot it moves has a slope.
+
+        Args:
+            slopes: per unit of each knot of the profile, by selector and number; knots that are
+                not there have no slope.
+        """
+        pulled: dict[str, float] = {}
+        for group, row in zip(self.groups, self.parameters, strict=True):
+            for selector in group:
+                for knot, entry in enumerate(self.knot_entries):
+                    if (selector, knot) in slopes:
+                        parameter = row[entry]
+                        slope = slopes[selector, knot] * (parameter.high - parameter.low)
+                        pulled[parameter.role] = pulled.get(parameter.role, 0.0) + slope
+        return pulled
+
     def middle(self) -> Mapping[str, float]:
         """Return the middle of every parameter."""
         return {p.name: p.at_fraction(0.5) for row in self.parameters for p in row}

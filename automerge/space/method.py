@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 
 from automerge.arrays import Bools, Floats
-from automerge.recipe import Profile, Recipe, RecipeSource, Value
+from automerge.recipe import Coordinate, Profile, Recipe, RecipeSource, Value
 from automerge.space.knobs import KnobSpace, same
 from automerge.space.parameters import (
     BooleanParameter,
@@ -137,6 +137,25 @@ class MethodSpace:
             for kind, digests in self.evidence.items()
         }
         return Recipe(self.name, sources, self.base, knobs, self.seed, dtype, evidence=evidence)
+
+    def pull_back(
+        self, params: Params, slopes: Mapping[Coordinate, float]
+    ) -> Iterator[tuple[str, float]]:
+        """Yield slopes per fraction of a parameter's range, by role, to be summed over equal roles.
+
+        Args:
+            params: active parameters.
+            slopes: per unit of each number of their recipe.
+        """
+        models = self.models(lambda parameter: params[parameter.name])
+        owned = [(model, space) for model in models for space in self.knobs[model]]
+        for owner, space in (*owned, *((None, space) for space in self.recipe_knobs)):
+            knots = {
+                (at.selector, at.knot): slope
+                for at, slope in slopes.items()
+                if (at.source, at.knob) == (owner, space.knob)
+            }
+            yield from space.pull_back(knots).items()
 
     def params(self, recipe: Recipe, depths: tuple[float, ...]) -> Params | None:
         """Return parameters whose recipe gives every tensor the same values; None without any.

@@ -19,16 +19,29 @@ STEEPNESS = 4.0
 DIGITS = 6
 BOUND_FRACTION = 1e-7
 """Stands for 0, whose coordinate is infinite; it rounds to the bound."""
+UNIFORM_SCALE = 1 / math.sqrt(12)
+"""Standard deviation of the uniform distribution on [0, 1]."""
 
 
 @dataclass(frozen=True)
 class FloatParameter:
-    """A number in [low, high], bounds of six digits; `role` is its name without the method."""
+    """A number in [low, high], bounds of six digits.
+
+    Attributes:
+        name: unique within the space.
+        role: its name without the method.
+        low: the least value.
+        high: the largest value.
+        scale: standard deviation of its prior, as a fraction of the range.
+        smooth: whether the merged weights have a slope in it.
+    """
 
     name: str
     role: str
     low: float
     high: float
+    scale: float = UNIFORM_SCALE
+    smooth: bool = True
 
     def at_fraction(self, fraction: float) -> float:
         """Return the value at a fraction in [0, 1] of the way from low to high."""
@@ -69,6 +82,16 @@ class BooleanParameter:
 
     name: str
     role: str
+
+    @property
+    def scale(self) -> float:
+        """Standard deviation of its prior, as a fraction of [0, 1]."""
+        return UNIFORM_SCALE
+
+    @property
+    def smooth(self) -> bool:
+        """A switch has no slope."""
+        return False
 
     def at_fraction(self, fraction: float) -> bool:
         """Return True in the upper half of [0, 1]."""

@@ -10,8 +10,8 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import ArrayLike
 
-from automerge.arrays import Floats, Indices
-from automerge.recipe import Recipe, Value
+from automerge.arrays import Bools, Floats, Indices
+from automerge.recipe import Coordinate, Recipe, Value
 from automerge.space.method import METHOD, Choose, MethodSpace
 from automerge.space.parameters import (
     BooleanParameter,
@@ -81,13 +81,32 @@ class Space:
     @cached_property
     def roles(self) -> tuple[str, ...]:
         """What the coordinates of vectors stand for, in order."""
-        plain = (p for p in self.parameters if not isinstance(p, CategoricalParameter))
-        return tuple(dict.fromkeys(p.role for p in plain))
+        return tuple(dict.fromkeys(p.role for p in self._numbered))
+
+    @property
+    def _numbered(self) -> tuple[FloatParameter | BooleanParameter, ...]:
+        """Parameters that have a coordinate."""
+        return tuple(p for p in self.parameters if not isinstance(p, CategoricalParameter))
 
     @cached_property
     def columns(self) -> Mapping[str, int]:
         """The column of each role in vectors and positions."""
         return {role: i for i, role in enumerate(self.roles)}
+
+    @cached_property
+    def scales(self) -> Floats:
+        """Prior standard deviation of each role, in fractions of its range: (roles,).
+
+        1 / √12 where every value in the range is as likely; less where values near the middle are.
+        """
+        by_role = {p.role: p.scale for p in self._numbered}
+        return np.array([by_role[role] for role in self.roles])
+
+    @cached_property
+    def smooth(self) -> Bools:
+        """Which roles are numbers that the merged weights may have a slope in: (roles,)."""
+        by_role = {p.role: p.smooth for p in self._numbered}
+        return np.array([by_role[role] for role in self.roles])
 
     @cached_property
     def branches(self) -> tuple[Branch, ...]:
@@ -149,6 +168,25 @@ class Space:
         active = self.active(params)
         recipe = self.methods[str(active[METHOD])].recipe(active, self.dtype)
         return recipe if self.structure is None else self.structure.recipe(recipe, active)
+
+    def pull_back(self, params: Params, slopes: Mapping[Coordinate, float]) -> dict[str, float]:
+        """Return the slope of a loss in the parameters, given that in the numbers of their recipe.
+
+        The chain rule, exact but for the rounding of recipes to six digits.
+
+        Args:
+            params: where the slope was taken.
+            slopes: of the loss, per unit of each number of `recipe(params)` that has one.
+
+        Returns:
+            Role → slope of the loss per fraction of the role's range, as in `position`. Roles that
+            move no number with a slope are left out: switches, structure, inactive ones.
+        """
+        active = self.active(params)
+        pulled: dict[str, float] = {}
+        for role, slope in self.methods[str(active[METHOD])].pull_back(active, slopes):
+            pulled[role] = pulled.get(role, 0.0) + slope
+        return pulled
 
     def params(self, recipe: Recipe) -> Params | None:
         """Return parameters of an equivalent recipe; None where the space has none.

@@ -31,8 +31,10 @@ class Structure:
     def parameters(self) -> tuple[FloatParameter, FloatParameter]:
         """How many more layers than the base has (fewer where negative), and where they are."""
         return (
-            FloatParameter(_COUNT, _COUNT, -self.drop - _MARGIN, self.repeat + _MARGIN),
-            FloatParameter(_START, _START, 0.0, 1.0),
+            FloatParameter(
+                _COUNT, _COUNT, -self.drop - _MARGIN, self.repeat + _MARGIN, smooth=False
+            ),
+            FloatParameter(_START, _START, 0.0, 1.0, smooth=False),
         )
 
     @property
