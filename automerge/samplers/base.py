@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from dataclasses import dataclass
 from typing import Protocol
 
 from automerge.space import Space
 from automerge.trial import Params
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What is known of a measured trial.
+
+    Attributes:
+        losses: one per goal, to be minimised.
+        errors: the standard error of each loss; 0 where it is exact, None where nothing is known.
+    """
+
+    losses: tuple[float, ...]
+    errors: tuple[float, ...] | None = None
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every loss is a finite number; a trial with others counts as failed."""
+        return all(map(math.isfinite, self.losses))
 
 
 class Sampler(Protocol):
@@ -33,7 +52,7 @@ class Sampler(Protocol):
         """
         return self.ask(number) == params
 
-    def tell(self, number: int, params: Params | None, losses: Sequence[float] | None) -> None:
+    def tell(self, number: int, params: Params | None, told: Told | None) -> None:
         """Report a trial, once.
 
         Trials that were never asked for (base, sources, the user's recipes) are told too.
@@ -41,7 +60,7 @@ class Sampler(Protocol):
         Args:
             number: the trial's number.
             params: its parameters; None where the space cannot express its recipe.
-            losses: one per goal, to be minimised; None for a failure.
+            told: what was measured; None for a failure.
         """
         ...
 

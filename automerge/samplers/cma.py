@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from automerge.arrays import Floats
 from automerge.pareto import updated_front
-from automerge.samplers.base import Sampler
+from automerge.samplers.base import Sampler, Told
 from automerge.samplers.random import draw
 from automerge.samplers.scalarise import chebyshev, directions
 from automerge.space import Space
@@ -132,11 +132,10 @@ class CmaSampler(Sampler):
         self._pending[number] = direction, Point(branch, vector)
         return self._space.from_vector(self._space.branches[branch], vector)
 
-    def tell(self, number: int, params: Params | None, losses: Sequence[float] | None) -> None:
+    def tell(self, number: int, params: Params | None, told: Told | None) -> None:
         """Report a trial; losses that are not finite are a failure."""
-        values = None if losses is None else np.array(losses, dtype=np.float64)
-        if values is not None and not np.isfinite(values).all():
-            values = None
+        measured = told is not None and told.is_finite
+        values = np.array(told.losses, dtype=np.float64) if told and measured else None
         asked = self._pending.pop(number, None)
         if values is not None:
             point = self._point(params) if asked is None else asked[1]

@@ -10,7 +10,7 @@ from threadpoolctl import ThreadpoolController
 
 from automerge.arrays import Floats
 from automerge.pareto import nondominated
-from automerge.samplers.base import Sampler
+from automerge.samplers.base import Sampler, Told
 from automerge.samplers.gaussian_process import Hyperparameters, condition, fit
 from automerge.samplers.random import draw
 from automerge.space import Space
@@ -100,18 +100,18 @@ class GpSampler(Sampler):
         self._asked += 1
         self._pending[number] = self._space.position(params)
 
-    def tell(self, number: int, params: Params | None, losses: Sequence[float] | None) -> None:
+    def tell(self, number: int, params: Params | None, told: Told | None) -> None:
         """Report a trial; losses that are not finite are a failure, which earns nothing again."""
         point = self._pending.pop(number, None)
         if point is None and params is not None:
             point = self._space.position(params)
         if point is None:
             return
-        if losses is None or not np.isfinite(losses).all():
+        if told is None or not told.is_finite:
             self._failed.append(point)
         else:
             self._points.append(point)
-            self._losses.append(np.array(losses, dtype=np.float64))
+            self._losses.append(np.array(told.losses, dtype=np.float64))
 
     def _best(self, rng: np.random.Generator) -> Floats:
         """Return the candidate of the largest expected improvement, as a position."""

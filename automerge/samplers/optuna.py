@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from automerge.recipe import Value
-from automerge.samplers.base import Sampler
+from automerge.samplers.base import Sampler, Told
 from automerge.space import CategoricalParameter, Parameter, Space
 from automerge.trial import Params
 
@@ -50,7 +49,7 @@ class OptunaSampler(Sampler):
         with _quiet():
             return self._ask(number)
 
-    def tell(self, number: int, params: Params | None, losses: Sequence[float] | None) -> None:
+    def tell(self, number: int, params: Params | None, told: Told | None) -> None:
         """Report a trial; recipes the space cannot express teach these samplers nothing."""
         from optuna.trial import TrialState
 
@@ -61,10 +60,10 @@ class OptunaSampler(Sampler):
                 self._study.enqueue_trial(_flat(self._space, params))
                 self._ask(number)
             trial = self._asked.pop(number)
-            if losses is None or not all(map(math.isfinite, losses)):
+            if told is None or not told.is_finite:
                 self._study.tell(trial, state=TrialState.FAIL)
             else:
-                self._study.tell(trial, list(losses))
+                self._study.tell(trial, list(told.losses))
 
     def _ask(self, number: int) -> Params:
         entropy = np.random.SeedSequence([self._seed, number])

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from automerge.recipe import Value
-from automerge.samplers.base import Sampler
+from automerge.samplers.base import Sampler, Told
 from automerge.space import CategoricalParameter, Parameter, Space
 from automerge.trial import Params
 
@@ -23,7 +21,7 @@ class RandomSampler(Sampler):
         """Propose parameters for trial `number`."""
         return draw(self._space, np.random.default_rng([self._seed, number]))
 
-    def tell(self, number: int, params: Params | None, losses: Sequence[float] | None) -> None:
+    def tell(self, number: int, params: Params | None, told: Told | None) -> None:
         """Learn nothing."""
 
 

@@ -12,6 +12,7 @@ from automerge import pareto
 from automerge.constraint import Bound, Constraint, bounds
 from automerge.estimation.scoreboard import Scoreboard
 from automerge.objective import Estimate, Objective, goals, losses
+from automerge.samplers.base import Told
 from automerge.space import Space
 from automerge.trial import BASELINES, Failed, Outcome, Trial, parent_names
 
@@ -41,8 +42,8 @@ class Estimates:
         self.values: dict[int, dict[str, Estimate]] = {}
         self.front: dict[int, tuple[float, ...]] = {}
         """Losses of the trials that satisfy the constraints and are nondominated."""
-        self.told: dict[int, tuple[float, ...]] = {}
-        """The losses a sampler is told for each trial, as of when the trial was entered."""
+        self.told: dict[int, Told] = {}
+        """What a sampler is told for each trial, as of when the trial was entered."""
 
     def enter(self, trial: Trial, outcome: Outcome) -> None:
         """Estimate a trial's values from its items and all earlier measurements."""
@@ -56,7 +57,7 @@ class Estimates:
         self.values[trial.number] = self._board.estimates(at)
         if trial.origin in BASELINES:
             self._baselines[trial.number] = trial
-        self.told[trial.number] = self._penalised(trial.number)
+        self.told[trial.number] = self._told(trial.number)
         self._join_front(trial.number)
 
     def renew(self) -> None:
@@ -78,17 +79,21 @@ class Estimates:
             (trials[n].name, tuple(v.value for v in self.values[n].values())) for n in self.front
         )
 
-    def _penalised(self, number: int) -> tuple[float, ...]:
-        """Return losses, increased by the trial's constraint violations.
+    def _told(self, number: int) -> Told:
+        """Return losses with their errors, increased by the trial's constraint violations.
 
         An exact penalty: feasible trials keep their losses.
         """
-        own = losses(self._objectives, self.values[number])
+        searched = goals(self._objectives)
+        values = self.values[number]
+        errors = tuple(values[objective.name].stderr for objective in searched)
+        own = losses(self._objectives, values)
         missed = self.missed(number)
         if not missed:
-            return own
-        ranges = (self._range(o.name) for o in goals(self._objectives))
-        return tuple(x + PENALTY * missed * s for x, s in zip(own, ranges, strict=True))
+            return Told(own, errors)
+        ranges = (self._range(objective.name) for objective in searched)
+        penalised = (x + PENALTY * missed * s for x, s in zip(own, ranges, strict=True))
+        return Told(tuple(penalised), errors)
 
     def missed(self, number: int, errors: float = 0.0) -> float:
         """Return the sum of a trial's violations, each in ranges of the baselines' values.

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from automerge.recipe import single, uniform_average
-from automerge.samplers.base import Sampler, SamplerFactory
+from automerge.samplers.base import Sampler, SamplerFactory, Told
 from automerge.space import Space
 from automerge.testing.spaces import losses, space
 from automerge.trial import Params
@@ -29,6 +29,12 @@ from automerge.trial import Params
 SPACE = space()
 TRIALS = 24
 """Enough to leave every sampler's random start behind."""
+
+
+def measured(space: Space, params: Params, n_objectives: int) -> Told:
+    """Return what a sampler is told of parameters: smooth losses, and errors that vary."""
+    values = losses(space, params, n_objectives)
+    return Told(tuple(values), tuple(0.01 + 0.05 * value for value in values))
 
 
 def drive(
@@ -49,7 +55,7 @@ def drive(
             asked.append(sampler.ask(len(asked)))
         number = pending.pop(rng.randrange(len(pending)))
         failed = number % 7 == 6
-        told = None if failed else losses(space, asked[number], n_objectives)
+        told = None if failed else measured(space, asked[number], n_objectives)
         sampler.tell(number, asked[number], told)
     return asked
 
@@ -59,7 +65,7 @@ class Log:
     """The calls to a sampler in order: proposals by number, and what was told."""
 
     asked: dict[int, Params] = field(default_factory=dict)
-    told: dict[int, list[float] | None] = field(default_factory=dict)
+    told: dict[int, Told | None] = field(default_factory=dict)
     order: list[tuple[str, int]] = field(default_factory=list)
 
     def copy(self) -> Log:
@@ -76,7 +82,7 @@ class Log:
                 continue
             number = pending[call % len(pending)]
             failed = number % 5 == 4
-            values = None if failed else losses(SPACE, self.asked[number], n_objectives)
+            values = None if failed else measured(SPACE, self.asked[number], n_objectives)
             sampler.tell(number, self.asked[number], values)
             self.told[number] = values
             self.order.append(("tell", number))
@@ -118,7 +124,7 @@ class SamplerLaws:
                     np.random.seed(disturb)
                     random.seed(disturb)
                 asked.append(sampler.ask(number))
-                sampler.tell(number, asked[-1], losses(SPACE, asked[-1], 2))
+                sampler.tell(number, asked[-1], measured(SPACE, asked[-1], 2))
             return asked
 
         assert propose(None) == propose(1) == propose(2)
@@ -149,10 +155,10 @@ class SamplerLaws:
         for number, source in enumerate(SPACE.sources, start=1000):  # so that no start is random
             params = SPACE.params(single(source))
             assert params is not None
-            sampler.tell(number, params, losses(SPACE, params, 2))
+            sampler.tell(number, params, measured(SPACE, params, 2))
         asked = {number: sampler.ask(number) for number in range(64)}
         for number in random.Random(0).sample(range(64), 64):
-            sampler.tell(number, asked[number], losses(SPACE, asked[number], 2))
+            sampler.tell(number, asked[number], measured(SPACE, asked[number], 2))
         assert SPACE.active(sampler.ask(64))
 
     def test_a_sampler_goes_on_when_every_trial_fails(self, make: SamplerFactory) -> None:
@@ -160,7 +166,7 @@ class SamplerLaws:
         asked = []
         for number in range(TRIALS):
             asked.append(sampler.ask(number))
-            sampler.tell(number, asked[-1], None if number % 2 else [math.nan, 0.0])
+            sampler.tell(number, asked[-1], None if number % 2 else Told((math.nan, 0.0)))
         assert len({repr(params) for params in asked}) > len(asked) // 2
 
     def test_a_sampler_bears_equal_losses_and_told_duplicates(self, make: SamplerFactory) -> None:
@@ -168,19 +174,19 @@ class SamplerLaws:
         same = SPACE.params(uniform_average(SPACE.sources))
         for number in range(TRIALS):
             params = sampler.ask(number)
-            sampler.tell(number, params, [0.5, 0.5])
-            sampler.tell(1000 + number, same, [0.5, 0.5])
+            sampler.tell(number, params, Told((0.5, 0.5), (0.0, 0.0)))
+            sampler.tell(1000 + number, same, Told((0.5, 0.5), (0.0, 0.0)))
             assert SPACE.active(params)
 
     def test_trials_nobody_asked_for_may_be_told(self, make: SamplerFactory) -> None:
         sampler = make(SPACE, 2, 0, 12)
-        sampler.tell(0, None, [1.0, 0.0])
-        sampler.tell(1, SPACE.params(single("a")), [0.2, 0.9])
-        sampler.tell(2, SPACE.params(uniform_average(SPACE.sources)), [0.4, 0.4])
+        sampler.tell(0, None, Told((1.0, 0.0)))
+        sampler.tell(1, SPACE.params(single("a")), Told((0.2, 0.9)))
+        sampler.tell(2, SPACE.params(uniform_average(SPACE.sources)), Told((0.4, 0.4)))
         sampler.tell(3, SPACE.params(single("b")), None)
         for number in range(4, 16):
             params = sampler.ask(number)
-            sampler.tell(number, params, losses(SPACE, params, 2))
+            sampler.tell(number, params, measured(SPACE, params, 2))
             assert SPACE.active(params)
 
     @pytest.mark.parametrize("seed", range(5))

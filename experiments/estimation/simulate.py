@@ -27,6 +27,7 @@ from automerge.methods import METHODS
 from automerge.objective import ItemScores, Objective, estimates, joined, losses
 from automerge.recipe import BASE
 from automerge.samplers import SAMPLERS
+from automerge.samplers.base import Told
 from automerge.space import Knots, Space, build_space
 from automerge.testing.spaces import plain_settings
 from automerge.trial import Items
@@ -163,7 +164,8 @@ def search(landscape: Landscape, sampler_name: str, method: Method, seed: int) -
         seen.append(scored(positions[-1], items))
         board.add(positions[-1], seen[-1])
         told = board.estimates(number) if controlled else estimates(objectives, seen[-1])
-        sampler.tell(number, params, losses(objectives, told))
+        errors = tuple(told[o.name].stderr for o in objectives)
+        sampler.tell(number, params, Told(losses(objectives, told), errors))
         if promotes and n_promoted < PROMOTED * (number + 1) and not first:
             chosen = _promoted(objectives, board, seen, len(baselines))
             known = {o.task: {i for _, i in seen[chosen][o.name].items} for o in objectives}

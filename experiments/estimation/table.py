@@ -28,6 +28,7 @@ from automerge.methods import METHODS
 from automerge.objective import ItemScores, Objective, losses
 from automerge.recipe import BASE, Recipe, single, uniform_average
 from automerge.samplers import SAMPLERS
+from automerge.samplers.base import Told
 from automerge.session import preflight
 from automerge.session.panel import study_panel
 from automerge.space import Space, build_space
@@ -111,8 +112,9 @@ def search(
             for o, row in zip(objectives, scores, strict=True)
         }
         candidate = board.add(position(space, proposal.params), shown)
-        measured = losses(objectives, board.estimates(candidate))
-        sampler.tell(number, proposal.params, measured)
+        found = board.estimates(candidate)
+        errors = tuple(found[o.name].stderr for o in objectives)
+        sampler.tell(number, proposal.params, Told(losses(objectives, found), errors))
 
 
 def position(space: Space, params: Params | None) -> NDArray[np.float64] | None:

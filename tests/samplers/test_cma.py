@@ -9,6 +9,7 @@ from automerge.arrays import Floats
 from automerge.pareto import ideal_nadir
 from automerge.recipe import single
 from automerge.samplers import SAMPLERS, cma
+from automerge.samplers.base import Told
 from automerge.testing.spaces import losses, space
 from automerge.trial import Params
 
@@ -45,8 +46,10 @@ class ArchiveComparedAnew:
 def proposals(n_objectives: int, decimals: int) -> list[Params]:
     """With failures, trials that the space cannot express, and answers in another order."""
     sampler = SAMPLERS["cma"](SPACE, n_objectives, 4, TRIALS)
-    sampler.tell(-1, None, [0.0] * n_objectives)  # better than any, and no point of the space
-    sampler.tell(-2, SPACE.params(single("a")), [0.4] * n_objectives)
+    sampler.tell(
+        -1, None, Told((0.0,) * n_objectives)
+    )  # better than any, and no point of the space
+    sampler.tell(-2, SPACE.params(single("a")), Told((0.4,) * n_objectives))
     rng = np.random.default_rng(n_objectives)
     asked: list[Params] = []
     pending: list[int] = []
@@ -56,8 +59,8 @@ def proposals(n_objectives: int, decimals: int) -> list[Params]:
         if len(pending) > 8:
             told = pending.pop(int(rng.integers(len(pending))))
             row = losses(SPACE, asked[told], n_objectives)
-            noisy = np.round(row + 0.1 * rng.standard_normal(n_objectives), decimals).tolist()
-            sampler.tell(told, asked[told], None if told % 9 == 8 else noisy)
+            noisy = np.round(row + 0.1 * rng.standard_normal(n_objectives), decimals)
+            sampler.tell(told, asked[told], None if told % 9 == 8 else Told(tuple(noisy)))
     return asked
 
 
@@ -79,5 +82,5 @@ def test_a_method_that_always_loses_is_still_tried_now_and_then() -> None:
         params = sampler.ask(number)
         methods.append(params["method"])
         cost = losses(choice, params, 1)[0]
-        sampler.tell(number, params, [cost + 10.0 * (params["method"] == "ties")])
+        sampler.tell(number, params, Told((cost + 10.0 * (params["method"] == "ties"),)))
     assert 1 <= methods[300:].count("ties") <= 40

@@ -11,6 +11,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
 from automerge.pareto import hypervolume
+from automerge.samplers.base import Told
 from automerge.samplers.gaussian_process import (
     Hyperparameters,
     condition,
@@ -111,7 +112,7 @@ def test_a_place_that_failed_is_not_proposed_again():
         params = sampler.ask(number)
         bad = float(params["task_arithmetic.weight[a].0"]) > 0.5
         failed.append(bad)
-        sampler.tell(number, params, None if bad else [float(rng.normal())])
+        sampler.tell(number, params, None if bad else Told((float(rng.normal()),)))
     assert len({repr(dict(p)) for p in [sampler.ask(60)]}) == 1
     assert np.mean(failed[-20:]) < 0.9
 
@@ -120,7 +121,7 @@ def test_a_space_of_choices_alone_is_searched_too():
     sampler = GpSampler(space("karcher"), 2, 0, 40)
     for number in range(20):
         params = sampler.ask(number)
-        sampler.tell(number, params, [0.1 * number, -0.1 * number])
+        sampler.tell(number, params, Told((0.1 * number, -0.1 * number)))
 
 
 def test_it_comes_nearer_than_chance_where_losses_are_noisy():
@@ -134,7 +135,7 @@ def test_it_comes_nearer_than_chance_where_losses_are_noisy():
             params = sampler.ask(number)
             shares = narrow.position(params)[: len(narrow.roles)]
             true = float(np.mean((shares - optimum) ** 2))
-            sampler.tell(number, params, [true + 0.01 * rng.normal()])
+            sampler.tell(number, params, Told((true + 0.01 * rng.normal(),)))
             reached = min(reached, true)
         return reached
 

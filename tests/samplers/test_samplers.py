@@ -10,11 +10,11 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from automerge.pareto import hypervolume
 from automerge.samplers import SAMPLERS, gaussian_process, gp
-from automerge.samplers.base import Sampler, SamplerFactory
+from automerge.samplers.base import Sampler, SamplerFactory, Told
 from automerge.samplers.gaussian_process import Posterior
 from automerge.space import Space
 from automerge.testing import SamplerLaws
-from automerge.testing.samplers import SPACE, drive
+from automerge.testing.samplers import SPACE, drive, measured
 from automerge.testing.spaces import branch_cost, losses, space
 from automerge.trial import Params
 
@@ -27,7 +27,7 @@ class TestLaws(SamplerLaws):
 
 def test_gp_repeats_its_refits_and_not_its_proposals() -> None:
     def told(sampler: Sampler, number: int, params: Params) -> None:
-        sampler.tell(number, params, losses(SPACE, params, 2))
+        sampler.tell(number, params, measured(SPACE, params, 2))
 
     first, second = (SAMPLERS["gp"](SPACE, 2, 3, 60) for _ in range(2))
     asked = []
@@ -79,7 +79,7 @@ def test_cma_moves_away_from_where_trials_fail() -> None:
         params = sampler.ask(number)
         failed.append(float(params[name]) > 0.4)
         # Losses that are equal but for a trifle: failures are the only thing to learn from.
-        sampler.tell(number, params, None if failed[-1] else [1e-9 * (number % 7)])
+        sampler.tell(number, params, None if failed[-1] else Told((1e-9 * (number % 7),)))
     assert np.mean(failed[-60:]) < 0.5 * np.mean(failed[:40])
 
 
@@ -91,7 +91,7 @@ def test_cma_never_gives_a_branch_up() -> None:
     for number in range(600):
         params = sampler.ask(number)
         method = str(params[wide.method.name])
-        sampler.tell(number, params, [1.0 if method == "slerp" else number % 7 * 1e-3])
+        sampler.tell(number, params, Told((1.0 if method == "slerp" else number % 7 * 1e-3,)))
         if number >= 300:
             late.append(method)
     assert 0 < late.count("slerp") < 60
@@ -142,7 +142,7 @@ def test_gp_knows_so_many_points_at_most_the_best_among_them(
     for number in range(70):
         params = sampler.ask(number)
         (loss,) = losses(SPACE, params, 1)
-        sampler.tell(number, params, [loss])
+        sampler.tell(number, params, Told((loss,)))
         told.append((loss, SPACE.position(params)))
     assert max(map(len, known)) == 50
     sampler.ask(70)

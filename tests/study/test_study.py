@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from automerge.executors.base import Executor
 from automerge.executors.local import LocalExecutor
 from automerge.objective import estimates, losses
 from automerge.samplers import SAMPLERS
+from automerge.samplers.base import Told
 from automerge.store.store import Store
 from automerge.study import Driver, Limits, Plan, Snapshot
 from automerge.study.estimates import Estimates
@@ -176,7 +177,7 @@ def test_what_misses_a_constraint_is_not_on_the_front(tmp_path: Path) -> None:
 
 
 def test_the_sampler_learns_losses_made_worse_by_what_is_missed(tmp_path: Path) -> None:
-    told: dict[int, tuple[float, ...] | None] = {}
+    told: dict[int, Told | None] = {}
 
     class Listening:
         def __init__(self) -> None:
@@ -185,8 +186,8 @@ def test_the_sampler_learns_losses_made_worse_by_what_is_missed(tmp_path: Path) 
         def ask(self, number: int) -> Params:
             return self.inner.ask(number)
 
-        def tell(self, number: int, params: Params | None, found: Sequence[float] | None) -> None:
-            told[number] = None if found is None else tuple(found)
+        def tell(self, number: int, params: Params | None, found: Told | None) -> None:
+            told[number] = found
 
     with Store(tmp_path, write=True) as store:
         Driver(
@@ -200,7 +201,7 @@ def test_the_sampler_learns_losses_made_worse_by_what_is_missed(tmp_path: Path) 
     best = max(board.values[n]["first"].value for n in range(3))
     for number in range(4, 20):
         missed = best - 0.1 - board.values[number]["first"].value
-        added = np.subtract(told[number], board.told[number])
+        added = np.subtract(told[number].losses, board.told[number].losses)
         assert (added > 0).all() if missed > 0 else (added == 0).all()
 
 
@@ -217,8 +218,8 @@ def test_what_is_no_goal_is_kept_and_not_traded_off(tmp_path: Path) -> None:
         def ask(self, number: int) -> Params:
             return self.inner.ask(number)
 
-        def tell(self, number: int, params: Params | None, found: Sequence[float] | None) -> None:
-            assert found is None or len(found) == 1
+        def tell(self, number: int, params: Params | None, found: Told | None) -> None:
+            assert found is None or len(found.losses) == len(found.errors or ()) == 1
 
     with Store(tmp_path, write=True) as store:
         worker = LocalExecutor(ToyWorker)
@@ -460,8 +461,8 @@ def test_a_proposal_already_measured_is_told_but_neither_measured_nor_charged(
             params, self.last = self.last, None
             return params
 
-        def tell(self, number: int, params: object, losses: Iterable[float] | None) -> None:
-            self.told.append((number, losses))
+        def tell(self, number: int, params: object, told: Told | None) -> None:
+            self.told.append((number, told))
 
     sampler = Repeats()
     with Store(tmp_path, write=True) as store:
@@ -519,9 +520,9 @@ class Listener:
     def repeat(self, number: int, params: Params) -> bool:
         return self.inner.repeat(number, params)
 
-    def tell(self, number: int, params: Params | None, losses: Sequence[float] | None) -> None:
+    def tell(self, number: int, params: Params | None, told: Told | None) -> None:
         self.told.append(number)
-        self.inner.tell(number, params, losses)
+        self.inner.tell(number, params, told)
 
 
 def test_a_duplicate_that_a_kill_left_untold_is_told_on_resuming(tmp_path: Path) -> None:
