@@ -11,8 +11,8 @@ from automerge.errors import ConfigError, Fault, StateError, nearest
 from automerge.evaluation.table import PROPERTIES
 from automerge.extensions import load_extensions
 from automerge.objective import ItemScores, Objective, estimate
-from automerge.session.open import scoring_dtype
 from automerge.session.panel import study_panel
+from automerge.session.workers import scoring_dtype
 from automerge.store.store import Store
 from automerge.trial import Items
 

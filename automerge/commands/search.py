@@ -15,7 +15,8 @@ from automerge.executors.base import Executor
 from automerge.objective import goals
 from automerge.report.study import Study, load_study
 from automerge.samplers import SAMPLERS
-from automerge.session.open import Session, discard, open_session
+from automerge.session.folder import discard
+from automerge.session.open import Session, open_session
 from automerge.store.read_result import with_exported
 from automerge.store.result import MODELS, limits_in_words
 from automerge.study import Driver, Observer

@@ -1,0 +1,122 @@
+"""What a study is made from, examined before it begins: its models, its tasks, their items."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from automerge.config import StudyConfig
+from automerge.errors import Fault, PreflightError
+from automerge.items import POOL_SHARES
+from automerge.methods import METHODS
+from automerge.recipe import BASE
+from automerge.session.folder import COPIES, SAMPLES
+from automerge.session.panel import study_panel
+from automerge.session.resume import origin_paths
+from automerge.session.workers import scoring_dtype
+from automerge.store.result import MODEL
+from automerge.trial import PARTS, Part
+
+if TYPE_CHECKING:
+    from automerge.checkpoints import ModelWatch
+    from automerge.evaluation.base import OpenTasks
+    from automerge.session.preflight import Models
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What preflight found: JSON-ready facts for the store, open tasks, hashed models."""
+
+    facts: Mapping[str, Any]
+    tasks: OpenTasks
+    watch: ModelWatch
+
+
+def examine(config: StudyConfig, run: Path) -> Examined:
+    """Open models and tasks, compare them, and cut the items."""
+    from automerge.checkpoints import ModelWatch, sampled_digest
+    from automerge.checkpoints.folder.card import licence_of
+    from automerge.evaluation.split import SplitPlan
+    from automerge.session import preflight
+
+    faults: list[Fault] = []
+    models = tasks = None
+    try:
+        models = preflight.open_models(config.references, BASE, config.locate)
+        preflight.check_scores(models)
+        recipes = [named.recipe for named in config.recipes]
+        faults += preflight.slice_faults(recipes, models, config.locate)
+    except PreflightError as error:
+        faults += error.faults
+    watch = None
+    if models is not None:
+        folders = {name: folder.path for name, folder in models.folders.items()}
+        watch = ModelWatch.hashing(folders)
+    with tempfile.TemporaryDirectory() as scratch:
+        home = run if any((run / name).is_dir() for name in COPIES) else Path(scratch)
+        try:
+            tasks = preflight.open_tasks(study_panel(config), home, config.locate)
+        except PreflightError as error:
+            faults += error.faults
+        if faults or models is None or watch is None or tasks is None:
+            raise PreflightError(faults)
+        evaluation, shares = config.evaluation, config.split
+        caps: dict[Part, int] = {}
+        if isinstance(evaluation.items_per_candidate, int):
+            caps["search"] = POOL_SHARES * evaluation.items_per_candidate
+        caps |= {"select": shares.max_select} if shares.max_select else {}
+        caps |= {"test": shares.max_test} if shares.max_test else {}
+        fractions = {part: getattr(shares, part) for part in PARTS}
+        split = preflight.cut(tasks, SplitPlan(fractions, caps))
+        facts = {
+            "objectives": [asdict(objective) for objective in tasks.objectives],
+            "items": {part: split.items(part) for part in PARTS},
+            "members": {name: list(leaves) for name, leaves in tasks.members.items()},
+            "split": split.digest,
+            "clusters": split.clusters,
+            "n_layers": models.n_layers,
+            "dtype": models.dtype,
+            "tasks": dict(tasks.digests()),
+            "models": [
+                {
+                    "name": name,
+                    **origin_paths(folder.path, run),
+                    "reference": folder.reference,
+                    "revision": folder.revision,
+                    "digest": watch.digests[name],
+                    "sample": sampled_digest(folder.path),
+                    "license": licence_of(folder.path),
+                }
+                for name, folder in models.folders.items()
+            ],
+            "evidence": _evidence(config, models),
+            "warnings": [*models.warnings, *split.notes, *tasks.warnings(split)],
+            "score_commands": [
+                list(command)
+                for command in tasks.commands(
+                    Path(MODEL), Path(SAMPLES), scoring_dtype(config, models.dtype)
+                )
+            ],
+        }
+    return Examined(facts, tasks, watch)
+
+
+def _evidence(config: StudyConfig, models: Models) -> dict[str, dict[str, str]]:
+    """Gather what the searched methods need of the sources; digests by kind and source."""
+    from automerge.session.gathering import GatherSettings, gather
+
+    kinds = dict.fromkeys(k for name in config.search.methods for k in METHODS[name].needs)
+    if config.evidence is None or not kinds:
+        return {}
+    folders = {name: folder.path for name, folder in models.folders.items()}
+    settings = GatherSettings(
+        config.evidence.tokens, config.evidence.length, config.evaluation.device
+    )
+    text = Path(config.evidence.text)
+    found = {kind: gather(folders, tuple(config.models), kind, text, settings) for kind in kinds}
+    return {
+        kind: {name: file.digest for name, file in files.items()} for kind, files in found.items()
+    }

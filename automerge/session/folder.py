@@ -1,0 +1,50 @@
+"""The run folder of a study: made for a new one, and taken back where the study was refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from automerge.errors import ConfigError, PreflightError
+from automerge.evaluation.base import ITEMS_FOLDER, TASKS_FOLDER
+from automerge.store.file import FILE
+from automerge.store.run_folder import LOCK, OWNER
+from automerge.store.store import exists
+
+SAMPLES = "test_samples.json"
+COPIES = (TASKS_FOLDER, ITEMS_FOLDER)
+
+
+def check_folder(run: Path) -> None:
+    """Refuse a run folder that is a file, holds something else, or cannot be written."""
+    if run.is_dir():
+        if not exists(run) and any(run.iterdir()):
+            raise ConfigError(
+                f"{run} is not empty and holds no study; give another --out, or empty it"
+            )
+    elif run.exists() or run.is_symlink():
+        raise ConfigError(f"{run} is a file; give a folder as --out")
+    near = next(parent for parent in (run, *run.absolute().parents) if parent.exists())
+    if not near.is_dir() or not os.access(near, os.W_OK | os.X_OK):
+        raise PreflightError(f"cannot write in {near}; give another --out, or change its rights")
+
+
+def make_folder(run: Path) -> None:
+    """Make a run folder, and the folders that it lies in."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PreflightError(f"cannot make {run}: {error.strerror}; give another --out") from error
+
+
+def discard(run: Path) -> None:
+    """Take back what a refused search wrote into a folder that was empty or not there."""
+    for name in COPIES:
+        shutil.rmtree(run / name, ignore_errors=True)
+    ours = [run / name for name in (SAMPLES, LOCK, OWNER)]
+    for path in (*ours, *run.glob(f"{FILE}*")):
+        path.unlink(missing_ok=True)
+    with suppress(OSError):  # somebody put something else there
+        run.rmdir()

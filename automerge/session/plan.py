@@ -1,0 +1,70 @@
+"""What a study measures, and the space it searches, from its configuration and its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from automerge.config import StudyConfig
+from automerge.constraint import Constraint
+from automerge.errors import ConfigError, Fault
+from automerge.items import ItemDraw
+from automerge.methods import METHODS
+from automerge.objective import Objective
+from automerge.recipe import BASE, single, uniform_average
+from automerge.space import Space, build_space
+from automerge.study import FirstTrial, Limits, Plan
+from automerge.trial import PARTS, Items, Part
+
+PLANNED = ("objectives", "items", "members", "n_layers", "evidence")
+"""What of the facts a plan is made of."""
+
+
+def plan_study(
+    config: StudyConfig, facts: Mapping[str, Any], window: int | None
+) -> tuple[Plan, Space]:
+    """What is measured, and the space it comes from; raises ConfigError where limits leave none."""
+    items: dict[Part, Items] = {
+        part: {task: tuple(ids) for task, ids in facts["items"][part].items()} for part in PARTS
+    }
+    sources = tuple(config.models)
+    settings = replace(config.space_settings(), evidence=facts["evidence"])
+    space = build_space(settings, BASE, sources, facts["n_layers"], METHODS)
+    n_items = config.evaluation.items_per_candidate
+    plan = Plan(
+        objectives=tuple(Objective(**plain) for plain in facts["objectives"]),
+        constraints=tuple(map(Constraint.parse, config.constraints)),
+        first=(
+            FirstTrial(BASE, "base", single(BASE)),
+            *(FirstTrial(name, "source", single(name)) for name in sources),
+            FirstTrial("uniform", "uniform", uniform_average(sources)),
+            *(FirstTrial(named.name, "recipe", named.recipe) for named in config.recipes),
+        ),
+        items=items,
+        draw=ItemDraw(facts["members"], None if n_items == "full" else n_items, config.seed),
+        limits=Limits(
+            None if config.budget == "unlimited" else config.budget,
+            config.max_items,
+            config.max_seconds,
+        ),
+        shortlist=config.shortlist,
+        resolution=config.resolution,
+        window=window,
+    )
+    _check_items(plan, config)
+    return plan, space
+
+
+def _check_items(plan: Plan, config: StudyConfig) -> None:
+    """Refuse a limit of items that leaves none to search with."""
+    limit = plan.limits.items
+    first = sum(plan.n_items(trial.origin) for trial in plan.first)
+    needed = first + plan.n_later
+    if limit is not None and limit < needed:
+        message = (
+            f"max_items is {limit}, but base, sources and uniform average take "
+            f"{first}, and selection and test up to {plan.n_later}: give "
+            f"more than {needed}, or lower split.max_select, split.max_test or shortlist"
+        )
+        raise ConfigError([Fault(message, config.locate(("max_items",)))])

@@ -1,0 +1,66 @@
+"""Workers of a study: what each is told, and where they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from automerge.config import StudyConfig
+from automerge.executors.base import Executor
+from automerge.extensions import installed
+from automerge.recipe import BASE
+from automerge.session.panel import study_panel
+
+if TYPE_CHECKING:
+    from automerge.session.examine import Examined
+
+
+def start_workers(
+    config: StudyConfig, run: Path, n_layers: int, found: Examined, note: Callable[[str], None]
+) -> Executor:
+    """Start the workers of a study; `n_layers` is the base's."""
+    from automerge.executors.local import LocalExecutor
+    from automerge.executors.ray import RayExecutor, RaySettings
+    from automerge.worker.worker import MergeWorker, WorkerSpec, choose_device, expected_identity
+
+    evaluation = config.evaluation
+    device = evaluation.device if config.ray_address else choose_device(evaluation.device)
+    recipe_methods = [part.method for named in config.recipes for part in named.recipe.parts]
+    deeper = [
+        sum(piece.n_layers for piece in named.recipe.slices) - n_layers for named in config.recipes
+    ]
+    spec = WorkerSpec(
+        models={origin["name"]: Path(origin["path"]) for origin in found.facts["models"]},
+        digests={origin["name"]: origin["digest"] for origin in found.facts["models"]},
+        base=BASE,
+        panel=study_panel(config),
+        run=run,
+        dtype=evaluation.dtype,
+        device=device,
+        threads=1 if config.executor == "ray" and device == "cpu" else None,
+        methods=tuple(dict.fromkeys([*config.search.methods, *recipe_methods])),
+        more_layers=max([config.search.layers.repeat, *deeper]),
+        extensions=installed(config.extensions),
+    )
+    if config.executor == "local":
+        return LocalExecutor(partial(MergeWorker, spec, found.tasks, found.watch))
+    gpus = 0 if device == "cpu" else 1
+    settings = RaySettings(
+        config.workers,
+        gpus_per_worker=gpus,
+        address=config.ray_address,
+        expected=expected_identity({m["name"]: m["sample"] for m in found.facts["models"]}),
+    )
+    return RayExecutor(partial(MergeWorker, spec), settings, note)
+
+
+def scoring_dtype(config: StudyConfig, stored: str) -> str:
+    """What scoring computes in, by torch's name."""
+    from automerge.worker.worker import choose_device
+
+    evaluation = config.evaluation
+    if evaluation.dtype != "auto":
+        return evaluation.dtype
+    return "float32" if choose_device(evaluation.device) == "cpu" else stored
