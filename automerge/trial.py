@@ -77,7 +77,9 @@ class Weights:
 class Measured:
     """Item scores of every objective, by objective name.
 
-    `arithmetic` is how the machine rounds; `weights` are known of what was measured on test items.
+    `margins` say of some items how far they are from the other score, as `evaluation.base.Scored`
+    describes; only objectives that have any are among them. `arithmetic` is how the machine rounds;
+    `weights` are known of what was measured on test items.
     """
 
     scores: Mapping[str, ItemScores]
@@ -87,6 +89,7 @@ class Measured:
     """Rates worth a look: truncated, empty or repeated generations, merged tensors."""
     arithmetic: str = ""
     weights: Weights | None = None
+    margins: Mapping[str, ItemScores] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,12 +112,11 @@ def together(blocks: Sequence[Measured]) -> Measured:
     """Join the measurements of a trial's blocks; notes are means, weighted by items."""
     if len(blocks) == 1:
         return blocks[0]
-    names = blocks[0].scores
     timings = [block.timings for block in blocks]
     sizes = [sum(len(s.items) for s in block.scores.values()) for block in blocks]
     noted = dict.fromkeys(note for block in blocks for note in block.notes)
     return Measured(
-        {name: joined([b.scores[name] for b in blocks if name in b.scores]) for name in names},
+        _joined([block.scores for block in blocks]),
         Timings(*(sum(getattr(t, f.name) for t in timings) for f in fields(Timings))),
         sum(block.tokens for block in blocks),
         {
@@ -122,7 +124,13 @@ def together(blocks: Sequence[Measured]) -> Measured:
             / max(sum(sizes), 1)
             for note in noted
         },
+        margins=_joined([block.margins for block in blocks]),
     )
+
+
+def _joined(blocks: Sequence[Mapping[str, ItemScores]]) -> dict[str, ItemScores]:
+    names = dict.fromkeys(name for block in blocks for name in block)
+    return {name: joined([block[name] for block in blocks if name in block]) for name in names}
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,14 @@ def scores(recipe: Recipe, items: Items) -> dict[str, ItemScores]:
     return found
 
 
+def margins(recipe: Recipe, items: Items) -> dict[str, ItemScores]:
+    """Of the first objective only, as where a study's other task has none."""
+    objective = OBJECTIVES[0]
+    level = quality(recipe, objective.name)
+    own = tuple((objective.task, i) for i in items.get(objective.task, ()))
+    return {objective.name: ItemScores(own, tuple(level - draw(*item) for item in own))}
+
+
 @dataclass(frozen=True)
 class ToyWorker:
     """Measures by formula; `witness`, if given, gets a line for every measurement made."""
@@ -62,7 +70,12 @@ class ToyWorker:
             time.sleep(self.seconds)
         if self.fail is not None and (failed := self.fail(job)) is not None:
             return failed
-        measured = Measured(scores(job.recipe, job.items), Timings(0.1, 0.2, 0.3, 1.0), tokens=7)
+        measured = Measured(
+            scores(job.recipe, job.items),
+            Timings(0.1, 0.2, 0.3, 1.0),
+            tokens=7,
+            margins=margins(job.recipe, job.items),
+        )
         if self.witness is not None:
             line = f"{job.part} {job.block} {job.recipe.id} {os.getpid()}\n"
             with self.witness.open("a") as file:

@@ -95,7 +95,9 @@ class Scored:
     """Item scores of every objective, with what they cost.
 
     `forward_s` and `score_s` are seconds: running the model, and judging what it said. `tokens` are
-    those that the model ran. `notes` are shares worth a look, by name.
+    those that the model ran. `notes` are shares worth a look, by name. `margins` say of some items
+    how far they are from the other score: finite numbers, above 0 where the score is 1 and below 0
+    where it is 0, in one unit per leaf task. An objective without any is not among them.
     """
 
     scores: Mapping[str, ItemScores]
@@ -103,6 +105,7 @@ class Scored:
     score_s: float = 0.0
     tokens: int = 0
     notes: Mapping[str, float] = field(default_factory=dict)
+    margins: Mapping[str, ItemScores] = field(default_factory=dict)
 
 
 class Scorer(Protocol):

@@ -174,4 +174,5 @@ class PanelScorer:
             sum(scored.score_s for scored in found),
             sum(scored.tokens for scored in found),
             {note: share for scored in found for note, share in scored.notes.items()},
+            {name: own for scored in found for name, own in scored.margins.items() if own.items},
         )

@@ -53,6 +53,7 @@ class _Check:
         self._check_references()
         measured = self._check_measurements()
         self._check_scores(measured)
+        self._check_margins()
         failed = self._check_failures(measured)
         self._check_events(
             {trial for trial, part, _ in measured.values() if part == "search"}
@@ -253,6 +254,23 @@ class _Check:
             self._row = (measurement,)
             lacking = sorted(known - seen.get(measurement, set()))
             self._need(block > 0 or not lacking, "id", "scores of every objective", lacking)
+
+    def _check_margins(self) -> None:
+        scored = "SELECT measurement, objective, task, ids AS scored FROM scores"
+        joined = f"margins LEFT JOIN ({scored}) USING (measurement, objective, task)"
+        columns = "measurement, objective, task, ids, item_margins, scored"
+        self._table = "margins"
+        for row in self._db.execute(f"SELECT {columns} FROM {joined}"):
+            self._row = row
+            *_, ids, margins, of = row
+            n = len(ids) // 4
+            self._need(len(ids) == 4 * n > 0, "ids", "int32 numbers", f"{len(ids)} bytes")
+            self._numbers("item_margins", margins, n, -LARGEST)
+            docs = np.frombuffer(ids, dtype="<i4")
+            fits = of is not None and np.isin(docs, np.frombuffer(of, dtype="<i4")).all()
+            self._need(bool(fits), "ids", "items that have a score", docs[:5].tolist())
+            if len(np.unique(docs)) < n:
+                raise self._refuse("ids", "an item comes twice")
 
     def _pools(self) -> dict[tuple[str, str], NDArray[np.bool_]] | None:
         """Which items each part of the split has; None where the study says nothing of it."""

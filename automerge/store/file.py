@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 from automerge.errors import StateError
 from automerge.store.run_folder import check_own_files, is_running
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 FILE = "study.sqlite"
 MAX_BYTES = 2**34
 """A larger file is no study's."""
@@ -74,6 +74,16 @@ TABLES: Mapping[str, tuple[int, Mapping[str, Types]]] = {
             "weights": (bytes, NoneType),
         },
     ),
+    "margins": (
+        3,
+        {
+            "measurement": _INT,
+            "objective": _TEXT,
+            "task": _TEXT,
+            "ids": _BLOB,
+            "item_margins": _BLOB,
+        },
+    ),
     "failures": (
         2,
         {
@@ -104,6 +114,10 @@ CREATE TABLE measurements (
 CREATE TABLE scores (
     measurement INTEGER NOT NULL, objective TEXT NOT NULL, task TEXT NOT NULL,
     ids BLOB NOT NULL, item_values BLOB NOT NULL, weights BLOB, digest BLOB NOT NULL,
+    PRIMARY KEY (measurement, objective, task)) WITHOUT ROWID;
+CREATE TABLE margins (
+    measurement INTEGER NOT NULL, objective TEXT NOT NULL, task TEXT NOT NULL,
+    ids BLOB NOT NULL, item_margins BLOB NOT NULL, digest BLOB NOT NULL,
     PRIMARY KEY (measurement, objective, task)) WITHOUT ROWID;
 CREATE TABLE failures (
     trial INTEGER NOT NULL, part TEXT NOT NULL, kind TEXT NOT NULL, reason TEXT NOT NULL,

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from automerge.objective import ItemScores
 from automerge.recipe import Recipe
 from automerge.store.check import check_study
 from automerge.store.file import (
@@ -207,6 +208,15 @@ class Store:
                         for packed in pack(scores)
                     ],
                 )
+                insert(
+                    db,
+                    "margins",
+                    [
+                        (number, name, task, ids, values)
+                        for name, margins in outcome.margins.items()
+                        for task, ids, values, _ in pack(margins)
+                    ],
+                )
             else:
                 texts = (inert(redact(text)) for text in (outcome.reason, outcome.traceback))
                 failure = (job.trial, job.part, outcome.kind, *texts, time.time())
@@ -274,15 +284,22 @@ class Store:
             yield trial, Failed(kind, reason, traceback)
 
     def _measured(self, measurement: int, timings: str, tokens: int, notes: str) -> Measured:
+        scores = self._packed("scores", "ids, item_values, weights", measurement)
+        margins = self._packed("margins", "ids, item_margins, NULL", measurement)
+        return Measured(
+            scores, Timings(**json.loads(timings)), tokens, json.loads(notes), margins=margins
+        )
+
+    def _packed(self, table: str, columns: str, measurement: int) -> dict[str, ItemScores]:
+        """Numbers per item by objective, of a table that has them in these columns."""
         packed: dict[str, list[tuple[Any, ...]]] = {}
         for objective, *row in self._rows(
-            "SELECT objective, task, ids, item_values, weights FROM scores "
+            f"SELECT objective, task, {columns} FROM {table} "
             "WHERE measurement = ? ORDER BY objective, task",
             measurement,
         ):
             packed.setdefault(objective, []).append(tuple(row))
-        scores = {name: unpack(rows) for name, rows in packed.items()}
-        return Measured(scores, Timings(**json.loads(timings)), tokens, json.loads(notes))
+        return {name: unpack(rows) for name, rows in packed.items()}
 
     def measurements(self) -> list[tuple[int, int, Part]]:
         """Number, trial and part of every measurement, in the order of recording."""

@@ -186,6 +186,7 @@ class MergeWorker:
             scored.notes,
             arithmetic(),
             self._engine.weights(self._model, job.recipe) if job.part == "test" else None,
+            scored.margins,
         )
 
     def identity(self) -> dict[str, str]:

@@ -20,7 +20,7 @@ from automerge.recipe import Profile, Recipe, RecipeSource
 from automerge.store.run_folder import is_running
 from automerge.store.store import FILE, Event, Store
 from automerge.trial import Failed, Job, Measured, Timings, Trial
-from tests.toy import ITEMS, scores
+from tests.toy import ITEMS, margins, scores
 
 RECIPE = Recipe(
     "ties",
@@ -36,7 +36,11 @@ JOB = Job(0, RECIPE, "search", ITEMS)
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     weighted = ItemScores((("x", 3), ("x", 5), ("y", 1)), (1.5, -2.0, 0.25), (3.0, 4.0, 5.0))
     outcome = Measured(
-        {**scores(RECIPE, ITEMS), "ppl": weighted}, Timings(1, 2, 3, 7), 11, {"truncated": 0.5}
+        {**scores(RECIPE, ITEMS), "ppl": weighted},
+        Timings(1, 2, 3, 7),
+        11,
+        {"truncated": 0.5},
+        margins={"first": ItemScores((("one", 3), ("one", 4)), (0.1, -1e-9))},
     )
     with Store(tmp_path, write=True) as store:
         store.put_meta(warnings=["a", "b"], sampler="my_samplers:mine")
@@ -217,13 +221,15 @@ def _filled() -> bytes:
             store.put_meta(warnings=["a", "b"])
             for number in range(6):
                 store.ask(Trial(number, RECIPE, "sampler", f"trial-{number}", {"w": 0.5}))
-                found = Measured(scores(RECIPE, ITEMS), Timings(), 3)
+                found = Measured(
+                    scores(RECIPE, ITEMS), Timings(), 3, margins=margins(RECIPE, ITEMS)
+                )
                 failed = Failed("error", "why", "where")
                 store.record(Job(number, RECIPE, "search", ITEMS), failed if number == 3 else found)
         return (run / FILE).read_bytes()
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 99, "one", None])
+@pytest.mark.parametrize("version", [0, 1, 2, 3, 99, "one", None])
 def test_another_schema_is_refused_by_its_version(tmp_path: Path, version: object) -> None:
     with Store(tmp_path, write=True) as store:
         store.put_meta(schema_version=version)

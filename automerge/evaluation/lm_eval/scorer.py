@@ -24,6 +24,7 @@ from automerge.evaluation.guards import (
     check_log_likelihoods,
     generation_notes,
 )
+from automerge.evaluation.lm_eval.choices import margins
 from automerge.evaluation.lm_eval.isolation import isolated
 from automerge.evaluation.lm_eval.limits import OutOfTime, alarm
 from automerge.evaluation.lm_eval.metrics import (
@@ -116,9 +117,10 @@ class LmEvalScorer:
         answers = self.answer(items)
         answered = time.perf_counter()
         scores, notes = self._judge(items, answers)
+        found = self._margins(scores, answers)
         ended = time.perf_counter()
         notes = {**answers.notes, **notes}
-        return Scored(scores, answered - began, ended - answered, answers.tokens, notes)
+        return Scored(scores, answered - began, ended - answered, answers.tokens, notes, found)
 
     def requests(self, items: Items) -> list[Request]:
         """The items' log-likelihood requests as token ids."""
@@ -188,6 +190,20 @@ class LmEvalScorer:
         for objective in objectives:
             _check_perplexity(objective, scores[objective.name])
         return scores, notes
+
+    def _margins(self, scores: Mapping[str, ItemScores], answers: Answers) -> dict[str, ItemScores]:
+        """Margins of the objectives whose metric takes the likeliest choice."""
+        found = {
+            objective.name: margins(
+                objective,
+                scores[objective.name],
+                self._task_set.tasks,
+                lambda item: self._instances[item][0].doc,
+                answers.by_item,
+            )
+            for objective in self._task_set.objectives
+        }
+        return {name: own for name, own in found.items() if own.items}
 
     def _try_metrics(self) -> None:
         """Judge some items of each objective's tasks by made-up answers.
