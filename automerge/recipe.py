@@ -82,11 +82,16 @@ class Profile:
 
     def at(self, place: Place) -> float | None:
         """The value for one tensor; None where no selector matches."""
+        deciding = self.deciding(place)
+        return None if deciding is None else interpolate(deciding[1], place.depth)
+
+    def deciding(self, place: Place) -> tuple[str, tuple[float, ...]] | None:
+        """The selector that decides at a place, with its knots; None where none matches."""
         for selector, knots in self.parts:
             if selector in (DEFAULT, place.component) or (
                 "*" in selector and fnmatchcase(place.tensor, selector)
             ):
-                return interpolate(knots, place.depth)
+                return selector, knots
         return None
 
     def plain(self) -> float | list[float] | dict[str, float | list[float]]:
@@ -99,10 +104,17 @@ def interpolate(knots: Sequence[float], depth: float) -> float:
     """Piecewise-linear interpolation of equally spaced knots at depth in [0, 1]."""
     if len(knots) == 1:
         return knots[0]
-    position = min(max(depth, 0.0), 1.0) * (len(knots) - 1)
-    left = min(int(position), len(knots) - 2)
-    share = position - left
-    return (1 - share) * knots[left] + share * knots[left + 1]
+    (left, less), (right, more) = neighbours(len(knots), depth)
+    return less * knots[left] + more * knots[right]
+
+
+def neighbours(n_knots: int, depth: float) -> tuple[tuple[int, float], ...]:
+    """The knots on both sides of a depth, with their weights; the only one where there is one."""
+    if n_knots == 1:
+        return ((0, 1.0),)
+    position = min(max(depth, 0.0), 1.0) * (n_knots - 1)
+    left = min(int(position), n_knots - 2)
+    return (left, 1 - (position - left)), (left + 1, position - left)
 
 
 @dataclass(frozen=True)

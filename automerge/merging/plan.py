@@ -18,7 +18,7 @@ from automerge.checkpoints import (
 from automerge.errors import ConfigError, Fault, PreflightError, nearest
 from automerge.methods import METHODS, Method, Values, check_recipe
 from automerge.methods.shared.uniform import Keys, keys
-from automerge.recipe import Recipe
+from automerge.recipe import Place, Recipe
 
 MAX_FAULTS = 10
 
@@ -30,7 +30,7 @@ class Step:
     `method` is None for a tensor that is copied from the reference.
     """
 
-    tensor: str
+    place: Place
     info: TensorInfo
     reference: Stored
     method: Method | None
@@ -40,6 +40,11 @@ class Step:
     seed: int
     evidence: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """By kind, each source's digest."""
+
+    @property
+    def tensor(self) -> str:
+        """Its name."""
+        return self.place.tensor
 
     @property
     def origins(self) -> tuple[Stored, ...]:
@@ -85,7 +90,7 @@ class Planner:
         method = METHODS[recipe.method]
         info = self._checkpoints[target.reference.model].tensors[target.reference.tensor]
         return Step(
-            tensor=target.place.tensor,
+            place=target.place,
             info=TensorInfo(info.shape, recipe.dtype or info.dtype) if info.mergeable else info,
             reference=target.reference,
             method=method if info.mergeable else None,

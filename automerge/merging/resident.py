@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from automerge.checkpoints import Checkpoint
 from automerge.checkpoints.stacked import stacked_config, stacked_settings
-from automerge.errors import PreflightError
+from automerge.errors import ConfigError, Fault, PreflightError
 from automerge.evidence import Evidence
 from automerge.merging.backends.base import Backend
 from automerge.merging.backends.code import compiled_code
 from automerge.merging.backends.cuda import gpu_compiler
 from automerge.merging.backends.gpu import Gpu, Staged
 from automerge.merging.backends.host import HOST
+from automerge.merging.contraction import Contraction
 from automerge.merging.distance import squared_norms
 from automerge.merging.layers import LiveLayers, layer_order
 from automerge.merging.live import live_tensors
@@ -129,6 +130,18 @@ class ResidentEngine:
             merge_into_tensors(pairs, self._workspace, self._backends(model.device))
         live.holds.update({step.tensor: step.key for _, step in pairs})
         return MergeReport(time.perf_counter() - start, len(pairs), len(live.targets))
+
+    def contraction(self, model: PreTrainedModel, recipe: Recipe) -> Contraction:
+        """What gives slopes of losses of a live model, into which a recipe was just merged.
+
+        Raises ConfigError for a recipe with slices: its numbers have no slopes.
+        """
+        if recipe.slices:
+            raise ConfigError([Fault("a recipe with slices has no slopes; search without layers")])
+        targets = self._live[model].targets
+        steps = self._planner.plan(recipe)
+        pairs = [(targets[step.tensor], step) for step in steps if step.tensor in targets]
+        return Contraction(model, recipe, pairs, self._workspace)
 
     def tensors(self, model: PreTrainedModel) -> Mapping[str, Tensor]:
         """Return a live model's tensors that the last recipe was merged into, by stored name."""

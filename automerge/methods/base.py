@@ -34,7 +34,9 @@ class Knob:
     nothing: a source adds nothing, nothing is dropped, nothing is scaled; None for switches and
     numerical tolerances.
     Values outside `domain` are refused; `search` are the default bounds of a search, None for a
-    knob that is not searched unless asked for.
+    knob that is not searched unless asked for. `smooth` says that the merged tensor has a derivative
+    with respect to the knob almost everywhere, and that the kernel carries it: masks, ranks and
+    switches do not move with it.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Knob:
     neutral: float | bool | None
     domain: tuple[float, float]
     search: tuple[float, float] | None = None
+    smooth: bool = False
 
 
 @dataclass(frozen=True)
@@ -218,7 +221,7 @@ def number(value: object, knob: Knob, place: Place) -> float:
 
 def weight(search: tuple[float, float] = (0.0, 1.0)) -> Knob:
     """The share of a source that is added."""
-    return Knob("weight", "source", "float", 1.0, 0.0, (-10.0, 10.0), search)
+    return Knob("weight", "source", "float", 1.0, 0.0, (-10.0, 10.0), search, smooth=True)
 
 
 def density(search: tuple[float, float] = (0.1, 1.0)) -> Knob:
@@ -228,7 +231,7 @@ def density(search: tuple[float, float] = (0.1, 1.0)) -> Knob:
 
 def scaling(search: tuple[float, float] | None = None) -> Knob:
     """The factor on the merged task vector, λ in the papers."""
-    return Knob("lambda", "recipe", "float", 1.0, 1.0, (-10.0, 10.0), search)
+    return Knob("lambda", "recipe", "float", 1.0, 1.0, (-10.0, 10.0), search, smooth=True)
 
 
 def normalize(default: bool) -> Knob:

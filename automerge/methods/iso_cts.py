@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from automerge.methods.base import (
@@ -72,9 +73,10 @@ ISO_CTS = Method(
     name="iso_cts",
     paper="Marczak et al. 2025, No task left behind, arXiv:2502.04959",
     knobs=(
-        weight(),
+        # Its rank-deficient SVDs have no derivative, and all knobs but `common` come before them.
+        replace(weight(), smooth=False),
         Knob("common", "recipe", "float", 0.8, 1.0, (0.0, 1.0), (0.5, 1.0)),
-        scaling((0.5, 2.0)),
+        replace(scaling((0.5, 2.0)), smooth=False),
     ),
     coefficients=coefficients,
     kernel=kernel,

@@ -24,7 +24,7 @@ def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
 PASSTHROUGH = Method(
     name="passthrough",
     paper="Goddard et al. 2024, mergekit, arXiv:2403.13257",
-    knobs=(Knob("scale", "source", "float", 1.0, 1.0, (-10.0, 10.0)),),
+    knobs=(Knob("scale", "source", "float", 1.0, 1.0, (-10.0, 10.0), smooth=True),),
     coefficients=coefficients,
     kernel=kernel,
     anchored=False,

@@ -54,7 +54,7 @@ RAMPLUS_TL = Method(
     paper="Yuan et al. 2026, Behavior Knowledge Merge in Reinforced Agentic Models, "
     "arXiv:2601.13572, tensor by tensor",
     knobs=(
-        Knob("r", "recipe", "float", 0.1, 0.0, (0.0, 10.0), (0.0, 0.5)),
+        Knob("r", "recipe", "float", 0.1, 0.0, (0.0, 10.0), (0.0, 0.5), smooth=True),
         Knob("alpha", "recipe", "float", 0.2, 0.0, (0.0, 10.0), (0.0, 1.0)),
         EPSILON,
         scaling(),

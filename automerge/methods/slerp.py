@@ -25,7 +25,7 @@ def coefficients(values: Values, statistics: Statistics) -> Coefficients:
 SLERP = Method(
     name="slerp",
     paper="Shoemake 1985, Animating rotation with quaternion curves, doi:10.1145/325165.325242",
-    knobs=(Knob("t", "recipe", "float", 0.5, 0.0, (0.0, 1.0), (0.0, 1.0)),),
+    knobs=(Knob("t", "recipe", "float", 0.5, 0.0, (0.0, 1.0), (0.0, 1.0), smooth=True),),
     coefficients=coefficients,
     kernel=source_sum,
     anchored=False,

@@ -117,7 +117,7 @@ def step(method: Method, recipe: Recipe, like: Tensor) -> Step:
     names = [source.name for source in recipe.sources]
     dtype = recipe.dtype or str(like.dtype).removeprefix("torch.")
     return Step(
-        tensor=NAME,
+        place=PLACE,
         info=TensorInfo(tuple(like.shape), dtype),
         reference=Stored(recipe.base or names[0], NAME),
         method=method,

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from automerge.extensions import Table
-from automerge.merging import InvalidMerge
+
 from automerge.merging.backends.base import TensorMerge
+from automerge.merging.slopes import TensorSlopes, moved
+from automerge.merging.tensor import InvalidMerge, merge_tensor
 from automerge.methods import Method, Operands, admit, check_recipe
 from automerge.methods.shared.uniform import uniform
 from automerge.recipe import Profile, RecipeSource
@@ -156,6 +158,29 @@ class MethodLaws:
         assert torch.equal(first, merge(method, recipe(method), *inputs))
         reseeded = merge(method, recipe(method, seed=9), *inputs)
         assert torch.equal(first, reseeded) != method.seeded
+
+    @pytest.mark.parametrize("switch", [True, False])
+    def test_slopes_of_smooth_knobs_are_central_differences(
+        self, method: Method, switch: bool
+    ) -> None:
+        inputs = tensors(count(method), dtype=torch.float64)
+        made = recipe(method, switch)
+        space, whole = workspace(made, *inputs), step(method, made, inputs[0])
+        slopes = TensorSlopes(whole, space)
+        if not slopes.knobs:
+            pytest.skip("no knob is smooth")
+        gradient = torch.randn(
+            inputs[0].shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64
+        )
+        # Seeded methods compute with numbers in float32: their differences need a wider step.
+        h, tolerance = (2.0**-10, 2.0**-10) if method.seeded else (2.0**-20, 1e-6)
+        for knob, found in zip(slopes.knobs, slopes.contract(gradient), strict=True):
+            below, above = (
+                merge_tensor(replace(whole, values=moved(whole.values, knob, by)), space)
+                for by in (-h, h)
+            )
+            expected = float(((above - below) / (2 * h) * gradient).sum())
+            assert found == pytest.approx(expected, rel=tolerance, abs=tolerance), knob
 
     @pytest.mark.parametrize("poison", [float("nan"), float("inf"), float("-inf")])
     @pytest.mark.parametrize("where", [0, 1, -1])

@@ -1,0 +1,139 @@
+"""Slopes of a live model's losses with respect to the numbers of the recipe it holds.
+
+∂L/∂θ = Σ ⟨∂L/∂W, ∂W/∂θ⟩ over the merged tensors W. Each gradient is contracted in a hook as soon as
+it is complete and then dropped, so there is never more than one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+
+from torch import Tensor, nn
+
+from automerge.merging.plan import Step
+from automerge.merging.slopes import SmoothKnob, TensorSlopes, smooth_knobs
+from automerge.merging.workspace import Workspace
+from automerge.recipe import Coordinate, Profile, Recipe, neighbours
+
+Share = tuple[int, Coordinate, float]
+"""The index of a knob of a tensor's merge, a number it comes from, and that number's weight."""
+
+
+class Contraction:
+    """While entered, the model's parameters want gradients, which are contracted as they come.
+
+    A recipe's smooth numbers (see `methods.base.Knob`) have slopes. A knob at a tensor is a sum of
+    a profile's knots, and its slope is spread over them by the same weights.
+
+    Args:
+        model: Holds the recipe's merge.
+        recipe: Without slices.
+        pairs: The model's tensors, or parts of its parameters, with how they were made.
+        workspace: Gives the tensors that were merged.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        pairs: Iterable[tuple[Tensor, Step]],
+        workspace: Workspace,
+    ) -> None:
+        self._workspace = workspace
+        self._merges: dict[nn.Parameter, list[tuple[Tensor, TensorSlopes, list[Share]]]] = {}
+        self._slopes: dict[Coordinate, float] = {}
+        self._handles: list[Callable[[], None]] = []
+        owners = {p.untyped_storage().data_ptr(): p for p in model.parameters()}
+        for target, step in pairs:
+            shares = [] if step.method is None else _shares(recipe, step)
+            owner = owners.get(target.untyped_storage().data_ptr())
+            if shares and owner is not None and owner.is_floating_point():
+                merge = target.detach(), TensorSlopes(step, workspace), shares
+                self._merges.setdefault(owner, []).append(merge)
+        self.coordinates = tuple(
+            dict.fromkeys(
+                coordinate
+                for merges in self._merges.values()
+                for _, _, shares in merges
+                for _, coordinate, _ in shares
+            )
+        )
+
+    def __enter__(self) -> Contraction:
+        for parameter in self._merges:
+            parameter.requires_grad_(True)
+            handle = parameter.register_post_accumulate_grad_hook(self._contract)
+            self._handles.append(handle.remove)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for remove in self._handles:
+            remove()
+        self._handles = []
+        for parameter in self._merges:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+
+    def slopes(self, loss: Tensor) -> dict[Coordinate, float]:
+        """Run a loss backwards.
+
+        Args:
+            loss: A scalar computed from the model since this was entered; its graph is used up.
+
+        Returns:
+            ∂loss/∂number per number that the loss depends on.
+        """
+        self._slopes = {}
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+        return self._slopes
+
+    def _contract(self, parameter: Tensor) -> None:
+        whole = parameter.grad
+        assert whole is not None and isinstance(parameter, nn.Parameter)
+        parameter.grad = None
+        for target, merge, shares in self._merges[parameter]:
+            found = merge.contract(_part(whole, parameter, target))
+            for index, coordinate, weight in shares:
+                known = self._slopes.get(coordinate, 0.0)
+                self._slopes[coordinate] = known + weight * found[index]
+            self._workspace.release()
+
+
+def _part(gradient: Tensor, parameter: Tensor, target: Tensor) -> Tensor:
+    """The gradient of what part of a parameter a tensor is."""
+    if target.shape == parameter.shape and target.stride() == parameter.stride():
+        return gradient
+    offset = target.storage_offset() - parameter.storage_offset()
+    alike = gradient.contiguous()
+    return alike.as_strided(target.shape, target.stride(), offset)
+
+
+def _shares(recipe: Recipe, step: Step) -> list[Share]:
+    """What numbers of a recipe the smooth knobs of a tensor's merge come from."""
+    assert step.method is not None
+    shares: list[Share] = []
+    for index, which in enumerate(smooth_knobs(step.method, len(step.sources))):
+        owner, profile = _profile(recipe, which)
+        deciding = profile.deciding(step.place) if isinstance(profile, Profile) else None
+        if deciding is not None:
+            selector, knots = deciding
+            shares += (
+                (index, Coordinate(owner, which.knob, selector, knot), weight)
+                for knot, weight in neighbours(len(knots), step.place.depth)
+                if weight
+            )
+    return shares
+
+
+def _profile(recipe: Recipe, which: SmoothKnob) -> tuple[str | None, object]:
+    if which.source is None:
+        return None, recipe.knobs.get(which.knob)
+    source = recipe.sources[which.source]
+    return source.name, source.knobs.get(which.knob)

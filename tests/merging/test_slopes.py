@@ -1,0 +1,154 @@
+"""Slopes of a live model's loss are the central differences of merging and running it."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping
+
+import pytest
+import torch
+import transformers as hf
+from peft import LoraConfig, get_peft_model
+
+from automerge.checkpoints import Checkpoint, open_checkpoint, open_together
+from automerge.errors import ConfigError
+from automerge.merging import ResidentEngine
+from automerge.recipe import Coordinate, Profile, Recipe, RecipeSource, Slice
+from tests.checkpoints.models import llama, perturb, save
+from tests.merging.test_architectures import CONFIGS
+
+KINDS = ("llama tied", "gpt2", "qwen3 moe", "gemma2")
+TOKENS = torch.arange(3, 27).reshape(2, 12)
+STEP = 0.004
+
+
+def architecture(kind: str, root) -> tuple[hf.PreTrainedModel, Mapping[str, Checkpoint]]:
+    saved = {}
+    for seed, name in enumerate(("base", "left", "right")):
+        torch.manual_seed(0)
+        model = hf.AutoModelForCausalLM.from_config(CONFIGS[kind]()).double()
+        if seed:
+            perturb(model, seed, 0.1)
+        model.save_pretrained(root / name)
+        saved[name] = open_checkpoint(root / name)
+    live = hf.AutoModelForCausalLM.from_pretrained(root / "base", dtype=torch.float64)
+    return live.eval().requires_grad_(False), saved
+
+
+def adapters(root) -> tuple[hf.PreTrainedModel, Mapping[str, Checkpoint]]:
+    torch.manual_seed(0)
+    paths = {"base": save(llama().double(), root / "base")}
+    for seed, name in enumerate(("left", "right")):
+        torch.manual_seed(seed)
+        model = hf.AutoModelForCausalLM.from_pretrained(paths["base"], dtype=torch.float64)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            wrapped = get_peft_model(model, LoraConfig(r=3, target_modules="all-linear"))
+        with torch.no_grad():
+            for parameter in wrapped.parameters():
+                if parameter.requires_grad:
+                    parameter += 0.2 * torch.randn_like(parameter)
+        wrapped.save_pretrained(root / name)
+        paths[name] = root / name
+    live = hf.AutoModelForCausalLM.from_pretrained(paths["base"], dtype=torch.float64)
+    return live.eval().requires_grad_(False), open_together(paths, "base")
+
+
+def recipe(method: str) -> Recipe:
+    weights = (
+        {"mlp": [0.3, 0.7, 0.4], "attention": 0.6, "default": [0.5, 0.2]},
+        {"*norm*": 0.1, "mlp": 0.25, "default": [0.45, 0.35]},
+    )
+    extra = {"density": Profile.of(0.5)} if method == "ties" else {}
+    return Recipe(
+        method,
+        tuple(
+            RecipeSource(name, {"weight": Profile.of(weight), **extra})
+            for name, weight in zip(("left", "right"), weights, strict=True)
+        ),
+        base="base",
+        knobs={"lambda": Profile.of({"mlp": [0.9, 1.1], "default": 0.8})},
+    )
+
+
+def loss(model: hf.PreTrainedModel) -> torch.Tensor:
+    return model(input_ids=TOKENS, labels=TOKENS, use_cache=False).loss
+
+
+def shifted(made: Recipe, coordinate: Coordinate, by: float) -> Recipe:
+    """The recipe with one of its numbers moved, by way of its plain form."""
+
+    def profile(known: Profile) -> Profile:
+        parts = [
+            (s, tuple(k + by * (s == coordinate.selector and i == coordinate.knot)
+                      for i, k in enumerate(knots)))
+            for s, knots in known.parts
+        ]  # fmt: skip
+        return Profile(tuple(parts))
+
+    if coordinate.source is None:
+        knobs = {**made.knobs, coordinate.knob: profile(made.knobs[coordinate.knob])}
+        return dataclasses.replace(made, knobs=knobs)
+    sources = tuple(
+        RecipeSource(s.name, {**s.knobs, coordinate.knob: profile(s.knobs[coordinate.knob])})
+        if s.name == coordinate.source
+        else s
+        for s in made.sources
+    )
+    return dataclasses.replace(made, sources=sources)
+
+
+def difference(engine, model, made: Recipe, coordinate: Coordinate, step: float) -> float:
+    ends = []
+    for by in (-step, step):
+        engine.merge_into(model, shifted(made, coordinate, by))
+        with torch.no_grad():
+            ends.append(loss(model).item())
+    return (ends[1] - ends[0]) / (2 * step)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "adapters"])
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties"])
+def test_slopes_are_central_differences_of_the_whole_way(kind, method, tmp_path):
+    model, checkpoints = (
+        adapters(tmp_path) if kind == "adapters" else architecture(kind, tmp_path)
+    )
+    engine, made = ResidentEngine(checkpoints), recipe(method)
+    engine.merge_into(model, made)
+    with engine.contraction(model, made) as contraction:
+        found = contraction.slopes(loss(model))
+    assert not any(p.requires_grad or p.grad is not None for p in model.parameters())
+    assert {c.knob for c in found} == {"weight", "lambda"}
+    assert set(found) <= set(contraction.coordinates) <= set(made.coordinates)
+    size = max(map(abs, found.values()))
+    # Richardson: the error of the differences is of fourth order. TIES has kinks where signs flip.
+    tolerance = 1e-6 if method == "task_arithmetic" else 2e-2
+    for coordinate, slope in found.items():
+        near = difference(engine, model, made, coordinate, STEP)
+        far = difference(engine, model, made, coordinate, 2 * STEP)
+        assert slope == pytest.approx((4 * near - far) / 3, abs=tolerance * size), coordinate
+
+
+def test_gradients_are_dropped_as_they_come(tmp_path):
+    model, checkpoints = architecture("llama tied", tmp_path)
+    engine, made = ResidentEngine(checkpoints), recipe("task_arithmetic")
+    engine.merge_into(model, made)
+    alive = []
+    with engine.contraction(model, made) as contraction:
+        for parameter in model.parameters():
+            parameter.register_post_accumulate_grad_hook(
+                lambda _: alive.append(sum(p.grad is not None for p in model.parameters()))
+            )
+        contraction.slopes(loss(model))
+    assert alive
+    assert max(alive) == 0
+
+
+def test_recipes_with_slices_have_no_slopes(tmp_path):
+    model, checkpoints = architecture("llama tied", tmp_path)
+    engine, made = ResidentEngine(checkpoints), recipe("task_arithmetic")
+    engine.merge_into(model, made)
+    layers = {name: (0, 1) for name in ("base", "left", "right")}
+    with pytest.raises(ConfigError, match="slices"):
+        engine.contraction(model, dataclasses.replace(made, slices=(Slice(layers),)))
