@@ -6,7 +6,7 @@ it is complete and then dropped, so there is never more than one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from types import TracebackType
 
 from torch import Tensor, nn
@@ -63,7 +63,8 @@ class Contraction:
     def __enter__(self) -> Contraction:
         for parameter in self._merges:
             parameter.requires_grad_(True)
-            handle = parameter.register_post_accumulate_grad_hook(self._contract)
+            hook = parameter.register_post_accumulate_grad_hook
+            handle = hook(self._contract)  # type: ignore[no-untyped-call]
             self._handles.append(handle.remove)
         return self
 
@@ -96,7 +97,8 @@ class Contraction:
 
     def _contract(self, parameter: Tensor) -> None:
         whole = parameter.grad
-        assert whole is not None and isinstance(parameter, nn.Parameter)
+        assert whole is not None
+        assert isinstance(parameter, nn.Parameter)
         parameter.grad = None
         for target, merge, shares in self._merges[parameter]:
             found = merge.contract(_part(whole, parameter, target))

@@ -1,10 +1,10 @@
 """The slope of a loss with respect to the knobs of one tensor's merge.
 
-With G = ∂L/∂W of a merged tensor W(θ), the slope of a knob is ⟨G, ∂W/∂θ⟩. A method's first stage is
-a function of a few numbers, so its derivative is a central difference of those numbers in double
-precision. The second stage is linear in its operands where a run on symbols says so (`combination`),
-and then a slope is one inner product per source; otherwise PyTorch differentiates the eager kernel
-with respect to its scalars.
+With G = ∂L/∂W of a merged tensor W(θ), the slope of a knob is ⟨G, ∂W/∂θ⟩. A method's first stage
+is a function of a few numbers, so its derivative is a central difference of those numbers in double
+precision. The second stage is linear in its operands where a run on symbols says so
+(`combination`), and then a slope is one inner product per source; otherwise PyTorch differentiates
+the eager kernel with respect to its scalars, with masks and elected signs as they are.
 """
 
 from __future__ import annotations
@@ -116,7 +116,9 @@ class TensorSlopes:
             high = combination(self._method, above, base, sources)
             if low is None or high is None:
                 return None
-            ends = [(low.factors.get(i, 0.0), high.factors.get(i, 0.0)) for i in range(len(symbols))]
+            ends = [
+                (low.factors.get(i, 0.0), high.factors.get(i, 0.0)) for i in range(len(symbols))
+            ]
             rows.append([(b - a) / width for a, b in ends])
         return rows
 
@@ -212,9 +214,7 @@ def _with_leaves(scalars: Coefficients, leaves: Sequence[Tensor]) -> Coefficient
     return Coefficients(each, tuple(rest), scalars.switches)  # type: ignore[arg-type]
 
 
-def _through_blocks(
-    merge: TensorMerge, gradient: Tensor, leaves: Sequence[Tensor]
-) -> list[float]:
+def _through_blocks(merge: TensorMerge, gradient: Tensor, leaves: Sequence[Tensor]) -> list[float]:
     step, workspace = merge.step, merge.workspace
     scalars = _with_leaves(merge.scalars, leaves)
     totals = [0.0] * len(leaves)
@@ -234,9 +234,7 @@ def _through_blocks(
     return totals
 
 
-def _through_whole(
-    merge: TensorMerge, gradient: Tensor, leaves: Sequence[Tensor]
-) -> list[float]:
+def _through_whole(merge: TensorMerge, gradient: Tensor, leaves: Sequence[Tensor]) -> list[float]:
     step, workspace, method = merge.step, merge.workspace, merge.method
     shaped = [tensor.to(gradient.dtype).reshape(step.info.shape) for tensor in merge.tensors]
     operands = merge.operands(shaped)

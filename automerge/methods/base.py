@@ -34,9 +34,9 @@ class Knob:
     nothing: a source adds nothing, nothing is dropped, nothing is scaled; None for switches and
     numerical tolerances.
     Values outside `domain` are refused; `search` are the default bounds of a search, None for a
-    knob that is not searched unless asked for. `smooth` says that the merged tensor has a derivative
-    with respect to the knob almost everywhere, and that the kernel carries it: masks, ranks and
-    switches do not move with it.
+    knob that is not searched unless asked for. `smooth` says that the merged tensor
+    has a derivative with respect to the knob almost everywhere, which the kernel carries: no mask,
+    rank or switch moves with it.
     """
 
     name: str

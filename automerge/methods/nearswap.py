@@ -34,7 +34,10 @@ def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
 NEARSWAP = Method(
     name="nearswap",
     paper="alchemonaut 2024, NearSwap, hf.co/alchemonaut/QuartetAnemoi-70B-t0.0001",
-    knobs=(Knob("t", "recipe", "float", 1e-4, 0.0, (0.0, 1.0), (0.0, 0.01), smooth=True), scaling()),
+    knobs=(
+        Knob("t", "recipe", "float", 1e-4, 0.0, (0.0, 1.0), (0.0, 0.01), smooth=True),
+        scaling(),
+    ),
     coefficients=coefficients,
     kernel=kernel,
     anchored=True,

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 NEEDED = "input_gram"
 RIDGE = 1e-6
 """Of the mean diagonal: what decides for inputs that were always 0."""
-OFF_DIAGONAL = Knob("off_diagonal", "recipe", "float", 0.9, 1.0, (0.0, 1.0), (0.0, 1.0), smooth=True)
+OFF_DIAGONAL = Knob(
+    "off_diagonal", "recipe", "float", 0.9, 1.0, (0.0, 1.0), (0.0, 1.0), smooth=True
+)
 """The factor on what is not on the diagonal, α in the paper (.9 there for T5-base)."""
 
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from automerge.extensions import Table
-
 from automerge.merging.backends.base import TensorMerge
 from automerge.merging.slopes import TensorSlopes, moved
 from automerge.merging.tensor import InvalidMerge, merge_tensor
