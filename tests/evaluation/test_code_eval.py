@@ -10,10 +10,11 @@ from pathlib import Path
 import lm_eval
 import pytest
 
+from automerge.evaluation.lm_eval.answers import Answers
 from automerge.evaluation.lm_eval.cage import launch
 from automerge.evaluation.lm_eval.cage.launch import caging_fault
 from automerge.evaluation.lm_eval.code_eval import CodeEval, pass_at, replaced
-from automerge.evaluation.lm_eval.scorer import Answers, LmEvalScorer
+from automerge.evaluation.lm_eval.scorer import LmEvalScorer
 from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, check_tasks, load_tasks
 from tests.evaluation.toys import make_model, make_tokenizer
 
@@ -120,6 +121,6 @@ def test_a_task_of_programs_is_scored(programs):
     items = {"programs": tuple(range(4))}
     written = {n: f"def f(): return {n if n % 2 else 'input()'}" for n in range(4)}
     answers = Answers({("programs", n): (text,) for n, text in written.items()}, 0)
-    (scores,) = scorer.judge(items, answers).values()
+    (scores,) = scorer.judge(items, answers)[0].values()
     assert scores.values == (0.0, 1.0, 0.0, 1.0)
     assert set(scorer.score(items).scores["programs"].values) == {0.0}

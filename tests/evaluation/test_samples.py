@@ -131,7 +131,7 @@ def test_the_lm_eval_command_gives_our_test_numbers_item_by_item(task_folder, tm
 
     scorer = LmEvalScorer(model, tokenizer, task_set, batch_size=4)
     answers = scorer.answer(items)
-    scores = scorer.judge(items, answers)
+    scores = scorer.judge(items, answers)[0]
     for objective in task_set.objectives:
         got = scores[objective.name]
         for (task, doc_id), value in zip(got.items, got.values, strict=True):

@@ -19,8 +19,9 @@ from automerge.evaluation.guards import (
     loops,
 )
 from automerge.evaluation.lm_eval import templates
+from automerge.evaluation.lm_eval.answers import Answers
 from automerge.evaluation.lm_eval.isolation import isolated
-from automerge.evaluation.lm_eval.scorer import Answers, LmEvalScorer
+from automerge.evaluation.lm_eval.scorer import LmEvalScorer
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
 from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, load_tasks
 from automerge.evaluation.loglikelihood.packing import unique_tokens
@@ -80,7 +81,7 @@ def stock(model, folder, tasks, **options):
 
 def assert_equal_to_stock(scorer, task_set, items, samples, results):
     answers = scorer.answer(items)
-    scores = scorer.judge(items, answers)
+    scores = scorer.judge(items, answers)[0]
     for objective in task_set.objectives:
         got = scores[objective.name]
         assert got.items
@@ -283,7 +284,7 @@ def test_answers_without_what_the_filter_looks_for_are_counted(folder):
     items = {"generate": (0, 1, 2, 3)}
     texts = ["w1 .", "nothing", "", "A w2"]
     answers = Answers({("generate", i): (text,) for i, text in enumerate(texts)}, 0)
-    _, notes = scorer._judge(items, answers)
+    _, notes = scorer.judge(items, answers)
     assert notes == {"generate,word/unextracted": 0.5}
 
 

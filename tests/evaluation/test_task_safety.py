@@ -10,9 +10,11 @@ import pytest
 
 from automerge.errors import PreflightError
 from automerge.evaluation.guards import MetricError
-from automerge.evaluation.lm_eval import scorer, templates
+from automerge.evaluation.lm_eval import judge as judging
+from automerge.evaluation.lm_eval import templates
+from automerge.evaluation.lm_eval.answers import Answers
 from automerge.evaluation.lm_eval.limits import OutOfTime, alarm
-from automerge.evaluation.lm_eval.scorer import Answers, LmEvalScorer
+from automerge.evaluation.lm_eval.scorer import LmEvalScorer
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
 from automerge.evaluation.lm_eval.task_yaml import Unreadable, compose
 from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, check_tasks, load_tasks
@@ -112,7 +114,7 @@ def test_a_filter_that_takes_too_long_is_stopped_and_named(task_folder, tmp_path
         "include: generate.yaml\ntask: own\nfilter_list:\n  - {name: word, filter: "
         "[{function: regex, regex_pattern: '(?:[a-z ]+)+$!'}, {function: take_first}]}\n"
     )
-    monkeypatch.setattr(scorer, "FILTER_SECONDS", 0.5)
+    monkeypatch.setattr(judging, "FILTER_SECONDS", 0.5)
     task_set = load_tasks([TaskSpec("own", "exact_match")], TaskSettings(folder))
     judge = LmEvalScorer(make_model(), make_tokenizer(), task_set)
     items = {"own": (0, 1)}
