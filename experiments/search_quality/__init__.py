@@ -1,0 +1,1 @@
+"""How far a search gets: zoos, a harness and tables."""

@@ -1,0 +1,94 @@
+"""What the zoos of real text promise: nothing held out is trained on, and choices are fair."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from experiments.search_quality import model, tasks
+from experiments.search_quality.cell import SPACES, Cell, settings, zoo_config
+from experiments.search_quality.corpus import Part, code, docstrings, plain, read_domain
+
+TEXTS = [
+    f"Number {i} is known for its square, {i * i}, and its cube, {i**3}; "
+    f"they are followed by those of {i + 1}, and so are all the others that come behind it."
+    for i in range(60)
+]
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An importable package of text files that share every third paragraph."""
+    folder = tmp_path / "texts_of_a_test"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    for i in range(60):
+        own = [TEXTS[i], TEXTS[i // 3], f"Only file {i} says this, {'over and over, ' * 8}{i}."]
+        (folder / f"{i}.txt").write_text("\n\n".join(own), encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return folder.name
+
+
+def test_nothing_held_out_is_trained_on(package: str) -> None:
+    found = read_domain([Part(package, ("*.txt",), plain)], 0)
+    sides = [
+        [line for text in side for line in text.splitlines()] for side in found.__dict__.values()
+    ]
+    assert not set(sides[0]) & set(sides[1])
+    assert 0.05 < len(found.held_out) / (len(found.train) + len(found.held_out)) < 0.45
+    assert all(len(set(side)) == len(side) for side in sides)
+
+
+def test_documents_depend_on_the_seed_by_their_order_alone(package: str) -> None:
+    one, other = (read_domain([Part(package, ("*.txt",), plain)], seed) for seed in (0, 1))
+    assert one != other
+    assert sorted(one.train) == sorted(other.train)
+    assert one == read_domain([Part(package, ("*.txt",), plain)], 0)
+
+
+def test_code_and_docstrings_share_no_line(tmp_path: Path) -> None:
+    file = tmp_path / "a.py"
+    file.write_text('"""Words."""\ndef f():\n    """More\n    words."""\n    return "text"\n')
+    assert code(file).split() == ["def", "f():", "return", '"text"']
+    assert docstrings(file) == "Words.\n\nMore\nwords."
+
+
+def test_a_choice_is_a_cut_that_no_token_spans(tmp_path: Path) -> None:
+    tasks.write_choice("squares", TEXTS, 0, tmp_path)
+    tokenizer = model.make_tokenizer(TEXTS)
+    items = [json.loads(line) for line in (tmp_path / "squares.jsonl").read_text().splitlines()]
+    assert len(items) == len(TEXTS)
+    for item, text in zip(items, TEXTS, strict=True):
+        prompt, choices = item["prompt"], item["choices"]
+        assert text.startswith(prompt + choices[item["answer"]])
+        assert len(set(choices)) == tasks.CHOICES
+        for choice in choices:
+            parts = tokenizer(prompt)["input_ids"] + tokenizer(choice)["input_ids"]
+            assert parts == tokenizer(prompt + choice)["input_ids"]
+    assert len({item["answer"] for item in items}) == tasks.CHOICES
+
+
+def test_rows_are_the_documents(tmp_path: Path) -> None:
+    tokenizer = model.make_tokenizer(TEXTS)
+    rows, labels = model.make_rows(tokenizer, TEXTS)
+    kept = [row[label != model.IGNORED] for row, label in zip(rows, labels, strict=True)]
+    assert sorted(tokenizer.decode(row) for row in kept) == sorted(TEXTS)
+    assert (rows[:, 0] == tokenizer.bos_token_id).all()
+    assert ((labels == rows) | (labels == model.IGNORED)).all()
+
+
+@pytest.mark.parametrize("space", sorted(path.stem for path in SPACES.glob("*.yaml")))
+def test_a_cell_is_a_study_of_the_shipped_space(space: str, tmp_path: Path) -> None:
+    made = settings(Cell("demo", space, "random", 30, 3), zoo_config("demo", {}), tmp_path / "run")
+    plain_space = yaml.safe_load((SPACES / f"{space}.yaml").read_text())
+    assert list(made.search.methods) == plain_space["methods"]
+    assert (made.sampler, made.budget, made.seed) == ("random", 30, 3)
+
+
+def test_settings_follow_a_samplers_name(tmp_path: Path) -> None:
+    cell = Cell("demo", "quick", "gp,resolution=0.5", 30, 3)
+    made = settings(cell, zoo_config("demo", {}), tmp_path / "run")
+    assert (made.sampler, made.resolution) == ("gp", 0.5)
