@@ -116,7 +116,7 @@ def codes(run: Path, commands: tuple[tuple[str, ...], ...] = COMMANDS) -> list[i
         arguments = [name, str(run), *options]
         with in_time(60):
             found.append(
-                cli._guarded(lambda: cli.app(arguments, standalone_mode=False))  # noqa: B023
+                cli.entry.guarded(lambda: cli.app(arguments, standalone_mode=False))  # noqa: B023
             )
     return found
 

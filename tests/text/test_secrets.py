@@ -81,7 +81,7 @@ def test_messages_and_tracebacks_of_the_command_line(
 ) -> None:
     monkeypatch.setenv("SOME_API_KEY", OWN)
     assert callable(command)
-    assert cli._guarded(command) == code
+    assert cli.entry.guarded(command) == code
     shown = capsys.readouterr()
     assert TOKEN not in shown.out + shown.err
     assert OWN not in shown.out + shown.err
@@ -108,7 +108,7 @@ def test_a_full_disk_anywhere_is_said_without_a_traceback(
     command: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert callable(command)
-    assert cli._guarded(command) == 5
+    assert cli.entry.guarded(command) == 5
     shown = capsys.readouterr().err
     assert "the disk is full" in shown
     assert "Traceback" not in shown

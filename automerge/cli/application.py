@@ -1,0 +1,61 @@
+"""The table of commands, in the order of the help."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from automerge.cli.bench import bench_merge, bench_score
+from automerge.cli.installation import selftest, version
+from automerge.cli.models import convert, gather, inspect, merge, score
+from automerge.cli.search import search
+from automerge.cli.studies import dashboard, export, export_trials, report, status
+
+
+class Interrupted(Exception):
+    """Carries a KeyboardInterrupt, as its cause, past typer, which would swallow one."""
+
+
+class _Commands(TyperGroup):
+    """Lets a KeyboardInterrupt through, which typer would silently turn into an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Interrupted from error
+
+
+app = typer.Typer(
+    name="automerge",
+    cls=_Commands,
+    help="Search for the best merges of language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+COMMANDS = (
+    search,
+    export,
+    merge,
+    gather,
+    score,
+    convert,
+    inspect,
+    status,
+    report,
+    export_trials,
+    dashboard,
+    selftest,
+    version,
+)
+for _command in COMMANDS:
+    app.command(_command.__name__.replace("_", "-"))(_command)
+
+bench = typer.Typer(help="Benchmarks.", no_args_is_help=True)
+bench.command("merge")(bench_merge)
+bench.command("score")(bench_score)
+app.add_typer(bench, name="bench")

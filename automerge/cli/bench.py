@@ -1,0 +1,67 @@
+"""`automerge bench`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+from automerge.cli.options import Text, console, option
+
+
+def bench_merge(
+    shape: Annotated[str, option("tiny, 0.5b, 1.5b, 3b, 7b or 8b.", "--shape")] = "0.5b",
+    sources: Annotated[int, option("Number of fine-tunes.", "--sources")] = 3,
+    method: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        option("A method; may be given more than once. Default: the common ones.", "--method"),
+    ] = None,
+    repeats: Annotated[int, option("Timed merges per method.", "--repeats")] = 5,
+    device: Annotated[str, option("auto, cpu or cuda.", "--device")] = "auto",
+    as_json: Annotated[bool, option("Print JSON.", "--json")] = False,
+) -> None:
+    """Time merging into a live model of random weights, against a plain copy of the same bytes."""
+    from automerge.commands.bench import print_merge_times
+
+    print_merge_times(console(), shape, sources, tuple(method or ()), repeats, device, as_json)
+
+
+def bench_score(
+    shape: Annotated[
+        Text, option("Random weights: tiny, 0.5b, 1.5b, ... Default: the demo's.", "--shape")
+    ] = None,
+    task: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        option("A multiple-choice task of the demo; may be given more than once.", "--task"),
+    ] = None,
+    context: Annotated[
+        Optional[int],  # noqa: UP045
+        option("Synthetic items: tokens before the choices.", "--context"),
+    ] = None,
+    choice: Annotated[
+        Optional[int],  # noqa: UP045
+        option("Synthetic items: tokens in each of the four choices.", "--choice"),
+    ] = None,
+    fewshot: Annotated[
+        int, option("Few-shot examples (the same for every item).", "--fewshot")
+    ] = 0,
+    items: Annotated[int, option("Items per task.", "--items")] = 300,
+    batch_size: Annotated[int, option("Requests per batch.", "--batch-size")] = 64,
+    repeats: Annotated[int, option("Timed candidates.", "--repeats")] = 5,
+    device: Annotated[str, option("auto, cpu or cuda.", "--device")] = "auto",
+    as_json: Annotated[bool, option("Print JSON.", "--json")] = False,
+) -> None:
+    """Time scoring a merged model, against stock lm-eval and the minimum number of tokens."""
+    from automerge.commands.bench import print_score_times
+
+    print_score_times(
+        console(),
+        shape,
+        tuple(task or ()),
+        context,
+        choice,
+        fewshot,
+        items,
+        batch_size,
+        repeats,
+        device,
+        as_json,
+    )

@@ -1,0 +1,34 @@
+"""Commands about this installation."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from automerge.cli.options import console
+
+
+def selftest(
+    chaos: Annotated[
+        bool,
+        typer.Option("--chaos", help="Also kill drivers, workers and exports, and fill the disk."),
+    ] = False,
+    times: Annotated[int, typer.Option("--times", min=1, help="Injections of each fault.")] = 3,
+) -> None:
+    """Search the demo on this machine and check that faults lose nothing.
+
+    Takes a minute, or a few with --chaos. Exits with code 1 if any check fails.
+    """
+    from automerge.commands.selftest import selftest as run_selftest
+
+    if not run_selftest(console(), chaos=chaos, times=times):
+        raise typer.Exit(1)
+
+
+def version() -> None:
+    """Print automerge's version."""
+    from importlib.metadata import version as installed
+
+    sys.stdout.write(f"automerge {installed('automerge-llm')}\n")

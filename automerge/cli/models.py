@@ -1,0 +1,95 @@
+"""Commands about models: whether they merge, merging by a recipe, statistics, and scores."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from automerge.cli.options import Extensions, console
+
+
+def merge(
+    recipe: Annotated[Path, typer.Argument(help="A recipe: automerge's or mergekit's YAML.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write.", metavar="DIR")],
+    extension: Extensions = None,
+) -> None:
+    """Merge models by a recipe, without a search."""
+    from automerge.commands.merge import merge_file
+    from automerge.extensions import load_extensions
+
+    load_extensions(extension or (), Path.cwd())
+    merge_file(recipe, out, console())
+
+
+def gather(
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="BASE [NAME=]MODEL...", help="Models: folders or hub ids."),
+    ],
+    text: Annotated[
+        Path, typer.Option("--text", help="A text file, or a folder of them.", metavar="PATH")
+    ],
+    kind: Annotated[
+        str, typer.Option("--kind", help="What to gather.", metavar="KIND")
+    ] = "input_gram",
+    tokens: Annotated[int, typer.Option("--tokens", help="Tokens to read.", min=1)] = 65_536,
+    length: Annotated[int, typer.Option("--length", help="Tokens per sequence.", min=1)] = 512,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Gather statistics that methods such as regmean need, and print a recipe's `evidence`."""
+    from automerge.commands.gather import gather_command
+    from automerge.session.gathering import GatherSettings
+
+    gather_command(models, kind, text, GatherSettings(tokens, length, device), console())
+
+
+def score(
+    model: Annotated[Path, typer.Argument(help="The folder of a model.", metavar="MODEL_DIR")],
+    run: Annotated[Path, typer.Option("--run", help="The study's run folder.", metavar="RUN")],
+    task: Annotated[str, typer.Option("--task", help="An objective of the study.", metavar="NAME")],
+    extension: Extensions = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every item's score.")] = False,
+) -> None:
+    """Score a model on the test items of a study's task, as the study did."""
+    from automerge.commands.score import score_command
+
+    score_command(model, run, task, extension or [], as_json, console())
+
+
+def convert(
+    file: Annotated[Path, typer.Argument(help="A file for mergekit or mergekit-evolve.")],
+) -> None:
+    """Convert a mergekit file to a recipe, or a mergekit-evolve file to a study, and print it."""
+    from automerge.commands.convert import converted
+
+    sys.stdout.write(converted(file))
+
+
+def inspect(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The base: a folder or hub id.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME=]SOURCE...", help="Fine-tunes or LoRA adapters: folders or hub ids."
+        ),
+    ],
+    weights: Annotated[
+        bool, typer.Option("--weights", help="Read all weights: task vectors, conflicts, NaN.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    html: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--html", help="Also write an HTML page.", metavar="FILE"),
+    ] = None,
+) -> None:
+    """Check whether models can be merged and how they relate.
+
+    Exits with code 3 if a source cannot be merged as is.
+    """
+    from automerge.commands.inspect import inspect_models
+
+    if not inspect_models([base, *sources], weights, as_json, html, console()):
+        raise typer.Exit(3)

@@ -1,0 +1,189 @@
+"""`automerge search`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from automerge.cli.options import Extensions, Text, console, option
+from automerge.errors import ConfigError
+from automerge.text.redaction import redact
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from automerge.config import StudyConfig
+
+DEFAULT_CONFIG = "automerge.yaml"
+
+
+def search(
+    config: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(
+            metavar="[CONFIG]",
+            help=f"A study's YAML. Default: ./{DEFAULT_CONFIG}, or the demo when there is none.",
+            show_default=False,
+        ),
+    ] = None,
+    budget: Annotated[Text, option("Number of recipes to measure.", "--budget")] = None,
+    max_time: Annotated[
+        Text,
+        option("Finish within about this time, e.g. 8h or 90min.", "--max-time", metavar="TIME"),
+    ] = None,
+    max_items: Annotated[
+        Text, option("Score at most this many items in total.", "--max-items")
+    ] = None,
+    constraint: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        option(
+            "A bound such as 'mmlu >= best_parent - 0.01'; may be given more than once.",
+            "--constraint",
+            metavar="TEXT",
+        ),
+    ] = None,
+    base: Annotated[
+        Text, option("The base model.", "--base", metavar="PATH_OR_HUB_ID[@REV]")
+    ] = None,
+    model: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        option(
+            "A fine-tune or LoRA adapter of the base; may be given more than once.",
+            "--model",
+            metavar="NAME=PATH_OR_HUB_ID[@REV]",
+        ),
+    ] = None,
+    task: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        option(
+            "An lm-eval task to optimise for; may be given more than once.",
+            "--task",
+            metavar="TASK[:METRIC[:DIRECTION]]",
+        ),
+    ] = None,
+    include_path: Annotated[
+        Text, option("A folder with your own lm-eval tasks.", "--include-path", metavar="DIR")
+    ] = None,
+    sampler: Annotated[
+        Text, option("auto, gp, cma, tpe, nsga2, nsga3 or random.", "--sampler")
+    ] = None,
+    seed: Annotated[Text, option("Seed of every proposal and random mask.", "--seed")] = None,
+    out: Annotated[
+        Text, option("The study's folder. Default: runs/NAME.", "--out", metavar="DIR")
+    ] = None,
+    name: Annotated[Text, option("The study's name.", "--name")] = None,
+    executor: Annotated[Text, option("local (in this process) or ray.", "--executor")] = None,
+    workers: Annotated[Text, option("Number of Ray workers.", "--workers")] = None,
+    ray_address: Annotated[
+        Text, option("A running Ray cluster; by default Ray is started here.", "--ray-address")
+    ] = None,
+    deterministic: Annotated[
+        Optional[bool],  # noqa: UP045
+        option("Make the trials independent of worker timing.", "--deterministic"),
+    ] = None,
+    device: Annotated[Text, option("auto, cpu or cuda.", "--device")] = None,
+    dtype: Annotated[
+        Text, option("Precision of scoring: auto, float32, bfloat16 or float16.", "--dtype")
+    ] = None,
+    batch_size: Annotated[Text, option("Requests per batch.", "--batch-size")] = None,
+    items_per_candidate: Annotated[
+        Text,
+        option(
+            "Fresh search items per objective for each candidate: a number, or full.",
+            "--items-per-candidate",
+        ),
+    ] = None,
+    export: Annotated[
+        Text, option("Which models to write at the end: front, knee or none.", "--export")
+    ] = None,
+    apply_chat_template: Annotated[
+        Optional[bool],  # noqa: UP045
+        option("Wrap prompts in the base's chat template.", "--apply-chat-template"),
+    ] = None,
+    allow_task_code: Annotated[
+        Optional[bool],  # noqa: UP045
+        option("Let your task files run Python.", "--allow-task-code"),
+    ] = None,
+    allow_code_eval: Annotated[
+        Optional[bool],  # noqa: UP045
+        option("Let tasks run model-written code, sandboxed.", "--allow-code-eval"),
+    ] = None,
+    extension: Extensions = None,
+) -> None:
+    """Search merge recipes, choose a front on fresh items, test it on sealed ones.
+
+    Run the same command to resume an interrupted study; raise --budget to extend a finished one.
+    """
+    overrides = {
+        "budget": budget,
+        "max_time": max_time,
+        "max_items": max_items,
+        "constraint": constraint,
+        "base": base,
+        "model": model,
+        "task": task,
+        "include_path": include_path,
+        "sampler": sampler,
+        "seed": seed,
+        "out": out,
+        "name": name,
+        "executor": executor,
+        "workers": workers,
+        "ray_address": ray_address,
+        "deterministic": deterministic,
+        "device": device,
+        "dtype": dtype,
+        "batch_size": batch_size,
+        "items_per_candidate": items_per_candidate,
+        "export": export,
+        "apply_chat_template": apply_chat_template,
+        "allow_task_code": allow_task_code,
+        "allow_code_eval": allow_code_eval,
+        "extension": extension,
+    }
+    given = {key: value for key, value in overrides.items() if value is not None}
+    screen = console()
+    loaded = _load(config, given, screen)
+
+    from automerge.commands.search import run_search
+
+    code = run_search(loaded, screen, command=_command_line())
+    if code:
+        raise typer.Exit(code)
+
+
+def _load(path: Path | None, given: Mapping[str, object], screen: Console) -> StudyConfig:
+    """Load the configuration: the file named, the one found here, options alone, or the demo's."""
+    from automerge.config import load_with_options
+
+    if path is None and "base" not in given:
+        here = Path(DEFAULT_CONFIG)
+        if here.exists():
+            path = here
+        elif "model" in given or "task" in given:
+            raise ConfigError(
+                f"--model and --task need a --base, or a configuration file ({DEFAULT_CONFIG})"
+            )
+        else:
+            from automerge import demo
+
+            path = demo.CONFIG
+            screen.print(
+                f"No configuration given and no ./{DEFAULT_CONFIG} here: searching the built-in "
+                "demo.",
+                soft_wrap=True,
+            )
+    loaded = load_with_options(path, given)
+    for note in loaded.notes:
+        screen.print(f"note: {note}", markup=False, soft_wrap=True)
+    return loaded
+
+
+def _command_line() -> str:
+    import shlex
+
+    return redact(shlex.join(["automerge", *sys.argv[1:]]))

@@ -1,0 +1,89 @@
+"""Commands about a study that has begun: its models, progress, reports and trials."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from automerge.cli.options import Extensions, Run, console, option
+
+
+def export(
+    run: Run,
+    trial: Annotated[
+        Optional[list[int]],  # noqa: UP045
+        option("A trial's number; may be given more than once. Default: the front.", "--trial"),
+    ] = None,
+    extension: Extensions = None,
+) -> None:
+    """Write a study's merged models to RUN/models."""
+    from automerge.commands.search import export_trials
+    from automerge.extensions import load_extensions
+
+    screen = console()
+    load_extensions(extension or (), Path.cwd())
+    for folder in export_trials(run, trial, screen):
+        screen.print(str(folder), markup=False, soft_wrap=True)
+
+
+def status(
+    run: Run,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show a study's progress, even while it runs."""
+    from automerge.commands.status import print_status, study_status
+
+    progress = study_status(run)
+    if as_json:
+        sys.stdout.write(json.dumps(progress, indent=2) + "\n")
+    else:
+        print_status(progress, console())
+
+
+def report(run: Run) -> None:
+    """Regenerate RUN/front.json and RUN/report.html from the store."""
+    from automerge.commands.search import write_reports
+
+    screen = console()
+    for path in write_reports(run):
+        screen.print(str(path), markup=False, soft_wrap=True)
+
+
+def export_trials(
+    run: Run,
+    file_format: Annotated[
+        str, typer.Option("--format", help="csv, jsonl or parquet.", metavar="FORMAT")
+    ] = "csv",
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        option("The file to write. Default: RUN/trials.FORMAT.", "--out", metavar="FILE"),
+    ] = None,
+) -> None:
+    """Write a table with one row per trial, even while the study runs."""
+    from automerge.commands.export_trials import write_trials
+
+    path = write_trials(run, file_format, out)
+    console().print(str(path), markup=False, soft_wrap=True)
+
+
+def dashboard(
+    run: Run,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="On 127.0.0.1.")] = 8080,
+    serve: Annotated[
+        bool,
+        typer.Option(
+            "--serve/--no-serve", help="Start the dashboard, or only write RUN/optuna.journal."
+        ),
+    ] = True,
+) -> None:
+    """Show a study in optuna-dashboard, on this machine only."""
+    from automerge.commands import dashboard as shown
+
+    path = shown.write_optuna_storage(run)
+    console().print(str(path), markup=False, soft_wrap=True)
+    if serve:
+        shown.serve(path, port)
