@@ -19,6 +19,7 @@ from automerge.space.parameters import (
     FloatParameter,
     Parameter,
 )
+from automerge.space.rewriting import as_sum
 from automerge.space.structure import Structure
 from automerge.trial import Params
 
@@ -192,8 +193,16 @@ class Space:
         """Return parameters of an equivalent recipe; None where the space has none.
 
         Equivalent means the same values for every layer and component, however they are written:
-        a plain number, or a source left out that has weight 0 here.
+        a plain number, or a source left out that has weight 0 here. Averages that the space does
+        not have as such are read as sums of task vectors: so a search by task arithmetic knows
+        where the base, the sources and the uniform average lie.
         """
+        params = self._read(recipe)
+        if params is None and (rewritten := as_sum(recipe, self.base)) is not None:
+            params = self._read(rewritten)
+        return params
+
+    def _read(self, recipe: Recipe) -> Params | None:
         method = self.methods.get(recipe.method)
         if method is None or recipe.dtype != self.dtype or recipe.slices:
             return None

@@ -241,8 +241,38 @@ def test_a_single_source_is_the_others_at_weight_zero(name: str) -> None:
         }
 
 
+SUMS = build_space(plain_settings("ties", "task_arithmetic"), "base", SOURCES, N_LAYERS, METHODS)
+
+
+@pytest.mark.parametrize(
+    ("average", "expected"),
+    [
+        (single("base"), {}),
+        (single("law"), {"law": 1.0}),
+        (uniform_average(SOURCES), dict.fromkeys(SOURCES, 0.25)),
+        (uniform_average(("base", "code", "law")), {"code": 1 / 3, "law": 1 / 3}),
+    ],
+)
+def test_averages_lie_in_a_space_of_sums(average: Recipe, expected: dict[str, float]) -> None:
+    params = SUMS.params(average)
+    assert params is not None
+    recipe = SUMS.recipe(params)
+    assert recipe.method == "task_arithmetic"
+    for source in recipe.sources:
+        weight = source.knobs["weight"].at(Place("t", "mlp", 0.3))
+        assert weight == pytest.approx(expected.get(source.name, 0.0), abs=2e-6)
+
+
+def test_averages_that_are_no_sum_with_these_weights_are_not_read_as_one() -> None:
+    halves = tuple(RecipeSource(n, {"weight": Profile.of(0.5)}) for n in SOURCES)
+    bent = (*halves[1:], RecipeSource(SOURCES[0], {"weight": Profile.of([0.0, 1.0])}))
+    assert SUMS.params(Recipe("linear", halves, knobs={"normalize": False})) is None
+    assert SUMS.params(Recipe("linear", bent)) is None
+    assert SUMS.params(Recipe("slerp", halves[:2], base="base")) is None
+
+
 def test_recipes_outside_the_space_have_no_parameters() -> None:
-    space = SPACES["plain"]
+    space = build_space(plain_settings("linear", "slerp"), "base", SOURCES, N_LAYERS, METHODS)
 
     def linear(**weights: object) -> Recipe:
         return Recipe(
