@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, Protocol, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -23,12 +24,12 @@ def refuse(problems: Sequence[Problem]) -> NoReturn:
 
 
 def safe(default: Any = ..., **rules: Any) -> Any:
-    """A field that a resumed study may change."""
+    """Declare a field that a resumed study may change."""
     return Field(default, json_schema_extra={"resume": "safe"}, **rules)
 
 
 def unsafe(default: Any = ..., **rules: Any) -> Any:
-    """A field whose change would make a study's earlier trials incomparable."""
+    """Declare a field whose change would make a study's earlier trials incomparable."""
     return Field(default, json_schema_extra={"resume": "unsafe"}, **rules)
 
 
@@ -73,3 +74,24 @@ def repeated(names: Sequence[str], noun: str) -> list[Problem]:
         for i, name in enumerate(names)
         if name in names[:i]
     ]
+
+
+def leaves(
+    plain: Mapping[str, Any], model: type[BaseModel], prefix: str = ""
+) -> dict[str, tuple[Any, bool]]:
+    """Flatten sections: dotted field → its value and whether a resumed study may change it.
+
+    A field that an older version did not store has its default.
+    """
+    found: dict[str, tuple[Any, bool]] = {}
+    for name, info in model.model_fields.items():
+        section = info.annotation
+        value = plain.get(name, None)
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            found |= leaves(plain.get(name, {}), section, f"{prefix}{name}.")
+            continue
+        if name not in plain:
+            value = json.loads(json.dumps(info.get_default(call_default_factory=False)))
+        tag = info.json_schema_extra
+        found[prefix + name] = (value, isinstance(tag, dict) and tag.get("resume") == "safe")
+    return found

@@ -4,189 +4,47 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    PrivateAttr,
-    SerializerFunctionWrapHandler,
-    ValidationInfo,
-    field_validator,
-    model_serializer,
-    model_validator,
+from pydantic import PrivateAttr, ValidationInfo, field_validator, model_validator
+
+from automerge.config.checks import (
+    NAME_RULE,
+    constraint_faults,
+    goal_faults,
+    model_faults,
+    recipe_faults,
+    task_faults,
 )
-
+from automerge.config.duration import seconds
+from automerge.config.origin import Locator, Origin
 from automerge.config.search import Search
 from automerge.config.section import (
-    KEY,
     Problem,
     Section,
     entry_of,
+    leaves,
     one_of,
     refuse,
     repeated,
     safe,
     unsafe,
 )
-from automerge.constraint import BEST_PARENT, Constraint
-from automerge.errors import Location, nearest
-from automerge.evaluation.table import EVALUATORS, LM_EVAL
-from automerge.evaluation.table import PROPERTIES as PROPERTIES_EVALUATOR
+from automerge.config.sections import Evaluation, EvidenceText, NamedRecipe, Split
+from automerge.config.task import Task
+from automerge.errors import Location
 from automerge.executors import EXECUTORS
 from automerge.files.references import NAME
 from automerge.files.yaml_file import Step
 from automerge.methods import METHODS
-from automerge.objective import PROPERTIES, Direction
-from automerge.recipe import DEFAULT, Recipe
+from automerge.objective import PROPERTIES
 from automerge.samplers import SAMPLERS
 from automerge.space import SpaceSettings
-from automerge.text.redaction import without_secrets
-from automerge.trial import PARTS, Part, is_proposed_name
 
-LM_EVAL_ONLY = ("metric", "num_fewshot", "gen_kwargs", "split")
-RESERVED = ("base", DEFAULT, "uniform", BEST_PARENT)
 MAX_MODELS = 64
 UNKNOWN_BUDGET = 200
 """The budget samplers assume where only time limits a search."""
-UNITS = {"d": 86400, "h": 3600, "min": 60, "m": 60, "s": 1}
-LONGEST_NAME = 200
-NAME_RULE = "letters, digits, '_', '.' and '-', beginning with a letter or digit"
-
-
-def seconds(text: str) -> float | None:
-    """Read 8h, 90min, 1d12h or 45s in seconds; return None for anything else."""
-    if not re.fullmatch(r"(?:\s*\d+(?:\.\d+)?\s*(?:d|h|min|m|s))+\s*", text):
-        return None
-    found = re.findall(r"(\d+(?:\.\d+)?)\s*(d|h|min|m|s)", text)
-    return sum(float(number) * UNITS[unit] for number, unit in found) or None
-
-
-class Task(Section):
-    """A task with one of its metrics ("acc" or "acc,none"); None is the task's default.
-
-    `evaluator` is who knows the task; `options` are for evaluators other than lm-eval, the others
-    for lm-eval only. `split` names the dataset splits that parts are taken from. Of these three,
-    only what differs from the default is stored.
-    """
-
-    evaluator: Annotated[str, entry_of(EVALUATORS)] = unsafe(LM_EVAL)
-    task: str = unsafe(min_length=1)
-    name: str = unsafe(min_length=1, max_length=200)
-    metric: str | None = unsafe(None, min_length=1)
-    direction: Direction | None = unsafe(None)
-    num_fewshot: int | None = unsafe(None, ge=0, le=1000)
-    gen_kwargs: dict[str, Any] = unsafe({})
-    split: dict[Part, str] = unsafe({})
-    goal: bool = unsafe(True)
-    options: dict[str, Any] = unsafe({})
-
-    @field_validator("split", mode="before")
-    @classmethod
-    def _parts(cls, split: object) -> object:
-        if isinstance(split, dict):
-            unknown = [name for name in split if name not in PARTS]
-            if unknown:
-                problem = "unknown part {!r}{} (a task has search, select and test items)"
-                refuse([((n, KEY), problem.format(n, nearest(str(n), PARTS))) for n in unknown])
-        return split
-
-    @model_validator(mode="after")
-    def _fitting(self) -> Task:
-        fields = ("options",) if self.evaluator == LM_EVAL else LM_EVAL_ONLY
-        whose = "another evaluator" if self.evaluator == LM_EVAL else "lm-eval"
-        problems: list[Problem] = [
-            ((name, KEY), f"{name!r} is for tasks of {whose}; remove it")
-            for name in fields
-            if getattr(self, name) not in (None, {})
-        ]
-        if self.evaluator == PROPERTIES_EVALUATOR:
-            problems.append((("evaluator",), "list properties under `properties:`"))
-        if problems:
-            refuse(problems)
-        return self
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        found: dict[str, Any] = plain(self)
-        defaults = {"evaluator": LM_EVAL, "options": {}, "split": {}}
-        return {k: v for k, v in found.items() if k not in defaults or v != defaults[k]}
-
-
-class NamedRecipe(Section):
-    """A recipe measured before the search, under the study's model names."""
-
-    name: str = unsafe(min_length=1)
-    plain: dict[str, Any] = unsafe()
-
-    @property
-    def recipe(self) -> Recipe:
-        return Recipe.from_plain(self.plain)
-
-
-class Evaluation(Section):
-    """How candidates are scored."""
-
-    batch_size: int = unsafe(32, ge=1, le=65536)
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = unsafe("auto")
-    device: Literal["auto", "cpu", "cuda"] = unsafe("auto")
-    items_per_candidate: Literal["full"] | int = unsafe(200)
-    max_length: int | None = unsafe(None, ge=8, le=10_000_000)
-
-    @field_validator("items_per_candidate", mode="before")
-    @classmethod
-    def _items(cls, value: object) -> object:
-        if isinstance(value, int) and not isinstance(value, bool) and 8 <= value <= 10**7:
-            return value
-        if value != "full":
-            shown = json.dumps(value)
-            refuse([((), f"expected full, or a whole number from 8 to 10000000, got {shown}")])
-        return value
-
-
-class EvidenceText(Section):
-    """The text on which evidence is gathered, for methods that need it."""
-
-    text: str = unsafe(min_length=1)
-    tokens: int = unsafe(65_536, ge=1, le=10**9)
-    length: int = unsafe(512, ge=1, le=10**6)
-
-
-class Split(Section):
-    """The shares of each task's items for search, selection and the sealed test."""
-
-    search: float = unsafe(0.5, gt=0, lt=1)
-    select: float = unsafe(0.25, gt=0, lt=1)
-    test: float = unsafe(0.25, gt=0, lt=1)
-    max_select: int | None = unsafe(None, ge=8)
-    max_test: int | None = unsafe(None, ge=8)
-
-    @model_validator(mode="after")
-    def _sum(self) -> Split:
-        total = self.search + self.select + self.test
-        if abs(total - 1) > 1e-9:
-            refuse([((), f"search, select and test must add up to 1; they add up to {total:g}")])
-        return self
-
-
-class Locator(Protocol):
-    """Finds where a value was written."""
-
-    def __call__(self, path: Sequence[Step]) -> Location | None: ...
-
-
-def nowhere(path: Sequence[Step]) -> Location | None:
-    """Return None: the locator of settings that no file or option gave."""
-
-
-@dataclass(frozen=True)
-class _Origin:
-    """Where the settings come from; not part of their value."""
-
-    locate: Locator = field(default=nowhere, compare=False)
-    notes: tuple[str, ...] = field(default=(), compare=False)
 
 
 class StudyConfig(Section):
@@ -231,7 +89,7 @@ class StudyConfig(Section):
     out: str = safe(min_length=1)
     export: Literal["front", "knee", "none"] = safe("front")
 
-    _origin: _Origin = PrivateAttr(default_factory=_Origin)
+    _origin: Origin = PrivateAttr(default_factory=Origin)
 
     @field_validator("name")
     @classmethod
@@ -250,36 +108,14 @@ class StudyConfig(Section):
     @field_validator("models")
     @classmethod
     def _distinct_models(cls, models: dict[str, str], info: ValidationInfo) -> dict[str, str]:
-        problems: list[Problem] = []
-        first = {info.data["base"]: "the base"} if "base" in info.data else {}
-        for name, reference in models.items():
-            if not NAME.fullmatch(name):
-                problems.append(((name, KEY), f"{name!r} is not a valid name: use {NAME_RULE}"))
-            elif name in RESERVED or is_proposed_name(name):
-                problems.append(((name, KEY), f"{name!r} is reserved; choose another name"))
-            if reference in first:
-                problem = f"{reference} is already {first[reference]}; list each model once"
-                problems.append(((name,), problem))
-            first.setdefault(reference, f"the model {name!r}")
-        if problems:
+        if problems := list(model_faults(models, info.data.get("base"))):
             refuse(problems)
         return models
 
     @field_validator("tasks")
     @classmethod
     def _distinct_tasks(cls, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
-        problems: list[Problem] = []
-        names: set[str] = set()
-        for i, task in enumerate(tasks):
-            if task.name in names:
-                problem = f"two objectives are named {task.name!r}; give one a different `name`"
-                problems.append(((i,), problem))
-            elif task.name in PROPERTIES:
-                problems.append(
-                    ((i,), f"{task.name!r} is the name of a property; set a different `name`")
-                )
-            names.add(task.name)
-        if problems:
+        if problems := list(task_faults(tasks)):
             refuse(problems)
         return tasks
 
@@ -288,18 +124,7 @@ class StudyConfig(Section):
     def _named_recipes(
         cls, recipes: tuple[NamedRecipe, ...], info: ValidationInfo
     ) -> tuple[NamedRecipe, ...]:
-        """Check recipes' names, which become those of trials and of model folders."""
-        problems: list[Problem] = []
-        names = {*RESERVED, *info.data.get("models", ())}
-        for i, recipe in enumerate(recipes):
-            name = recipe.name
-            if not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
-                problems.append(((i,), f"{name!r} is not a valid recipe name: use {NAME_RULE}"))
-            elif name in names or is_proposed_name(name):
-                problem = f"another trial is named {name!r}; rename the recipe's file"
-                problems.append(((i,), problem))
-            names.add(name)
-        if problems:
+        if problems := list(recipe_faults(recipes, tuple(info.data.get("models", ())))):
             refuse(problems)
         return recipes
 
@@ -358,21 +183,7 @@ class StudyConfig(Section):
         if tasks is None or models is None:
             return texts  # their faults are reported first
         names = [*(task.name for task in tasks), *info.data.get("properties", ())]
-        references = (BEST_PARENT, "base", "uniform", *models)
-        problems: list[Problem] = []
-        for i, text in enumerate(texts):
-            try:
-                found = Constraint.parse(text)
-            except ValueError as error:
-                problems.append(((i,), str(error)))
-                continue
-            if found.objective not in names:
-                advice = nearest(found.objective, names)
-                problems.append(((i,), f"there is no objective {found.objective!r}{advice}"))
-            if found.reference not in (None, *references):
-                advice = nearest(str(found.reference), references)
-                problems.append(((i,), f"there is no model {found.reference!r}{advice}"))
-        if problems:
+        if problems := list(constraint_faults(texts, names, tuple(models))):
             refuse(problems)
         return texts
 
@@ -386,16 +197,7 @@ class StudyConfig(Section):
 
     @model_validator(mode="after")
     def _goals(self) -> StudyConfig:
-        bound = {Constraint.parse(text).objective for text in self.constraints}
-        useless = "{!r} is neither a goal nor named by a constraint; remove it"
-        problems: list[Problem] = [
-            (("tasks", i), useless.format(task.name))
-            for i, task in enumerate(self.tasks)
-            if not task.goal and task.name not in bound
-        ]
-        if not any(task.goal for task in self.tasks):
-            problems.append((("tasks",), "no task is a goal: there is nothing to search for"))
-        if problems:
+        if problems := list(goal_faults(self.tasks, self.constraints)):
             refuse(problems)
         return self
 
@@ -460,7 +262,7 @@ class StudyConfig(Section):
     def located_by(self, locate: Locator, notes: tuple[str, ...] = ()) -> StudyConfig:
         """Return the same settings, with where they were written and what they leave out."""
         located = self.model_copy()
-        located._origin = _Origin(locate, notes)
+        located._origin = Origin(locate, notes)
         return located
 
     def to_plain(self) -> dict[str, Any]:
@@ -474,46 +276,7 @@ class StudyConfig(Section):
 
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that identify the settings a resumed study must keep."""
-        fixed = {k: v for k, (v, is_safe) in leaves(self.to_plain()).items() if not is_safe}
+        fixed = {
+            k: v for k, (v, is_safe) in leaves(self.to_plain(), StudyConfig).items() if not is_safe
+        }
         return hashlib.sha256(json.dumps(fixed).encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A setting that differs between a study and the configuration to resume it with."""
-
-    field: str
-    old: Any
-    new: Any
-    safe: bool
-
-
-def differences(old: Mapping[str, Any], new: StudyConfig) -> list[Difference]:
-    """List what changed since a study was stored with `to_plain`, without secrets."""
-    before, after = leaves(old), leaves(without_secrets(new.to_plain()))
-    return [
-        Difference(name, before[name][0], value, is_safe)
-        for name, (value, is_safe) in after.items()
-        if name in before and before[name][0] != value
-    ]
-
-
-def leaves(
-    plain: Mapping[str, Any], model: type[BaseModel] = StudyConfig, prefix: str = ""
-) -> dict[str, tuple[Any, bool]]:
-    """Flatten sections: dotted field → its value and whether a resumed study may change it.
-
-    A field that an older version did not store has its default.
-    """
-    found: dict[str, tuple[Any, bool]] = {}
-    for name, info in model.model_fields.items():
-        section = info.annotation
-        value = plain.get(name, None)
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            found |= leaves(plain.get(name, {}), section, f"{prefix}{name}.")
-            continue
-        if name not in plain:
-            value = json.loads(json.dumps(info.get_default(call_default_factory=False)))
-        tag = info.json_schema_extra
-        found[prefix + name] = (value, isinstance(tag, dict) and tag.get("resume") == "safe")
-    return found

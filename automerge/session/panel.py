@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from automerge.config import StudyConfig
-from automerge.config.settings import Task
+from automerge.config.task import Task
 from automerge.evaluation.base import Entry, Settings
 from automerge.evaluation.panel import Panel
 from automerge.evaluation.table import LM_EVAL, PROPERTIES

@@ -9,7 +9,7 @@ import typer.main
 
 from automerge import cli
 from automerge.config import StudyConfig
-from automerge.config.settings import leaves
+from automerge.config.section import leaves
 from automerge.store.schema import META
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -38,7 +38,7 @@ def test_every_option_of_search_is_listed():
 def test_the_keys_that_a_resumed_study_may_change_are_those_listed():
     section = CONFIGURATION.split("## What a resumed study may change\n")[1].split("\n## ")[0]
     plain = dict.fromkeys(StudyConfig.model_fields) | {name: {} for name in SECTIONS}
-    safe = {name for name, (_, is_safe) in leaves(plain).items() if is_safe}
+    safe = {name for name, (_, is_safe) in leaves(plain, StudyConfig).items() if is_safe}
     moved = {"base", "models"}  # may point elsewhere, if what is there is the same
     assert names(section) == safe | moved
 

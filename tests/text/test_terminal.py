@@ -180,7 +180,8 @@ def test_secrets_of_a_configuration_are_not_stored(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../../x", "/abs/x", "a/b", ".hidden", "", "x" * 300, "a\nb"])
 def test_a_name_that_is_a_path_is_refused_at_every_border(tmp_path: Path, name: str) -> None:
-    from automerge.config.settings import NamedRecipe, StudyConfig
+    from automerge.config.sections import NamedRecipe
+    from automerge.config.settings import StudyConfig
     from automerge.store.schema import NAME, misfit
 
     assert misfit(NAME, json.dumps(name)) is not None

@@ -1,0 +1,90 @@
+"""Whether names, tasks, recipes and constraints of a configuration go together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from automerge.config.section import KEY, Problem
+from automerge.config.sections import NamedRecipe
+from automerge.config.task import Task
+from automerge.constraint import BEST_PARENT, Constraint
+from automerge.errors import nearest
+from automerge.files.references import NAME
+from automerge.objective import PROPERTIES
+from automerge.recipe import DEFAULT
+from automerge.trial import is_proposed_name
+
+RESERVED = ("base", DEFAULT, "uniform", BEST_PARENT)
+LONGEST_NAME = 200
+NAME_RULE = "letters, digits, '_', '.' and '-', beginning with a letter or digit"
+
+
+def model_faults(models: Mapping[str, str], base: str | None) -> Iterator[Problem]:
+    """Yield what is wrong with models' names, and models that are listed twice.
+
+    Args:
+        models: reference by name.
+        base: the base's reference; None if it is not known.
+    """
+    first = {} if base is None else {base: "the base"}
+    for name, reference in models.items():
+        if not NAME.fullmatch(name):
+            yield (name, KEY), f"{name!r} is not a valid name: use {NAME_RULE}"
+        elif name in RESERVED or is_proposed_name(name):
+            yield (name, KEY), f"{name!r} is reserved; choose another name"
+        if reference in first:
+            yield (name,), f"{reference} is already {first[reference]}; list each model once"
+        first.setdefault(reference, f"the model {name!r}")
+
+
+def task_faults(tasks: Sequence[Task]) -> Iterator[Problem]:
+    """Yield objectives' names that occur again or are those of properties."""
+    names: set[str] = set()
+    for i, task in enumerate(tasks):
+        if task.name in names:
+            yield (i,), f"two objectives are named {task.name!r}; give one a different `name`"
+        elif task.name in PROPERTIES:
+            yield (i,), f"{task.name!r} is the name of a property; set a different `name`"
+        names.add(task.name)
+
+
+def recipe_faults(recipes: Sequence[NamedRecipe], models: Sequence[str]) -> Iterator[Problem]:
+    """Yield faults of recipes' names, which become those of trials and of model folders."""
+    names = {*RESERVED, *models}
+    for i, recipe in enumerate(recipes):
+        name = recipe.name
+        if not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+            yield (i,), f"{name!r} is not a valid recipe name: use {NAME_RULE}"
+        elif name in names or is_proposed_name(name):
+            yield (i,), f"another trial is named {name!r}; rename the recipe's file"
+        names.add(name)
+
+
+def constraint_faults(
+    texts: Sequence[str], objectives: Sequence[str], models: Sequence[str]
+) -> Iterator[Problem]:
+    """Yield constraints that cannot be read, or that name an unknown objective or model."""
+    references = (BEST_PARENT, "base", "uniform", *models)
+    for i, text in enumerate(texts):
+        try:
+            found = Constraint.parse(text)
+        except ValueError as error:
+            yield (i,), str(error)
+            continue
+        if found.objective not in objectives:
+            advice = nearest(found.objective, objectives)
+            yield (i,), f"there is no objective {found.objective!r}{advice}"
+        if found.reference not in (None, *references):
+            advice = nearest(str(found.reference), references)
+            yield (i,), f"there is no model {found.reference!r}{advice}"
+
+
+def goal_faults(tasks: Sequence[Task], constraints: Sequence[str]) -> Iterator[Problem]:
+    """Yield tasks that are neither a goal nor constrained, and the lack of any goal."""
+    bound = {Constraint.parse(text).objective for text in constraints}
+    for i, task in enumerate(tasks):
+        if not task.goal and task.name not in bound:
+            problem = f"{task.name!r} is neither a goal nor named by a constraint; remove it"
+            yield ("tasks", i), problem
+    if not any(task.goal for task in tasks):
+        yield ("tasks",), "no task is a goal: there is nothing to search for"

@@ -1,0 +1,67 @@
+"""The smaller sections of a study's configuration."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import field_validator, model_validator
+
+from automerge.config.section import Section, refuse, unsafe
+from automerge.recipe import Recipe
+
+
+class NamedRecipe(Section):
+    """A recipe measured before the search, under the study's model names."""
+
+    name: str = unsafe(min_length=1)
+    plain: dict[str, Any] = unsafe()
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe.from_plain(self.plain)
+
+
+class Evaluation(Section):
+    """How candidates are scored."""
+
+    batch_size: int = unsafe(32, ge=1, le=65536)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = unsafe("auto")
+    device: Literal["auto", "cpu", "cuda"] = unsafe("auto")
+    items_per_candidate: Literal["full"] | int = unsafe(200)
+    max_length: int | None = unsafe(None, ge=8, le=10_000_000)
+
+    @field_validator("items_per_candidate", mode="before")
+    @classmethod
+    def _items(cls, value: object) -> object:
+        if isinstance(value, int) and not isinstance(value, bool) and 8 <= value <= 10**7:
+            return value
+        if value != "full":
+            shown = json.dumps(value)
+            refuse([((), f"expected full, or a whole number from 8 to 10000000, got {shown}")])
+        return value
+
+
+class EvidenceText(Section):
+    """The text on which evidence is gathered, for methods that need it."""
+
+    text: str = unsafe(min_length=1)
+    tokens: int = unsafe(65_536, ge=1, le=10**9)
+    length: int = unsafe(512, ge=1, le=10**6)
+
+
+class Split(Section):
+    """The shares of each task's items for search, selection and the sealed test."""
+
+    search: float = unsafe(0.5, gt=0, lt=1)
+    select: float = unsafe(0.25, gt=0, lt=1)
+    test: float = unsafe(0.25, gt=0, lt=1)
+    max_select: int | None = unsafe(None, ge=8)
+    max_test: int | None = unsafe(None, ge=8)
+
+    @model_validator(mode="after")
+    def _sum(self) -> Split:
+        total = self.search + self.select + self.test
+        if abs(total - 1) > 1e-9:
+            refuse([((), f"search, select and test must add up to 1; they add up to {total:g}")])
+        return self
