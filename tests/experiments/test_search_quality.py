@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
-from experiments.search_quality import model, tasks
+from experiments.search_quality import functions, model, tasks
 from experiments.search_quality.cell import SPACES, Cell, settings, zoo_config
 from experiments.search_quality.corpus import Part, code, docstrings, plain, read_domain
 
@@ -92,3 +93,18 @@ def test_settings_follow_a_samplers_name(tmp_path: Path) -> None:
     cell = Cell("demo", "quick", "gp,resolution=0.5", 30, 3)
     made = settings(cell, zoo_config("demo", {}), tmp_path / "run")
     assert (made.sampler, made.resolution) == ("gp", 0.5)
+
+
+def test_a_sampler_searches_the_cube_it_is_given() -> None:
+    seen: list[np.ndarray] = []
+
+    def evaluate(x: np.ndarray) -> np.ndarray:
+        seen.append(x)
+        return np.array([x.sum(), -x[0]])
+
+    rows = functions.ours("random")(evaluate, 7, 20, 0)
+    points = np.array(seen[1:])
+    assert points.shape == (20, 7)
+    assert 0 <= points.min() < 0.2
+    assert 0.8 < points.max() <= 1
+    assert np.array_equal(rows[:, 1], -points[:, 0])
