@@ -27,10 +27,11 @@ class Constraint:
     """A bound on an objective's value: a number, or another model's value plus a number.
 
     Attributes:
-        objective: its name.
-        relation: that of the value to the bound.
-        reference: None, `best_parent` (of base and sources, on this objective) or a model's name.
-        offset: the bound, or what is added to the reference's value.
+        objective: the objective's name.
+        relation: how the value must compare with the bound.
+        reference: None, `best_parent` (the best of base and sources on this objective) or a
+            model's name.
+        offset: the bound itself where there is no reference, else what is added to its value.
     """
 
     objective: str
@@ -40,10 +41,10 @@ class Constraint:
 
     @classmethod
     def parse(cls, text: str) -> Constraint:
-        """Read a text such as `mmlu >= best_parent - 0.01`.
+        """Parse a text such as `mmlu >= best_parent - 0.01`.
 
         Raises:
-            ValueError: saying what was expected.
+            ValueError: the text is not a constraint; the message says what was expected.
         """
         match = _CONSTRAINT.fullmatch(text.strip())
         if match is None:
@@ -63,12 +64,12 @@ class Constraint:
     def bound(
         self, values: Mapping[str, float], parents: Sequence[str], direction: Direction
     ) -> float | None:
-        """Return the bound as a number; None where the model it refers to has no value.
+        """Return the bound as a number; None if the model it refers to has no value.
 
         Args:
-            values: each model's value of the objective, by model.
+            values: the value of the objective for each model, by model name.
             parents: names of base and sources.
-            direction: that of the objective.
+            direction: the objective's direction.
         """
         if self.reference is None:
             return self.offset
@@ -78,7 +79,7 @@ class Constraint:
     def referred(
         self, values: Mapping[str, float], parents: Sequence[str], direction: Direction
     ) -> str | None:
-        """Return the model whose value the bound refers to; None where there is none."""
+        """Return the name of the model the bound refers to; None if there is none."""
         if self.reference != BEST_PARENT:
             return self.reference if self.reference in values else None
         measured = [name for name in parents if name in values]
@@ -86,7 +87,7 @@ class Constraint:
         return best(measured, key=lambda name: values[name], default=None)
 
     def shortfall(self, value: float, bound: float) -> float:
-        """Return by how much a value misses the bound; negative where it is met with a margin."""
+        """Return by how much a value misses the bound; negative if it meets it with a margin."""
         return bound - value if self.relation == ">=" else value - bound
 
 
@@ -99,7 +100,7 @@ class Bound:
     model: str | None
 
     def shortfall(self, value: float) -> float:
-        """Return by how much a value misses the bound; negative where it is met with a margin."""
+        """Return by how much a value misses the bound; negative if it meets it with a margin."""
         return self.constraint.shortfall(value, self.value)
 
 
@@ -109,11 +110,11 @@ def bounds(
     values: Mapping[str, Mapping[str, Estimate]],
     parents: Sequence[str],
 ) -> list[Bound]:
-    """Return the constraints with their bounds, without those whose bound is not known yet.
+    """Return the constraints with their bounds, except those whose bound is not known yet.
 
     Args:
-        constraints: on these objectives.
-        objectives: all of the study.
+        constraints: constraints on these objectives.
+        objectives: all objectives of the study.
         values: estimates by model and objective.
         parents: names of base and sources.
     """

@@ -40,11 +40,11 @@ class AutomergeError(Exception):
     """Base of every error that is the user's or the machine's, not a bug in automerge."""
 
     exit_code: ClassVar[int] = 3
-    """As docs/exit_codes.md defines them; 1 is a bug, and the code of none of these."""
+    """Defined in docs/exit_codes.md; 1 means a bug, so no class here has it."""
 
 
 class FaultyInput(AutomergeError):
-    """Several faults found together; printed one per line."""
+    """Faults found together, printed one per line."""
 
     def __init__(self, faults: Fault | str | Iterable[Fault]) -> None:
         if isinstance(faults, str):
@@ -53,7 +53,7 @@ class FaultyInput(AutomergeError):
         super().__init__("\n".join(str(fault) for fault in self.faults))
 
     def __reduce__(self) -> tuple[type[FaultyInput], tuple[tuple[Fault, ...]]]:
-        return type(self), (self.faults,)  # crosses process borders whole
+        return type(self), (self.faults,)  # pickles with its faults, not with its text
 
 
 class ConfigError(FaultyInput):
@@ -63,7 +63,7 @@ class ConfigError(FaultyInput):
 
 
 class PreflightError(FaultyInput):
-    """The configuration is sound, but models, tasks, disk or devices refuse it."""
+    """The configuration is sound, but the models, tasks, disk or devices do not allow it."""
 
     exit_code = 3
 
@@ -75,7 +75,7 @@ class SearchAborted(AutomergeError):
 
 
 class ModelsChanged(SearchAborted):
-    """A model's files are not those any more that the study was begun with."""
+    """A model's files are no longer those that the study was started with."""
 
 
 class StateError(AutomergeError):
@@ -91,15 +91,15 @@ class ClusterLost(AutomergeError):
 
 
 class DeviceLost(ClusterLost):
-    """A GPU answers nothing any more, to this process; another one may have it."""
+    """A GPU no longer responds to this process; a new process may be able to use it."""
 
 
 def disk_is_full(error: BaseException) -> bool:
-    """Return whether an error, or one of its causes, is that a disk is full."""
+    """Return whether an error, or one of its causes, says that a disk is full."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError):
-            # shutil.copytree joins what it met into one list of texts, without a number.
+            # shutil.copytree collects the errors it met as a list of messages, without an errno.
             texts = str(cause) if cause.errno is None else f"[Errno {cause.errno}]"
             if any(f"[Errno {number}]" in texts for number in DISK_FULL):
                 return True
@@ -108,7 +108,10 @@ def disk_is_full(error: BaseException) -> bool:
 
 
 def nearest(name: str, valid: Sequence[str]) -> str:
-    """Return "; did you mean 'x'?" when a valid name is close, else the list of valid names."""
+    """Return "; did you mean 'x'?" when a valid name is close, else a list of the valid names.
+
+    A list of more than 20 names is left out.
+    """
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {close[0]!r}?"

@@ -11,8 +11,8 @@ import numpy as np
 from automerge.trial import Items
 
 BASELINE_SHARES = 4
-"""How many candidates' items base, sources and the user's recipes are each scored on: all others
-are compared with them, and learn from them."""
+"""Base, sources and the user's recipes are each scored on this many candidates' worth of items,
+because all other candidates are compared with them and predicted from them."""
 
 POOL_SHARES = 8
 """How many candidates' worth of items the search draws from, at most."""
@@ -22,8 +22,9 @@ POOL_SHARES = 8
 class ItemDraw:
     """Draws `per_candidate` fresh items of each objective for every trial; None takes all.
 
-    `members` maps objectives to their leaf tasks. Fresh items cover the whole pool, where one
-    subset for all would be overfitted (the winner's luck on it repeats in every neighbour).
+    `members` maps objectives to their leaf tasks. Fresh items cover the whole pool, whereas a
+    single subset for all trials would be overfitted: the winner's luck on it repeats in every
+    neighbour.
     """
 
     members: Mapping[str, Sequence[str]]
@@ -31,12 +32,14 @@ class ItemDraw:
     seed: int
 
     def draw(self, pool: Items, trial: int, shares: int = 1) -> Items:
-        """Draw the items of a trial; seed and trial decide, alike for objectives of one task.
+        """Draw the items of a trial, as its number and the seed determine.
+
+        Objectives of the same task get the same items.
 
         Args:
             pool: the search items.
-            trial: its number.
-            shares: how many candidates' items to draw.
+            trial: the trial's number.
+            shares: how many candidates' worth of items to draw.
         """
         if self.per_candidate is None:
             return pool
@@ -50,10 +53,11 @@ class ItemDraw:
 
 
 def shuffled(pool: Items, seed: int, trial: int) -> list[tuple[str, int]]:
-    """Return all items as (task, doc id) in a random order, another for every trial.
+    """Return all items as (task, doc id) in a random order that differs between trials.
 
-    Which of two items comes first depends on no third, nor on the version of a library: items are
-    ordered by the number at their doc id in the raw stream of Philox (Salmon et al. 2011).
+    Which of two items comes first does not depend on the other items, or on the version of a
+    library: items are ordered by the number at their doc id in the raw stream of Philox (Salmon et
+    al. 2011).
     """
     ranks, items = [], []
     for task, docs in pool.items():

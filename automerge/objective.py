@@ -21,17 +21,17 @@ AGGREGATIONS: tuple[Aggregation, ...] = (
     "weighted_perplexity",
     "bits_per_byte",
 )
-"""lm-eval's own, of one task's items. Groups with `weight_by_size: false` take the mean of their
-tasks' means."""
+"""How lm-eval aggregates the items of one task. Groups with `weight_by_size: false` take the mean
+of their tasks' means instead."""
 
 
 MAX_LOG_PERPLEXITY = 300.0
-"""A perplexity beyond e to the power of this is that of a broken model."""
+"""The log of the largest perplexity reported; only broken models exceed it."""
 MODEL_TASK = "model"
 MODEL_ITEM = (MODEL_TASK, 0)
 """Stands for the model itself, in place of an item of a task."""
 PROPERTIES: tuple[str, ...] = ("distance_to_base", "parameters")
-"""What is measured of a model itself, without a task."""
+"""What can be measured of a model itself, without a task."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Objective:
 
     @property
     def is_exact(self) -> bool:
-        """Whether it is a property of the model itself rather than a score of items."""
+        """Whether this is a property of the model itself rather than a score of items."""
         return self.aggregation == "exact"
 
     def loss(self, value: float) -> float:
@@ -93,7 +93,7 @@ class ItemScores:
             raise ValueError(f"items, values and weights differ in length: {sorted(sizes)}")
 
     def rows(self, rows: Sequence[int]) -> ItemScores:
-        """Return the scores of some of its rows, in their order."""
+        """Return the scores of the given rows, in the given order."""
         return ItemScores(
             tuple(self.items[row] for row in rows),
             tuple(self.values[row] for row in rows),
@@ -105,8 +105,8 @@ class ItemScores:
         """Return the same scores with the cluster of each item.
 
         Args:
-            clusters: the cluster of every document of each leaf task, by doc id. Where a task is
-                not among them, the scores stay as they are.
+            clusters: the cluster of every document of each leaf task, by doc id. If one of the
+                scores' tasks is missing, the scores are returned unchanged.
         """
         if not all(task in clusters for task, _ in self.items):
             return self
@@ -121,13 +121,16 @@ def model_property(name: str) -> Objective:
 
 
 def restricted(scores: ItemScores, items: Container[tuple[str, int]]) -> ItemScores:
-    """Return the scores of those of its items that are in `items`."""
+    """Return the scores restricted to `items`."""
     rows = [row for row, item in enumerate(scores.items) if item in items]
     return scores if len(rows) == len(scores.items) else scores.rows(rows)
 
 
 def joined(parts: Sequence[ItemScores]) -> ItemScores:
-    """Join the scores of disjoint sets of items; scores of the model itself are all the same."""
+    """Concatenate the scores of disjoint sets of items.
+
+    Properties of the model itself are the same in every part, so the first one is returned.
+    """
     if parts[0].items == (MODEL_ITEM,):
         return parts[0]
     weights = tuple(w for part in parts for w in part.weights or ())
@@ -141,8 +144,8 @@ def joined(parts: Sequence[ItemScores]) -> ItemScores:
 def estimate(scores: ItemScores, aggregation: Aggregation) -> Estimate:
     """Aggregate item scores as lm-eval does, with the standard error of the aggregate.
 
-    Means use the sample standard error, means of means that of independent tasks; ratios and
-    exponentials the delta method. NaN without items.
+    Means use the sample standard error, means of means the standard error over independent tasks,
+    ratios and exponentials the delta method. Without items, value and error are NaN.
     """
     values = np.asarray(scores.values, dtype=np.float64)
     n = len(values)
@@ -167,9 +170,9 @@ def estimate(scores: ItemScores, aggregation: Aggregation) -> Estimate:
 
 
 def ratio_of_means(scores: ItemScores) -> tuple[float, Floats]:
-    """Return Σ values / Σ weights, and each item's linear influence on it, times n: (n,).
+    """Return Σ values / Σ weights, and n times each item's linear influence on it: (n,).
 
-    The standard error of the influences' mean is that of the ratio, by the delta method.
+    By the delta method, the standard error of the influences' mean is that of the ratio.
     """
     values = np.asarray(scores.values, dtype=np.float64)
     weights = np.ones_like(values) if scores.weights is None else np.asarray(scores.weights)
@@ -179,10 +182,10 @@ def ratio_of_means(scores: ItemScores) -> tuple[float, Floats]:
 
 
 def mean_of_means(scores: ItemScores) -> tuple[float, Floats]:
-    """Return the mean of the tasks' means, and each item's linear influence on it, times n: (n,).
+    """Return the mean of the tasks' means, and n times each item's linear influence on it: (n,).
 
-    The standard error of the influences' mean is √(Σ_t s_t² / n_t) / T, of T tasks (Cochran,
-    Sampling Techniques, 1977, eq. 5.13), as lm-eval's for groups that are not weighted by size.
+    The standard error of the influences' mean is √(Σ_t s_t² / n_t) / T for T tasks (Cochran,
+    Sampling Techniques, 1977, eq. 5.13), as in lm-eval for groups not weighted by size.
     """
     values = np.asarray(scores.values, dtype=np.float64)
     factors = item_weights(scores.items)
@@ -203,9 +206,9 @@ def item_weights(items: Sequence[tuple[str, int]]) -> Floats:
 
 
 def perplexity(log_likelihood: float) -> float:
-    """Return exp(-x) of a mean log-likelihood x in nats, at most e to `MAX_LOG_PERPLEXITY`.
+    """Return exp(-x) of a mean log-likelihood x in nats, capped at exp(`MAX_LOG_PERPLEXITY`).
 
-    The largest float is about e^709, and the largest whose square is one about e^354.
+    The largest float is about e^709, and the largest whose square is finite about e^354.
     """
     return math.exp(min(-log_likelihood, MAX_LOG_PERPLEXITY))
 
@@ -216,7 +219,7 @@ def standard_error(values: Floats) -> float:
 
 
 def goals(objectives: Iterable[Objective]) -> tuple[Objective, ...]:
-    """Return the objectives that are optimised, without those that only serve constraints."""
+    """Return the objectives that are optimised, leaving out those that only serve constraints."""
     return tuple(o for o in objectives if o.goal)
 
 

@@ -15,7 +15,7 @@ from automerge.arrays import Bools, Floats, Indices
 
 
 def _as_points(losses: ArrayLike) -> Floats:
-    """Check and convert to a float64 array of shape (n, m)."""
+    """Convert to a float64 array of shape (n, m), checking that it is one."""
     points = np.asarray(losses, dtype=np.float64)
     if points.ndim != 2 or points.shape[1] == 0:
         raise ValueError(f"losses must have shape (points, objectives); got {points.shape}")
@@ -28,14 +28,14 @@ def valid(losses: ArrayLike) -> Bools:
 
 
 def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether one row dominates another: nowhere worse, somewhere better."""
+    """Return whether one row dominates another: nowhere worse and somewhere better."""
     return one != other and all(a <= b for a, b in zip(one, other, strict=True))
 
 
 def nondominated(losses: ArrayLike) -> Bools:
     """Mark the rows that no other row dominates: shape (n,).
 
-    A row dominates another when it is nowhere worse and somewhere better, so equal rows are all
+    A row dominates another if it is nowhere worse and somewhere better, so equal rows are all
     marked: which of two equal models to show is not a question of dominance.
     """
     import moocore
@@ -54,7 +54,7 @@ def updated_front(front: Floats, point: Floats) -> Floats:
         point: (m,).
 
     Returns:
-        The new front; `front` itself where the point is not finite, or is dominated or in it.
+        The new front; `front` itself if the point is not finite, dominated or already in it.
     """
     if not np.isfinite(point).all() or (front <= point).all(axis=1).any():
         return front
@@ -64,10 +64,10 @@ def updated_front(front: Floats, point: Floats) -> Floats:
 def layers(losses: ArrayLike) -> list[Indices]:
     """Sort rows into fronts (nondominated sorting, Deb et al. 2002).
 
-    Each layer is the nondominated set of what the layers before it leave.
+    Each layer is the nondominated set of the rows that are in no earlier layer.
 
     Returns:
-        Ascending row numbers of each layer; invalid rows are in none.
+        The row numbers of each layer, ascending; invalid rows are in no layer.
     """
     import moocore
 
@@ -95,8 +95,8 @@ def ideal_nadir(losses: ArrayLike) -> tuple[Floats, Floats]:
 def reference_point(losses: ArrayLike, margin: float = 0.1) -> Floats:
     """Return the worst valid losses, moved away by `margin` of the range of each objective: (m,).
 
-    With 0.1, extreme points of the front keep a volume of their own (Ishibuchi et al. 2018).
-    An objective without range is moved by `margin` of its size, or by `margin` at 0.
+    With 0.1, extreme points of the front contribute volume too (Ishibuchi et al. 2018). For an
+    objective with no range, the step is `margin` of its magnitude, or `margin` itself at 0.
 
     Raises:
         ValueError: no row is valid.
@@ -161,10 +161,13 @@ def hypervolume_history(losses: ArrayLike, reference: ArrayLike) -> Floats:
 
 
 def knee(losses: ArrayLike) -> int | None:
-    """Return the row nearest the ideal point, the front scaled to [0, 1] in each objective.
+    """Return the row nearest the ideal point, with the front scaled to [0, 1] in each objective.
 
-    The knee of a front without further preference (compromise programming, Zeleny 1973): by
-    Chebyshev distance, ties by the sum, then by row number. None when no row is valid.
+    This is the knee of a front in the absence of preferences (compromise programming, Zeleny
+    1973): nearest in Chebyshev distance, ties broken by the sum, then by row number.
+
+    Returns:
+        The row number; None if no row is valid.
     """
     points = _as_points(losses)
     front = np.flatnonzero(nondominated(points))
@@ -180,17 +183,18 @@ def knee(losses: ArrayLike) -> int | None:
 def greedy_subset(losses: ArrayLike, k: int, reference: ArrayLike) -> Indices:
     """Choose up to k rows, each adding the most hypervolume to those before it.
 
-    Greedy selection is within 1 - 1/e of the best subset (Guerreiro et al. 2016). A front smaller
-    than k is chosen whole, then the next layers follow, each judged by its own volume.
+    Greedy selection reaches at least 1 - 1/e of the best subset's volume (Guerreiro et al. 2016).
+    A front smaller than k is chosen whole, then come the next layers, each judged by its own
+    volume.
 
     Args:
         losses: (n, m).
-        k: how many rows to choose, at most.
+        k: the maximum number of rows to choose.
         reference: (m,), the corner of the volume.
 
     Returns:
-        Row numbers in the order chosen. Rows that add nothing (at or beyond the reference point, or
-        copies) come last in their layer, by row number.
+        Row numbers in the order chosen. Rows that add nothing (duplicates, or at or beyond the
+        reference point) come last in their layer, by row number.
 
     Raises:
         ValueError: the reference point is not finite, or has another number of objectives.

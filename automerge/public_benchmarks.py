@@ -1,4 +1,4 @@
-"""Benchmarks everybody reports: optimised for, their scores say nothing general any more."""
+"""Benchmarks everybody reports: once optimised for, their scores no longer mean much in general."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _FAMILIES = MappingProxyType(
         "XNLI": "xnli",
     }
 )
-"""lm-eval's names by benchmark, with any suffix; the longest match counts."""
+"""Patterns of lm-eval's names, by benchmark; any suffix may follow, and the longest match wins."""
 
 _WORDS = MappingProxyType(
     {
@@ -67,13 +67,16 @@ _WORDS = MappingProxyType(
         "SWAG": "swag",
     }
 )
-"""Names that are words of their own, and count only as they are."""
+"""Names that are ordinary words, and must match as a whole."""
 
 _PREFIX = r"(?:leaderboard_|tiny_?)?"
 
 
 def benchmark(task: str) -> str | None:
-    """The well-known benchmark an lm-eval task, group or tag belongs to, by its name."""
+    """Return the well-known benchmark that an lm-eval task, group or tag belongs to, by its name.
+
+    None if it belongs to none of them.
+    """
     task = task.lower()
     if exact := next((name for name, p in _WORDS.items() if re.fullmatch(p, task)), None):
         return exact

@@ -1,4 +1,4 @@
-"""A recipe: everything needed, beside the models themselves, to rebuild one merged model.
+"""A recipe: everything needed, besides the models themselves, to rebuild one merged model.
 
 Values vary over the model's tensors through a `Profile`: an ordered list of selectors, each with
 knots interpolated piecewise linearly over depth (mergekit's "gradients"). Depth is 0 at the first
@@ -24,18 +24,22 @@ BASE = "base"
 """What the base is called in a study, and in a recipe file whose adapters need one."""
 UNION = "union"
 AUTO = "auto"
-"""As a tokenizer: every token that any of the models has."""
+"""As a tokenizer: all tokens that any of the models has."""
 
 Value: TypeAlias = float | int | bool | str
 
 
 def is_selector(text: str) -> bool:
-    """Return whether a text selects tensors: a component, `default`, or a pattern with a "*"."""
+    """Return whether a text selects tensors: a component, `default`, or a pattern with a `*`."""
     return text in (*COMPONENTS, DEFAULT) or "*" in text
 
 
 def canonical(value: float) -> float:
-    """Round to six significant digits, so that a recipe survives text and equal means equal."""
+    """Round to six significant digits, so that a recipe survives being written as text.
+
+    Raises:
+        ValueError: the value is not finite.
+    """
     if not math.isfinite(value):
         raise ValueError(f"a recipe holds finite numbers only; got {value!r}")
     return float(f"{value:.6g}") + 0.0  # + 0.0 turns -0.0 into 0.0
@@ -63,7 +67,11 @@ class Profile:
 
     @classmethod
     def of(cls, value: float | Sequence[float] | Mapping[str, float | Sequence[float]]) -> Profile:
-        """Build from a number, a list of knots, or selector → number or knots."""
+        """Build from a number, a list of knots, or a mapping of selectors to numbers or knots.
+
+        Raises:
+            ValueError: a selector is not one, a list is empty, or a number is not finite.
+        """
         mapping = value if isinstance(value, Mapping) else {DEFAULT: value}
         parts = []
         for selector, knots in mapping.items():
@@ -81,12 +89,12 @@ class Profile:
         return cls(tuple(parts))
 
     def at(self, place: Place) -> float | None:
-        """The value for one tensor; None where no selector matches."""
+        """Return the value for one tensor; None if no selector matches."""
         deciding = self.deciding(place)
         return None if deciding is None else interpolate(deciding[1], place.depth)
 
     def deciding(self, place: Place) -> tuple[str, tuple[float, ...]] | None:
-        """The selector that decides at a place, with its knots; None where none matches."""
+        """Return the selector that decides for one tensor, and its knots; None if none matches."""
         for selector, knots in self.parts:
             if selector in (DEFAULT, place.component) or (
                 "*" in selector and fnmatchcase(place.tensor, selector)
@@ -95,13 +103,13 @@ class Profile:
         return None
 
     def plain(self) -> float | list[float] | dict[str, float | list[float]]:
-        """The shortest YAML form; `Profile.of` inverts it."""
+        """Return the shortest YAML form; `Profile.of` inverts it."""
         parts = {s: k[0] if len(k) == 1 else list(k) for s, k in self.parts}
         return parts[DEFAULT] if set(parts) == {DEFAULT} else parts
 
 
 def interpolate(knots: Sequence[float], depth: float) -> float:
-    """Piecewise-linear interpolation of equally spaced knots at depth in [0, 1]."""
+    """Interpolate equally spaced knots piecewise linearly at a depth in [0, 1]."""
     if len(knots) == 1:
         return knots[0]
     (left, less), (right, more) = neighbours(len(knots), depth)
@@ -152,9 +160,9 @@ class Vocabulary:
     """The tokens the merged model reads and writes.
 
     `tokenizer` is `base`, `union` or a model's name. `chat_template` is `base`, a model's name,
-    `auto` for the one that most models have, or the template itself; None is the template of the
-    model whose tokenizer it is. The embedding gets a multiple of
-    `pad_to_multiple_of` rows; None adds no row.
+    `auto` for the one that most models have, or the template itself; None means the template of
+    the model that the tokenizer comes from. The number of rows of the embedding is rounded up to a
+    multiple of `pad_to_multiple_of`; None adds no rows.
     """
 
     tokenizer: str = BASE
@@ -162,7 +170,7 @@ class Vocabulary:
     pad_to_multiple_of: int | None = None
 
     def plain(self) -> dict[str, object]:
-        """What differs from the default, by its key in a recipe."""
+        """Return the settings that differ from the default, by their key in a recipe."""
         default = Vocabulary()
         return {key: value for key, value in vars(self).items() if value != vars(default)[key]}
 
@@ -171,7 +179,7 @@ BASE_VOCABULARY = Vocabulary()
 
 
 def is_template(text: str) -> bool:
-    """Whether a `chat_template` is the template itself, in Jinja, and no name."""
+    """Return whether a `chat_template` is a Jinja template itself rather than a name."""
     return "{%" in text or "{{" in text
 
 
@@ -180,10 +188,10 @@ VOCABULARY_KEYS = tuple(field.name for field in fields(Vocabulary))
 
 @dataclass(frozen=True)
 class Slice:
-    """Consecutive layers of a merged model that is not made layer by layer.
+    """Consecutive layers of a merged model that rearranges the layers of its models.
 
-    `layers` has, for each model that takes part, its first layer here and the one behind its last.
-    Sources enter the method in this order. `sources` and `knobs` replace knobs of the recipe.
+    `layers` has, for each model that takes part, the half-open range [first, end) of its layers.
+    Sources enter the method in this order. `sources` and `knobs` override knobs of the recipe.
     Depth runs from 0 at the slice's first layer to 1 at its last.
     """
 
@@ -206,11 +214,11 @@ class Slice:
 
     @property
     def n_layers(self) -> int:
-        """How many layers of the merged model it is."""
+        """The number of layers it adds to the merged model."""
         return max((stop - start for start, stop in self.layers.values()), default=0)
 
     def plain(self) -> dict[str, object]:
-        """The slice as in `Recipe.plain`."""
+        """Return the slice as in `Recipe.plain`."""
         plain: dict[str, object] = {"layers": {n: list(span) for n, span in self.layers.items()}}
         if self.sources:
             plain["sources"] = {name: plain_knobs(knobs) for name, knobs in self.sources.items()}
@@ -230,7 +238,7 @@ class Slice:
 
 
 def plain_knobs(knobs: Mapping[str, Profile | Value]) -> dict[str, object]:
-    """Knobs as YAML-ready values."""
+    """Convert knobs to YAML-ready values."""
     return {k: v.plain() if isinstance(v, Profile) else v for k, v in knobs.items()}
 
 
@@ -248,13 +256,13 @@ def recipe_knobs(plain: Mapping[str, Any]) -> dict[str, Profile | Value]:
 class Recipe:
     """How one merged model is made.
 
-    `base` names the model task vectors are taken from; None for methods without one.
+    `base` names the model that task vectors are taken from; None for methods without one.
     `knobs` are the method's global knobs: profiles for numbers, plain values for switches.
-    `seed` decides random masks. `dtype` is what tensors are stored in; None is the base's.
-    `slices` are the layers of the result, in order; none where each layer is made of the same
-    layer of all models. Token embeddings are made as the first slice says, final norm and output
-    head as the last. `evidence` has, by kind and model, the digest of what was computed from the
-    model and some data, for methods that need it.
+    `seed` determines random masks. Tensors are stored in `dtype`; None means the base's.
+    `slices` are the layers of the result, in order; empty if each layer is merged from the same
+    layer of all models. Token embeddings are merged as in the first slice, the final norm and the
+    output head as in the last. `evidence` has, by kind and model, the digest of what was computed
+    from the model and some data, for methods that need it.
     """
 
     method: str
@@ -291,9 +299,9 @@ class Recipe:
 
     @property
     def parts(self) -> tuple[Recipe, ...]:
-        """What each slice is made by, as a recipe without slices; the recipe itself if it has none.
+        """One recipe without slices for each slice; the recipe itself if it has no slices.
 
-        Its models are those that take part in the slice.
+        The models of each are those that take part in the slice.
         """
         return tuple(map(self._part, self.slices)) or (self,)
 
@@ -329,12 +337,12 @@ class Recipe:
 
     @property
     def id(self) -> str:
-        """Twelve hexadecimal digits that name the recipe's content."""
+        """Twelve hexadecimal digits that identify the recipe's content."""
         text = json.dumps(self.plain(), sort_keys=False, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def plain(self) -> dict[str, object]:
-        """The recipe as YAML-ready mappings, lists and scalars, in a fixed order."""
+        """Return the recipe as YAML-ready mappings, lists and scalars, in a fixed order."""
         plain: dict[str, object] = {"method": self.method}
         if self.base is not None:
             plain["base"] = self.base
@@ -384,14 +392,17 @@ def slice_faults(recipe: Recipe) -> list[tuple[PlainPath, str]]:
             if model not in recipe.models:
                 faults.append((at, f"unknown model {model!r}{nearest(model, recipe.models)}"))
             if not 0 <= start < stop:
-                wanted = "the first layer, counted from 0, and the one behind the last"
+                wanted = "a half-open range [FIRST, END) of layers counted from 0"
                 faults.append((at, f"expected {wanted}, got [{start}, {stop}]"))
             elif stop - start != piece.n_layers:
                 most = f"{piece.n_layers} of another model"
-                faults.append((at, f"has {stop - start} layer(s) of {model}, {most}"))
+                faults.append((at, f"takes {stop - start} layer(s) of {model}, but {most}"))
         known = [name for name in piece.layers if name in names]
         faults += [
-            ((*here, "sources", name), f"{name!r} is no source of this slice{nearest(name, known)}")
+            (
+                (*here, "sources", name),
+                f"{name!r} is not a source of this slice{nearest(name, known)}",
+            )
             for name in piece.sources
             if name not in known
         ]
@@ -399,18 +410,17 @@ def slice_faults(recipe: Recipe) -> list[tuple[PlainPath, str]]:
     if recipe.slices and all(piece.layers for piece in recipe.slices):
         lacking = [name for name in names if name not in used]
         faults += [
-            (("sources", name), f"no slice has layers of {name!r}; leave it out")
-            for name in lacking
+            (("sources", name), f"no slice has layers of {name!r}; remove it") for name in lacking
         ]
     return faults
 
 
 def single(model: str) -> Recipe:
-    """The recipe whose result is one of the models, unchanged."""
+    """Return the recipe whose result is one of the models, unchanged."""
     return Recipe("linear", (RecipeSource(model, {"weight": Profile.of(1.0)}),))
 
 
 def uniform_average(models: Sequence[str]) -> Recipe:
-    """The uniform soup (Wortsman et al. 2022, arXiv:2203.05482)."""
+    """Return the uniform soup (Wortsman et al. 2022, arXiv:2203.05482)."""
     weight = {"weight": Profile.of(1.0)}
     return Recipe("linear", tuple(RecipeSource(model, weight) for model in models))

@@ -1,4 +1,4 @@
-"""What goes to a worker and what comes back: values only."""
+"""What is sent to a worker and what comes back: values only."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Items: TypeAlias = Mapping[str, tuple[int, ...]]
 
 Origin = Literal["base", "source", "uniform", "recipe", "sampler"]
 BASELINES: tuple[Origin, ...] = ("base", "source", "uniform")
-"""What every merge is compared with."""
+"""Origins of the models that every merge is compared with."""
 
 
 def count_items(items: Items) -> int:
-    """Return how many items there are in total."""
+    """Return the total number of items."""
     return sum(map(len, items.values()))
 
 
@@ -34,7 +34,7 @@ FailureKind = Literal["invalid", "error", "oom", "timeout", "infra"]
 class Job:
     """One measurement to make: a recipe on items of one part of the split.
 
-    A part may be measured in several blocks, counted from 0; each item is in one of them.
+    A part may be measured in several blocks, numbered from 0; each item is in exactly one.
     """
 
     trial: int
@@ -51,7 +51,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds of wall time a measurement spent in each phase."""
+    """Wall time that a measurement spent in each phase, in seconds."""
 
     merge: float = 0.0
     forward: float = 0.0
@@ -66,8 +66,10 @@ class Timings:
 
 @dataclass(frozen=True)
 class Weights:
-    """The digest of the weights that were scored, but for tensors that have no storage of their
-    own in a live model."""
+    """The digest of the weights that were scored.
+
+    `without` names tensors that it does not cover, because a live model does not store them.
+    """
 
     digest: str
     without: tuple[str, ...] = ()
@@ -77,16 +79,16 @@ class Weights:
 class Measured:
     """Item scores of every objective, by objective name.
 
-    `margins` say of some items how far they are from the other score, as `evaluation.base.Scored`
-    describes; only objectives that have any are among them. `arithmetic` is how the machine rounds;
-    `weights` are known of what was measured on test items.
+    `margins` say, for objectives that have any, how far items are from the other score, as
+    `evaluation.base.Scored` describes. `arithmetic` is a digest of how the machine rounds;
+    `weights` is set for test items only.
     """
 
     scores: Mapping[str, ItemScores]
     timings: Timings
     tokens: int = 0
     notes: Mapping[str, float] = field(default_factory=dict)
-    """Rates worth a look: truncated, empty or repeated generations, merged tensors."""
+    """Rates worth a look, such as truncated, empty or repeated generations, and merged tensors."""
     arithmetic: str = ""
     weights: Weights | None = None
     margins: Mapping[str, ItemScores] = field(default_factory=dict)
@@ -96,8 +98,8 @@ class Measured:
 class Failed:
     """Why there are no scores.
 
-    `invalid` says the merged model is broken (not finite, constant output); `error` that a task or
-    the merge raised; the others name what the machine did.
+    `invalid` means that the merged model is broken (not finite, constant output), `error` that a
+    task or the merge raised; the other kinds name what went wrong with the machine.
     """
 
     kind: FailureKind
@@ -109,7 +111,7 @@ Outcome: TypeAlias = Measured | Failed
 
 
 def together(blocks: Sequence[Measured]) -> Measured:
-    """Join the measurements of a trial's blocks; notes are means, weighted by items."""
+    """Combine the measurements of a trial's blocks; notes are averaged, weighted by items."""
     if len(blocks) == 1:
         return blocks[0]
     timings = [block.timings for block in blocks]
@@ -148,12 +150,12 @@ class Trial:
 
 
 def proposed_name(number: int) -> str:
-    """The name of a trial that a sampler proposed."""
+    """Return the name of a trial that a sampler proposed."""
     return f"trial-{number}"
 
 
 def is_proposed_name(name: str) -> bool:
-    """Whether a trial that a sampler proposes may have this name."""
+    """Return whether a trial that a sampler proposes may have this name."""
     return re.fullmatch(r"trial-[0-9]+", name) is not None
 
 

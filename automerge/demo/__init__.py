@@ -1,7 +1,7 @@
 """A zoo small enough to ship: one base, sources fine-tuned from it, and a task per source.
 
-The models and the items are made by `experiments/demo_zoo` in the repository; its README holds
-the scores.
+The models and items are made by `experiments/demo_zoo` in the repository; its README has the
+scores.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 
 
 def folder() -> Path:
-    """The installed demo: `base`, `sources` and `tasks` lie in it."""
+    """Return the folder of the installed demo, with `base`, `sources` and `tasks` in it."""
     return Path(__file__).resolve().parent
 
 

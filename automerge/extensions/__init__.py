@@ -1,4 +1,4 @@
-"""Tables that others can add to: entry points of packages, and a user's modules."""
+"""Tables that others can extend, by entry points of packages or modules of their own."""
 
 from automerge.extensions.modules import (
     Extension,

@@ -1,4 +1,4 @@
-"""A user's module: read as source, so that it has a digest and travels to workers.
+"""Users' modules: read as source, so that they have a digest and can be sent to workers.
 
 Only modules that the user named (`extensions:` in the configuration, `--extension`) are ever
 imported: a recipe or a run folder from somebody else cannot make automerge run code.
@@ -20,16 +20,17 @@ from types import MappingProxyType, ModuleType
 from automerge.errors import ConfigError, Fault
 
 MAX_BYTES = 2_000_000
-"""Source text of one extension in total."""
+"""The maximum total size of one extension's source."""
 _installed: dict[str, Extension] = {}
-"""The extensions of this process, by name."""
+"""The extensions installed in this process, by name."""
 
 
 @dataclass(frozen=True)
 class Extension:
-    """A module or package by its import name: relative path → source text.
+    """A module or package, by its import name, and its files: relative path → source text.
 
-    A module has one file, `NAME.py`; a package has its Python files, `NAME/__init__.py` among them.
+    A module has one file, `NAME.py`; a package has all its Python files, including
+    `NAME/__init__.py`.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Extension:
 
     @property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits that name the content of all files."""
+        """Sixteen hexadecimal digits that identify the content of all files."""
         text = "\0".join(f"{path}\0{source}" for path, source in self.files.items())
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -51,8 +52,13 @@ class Extension:
 def read_extension(reference: str, folder: Path) -> Extension:
     """Read a module, given by import name or by path, without running it.
 
-    Paths are relative to `folder`; names are looked for in `folder`, then on `sys.path`. Raises
-    ConfigError where there is none, or where it is too large.
+    Args:
+        reference: an import name, or a path to a .py file or a package.
+        folder: the folder that paths are relative to; names are looked up in it, then on
+            `sys.path`.
+
+    Raises:
+        ConfigError: there is no such module, or it is too large or not text.
     """
     if reference.endswith(".py") or "/" in reference:
         path = folder / Path(reference).expanduser()
@@ -75,7 +81,7 @@ def read_extension(reference: str, folder: Path) -> Extension:
             raise ConfigError(f"{source} is not a file")
         total += source.stat().st_size
         if total > MAX_BYTES:
-            raise ConfigError(f"{path} holds more than {MAX_BYTES} bytes of source")
+            raise ConfigError(f"{path} contains more than {MAX_BYTES:,} bytes of source")
         try:
             files[str(source.relative_to(path.parent))] = source.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -91,16 +97,15 @@ def _find(name: str, folder: Path) -> Path:
         )
     found = importlib.machinery.PathFinder.find_spec(name, [str(folder), *sys.path])
     if found is None or not found.origin or not found.origin.endswith(".py"):
-        raise ConfigError(
-            f"there is no Python module {name!r} in {folder} or among the installed packages"
-        )
+        raise ConfigError(f"no Python module {name!r} in {folder} or among the installed packages")
     return Path(found.origin)
 
 
 def install(extensions: Iterable[Extension]) -> None:
-    """Make modules importable in this process, and import them; the same ones only once.
+    """Make modules importable in this process, and import them; those already installed are kept.
 
-    Raises ConfigError, with the end of the traceback, where importing a module fails.
+    Raises:
+        ConfigError: a module cannot be imported; the message names the line where it failed.
     """
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
@@ -119,7 +124,11 @@ def install(extensions: Iterable[Extension]) -> None:
 
 
 def load_extensions(references: Iterable[str], folder: Path) -> tuple[Extension, ...]:
-    """Read and import modules; raises ConfigError with every fault."""
+    """Read and import modules, relative to `folder`.
+
+    Raises:
+        ConfigError: some modules cannot be read or imported; names the faults of all of them.
+    """
     faults: list[Fault] = []
     loaded: list[Extension] = []
     for reference in references:
@@ -136,7 +145,11 @@ def load_extensions(references: Iterable[str], folder: Path) -> tuple[Extension,
 
 
 def installed(names: Iterable[str]) -> tuple[Extension, ...]:
-    """Return extensions of this process by name; KeyError for one that was not installed."""
+    """Return extensions of this process by name.
+
+    Raises:
+        KeyError: one of them was not installed.
+    """
     return tuple(_installed[name] for name in names)
 
 
@@ -147,7 +160,7 @@ def _remove(name: str) -> None:
 
 
 def _blame(extension: Extension, error: BaseException) -> str:
-    """Say where in the user's module an import failed."""
+    """Describe where in the user's module an import failed."""
     message = f"{type(error).__name__}: {error}"
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}: the extension cannot be imported: {error.msg}"
@@ -161,7 +174,11 @@ def _blame(extension: Extension, error: BaseException) -> str:
 
 
 def attribute(reference: str) -> object:
-    """Look up `module:name` among the installed extensions; KeyError where there is none."""
+    """Look up `module:name` among the installed extensions.
+
+    Raises:
+        KeyError: there is no such module or name.
+    """
     module, _, name = reference.partition(":")
     found = sys.modules.get(module) if module.partition(".")[0] in _installed else None
     if found is None or not name or not hasattr(found, name):
@@ -170,7 +187,7 @@ def attribute(reference: str) -> object:
 
 
 def missing(reference: str) -> str:
-    """Say why `module:name` cannot be looked up."""
+    """Describe why `module:name` cannot be looked up."""
     module, _, name = reference.partition(":")
     if module.partition(".")[0] not in _installed:
         return (
@@ -181,7 +198,7 @@ def missing(reference: str) -> str:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds installed extensions and their submodules, before any file of the same name."""
+    """Finds installed extensions and their submodules before any file of the same name."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -199,7 +216,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 class _Loader(importlib.abc.InspectLoader):
-    """Runs one file of an extension from its text."""
+    """Runs one file of an extension from its source text."""
 
     def __init__(self, path: str, source: str, package: bool) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""Named things of one kind: ours, those of installed packages, and `module:name` for anybody's."""
+"""Named entries of one kind: ours, those of installed packages, and `module:name` for any other."""
 
 from __future__ import annotations
 
@@ -16,11 +16,16 @@ T = TypeVar("T")
 class Table(Mapping[str, T], Generic[T]):
     """Entries by name.
 
-    A name is one of `own`, of an entry point in `group` (a package that the user installed), or
-    `module:name` of a module that the user named as an extension. `admit` takes a name and an
-    object from outside, and returns an entry or raises TypeError saying what it expected.
+    A name is one of `own`, one of an entry point in `group` (from a package that the user
+    installed), or `module:name` for a module that the user named as an extension. Iteration covers
+    our names and those of entry points.
 
-    Iteration gives our names and those of entry points.
+    Args:
+        noun: what an entry is called in messages.
+        own: our entries.
+        group: the name of the entry point group.
+        admit: takes a name and an object from outside, and returns an entry or raises TypeError
+            saying what it expected.
     """
 
     def __init__(
@@ -38,11 +43,16 @@ class Table(Mapping[str, T], Generic[T]):
         return {point.name: point for point in found if point.name not in self.own}
 
     def __getitem__(self, name: str) -> T:
-        """Return an entry; KeyError where there is none, TypeError for a thing of another kind."""
+        """Return an entry.
+
+        Raises:
+            KeyError: there is no entry of this name.
+            TypeError: the object of this name is not of this table's kind.
+        """
         if name in self.own:
             return self.own[name]
         outside = attribute(name) if ":" in name else self._points[name].load()
-        # By identity too: a module that is read again brings new objects under the same names.
+        # By identity too: a module that is read again has new objects under the same names.
         key = name, id(outside)
         if key not in self._admitted:
             self._admitted[key] = self._admit(name, outside)
@@ -58,7 +68,7 @@ class Table(Mapping[str, T], Generic[T]):
         return len(self.own) + len(self._points)
 
     def problem(self, name: str) -> str | None:
-        """Say why there is no entry of a name; None where there is one."""
+        """Describe why there is no entry of a name; None if there is one."""
         try:
             self[name]
         except KeyError:

@@ -1,4 +1,4 @@
-"""Writing what others will read: whole or not at all, and without secrets."""
+"""Write files for others to read: whole or not at all, and without secrets."""
 
 from __future__ import annotations
 
@@ -12,17 +12,23 @@ from automerge.text.redaction import redact
 
 
 def write_atomically(path: Path, text: str) -> Path:
-    """Write harmless text beside `path`, then rename it into place.
+    """Write text to a draft beside `path`, then rename it into place.
 
-    It is without secrets and without characters that a reader obeys (`automerge.text.printable`).
+    Secrets are hidden, and characters that readers obey are escaped (`automerge.text.printable`).
+
+    Raises:
+        StateError: the file cannot be written.
     """
     return write_bytes_atomically(path, inert(redact(text)).encode("utf-8"))
 
 
 def write_bytes_atomically(path: Path, content: bytes) -> Path:
-    """Write beside `path`, then rename into place; StateError where the disk refuses.
+    """Write bytes to a draft beside `path`, then rename it into place.
 
-    Neither a link at `path` nor one at the draft is followed.
+    Links are not followed, whether at `path` or at the draft.
+
+    Raises:
+        StateError: the file cannot be written.
     """
     draft = path.with_name(f".{path.name[:100]}.{os.getpid()}")
     try:
@@ -35,7 +41,7 @@ def write_bytes_atomically(path: Path, content: bytes) -> Path:
         draft.replace(path)
     except OSError as error:
         raise StateError(
-            f"cannot write {path}: {error.strerror}; free some space, or choose another place"
+            f"cannot write {path}: {error.strerror}; free some space or choose another location"
         ) from error
     finally:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Where automerge keeps what it can make again."""
+"""Where automerge keeps what it can regenerate."""
 
 from __future__ import annotations
 

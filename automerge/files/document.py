@@ -1,4 +1,4 @@
-"""A document of plain values that knows where each was written: a YAML file or a mapping."""
+"""A document of plain values that knows where each was written: a YAML file, or a mapping."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from automerge.errors import ConfigError, Fault, Location
 
 MAX_DEPTH = 32
-"""Levels of a document, from its top to its deepest value."""
+"""The maximum number of levels of a document, from its top to its deepest value."""
 
 
 class Document(Protocol):
@@ -25,11 +25,11 @@ class Document(Protocol):
 
     @property
     def folder(self) -> Path:
-        """What relative paths in it are relative to."""
+        """The folder that relative paths in it are relative to."""
         ...
 
     def locate(self, path: Sequence[str | int] = (), *, key: bool = False) -> Location:
-        """Where the value at `path` begins, or its key."""
+        """Return where the value at `path`, or its key, begins."""
         ...
 
 
@@ -37,7 +37,7 @@ class Document(Protocol):
 class GivenMapping:
     """A mapping from a Python program; relative paths in it are relative to the working directory.
 
-    Paths count as text, tuples as lists, and numbers of other libraries as numbers.
+    Paths are read as text, tuples as lists, and other libraries' numbers as numbers.
     """
 
     given: Mapping[str, object]
@@ -47,7 +47,7 @@ class GivenMapping:
         """The values, as fresh dicts, lists and scalars.
 
         Raises:
-            ConfigError: something in it could not be written in YAML; names every such place.
+            ConfigError: some values could not be written as YAML; names each of them.
         """
         faults: list[Fault] = []
         data: dict[str, Any] = self._plain(self.given, (), faults)
@@ -61,7 +61,7 @@ class GivenMapping:
         return Path.cwd()
 
     def locate(self, path: Sequence[str | int] = (), *, key: bool = False) -> Location:
-        """Name a value by its keys, as `split.max_test`; what does not exist, by its parent."""
+        """Name a value by its keys, as in `split.max_test`; if it does not exist, its parent."""
         name = ""
         node: object = self.given
         for step in path:

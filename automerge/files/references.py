@@ -1,4 +1,4 @@
-"""How a model is named: a local folder as an absolute path, or a hub id with a revision."""
+"""References to models: a local folder as an absolute path, or a hub id with a revision."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 def resolve(text: str, *folders: Path) -> str:
     """Turn what a user wrote into a reference.
 
-    Relative paths are relative to the first of some folders that has them. A path is what exists on
-    disk or begins with `.`, `/` or `~`; all else is a hub id. Raises ValueError with a message for
-    the user.
+    Text that exists on disk or begins with `.`, `/` or `~` is a path; all else is a hub id.
+
+    Args:
+        text: what the user wrote.
+        folders: relative paths are looked up in these, in order.
+
+    Raises:
+        ValueError: it is neither a folder nor a hub id; the message is for the user.
     """
     if not text or "\0" in text:
         raise ValueError("expected a folder or a hub id, got nothing")
@@ -39,12 +44,12 @@ def resolve(text: str, *folders: Path) -> str:
 
 
 def is_local(reference: str) -> bool:
-    """Whether a resolved reference is a folder; else it is a hub id."""
+    """Return whether a resolved reference is a folder rather than a hub id."""
     return Path(reference).is_absolute()
 
 
 def split_revision(reference: str) -> tuple[str, str | None]:
-    """The folder or hub id, and the revision; None where none is given."""
+    """Split a reference into the folder or hub id and the revision; None if none is given."""
     if is_local(reference):
         return reference, None
     name, _, revision = reference.partition("@")
@@ -52,14 +57,14 @@ def split_revision(reference: str) -> tuple[str, str | None]:
 
 
 def short_name(reference: str) -> str:
-    """A name for a model: the last part of its path or hub id."""
+    """Return a name for a model: the last part of its path or hub id."""
     last = Path(split_revision(reference)[0]).name
     name = re.sub(r"[^\w.-]+", "-", last, flags=re.ASCII).lstrip("._-")
     return name or "model"
 
 
 def join(folder: Path, text: str) -> Path:
-    """The absolute path of what a user wrote in a file of `folder`; `~` is the home folder."""
+    """Return the absolute path of what a user wrote in a file in `folder`, expanding `~`."""
     try:
         path = folder / Path(text).expanduser()
     except RuntimeError:  # ~ of a user who does not exist
@@ -68,15 +73,15 @@ def join(folder: Path, text: str) -> Path:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder is there; False for what cannot be a path."""
+    """Return whether a path is a folder; False if it is too long or contains a NUL."""
     try:
         return path.is_dir()
-    except (OSError, ValueError):  # too long, or holding a NUL
+    except (OSError, ValueError):
         return False
 
 
 def exists(path: Path) -> bool:
-    """Whether anything is there; False for what cannot be a path."""
+    """Return whether a path exists; False if it is too long or contains a NUL."""
     try:
         return path.exists()
     except (OSError, ValueError):

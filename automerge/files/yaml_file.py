@@ -1,8 +1,8 @@
 """YAML as data, with the position of every key and value; safe on hostile input.
 
-A subset of YAML 1.2: one mapping at the top, text keys, no tags, no merge keys, few aliases. Only
-`true` and `false` are booleans (`no`, `on`, `yes` stay text), `1e-3` is a number, all numbers are
-finite.
+The language is a subset of YAML 1.2: one mapping at the top, text keys, no tags, no merge keys,
+few aliases. Only `true` and `false` are booleans (`no`, `on`, `yes` stay text), `1e-3` is a number,
+and all numbers are finite.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Located:
         return Path(self.source).absolute().parent
 
     def locate(self, path: Sequence[Step] = (), *, key: bool = False) -> Location:
-        """Where the value at `path` begins, or its key; what does not exist is at its parent."""
+        """Return where the value at `path`, or its key, begins; its parent if it does not exist."""
         node = mark = self.root
         for step in path:
             if node.fields is not None and step in node.fields:
@@ -95,7 +95,11 @@ class Located:
 
 
 def load_yaml(path: Path | str) -> Located:
-    """Read one YAML file; raise ConfigError with line and column for all that is wrong with it."""
+    """Read a YAML file.
+
+    Raises:
+        ConfigError: the file cannot be read or is not valid; gives line and column of every fault.
+    """
     path = Path(path)
     source = str(path)
     try:
@@ -123,7 +127,11 @@ def load_yaml(path: Path | str) -> Located:
 
 
 def parse_yaml(text: str, source: str) -> Located:
-    """Parse YAML text; `source` names it in messages."""
+    """Parse YAML text; `source` names it in messages.
+
+    Raises:
+        ConfigError: the text is not valid; gives line and column of every fault.
+    """
     if len(text) > MAX_BYTES:
         raise ConfigError(Fault("the text is too large", Location(source, 1, 1)))
     if text.startswith("\ufeff"):
@@ -133,9 +141,10 @@ def parse_yaml(text: str, source: str) -> Located:
 
 
 def resolve_scalar(text: str) -> Plain:
-    """What unquoted text means: null, a boolean, a number, or itself.
+    """Return what unquoted text means: null, a boolean, a number, or itself.
 
-    Raises ValueError for numbers that are not finite, or too large for 64 bits.
+    Raises:
+        ValueError: the text is a number that is not finite, or too large for 64 bits.
     """
     if text in _NULL:
         return None
@@ -157,7 +166,7 @@ def resolve_scalar(text: str) -> Plain:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that `resolve_scalar` would take for something else, and writes no aliases."""
+    """Quotes text that `resolve_scalar` would not read as text, and writes no aliases."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
@@ -178,7 +187,7 @@ def _ambiguous(text: str) -> bool:
 
 
 def dump_yaml(data: Mapping[str, Plain]) -> str:
-    """Write a mapping so that `parse_yaml` reads the same values; leaf collections on one line."""
+    """Write a mapping so that `parse_yaml` reads the same values; innermost collections inline."""
     text: str = yaml.dump(
         dict(data),
         Dumper=_Dumper,
@@ -327,7 +336,7 @@ class _Parser:
         indent = written[: len(written) - len(written.lstrip())]
         if "\t" in indent or written[mark.column : mark.column + 1] == "\t":
             tab = written.index("\t") + 1
-            return Fault("a tab; YAML is indented with spaces", self._at(line, tab))
+            return Fault("a tab; indent YAML with spaces", self._at(line, tab))
         problem = " ".join(p for p in (error.context, error.problem) if p)
         return Fault(f"not YAML: {problem}", self._at(line, column))
 

@@ -1,4 +1,4 @@
-"""The kind of arithmetic of a machine: how its libraries round, which processors decide."""
+"""The kind of arithmetic of a machine: how its libraries round, which depends on its processor."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ DIGITS = 12
 
 @cache
 def arithmetic() -> str:
-    """Digest of a few results whose last bits differ between kinds of processors.
+    """Return a digest of a few results whose last bits differ between kinds of processors.
 
-    Matrix products, a decomposition, sums and functions of fixed numbers, on one thread: what
-    merging and scoring are made of. Machines that agree on it may still differ elsewhere; those
-    that do not give other scores and weights, in the last bits.
+    These are matrix products, a decomposition, sums and functions of fixed numbers on one thread:
+    what merging and scoring consist of. Machines with the same digest may still differ elsewhere;
+    machines with different digests compute scores and weights that differ in the last bits.
     """
     import torch
 
     def numbers(*shape: int) -> torch.Tensor:
-        """Whole 1024ths, exact in any dtype used here but bfloat16."""
+        """Return multiples of 1/1024, exact in any dtype used here except bfloat16."""
         count = torch.Size(shape).numel()
         return ((torch.arange(count) * 7919 % 2039 - 1019) / 1024).reshape(shape)
 

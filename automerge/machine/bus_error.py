@@ -1,4 +1,4 @@
-"""A file that becomes shorter while it is mapped ends the process, but with a sentence."""
+"""Say in a sentence why the process ends when a memory-mapped file is truncated."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import sys
 from automerge.errors import ModelsChanged
 
 MESSAGE = (
-    "automerge: a model's file could not be read any more: it was cut short or its disk failed; "
+    "automerge: a model's file can no longer be read: it was truncated or its disk failed; "
     "put it back and run the same command to resume\n"
 )
 _handlers: list[object] = []
-"""What C calls must stay alive."""
+"""Keeps the objects that C calls alive."""
 
 
 def explain_bus_errors() -> None:
-    """End the process with `ModelsChanged`'s exit code and a sentence where a mapped page is gone.
+    """Make a missing mapped page end the process with `ModelsChanged`'s exit code and a sentence.
 
-    Python's own handlers run after the faulting instruction, which then never ends; this one is
-    called by the system in its place. Nothing but the end can follow.
+    A handler in Python would run only after the faulting instruction, which never completes; this
+    one is called by the system itself, and can do nothing but end the process.
     """
     if _handlers:
         return

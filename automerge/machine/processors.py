@@ -1,4 +1,4 @@
-"""How many processors this process may keep busy, which is not how many the machine has."""
+"""How many processors this process may keep busy, which may be fewer than the machine has."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 THREADS = "OMP_NUM_THREADS"
-"""What OpenMP, MKL, OpenBLAS and PyTorch read when they are loaded."""
+"""The variable that OpenMP, MKL, OpenBLAS and PyTorch read when they are loaded."""
 
 
 def usable_cpus(cgroup: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")) -> int:
-    """The processors of this process's affinity, or the whole ones of its control group's quota
-    where that is less; at least 1.
+    """Return how many processors this process may use, by its affinity and its cgroups' quota.
 
-    More threads than that wait, busily, for those that are not run.
+    A quota is rounded down; the result is at least 1. With more threads than that, running threads
+    spin while they wait for those that are not scheduled.
     """
     return max(1, min(affine_cpus(), int(quota(cgroup, proc))))
 
 
 def affine_cpus() -> int:
-    """How many processors the system runs this process on."""
+    """Return how many processors the system may run this process on."""
     if hasattr(os, "process_cpu_count"):  # from Python 3.13 on
         return os.process_cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
@@ -30,9 +30,10 @@ def affine_cpus() -> int:
 
 
 def quota(cgroup: Path, proc: Path) -> float:
-    """Processors' time that this process's control groups grant it; the machine's without any.
+    """Return the number of processors whose time this process's control groups grant it.
 
-    The least of its group and those above it, of version 2 and of version 1.
+    This is the smallest quota of its group and those above it, in cgroup versions 2 and 1; without
+    any, the number of the machine's processors.
     """
     granted = [float(os.cpu_count() or 1)]
     for folder in groups(cgroup, proc):
@@ -50,9 +51,9 @@ def quota(cgroup: Path, proc: Path) -> float:
 
 
 def groups(cgroup: Path, proc: Path) -> Iterator[Path]:
-    """The folders of this process's control groups that may limit its time, and those above.
+    """Yield the folders of the control groups that may limit this process's time, and parents.
 
-    In a container the names may be the host's; the folder mounted there is then its own.
+    In a container, the names may be those on the host; the root mounted there is then its own.
     """
     try:
         lines = (proc / "self" / "cgroup").read_text("utf-8").splitlines()
@@ -75,10 +76,10 @@ def groups(cgroup: Path, proc: Path) -> Iterator[Path]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Have PyTorch compute on the calling thread alone.
+    """Make PyTorch compute on the calling thread alone.
 
-    Sums that are shared out among threads, and the matrix products and decompositions of LAPACK,
-    are rounded otherwise by each number of threads; by one they are the same on every number.
+    The rounding of sums that are divided among threads, and of LAPACK's matrix products and
+    decompositions, depends on the number of threads; on one thread it is always the same.
     """
     import torch
 
@@ -91,10 +92,10 @@ def one_thread() -> Iterator[None]:
 
 
 def limit_threads(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Have libraries that are loaded from now on take no more threads than there is time for.
+    """Keep libraries loaded from now on from using more threads than there are usable processors.
 
-    They see a process's affinity themselves, its quota they do not. A number that is set already
-    is the user's.
+    They respect a process's affinity by themselves, but not its quota. A number that is already
+    set is the user's choice and stays.
     """
     usable = usable_cpus()
     if THREADS not in environment and usable < affine_cpus():

@@ -1,1 +1,1 @@
-"""Text for people: secrets hidden, foreign characters made harmless, any terminal served."""
+"""Text for people: secrets hidden, control characters made harmless, on any terminal."""

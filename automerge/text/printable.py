@@ -1,32 +1,32 @@
-"""Strangers' text made harmless to look at."""
+"""Untrusted text made harmless to look at."""
 
 from __future__ import annotations
 
 import re
 
 _OBEYED = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls but tab, newline; below, directions
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls except tab and newline; below, directions
     "\u061c\u180e\u200b\u200e\u200f\u2028\u2029\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    "\ud800-\udfff"  # halves of a pair, which no encoding writes
-    "\U000e0000-\U000e0fff]"  # tags, which nobody sees
+    "\ud800-\udfff"  # lone surrogates, which cannot be encoded
+    "\U000e0000-\U000e0fff]"  # tags, which are invisible
 )
 
 
 def printable(text: str, instead: str = "\ufffd") -> str:
-    """Text without control characters, which terminals obey, or those that turn its direction."""
+    """Replace control characters, which terminals obey, and those that change text direction."""
     return "".join(c if c.isprintable() or c == "\n" else instead for c in text)
 
 
 def one_line(text: str, most: int = 100) -> str:
-    """The first words of a text, in one printable line."""
+    """Return the beginning of a text as one printable line of at most `most` characters."""
     return " ".join(printable(text[: 4 * most], " ").split())[:most]
 
 
 def inert(text: str) -> str:
-    r"""Write every character that is obeyed as `\uXXXX`, which inside JSON still means the same.
+    r"""Write every character that readers obey as `\uXXXX`, which inside JSON means the same.
 
-    Controls but tab and newline, marks that change the direction of text, characters without width
-    that are no joiners, and lone surrogates.
+    These are controls except tab and newline, marks that change text direction, zero-width
+    characters that are not joiners, and lone surrogates.
     """
     return _OBEYED.sub(_escape, text)
 

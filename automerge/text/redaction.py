@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 HIDDEN = "***"
-LEAST = 8
-"""A shorter value of the environment is no secret worth finding in every text."""
+MIN_LENGTH = 8
+"""Shorter values of environment variables are not searched for, to spare ordinary words."""
 
 _SECRET_NAME = re.compile(r"(?:TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|CREDENTIALS?)$")
 _VOCABULARY = re.compile(r"(?i)(?:bos|eos|pad|unk|sep|cls|mask|stop|end|start|decoder\w*)_token$")
@@ -27,14 +27,14 @@ _SECRET = re.compile(
 
 
 def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
-    """Hide tokens of known shapes, credentials in addresses, and the environment's own secrets.
+    """Hide tokens of known forms, credentials in URLs, and secrets of the environment.
 
-    A variable holds a secret where its name ends like one (HF_TOKEN, WANDB_API_KEY).
+    A variable is a secret if its name ends like one (HF_TOKEN, WANDB_API_KEY).
     """
     secrets = [
         value
         for name, value in environment.items()
-        if len(value) >= LEAST and _SECRET_NAME.search(name.upper())
+        if len(value) >= MIN_LENGTH and _SECRET_NAME.search(name.upper())
     ]
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
@@ -42,7 +42,7 @@ def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
 
 
 def without_secrets(value: Any, environment: Mapping[str, str] = os.environ) -> Any:
-    """JSON values with every text redacted, and what has a secret's name hidden whole."""
+    """Redact every text in JSON values, and hide values whose key names a secret altogether."""
     if isinstance(value, str):
         return redact(value, environment)
     if isinstance(value, Mapping):
@@ -58,5 +58,5 @@ def without_secrets(value: Any, environment: Mapping[str, str] = os.environ) -> 
 
 
 def _names_secret(name: str) -> bool:
-    """Whether what is called so is a secret; the tokens of a vocabulary are none."""
+    """Return whether a value of this name is a secret; the tokens of a vocabulary are not."""
     return bool(_SECRET_NAME.search(name.upper().replace("-", "_"))) and not _VOCABULARY.match(name)

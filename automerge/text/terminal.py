@@ -1,7 +1,7 @@
 """Output that any terminal, pipe or log can take: the one place where text becomes bytes.
 
-What an encoding lacks is written in ASCII, what a terminal would obey is shown, and secrets are
-hidden, whoever prints.
+Whoever prints, characters that an encoding lacks are written in ASCII, control characters are
+shown rather than obeyed, and secrets are hidden.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from automerge.text.printable import inert
 from automerge.text.redaction import redact
 
 ERRORS = "automerge.ascii"
-"""The name of our way with characters that an encoding lacks."""
+"""The name of our error handler for characters that an encoding lacks."""
 
 _ASCII = {
     "−": "-", "–": "-", "—": "-", "±": "+-", "≥": ">=", "≤": "<=", "≈": "~", "×": "x", "·": "-",
@@ -37,12 +37,12 @@ codecs.register_error(ERRORS, _replace)
 
 
 def in_encoding(text: str, encoding: str) -> str:
-    """Give a text as it will look in an encoding, for what counts its columns."""
+    """Return a text as it will look in an encoding, so that its columns can be counted."""
     return text.encode(encoding, ERRORS).decode(encoding)
 
 
 def bear_any_encoding() -> None:
-    """Let standard output and error write every text, whatever the locale says."""
+    """Make standard output and error accept every text, whatever the locale."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -50,17 +50,17 @@ def bear_any_encoding() -> None:
 
 
 def harmless(text: str) -> str:
-    """Hide secrets, and show what a terminal would obey."""
+    """Hide secrets, and show control characters instead of letting a terminal obey them."""
     return inert(redact(text))
 
 
 class Plain(Console):
-    """A console whose styles alone are obeyed: texts are shown as they are, without secrets."""
+    """A console that obeys nothing but its styles: texts are shown literally, without secrets."""
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Render with harmless texts."""
+        """Render with all text made harmless."""
         if isinstance(renderable, str):
             renderable = redact(renderable)
         for segment in super().render(renderable, options):

@@ -166,5 +166,5 @@ def test_a_file_cut_short_under_a_mapping_ends_with_a_sentence(
         timeout=300,
     )
     assert done.returncode == 4
-    assert "cut short" in done.stderr
+    assert "truncated" in done.stderr
     assert "run the same command to resume" in done.stderr

@@ -123,14 +123,14 @@ def test_a_thing_of_another_kind_and_a_name_that_is_not_there_are_refused(mine: 
 @pytest.mark.parametrize(
     ("files", "reference", "expected"),
     [
-        ({}, "my_merges", "there is no Python module 'my_merges'"),
+        ({}, "my_merges", "no Python module 'my_merges'"),
         ({}, "lib/my_merges.py", "no such file"),
         ({}, "my merges", "is not a module"),
         ({"my-merges.py": ""}, "./my-merges.py", "'my-merges' is not a valid module name"),
         ({"my_merges.py": "x = (\n"}, "my_merges", "my_merges.py:1: the extension cannot"),
         ({"my_merges.py": "\nx = y\n"}, "my_merges", "my_merges.py:2: the extension .* 'y'"),
         ({"my_merges.py": "raise SystemExit(0)"}, "my_merges", "my_merges.py:1: .*SystemExit"),
-        ({"my_merges.py": "#" * 2_000_001}, "my_merges", "more than 2000000 bytes"),
+        ({"my_merges.py": "#" * 2_000_001}, "my_merges", "more than 2,000,000 bytes"),
         ({"p/__init__.py": "from p.q import y"}, "p", "p/__init__.py:1: .*No module named 'p.q'"),
         ({"automerge.py": ""}, "./automerge.py", "cannot be named 'automerge'"),
     ],
@@ -210,7 +210,7 @@ def test_faults_of_extensions_have_their_place_beside_those_of_the_file(mine: Pa
     with pytest.raises(ConfigError) as refused:
         load_config(config)
     text = str(refused.value)
-    assert f"{config}:4:25: there is no Python module 'my_merge'" in text
+    assert f"{config}:4:25: no Python module 'my_merge'" in text
     assert f"{config}:5:41: method 'my_merges:kernel': expected an automerge.methods.Method" in text
     assert "unknown key 'budgt'" in text
 

@@ -348,7 +348,11 @@ def test_what_mergekit_would_ignore_or_we_cannot_do_is_refused(old, new, message
     ("old", "new", "message"),
     [
         ("base, layer_range: [0, 32]", "base", ":5:9: expected layer_range: [FIRST, END], END"),
-        ("a, layer_range: [0, 32]", "a, layer_range: [0, 8]", ":6:37: has 8 layer(s) of a, 32 of"),
+        (
+            "a, layer_range: [0, 32]",
+            "a, layer_range: [0, 8]",
+            ":6:37: takes 8 layer(s) of a, but 32 of",
+        ),
         (
             "a, layer_range: [0, 32]",
             "a, layer_range: [8, 8]",

@@ -324,7 +324,7 @@ def test_a_model_of_two_stacks_is_refused(tmp_path):
         ([Slice({"maths": (0, 1)})], "slice 1: unknown model 'maths'"),
         (
             [Slice({"base": (0, 1)}, {"maths": {}})],
-            "slice 1: maths: 'maths' is no source of this slice",
+            "slice 1: maths: 'maths' is not a source of this slice",
         ),
         ([Slice({"base": (0, 1)}, {"base": {"scal": Profile.of(1)}})], "has no 'scal'; did you"),
         ([Slice({"base": (0, 1)}, {}, {"t": Profile.of(1)})], "slice 1: passthrough has no 't'"),
@@ -347,7 +347,9 @@ def test_each_slice_has_the_models_its_method_takes(checkpoints):
         with pytest.raises(ConfigError, match=message):
             list(engine.merge(recipe))
     uneven = Slice({"maths": (0, 1), "code": (0, 2)})
-    with pytest.raises(ConfigError, match=r"slice 1: has 1 layer\(s\) of maths, 2 of another"):
+    with pytest.raises(
+        ConfigError, match=r"slice 1: takes 1 layer\(s\) of maths, but 2 of another"
+    ):
         list(
             engine.merge(dataclasses.replace(uniform_average(["maths", "code"]), slices=(uneven,)))
         )

@@ -91,11 +91,19 @@ def test_a_recipe_without_slices_keeps_its_id():
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("code: [4, 16]", "code: [4, 8]", ":10:35: has 4 layer(s) of code, 12 of another model"),
+        (
+            "code: [4, 16]",
+            "code: [4, 8]",
+            ":10:35: takes 4 layer(s) of code, but 12 of another model",
+        ),
         ("code: [4, 16]", "code: [4]", ":10:35: expected [FIRST, END]: the first layer, counted"),
         ("code: [4, 16]", "coed: [4, 16]", ":10:35: unknown model 'coed'; did you mean 'code'?"),
-        ("code: [4, 16], ", "", ":7:9: no slice has layers of 'code'; leave it out"),
-        ("    sources:\n      maths", "    sources:\n      base", ":12:13: 'base' is no source of"),
+        ("code: [4, 16], ", "", ":7:9: no slice has layers of 'code'; remove it"),
+        (
+            "    sources:\n      maths",
+            "    sources:\n      base",
+            ":12:13: 'base' is not a source of",
+        ),
         ("lambda: 0.5", "lambda: 50", ":13:26: lambda must lie in [-10, 10]; got 50"),
         ("lambda: 0.5", "lamda: 0.5", ":13:25: task_arithmetic has no 'lamda'; did you mean 'lam"),
         ("mlp: [0.1", "mpl: [0.1", ":12:24: unknown selector 'mpl'"),

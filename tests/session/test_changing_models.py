@@ -90,7 +90,7 @@ def test_a_model_that_changes_ends_the_study_with_what_to_do(
     _, said = child.communicate()
     assert child.returncode == 4, said
     # A file cut short while a merge reads it ends the process from within the system.
-    cut = change is truncate and "it was cut short" in said
+    cut = change is truncate and "it was truncated" in said
     assert cut or "the files of 'left' in" in said
     assert "back and run the same command" in said.replace("put it", "put them")
     assert "Traceback" not in said
