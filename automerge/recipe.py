@@ -392,7 +392,7 @@ def slice_faults(recipe: Recipe) -> list[tuple[PlainPath, str]]:
             if model not in recipe.models:
                 faults.append((at, f"unknown model {model!r}{nearest(model, recipe.models)}"))
             if not 0 <= start < stop:
-                wanted = "a half-open range [FIRST, END) of layers counted from 0"
+                wanted = "the first layer, counted from 0, and the one past the last"
                 faults.append((at, f"expected {wanted}, got [{start}, {stop}]"))
             elif stop - start != piece.n_layers:
                 most = f"{piece.n_layers} of another model"

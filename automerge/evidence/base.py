@@ -1,10 +1,10 @@
 """The contract of evidence, and its kinds.
 
-Evidence is made once for a model and some data (`automerge gather`), and kept by tensor name in
-one safetensors file, which is named by a digest of its bytes. A method says in `Method.needs` which
-kinds it wants; a recipe names, for each of its sources, the digest of the file that it is merged
-with; both engines look the digest up and hand the tensors to the kernel. So a recipe merges to the
-same bits wherever the file is at hand, and to nothing where it is not.
+Evidence is computed once from a model and some data (`automerge gather`), and stored by tensor name
+in one safetensors file, which is named by a digest of its bytes. A method says in `Method.needs`
+which kinds it needs; a recipe names, for each of its sources, the digest of the file that it is
+merged with; both engines look the digest up and pass the tensors to the kernel. So a recipe merges
+to the same bits wherever the file is available, and is refused where it is not.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of evidence; `version` rises whenever the same model and data give other numbers."""
+    """One kind of evidence; a new `version` means that the same input gives different numbers."""
 
     name: str
     meaning: str
@@ -42,7 +42,7 @@ class Evidence(Protocol):
 
     @property
     def digest(self) -> str:
-        """What recipes call it: 32 hexadecimal digits."""
+        """Its name in recipes: 32 hexadecimal digits."""
 
     def read(self, tensor: str) -> Tensor | None:
-        """Return what there is for a tensor of the checkpoint; None where there is nothing."""
+        """Return the evidence for a tensor of the checkpoint; None if there is none."""

@@ -1,4 +1,4 @@
-"""Evidence on disk: safetensors files named by what they hold."""
+"""Evidence on disk: safetensors files named by a digest of their bytes."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ DIGEST = re.compile(rf"[0-9a-f]{{{DIGITS}}}", re.ASCII)
 BLOCK_BYTES = 1 << 22
 ENDING = ".evidence.safetensors"
 EVIDENCE = "evidence"
-"""A folder beside recipes, or in a run folder, where evidence is looked for first."""
+"""A folder beside a recipe, or in a run folder, where evidence is looked up first."""
 
 
 @dataclass(frozen=True)
 class EvidenceFile:
-    """An evidence file whose bytes are what its name says; see `Evidence`."""
+    """An evidence file whose name was checked against its bytes; see `Evidence`."""
 
     path: Path
     kind: str
@@ -67,20 +67,27 @@ class MemoryEvidence:
 
 
 def cache_folder() -> Path:
-    """Where evidence is kept, beside automerge's cache: $XDG_CACHE_HOME, or ~/.cache."""
+    """Return the folder that evidence is kept in: `evidence`, in automerge's cache."""
     return cache_home() / "evidence"
 
 
 def write_evidence(
     folder: Path, kind: str, origin: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> EvidenceFile:
-    """Write evidence under the name that its bytes give it; whole, or not at all.
+    """Write evidence, whole or not at all, to a file named by a digest of its bytes.
 
-    Raises PreflightError where the folder cannot be written.
+    Args:
+        folder: where to write it; made if it does not exist.
+        kind: the name of one of `KINDS`.
+        origin: the model, data and version it was computed from, as JSON values.
+        tensors: by the name of the checkpoint's tensor that they belong to.
+
+    Raises:
+        PreflightError: the folder cannot be written to.
     """
     from safetensors.torch import save_file
 
-    # One entry: the order of several is not the same in two files with the same content.
+    # A single entry, since the order of several may differ between files of the same content.
     metadata = {"evidence": json.dumps({"kind": kind, "origin": origin}, sort_keys=True)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -92,32 +99,38 @@ def write_evidence(
             made.replace(path)
     except Exception as error:
         if isinstance(error, OSError) or disk_is_full(error):
-            advice = "free some space, or set XDG_CACHE_HOME to another folder"
+            advice = "free some space or set XDG_CACHE_HOME to another folder"
             raise PreflightError(f"cannot write evidence to {folder}: {error}; {advice}") from error
         raise
     return EvidenceFile(path, kind, digest, origin)
 
 
 def open_evidence(path: Path) -> EvidenceFile:
-    """Open a file after comparing its bytes with its name; raises PreflightError."""
+    """Open a file of evidence after checking its name against its bytes.
+
+    Raises:
+        PreflightError: the file is damaged, is not evidence, or is of an unknown kind.
+    """
     from safetensors import SafetensorError, safe_open
 
     digest = path.name.removesuffix(ENDING)
     if not path.is_file() or file_digest(path) != digest:
-        raise PreflightError(f"{path} is damaged: its bytes are not what its name says; delete it")
+        raise PreflightError(f"{path} is damaged: its bytes do not match its name; delete it")
     try:
         with safe_open(path, "pt") as file:
             stated = json.loads((file.metadata() or {})["evidence"])
         kind, origin = stated["kind"], stated["origin"]
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise PreflightError(f"{path} is not a file of evidence: {error}") from error
+        raise PreflightError(f"{path} is not an evidence file: {error}") from error
     if kind not in KINDS:
-        raise PreflightError(f"{path} holds {kind!r}; a newer automerge wrote this")
+        raise PreflightError(
+            f"{path} contains evidence of an unknown kind, {kind!r}; update automerge"
+        )
     return EvidenceFile(path, kind, digest, origin)
 
 
 def file_digest(path: Path) -> str:
-    """Digest a file's bytes: the first hexadecimal digits of their SHA-256."""
+    """Return the first 32 hexadecimal digits of the SHA-256 of a file."""
     sha = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(BLOCK_BYTES):
@@ -126,22 +139,26 @@ def file_digest(path: Path) -> str:
 
 
 class EvidenceFolders(Mapping[str, EvidenceFile]):
-    """Evidence files by digest, looked for in some folders, each checked once and kept open."""
+    """Evidence files by digest, looked up in some folders; each is checked once, at first use."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders = tuple(dict.fromkeys(folders))
         self._opened: dict[str, EvidenceFile] = {}
 
     def __getitem__(self, digest: str) -> EvidenceFile:
-        """Open one file; PreflightError where none of the folders has it, or it is damaged."""
+        """Open one file.
+
+        Raises:
+            PreflightError: none of the folders has it, or it is damaged.
+        """
         if digest not in self._opened:
             paths = [folder / f"{digest}{ENDING}" for folder in self._folders]
             path = next((p for p in paths if DIGEST.fullmatch(digest) and p.exists()), None)
             if path is None:
                 places = ", ".join(map(str, self._folders))
                 raise PreflightError(
-                    f"there is no evidence {digest} in {places}; copy the file "
-                    f"{digest}{ENDING} there from where the study ran"
+                    f"no evidence {digest} in {places}; copy {digest}{ENDING} there from the "
+                    "machine that the study ran on"
                 )
             self._opened[digest] = open_evidence(path)
         return self._opened[digest]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 ENDINGS = (".txt", ".md")
 MAX_BYTES = 1 << 30
-"""Of text, in total."""
+"""The maximum total size of the text."""
 
 
 @dataclass(frozen=True)
@@ -34,27 +34,31 @@ class Text:
 
 
 def read_text(path: Path) -> Text:
-    """Read a file, or all text and Markdown files of a folder, as UTF-8; raises PreflightError."""
+    """Read a file, or all text and Markdown files of a folder, as UTF-8.
+
+    Raises:
+        PreflightError: there is no text, too much of it, or it cannot be read.
+    """
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix in ENDINGS and p.is_file())
     else:
         files = [path]
     try:
         if not files or sum(file.stat().st_size for file in files) > MAX_BYTES:
-            wanted = f"text files ({', '.join(ENDINGS)}), 1 GiB at most"
+            wanted = f"text files ({', '.join(ENDINGS)}) of at most 1 GiB in total"
             raise PreflightError(f"{path}: expected {wanted}, got {len(files)} file(s)")
         documents = tuple(file.read_text(encoding="utf-8") for file in files)
     except (OSError, UnicodeDecodeError) as error:
         raise PreflightError(f"{path}: cannot be read as text: {error}") from error
     if not any(document.strip() for document in documents):
-        raise PreflightError(f"{path} holds no text")
+        raise PreflightError(f"{path} contains no text")
     return Text(documents)
 
 
 def sequences(
     text: Text, tokenizer: PreTrainedTokenizerBase, length: int, tokens: int
 ) -> Iterator[list[int]]:
-    """Cut documents, one after the other, into sequences of `length` tokens; `tokens` in total."""
+    """Yield sequences of at most `length` token ids, document by document; `tokens` in total."""
     left = tokens
     for document in text.documents:
         ids: list[int] = tokenizer(document, add_special_tokens=True)["input_ids"]
@@ -76,13 +80,15 @@ def gather_input_gram(
     """Average x xᵀ over the inputs x of each linear layer (Jin et al. 2023, arXiv:2212.09849).
 
     Args:
-        model: a live model, whose parameters are `tensors` by their name in the checkpoint.
+        model: a live model.
+        tensors: its parameters, by their name in the checkpoint.
         pieces: sequences of token ids.
-        progress: told sequences done and in total.
+        progress: called with the number of sequences done and in total.
 
     Returns:
-        By the name of a layer's weight (outputs, inputs): (inputs, inputs), float32, on the host.
-        A head that is tied to the embedding, and experts that share one tensor, are left out.
+        A matrix (inputs, inputs) in float32 on the host for each linear layer, by the name of the
+        layer's weight (outputs, inputs). A head that is tied to the embedding, and experts that
+        share one tensor, are left out.
     """
     import torch
 
@@ -114,7 +120,7 @@ def gather_input_gram(
 def _linear_layers(
     model: PreTrainedModel, tensors: Mapping[str, Tensor]
 ) -> dict[str, torch.nn.Module]:
-    """Linear layers by the name of their weight in the checkpoint."""
+    """Return linear layers by the name of their weight in the checkpoint."""
     from torch import nn
 
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}

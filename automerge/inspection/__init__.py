@@ -1,4 +1,4 @@
-"""What given models are to each other, before anything is merged."""
+"""How given models relate to each other, before anything is merged."""
 
 from automerge.inspection.examine import examine, name_models
 from automerge.inspection.html import html_page

@@ -1,4 +1,4 @@
-"""Open models, compare them, and measure their weights where asked."""
+"""Open models, compare them, and measure their weights on request."""
 
 from __future__ import annotations
 
@@ -30,9 +30,12 @@ from automerge.session.preflight import compare_aligned
 
 
 def name_models(arguments: Sequence[str]) -> dict[str, str]:
-    """Name models given as NAME=REFERENCE or REFERENCE, the base first; raises ConfigError.
+    """Name models given as NAME=REFERENCE or REFERENCE, the base first.
 
-    A model without a name is called by the end of its path, the base "base".
+    A model without a name is named after the end of its path, the base "base".
+
+    Raises:
+        ConfigError: an argument is neither, or two models have the same name.
     """
     named: dict[str, str] = {}
     faults = []
@@ -44,7 +47,7 @@ def name_models(arguments: Sequence[str]) -> dict[str, str]:
             faults.append(Fault(f"{argument!r}: expected NAME=PATH_OR_HUB_ID"))
             continue
         elif name in named:
-            faults.append(Fault(f"two models are called {name!r}"))
+            faults.append(Fault(f"two models are named {name!r}; choose another name for one"))
             continue
         named[name or free_name(reference, named)] = reference
     if faults:
@@ -53,7 +56,7 @@ def name_models(arguments: Sequence[str]) -> dict[str, str]:
 
 
 def free_name(reference: str, taken: Mapping[str, str]) -> str:
-    """A name by the end of a path that no other model has."""
+    """Return a name for a model, after the end of its path, that no other model has."""
     name = short_name(reference)
     candidates = (name, *(f"{name}-{i}" for i in range(2, len(taken) + 3)))
     return next(candidate for candidate in candidates if candidate not in taken)
@@ -62,10 +65,18 @@ def free_name(reference: str, taken: Mapping[str, str]) -> str:
 def examine(
     references: Mapping[str, str], weights: bool, progress: Progress | None = None
 ) -> Inspection:
-    """Compare a base (the first model) with sources; read all weights where asked.
+    """Compare a base with sources.
 
-    Raises PreflightError for models that cannot be read at all. Sources that cannot be merged are
-    part of the result, and not of its weights.
+    Args:
+        references: paths or hub ids by name; the base is the first.
+        weights: whether to read all weights and measure task vectors.
+        progress: called with the number of elements read and in total.
+
+    Returns:
+        What was found. Sources that cannot be merged are in it too, but not in its weights.
+
+    Raises:
+        PreflightError: a model cannot be read at all.
     """
     base = next(iter(references))
     folders, checkpoints = open_all(references)
@@ -99,7 +110,11 @@ def examine(
 def open_all(
     references: Mapping[str, str],
 ) -> tuple[dict[str, ModelFolder], dict[str, Checkpoint]]:
-    """Find and open all models, the base first."""
+    """Find and open all models, the base first.
+
+    Raises:
+        PreflightError: some cannot be opened; names the faults of all of them.
+    """
     faults: list[Fault] = []
     folders: dict[str, ModelFolder] = {}
     checkpoints: dict[str, Checkpoint] = {}
@@ -108,7 +123,7 @@ def open_all(
         try:
             folders[name] = resolve(reference)
             if name != base and base not in checkpoints and is_adapter(folders[name].path):
-                continue  # its base's fault is said already
+                continue  # the base's own fault is reported already
             checkpoints[name] = open_checkpoint(folders[name].path, checkpoints.get(base))
         except PreflightError as error:
             faults += [replace(fault, location=Location(name)) for fault in error.faults]
@@ -120,7 +135,7 @@ def open_all(
 def read_relations(
     checkpoints: Mapping[str, Checkpoint], base: str
 ) -> tuple[dict[str, Relation], dict[str, tuple[str, ...]]]:
-    """Every model's vocabulary relation, and what is wrong with tokenizers that cannot be read."""
+    """Return each model's vocabulary relation, and the faults of tokenizers that cannot be read."""
     found: dict[str, Relation] = {}
     unreadable: dict[str, tuple[str, ...]] = {}
     for name in checkpoints:
@@ -137,7 +152,7 @@ def read_relations(
 def judge(
     checkpoints: Mapping[str, Checkpoint], base: str, name: str, unreadable: tuple[str, ...]
 ) -> Verdict:
-    """Say whether one source can be merged with the base."""
+    """Decide whether one source can be merged with the base."""
     if unreadable:
         return Verdict(unreadable, ())
     pair = {base: checkpoints[base], name: checkpoints[name]}
@@ -151,13 +166,13 @@ def judge(
 def with_numbers(
     verdicts: Mapping[str, Verdict], measured: Weights, base: str
 ) -> dict[str, Verdict]:
-    """Refuse sources, or all of them for the base's sake, whose weights are no numbers."""
+    """Add faults for weights that are not finite; all sources have those of the base."""
     faults: dict[str, list[str]] = {}
     for found in measured.not_finite:
         n = found.nan + found.infinite
         faults.setdefault(found.model, []).append(
             f"{found.model}: {n} element(s) of {found.tensor} are not finite ({found.nan} NaN, "
-            f"{found.infinite} infinite); download it again, or leave the model out"
+            f"{found.infinite} infinite); download it again or leave the model out"
         )
     return {
         name: replace(
@@ -174,7 +189,7 @@ def facts(
     base: str,
     relation: Relation | None,
 ) -> ModelFacts:
-    """Gather what is known of one model without its weights."""
+    """Gather what is known about one model without reading its weights."""
     checkpoint = checkpoints[name]
     config = checkpoint.config
     dtypes: dict[str, int] = {}
@@ -201,7 +216,7 @@ def facts(
 
 
 def architecture(config: Mapping[str, Any]) -> str:
-    """What kind of model a configuration describes."""
+    """Return the name of the architecture that a configuration describes."""
     named = config.get("architectures")
     if isinstance(named, list) and named:
         return str(named[0])
@@ -209,7 +224,7 @@ def architecture(config: Mapping[str, Any]) -> str:
 
 
 def hidden_size(config: Mapping[str, Any]) -> int | None:
-    """The width of the residual stream, under any of its names."""
+    """Return the width of the residual stream, whatever its key; None if it is not given."""
     text = config.get("text_config")
     for place in (config, text if isinstance(text, Mapping) else {}):
         for key in ("hidden_size", "n_embd", "d_model"):

@@ -18,7 +18,7 @@ from automerge.text.printable import printable
 
 
 def html_page(found: Inspection) -> str:
-    """Render an inspection; names and texts of the models are escaped."""
+    """Render an inspection; the models' names and texts are escaped."""
     style = _asset("automerge.report", "report.css") + _asset("automerge.inspection", "inspect.css")
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -27,7 +27,7 @@ def html_page(found: Inspection) -> str:
     pin = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return environment.from_string(_asset("automerge.inspection", "inspect.html.j2")).render(
         csp=f"default-src 'none'; style-src 'sha256-{pin}'; base-uri 'none'; form-action 'none'",
-        style=Markup(style),  # our own files, pinned by the policy
+        style=Markup(style),  # our own files, pinned by the content security policy
         found=found,
         title=words.conclusion(found),
         faults=faults,
@@ -60,7 +60,8 @@ def _weights(weights: Weights) -> dict[str, object]:
 
 
 def _vector(vector: TaskVector, largest: float) -> dict[str, object]:
-    """One source's heat map: a row a component, a column a layer, outer tensors at both ends."""
+    """Lay out a source's heat map: a row per component, a column per layer, outer tensors at the
+    ends."""
     columns = list(dict.fromkeys((cell.layer, cell.depth) for cell in vector.cells))
     at = {(cell.layer, cell.depth, cell.component): cell for cell in vector.cells}
     used = [c for c in COMPONENTS if any(cell.component == c for cell in vector.cells)]
@@ -97,7 +98,7 @@ def _heat(number: int, cell: Cell, largest: float) -> dict[str, object]:
 
 
 def _matrix(weights: Weights, names: Sequence[str], kind: str) -> list[dict[str, object]]:
-    """A symmetric matrix of pairs; cells are coloured by sign and size (for shares, up to ½)."""
+    """Lay out a symmetric matrix of pairs, coloured by sign and size (for shares, up to ½)."""
     rows: list[dict[str, object]] = []
     for one in names:
         cells = []

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 class ModelFacts:
     """One model, from its configuration, its tokenizer and its weight files' headers.
 
-    `dtypes` are parameters by storage dtype, most first. `relation` is its vocabulary's to the
-    base's (see `Relation` in `automerge.checkpoints.vocabularies.vocabulary`). `chat_template` is
-    none, the base's or its own.
+    `dtypes` has the number of parameters of each storage dtype, largest first. `relation` is that
+    of its vocabulary to the base's (see `Relation` in
+    `automerge.checkpoints.vocabularies.vocabulary`). `chat_template` is none, base's or own.
     """
 
     name: str
@@ -33,10 +33,10 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Nearest:
-    """The model whose weights are nearest to a source's, by a sample.
+    """The model whose weights are nearest to a source's, judged by a sample.
 
-    Distances are ‖a − b‖ / √(‖a‖‖b‖): 0 for copies, √2 for strangers of one size. `derived` is
-    whether the source is nearer to the base than to nothing at all: distance below 1.
+    Distances are ‖a − b‖ / √(‖a‖‖b‖): 0 for copies, about √2 for unrelated weights of equal norm.
+    `derived` is whether the source is at a distance below 1 from the base.
     """
 
     model: str
@@ -59,9 +59,9 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Cell:
-    """The task vector of one component in one layer, and the base's tensors there: 2-norms.
+    """2-norms of the task vector and of the base, for one component in one layer.
 
-    `layer` None is outside the layers: before them at `depth` 0, else behind them.
+    `layer` is None outside the layers: before them if `depth` is 0, else after them.
     """
 
     layer: int | None
@@ -77,7 +77,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class TaskVector:
-    """A source − base: its norm, the base's, and the share of elements that differ."""
+    """Source − base: its 2-norm, the base's, and the share of elements that differ."""
 
     source: str
     norm: float
@@ -88,9 +88,11 @@ class TaskVector:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two sources' task vectors; None where one is zero.
+    """Two sources' task vectors, compared.
 
-    `sign_conflict` is the share of opposite signs among the elements both changed.
+    `cosine` is None if one of them is zero. `sign_conflict` is the share of opposite signs among
+    the elements that both changed; None if there are none. `distance` is the 2-norm of the
+    difference.
     """
 
     one: str
@@ -102,7 +104,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class NotFinite:
-    """A tensor with elements that are no numbers."""
+    """A tensor with elements that are not finite, and how many of each kind."""
 
     model: str
     tensor: str
@@ -112,7 +114,7 @@ class NotFinite:
 
 @dataclass(frozen=True)
 class Weights:
-    """What reading all weights found; elements that are not finite count as unchanged."""
+    """What was measured on all weights; elements that are not finite count as unchanged."""
 
     vectors: tuple[TaskVector, ...]
     pairs: tuple[Pair, ...]
@@ -127,7 +129,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that is known of a base and its sources; `weights` None were not read."""
+    """All that is known about a base and its sources; `weights` is None if they were not read."""
 
     base: str
     models: tuple[ModelFacts, ...]

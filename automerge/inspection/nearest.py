@@ -1,4 +1,4 @@
-"""Which model a source comes from, judged by a sample of weights."""
+"""Which model a source was made from, judged by a sample of weights."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ DERIVED = 1.0
 
 
 def find_nearest(checkpoints: Mapping[str, Checkpoint], base: str) -> dict[str, Nearest | None]:
-    """Find each source's nearest model; None where its tensors cannot be compared with the base's.
+    """Find each source's nearest model; None if its tensors cannot be compared with the base's.
 
-    Compares the first elements of at most 16 matrices, evenly over the depth, none of them
-    embeddings: vocabularies do not matter, and a large model's sample is a few megabytes.
+    Compares the first elements of at most 16 matrices, evenly spaced over depth and without
+    embeddings, so that vocabularies do not matter and a large model's sample is a few megabytes.
     """
     names = sampled(checkpoints[base])
     samples = {
@@ -41,14 +41,14 @@ def find_nearest(checkpoints: Mapping[str, Checkpoint], base: str) -> dict[str, 
             found[name] = None
             continue
         to = {other: distance(samples[name], samples[other]) for other in samples if other != name}
-        # The base comes first where two are equally near.
+        # The base wins ties.
         closest = min(to, key=lambda other: (to[other], other != base))
         found[name] = Nearest(closest, to[closest], to[base], to[base] < DERIVED)
     return found
 
 
 def sampled(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """The names of the matrices to compare."""
+    """Return the names of the matrices to compare."""
     where = places(checkpoint.tensors)
     matrices = [
         name
@@ -60,7 +60,7 @@ def sampled(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 
 def sample(checkpoint: Checkpoint, names: tuple[str, ...]) -> Tensor:
-    """The sampled elements in float64; what is not finite counts as 0."""
+    """Return the sampled elements in float64; those that are not finite count as 0."""
     import torch
 
     parts = [checkpoint.read(name).reshape(-1)[:SAMPLED_ELEMENTS].double() for name in names]
@@ -68,7 +68,7 @@ def sample(checkpoint: Checkpoint, names: tuple[str, ...]) -> Tensor:
 
 
 def distance(one: Tensor, other: Tensor) -> float:
-    """‖a − b‖ / √(‖a‖‖b‖)."""
+    """Return ‖a − b‖ / √(‖a‖‖b‖)."""
     size = math.sqrt(one.norm().item() * other.norm().item())
     difference = (one - other).norm().item()
     return difference / size if size else math.copysign(math.inf, difference) if difference else 0.0

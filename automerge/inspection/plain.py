@@ -11,7 +11,7 @@ VERSION = 1
 
 
 def plain(found: Inspection) -> dict[str, object]:
-    """Give everything that was found; numbers that are not known are null."""
+    """Return everything that was found; numbers that are not known are None."""
     return {
         "version": VERSION,
         "base": found.base,
@@ -33,7 +33,7 @@ def plain(found: Inspection) -> dict[str, object]:
 
 
 def plain_weights(weights: Weights) -> dict[str, object]:
-    """Norms, pairs, and what is not finite."""
+    """Return norms, pairs, and tensors that are not finite."""
     return {
         "kinship": weights.kinship,
         "vectors": [
@@ -50,5 +50,5 @@ def plain_weights(weights: Weights) -> dict[str, object]:
 
 
 def finite(value: object) -> object:
-    """A value that JSON can write."""
+    """Return the value, or None for a float that JSON cannot represent."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

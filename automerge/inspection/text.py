@@ -14,12 +14,13 @@ from automerge.inspection import words
 from automerge.inspection.model import Inspection, Weights
 
 STYLES = {"mergeable": "green", "cannot be merged": "red"}
-MOST_CELLS = 2
+MAX_CELLS = 2
+"""The number of cells named as those with the largest change."""
 
 
 @dataclass(frozen=True)
 class InspectionText:
-    """Draws an inspection for `rich`: tables where they fit, else a few lines a model."""
+    """Draws an inspection for `rich`: tables if they fit, else a few lines per model."""
 
     found: Inspection
 
@@ -47,7 +48,7 @@ class InspectionText:
         return table
 
     def _blocks(self) -> RenderResult:
-        """The base in full, and of each source what differs from it."""
+        """Yield the base in full, and what differs from it for each source."""
         rows = [words.row(self.found, model) for model in self.found.models]
         for cells in rows:
             yield Text(cells[0], style="bold")
@@ -59,7 +60,7 @@ class InspectionText:
     def _weights(self, weights: Weights) -> RenderResult:
         table = new_table("task vector", "norm", "of the base", "elements changed", "largest in")
         for vector in weights.vectors:
-            cells = sorted(vector.cells, key=lambda cell: -(cell.relative or 0.0))[:MOST_CELLS]
+            cells = sorted(vector.cells, key=lambda cell: -(cell.relative or 0.0))[:MAX_CELLS]
             where = ", ".join(
                 f"{words.place(cell)} {words.share(cell.relative)}" for cell in cells if cell.norm
             )
@@ -79,7 +80,7 @@ class InspectionText:
 
 
 def new_table(*titles: str) -> Table:
-    """A table in the style of the front's."""
+    """Return an empty table in the style of the front's."""
     table = Table(*titles, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for column in table.columns:
         column.overflow = "fold"

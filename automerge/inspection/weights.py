@@ -1,4 +1,4 @@
-"""Statistics of task vectors over all tensors, a block of elements in memory at a time."""
+"""Statistics of task vectors over all tensors, with one block of elements in memory at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BLOCK = 1 << 18
-"""Elements of each model worked on at once."""
+"""The number of elements of each model that are processed at once."""
 
 Progress = Callable[[int, int], None]
 Key = tuple[bool, int, str]
@@ -24,10 +24,10 @@ Key = tuple[bool, int, str]
 def measure(
     checkpoints: Mapping[str, Checkpoint], base: str, progress: Progress | None = None
 ) -> Weights:
-    """Read every tensor of models that are alike in names and shapes.
+    """Measure the task vectors of models whose tensors have the same names and shapes.
 
     Differences are taken in float32 (float64 for float64 models), sums in float64. `progress` is
-    told elements done and in all.
+    called with the number of elements done and in total.
     """
     import torch
 
@@ -76,7 +76,7 @@ def measure(
 def blocks(
     flat: Mapping[str, Tensor], base: str, sources: Sequence[str]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The base's elements and the sources' task vectors, (sources, elements), block by block."""
+    """Yield the base's elements and the sources' task vectors (sources, elements), in blocks."""
     import torch
 
     double = any(tensor.dtype == torch.float64 for tensor in flat.values())
@@ -91,10 +91,10 @@ def blocks(
 
 
 def not_finite(flat: Mapping[str, Tensor], name: str) -> list[NotFinite]:
-    """Count what is no number in one tensor of each model."""
+    """Count the elements that are not finite in one tensor of each model."""
     found = []
     for model, tensor in flat.items():
-        if (tensor * 0).sum() != 0:  # NaN where any element is not finite; a sum is quick
+        if (tensor * 0).sum() != 0:  # NaN if any element is not finite; a sum is fast
             found.append(
                 NotFinite(model, name, int(tensor.isnan().sum()), int(tensor.isinf().sum()))
             )
@@ -102,14 +102,14 @@ def not_finite(flat: Mapping[str, Tensor], name: str) -> list[NotFinite]:
 
 
 def key(place: Place) -> Key:
-    """Where a tensor is counted: inside a layer, before the layers, or behind them."""
+    """Return the cell that a tensor belongs to: in a layer, before the layers, or after them."""
     if place.layer is not None:
         return True, place.layer, place.component
     return False, int(place.depth > 0), place.component
 
 
 def vector(source: str, row: int, cells: Mapping[Key, Tensor], changed: float) -> TaskVector:
-    """One source's norms, cell by cell from the embedding to the head."""
+    """Return one source's norms, cell by cell, from the embedding to the head."""
     found = [
         Cell(
             number if inside else None,
@@ -128,7 +128,7 @@ def vector(source: str, row: int, cells: Mapping[Key, Tensor], changed: float) -
 
 
 def order(cell: Key) -> tuple[int, int, int]:
-    """Sort cells by depth, then in the order of components."""
+    """Return a sort key for cells: by depth, then in the order of components."""
     inside, number, component = cell
     stage = 1 if inside else 2 * number
     return stage, number, COMPONENTS.index(component)
@@ -137,7 +137,7 @@ def order(cell: Key) -> tuple[int, int, int]:
 def pair(
     one: str, other: str, inner: Tensor, left: Tensor, right: Tensor, agree: Tensor, both: Tensor
 ) -> Pair:
-    """Compare two task vectors by their inner products and counts of signs."""
+    """Compare two task vectors, given their inner products and counts of signs."""
     dot, a, b, n = inner.item(), left.item(), right.item(), both.item()
     return Pair(
         one,

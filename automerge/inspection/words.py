@@ -1,4 +1,4 @@
-"""How an inspection is put in words, for the terminal and the page alike."""
+"""The words of an inspection, for both the terminal and the page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLUMNS = (
 
 
 def row(found: Inspection, model: ModelFacts) -> tuple[str, ...]:
-    """One model's cells of the compatibility table."""
+    """Return one model's cells of the compatibility table."""
     verdict = found.verdicts.get(model.name)
     cells = (
         model.name + (" (LoRA)" if model.adapter else ""),
@@ -33,7 +33,7 @@ def row(found: Inspection, model: ModelFacts) -> tuple[str, ...]:
 
 
 def nearest(found: Nearest | None, base: str) -> str:
-    """The nearest model and how far it is."""
+    """Return the nearest model and its distance."""
     if found is None:
         return "not comparable"
     text = f"{found.model} {found.distance:.3f}"
@@ -41,7 +41,7 @@ def nearest(found: Nearest | None, base: str) -> str:
 
 
 def conclusion(found: Inspection) -> str:
-    """The verdict in one sentence."""
+    """Return the verdict in one sentence."""
     n = len(found.verdicts)
     bad = [name for name, verdict in found.verdicts.items() if not verdict.mergeable]
     if not bad:
@@ -51,7 +51,7 @@ def conclusion(found: Inspection) -> str:
 
 
 def remarks(found: Inspection) -> tuple[list[str], list[str]]:
-    """What prevents merging, and what to know; each a line."""
+    """Return lines on what prevents merging, and lines on what else to know."""
     faults = [fault for verdict in found.verdicts.values() for fault in verdict.faults]
     warnings = [w for verdict in found.verdicts.values() for w in verdict.warnings]
     for name, close in found.nearest.items():
@@ -59,16 +59,16 @@ def remarks(found: Inspection) -> tuple[list[str], list[str]]:
             continue
         if not close.derived:
             warnings.append(
-                f"{name} seems not to be derived from {found.base}: its weights are "
-                f"{close.to_base:.2f} of their own size away (strangers are 1.41); task vectors "
-                "of it mean little"
+                f"{name} does not seem to be derived from {found.base}: its weights are at a "
+                f"distance of {close.to_base:.2f} (unrelated models: 1.41), so its task vector "
+                "means little"
             )
         elif close.distance == 0:
-            warnings.append(f"{name} is a copy of {close.model}, in all weights that were sampled")
+            warnings.append(f"{name} is a copy of {close.model} in all weights that were sampled")
         elif close.model != found.base:
             warnings.append(
                 f"{name} is nearer to {close.model} ({close.distance:.3f}) than to {found.base} "
-                f"({close.to_base:.3f}): one seems to be made from the other"
+                f"({close.to_base:.3f}): one seems to have been made from the other"
             )
     unique = (list(dict.fromkeys(map(printable, lines))) for lines in (faults, warnings))
     first, second = unique
@@ -76,33 +76,33 @@ def remarks(found: Inspection) -> tuple[list[str], list[str]]:
 
 
 def share(value: float | None) -> str:
-    """A share in percent."""
+    """Format a share in percent."""
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number with a true minus sign."""
+    """Format a number with a true minus sign."""
     return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
 
 
 def size(vector: TaskVector) -> tuple[str, str, str, str]:
-    """One task vector's line: its name, norm, norm relative to the base's, elements changed."""
+    """Return a task vector's name, norm, norm relative to the base's and share of changes."""
     relative = vector.norm / vector.base_norm if vector.base_norm else None
     return vector.source, f"{vector.norm:.4g}", share(relative), share(vector.changed)
 
 
 def place(cell: Cell) -> str:
-    """Where a cell is, such as "layer 3 mlp"."""
+    """Name a cell, as in "layer 3 mlp"."""
     return f"{column(cell.layer, cell.depth)} {cell.component}"
 
 
 def column(layer: int | None, depth: float) -> str:
-    """One column of the heat map: a layer, or what is before or behind them."""
+    """Name a column of the heat map: a layer, or the tensors before or after the layers."""
     if layer is not None:
         return f"layer {layer}"
-    return "behind the layers" if depth else "before the layers"
+    return "after the layers" if depth else "before the layers"
 
 
 def pair_of(pairs: Sequence[Pair], one: str, other: str) -> Pair | None:
-    """The pair of two sources, in either order."""
+    """Return the comparison of two sources, in either order; None if there is none."""
     return next((p for p in pairs if {p.one, p.other} == {one, other}), None)

@@ -1,4 +1,4 @@
-"""mergekit's YAML, in and out, and mergekit-evolve's, in."""
+"""Read and write mergekit's YAML, and read mergekit-evolve's."""
 
 from automerge.mergekit.evolve import Evolution, is_evolve, parse_evolve
 from automerge.mergekit.read import Imported, is_mergekit, parse_mergekit

@@ -27,7 +27,7 @@ GENOME_KEYS = (
 TASK_KEYS = ("name", "weight", "metric")
 METHODS_OF_EVOLVE = ("linear", "task_arithmetic", "ties", "dare_ties", "slerp")
 NORMALIZED = ("linear", "ties", "dare_ties")
-"""Methods that are normalised where the file does not say."""
+"""Methods that are normalised unless the file says otherwise."""
 LEAST_ITEMS = 8
 
 
@@ -35,7 +35,7 @@ LEAST_ITEMS = 8
 class Evolution:
     """A mergekit-evolve file as a study's configuration.
 
-    `origins` say which part of the file a part of the configuration comes from, by paths. `notes`
+    `origins` map paths in the configuration to the paths in the file that they come from. `notes`
     say what has no counterpart.
     """
 
@@ -45,14 +45,17 @@ class Evolution:
 
 
 def is_evolve(data: Mapping[str, Plain]) -> bool:
-    """Whether a mapping is meant for mergekit-evolve."""
+    """Return whether a mapping is a configuration of mergekit-evolve."""
     return "genome" in data
 
 
 def parse_evolve(document: Document, folder: Path) -> Evolution:
-    """Read a mergekit-evolve configuration; raise ConfigError with every fault, located.
+    """Read a mergekit-evolve configuration.
 
-    Relative model paths are relative to the working directory, else to `folder`.
+    Relative paths of models are relative to the working directory, else to `folder`.
+
+    Raises:
+        ConfigError: with every fault and its location.
     """
     found = _Evolve(Reader(document), folder)
     evolution = found.read()
@@ -107,7 +110,7 @@ class _Evolve:
         return METHODS_OF_EVOLVE[0]
 
     def _models(self, method: str) -> tuple[str | None, dict[str, str]]:
-        """The base's reference and those of the sources, by name."""
+        """Return the base's reference, and the sources' by name."""
         at: At = ("genome", "models")
         texts = self.reader.at(at)
         if not isinstance(texts, list) or not texts:
@@ -199,7 +202,7 @@ class _Evolve:
         return search | {"leave_out": False}
 
     def _depth(self) -> Plain:
-        """How values vary over layers: in groups of some layers, or linearly between them."""
+        """Return how values vary over layers: in groups of layers, or linearly between knots."""
         at: At = ("genome", "layer_granularity")
         size = self.reader.at(at) or 0
         smooth = self._switch(("genome", "smooth"), False)
@@ -211,12 +214,12 @@ class _Evolve:
             known = [n for name in self._names.names.values() if (n := self._names.n_layers(name))]
             if not known:
                 message = (
-                    "the number of layers is not known, and with it that of groups: download the "
-                    "first model"
+                    "the number of layers, and thus of groups, is not known: download the first "
+                    "model"
                 )
                 self.reader.fault(at, message)
             elif known[0] % size:
-                message = f"the models' {known[0]} layers are no multiple of {size}"
+                message = f"the models' {known[0]} layers are not a multiple of {size}"
                 self.reader.fault(at, message)
             else:
                 return {"knots" if smooth else "groups": known[0] // size}
@@ -226,7 +229,7 @@ class _Evolve:
         limit = self.reader.data.get("limit")
         if limit is None:
             self._notes.append(
-                "each candidate is scored on 200 fresh items of each task, not on all: see "
+                "each candidate is scored on 200 fresh items per task, not on all items: see "
                 "evaluation.items_per_candidate"
             )
             return {}
@@ -246,21 +249,21 @@ class _Evolve:
         return value is True
 
     def _differences(self, method: str) -> Iterator[str]:
-        """Yield what the search does otherwise whatever the file says, and what it leaves out."""
+        """Yield what the search does differently, and which settings of the file have no effect."""
         genome = self.reader.at(("genome",))
         chosen = genome.get("tokenizer_source")
         if chosen not in (None, BASE) and not self._names.same(chosen, genome.get("base_model")):
             yield "tokenizer_source has no counterpart: all models get the base's vocabulary"
         if self._switch(("random_init",), False):
             yield (
-                "random_init has no counterpart: a study begins with the base, the sources and "
+                "random_init has no counterpart: a study starts with the base, the sources and "
                 "their average"
             )
         self._switch(("shuffle",), False)  # items are drawn at random anyway
         if method != "slerp":
-            yield "weights are searched in bounds, which mergekit-evolve has not: see search.weight"
+            yield "weights are searched within bounds, unlike in mergekit-evolve: see search.weight"
         if self._switch(("genome", "smooth"), False) and genome.get("layer_granularity"):
             yield (
-                "final norm and lm_head take the last of the values over depth, in mergekit-evolve "
-                "the first"
+                "final norm and lm_head take the last of the values over depth; in "
+                "mergekit-evolve, the first"
             )

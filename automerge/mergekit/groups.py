@@ -1,4 +1,4 @@
-"""Which models a mergekit file merges with each other: all their layers, or slice by slice."""
+"""Which models a mergekit file merges with each other: whole, or slice by slice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MODULE_KEYS = ("models", "slices", "parameters")
 
 @dataclass(frozen=True)
 class Input:
-    """A model of a group, and the path of its entry."""
+    """A model of a group, and the path of its entry in the file."""
 
     name: str
     at: At
@@ -27,8 +27,9 @@ class Input:
 class Group:
     """Models that are merged with each other.
 
-    `levels` are the paths of parameters that all share, the most specific first. `layers` are those
-    of each model in a slice, None without slices. `whole` is whether all layers are known to merge.
+    `levels` are the paths of parameters that all models share, the most specific first. `layers`
+    has the half-open range of each model's layers in a slice; None without slices. `whole` is
+    whether the group is known to cover all layers of its models.
     """
 
     at: At
@@ -40,7 +41,7 @@ class Group:
 
 
 def read_groups(reader: Reader, names: Models, base: str | None) -> list[Group]:
-    """Read `models`, `slices` or the one of `modules`; faults go to the reader."""
+    """Read `models`, `slices` or the single entry of `modules`; faults go to the reader."""
     at, levels = _module(reader)
     if at is None:
         return []
@@ -60,7 +61,7 @@ def read_groups(reader: Reader, names: Models, base: str | None) -> list[Group]:
 
 
 def _module(reader: Reader) -> tuple[At | None, tuple[At, ...]]:
-    """Where models or slices are written, and the levels of parameters there."""
+    """Return the path of `models` or `slices`, and the levels of parameters there."""
     whole: tuple[At, ...] = (("parameters",),)
     modules = reader.data.get("modules")
     if modules is None:
@@ -69,7 +70,9 @@ def _module(reader: Reader) -> tuple[At | None, tuple[At, ...]]:
         if kind in reader.data:
             reader.fault((kind,), f"expected either `modules` or `{kind}`, got both", key=True)
     if not isinstance(modules, dict) or len(modules) != 1:
-        message = "expected one module: models with several, such as vision models, are not merged"
+        message = (
+            "expected one module: models with several, such as vision models, are not supported"
+        )
         reader.fault(("modules",), message)
         return None, whole
     at: At = ("modules", next(iter(modules)))
@@ -84,7 +87,7 @@ def _slice(
     entry = reader.at(at)
     entry = entry if isinstance(entry, dict) else {}
     if entry.get("residual_weight") is not None:
-        message = "mergekit does nothing with residual_weight: remove it"
+        message = "mergekit ignores residual_weight: remove it"
         reader.fault((*at, "residual_weight"), message, key=True)
     if entry.get("base_model") is not None:
         base = names.name((*at, "base_model"), entry["base_model"])
@@ -119,12 +122,12 @@ def _inputs(reader: Reader, names: Models, at: At, keys: Sequence[str]) -> tuple
 
 
 def _span(reader: Reader, names: Models, model: Input) -> tuple[int, int] | None:
-    """The first layer of a model in a slice and the one behind the last."""
+    """Return the half-open range of a model's layers in a slice; None after a fault."""
     at = (*model.at, "layer_range")
     span: Plain = reader.at(at)
     known = names.n_layers(model.name)
     if not isinstance(span, list) or [type(n) for n in span] != [int, int]:
-        message = "expected layer_range: [FIRST, END], END being the one behind the last layer"
+        message = "expected layer_range: [FIRST, END], END being the one past the last layer"
         reader.fault(at, f"{message}; got {json.dumps(span)}")
         return None
     if known is not None and span[1] > known:

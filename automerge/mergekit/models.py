@@ -27,27 +27,27 @@ TEXT_KEYS = ("text_config", "llm_config", "language_config", "decoder")
 
 
 class Models:
-    """Resolves models and names them: the base `base`, others by the end of their path.
+    """Resolves models and names them: the base `base`, others after the end of their path.
 
-    MODEL+LORA stands for the adapter; MODEL, the base or else the first model that is written so,
-    is then among the names, merged or not. Relative paths are relative to the working directory, as
-    in mergekit, else to the file's folder.
+    MODEL+LORA stands for the adapter; MODEL, which is the base or else the first model written in
+    this way, is then among the names, whether it is merged or not. Relative paths are relative to
+    the working directory, as in mergekit, else to the file's folder.
     """
 
     def __init__(self, reader: Reader, folder: Path, at: At = ()) -> None:
         self.names: dict[str, str] = {}
         """Reference → name."""
         self.owns_adapters = False
-        """Whether some model is an adapter of the base."""
+        """Whether any model is an adapter of the base."""
         self.notes: list[str] = []
-        """Where a path could have meant another folder."""
+        """Notes on paths that could also have meant another folder."""
         self._reader = reader
         self._folders = (Path.cwd(), folder)
         self._base_at: At = (*at, "base_model")
         self._owner = reader.at(self._base_at) or next(self._owners(reader.data), None)
 
     def base(self) -> str | None:
-        """The name of the base; None where the file names none."""
+        """Return the name of the base; None if the file does not name one."""
         text = self._reader.at(self._base_at)
         if text is not None:
             return self.name(self._base_at, text, BASE)
@@ -64,7 +64,7 @@ class Models:
         model, adapter = self._split(text)
         if adapter is not None:
             if not self.same(model, self._owner):
-                message = f"all adapters must be of one model, {self._owner}; {model} is another"
+                message = f"all adapters must be of the same model, {self._owner}; got {model}"
                 self._reader.fault(at, message)
             text, self.owns_adapters = adapter, True
         try:
@@ -81,7 +81,7 @@ class Models:
         return self.names[reference]
 
     def same(self, one: Plain, other: Plain) -> bool:
-        """Whether two texts name one model, however each spells it."""
+        """Return whether two texts name the same model, however they spell it."""
         if one == other:
             return True
         try:
@@ -91,7 +91,7 @@ class Models:
         return found[0] == found[1]
 
     def _note(self, text: str, reference: str) -> None:
-        """Say where a path stands for different folders, seen from here and from the file."""
+        """Note if a path means different folders relative to here and to the file."""
         here, there = (join(folder, text) for folder in self._folders)
         if str(here) == reference and here != there and is_folder(there):
             note = (
@@ -100,7 +100,7 @@ class Models:
             self.notes.append(note)
 
     def n_layers(self, name: str) -> int | None:
-        """The number of layers of a model on this machine; None where it is not known."""
+        """Return the number of layers of a model on this machine; None if it is not known."""
         return next((_layer_count(r) for r, known in self.names.items() if known == name), None)
 
     def _new_name(self, reference: str) -> str:
@@ -110,13 +110,13 @@ class Models:
         return next(candidate for candidate in candidates if candidate not in taken)
 
     def _split(self, text: str) -> tuple[str, str | None]:
-        """MODEL and LORA of MODEL+LORA; None where there is no adapter."""
+        """Split MODEL+LORA into MODEL and LORA, which is None if there is no adapter."""
         model, plus, adapter = text.partition("+")
         whole = any(is_folder(join(folder, text)) for folder in self._folders)
         return (model, adapter) if plus and not whole else (text, None)
 
     def _owners(self, value: Plain) -> Iterator[str]:
-        """The models before a `+` anywhere in the file."""
+        """Yield the models before a `+` anywhere in the file."""
         if isinstance(value, list):
             for entry in value:
                 yield from self._owners(entry)
@@ -131,7 +131,7 @@ class Models:
 
 
 def _layer_count(reference: str) -> int | None:
-    """The number of layers of a model in a folder or the hub's cache; None if it is not known."""
+    """Return a model's number of layers, from a folder or the hub's cache; None if not known."""
     if is_local(reference):
         path = Path(reference) / "config.json"
     else:
@@ -152,9 +152,10 @@ def _layer_count(reference: str) -> int | None:
 
 
 def _layers_of(config: Mapping[str, Plain]) -> int | None:
-    """The number of layers in a configuration, its language model's where there are several parts.
+    """Return the number of layers of a configuration, or of its language model.
 
-    What it leaves out is what its class in transformers has; None where nothing says it.
+    If the configuration does not give it, it is the default of its class in transformers; None if
+    there is none.
     """
     inner = (config.get(key) for key in TEXT_KEYS)
     for part in (*inner, config):
@@ -177,5 +178,5 @@ def _default_layers(config: Mapping[str, Plain]) -> int | None:
 
 
 def _location(reference: str) -> str:
-    """A folder without links, or a hub id."""
+    """Return a folder with its links resolved, or a hub id."""
     return os.path.realpath(reference) if is_local(reference) else reference

@@ -1,4 +1,4 @@
-"""Read mergekit's parameters: numbers, gradients, filters, and which level decides."""
+"""Read mergekit's parameters: numbers, gradients, filters, and which level takes precedence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ At: TypeAlias = tuple[Step, ...]
 
 
 class Reader:
-    """Looks values up by path and collects faults where they were written."""
+    """Looks up values by path, and collects faults with their locations."""
 
     def __init__(self, document: Document) -> None:
         self.data = document.data
@@ -24,7 +24,7 @@ class Reader:
         self._document = document
 
     def at(self, path: At) -> Plain:
-        """The value at a path; None where there is none."""
+        """Return the value at a path; None if there is none."""
         value: Plain = self.data
         for step in path:
             if isinstance(value, dict):
@@ -36,11 +36,11 @@ class Reader:
         return value
 
     def locate(self, path: At) -> Location:
-        """Where the value at a path was written."""
+        """Return where the value at a path was written."""
         return self._document.locate(path)
 
     def fault(self, path: At, message: str, *, key: bool = False) -> None:
-        """Note a fault, once."""
+        """Record a fault, once."""
         fault = Fault(message, self._document.locate(path, key=key))
         if fault not in self.faults:
             self.faults.append(fault)
@@ -48,7 +48,17 @@ class Reader:
     def check_keys(
         self, path: At, keys: Sequence[str], what: str = "key", idle: Collection[str] = ()
     ) -> list[str]:
-        """Note keys of the mapping at a path that mean nothing; return those that are `idle`."""
+        """Record unknown keys of the mapping at a path as faults, except those in `idle`.
+
+        Args:
+            path: the path of a mapping.
+            keys: the keys it may have.
+            what: what a key is called in messages.
+            idle: keys that are ignored.
+
+        Returns:
+            The mapping's keys that are in `idle`.
+        """
         value = self.at(path)
         if value is not None and not isinstance(value, dict):
             self.fault(path, f"expected a mapping, got {json.dumps(value)}")
@@ -71,7 +81,7 @@ class Parameters:
         self._reader = reader
 
     def switch(self, name: str, levels: Sequence[At], default: bool) -> tuple[bool, At]:
-        """A parameter that is true or false, and where it was set."""
+        """Return a parameter that is true or false, and the path where it was set."""
         for level in levels:
             value = (self._reader.at(level) or {}).get(name)
             if value is not None:
@@ -82,7 +92,10 @@ class Parameters:
         return default, ()
 
     def profile(self, source: str | None, knob: str, levels: Sequence[At]) -> Profile | None:
-        """A knob's value over the tensors: what one level leaves open, the next decides."""
+        """Return a knob's values over the tensors; None if no level sets it.
+
+        Tensors that no filter of one level matches take the value of the next level.
+        """
         parts: list[Part] = []
         for level in levels:
             value = (self._reader.at(level) or {}).get(knob)

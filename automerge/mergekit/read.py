@@ -1,4 +1,4 @@
-"""Read mergekit's YAML as mergekit 0.1.5 means it.
+"""Read mergekit's YAML with the meaning it has in mergekit 0.1.5.
 
 Unknown keys and parameters, which mergekit ignores, are faults here.
 """
@@ -46,9 +46,9 @@ from automerge.recipe import (
 
 @dataclass(frozen=True)
 class Imported:
-    """A mergekit file as a recipe; the base is named `base`, others by the end of their path.
+    """A mergekit file as a recipe; the base is named `base`, others after the end of their path.
 
-    `models` holds the base of adapters too, merged or not.
+    `models` includes the base of adapters, whether it is merged or not.
     """
 
     name: str | None
@@ -58,15 +58,18 @@ class Imported:
 
 
 def is_mergekit(data: Mapping[str, Plain]) -> bool:
-    """Whether a mapping is meant for mergekit."""
+    """Return whether a mapping is a configuration of mergekit."""
     theirs = "slices" in data or "modules" in data or isinstance(data.get("models"), list)
     return "merge_method" in data or (theirs and "method" not in data and "recipe" not in data)
 
 
 def parse_mergekit(document: Located, folder: Path) -> Imported:
-    """Read a mergekit configuration; raise ConfigError with every fault, located.
+    """Read a mergekit configuration.
 
-    Relative model paths are relative to the working directory, else to `folder`.
+    Relative paths of models are relative to the working directory, else to `folder`.
+
+    Raises:
+        ConfigError: with every fault and its location.
     """
     merge = _Merge(Reader(document), folder)
     imported = merge.read()
@@ -87,7 +90,7 @@ class _Merge:
         self._notes: list[str] = []
 
     def read(self) -> Imported | None:
-        """Read all of it; None where its structure is wrong."""
+        """Read all of it; return None if its structure is wrong."""
         reader = self.reader
         reader.check_keys((), KEYS)
         theirs, base = self._method(), self._names.base()
@@ -112,7 +115,7 @@ class _Merge:
     def _recipe(
         self, theirs: str, method: str, dtype: str | None, vocabulary: Vocabulary
     ) -> Recipe:
-        """The recipe of the slices, or of one group of whole models."""
+        """Return the recipe of the slices, or of one group of whole models."""
         self._check_parameters(theirs)
         sources = [self._sources(method, group) for group in self._groups]
         names = dict.fromkeys(model.name for models in sources for model in models)
@@ -131,13 +134,13 @@ class _Merge:
     def _differences(self, recipe: Recipe) -> Iterable[str]:
         """Yield what the reader of the file should know."""
         if any(parameters.first_for_final for parameters in self._parameters):
-            yield "final norm and lm_head take a gradient's first value, as mergekit's"
+            yield "final norm and lm_head take a gradient's first value, as in mergekit"
         yield from NOTES.get(recipe.method, ())
         yield from slice_notes(recipe)
         yield from vocabulary_notes(recipe.vocabulary)
 
     def _locate(self, path: PlainPath) -> Location:
-        """Where a part of the recipe was written; a knob that all slices share, in the first."""
+        """Return where a part of the recipe was written; for knobs shared by slices, the first."""
         groups: Iterable[int] = range(len(self._groups))
         if path[0] == "slices":
             groups, path = [int(path[1])], path[2:]
@@ -165,7 +168,7 @@ class _Merge:
         return None
 
     def _our_method(self, theirs: str) -> str:
-        """Our name for the method, the same for all slices."""
+        """Return our name for the method, which is the same for all slices."""
         methods: list[str] = []
         for group, parameters in zip(self._groups, self._parameters, strict=True):
             switches = {
@@ -174,10 +177,10 @@ class _Merge:
             }
             methods.append(our_method(theirs, group.base is not None, switches))
             if methods[-1] != methods[0]:
-                message = f"slices of {methods[0]} and of {methods[-1]} in one merge"
+                message = f"slices of both {methods[0]} and {methods[-1]} in one merge"
                 self.reader.fault(group.at, f"{message} are not supported")
             if METHODS[methods[-1]].anchored and group.base != self._groups[0].base:
-                message = "task vectors of all slices are taken from one base_model here"
+                message = "different base_models in one merge are not supported"
                 self.reader.fault((*group.at, "base_model"), message)
         return methods[0]
 
@@ -191,7 +194,7 @@ class _Merge:
         return None if chosen is None else str(chosen)
 
     def _check_parameters(self, method: str) -> None:
-        """Refuse parameters that mergekit has not; those of other methods, it ignores."""
+        """Refuse parameters that mergekit does not have; note those it ignores for this method."""
         own, whole = PARAMETERS[method]
         of = f"parameter of {method}"
         idle: list[str] = []
@@ -203,10 +206,10 @@ class _Merge:
                 of_model = f"parameter of a model in {method}"
                 idle += self.reader.check_keys(path, own, of_model, ALL_PARAMETERS)
         said = (name for name in dict.fromkeys(idle) if name != "int8_mask")
-        self._notes += (f"{method} uses no {name} there, here or in mergekit" for name in said)
+        self._notes += (f"{method} ignores {name} there, here as in mergekit" for name in said)
 
     def _slice(self, index: int, method: str, sources: Sequence[Input]) -> Slice:
-        """A group with all knobs of its sources; one of whole models has no layers."""
+        """Return a group as a slice with all its knobs; a group of whole models has no layers."""
         group = self._groups[index]
         based = [group.base] if METHODS[method].anchored and group.base is not None else []
         layers = group.layers or {}
@@ -217,10 +220,10 @@ class _Merge:
         )
 
     def _sources(self, method: str, group: Group) -> list[Input]:
-        """The models in order; the base is one unless task vectors are taken from it.
+        """Return the models in order, including the base unless task vectors are taken from it.
 
-        mergekit adds a base that is not listed as the last input, but to slices; slerp starts at
-        the base.
+        Except in slices, mergekit adds a base that is not listed as the last input; slerp starts
+        at the base.
         """
         base, inputs = group.base, list(group.inputs)
         others = [model for model in inputs if model.name != base]
@@ -251,10 +254,10 @@ class _Merge:
             profile = self._parameters[index].profile(model.name, knob, levels)
             if profile is None:
                 if knob in REQUIRED:
-                    message = f"mergekit needs a {knob} for each model; {model.name} has none"
+                    message = f"mergekit needs a {knob} for each model; add one for {model.name}"
                     self.reader.fault(model.at, message)
             elif knob not in declared:
-                self._notes.append(f"{theirs} uses no {knob}; that of {model.name} is left out")
+                self._notes.append(f"{theirs} does not use {knob}; that of {model.name} is ignored")
             else:
                 knobs[knob] = profile
         return knobs

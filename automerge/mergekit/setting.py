@@ -14,7 +14,16 @@ TOLERANCE = 1e-9
 
 
 def setting(value: object, knob: Knob, places: Sequence[Place]) -> Plain:
-    """One parameter in mergekit's syntax; it has the knob's value at every place."""
+    """Return a parameter in mergekit's syntax that has the knob's value at every place.
+
+    Args:
+        value: a profile; anything else means the knob's default.
+        knob: the knob.
+        places: the tensors of the merged model.
+
+    Raises:
+        ConfigError: mergekit cannot express the values.
+    """
     profile = value if isinstance(value, Profile) else Profile.of(float(knob.default))
     if DEFAULT not in dict(profile.parts):
         profile = Profile((*profile.parts, (DEFAULT, (float(knob.default),))))
@@ -32,7 +41,7 @@ def _plain(parts: Sequence[Part]) -> Plain:
 
 
 def _by_substring(profile: Profile, places: Sequence[Place]) -> list[Part] | None:
-    """Filters that name modules, as a person would write; None where names do not suffice."""
+    """Return filters that name modules, as a person would write them; None if there are none."""
     parts: list[Part] = []
     open_places = list(places)
     for selector, knots in profile.parts:
@@ -51,7 +60,10 @@ def _by_substring(profile: Profile, places: Sequence[Place]) -> list[Part] | Non
 
 
 def _exceptions(parts: Sequence[Part], profile: Profile, places: Sequence[Place]) -> list[Part]:
-    """Values for tensors outside the layers, to which mergekit gives a gradient's first value."""
+    """Return filters for tensors outside the layers whose value mergekit would get wrong.
+
+    To these, mergekit gives a gradient's first value.
+    """
     resolve = resolver(parts)
     outer = (p for p in places if p.layer is None)
     wrong = [p for p in outer if not _equal(resolve(p), profile.at(p))]
@@ -60,13 +72,13 @@ def _exceptions(parts: Sequence[Part], profile: Profile, places: Sequence[Place]
 
 
 def _by_name(profile: Profile, places: Sequence[Place]) -> list[Part]:
-    """One filter a tensor. A name may be part of a longer one, which then comes first."""
+    """Return one filter per tensor, longer names first, since they may contain shorter ones."""
     ordered = sorted(places, key=lambda place: -len(place.tensor))
     return [(place.tensor, (_at(profile, place),)) for place in ordered]
 
 
 def _cover(wanted: Sequence[str], unwanted: Sequence[str]) -> list[str] | None:
-    """Few substrings that together match all wanted names and no unwanted one."""
+    """Find a few substrings that together match all wanted names and no unwanted one."""
     candidates = dict.fromkeys(run for name in wanted for run in _runs(name))
     valid = {c: [n for n in wanted if c in n] for c in candidates if not _any_has(unwanted, c)}
     left, chosen = list(wanted), []
@@ -85,7 +97,7 @@ def _any_has(names: Iterable[str], substring: str) -> bool:
 
 
 def _runs(name: str) -> list[str]:
-    """The runs of words of a dotted name that hold no layer number, and the whole name."""
+    """Return the runs of words in a dotted name without layer numbers, and the whole name."""
     runs: list[list[str]] = [[]]
     for word in name.split("."):
         if word.isdigit():
@@ -102,7 +114,7 @@ def _runs(name: str) -> list[str]:
 
 
 def resolver(parts: Sequence[Part]) -> Callable[[Place], float | None]:
-    """What mergekit 0.1.5 makes of a parameter at each tensor of a model."""
+    """Return a function that gives the value of a parameter for a tensor in mergekit 0.1.5."""
 
     def resolve(place: Place) -> float | None:
         depth = 0.0 if place.layer is None else place.depth

@@ -1,4 +1,4 @@
-"""Slices in mergekit's files: what is said for each of them, and where mergekit does otherwise."""
+"""Slices in mergekit's files: what they share, and where mergekit merges them differently."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from automerge.recipe import Recipe, RecipeSource, Slice
 T = TypeVar("T")
 
 OUTER_NOTE = (
-    "mergekit merges as many models into final norm and lm_head as the first slice has, the first "
-    "of the last slice; automerge all of the last slice"
+    "mergekit merges only the first models of the last slice into final norm and lm_head, as many "
+    "as the first slice has; automerge merges all models of the last slice"
 )
 
 
 def hoisted(recipe: Recipe) -> Recipe:
-    """The same recipe, in which what all slices say of a knob is said once."""
+    """Return the same recipe with knobs that all slices share moved out of the slices."""
     sources = []
     for source in recipe.sources:
         given = (piece.sources.get(source.name) for piece in recipe.slices)
@@ -34,17 +34,17 @@ def hoisted(recipe: Recipe) -> Recipe:
 
 
 def shared(mappings: Sequence[Mapping[str, T]]) -> dict[str, T]:
-    """What all mappings hold alike."""
+    """Return the items that all mappings have in common."""
     first = mappings[0] if mappings else {}
     return {k: v for k, v in first.items() if all(other.get(k) == v for other in mappings)}
 
 
 def rest(knobs: Mapping[str, T], said: Mapping[str, T]) -> dict[str, T]:
-    """What knobs say beyond what is said."""
+    """Return the knobs that are not among those said already."""
     return {k: v for k, v in knobs.items() if k not in said or said[k] != v}
 
 
 def slice_notes(recipe: Recipe) -> Iterator[str]:
-    """Say where mergekit's result is another for slices."""
+    """Yield how mergekit's result differs for slices."""
     if recipe.slices and len(recipe.slices[-1].layers) > len(recipe.slices[0].layers):
         yield OUTER_NOTE

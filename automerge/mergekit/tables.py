@@ -1,4 +1,4 @@
-"""What mergekit 0.1.5 calls things, and which of them mean the same here."""
+"""mergekit 0.1.5's names, and their counterparts here."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ PARAMETERS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "nearswap": ((), ("t",)),
     "arcee_fusion": ((), ()),
 }
-"""Method → the parameters a model may have, and those of the whole merge."""
+"""Method → the parameters of each model, and those of the whole merge."""
 ALL_PARAMETERS = frozenset(name for own, whole in PARAMETERS.values() for name in (*own, *whole))
 RESCALES = ("dare_linear", "dare_ties", "della", "della_linear")
 BASELESS = ("linear", "karcher", "passthrough")
-"""Methods that take the base, where it is listed, for a model like others."""
+"""Methods that treat the base, if it is listed, like any other model."""
 REQUIRED = ("weight", "t")
 INTEGERS = ("max_iter",)
 
@@ -71,16 +71,16 @@ COUNTERPARTS: Mapping[str, Counterpart] = {
     "model_stock": Counterpart("model_stock", {"filter_wise": False}),
     "model_stock_rows": Counterpart("model_stock", {"filter_wise": True}),
 }
-"""What each of our methods is in mergekit; what differs by a base has two of ours."""
+"""mergekit's counterpart of each of our methods; some of theirs are two of ours, by a base."""
 SWITCHES: Mapping[str, Mapping[str, bool]] = {
     "nuslerp": {"nuslerp_flatten": True},
     "model_stock": {"filter_wise": False},
 }
-"""mergekit's defaults of the switches that choose a method of ours."""
+"""mergekit's defaults for the switches that choose between our methods."""
 
 
 def our_method(method: str, based: bool, switches: Mapping[str, bool]) -> str:
-    """Our name for one of mergekit's methods; `based` is whether the file names a base."""
+    """Return our name for one of mergekit's methods; `based` says whether the file names a base."""
     ours = [
         name
         for name, counterpart in COUNTERPARTS.items()
@@ -101,32 +101,32 @@ FINAL_MODULES = (
     "ln_f",
     "norm_f",
 )
-"""Names of final norms and output heads, which take the first value of a gradient in mergekit."""
+"""Names of final norms and output heads, which get the first value of a gradient in mergekit."""
 
 DARE_NOTE = (
-    "mergekit rescales what DARE keeps by the share of its L1 norm, automerge by 1/density as in "
+    "mergekit rescales what DARE keeps to the L1 norm before, automerge by 1/density as in "
     "the paper; the random masks differ too"
 )
 DELLA_NOTE = (
-    "mergekit rescales what DELLA keeps by the share of its L1 norm, automerge each element by "
+    "mergekit rescales what DELLA keeps to the L1 norm before, automerge each element by "
     "1/probability as in the paper; the random masks differ too"
 )
 TIES_NOTE = (
-    "where several elements have the magnitude at the density's threshold, mergekit keeps some, "
-    "automerge all"
+    "if several elements have exactly the magnitude of the density's threshold, mergekit keeps "
+    "some of them, automerge all"
 )
-ZERO_NOTE = "mergekit takes a zero tensor for orthogonal to others, automerge for colinear"
+ZERO_NOTE = "mergekit treats a zero tensor as orthogonal to others, automerge as colinear"
 STOCK_NOTE = (
-    "mergekit shrinks the cosines of short task vectors and goes away from sources whose cosines "
+    "mergekit shrinks the cosines of short task vectors and moves away from sources whose cosines "
     "are negative; automerge does neither"
 )
 SCE_NOTE = (
-    "mergekit weights task vectors alike where their mean squares are below 1e-6, automerge always "
-    "by their squares"
+    "mergekit weights task vectors equally if their mean squares are below 1e-6, automerge always "
+    "weights them by their squares"
 )
 FUSION_NOTE = (
-    "mergekit takes importance in the dtype of the tensors, and its quantiles from a sample of "
-    "large ones; automerge both exactly"
+    "mergekit computes importance in the dtype of the tensors, and its quantiles from a sample of "
+    "large tensors; automerge computes both exactly"
 )
 NOTES: Mapping[str, tuple[str, ...]] = {
     "ties": (TIES_NOTE,),
@@ -145,20 +145,20 @@ NOTES: Mapping[str, tuple[str, ...]] = {
     "model_stock_rows": (STOCK_NOTE,),
     "arcee_fusion": (FUSION_NOTE,),
 }
-"""Where mergekit's result differs from that of a method of ours."""
+"""How mergekit's result differs, by our methods."""
 
 Part: TypeAlias = tuple[str | None, tuple[float, ...]]
-"""A substring of tensor names, None for all of them, and a value or the knots of a gradient."""
+"""A substring of tensor names (None for all tensors), and a value or the knots of a gradient."""
 
 
 def glob(substring: str) -> str:
-    """The selector that matches the names which contain a text."""
+    """Return the selector that matches names containing a text."""
     escaped = "".join(f"[{c}]" if c in "*?[" else c for c in substring)
     return f"*{escaped}*"
 
 
 def final_values(parts: Sequence[Part]) -> dict[str, tuple[float, ...]]:
-    """Selectors for final norm and head, where the part that decides them is a gradient."""
+    """Return values of final norm and head by selector, if the part that matches is a gradient."""
     values: dict[str, tuple[float, ...]] = {}
     for module in FINAL_MODULES:
         first = {

@@ -1,4 +1,4 @@
-"""mergekit's keys about tokenizers, and what they are here."""
+"""mergekit's keys for tokenizers, and their meaning here."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from automerge.recipe import AUTO, BASE, BASE_VOCABULARY, UNION, Recipe, Vocabul
 
 ENTRIES = ("source", "tokens", "pad_to_multiple_of")
 UNION_NOTE = (
-    "in a union, pieces of words become added tokens as the text they stand for, in mergekit as "
-    "they are spelled in the file; rows that stand for no token stay, mergekit cuts them off"
+    "in a union, pieces of words become added tokens spelled as the text they stand for, in "
+    "mergekit as in the tokenizer's file; rows without a token are kept, in mergekit dropped"
 )
-TEMPLATE_NOTE = "mergekit keeps the chat template of the model whose tokenizer it is"
+TEMPLATE_NOTE = "mergekit keeps the chat template of the model that the tokenizer comes from"
 OWN_TEMPLATES = ("alpaca", "chatml", "exaone", "llama3", "mistral")
 
 Name = Callable[[At, Plain], str | None]
@@ -24,8 +24,8 @@ Name = Callable[[At, Plain], str | None]
 def read_vocabulary(reader: Reader, name: Name) -> Vocabulary:
     """Read `tokenizer_source`, `tokenizer` and `chat_template`; faults go to the reader.
 
-    `name` resolves the model written at a path. Without any of these keys mergekit copies the
-    base's tokenizer, which is the default here too.
+    `name` resolves the model written at a path. Without any of these keys, mergekit copies the
+    base's tokenizer, which is also the default here.
     """
     data = reader.data
     template = _template(reader)
@@ -41,8 +41,8 @@ def read_vocabulary(reader: Reader, name: Name) -> Vocabulary:
     reader.check_keys(("tokenizer",), ENTRIES)
     if entry.get("tokens"):
         message = (
-            "choosing rows of single tokens is not supported: remove `tokens`; each token's row is "
-            "that of its model, else the base's, else its owner's, else the mean of its owners'"
+            "choosing rows of single tokens is not supported: remove `tokens`; each model's row of "
+            "a token is its own, else the base's, else the mean over the models that have it"
         )
         reader.fault(("tokenizer", "tokens"), message, key=True)
     rows = entry.get("pad_to_multiple_of")
@@ -55,7 +55,7 @@ def read_vocabulary(reader: Reader, name: Name) -> Vocabulary:
 
 
 def _template(reader: Reader) -> str | None:
-    """The `chat_template`: `auto`, or the template itself."""
+    """Return the `chat_template`, which is `auto` or the template itself; None if there is none."""
     value = reader.data.get("chat_template")
     if value is None or value == "":
         return None
@@ -64,12 +64,12 @@ def _template(reader: Reader) -> str | None:
     shown = json.dumps(value)
     if value in OWN_TEMPLATES:
         message = (
-            f"the template that mergekit brings as {shown} is not part of automerge: write the "
-            "template itself, or `auto` for the one that most models have, or remove the key: the "
-            "merged model then has that of the model whose tokenizer it is"
+            f"mergekit's own template {shown} is not part of automerge: write the template itself, "
+            "or `auto` for the one that most models have, or remove the key to get that of the "
+            "model that the tokenizer comes from"
         )
     else:
-        message = f"expected `auto` or a template in Jinja, got {shown:.80}"
+        message = f"expected `auto` or a Jinja template, got {shown:.80}"
     reader.fault(("chat_template",), message)
     return None
 
@@ -91,13 +91,13 @@ def check_vocabulary(reader: Reader, recipe: Recipe) -> None:
         if "tokenizer" in reader.data:
             at = ("tokenizer", "source")
         advice = nearest(chosen, recipe.models)
-        reader.fault(at, f"the tokenizer must be of a model that is merged{advice}")
+        reader.fault(at, f"the tokenizer must be that of a merged model{advice}")
 
 
 def write_vocabulary(vocabulary: Vocabulary, reference: Callable[[str], str]) -> dict[str, Plain]:
-    """Give mergekit's keys for a vocabulary; none for the base's as it is.
+    """Return mergekit's keys for a vocabulary; none for the base's own.
 
-    `reference` gives a model's folder or hub id.
+    `reference` returns a model's folder or hub id.
     """
     chosen, rows = vocabulary.tokenizer, vocabulary.pad_to_multiple_of
     source = chosen if chosen in (BASE, UNION) else reference(chosen)
@@ -111,12 +111,12 @@ def write_vocabulary(vocabulary: Vocabulary, reference: Callable[[str], str]) ->
 
 
 def _named(template: str) -> bool:
-    """Whether a chat template is a model's, which mergekit cannot say."""
+    """Return whether a chat template is given by a model's name, which mergekit cannot express."""
     return template != AUTO and not is_template(template)
 
 
 def vocabulary_notes(vocabulary: Vocabulary) -> Iterator[str]:
-    """Say where mergekit's result is another."""
+    """Yield how mergekit's result differs."""
     if vocabulary.tokenizer == UNION:
         yield UNION_NOTE
     if vocabulary.chat_template is not None and _named(vocabulary.chat_template):

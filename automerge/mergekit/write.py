@@ -1,4 +1,4 @@
-"""Write recipes as mergekit YAML that gives every tensor the same values."""
+"""Write recipes as mergekit YAML with the same values for every tensor."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from automerge.methods.base import number
 from automerge.recipe import BASE, Place, Profile, Recipe, RecipeSource
 
 MARGIN = 1e-5
-"""By how much of itself an epsilon stays below the largest possible."""
+"""How far an epsilon stays below its upper bound, relative to it."""
 
 ROUNDING_NOTE = (
-    "mergekit computes in the dtype the tensors are stored in, automerge in float32 with one "
+    "mergekit computes in the dtype that the tensors are stored in, automerge in float32 with one "
     "rounding at the end"
 )
 
 
 @dataclass(frozen=True)
 class MergekitExport:
-    """mergekit YAML, and where its result differs from ours; the YAML says so in comments."""
+    """mergekit YAML, and how its result differs from ours, which the YAML's comments say too."""
 
     text: str
     differences: tuple[str, ...]
@@ -39,14 +39,20 @@ def to_mergekit(
     places: Sequence[Place],
     adapters: Collection[str] = (),
 ) -> MergekitExport:
-    """Express a recipe in mergekit's YAML, for a merged model with these tensors.
+    """Express a recipe in mergekit's YAML.
 
-    `models` maps names to folders or hub ids; `adapters` names those that are LoRA adapters of the
-    base. Raises ConfigError for what mergekit has no equal of.
+    Args:
+        recipe: the recipe.
+        models: folders or hub ids by the models' names.
+        places: the tensors of the merged model.
+        adapters: the names of models that are LoRA adapters of the base.
+
+    Raises:
+        ConfigError: mergekit has no equivalent.
     """
     counterpart = COUNTERPARTS.get(recipe.method)
     if counterpart is None:
-        raise ConfigError(Fault(f"mergekit has no equal of {recipe.method!r}"))
+        raise ConfigError(Fault(f"mergekit has no equivalent of {recipe.method!r}"))
     writer = _Writer(recipe, models, places, adapters)
     problems = list(dict.fromkeys(writer.problems()))
     if problems:
@@ -61,7 +67,7 @@ def mergekit_text(
     places: Sequence[Place],
     adapters: Collection[str] = (),
 ) -> str:
-    """The text of `to_mergekit`; where mergekit has no equal, a comment that says why."""
+    """Return the text of `to_mergekit`, or a comment that says why mergekit has no equivalent."""
     try:
         return to_mergekit(recipe, models, places, adapters).text
     except ConfigError as error:
@@ -71,7 +77,7 @@ def mergekit_text(
 
 @dataclass(frozen=True)
 class _Part:
-    """A slice of the merge, or all of it: its recipe, tensors and, for a slice, layers."""
+    """A slice of the merge, or the whole of it: its recipe, its tensors and, in a slice, layers."""
 
     recipe: Recipe
     places: Sequence[Place]
@@ -79,7 +85,7 @@ class _Part:
 
     @property
     def base(self) -> str | None:
-        """What mergekit calls the base."""
+        """The model that is the base in mergekit."""
         if self.recipe.method == "slerp":
             return self.recipe.sources[0].name
         return self.recipe.base if METHODS[self.recipe.method].anchored else None
@@ -111,12 +117,12 @@ class _Writer:
         ]
 
     def problems(self) -> Iterator[str]:
-        """Yield what mergekit cannot do."""
+        """Yield messages on what mergekit cannot do."""
         for part in self._parts:
             yield from _beyond(part.recipe, self._method, self._names, part.places)
 
     def plain(self) -> dict[str, Plain]:
-        """The file."""
+        """Return the content of the file."""
         first, recipe = self._parts[0], self._recipe
         plain: dict[str, Plain] = {"merge_method": self._counterpart.method}
         if first.base is not None:
@@ -143,7 +149,7 @@ class _Writer:
         return entry | ({"parameters": parameters} if parameters else {})
 
     def _inputs(self, part: _Part) -> list[Plain]:
-        """The models of a merge or, with the base of task vectors, of a slice."""
+        """Return the entries of the models of a merge or, including its base, of a slice."""
         sources = {s.name: _narrowed(s, self._method, part.places) for s in part.recipe.sources}
         entries = []
         for name in part.layers or sources:
@@ -159,7 +165,7 @@ class _Writer:
         return entries
 
     def _parameters(self, part: _Part) -> dict[str, Plain]:
-        """The parameters that all models of a part share."""
+        """Return the parameters that all models of a part share."""
         knobs, given = self._method.recipe_knobs, part.recipe.knobs
         parameters = self._settings(knobs, given, part.places)
         for knob in knobs:
@@ -182,8 +188,10 @@ class _Writer:
 
 
 def regions_of(recipe: Recipe, places: Sequence[Place]) -> list[list[Place]]:
-    """The tensors that each part makes: its layers, with what lies before the first part's and
-    behind the last part's."""
+    """Return the tensors of each part of a recipe.
+
+    Tensors before the layers belong to the first part, those after the layers to the last.
+    """
     if not recipe.slices:
         return [list(places)]
     regions: list[list[Place]] = [[] for _ in recipe.slices]
@@ -205,25 +213,25 @@ def _differences(recipe: Recipe) -> Iterable[str]:
 def _beyond(
     recipe: Recipe, method: Method, parameters: Collection[str], places: Sequence[Place]
 ) -> Iterable[str]:
-    """List what a recipe says that mergekit's method cannot do."""
+    """Yield messages on what a recipe asks for that mergekit's method cannot do."""
     theirs = COUNTERPARTS[method.name].method
     resolved = [method.values(recipe, place) for place in places]
     for knob in method.recipe_knobs:
         values = {v.number[knob.name] for v in resolved if knob.kind == "float"}
         if knob.name not in parameters and values - {knob.default}:
-            yield f"mergekit's {theirs} has no {knob.name}; it is {knob.default:g} there"
+            yield f"mergekit's {theirs} has no {knob.name}; it is fixed at {knob.default:g} there"
         if knob.name in INTEGERS and any(value != int(value) for value in values):
-            yield f"mergekit's {theirs} takes a whole number for {knob.name}"
+            yield f"mergekit's {theirs} needs a whole number for {knob.name}"
     for knob in method.source_knobs:
         each = [v.each[knob.name] for v in resolved]
         if knob.name not in parameters and any(len({*e}) > 1 or 0 in e for e in each):
-            yield f"mergekit's {theirs} has no {knob.name}; all models count alike there"
+            yield f"mergekit's {theirs} has no {knob.name}; all models count equally there"
 
 
 def _narrowed(source: RecipeSource, method: Method, places: Sequence[Place]) -> RecipeSource:
-    """A source with an epsilon mergekit takes: density ± epsilon must lie within 0 and 1.
+    """Return a source with an epsilon that mergekit accepts: density ± epsilon within [0, 1].
 
-    Where it does not, ours narrows to the same probabilities, but for the margin.
+    A larger epsilon is reduced; but for the margin, our method gives the same probabilities.
     """
     knobs = {knob.name: knob for knob in method.source_knobs}
     if not {"density", "epsilon"} <= set(knobs):
@@ -250,6 +258,6 @@ def _comments(recipe: Recipe, differences: Sequence[str]) -> str:
 
 
 def _wrapped(lines: Iterable[str]) -> str:
-    """Lines as YAML comments."""
+    """Wrap lines as YAML comments."""
     parts = (part for line in lines for part in textwrap.wrap(line, 97))
     return "".join(f"# {part}\n" for part in parts)

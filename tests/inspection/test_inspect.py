@@ -124,7 +124,7 @@ def test_a_stranger_is_flagged(capsys, tmp_path):
     perturb(stranger, 5, 0.5).save_pretrained(other)
     code, out, _ = run(capsys, "base", str(other))
     assert code == 0
-    assert "other seems not to be derived from base" in out
+    assert "other does not seem to be derived from base" in out
 
 
 def test_adapters_are_sources_too(capsys, tmp_path):
@@ -192,7 +192,7 @@ def test_files_that_cannot_be_read_are_one_line(spoil, said, capsys, tmp_path):
     [
         (["base"], 2, "SOURCE"),
         (["base", "./none"], 3, "no such folder"),
-        (["base", "a=left", "a=right"], 2, "two models are called 'a'"),
+        (["base", "a=left", "a=right"], 2, "two models are named 'a'"),
         (["base", "<b>=left"], 2, "expected NAME="),
         (["base", "left", "--html", "none/x.html"], 3, "cannot be written"),
     ],

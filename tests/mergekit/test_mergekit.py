@@ -303,7 +303,9 @@ def test_two_models_of_one_name_get_two_names():
 def test_an_adapter_is_read_as_a_source_of_its_own():
     read = parse(TIES.replace("org/math", "org/base+org/lora"))
     assert read.models["lora"] == "org/lora"
-    with pytest.raises(ConfigError, match=r"m.yaml:5:12: all adapters must be of one model, org/b"):
+    with pytest.raises(
+        ConfigError, match=r"m.yaml:5:12: all adapters must be of the same model, org/b"
+    ):
         parse(TIES.replace("org/math", "org/other+org/lora"))
 
 
@@ -329,8 +331,12 @@ def test_an_adapter_is_read_as_a_source_of_its_own():
         ("org/code@v1", "./code", ":12:12: no such folder: "),
         ("dtype: bfloat16", "dtype: bf16", ":18:8: unknown dtype 'bf16'; did you mean 'bfloat16'?"),
         ("dtype: bfloat16", "dtyp: x", ":18:1: unknown key 'dtyp'; did you mean 'dtype'?"),
-        ("dtype: bfloat16", "tokenizer_source: org/x", ":18:19: the tokenizer must be of a model"),
-        ("dtype: bfloat16", "chat_template: chatml", ":18:16: the template that mergekit brings"),
+        (
+            "dtype: bfloat16",
+            "tokenizer_source: org/x",
+            ":18:19: the tokenizer must be that of a merged",
+        ),
+        ("dtype: bfloat16", "chat_template: chatml", ":18:16: mergekit's own template"),
         ("dtype: bfloat16", "modules: {}", ":3:1: expected either `modules` or `models`, got both"),
         ("dtype: bfloat16", "slices: []", ":18:1: expected either `models` or `slices`, got both"),
         ("- model: org/base\n", "- org/base\n", ":4:5: expected a mapping with `model`"),
@@ -358,7 +364,7 @@ def test_what_mergekit_would_ignore_or_we_cannot_do_is_refused(old, new, message
             "a, layer_range: [8, 8]",
             ":6:37: expected the first layer, cou",
         ),
-        ("    parameters: {t: 0.25}", "    residual_weight: 1", ":7:5: mergekit does nothing with"),
+        ("    parameters: {t: 0.25}", "    residual_weight: 1", ":7:5: mergekit ignores residual"),
         (
             "    parameters: {t: 0.25}",
             "    base_model: org/c",
@@ -412,10 +418,10 @@ def test_slices_of_two_methods_or_bases_are_refused():
     )
     tail = "parameters: {weight: 1}\n"
     mixed = f"{head}{piece}{piece}    parameters: {{nuslerp_flatten: false}}\n{tail}"
-    with pytest.raises(ConfigError, match=":4:5: slices of nuslerp and of nuslerp_rows in one"):
+    with pytest.raises(ConfigError, match=":4:5: slices of both nuslerp and nuslerp_rows in one"):
         parse(mixed)
     based = [piece + f"    base_model: org/{name}\n" for name in ("a", "b")]
-    with pytest.raises(ConfigError, match=":6:17: task vectors of all slices are taken from one"):
+    with pytest.raises(ConfigError, match=":6:17: different base_models in one merge"):
         parse(f"merge_method: ties\nslices:\n{''.join(based)}{tail}")
 
 
@@ -450,7 +456,7 @@ slices:
 def test_parameters_of_other_methods_do_nothing_as_in_mergekit():
     read = parse(SLICES.replace("{t: 0.5}", "{t: 0.5, int8_mask: true, normalize: false}"))
     assert read.recipe == parse(SLICES).recipe
-    assert read.notes == ("slerp uses no normalize there, here or in mergekit",)
+    assert read.notes == ("slerp ignores normalize there, here as in mergekit",)
 
 
 def test_all_faults_come_together():
@@ -467,7 +473,7 @@ def test_task_arithmetic_drops_the_density_that_mergekit_does_not_use():
         )
     )
     assert "density" not in read.recipe.sources[0].knobs
-    assert any("uses no density" in note for note in read.notes)
+    assert any("does not use density" in note for note in read.notes)
 
 
 @pytest.mark.parametrize("method", ["dare_ties", "dare_linear"])
@@ -561,7 +567,9 @@ def test_an_exported_merge_of_adapters_gives_the_same_weights_again(tmp_path):
 
 
 def test_adapters_of_two_models_are_refused():
-    with pytest.raises(ConfigError, match=r"m.yaml:2:43: all adapters must be of one model, org/b"):
+    with pytest.raises(
+        ConfigError, match=r"m.yaml:2:43: all adapters must be of the same model, org/b"
+    ):
         parse(
             "merge_method: linear\nmodels: [{model: org/b+org/lora}, {model: org/c+org/lora2}]\n"
             "parameters: {weight: 1}"
@@ -583,10 +591,15 @@ def test_what_mergekit_calls_one_method_is_read_as_the_one_meant():
 @pytest.mark.parametrize(
     ("method", "sources", "knobs", "message"),
     [
-        ("unknown", {}, {}, "mergekit has no equal of 'unknown'"),
-        ("model_stock", {}, {"lambda": [1, 0.5]}, "mergekit's model_stock has no lambda; it is 1"),
+        ("unknown", {}, {}, "mergekit has no equivalent of 'unknown'"),
+        (
+            "model_stock",
+            {},
+            {"lambda": [1, 0.5]},
+            "mergekit's model_stock has no lambda; it is fixed at 1",
+        ),
         ("karcher", {"weight": [1, 0.5]}, {}, "mergekit's karcher has no weight; all models count"),
-        ("karcher", {}, {"max_iter": 2.5}, "mergekit's karcher takes a whole number for max_iter"),
+        ("karcher", {}, {"max_iter": 2.5}, "mergekit's karcher needs a whole number for max_iter"),
     ],
 )
 def test_what_mergekit_cannot_do_is_refused_and_said(method, sources, knobs, message):

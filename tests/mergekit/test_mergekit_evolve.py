@@ -77,7 +77,7 @@ def test_every_key_has_its_counterpart_or_a_note():
     ("old", "new", "note"),
     [
         ("limit: 100", "limit: 2", "limit 2 is raised to 8 items"),
-        ("limit: 100\n", "", "scored on 200 fresh items of each task, not on all"),
+        ("limit: 100\n", "", "scored on 200 fresh items per task, not on all"),
         ("limit: 100", "random_init: true", "random_init has no counterpart"),
         ("  layer", "  tokenizer_source: union\n  layer", "tokenizer_source has no counterpart"),
         ("[org/maths,", "[org/base, org/maths,", "the base is among the models: its weight has no"),
@@ -100,7 +100,7 @@ def test_what_has_no_counterpart_is_said(old, new, note):
         ("method: ties", "method: tise", ":3:17: unknown merge method 'tise'; did you mean 'ties'"),
         ("  base_model: org/base\n", "", ":2:3: missing key 'base_model'"),
         ("  filters", "  filtres", ":6:3: unknown key 'filtres'; did you mean 'filters'?"),
-        ("granularity: 1", "granularity: 2", ":5:22: the number of layers is not known"),
+        ("granularity: 1", "granularity: 2", ":5:22: the number of layers, and thus"),
         ("granularity: 1", "granularity: x", ":5:22: expected a whole number of layers, got"),
         ("org/code@v1", "org/maths", ":2:23: org/maths is listed twice"),
         ("weight: 0.5", "weight: 0", ":10:52: expected a number other than 0, got 0"),

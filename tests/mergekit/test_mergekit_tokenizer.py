@@ -92,8 +92,8 @@ def test_mergekit_takes_what_is_written(vocabulary):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("chat_template: chatml", ":1:16: the template that mergekit brings"),
-        ("chat_template: maths", ":1:16: expected `auto` or a template in Jinja"),
+        ("chat_template: chatml", ":1:16: mergekit's own template"),
+        ("chat_template: maths", ":1:16: expected `auto` or a Jinja template"),
         ("tokenizer: {tokens: {<s>: {source: org/maths}}}", ":1:13: choosing rows of single"),
         ("tokenizer: union", ":1:12: expected a mapping"),
         ("tokenizer: {sorce: base}", ":1:13: unknown key 'sorce'; did you mean 'source'"),
