@@ -117,7 +117,7 @@ def interpolate(knots: Sequence[float], depth: float) -> float:
 
 
 def neighbours(n_knots: int, depth: float) -> tuple[tuple[int, float], ...]:
-    """The knots on both sides of a depth, with their weights; the only one where there is one."""
+    """Return the knots on both sides of a depth with their weights; a single knot by itself."""
     if n_knots == 1:
         return ((0, 1.0),)
     position = min(max(depth, 0.0), 1.0) * (n_knots - 1)

@@ -100,7 +100,7 @@ def test_aliases_repeat_a_value_and_keep_its_place():
         ("a: -.NaN", None),
         ("a: 1e999", "f.yaml:1:4: the number 1e999 is too large"),
         ("a: " + "9" * 5000, "f.yaml:1:4: the number 9999999999999999999999999999999999999..."),
-        ("a:\n\t- b", "f.yaml:2:1: a tab; YAML is indented with spaces"),
+        ("a:\n\t- b", "f.yaml:2:1: a tab; indent YAML with spaces"),
         ("a: [1, 2\nb: 3", "f.yaml:2:2: not YAML: "),
         ("a: b: c", "f.yaml:1:5: not YAML: "),
         ("\ufeffa: 1", "f.yaml:1:1: the file begins with a byte order mark"),

@@ -115,7 +115,7 @@ def test_the_tokenizer_is_of_a_model_that_is_merged(tmp_path):
     assert not reader.faults
     check_vocabulary(reader, replace(uniform_average(["code"]), vocabulary=vocabulary))
     [fault] = reader.faults
-    assert "of a model that is merged" in fault.message
+    assert "that of a merged model" in fault.message
 
 
 def test_differences_are_said():
