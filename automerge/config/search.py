@@ -57,6 +57,7 @@ class Search(Section):
     depth: Depth = unsafe(Depth(knots=3))
     components: tuple[tuple[str, ...], ...] = unsafe(((DEFAULT,),), min_length=1, max_length=64)
     knobs: dict[str, Any] = unsafe({})
+    deviation: float = unsafe(0.1, gt=0, le=0.25)
     varying: tuple[str, ...] = unsafe(("weight", "t"))
     shared: tuple[str, ...] = unsafe(())
     leave_out: bool = unsafe(True)
@@ -120,6 +121,7 @@ class Search(Section):
             bounds={k: v for k, v in ranges.items() if k not in switches},
             fixed={k: v for k, v in self.knobs.items() if k not in ranges},
             switches=switches,
+            deviation=self.deviation,
             varying=self.varying,
             shared=self.shared,
             leave_out=self.leave_out,

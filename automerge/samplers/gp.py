@@ -13,7 +13,7 @@ from automerge.pareto import nondominated
 from automerge.samplers.base import Sampler, Told
 from automerge.samplers.gaussian_process import Hyperparameters, condition, fit
 from automerge.samplers.random import draw
-from automerge.space import Space
+from automerge.space import UNIFORM_SCALE, Space, prior_fractions
 from automerge.trial import Params
 
 N_INITIAL = 10
@@ -33,7 +33,8 @@ N_DRAWS, N_DIRECTIONS = 16, 64
 N_BEST = 40
 """How many of the best points, beyond the front, improvements are measured against."""
 LOCAL_STDS = (0.03, 0.08, 0.2)
-"""Standard deviations of local moves, in fractions of a parameter's range."""
+"""Standard deviations of local moves, in fractions of a parameter's range where its prior is
+uniform; in proportion to the prior's for the others."""
 N_MOVED = 6
 """Coordinates a local move changes, on average."""
 P_CROSSOVER = 0.5
@@ -191,9 +192,11 @@ class GpSampler(Sampler):
         along = rng.uniform(0, 1, (N_LOCAL, 1)) * (rng.random((N_LOCAL, 1)) < P_CROSSOVER)
         moved = rng.random((N_LOCAL, d)) < N_MOVED / max(d, N_MOVED)
         steps = rng.choice(LOCAL_STDS, size=(N_LOCAL, 1)) * rng.standard_normal((N_LOCAL, d))
+        steps *= self._space.scales / UNIFORM_SCALE
         near = first[:, :d] + along * (second[:, :d] - first[:, :d]) + moved * steps
         # Reflected at the bounds: clipped there, they would crowd where losses may be steep.
-        shares = np.vstack([rng.random((N_UNIFORM, d)), 1 - np.abs(1 - np.abs(near))])
+        anywhere = prior_fractions(rng.random((N_UNIFORM, d)), self._space.scales)
+        shares = np.vstack([anywhere, 1 - np.abs(1 - np.abs(near))])
         branches = rng.choice(len(self._space.prior), len(shares), p=self._space.prior)
         stays = rng.random(N_LOCAL) >= P_SWITCH
         branches[N_UNIFORM:][stays] = self._space.branch_numbers(first[stays])

@@ -12,7 +12,7 @@ import numpy as np
 
 from automerge.recipe import Value
 from automerge.samplers.base import Sampler, Told
-from automerge.space import CategoricalParameter, Parameter, Space
+from automerge.space import CategoricalParameter, Parameter, Space, prior_fractions, prior_shares
 from automerge.trial import Params
 
 if TYPE_CHECKING:
@@ -27,8 +27,9 @@ class OptunaSampler(Sampler):
 
     Optuna's genetic samplers search only what every trial has: in a conditional space they would
     draw all but the method at random. So each trial has every role (a parameter's name without its
-    method) as a fraction in [0, 1] of its range, used or not, and the methods share what they learn
-    of a role.
+    method), used or not, and the methods share what they learn of a role. A role is the share in
+    [0, 1] of its prior that lies below its value, so that what Optuna draws uniformly is drawn from
+    the prior.
 
     Every proposal comes from a fresh sampler seeded by (seed, number); what it knows is the study
     in memory. Trials nobody asked for enter as enqueued ones.
@@ -80,7 +81,8 @@ class OptunaSampler(Sampler):
         def choose(parameter: Parameter) -> Value:
             if isinstance(parameter, CategoricalParameter):
                 return suggested[parameter.name]
-            return parameter.at_fraction(float(suggested[parameter.role]))
+            share = np.array([suggested[parameter.role]], dtype=np.float64)
+            return parameter.at_fraction(float(prior_fractions(share, parameter.scale)[0]))
 
         return self._space.walk(choose)
 
@@ -94,7 +96,8 @@ def _flat(space: Space, params: Params) -> dict[str, Value]:
             if isinstance(parameter, CategoricalParameter):
                 flat[parameter.name] = value
             else:
-                flat[parameter.role] = parameter.fraction(value)
+                fraction = np.array([parameter.fraction(value)])
+                flat[parameter.role] = float(prior_shares(fraction, parameter.scale)[0])
     return flat
 
 

@@ -1,4 +1,4 @@
-"""Uniform random search: the baseline every other sampler must beat."""
+"""Random search: the baseline every other sampler must beat."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import numpy as np
 
 from automerge.recipe import Value
 from automerge.samplers.base import Sampler, Told
-from automerge.space import CategoricalParameter, Parameter, Space
+from automerge.space import CategoricalParameter, Parameter, Space, prior_fractions
 from automerge.trial import Params
 
 
 class RandomSampler(Sampler):
-    """Draws every active parameter uniformly; a proposal depends on seed and number alone."""
+    """Draws every active parameter from its prior; a proposal depends on seed and number alone."""
 
     def __init__(self, space: Space, n_objectives: int, seed: int, budget: int) -> None:
         self._space = space
@@ -26,7 +26,7 @@ class RandomSampler(Sampler):
 
 
 def draw(space: Space, rng: np.random.Generator, fixed: Params | None = None) -> Params:
-    """Draw the active parameters uniformly, except those in `fixed`."""
+    """Draw the active parameters from their priors, except those in `fixed`."""
     fixed = {} if fixed is None else fixed
 
     def choose(parameter: Parameter) -> Value:
@@ -34,6 +34,6 @@ def draw(space: Space, rng: np.random.Generator, fixed: Params | None = None) ->
             return fixed[parameter.name]
         if isinstance(parameter, CategoricalParameter):
             return parameter.choices[int(rng.integers(len(parameter.choices)))]
-        return parameter.at_fraction(float(rng.random()))
+        return parameter.at_fraction(float(prior_fractions(rng.random(1), parameter.scale)[0]))
 
     return space.walk(choose)

@@ -2,10 +2,13 @@
 
 from automerge.space.build import MAX_CHOICES, MAX_DIMENSION, build_space
 from automerge.space.parameters import (
+    UNIFORM_SCALE,
     BooleanParameter,
     CategoricalParameter,
     FloatParameter,
     Parameter,
+    prior_fractions,
+    prior_shares,
 )
 from automerge.space.settings import Depth, Groups, Knots, PerLayer, SpaceSettings
 from automerge.space.space import Branch, Space
@@ -13,6 +16,7 @@ from automerge.space.space import Branch, Space
 __all__ = [
     "MAX_CHOICES",
     "MAX_DIMENSION",
+    "UNIFORM_SCALE",
     "BooleanParameter",
     "Branch",
     "CategoricalParameter",
@@ -25,4 +29,6 @@ __all__ = [
     "Space",
     "SpaceSettings",
     "build_space",
+    "prior_fractions",
+    "prior_shares",
 ]

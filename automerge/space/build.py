@@ -8,6 +8,7 @@ from itertools import combinations
 
 from automerge.errors import ConfigError, Fault
 from automerge.recipe import DEFAULT, Profile, canonical
+from automerge.space import deviations
 from automerge.space.checks import model_faults, settings_faults
 from automerge.space.declarations import KnobDeclaration, MethodDeclaration
 from automerge.space.knobs import KnobSpace
@@ -217,16 +218,18 @@ def _knob_space(
     else:
         knot_entries = tuple(range(columns))
         depths = tuple(j / max(columns - 1, 1) for j in range(columns))
+    common = f"{knob.name}{owner}"
+    scales = deviations.scales(n_groups, columns, settings.deviation).tolist()
+    reach = canonical((high - low) / 2)
     rows = []
-    for group in groups:
-        suffix = "" if group == (DEFAULT,) else f".{'+'.join(group)}"
-        roles = [
-            f"{knob.name}{owner}{suffix}{f'.{j}' if columns > 1 else ''}" for j in range(columns)
-        ]
-        rows.append(
-            tuple(
-                FloatParameter(f"{method}.{role}", role, canonical(low), canonical(high))
-                for role in roles
-            )
-        )
+    for i, group in enumerate(groups):
+        row = []
+        for j in range(columns):
+            role = common + (f".{'+'.join(group)}" if i else "") + (f".depth{j}" if j else "")
+            name = f"{method}.{role}"
+            if i or j:
+                row.append(FloatParameter(name, role, -reach, reach, scales[i][j]))
+            else:
+                row.append(FloatParameter(name, role, canonical(low), canonical(high)))
+        rows.append(tuple(row))
     return KnobSpace(knob.name, groups, tuple(rows), knot_entries, depths)

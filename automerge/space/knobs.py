@@ -5,24 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from automerge.arrays import Floats
 from automerge.recipe import DEFAULT, Profile, interpolate
+from automerge.space import deviations
 from automerge.space.parameters import FloatParameter
 from automerge.trial import Params
 
 TOLERANCE = 1e-5
 """Relative difference below which two profiles, rounded to six digits, are the same."""
+READ_DECIMALS = 9
+"""Of coefficients that are read back: more than six digits need, fewer than rounding disturbs."""
 
 
 @dataclass(frozen=True)
 class KnobSpace:
     """The parameters of one knob of one source, or of the recipe.
 
+    The first parameter is the common value; the others are the coefficients of deviations from it
+    (see `deviations`). Where the sum leaves the common value's bounds, the bound is taken.
+
     Attributes:
         knob: its name.
         groups: component groups, as selectors.
-        parameters: a row per group, an entry per value over depth.
-        knot_entries: the entry of a row that each knot of the profile is.
-        depths: the depth in [0, 1] that each entry is read back at.
+        parameters: a row per mode of the groups, an entry per mode over depth.
+        knot_entries: which of the values over depth each knot of the profile is.
+        depths: the depth in [0, 1] that each value is read back at.
     """
 
     knob: str
@@ -31,45 +40,74 @@ class KnobSpace:
     knot_entries: tuple[int, ...]
     depths: tuple[float, ...]
 
+    @property
+    def _bounds(self) -> tuple[float, float]:
+        common = self.parameters[0][0]
+        return common.low, common.high
+
+    def _unbounded(self, params: Params) -> Floats:
+        """Return common value plus deviations, (groups, depths)."""
+        rows = [[float(params[parameter.name]) for parameter in row] for row in self.parameters]
+        return deviations.values(np.array(rows))
+
     def profile(self, params: Params) -> Profile:
         """Return the profile with these values."""
+        rows = np.clip(self._unbounded(params), *self._bounds).tolist()
         knots = {
-            selector: [float(params[row[entry].name]) for entry in self.knot_entries]
-            for group, row in zip(self.groups, self.parameters, strict=True)
+            selector: [row[entry] for entry in self.knot_entries]
+            for group, row in zip(self.groups, rows, strict=True)
             for selector in group
         }
         return Profile.of(knots)
 
     def read(self, profile: Profile) -> Mapping[str, float] | None:
-        """Return parameters whose profile may be this one; None where one is out of bounds."""
-        params = {}
-        for group, row in zip(self.groups, self.parameters, strict=True):
-            for parameter, depth in zip(row, self.depths, strict=True):
-                value = _value_of(profile, group[0], depth)
-                if value is None or not parameter.low <= value <= parameter.high:
-                    return None
-                params[parameter.name] = value
-        return params
+        """Return parameters whose profile may be this one; None where a selector has no value."""
+        rows = [
+            [_value_of(profile, group[0], depth) for depth in self.depths] for group in self.groups
+        ]
+        values = np.array(rows, dtype=np.float64)  # None becomes NaN
+        if np.isnan(values).any():
+            return None
+        read = deviations.coefficients(values).round(READ_DECIMALS) + 0.0
+        return {
+            parameter.name: min(max(coefficient, parameter.low), parameter.high)
+            for row, coefficients in zip(self.parameters, read.tolist(), strict=True)
+            for parameter, coefficient in zip(row, coefficients, strict=True)
+        }
 
-    def pull_back(self, slopes: Mapping[tuple[str, int], float]) -> dict[str, float]:
-        """Return the slopes per fraction of a parameter's range, by role.
+    def pull_back(
+        self, params: Params, slopes: Mapping[tuple[str, int], float]
+    ) -> dict[str, float]:
+        """Return the slopes per fraction of a parameter's range, by role; empty without any.
 
         The chain rule through `profile` and `FloatParameter.at_fraction`, which are linear but for
-        rounding. A parameter is left out where no knot it moves has a slope.
+        rounding and bounds. Of a value that the deviations take beyond a bound, a slope along which
+        a descent would go on outwards counts as 0, and one that leads back inside as it is: so a
+        descent ends at a bound but does not stick to it.
 
         Args:
+            params: where the slopes were taken.
             slopes: per unit of each knot of the profile, by selector and number; knots that are
                 not there have no slope.
         """
-        pulled: dict[str, float] = {}
-        for group, row in zip(self.groups, self.parameters, strict=True):
+        grid = np.zeros((len(self.groups), len(self.depths)))
+        known = False
+        for row, group in zip(grid, self.groups, strict=True):
             for selector in group:
                 for knot, entry in enumerate(self.knot_entries):
                     if (selector, knot) in slopes:
-                        parameter = row[entry]
-                        slope = slopes[selector, knot] * (parameter.high - parameter.low)
-                        pulled[parameter.role] = pulled.get(parameter.role, 0.0) + slope
-        return pulled
+                        row[entry] += slopes[selector, knot]
+                        known = True
+        if not known:
+            return {}
+        values, (low, high) = self._unbounded(params), self._bounds
+        outwards = ((values > high) & (grid < 0)) | ((values < low) & (grid > 0))
+        pulled = deviations.pulled_back(np.where(outwards, 0.0, grid)).tolist()
+        return {
+            parameter.role: slope * (parameter.high - parameter.low)
+            for row, slopes_of_row in zip(self.parameters, pulled, strict=True)
+            for parameter, slope in zip(row, slopes_of_row, strict=True)
+        }
 
     def middle(self) -> Mapping[str, float]:
         """Return the middle of every parameter."""

@@ -155,7 +155,7 @@ class MethodSpace:
                 for at, slope in slopes.items()
                 if (at.source, at.knob) == (owner, space.knob)
             }
-            yield from space.pull_back(knots).items()
+            yield from space.pull_back(params, knots).items()
 
     def params(self, recipe: Recipe, depths: tuple[float, ...]) -> Params | None:
         """Return parameters whose recipe gives every tensor the same values; None without any.

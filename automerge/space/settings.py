@@ -41,6 +41,8 @@ class SpaceSettings:
             default.
         fixed: knobs that have one value and are not searched.
         switches: boolean knobs that are searched.
+        deviation: prior standard deviation of a value over components and depth about the source's
+            common value, as a share of the knob's range.
         varying: knobs that differ between component groups and over depth; each other knob is one
             number per source.
         shared: knobs that have one value for all sources.
@@ -58,6 +60,7 @@ class SpaceSettings:
     bounds: Mapping[str, tuple[float, float]]
     fixed: Mapping[str, float | bool]
     switches: tuple[str, ...]
+    deviation: float
     varying: tuple[str, ...]
     shared: tuple[str, ...]
     leave_out: bool

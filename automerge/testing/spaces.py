@@ -21,6 +21,7 @@ PLAIN = SpaceSettings(
     bounds={},
     fixed={},
     switches=(),
+    deviation=0.1,
     varying=("weight", "t"),
     shared=(),
     leave_out=False,

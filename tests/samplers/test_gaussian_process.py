@@ -110,7 +110,7 @@ def test_a_place_that_failed_is_not_proposed_again():
     failed = []
     for number in range(60):
         params = sampler.ask(number)
-        bad = float(params["task_arithmetic.weight[a].0"]) > 0.5
+        bad = float(params["task_arithmetic.weight[a]"]) > 0.5
         failed.append(bad)
         sampler.tell(number, params, None if bad else Told((float(rng.normal()),)))
     assert len({repr(dict(p)) for p in [sampler.ask(60)]}) == 1

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from automerge.recipe import Coordinate, Profile, Recipe
-from automerge.space import Space
+from automerge.space import UNIFORM_SCALE, Space
 from tests.space.test_space import SPACES
 
-STEP = 0.125
+STEP = 0.05
 """Of a fraction: the map is linear, so a long step costs nothing and rounding counts for little."""
-ROUNDING = 4e-5
-"""Of a difference quotient: numbers below 5 with six digits, and fractions with six decimals, at
-both ends of 2 · STEP."""
+ROUNDING = 2e-4
+"""Of a difference quotient: numbers from 1 to 10 with six digits (5e-6), fractions of a range of at
+most 2 with six decimals (1e-6), at both ends of 2 · STEP."""
 
 
 def numbers(recipe: Recipe) -> dict[Coordinate, float]:
@@ -35,12 +35,14 @@ def at_fractions(space: Space, branch: int, fractions: np.ndarray) -> dict:
 
 @st.composite
 def interiors(draw: st.DrawFn) -> tuple[str, int, np.ndarray]:
-    """A space, a branch, and fractions of its roles that are not near a bound."""
+    """A space, a branch, and fractions of its roles that lead to no number near a bound."""
     name = draw(st.sampled_from(tuple(SPACES)))
     space = SPACES[name]
     branch = draw(st.integers(0, len(space.branches) - 1))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    fractions = rng.uniform(0.3, 0.7, len(space.roles))
+    fractions = rng.uniform(0.4, 0.6, len(space.roles))
+    deviations = space.scales < UNIFORM_SCALE
+    fractions[deviations] = 0.5 + 0.02 * (fractions[deviations] - 0.5)
     for role in space.roles:
         if role.startswith("layers."):
             fractions[space.columns[role]] = 0.4  # no layers are left out or repeated
@@ -128,3 +130,18 @@ def test_a_space_says_the_scale_and_smoothness_of_every_role() -> None:
     assert {role for role, smooth in zip(space.roles, space.smooth, strict=True) if not smooth} == (
         steps
     )
+
+
+def test_beyond_a_bound_only_slopes_that_lead_back_inside_count() -> None:
+    space = SPACES["one number, components"]
+    branch = next(i for i, b in enumerate(space.branches) if b.method == "task_arithmetic")
+    fractions = np.full(len(space.roles), 0.5)
+    fractions[space.columns["weight[math]"]] = 1.0
+    fractions[space.columns["weight[math].mlp+default"]] = 0.7
+    params = at_fractions(space, branch, fractions)
+    weight = space.recipe(params).sources[0].knobs["weight"]
+    low = {"attention": 0.8, "norm": 0.8}
+    assert weight == Profile.of({**low, "mlp": 1.0, "default": 1.0})  # 1.2, were there no bound
+    for slope, passed in ((-1.0, 0.0), (1.0, 1.0)):
+        pulled = space.pull_back(params, {Coordinate("math", "weight", "mlp", 0): slope})
+        assert pulled["weight[math]"] == pytest.approx(passed)
