@@ -16,7 +16,7 @@ from automerge.files.yaml_file import parse_yaml
 from automerge.mergekit import parse_evolve, parse_mergekit
 from automerge.merging import ResidentEngine
 from automerge.methods import METHODS
-from automerge.space import CategoricalParameter, build_space
+from automerge.space import CategoricalParameter, build_space, deviations
 from tests.checkpoints.models import llama, perturb, save
 
 GENOME = """\
@@ -211,12 +211,13 @@ def test_the_space_holds_the_merges_of_mergekit_evolve(method, filters, size, sm
     named = {}
     for j, model in enumerate(("maths", "code")):
         for i, knob in enumerate(knobs):
-            for k, part in enumerate([*(f"*{f}*" for f in filters or []), "default"]):
-                for g in range(shape[0]):
+            values = genotype[:, j, :, i].T.astype(np.float64)  # (filters and the rest, groups)
+            parts = [*(f"*{f}*" for f in filters or []), "default"]
+            for k, row in enumerate(deviations.coefficients(values).tolist()):
+                for g, coefficient in enumerate(row):
                     role = f"{method}.{knob}[{model}]"
-                    role += f".{part}" if filters and part != "default" else ""
-                    role += f".{g}" if shape[0] > 1 else ""
-                    named[role] = float(genotype[g, j, k, i])
+                    role += (f".{parts[k]}" if k else "") + (f".depth{g}" if g else "")
+                    named[role] = coefficient
 
     def choose(parameter):
         if isinstance(parameter, CategoricalParameter):
