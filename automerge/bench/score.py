@@ -17,9 +17,10 @@ from automerge.bench.merge import now, seconds, varied
 from automerge.bench.score_tasks import Lengths, task_folder
 from automerge.bench.shapes import SIZES, empty_model, random_models
 from automerge.checkpoints import Checkpoint, open_together
+from automerge.evaluation.base import Settings
 from automerge.evaluation.lm_eval.isolation import isolated
 from automerge.evaluation.lm_eval.scorer import LmEvalScorer
-from automerge.evaluation.lm_eval.tasks import TaskSet, TaskSettings, TaskSpec, load_tasks
+from automerge.evaluation.lm_eval.tasks import TaskSet, TaskSpec, load_tasks
 from automerge.evaluation.loglikelihood.forward import batch_tokens
 from automerge.evaluation.loglikelihood.packing import Request, unique_tokens
 from automerge.merging import ResidentEngine, plan_free_memory
@@ -117,7 +118,7 @@ def bench_score(
         torch.set_num_threads(1)
     tokenizer = transformers.AutoTokenizer.from_pretrained(demo.BASE, local_files_only=True)
     with task_folder(tasks, fewshot, items) as (folder, names):
-        task_set = load_tasks([TaskSpec(name) for name in names], TaskSettings(folder))
+        task_set = load_tasks([TaskSpec(name) for name in names], Settings(folder))
         scorer = LmEvalScorer(model, tokenizer, task_set, batch_size)
         chosen = {
             name: tuple(range(min(items, len(documents))))

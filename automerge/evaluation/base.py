@@ -44,8 +44,9 @@ class Entry:
 class Settings:
     """What holds for every task of a study; names follow the configuration.
 
-    `include_path` is the user's own folder of task files. `batch_size` counts sequences,
-    `max_length` tokens; None is the model's own length.
+    `include_path` is the user's own folder of task files. `allow_task_code` lets task files
+    outside lm-eval's own package run Python, `allow_code_eval` tasks run programs that the model
+    wrote. `batch_size` counts sequences, `max_length` tokens; None is the model's own length.
     """
 
     include_path: Path | None = None
@@ -56,6 +57,13 @@ class Settings:
     system_instruction: str | None = None
     batch_size: int = 16
     max_length: int | None = None
+
+    @property
+    def multiturn(self) -> bool:
+        """lm-eval's default: several turns wherever a chat template is applied."""
+        if self.fewshot_as_multiturn is None:
+            return self.apply_chat_template
+        return self.fewshot_as_multiturn
 
 
 @dataclass(frozen=True, order=True)

@@ -21,7 +21,7 @@ SIMILAR = 0.8
 """Documents are near-duplicates from this Jaccard similarity of word 5-grams on: the threshold of
 Lee et al. (2022, arXiv:2107.06499, section 4.2), which one changed word in 41 still meets."""
 
-MOST_WORDS = 1000
+MAX_WORDS = 1000
 """Words of a document that are compared."""
 
 LARGEST_SHARE, LARGEST_COUNT = 0.05, 10
@@ -205,7 +205,7 @@ def _leaves(value: object, key: str = "") -> Iterator[tuple[str, object]]:
 def _words(document: object) -> list[list[str]]:
     """Words and signs of each field, names of the document left out."""
     fields: list[list[str]] = []
-    room = MOST_WORDS
+    room = MAX_WORDS
     for key, value in _leaves(document):
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             continue

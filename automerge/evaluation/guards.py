@@ -15,7 +15,7 @@ MIN_ANSWERS = 20
 BROKEN_SHARE = 0.95
 """More generations than this share must be one text in a loop before a model is called broken."""
 
-SHORTEST_LOOP, LONGEST_LOOP, TIMES = 2, 64, 3
+MIN_LOOP, MAX_LOOP, TIMES = 2, 64, 3
 """Tokens of a phrase, and how often it ends a text that loops."""
 
 ENDLESS = 32
@@ -60,9 +60,9 @@ def loops(tokens: Sequence[int]) -> bool:
     """Whether a text ends in a loop: a phrase of at least two tokens, three times in a row.
 
     The definition of Holtzman et al. (2020, "The Curious Case of Neural Text Degeneration",
-    arXiv:1904.09751), with phrases of at most `LONGEST_LOOP` tokens.
+    arXiv:1904.09751), with phrases of at most `MAX_LOOP` tokens.
     """
-    for length in range(SHORTEST_LOOP, min(LONGEST_LOOP, len(tokens) // TIMES) + 1):
+    for length in range(MIN_LOOP, min(MAX_LOOP, len(tokens) // TIMES) + 1):
         end = tokens[-length * TIMES :]
         if end[length:] == end[:-length]:
             return True

@@ -28,7 +28,7 @@ TASK_KEYS = ("name", "weight", "metric")
 METHODS_OF_EVOLVE = ("linear", "task_arithmetic", "ties", "dare_ties", "slerp")
 NORMALIZED = ("linear", "ties", "dare_ties")
 """Methods that are normalised unless the file says otherwise."""
-LEAST_ITEMS = 8
+MIN_ITEMS = 8
 
 
 @dataclass(frozen=True)
@@ -235,9 +235,9 @@ class _Evolve:
             return {}
         if type(limit) is not int or limit < 1:
             self.reader.fault(("limit",), f"expected a whole number, got {json.dumps(limit)}")
-        if type(limit) is int and limit < LEAST_ITEMS:
-            self._notes.append(f"limit {limit} is raised to {LEAST_ITEMS} items")
-            limit = LEAST_ITEMS
+        if type(limit) is int and limit < MIN_ITEMS:
+            self._notes.append(f"limit {limit} is raised to {MIN_ITEMS} items")
+            limit = MIN_ITEMS
         return {"evaluation": {"items_per_candidate": limit}}
 
     def _switch(self, at: At, default: bool) -> bool:

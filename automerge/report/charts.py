@@ -17,8 +17,8 @@ from automerge.report.hypervolume import progress
 from automerge.report.summary import Member, Summary
 from automerge.store.result import TrialResult
 
-MOST_TRIALS = 1500
-_MOST_STEPS = 400
+MAX_TRIALS = 1500
+_MAX_STEPS = 400
 
 Plain = dict[str, object]
 
@@ -120,9 +120,9 @@ def _values(trial: TrialResult, objectives: Sequence[Objective]) -> list[float |
 def _shown_rows(losses: NDArray[np.float64]) -> list[int]:
     """Keep the nondominated trials and an even sample of the others."""
     n = len(losses)
-    if n <= MOST_TRIALS:
+    if n <= MAX_TRIALS:
         return list(range(n))
-    sample = np.linspace(0, n - 1, MOST_TRIALS).astype(int)
+    sample = np.linspace(0, n - 1, MAX_TRIALS).astype(int)
     return sorted({*np.flatnonzero(pareto.nondominated(losses)).tolist(), *sample.tolist()})
 
 
@@ -138,7 +138,7 @@ def _progress(objectives: Sequence[Objective], trials: Sequence[TrialResult]) ->
             for row, loss in enumerate(best, start=1)
             if math.isfinite(loss)
         ]
-    keep = np.unique(np.linspace(0, len(points) - 1, min(len(points), _MOST_STEPS)).astype(int))
+    keep = np.unique(np.linspace(0, len(points) - 1, min(len(points), _MAX_STEPS)).astype(int))
     return {
         "objective": list(objectives).index(wanted[0]) if len(wanted) == 1 else None,
         "points": [points[row] for row in keep.tolist()] if points else [],

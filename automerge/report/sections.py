@@ -10,7 +10,7 @@ import yaml
 
 from automerge.estimation import Difference, Interval
 from automerge.objective import Objective
-from automerge.report.charts import MOST_TRIALS, measured_trials
+from automerge.report.charts import MAX_TRIALS, measured_trials
 from automerge.report.commands import score_commands
 from automerge.report.compare import verdict
 from automerge.report.run_sections import (
@@ -99,7 +99,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
 
 
 def _trials_text(n: int) -> str:
-    sample = f" ({MOST_TRIALS} of {n} shown)" if n > MOST_TRIALS else ""
+    sample = f" ({MAX_TRIALS} of {n} shown)" if n > MAX_TRIALS else ""
     return f"tried in the search, by its estimates{sample}"
 
 

@@ -26,7 +26,7 @@ LOCAL_FILE_SYSTEMS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tm
 OWN = ("study.", "front.json", "report.html", "optuna.journal", "test_samples.json")
 """How names of automerge's own files in a run folder begin."""
 OWN_FOLDERS = ("models", "tasks", "items")
-LONGEST_OWNER = 10_000
+MAX_OWNER_BYTES = 10_000
 
 
 def check_own_files(run: Path) -> None:
@@ -161,7 +161,7 @@ def owner(run: Path) -> Mapping[str, object]:
     try:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
         with os.fdopen(os.open(run / OWNER, flags), "rb") as file:
-            holder = json.loads(file.read(LONGEST_OWNER))
+            holder = json.loads(file.read(MAX_OWNER_BYTES))
     except (OSError, ValueError, RecursionError):
         return {}
     return holder if isinstance(holder, dict) else {}

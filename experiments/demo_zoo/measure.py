@@ -30,7 +30,7 @@ from experiments.demo_zoo.score import accuracy
 RESULTS = Path(__file__).parent / "results.json"
 SEARCH_ITEMS = 400
 RANDOM_MERGES = 60
-MOST_WEIGHT = 1.5
+MAX_WEIGHT = 1.5
 Weights = dict[str, Tensor]
 
 
@@ -120,7 +120,7 @@ def random_merges(
     rng = random.Random(seed)
     found = []
     for _ in range(RANDOM_MERGES):
-        weights = {name: round(rng.uniform(0.0, MOST_WEIGHT), 3) for name in names}
+        weights = {name: round(rng.uniform(0.0, MAX_WEIGHT), 3) for name in names}
         found.append({"weights": weights, "search": score(build(weights), slice(0, SEARCH_ITEMS))})
     return found
 

@@ -28,8 +28,9 @@ from automerge.bench.merge import seconds
 from automerge.bench.score import Floor
 from automerge.bench.score_tasks import Lengths, task_folder
 from automerge.bench.shapes import SIZES, empty_model
+from automerge.evaluation.base import Settings
 from automerge.evaluation.lm_eval.scorer import LmEvalScorer
-from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, load_tasks
+from automerge.evaluation.lm_eval.tasks import TaskSpec, load_tasks
 from automerge.store.store import Store
 from automerge.trial import Measured
 from automerge.worker.worker import load_model
@@ -100,7 +101,7 @@ def main() -> None:
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-        task_set = load_tasks([TaskSpec(name) for name in names], TaskSettings(tasks))
+        task_set = load_tasks([TaskSpec(name) for name in names], Settings(tasks))
         scorer = LmEvalScorer(model, tokenizer, task_set, BATCH)
 
         def floor(ids: tuple[int, ...]) -> float:

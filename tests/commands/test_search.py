@@ -22,10 +22,9 @@ import automerge
 from automerge.report.commands import score_commands
 from automerge.store.store import Store
 from automerge.trial import PARTS, Measured
+from tests import command_line
+from tests.command_line import AUTOMERGE, REPOSITORY, surroundings
 from tests.zoo import write_zoo
-
-AUTOMERGE = [sys.executable, "-m", "automerge.cli"]
-REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +39,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     cache = tmp_path_factory.mktemp("cache")
-    return {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(cache),
-        "PYTHONPATH": str(REPOSITORY),
-        "HF_TOKEN": "hf_plantedplantedplanted",
-    }
+    return surroundings(HF_HOME=str(cache), HF_TOKEN="hf_plantedplantedplanted")
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +53,7 @@ def finished(zoo: Path, environment: dict[str, str]) -> Path:
 def run(
     folder: Path, environment: dict[str, str], *arguments: str
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*AUTOMERGE, *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return command_line.automerge(folder, *arguments, environment=environment)
 
 
 def content(folder: Path) -> tuple[object, ...]:

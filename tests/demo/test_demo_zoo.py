@@ -16,7 +16,7 @@ from automerge import demo
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
 from experiments.demo_zoo import build, data, score, train
 
-MOST_BYTES = 6_000_000
+MAX_BYTES = 6_000_000
 FULL_SOURCES = [
     name for name, folder in demo.SOURCES.items() if not (folder / "adapter_config.json").is_file()
 ]
@@ -39,7 +39,7 @@ def load_model(name: str) -> LlamaForCausalLM:
 def test_size() -> None:
     files = [path for path in demo.folder().rglob("*") if path.is_file()]
     shipped = [path for path in files if "__pycache__" not in path.parts]
-    assert sum(path.stat().st_size for path in shipped) <= MOST_BYTES
+    assert sum(path.stat().st_size for path in shipped) <= MAX_BYTES
 
 
 @pytest.mark.parametrize("folder", [demo.BASE, *(demo.SOURCES[name] for name in FULL_SOURCES)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
@@ -14,8 +13,8 @@ import yaml
 
 from automerge import demo
 from automerge.config import load_config
+from tests.command_line import REPOSITORY, automerge, surroundings
 
-REPOSITORY = Path(__file__).parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
@@ -29,18 +28,10 @@ def commands() -> list[list[str]]:
 
 
 def run_all(folder: Path, budgets: dict[str, str]) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HOME": str(folder / "cache")}
-    environment["PYTHONPATH"] = str(REPOSITORY)
+    environment = surroundings(HF_HOME=str(folder / "cache"))
     for _, *arguments in commands():
         shown = [budgets.get(word, word.replace("trial-20", budgets["name"])) for word in arguments]
-        done = subprocess.run(
-            [sys.executable, "-m", "automerge.cli", *shown],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = automerge(folder, *shown, environment=environment)
         assert done.returncode == 0, (shown, done.stderr)
 
 
@@ -57,8 +48,7 @@ def test_the_python_shown_runs(tmp_path: Path) -> None:
     plain |= {"budget": 8, "export": "none"}
     (tmp_path / "automerge.yaml").write_text(yaml.safe_dump(plain), encoding="utf-8")
     [program] = blocks(README, "python")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "cache")}
-    environment["PYTHONPATH"] = str(REPOSITORY)
+    environment = surroundings(HF_HOME=str(tmp_path / "cache"))
     ran = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,

@@ -10,11 +10,12 @@ import time
 import pytest
 
 from automerge.errors import PreflightError
+from automerge.evaluation.base import Settings
 from automerge.evaluation.lm_eval import chat_template
 from automerge.evaluation.lm_eval.chat_template import limited
 from automerge.evaluation.lm_eval.scorer import LmEvalScorer
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
-from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, load_tasks
+from automerge.evaluation.lm_eval.tasks import TaskSpec, load_tasks
 from tests.evaluation.toys import make_model, make_tokenizer
 
 ENDLESS = (
@@ -86,6 +87,6 @@ def test_a_study_with_such_a_template_says_so(task_folder, tmp_path, monkeypatch
     tokenizer = make_tokenizer()
     tokenizer.chat_template = ENDLESS
     folder = copy_tasks(task_folder, tmp_path / "tasks")
-    settings = TaskSettings(folder, apply_chat_template=True)
+    settings = Settings(folder, apply_chat_template=True)
     with pytest.raises(PreflightError, match="the chat template took more than"):
         LmEvalScorer(make_model(), tokenizer, load_tasks([TaskSpec("choice")], settings))

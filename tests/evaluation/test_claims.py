@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from automerge.estimation import paired_difference
+from automerge.evaluation.base import Settings
 from automerge.evaluation.lm_eval.claims import (
     claim_warnings,
     confirmable_difference,
     items_to_confirm,
 )
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
-from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, load_tasks
+from automerge.evaluation.lm_eval.tasks import TaskSpec, load_tasks
 from automerge.evaluation.split import SplitPlan, split_documents
 from automerge.objective import ItemScores
 from tests.evaluation.toys import write_tasks
@@ -52,7 +53,7 @@ def task_set(tmp_path_factory):
             TaskSpec("word", "perplexity"),
             TaskSpec("shots"),
         ],
-        TaskSettings(folder),
+        Settings(folder),
     )
 
 

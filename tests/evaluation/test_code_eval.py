@@ -10,13 +10,14 @@ from pathlib import Path
 import lm_eval
 import pytest
 
+from automerge.evaluation.base import Settings
 from automerge.evaluation.lm_eval.answers import Answers
 from automerge.evaluation.lm_eval.cage import launch
 from automerge.evaluation.lm_eval.cage.launch import caging_fault
 from automerge.evaluation.lm_eval.code_eval import CodeEval, pass_at, replaced
 from automerge.evaluation.lm_eval.scorer import LmEvalScorer
-from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, check_tasks, load_tasks
-from tests.evaluation.toys import make_model, make_tokenizer
+from automerge.evaluation.lm_eval.tasks import TaskSpec, load_tasks
+from tests.evaluation.toys import make_model, make_tokenizer, refusals
 
 
 @pytest.mark.parametrize(("total", "correct"), [(5, 0), (5, 2), (5, 5), (3, 1)])
@@ -93,11 +94,11 @@ def programs(tmp_path):
 
 
 def test_a_task_of_programs_is_refused_until_it_is_allowed(programs):
-    (refused,) = check_tasks([TaskSpec("programs")], TaskSettings(programs, allow_task_code=True))
+    (refused,) = refusals([TaskSpec("programs")], Settings(programs, allow_task_code=True))
     assert "runs code that the model wrote; with allow_code_eval" in refused.message
     (programs / "judge.py").write_text("def passes(*a): return exec('1')\n")
-    settings = TaskSettings(programs, allow_task_code=True, allow_code_eval=True)
-    (otherwise,) = check_tasks([TaskSpec("programs")], settings)
+    settings = Settings(programs, allow_task_code=True, allow_code_eval=True)
+    (otherwise,) = refusals([TaskSpec("programs")], settings)
     assert "otherwise than by lm-eval's code_eval; automerge" in otherwise.message
 
 
@@ -107,15 +108,15 @@ def test_a_machine_without_a_cage_refuses_such_a_task_before_anything_is_scored(
     said = "import os; os.write(1, b'unsupported: no Landlock') # {paths} {home}"
     monkeypatch.setattr(launch, "BEGIN", said)
     caging_fault.cache_clear()
-    settings = TaskSettings(programs, allow_task_code=True, allow_code_eval=True)
-    (refused,) = check_tasks([TaskSpec("programs")], settings)
+    settings = Settings(programs, allow_task_code=True, allow_code_eval=True)
+    (refused,) = refusals([TaskSpec("programs")], settings)
     caging_fault.cache_clear()
     assert "cannot be locked in here: no Landlock" in refused.message
     assert "leave the task out" in refused.message
 
 
 def test_a_task_of_programs_is_scored(programs):
-    settings = TaskSettings(programs, allow_task_code=True, allow_code_eval=True)
+    settings = Settings(programs, allow_task_code=True, allow_code_eval=True)
     task_set = load_tasks([TaskSpec("programs")], settings)
     scorer = LmEvalScorer(make_model(), make_tokenizer(), task_set, batch_size=4)
     items = {"programs": tuple(range(4))}

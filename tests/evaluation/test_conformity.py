@@ -18,11 +18,12 @@ from pathlib import Path
 import pytest
 
 from automerge.errors import PreflightError
+from automerge.evaluation.base import Settings
 from automerge.evaluation.lm_eval import templates
 from automerge.evaluation.lm_eval.isolation import isolated
 from automerge.evaluation.lm_eval.scorer import LmEvalScorer
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
-from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, load_tasks
+from automerge.evaluation.lm_eval.tasks import TaskSpec, load_tasks
 from automerge.objective import estimate
 from tests.evaluation.toys import WORDS, make_model, make_tokenizer, phrase, write_jsonl
 
@@ -308,7 +309,7 @@ EQUAL = "those of lm-eval"
 def outcome(model, lm, folder, name, wanted):
     """What becomes of one kind: what the table says, else why it is refused otherwise."""
     try:
-        settings = TaskSettings(folder, allow_task_code=True)
+        settings = Settings(folder, allow_task_code=True)
         task_set = load_tasks([TaskSpec(name, wanted, direction="maximize")], settings)
         scorer = LmEvalScorer(model, make_tokenizer(), task_set, batch_size=8)
     except PreflightError as error:

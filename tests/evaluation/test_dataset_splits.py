@@ -5,15 +5,16 @@ import random
 
 import pytest
 
+from automerge.evaluation.base import Settings
 from automerge.evaluation.item_file import write_samples
 from automerge.evaluation.lm_eval import templates
 from automerge.evaluation.lm_eval.isolation import isolated
 from automerge.evaluation.lm_eval.samples import reproduce_commands
 from automerge.evaluation.lm_eval.scorer import LmEvalScorer
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
-from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, check_tasks, load_tasks
+from automerge.evaluation.lm_eval.tasks import TaskSpec, load_tasks
 from automerge.evaluation.split import SplitPlan, split_documents
-from tests.evaluation.toys import make_model, make_tokenizer, phrase, write_jsonl
+from tests.evaluation.toys import make_model, make_tokenizer, phrase, refusals, write_jsonl
 
 TASK = """\
 task: {name}
@@ -67,7 +68,7 @@ def cut(task_set):
 
 def test_each_part_comes_from_the_dataset_split_it_is_given(folder):
     spec = TaskSpec("full", split={"search": "train", "select": "validation", "test": "test"})
-    task_set = load_tasks([spec], TaskSettings(folder))
+    task_set = load_tasks([spec], Settings(folder))
     assert task_set.members == {"full": ("full", "full@train", "full@validation")}
     assert task_set.scored("full") == ("full",)
     split = cut(task_set)
@@ -81,9 +82,7 @@ def test_each_part_comes_from_the_dataset_split_it_is_given(folder):
 
 
 def test_parts_that_are_not_named_share_what_lm_eval_scores(folder):
-    task_set = load_tasks(
-        [TaskSpec("unscored_test", split={"search": "train"})], TaskSettings(folder)
-    )
+    task_set = load_tasks([TaskSpec("unscored_test", split={"search": "train"})], Settings(folder))
     assert task_set.parts == {
         "unscored_test": ("select", "test"), "unscored_test@train": ("search",)
     }  # fmt: skip
@@ -97,7 +96,7 @@ def test_groups_take_their_leaves_splits(folder):
         TaskSpec("pair", split={"search": "train"}),
         TaskSpec("full", split={"search": "train"}),
     )
-    task_set = load_tasks(specs, TaskSettings(folder))
+    task_set = load_tasks(specs, Settings(folder))
     assert task_set.members["pair"] == (
         "full", "full@train", "unscored_test", "unscored_test@train"
     )  # fmt: skip
@@ -109,19 +108,19 @@ def test_wrong_splits_are_refused_with_those_there_are(folder):
         TaskSpec("full", split={"search": "trian"}),
         TaskSpec("unscored_test", split={"test": "test"}),
     )
-    found = check_tasks(specs, TaskSettings(folder))
+    found = refusals(specs, Settings(folder))
     assert [(fault.spec, fault.field) for fault in found] == [(0, "split"), (1, "split")]
     assert "did you mean 'train'" in found[0].message
     assert "test, train, validation" in found[0].message
     assert "write test: validation, or leave test out" in found[1].message
     specs = (TaskSpec("full"), TaskSpec("full", name="again", split={"search": "train"}))
-    (conflict,) = check_tasks(specs, TaskSettings(folder))
+    (conflict,) = refusals(specs, Settings(folder))
     assert conflict.field == "split"
 
 
 def test_prompts_of_the_test_part_stay_lm_evals_own(folder):
     def prompts(**split):
-        task_set = load_tasks([TaskSpec("shots", split=split)], TaskSettings(folder))
+        task_set = load_tasks([TaskSpec("shots", split=split)], Settings(folder))
         scorer = LmEvalScorer(make_model(), make_tokenizer(), task_set)
         return task_set, scorer, {
             item: instances[0].args[0] for item, instances in scorer._instances.items()
@@ -146,7 +145,7 @@ def test_stock_lm_eval_gives_our_scores_of_the_test_part(folder):
     from lm_eval.tasks import TaskManager
 
     spec = TaskSpec("shots", split={"search": "train", "select": "validation"})
-    task_set = load_tasks([spec], TaskSettings(folder))
+    task_set = load_tasks([spec], Settings(folder))
     model, tokenizer = make_model(), make_tokenizer()
     ours = (
         LmEvalScorer(model, tokenizer, task_set).score(cut(task_set).items("test")).scores["shots"]
@@ -168,7 +167,7 @@ def test_the_command_and_the_samples_hold_what_lm_eval_knows(folder, tmp_path):
         TaskSpec("full", split={"search": "train"}),
         TaskSpec("shots", split={"search": "train"}),
     )
-    task_set = load_tasks(specs, TaskSettings(folder))
+    task_set = load_tasks(specs, Settings(folder))
     write_samples(tmp_path / "s.json", cut(task_set).items("test"))
     text = (tmp_path / "s.json").read_text()
     assert "@" not in text
@@ -177,8 +176,8 @@ def test_the_command_and_the_samples_hold_what_lm_eval_knows(folder, tmp_path):
 
 
 def test_a_large_dataset_split_is_thinned(folder, monkeypatch):
-    monkeypatch.setattr("automerge.evaluation.lm_eval.dataset_splits.MOST_DOCUMENTS", 20)
-    task_set = load_tasks([TaskSpec("full", split={"search": "train"})], TaskSettings(folder))
+    monkeypatch.setattr("automerge.evaluation.lm_eval.dataset_splits.MAX_DOCUMENTS", 20)
+    task_set = load_tasks([TaskSpec("full", split={"search": "train"})], Settings(folder))
     assert len(task_set.documents()["full@train"]) == 17
     assert len(task_set.documents()["full"]) == 40
 
@@ -190,7 +189,7 @@ def test_a_large_dataset_split_is_thinned(folder, monkeypatch):
 def test_examples_taken_from_scored_items_are_said(folder, task, shown):
     from automerge.evaluation.lm_eval.fewshot import fewshot_warnings
 
-    task_set = load_tasks([TaskSpec(task)], TaskSettings(folder))
+    task_set = load_tasks([TaskSpec(task)], Settings(folder))
     found = fewshot_warnings(task_set)
     if shown is None:
         assert found == []

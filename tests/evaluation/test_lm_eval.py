@@ -17,9 +17,10 @@ from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.models import utils as model_utils
 from lm_eval.models.huggingface import HFLM
 
+from automerge.evaluation.base import Settings
 from automerge.evaluation.lm_eval.isolation import FEWSHOT_SEED, NUMPY_SEED, PYTHON_SEED, TORCH_SEED
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
-from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, load_tasks
+from automerge.evaluation.lm_eval.tasks import TaskSpec, load_tasks
 from tests.evaluation.toys import make_model, make_tokenizer
 
 USED = {
@@ -76,7 +77,7 @@ def test_instances_hold_the_fields_we_fill():
 @pytest.fixture(scope="module")
 def task(task_folder, tmp_path_factory):
     folder = copy_tasks(task_folder, tmp_path_factory.mktemp("run") / "tasks")
-    return load_tasks([TaskSpec("choice")], TaskSettings(folder)).tasks["choice"]
+    return load_tasks([TaskSpec("choice")], Settings(folder)).tasks["choice"]
 
 
 def test_tasks_build_instances_in_the_order_of_choices_and_filter_them_in_place(task):

@@ -7,9 +7,10 @@ import json
 import numpy as np
 import pytest
 
+from automerge.evaluation.base import Settings
 from automerge.evaluation.lm_eval.scorer import LmEvalScorer
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
-from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, load_tasks
+from automerge.evaluation.lm_eval.tasks import TaskSpec, load_tasks
 from tests.evaluation.toys import make_model, make_tokenizer
 
 TASK = (
@@ -62,7 +63,7 @@ def scored(task_folder, tmp_path_factory):
     for name, text in TASKS.items():
         (made / f"{name}.yaml").write_text(text)
     folder = copy_tasks(made, tmp_path_factory.mktemp("run") / "tasks")
-    settings = TaskSettings(include_path=folder, allow_task_code=True)
+    settings = Settings(include_path=folder, allow_task_code=True)
     task_set = load_tasks(SPECS, settings)
     scorer = LmEvalScorer(make_model(), make_tokenizer(), task_set, batch_size=8)
     items = {name: tuple(range(len(docs))) for name, docs in task_set.documents().items()}

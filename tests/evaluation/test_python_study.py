@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,10 +14,10 @@ import automerge
 from automerge.report.commands import score_commands
 from automerge.store.store import Store
 from automerge.trial import PARTS, Measured
+from tests.command_line import automerge as run_command
 from tests.evaluation.toys import WORDS, phrase
 from tests.zoo import write_zoo
 
-REPOSITORY = Path(__file__).parents[2]
 SOURCE = """
 def confidence(model, tokenizer, items):
     scores = []
@@ -32,23 +29,6 @@ def confidence(model, tokenizer, items):
 """
 NAMED = ("--extension", "./items/my_scores.py")
 TASK = '{python: "my_scores:confidence", name: judge, items: ./items.jsonl}'
-
-
-def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(REPOSITORY),
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "automerge.cli", *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +47,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(zoo: Path) -> Path:
-    done = command(zoo, "search")
+    done = run_command(zoo, "search")
     assert done.returncode == 0, done.stderr
     return zoo / "runs" / "tiny"
 
@@ -86,13 +66,13 @@ def test_both_tasks_are_scored_and_an_export_scores_the_same(finished: Path) -> 
     with Store(finished, write=False) as store:
         (number,) = (t.number for t in store.trials() if t.name == "uniform")
         outcome = store.outcomes("test")[number]
-    exported = command(finished, "export", ".", "--trial", str(number), *NAMED)
+    exported = run_command(finished, "export", ".", "--trial", str(number), *NAMED)
     assert exported.returncode == 0, exported.stderr
     (model,) = (f"models/{path.name}" for path in (finished / "models").glob("*uniform*"))
     lines = score_commands(automerge.load_study(finished).result, model).splitlines()
     (line,) = [line for line in lines if line.startswith("automerge score")]
     assert line in (finished / model / "README.md").read_text()
-    done = command(finished, *shlex.split(line)[1:], "--json")
+    done = run_command(finished, *shlex.split(line)[1:], "--json")
     assert done.returncode == 0, done.stderr
     theirs = {(row["task"], row["item"]): row["score"] for row in json.loads(done.stdout)}
     assert isinstance(outcome, Measured)
@@ -105,7 +85,7 @@ def test_a_study_goes_on_without_the_original_items(zoo: Path, finished: Path) -
     before = outcomes(finished)
     (zoo / "items.jsonl").rename(zoo / "moved.jsonl")
     try:
-        again = command(zoo, "search", "--budget", "8")
+        again = run_command(zoo, "search", "--budget", "8")
     finally:
         (zoo / "moved.jsonl").rename(zoo / "items.jsonl")
     assert again.returncode == 0, again.stderr
@@ -130,7 +110,7 @@ def test_a_wrong_entry_is_refused_in_one_line(
 ) -> None:
     config = zoo / "wrong.yaml"
     config.write_text((zoo / "automerge.yaml").read_text().replace(old, new))
-    done = command(zoo, "search", config.name, "--out", "refused")
+    done = run_command(zoo, "search", config.name, "--out", "refused")
     config.unlink()
     assert done.returncode == code, done.stderr
     assert re.search(expected, done.stderr.replace("wrong.yaml", "automerge.yaml"))

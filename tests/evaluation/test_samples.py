@@ -9,11 +9,12 @@ import sys
 
 import pytest
 
+from automerge.evaluation.base import Settings
 from automerge.evaluation.item_file import write_samples
 from automerge.evaluation.lm_eval.samples import reproduce_commands
 from automerge.evaluation.lm_eval.scorer import LmEvalScorer
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
-from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, load_tasks
+from automerge.evaluation.lm_eval.tasks import TaskSpec, load_tasks
 from automerge.evaluation.split import SplitPlan, split_documents
 from automerge.objective import estimate
 from tests.evaluation.toys import make_model, make_tokenizer
@@ -23,12 +24,12 @@ def test_copied_tasks_load_from_any_working_directory(task_folder, tmp_path, mon
     copied = copy_tasks(task_folder, tmp_path / "tasks")
     assert "include: choice.yaml" in (copied / "shots.yaml").read_text()
     monkeypatch.chdir(tmp_path.parent)
-    task_set = load_tasks([TaskSpec("shots"), TaskSpec("generate")], TaskSettings(copied))
+    task_set = load_tasks([TaskSpec("shots"), TaskSpec("generate")], Settings(copied))
     files = task_set.tasks["shots"].get_config("dataset_kwargs")["data_files"]
     assert files == {"test": "tasks/data/choice.jsonl"}
     assert len(task_set.documents()["shots"]) == 32
     moved = copied.parent.rename(tmp_path.with_name(f"{tmp_path.name}_moved"))
-    again = load_tasks([TaskSpec("shots"), TaskSpec("generate")], TaskSettings(moved / "tasks"))
+    again = load_tasks([TaskSpec("shots"), TaskSpec("generate")], Settings(moved / "tasks"))
     assert again.digests() == task_set.digests()
 
 
@@ -58,7 +59,7 @@ def test_samples_are_sorted_and_never_empty(tmp_path):
 
 def test_commands_repeat_the_studys_settings(task_folder, tmp_path):
     copied = copy_tasks(task_folder, tmp_path / "tasks")
-    settings = TaskSettings(
+    settings = Settings(
         copied, allow_code_eval=True, apply_chat_template=True, system_instruction="be brief"
     )
     specs = (
@@ -94,7 +95,7 @@ def test_the_lm_eval_command_gives_our_test_numbers_item_by_item(task_folder, tm
         TaskSpec("word", "perplexity"),
         TaskSpec("generate", "exact_match,word", num_fewshot=1, gen_kwargs=gen_kwargs),
     )
-    task_set = load_tasks(specs, TaskSettings(copied))
+    task_set = load_tasks(specs, Settings(copied))
     plan = SplitPlan(fractions={"search": 0.5, "select": 0.0, "test": 0.5}, salt="a")
     items = split_documents(task_set.documents(), task_set.members, plan).items("test")
     model, tokenizer = make_model(), make_tokenizer()

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from automerge.errors import PreflightError
+from automerge.evaluation.base import Settings
 from automerge.evaluation.guards import (
     ENDLESS,
     Generation,
@@ -23,7 +24,7 @@ from automerge.evaluation.lm_eval.answers import Answers
 from automerge.evaluation.lm_eval.isolation import isolated
 from automerge.evaluation.lm_eval.scorer import LmEvalScorer
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
-from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, load_tasks
+from automerge.evaluation.lm_eval.tasks import TaskSpec, load_tasks
 from automerge.evaluation.loglikelihood.packing import unique_tokens
 from automerge.objective import estimate
 from tests.evaluation.toys import make_model, make_tokenizer, write_tasks
@@ -48,7 +49,7 @@ def folder(task_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def task_set(folder):
-    return load_tasks(SPECS, TaskSettings(include_path=folder))
+    return load_tasks(SPECS, Settings(include_path=folder))
 
 
 def all_items(task_set):
@@ -128,7 +129,7 @@ FIVE = (
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox", "bloom"])
 def test_examples_shared_by_all_items_change_no_score_and_are_run_once(architecture, folder):
-    task_set = load_tasks(FIVE, TaskSettings(folder))
+    task_set = load_tasks(FIVE, Settings(folder))
     model = make_model(architecture)
     scorer = LmEvalScorer(model, make_tokenizer(), task_set, batch_size=8)
     items = all_items(task_set)
@@ -149,7 +150,7 @@ def test_500_items_of_every_kind_score_as_in_stock_lm_eval(architecture, tmp_pat
     (tmp_path / "made").mkdir()
     made = write_tasks(tmp_path / "made", items=500, generated=500, texts=500)
     folder = copy_tasks(made, tmp_path / "tasks")
-    task_set = load_tasks([*SPECS, *FIVE], TaskSettings(folder))
+    task_set = load_tasks([*SPECS, *FIVE], Settings(folder))
     model = make_model(architecture)
     scorer = LmEvalScorer(model, make_tokenizer(), task_set, batch_size=32)
     samples, results = stock(model, folder, task_set.tasks)
@@ -157,7 +158,7 @@ def test_500_items_of_every_kind_score_as_in_stock_lm_eval(architecture, tmp_pat
 
 
 def test_chat_templates_and_system_instruction_reach_the_prompts_as_in_lm_eval(folder):
-    settings = TaskSettings(folder, apply_chat_template=True, system_instruction="w1 w2")
+    settings = Settings(folder, apply_chat_template=True, system_instruction="w1 w2")
     specs = (TaskSpec("shots", "acc"), TaskSpec("generate", "exact_match,word"))
     task_set = load_tasks(specs, settings)
     model = make_model()
@@ -179,7 +180,7 @@ def test_few_shot_and_generation_overrides_are_those_of_lm_eval(folder):
         TaskSpec("choice", "acc", num_fewshot=3),
         TaskSpec("generate", "exact_match,first", num_fewshot=3, gen_kwargs=gen_kwargs),
     )
-    task_set = load_tasks(specs, TaskSettings(folder))
+    task_set = load_tasks(specs, Settings(folder))
     model = make_model()
     scorer = LmEvalScorer(model, make_tokenizer(), task_set, batch_size=8)
     samples, results = stock(model, folder, task_set.tasks, num_fewshot=3, gen_kwargs=gen_kwargs)
@@ -187,7 +188,7 @@ def test_few_shot_and_generation_overrides_are_those_of_lm_eval(folder):
 
 
 def test_contexts_longer_than_the_model_are_cut_as_in_lm_eval(folder):
-    task_set = load_tasks([TaskSpec("shots", "acc"), TaskSpec("rolling")], TaskSettings(folder))
+    task_set = load_tasks([TaskSpec("shots", "acc"), TaskSpec("rolling")], Settings(folder))
     model = make_model()
     scorer = LmEvalScorer(model, make_tokenizer(), task_set, batch_size=8, max_length=16)
     model.config.max_position_embeddings, before = 16, model.config.max_position_embeddings
@@ -232,7 +233,7 @@ def test_scoring_leaves_the_callers_generators_alone(task_set):
 
 @pytest.mark.parametrize("task", ["choice", "rolling", "generate"])
 def test_one_nan_weight_makes_the_output_invalid(folder, task):
-    task_set = load_tasks([TaskSpec(task)], TaskSettings(folder))
+    task_set = load_tasks([TaskSpec(task)], Settings(folder))
     model = make_model()
     scorer = LmEvalScorer(model, make_tokenizer(), task_set)
     with torch.no_grad():
@@ -242,7 +243,7 @@ def test_one_nan_weight_makes_the_output_invalid(folder, task):
 
 
 def test_a_model_that_ignores_its_input_is_invalid(folder):
-    task_set = load_tasks([TaskSpec("choice")], TaskSettings(folder))
+    task_set = load_tasks([TaskSpec("choice")], Settings(folder))
     model = make_model()
     scorer = LmEvalScorer(model, make_tokenizer(), task_set)
     with torch.no_grad():
@@ -252,7 +253,7 @@ def test_a_model_that_ignores_its_input_is_invalid(folder):
 
 
 def test_generation_notes_say_how_many_texts_were_cut_empty_or_alike(folder):
-    task_set = load_tasks([TaskSpec("generate", "exact_match,word")], TaskSettings(folder))
+    task_set = load_tasks([TaskSpec("generate", "exact_match,word")], Settings(folder))
     scorer = LmEvalScorer(make_model(), make_tokenizer(), task_set)
     scored = scorer.score(all_items(task_set))
     notes = {"empty", "truncated", "looping", "repeated"}
@@ -278,7 +279,7 @@ def test_generation_notes_say_how_many_texts_were_cut_empty_or_alike(folder):
 def test_answers_without_what_the_filter_looks_for_are_counted(folder):
     task_set = load_tasks(
         [TaskSpec("generate", "exact_match,word"), TaskSpec("generate", "exact_match,first")],
-        TaskSettings(folder),
+        Settings(folder),
     )
     scorer = LmEvalScorer(make_model(), make_tokenizer(), task_set)
     items = {"generate": (0, 1, 2, 3)}
@@ -290,7 +291,7 @@ def test_answers_without_what_the_filter_looks_for_are_counted(folder):
 
 def test_output_tokens_are_those_of_the_answers_stock_lm_eval_gets(folder):
     specs = [TaskSpec("generate", "output_tokens"), TaskSpec("generate", "exact_match,word")]
-    task_set = load_tasks(specs, TaskSettings(folder))
+    task_set = load_tasks(specs, Settings(folder))
     lengths = task_set.objectives[0]
     assert (lengths.direction, lengths.aggregation) == ("minimize", "mean")
     model, tokenizer = make_model(), make_tokenizer()
@@ -307,7 +308,7 @@ def test_output_tokens_are_those_of_the_answers_stock_lm_eval_gets(folder):
     found = zip(scores.items, scores.values, strict=True)
     assert {doc: value for (_, doc), value in found} == expected
     with pytest.raises(PreflightError, match="has no metric 'output_tokens'"):
-        load_tasks([TaskSpec("choice", "output_tokens")], TaskSettings(folder))
+        load_tasks([TaskSpec("choice", "output_tokens")], Settings(folder))
 
 
 @pytest.mark.parametrize(
@@ -353,7 +354,7 @@ def test_a_model_that_never_ends_is_cut_at_the_limit_and_called_broken(folder):
     def scored(limit):
         gen_kwargs = {"until": ["never"], "max_gen_toks": limit}
         spec = TaskSpec("generate", "exact_match,word", gen_kwargs=gen_kwargs)
-        task_set = load_tasks([spec], TaskSettings(folder))
+        task_set = load_tasks([spec], Settings(folder))
         model = make_model()
         with torch.no_grad():
             for parameter in model.parameters():
@@ -371,7 +372,7 @@ def test_a_model_that_never_ends_is_cut_at_the_limit_and_called_broken(folder):
 def test_templates_are_rendered_once_for_a_document(folder, monkeypatch):
     from lm_eval.api import task as lm_eval_task
 
-    task_set = load_tasks([TaskSpec("generate")], TaskSettings(folder))
+    task_set = load_tasks([TaskSpec("generate")], Settings(folder))
     scorer = LmEvalScorer(make_model(), make_tokenizer(), task_set)
     items = all_items(task_set)
     first = scorer.score(items).scores

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from automerge.errors import PreflightError
+from automerge.evaluation.base import Settings
 from automerge.evaluation.guards import InvalidOutput
 from automerge.evaluation.lm_eval.scorer import LmEvalScorer
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
-from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, load_tasks
+from automerge.evaluation.lm_eval.tasks import TaskSpec, load_tasks
 from automerge.objective import MAX_LOG_PERPLEXITY, ItemScores, estimate
 from tests.evaluation.toys import make_model, make_tokenizer
 
@@ -23,7 +24,7 @@ def folder(task_folder, tmp_path):
 
 
 def refusal(folder, name, **settings):
-    settings = TaskSettings(folder, **settings)
+    settings = Settings(folder, **settings)
     with pytest.raises(PreflightError) as caught:
         LmEvalScorer(make_model(), make_tokenizer(), load_tasks([TaskSpec(name)], settings))
     text = str(caught.value)
@@ -58,7 +59,7 @@ def test_digests_of_tasks_with_python_are_the_same_in_every_process(folder):
     (folder / "own.yaml").write_text(
         "include: choice.yaml\ntask: own\ndoc_to_text: !function code.run\n"
     )
-    settings = TaskSettings(folder, allow_task_code=True)
+    settings = Settings(folder, allow_task_code=True)
     first = load_tasks([TaskSpec("own")], settings).digests()
     (folder / "code.py").touch()  # lm-eval imports a changed file again
     assert load_tasks([TaskSpec("own")], settings).digests() == first
@@ -89,7 +90,7 @@ def test_the_digest_of_a_task_covers_the_python_it_uses(folder, what):
         patch.setattr(sys, "path", sys_path)
         specs, settings = (
             [TaskSpec("own"), TaskSpec("choice")],
-            TaskSettings(folder, allow_task_code=True),
+            Settings(folder, allow_task_code=True),
         )
         before = load_tasks(specs, settings).digests()
         name, text = CHANGES[what]
@@ -130,7 +131,7 @@ def test_a_task_that_reads_numbers_only_is_not_refused(folder):
     (folder / "own.yaml").write_text(
         "include: generate.yaml\ntask: own\nprocess_results: !function code.judge\n"
     )
-    task_set = load_tasks([TaskSpec("own")], TaskSettings(folder, allow_task_code=True))
+    task_set = load_tasks([TaskSpec("own")], Settings(folder, allow_task_code=True))
     LmEvalScorer(make_model(), make_tokenizer(), task_set)
 
 
@@ -180,7 +181,7 @@ def test_an_item_without_choices_is_named(folder):
 def test_a_tokenizer_without_a_chat_template_says_so(folder):
     tokenizer = make_tokenizer()
     tokenizer.chat_template = None
-    task_set = load_tasks([TaskSpec("choice")], TaskSettings(folder, apply_chat_template=True))
+    task_set = load_tasks([TaskSpec("choice")], Settings(folder, apply_chat_template=True))
     with pytest.raises(PreflightError, match=r"chat.template") as caught:
         LmEvalScorer(make_model(), tokenizer, task_set)
     assert "\n" not in str(caught.value)
@@ -190,7 +191,7 @@ def test_a_tokenizer_without_a_chat_template_says_so(folder):
     ("task", "metric"), [("word", "perplexity"), ("rolling", "word_perplexity")]
 )
 def test_a_perplexity_that_overflows_makes_the_output_invalid(folder, task, metric):
-    task_set = load_tasks([TaskSpec(task, metric)], TaskSettings(folder))
+    task_set = load_tasks([TaskSpec(task, metric)], Settings(folder))
     model = make_model()
     scorer = LmEvalScorer(model, make_tokenizer(), task_set)
     with torch.no_grad():

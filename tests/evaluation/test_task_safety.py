@@ -9,6 +9,7 @@ import time
 import pytest
 
 from automerge.errors import PreflightError
+from automerge.evaluation.base import Settings
 from automerge.evaluation.guards import MetricError
 from automerge.evaluation.lm_eval import judge as judging
 from automerge.evaluation.lm_eval import templates
@@ -17,8 +18,8 @@ from automerge.evaluation.lm_eval.limits import OutOfTime, alarm
 from automerge.evaluation.lm_eval.scorer import LmEvalScorer
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
 from automerge.evaluation.lm_eval.task_yaml import Unreadable, compose
-from automerge.evaluation.lm_eval.tasks import TaskSettings, TaskSpec, check_tasks, load_tasks
-from tests.evaluation.toys import make_model, make_tokenizer
+from automerge.evaluation.lm_eval.tasks import TaskSpec, load_tasks
+from tests.evaluation.toys import make_model, make_tokenizer, refusals
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def folder(task_folder, tmp_path):
 
 
 def messages(folder, name, **settings):
-    found = check_tasks([TaskSpec(name)], TaskSettings(folder, **settings))
+    found = refusals([TaskSpec(name)], Settings(folder, **settings))
     return " ".join(fault.message for fault in found)
 
 
@@ -83,7 +84,7 @@ GREEDY = {
 
 @pytest.mark.parametrize("what", GREEDY)
 def test_templates_take_little_time_memory_and_text(what, monkeypatch):
-    monkeypatch.setattr(templates, "SECONDS", 1.0)
+    monkeypatch.setattr(templates, "MAX_S", 1.0)
     with pytest.raises(templates.TemplateRefused):
         rendered(GREEDY[what], x="a" * 60 + "c")
 
@@ -115,7 +116,7 @@ def test_a_filter_that_takes_too_long_is_stopped_and_named(task_folder, tmp_path
         "[{function: regex, regex_pattern: '(?:[a-z ]+)+$!'}, {function: take_first}]}\n"
     )
     monkeypatch.setattr(judging, "FILTER_SECONDS", 0.5)
-    task_set = load_tasks([TaskSpec("own", "exact_match")], TaskSettings(folder))
+    task_set = load_tasks([TaskSpec("own", "exact_match")], Settings(folder))
     judge = LmEvalScorer(make_model(), make_tokenizer(), task_set)
     items = {"own": (0, 1)}
     answers = Answers({("own", i): ("a" * 60,) for i in (0, 1)}, 0)
@@ -160,7 +161,7 @@ def test_every_template_of_a_task_is_rendered_in_the_sandbox(folder, key, tmp_pa
     (folder / "evil.yaml").write_text(f'include: choice.yaml\ntask: evil\n{key}: "{attack}"\n')
     with pytest.raises(PreflightError, match="template is refused"):
         LmEvalScorer(
-            make_model(), make_tokenizer(), load_tasks([TaskSpec("evil")], TaskSettings(folder))
+            make_model(), make_tokenizer(), load_tasks([TaskSpec("evil")], Settings(folder))
         )
     assert not sentinel.exists()
 
@@ -242,7 +243,7 @@ def test_only_what_a_task_names_is_read_and_copied(task_folder, tmp_path, monkey
     names = sorted(str(p.relative_to(copied)) for p in copied.rglob("*") if p.is_file())
     assert names == ["both.yaml", "choice.yaml", "data/choice.jsonl", "data/single.jsonl",
                      "single.yaml"]  # fmt: skip
-    assert len(load_tasks([TaskSpec("both")], TaskSettings(copied)).tasks) == 2
+    assert len(load_tasks([TaskSpec("both")], Settings(copied)).tasks) == 2
 
 
 @pytest.mark.parametrize("name", ["pipe", "zero", "gone", "loop", "latin", "many", "deep", "laughs",

@@ -4,15 +4,15 @@ import pickle
 
 import pytest
 
+from automerge.evaluation.base import Settings
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
 from automerge.evaluation.lm_eval.tasks import (
-    TaskSettings,
     TaskSpec,
     TasksRefused,
-    check_tasks,
     load_tasks,
 )
 from automerge.objective import Objective
+from tests.evaluation.toys import refusals
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def folder(task_folder, tmp_path_factory):
 def faults(folder, *specs, **settings):
     return [
         (fault.spec, fault.field, fault.message)
-        for fault in check_tasks(specs, TaskSettings(folder, **settings))
+        for fault in refusals(specs, Settings(folder, **settings))
     ]
 
 
@@ -35,7 +35,7 @@ def test_objectives_take_metric_filter_direction_and_aggregation_from_the_task(f
         TaskSpec("rolling", "bits_per_byte"),
         TaskSpec("both", "acc_norm", direction="minimize"),
     )
-    task_set = load_tasks(specs, TaskSettings(folder))
+    task_set = load_tasks(specs, Settings(folder))
     assert task_set.objectives == (
         Objective("choice", "choice", "acc", "none", "maximize", "mean"),
         Objective("words", "generate", "exact_match", "word", "maximize", "mean"),
@@ -51,7 +51,7 @@ def test_objectives_take_metric_filter_direction_and_aggregation_from_the_task(f
 
 def test_two_metrics_of_one_task_get_two_names(folder):
     specs = (TaskSpec("choice", "acc"), TaskSpec("choice", "acc_norm"))
-    task_set = load_tasks(specs, TaskSettings(folder))
+    task_set = load_tasks(specs, Settings(folder))
     assert [o.name for o in task_set.objectives] == ["choice/acc", "choice/acc_norm"]
     assert list(task_set.tasks) == ["choice"]
 
@@ -78,7 +78,7 @@ def test_all_faults_are_found_at_once_and_name_what_is_valid(folder):
 
 def test_faults_survive_pickling_and_name_their_spec(folder):
     with pytest.raises(TasksRefused) as caught:
-        load_tasks([TaskSpec("choice", "nothing")], TaskSettings(folder))
+        load_tasks([TaskSpec("choice", "nothing")], Settings(folder))
     again = pickle.loads(pickle.dumps(caught.value))
     assert again.task_faults == caught.value.task_faults
     assert again.exit_code == 3

@@ -192,3 +192,15 @@ def write_tasks(folder, items, generated, texts):
         "  - {metric: acc, aggregation: mean, higher_is_better: true}\n"
     )
     return folder
+
+
+def refusals(specs, settings):
+    """All that is wrong with tasks; nothing where they can be loaded."""
+    from automerge.evaluation.base import TasksRefused
+    from automerge.evaluation.lm_eval.tasks import load_tasks
+
+    try:
+        load_tasks(specs, settings)
+    except TasksRefused as refused:
+        return list(refused.task_faults)
+    return []

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,10 +12,10 @@ import yaml
 from safetensors.torch import load_file
 
 from automerge.store.store import Store
+from tests import command_line
+from tests.command_line import surroundings
 from tests.evaluation.toys import WORDS
 from tests.zoo import write_zoo
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -31,21 +29,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def automerge(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(REPOSITORY),
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "XDG_CACHE_HOME": str(folder / "cache"),
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "automerge.cli", *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    """Run a command whose evidence is kept in the folder."""
+    environment = surroundings(XDG_CACHE_HOME=str(folder / "cache"))
+    return command_line.automerge(folder, *arguments, environment=environment)
 
 
 @pytest.fixture(scope="module")

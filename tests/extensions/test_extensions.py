@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import subprocess
 import sys
@@ -24,9 +23,9 @@ from automerge.methods import admit as admit_method
 from automerge.recipe import Profile, Recipe, RecipeSource
 from automerge.samplers import SAMPLERS
 from automerge.store.store import Store
+from tests.command_line import automerge, surroundings
 from tests.zoo import write_zoo
 
-REPOSITORY = Path(__file__).parents[2]
 SOURCE = '''
 """A user's own method and sampler."""
 
@@ -165,7 +164,7 @@ def test_a_package_travels_whole_and_is_imported_where_no_file_of_it_is(tmp_path
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=elsewhere,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        env=surroundings(),
         capture_output=True,
         text=True,
         check=False,
@@ -226,24 +225,7 @@ def test_a_search_with_a_users_method_and_sampler_is_resumed_only_with_the_same_
         text.replace("sampler: random", "sampler: my_merges:chance\nextensions: [my_merges]")
         + ("executor: ray\nworkers: 1\n" if executor == "ray" else "")
     )
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(REPOSITORY),
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
-
-    def automerge(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "automerge.cli", *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    done = automerge("search")
+    done = automerge(tmp_path, "search")
     assert done.returncode == 0, done.stderr
     run = tmp_path / "runs" / "tiny"
     with Store(run, write=False) as store:
@@ -254,15 +236,15 @@ def test_a_search_with_a_users_method_and_sampler_is_resumed_only_with_the_same_
     with Store(run, write=False) as store:
         first, second = sorted({t.number for t in proposed} - set(store.meta("front")))[:2]
     export = ("export", "runs/tiny", "--trial")
-    refused = automerge(*export, str(first))
+    refused = automerge(tmp_path, *export, str(first))
     assert refused.returncode == 3
     assert "pass --extension my_merges" in refused.stderr
-    done = automerge(*export, str(first), "--extension", "my_merges")
+    done = automerge(tmp_path, *export, str(first), "--extension", "my_merges")
     assert done.returncode == 0, done.stderr
     (tmp_path / "my_merges.py").write_text(SOURCE.replace("2.0 *", "3.0 *"))
-    refused = automerge("search", "--budget", "12")
+    refused = automerge(tmp_path, "search", "--budget", "12")
     assert refused.returncode == 2
     assert "extensions" in refused.stderr
-    refused = automerge(*export, str(second), "--extension", "my_merges")
+    refused = automerge(tmp_path, *export, str(second), "--extension", "my_merges")
     assert refused.returncode == 3
     assert "has changed since the study began" in refused.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -14,6 +13,7 @@ from typing import BinaryIO
 
 from automerge.checkpoints.folder.stale import FOLDERS, OF_MODULES, is_stale, matches
 from automerge.errors import Fault, PreflightError
+from automerge.files.regular import Unfit, open_regular, read_regular, regular_size
 
 CONFIG = "config.json"
 MODULES = "modules.json"
@@ -129,19 +129,16 @@ def of_module(path: PurePosixPath, modules: frozenset[str]) -> bool:
 
 
 def check_file(folder: Path, name: str) -> int:
-    """A file's size; raises PreflightError where it leaves the folder or is no plain file."""
+    """A file's size; raises PreflightError where it leaves the folder or is no regular file."""
     if faults := outside(folder, name):
         raise PreflightError(faults)
     path = folder / name
     try:
-        found = path.stat()
+        return regular_size(path, MAX_BYTES)
+    except Unfit as error:
+        raise PreflightError(str(error)) from error
     except OSError as error:
         raise PreflightError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if not stat.S_ISREG(found.st_mode):
-        raise PreflightError(f"{path}: neither a file nor a folder; remove it")
-    if found.st_size > MAX_BYTES:
-        raise PreflightError(f"{path}: {found.st_size:,} bytes; at most {MAX_BYTES:,} are read")
-    return found.st_size
 
 
 def outside(folder: Path, name: str) -> list[Fault]:
@@ -160,27 +157,21 @@ def outside(folder: Path, name: str) -> list[Fault]:
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open a plain file to read; nothing else, such as a pipe, on which it would wait.
-
-    Raises OSError, and PreflightError for what is no plain file.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise PreflightError(f"{path}: not a plain file; remove it")
-    return os.fdopen(descriptor, "rb")
+    """Open a regular file to read; raises OSError, and PreflightError for what is none."""
+    try:
+        return open_regular(path)
+    except Unfit as error:
+        raise PreflightError(str(error)) from error
 
 
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     """A file's content; raises PreflightError for more than `limit` bytes, and what is no file."""
     try:
-        with open_file(path) as file:
-            content = file.read(limit + 1)
+        return read_regular(path, limit)
+    except Unfit as error:
+        raise PreflightError(str(error)) from error
     except OSError as error:
         raise PreflightError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if len(content) > limit:
-        raise PreflightError(f"{path}: larger than {limit:,} bytes")
-    return content
 
 
 def copy_carried(found: Carried, folder: Path, wanted: Callable[[str], bool] | None = None) -> None:

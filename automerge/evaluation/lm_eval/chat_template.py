@@ -9,15 +9,15 @@ from typing import Any
 from automerge.errors import PreflightError
 from automerge.evaluation.lm_eval.limits import OutOfTime, alarm, bounded_memory
 
-SECONDS = 5.0
+MAX_S = 5.0
 """Longest time for one conversation."""
-CHARACTERS = 10**7
+MAX_CHARACTERS = 10**7
 """Longest prompt that a template may make of one."""
-MEMORY = 512 * 2**20
-"""Most memory that a template may take for one; a prompt of `CHARACTERS` takes a tenth of it."""
+MAX_MEMORY_BYTES = 512 * 2**20
+"""Memory that a template may take for one; a prompt of `MAX_CHARACTERS` takes a tenth of it."""
 
 
-def limited(render: Callable[..., str], seconds: float = SECONDS) -> Callable[..., str]:
+def limited(render: Callable[..., str], seconds: float = MAX_S) -> Callable[..., str]:
     """The same function under limits of time, memory and length.
 
     There is none of memory where the system does not say how much a process has. It raises
@@ -27,22 +27,22 @@ def limited(render: Callable[..., str], seconds: float = SECONDS) -> Callable[..
     @functools.wraps(render)
     def within(*args: Any, **kwargs: Any) -> str:
         try:
-            with alarm(seconds), bounded_memory(MEMORY):
+            with alarm(seconds), bounded_memory(MAX_MEMORY_BYTES):
                 text = render(*args, **kwargs)
         except (MemoryError, OverflowError):
             raise PreflightError(
-                f"the chat template took more than {MEMORY // 2**20} MiB of memory for one "
-                "conversation; use another chat_template, or apply_chat_template: false"
+                f"the chat template took more than {MAX_MEMORY_BYTES // 2**20} MiB of memory for "
+                "one conversation; use another chat_template, or apply_chat_template: false"
             ) from None
         except OutOfTime:
             raise PreflightError(
                 f"the chat template took more than {seconds:g} s for one conversation; use another "
                 "chat_template, or apply_chat_template: false"
             ) from None
-        if len(text) > CHARACTERS:
+        if len(text) > MAX_CHARACTERS:
             raise PreflightError(
                 f"the chat template made a prompt of {len(text)} characters of one conversation, "
-                f"more than {CHARACTERS}; use another, or apply_chat_template: false"
+                f"more than {MAX_CHARACTERS}; use another, or apply_chat_template: false"
             )
         return text
 

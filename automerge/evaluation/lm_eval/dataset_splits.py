@@ -14,7 +14,7 @@ from automerge.trial import PARTS, Part
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
-MOST_DOCUMENTS = 20_000
+MAX_DOCUMENTS = 20_000
 """Of a larger dataset split so many documents are taken, evenly spaced."""
 
 
@@ -80,8 +80,8 @@ def _on_split(leaf: Task, split: str) -> Task:
     if hasattr(leaf, "sampler"):
         task.sampler = copy.copy(leaf.sampler)
     documents = leaf.dataset[split]
-    if len(documents) > MOST_DOCUMENTS:
-        step = math.ceil(len(documents) / MOST_DOCUMENTS)
+    if len(documents) > MAX_DOCUMENTS:
+        step = math.ceil(len(documents) / MAX_DOCUMENTS)
         documents = documents.select(range(0, len(documents), step))
     task.dataset = {split: documents}
     return task

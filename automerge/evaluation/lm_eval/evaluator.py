@@ -14,7 +14,7 @@ from automerge.evaluation.lm_eval.claims import claim_warnings
 from automerge.evaluation.lm_eval.samples import reproduce_commands
 from automerge.evaluation.lm_eval.scorer import LmEvalScorer
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
-from automerge.evaluation.lm_eval.tasks import TaskSet, TaskSettings, TaskSpec, load_tasks
+from automerge.evaluation.lm_eval.tasks import TaskSet, TaskSpec, load_tasks
 from automerge.evaluation.split import Split
 from automerge.objective import Objective
 from automerge.trial import Part
@@ -39,18 +39,11 @@ class LmEval:
     def open(self, run: Path) -> LmEvalTasks:
         """Load the tasks as lm-eval's command line would."""
         own, copied = self._settings.include_path, (run / TASKS_FOLDER).resolve()
-        settings = TaskSettings(
-            include_path=None if own is None else copied,
-            allow_task_code=self._settings.allow_task_code,
-            allow_code_eval=self._settings.allow_code_eval,
-            apply_chat_template=self._settings.apply_chat_template,
-            fewshot_as_multiturn=self._settings.fewshot_as_multiturn,
-            system_instruction=self._settings.system_instruction,
-        )
+        settings = replace(self._settings, include_path=None if own is None else copied)
         if own is None:
-            return LmEvalTasks(load_tasks(self._specs, settings), self._settings)
+            return LmEvalTasks(load_tasks(self._specs, settings))
         with _named_as(own, copied):
-            return LmEvalTasks(load_tasks(self._specs, settings, own), self._settings)
+            return LmEvalTasks(load_tasks(self._specs, settings, own))
 
 
 def _spec(entry: Entry) -> TaskSpec:
@@ -85,7 +78,6 @@ class LmEvalTasks:
     """Loaded tasks behind the contract."""
 
     task_set: TaskSet
-    settings: Settings
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -116,9 +108,9 @@ class LmEvalTasks:
 
     def commands(self, model: Path, samples: Path, dtype: str) -> list[list[str]]:
         """Return commands of lm-eval itself."""
-        folder = None if self.settings.include_path is None else Path(TASKS_FOLDER)
+        folder = None if self.task_set.settings.include_path is None else Path(TASKS_FOLDER)
         return reproduce_commands(
-            self.task_set, model, folder, samples, OUTPUT, self.settings.batch_size, dtype
+            self.task_set, model, folder, samples, OUTPUT, self.task_set.settings.batch_size, dtype
         )
 
     def attach(self, live: Live) -> LmEvalScorer:
@@ -127,6 +119,6 @@ class LmEvalTasks:
             live.model,
             live.tokenizer,
             self.task_set,
-            self.settings.batch_size,
-            self.settings.max_length,
+            self.task_set.settings.batch_size,
+            self.task_set.settings.max_length,
         )

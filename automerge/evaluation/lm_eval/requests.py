@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from automerge.errors import AutomergeError, PreflightError
+from automerge.evaluation.base import Settings
 from automerge.evaluation.lm_eval.chat_template import limited
 from automerge.evaluation.lm_eval.isolation import FEWSHOT_SEED, isolated
 from automerge.evaluation.lm_eval.task_errors import cause, raised_at
-from automerge.evaluation.lm_eval.tasks import TaskSettings
 from automerge.evaluation.loglikelihood.packing import Request, request
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ Item = tuple[str, int]
 
 
 def build_requests(
-    tasks: Mapping[str, Task], settings: TaskSettings, lm: HFLM
+    tasks: Mapping[str, Task], settings: Settings, lm: HFLM
 ) -> dict[Item, tuple[Instance, ...]]:
     """Every document's requests, in lm-eval's order, prompts as in a run over all documents.
 

@@ -6,7 +6,6 @@ import copy
 import glob
 import itertools
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from automerge.errors import PreflightError
 from automerge.evaluation.lm_eval.task_yaml import Unreadable, files_in
+from automerge.files.regular import Unfit, regular_size
 
 BUILDERS = frozenset({"arrow", "conll", "csv", "json", "parquet", "text", "xml"})
 """Builders of `datasets` that read plain data. `pandas` unpickles, which runs code."""
@@ -24,9 +24,9 @@ OPTIONS = frozenset(
     }
 )  # fmt: skip
 """Options of `load_dataset` that are the user's, not a task's."""
-MOST_BYTES = 64 * 2**30
+MAX_BYTES = 64 * 2**30
 """Largest data of a task."""
-MOST_FILES = 100_000
+MAX_FILES = 100_000
 
 
 def packaged() -> frozenset[str]:
@@ -61,7 +61,7 @@ def matching(base: Path, pattern: str) -> list[Path]:
     if not glob.has_magic(pattern):
         return [path] if os.path.lexists(path) else []
     found = glob.iglob(pattern, root_dir=base, recursive=True)  # noqa: PTH207 takes any pattern
-    return [base / name for name in sorted(itertools.islice(found, MOST_FILES))]
+    return [base / name for name in sorted(itertools.islice(found, MAX_FILES))]
 
 
 def files_of(path: Path) -> list[Path]:
@@ -76,15 +76,11 @@ def files_of(path: Path) -> list[Path]:
         except Unreadable as error:
             raise PreflightError(str(error)) from None
     try:
-        found = path.stat()
+        regular_size(path, MAX_BYTES)
+    except Unfit as error:
+        raise PreflightError(f"data file {error}") from None
     except OSError as error:
-        raise PreflightError(f"data file {path} cannot be read: {error.strerror}") from None
-    if not stat.S_ISREG(found.st_mode):
-        raise PreflightError(f"data file {path} is not a regular file; give one that is")
-    if found.st_size > MOST_BYTES:
-        raise PreflightError(
-            f"data file {path} has {found.st_size} bytes, more than {MOST_BYTES}; give a part of it"
-        )
+        raise PreflightError(f"data file {path}: cannot be read: {error.strerror}") from None
     return [path]
 
 

@@ -13,13 +13,12 @@ import yaml
 from automerge.errors import PreflightError
 from automerge.evaluation.lm_eval.task_yaml import (
     FAILURES,
-    Unreadable,
     all_nodes,
-    read_regular,
     with_includes,
 )
+from automerge.files.regular import Unfit, read_regular
 
-MOST_PYTHON = 2**24
+MAX_PYTHON_BYTES = 2**24
 """Largest such file."""
 
 
@@ -42,8 +41,8 @@ def code_files(path: Path, root: yaml.Node | None) -> dict[Path, bytes]:
         if file in found or not file.is_file():
             continue
         try:
-            found[file] = read_regular(file, MOST_PYTHON)
-        except (OSError, Unreadable) as error:
+            found[file] = read_regular(file, MAX_PYTHON_BYTES)
+        except (OSError, Unfit) as error:
             raise PreflightError(f"file of a task cannot be copied: {error}") from None
         if file.suffix == ".py":
             beside = (file.parent / name for name in _named_by(found[file]))

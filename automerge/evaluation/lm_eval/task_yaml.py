@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
-MOST_BYTES = 4 * 2**20
+from automerge.files.regular import read_regular
+
+MAX_BYTES = 4 * 2**20
 """Largest task file; those of lm-eval have a few kilobytes."""
-MOST_NODES = 10**6
+MAX_NODES = 10**6
 """Most values in a task file, an anchor's counted wherever it is used."""
-DEEPEST = 64
-MOST_ENTRIES = 200_000
+MAX_DEPTH = 64
+MAX_ENTRIES = 200_000
 """Most files and folders that a folder of tasks may hold."""
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -29,33 +30,16 @@ class Unreadable(ValueError):
     """A file cannot be a task file; says why."""
 
 
-def read_regular(path: Path, most: int) -> bytes:
-    """The bytes of a regular file; nothing else is opened for reading.
-
-    Raises:
-        Unreadable: it is a device, a pipe or a folder, or larger than `most`.
-        OSError: it cannot be read.
-    """
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    with os.fdopen(handle, "rb") as stream:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
-            raise Unreadable(f"{path} is not a regular file")
-        data = stream.read(most + 1)
-    if len(data) > most:
-        raise Unreadable(f"{path} is larger than {most} bytes")
-    return data
-
-
 def read_text(path: Path) -> str:
     """A task file's text.
 
     Raises:
-        Unreadable: it is no regular file, too large, or not UTF-8.
+        Unfit: it is no regular file, or too large.
+        Unreadable: it is not UTF-8.
         OSError: it cannot be read.
     """
     try:
-        return read_regular(path, MOST_BYTES).decode("utf-8-sig")
+        return read_regular(path, MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise Unreadable(f"{path} is not UTF-8 (byte {error.start})") from None
 
@@ -72,18 +56,18 @@ def compose(path: Path) -> yaml.Node | None:
     for event in yaml.parse(text, Loader=_Loader):
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            raise Unreadable(f"{path} is nested deeper than {DEEPEST} levels")
+        if depth > MAX_DEPTH:
+            raise Unreadable(f"{path} is nested deeper than {MAX_DEPTH} levels")
     root: yaml.Node | None = yaml.compose(text, Loader=_Loader)
-    if root is not None and _size(root, {}) > MOST_NODES:
-        raise Unreadable(f"{path} holds more than {MOST_NODES} values, its anchors written out")
+    if root is not None and _size(root, {}) > MAX_NODES:
+        raise Unreadable(f"{path} holds more than {MAX_NODES} values, its anchors written out")
     return root
 
 
 def _size(node: yaml.Node, known: dict[int, int]) -> int:
     """How many values a node holds; a node within itself counts as endless."""
     if id(node) not in known:
-        known[id(node)] = MOST_NODES + 1
+        known[id(node)] = MAX_NODES + 1
         parts: list[yaml.Node] = []
         if isinstance(node, yaml.MappingNode):
             parts = [part for pair in node.value for part in pair]
@@ -162,9 +146,9 @@ def files_in(folder: Path, skipped: frozenset[str] = frozenset()) -> Iterator[Pa
     entries = 0
     for parent, folders, files in os.walk(folder):
         entries += len(folders) + len(files)
-        if entries > MOST_ENTRIES:
+        if entries > MAX_ENTRIES:
             raise Unreadable(
-                f"{folder} holds more than {MOST_ENTRIES} files; give a folder of task files"
+                f"{folder} holds more than {MAX_ENTRIES} files; give a folder of task files"
             )
         if skipped.intersection(files) and Path(parent) != folder:
             folders.clear()

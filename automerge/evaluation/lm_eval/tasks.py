@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from automerge.errors import PreflightError, nearest
-from automerge.evaluation.base import TaskFault, TasksRefused
+from automerge.evaluation.base import Settings, TaskFault, TasksRefused
 from automerge.evaluation.lm_eval.cage.launch import caging_fault
 from automerge.evaluation.lm_eval.code_eval import replaced, runs_code_caged
 from automerge.evaluation.lm_eval.dataset_splits import on_splits, split_faults
@@ -53,29 +53,6 @@ class TaskSpec:
     goal: bool = True
 
 
-@dataclass(frozen=True)
-class TaskSettings:
-    """What holds for every task of a study; names follow lm-eval's command line.
-
-    `allow_task_code` lets task files outside lm-eval's own package run Python, `allow_code_eval`
-    tasks run programs that the model wrote (see `code_eval`).
-    """
-
-    include_path: Path | None = None
-    allow_task_code: bool = False
-    allow_code_eval: bool = False
-    apply_chat_template: bool = False
-    fewshot_as_multiturn: bool | None = None
-    system_instruction: str | None = None
-
-    @property
-    def multiturn(self) -> bool:
-        """lm-eval's default: several turns wherever a chat template is applied."""
-        if self.fewshot_as_multiturn is None:
-            return self.apply_chat_template
-        return self.fewshot_as_multiturn
-
-
 @dataclass(frozen=True, eq=False)
 class TaskSet:
     """Loaded leaf tasks and the objectives over them.
@@ -91,7 +68,7 @@ class TaskSet:
     members: Mapping[str, tuple[str, ...]]
     parts: Mapping[str, tuple[Part, ...]]
     specs: tuple[TaskSpec, ...]
-    settings: TaskSettings
+    settings: Settings
     code: Mapping[str, str]
 
     def scored(self, objective: str) -> tuple[str, ...]:
@@ -111,13 +88,8 @@ class TaskSet:
         }
 
 
-def check_tasks(specs: Sequence[TaskSpec], settings: TaskSettings) -> list[TaskFault]:
-    """All that is wrong with the tasks, found without a model; empty when they can be used."""
-    return _load(specs, settings)[1]
-
-
 def load_tasks(
-    specs: Sequence[TaskSpec], settings: TaskSettings, source: Path | None = None
+    specs: Sequence[TaskSpec], settings: Settings, source: Path | None = None
 ) -> TaskSet:
     """Load the tasks as lm-eval's command line would.
 
@@ -127,15 +99,6 @@ def load_tasks(
     Raises:
         TasksRefused: with every fault found.
     """
-    task_set, faults = _load(specs, settings, source)
-    if faults:
-        raise TasksRefused(faults)
-    return task_set
-
-
-def _load(
-    specs: Sequence[TaskSpec], settings: TaskSettings, source: Path | None = None
-) -> tuple[TaskSet, list[TaskFault]]:
     faults: list[TaskFault] = []
     with isolated():
         manager = task_manager([spec.task for spec in specs], settings.include_path)
@@ -182,11 +145,13 @@ def _load(
                     objectives.append(objective)
                     members[objective.name] = names[key]
             faults += [TaskFault(index, where, message) for where, message in found]
-    return TaskSet(tasks, tuple(objectives), members, parts, tuple(specs), settings, code), faults
+    if faults:
+        raise TasksRefused(faults)
+    return TaskSet(tasks, tuple(objectives), members, parts, tuple(specs), settings, code)
 
 
 def _refusals(
-    manager: TaskManager, spec: TaskSpec, settings: TaskSettings, source: Path | None
+    manager: TaskManager, spec: TaskSpec, settings: Settings, source: Path | None
 ) -> Iterator[tuple[str, str]]:
     if spec.task not in manager.task_index:
         yield "task", _missing(manager, spec.task, source or settings.include_path)
@@ -211,7 +176,7 @@ def _missing(manager: TaskManager, name: str, folder: Path | None) -> str:
 
 
 def _load_one(
-    manager: TaskManager, spec: TaskSpec, settings: TaskSettings
+    manager: TaskManager, spec: TaskSpec, settings: Settings
 ) -> tuple[list[Task], Group | None, list[tuple[str, str]]]:
     """Build a task's leaves and apply the spec's overrides, as `simple_evaluate` does."""
     own = own_files(manager, spec.task)

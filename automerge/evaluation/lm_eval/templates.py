@@ -24,13 +24,13 @@ from jinja2.utils import Cycler, Joiner, Namespace
 from automerge.errors import PreflightError
 from automerge.evaluation.lm_eval.limits import OutOfTime, alarm, bounded_memory
 
-SECONDS = 5.0
+MAX_S = 5.0
 """Longest time for one rendering."""
-CHARACTERS = 10**7
+MAX_CHARACTERS = 10**7
 """Longest text that one rendering may give."""
-BYTES = 2**28
+MAX_MEMORY_BYTES = 2**28
 """Most memory that a rendering may take beside what the process holds."""
-BITS = 2**16
+MAX_BITS = 2**16
 """Largest whole number that a template may compute."""
 
 PLAIN = (
@@ -49,15 +49,15 @@ class TemplateRefused(PreflightError):
 @contextlib.contextmanager
 def _limits() -> Iterator[None]:
     try:
-        with alarm(SECONDS), bounded_memory(BYTES):
+        with alarm(MAX_S), bounded_memory(MAX_MEMORY_BYTES):
             yield
     except SecurityError as error:
         raise TemplateRefused(f"a template is refused: {error}") from error
     except OutOfTime:
-        raise TemplateRefused(f"a template took more than {SECONDS:g} s for one document") from None
+        raise TemplateRefused(f"a template took more than {MAX_S:g} s for one document") from None
     except MemoryError:
         raise TemplateRefused(
-            f"a template took more than {BYTES >> 20} MiB of memory for one document"
+            f"a template took more than {MAX_MEMORY_BYTES >> 20} MiB of memory for one document"
         ) from None
     except RecursionError:
         raise TemplateRefused("a template calls itself without end") from None
@@ -76,9 +76,9 @@ def _limited(pieces: Iterator[str]) -> Iterator[str]:
     length = 0
     for piece in pieces:
         length += len(piece)
-        if length > CHARACTERS:
+        if length > MAX_CHARACTERS:
             raise TemplateRefused(
-                f"a template gives more than {CHARACTERS} characters for one document"
+                f"a template gives more than {MAX_CHARACTERS} characters for one document"
             )
         yield piece
 
@@ -116,13 +116,13 @@ class SandboxedTemplates(ImmutableSandboxedEnvironment):
         """Multiply or raise, where the result stays small."""
         whole = isinstance(left, int) and isinstance(right, int)
         if operator == "**":
-            too_large = whole and max(left.bit_length(), 1) * max(right, 0) > BITS
+            too_large = whole and max(left.bit_length(), 1) * max(right, 0) > MAX_BITS
         elif whole:
-            too_large = left.bit_length() + right.bit_length() > BITS
+            too_large = left.bit_length() + right.bit_length() > MAX_BITS
         else:
             sized, times = (right, left) if isinstance(left, int) else (left, right)
             repeats = isinstance(times, int) and hasattr(sized, "__len__")
-            too_large = repeats and len(sized) * max(times, 0) > CHARACTERS
+            too_large = repeats and len(sized) * max(times, 0) > MAX_CHARACTERS
         if too_large:
             raise SecurityError(f"the result of {operator} would be too large")
         return super().call_binop(context, operator, left, right)

@@ -23,7 +23,7 @@ from fractions import Fraction
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
-LONGEST = 2**26
+MAX_BYTES = 2**26
 """Bytes that one message may have."""
 MODULES = frozenset(
     {
@@ -61,7 +61,7 @@ class Pipe:
     def send(self, message: object) -> None:
         """Send one message."""
         data = json.dumps(message, ensure_ascii=True).encode()
-        if len(data) > LONGEST:
+        if len(data) > MAX_BYTES:
             raise Foreign("the value is too large")
         view = memoryview(len(data).to_bytes(4, "little") + data)
         try:
@@ -73,7 +73,7 @@ class Pipe:
     def receive(self) -> Any:
         """Wait for a message."""
         length = int.from_bytes(self._exactly(4), "little")
-        if length > LONGEST:
+        if length > MAX_BYTES:
             raise Broken("too long a message")
         try:
             return json.loads(self._exactly(length))
