@@ -78,7 +78,7 @@ class StudyConfig(Section):
     max_time: str | None = safe(None)
     constraints: tuple[str, ...] = unsafe((), max_length=64)
     seed: int = unsafe(0, ge=0, lt=2**32)
-    executor: Annotated[str, one_of(EXECUTORS, "executor")] = safe("local")
+    executor: Annotated[str, entry_of(EXECUTORS)] = safe("local")
     workers: int | None = safe(None, ge=1, le=100_000)
     ray_address: str | None = safe(None, min_length=1)
     deterministic: bool = unsafe(False)
@@ -165,8 +165,8 @@ class StudyConfig(Section):
             refuse(
                 [((), "max_time cannot be combined with deterministic; use budget or max_items")]
             )
-        if value and info.data.get("executor") == "ray" and info.data.get("workers") is None:
-            problem = "deterministic runs on Ray need a fixed number of workers: set `workers`"
+        if value and info.data.get("workers") is None and _can(info, "parallel"):
+            problem = "deterministic runs need a fixed number of workers: set `workers`"
             refuse([((), problem)])
         return value
 
@@ -215,14 +215,15 @@ class StudyConfig(Section):
     @field_validator("workers")
     @classmethod
     def _workers(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is not None and value > 1 and info.data.get("executor") == "local":
-            refuse([((), "the local executor has one worker; use executor: ray for more")])
+        if value is not None and value > 1 and not _can(info, "parallel"):
+            name = info.data["executor"]
+            refuse([((), f"the {name} executor has one worker; use executor: ray for more")])
         return value
 
     @field_validator("ray_address")
     @classmethod
     def _ray_address(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is not None and info.data.get("executor") == "local":
+        if value is not None and not _can(info, "joins"):
             refuse([((), "ray_address needs executor: ray")])
         return value
 
@@ -280,3 +281,9 @@ class StudyConfig(Section):
             k: v for k, (v, is_safe) in leaves(self.to_plain(), StudyConfig).items() if not is_safe
         }
         return hashlib.sha256(json.dumps(fixed).encode()).hexdigest()[:16]
+
+
+def _can(info: ValidationInfo, capability: Literal["parallel", "joins"]) -> bool:
+    """Return whether the executor declares a capability; of an unknown one nothing is asked."""
+    name = info.data.get("executor")
+    return name is None or bool(getattr(EXECUTORS[name], capability))

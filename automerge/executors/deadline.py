@@ -6,7 +6,7 @@ import statistics
 from collections import deque
 from dataclasses import dataclass, field
 
-LEAST_S = 300.0
+MIN_S = 300.0
 TIMES_MEDIAN = 4.0
 KNOWN = 3
 """Measurements that must have been seen before any is called late."""
@@ -18,10 +18,10 @@ class Deadline:
     """Learns how long an item takes; says how long a measurement of some items may take.
 
     No limit before `KNOWN` measurements; then `TIMES_MEDIAN` times the median, never under
-    `least_s`. Durations are of a monotonic clock: setting the time of day changes nothing.
+    `min_s`. Durations are of a monotonic clock: setting the time of day changes nothing.
     """
 
-    least_s: float = LEAST_S
+    min_s: float = MIN_S
     _seconds: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
 
     def saw(self, n_items: int, took_s: float) -> None:
@@ -33,4 +33,4 @@ class Deadline:
         if len(self._seconds) < KNOWN:
             return None
         typical = statistics.median(self._seconds)
-        return max(self.least_s, TIMES_MEDIAN * typical * max(n_items, 1))
+        return max(self.min_s, TIMES_MEDIAN * typical * max(n_items, 1))

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from automerge.config import StudyConfig
 from automerge.errors import AutomergeError, StateError
-from automerge.executors.base import Executor
-from automerge.executors.ray import cluster_warnings
+from automerge.executors import EXECUTORS, Executor
 from automerge.objective import goals
 from automerge.samplers import SAMPLERS
 from automerge.session.examine import Examined, examine
@@ -133,7 +132,7 @@ def _session(store: Store, config: StudyConfig, found: Examined | None, new: boo
         (
             *store.meta("warnings"),
             *version_warnings(store),
-            *cluster_warnings(config.ray_address),
+            *EXECUTORS[config.executor].warnings(config.ray_address),
         ),
         new,
     )

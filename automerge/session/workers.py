@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from automerge.config import StudyConfig
-from automerge.executors.base import Executor
+from automerge.executors import EXECUTORS, Executor, Start
 from automerge.extensions import installed
 from automerge.recipe import BASE
 from automerge.session.panel import study_panel
@@ -21,10 +21,9 @@ def start_workers(
     config: StudyConfig, run: Path, n_layers: int, found: Examined, note: Callable[[str], None]
 ) -> Executor:
     """Start the workers of a study; `n_layers` is the base's."""
-    from automerge.executors.local import LocalExecutor
-    from automerge.executors.ray import RayExecutor, RaySettings
     from automerge.worker.worker import MergeWorker, WorkerSpec, choose_device, expected_identity
 
+    launcher = EXECUTORS[config.executor]
     evaluation = config.evaluation
     device = evaluation.device if config.ray_address else choose_device(evaluation.device)
     recipe_methods = [part.method for named in config.recipes for part in named.recipe.parts]
@@ -39,21 +38,22 @@ def start_workers(
         run=run,
         dtype=evaluation.dtype,
         device=device,
-        threads=1 if config.executor == "ray" and device == "cpu" else None,
+        threads=1 if launcher.parallel and device == "cpu" else None,
         methods=tuple(dict.fromkeys([*config.search.methods, *recipe_methods])),
         more_layers=max([config.search.layers.repeat, *deeper]),
         extensions=installed(config.extensions),
     )
-    if config.executor == "local":
-        return LocalExecutor(partial(MergeWorker, spec, found.tasks, found.watch))
-    gpus = 0 if device == "cpu" else 1
-    settings = RaySettings(
-        config.workers,
-        gpus_per_worker=gpus,
-        address=config.ray_address,
-        expected=expected_identity({m["name"]: m["sample"] for m in found.facts["models"]}),
+    opened = (found.tasks, found.watch) if launcher.in_driver else ()
+    return launcher.start(
+        Start(
+            partial(MergeWorker, spec, *opened),
+            workers=config.workers,
+            gpus=0 if device == "cpu" else 1,
+            address=config.ray_address,
+            expected=expected_identity({m["name"]: m["sample"] for m in found.facts["models"]}),
+            note=note,
+        )
     )
-    return RayExecutor(partial(MergeWorker, spec), settings, note)
 
 
 def scoring_dtype(config: StudyConfig, stored: str) -> str:

@@ -1,13 +1,32 @@
-"""Conformance suites for what others add: each is a class of tests that takes one fixture.
+"""Conformance suites for what others add: each is a class of tests that takes one fixture or two.
 
 They need pytest, which `pip install automerge-llm[test]` brings.
 """
 
-import pytest
+from __future__ import annotations
 
-pytest.register_assert_rewrite("automerge.testing.methods", "automerge.testing.samplers")
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from automerge.testing.methods import MethodLaws  # noqa: E402
-from automerge.testing.samplers import SamplerLaws  # noqa: E402
+if TYPE_CHECKING:
+    from automerge.testing.executors import ExecutorLaws
+    from automerge.testing.methods import MethodLaws
+    from automerge.testing.samplers import SamplerLaws
 
-__all__ = ["MethodLaws", "SamplerLaws"]
+__all__ = ["ExecutorLaws", "MethodLaws", "SamplerLaws"]
+
+_HOMES = {
+    "ExecutorLaws": "automerge.testing.executors",
+    "MethodLaws": "automerge.testing.methods",
+    "SamplerLaws": "automerge.testing.samplers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a suite when it is asked for, with assertions that pytest explains."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'automerge.testing' has no attribute {name!r}")
+    import pytest
+
+    pytest.register_assert_rewrite(*_HOMES.values())
+    return getattr(import_module(_HOMES[name]), name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 import ray
 
-from automerge.errors import ClusterLost, DeviceLost, ModelsChanged, PreflightError
-from automerge.executors import EXECUTORS
-from automerge.executors.base import Executor
+from automerge.errors import AutomergeError, ClusterLost, DeviceLost, ModelsChanged, PreflightError
+from automerge.executors import EXECUTORS, Executor, Launcher
 from automerge.executors.local import LocalExecutor
 from automerge.executors.ray import RETRIES, RayExecutor, RaySettings
 from automerge.recipe import Profile, Recipe, RecipeSource
+from automerge.testing import ExecutorLaws
+from automerge.testing import executors as laws
 from automerge.trial import Failed, Job, Measured, Outcome, Part
-from tests.toy import ITEMS, ToyWorker, scores
+from tests.toy import ITEMS, ToyWorker
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
@@ -61,31 +62,69 @@ def collect(executor: Executor, jobs: list[Job]) -> dict[int, Outcome]:
     return finished
 
 
-STARTED: Mapping[str, Mapping[str, Callable[[], Executor]]] = {
-    "local": {"one worker": lambda: LocalExecutor(ToyWorker)},
-    "ray": {
-        "one worker": lambda: RayExecutor(ToyWorker, RaySettings(workers=1)),
-        "two workers": lambda: RayExecutor(ToyWorker, RaySettings(workers=2)),
-    },
-}
-"""How each entry of EXECUTORS is started; an entry that is not here fails the suite."""
-
-
 @pytest.mark.usefixtures("own_ray")
+class TestExecutors(ExecutorLaws):
+    @pytest.fixture(params=tuple(EXECUTORS))
+    def launcher(self, request: pytest.FixtureRequest) -> Launcher:
+        return EXECUTORS[request.param]
+
+
+class Forgetful(LocalExecutor):
+    """Loses what it is given last, when it is given much."""
+
+    def submit(self, job: Job) -> None:
+        if len(self._queue) < 4:
+            super().submit(job)
+
+
+class Blunt(LocalExecutor):
+    """Begins jobs without a word."""
+
+    def next_finished(self, timeout_s: float) -> tuple[Job, Outcome] | None:
+        if not self._queue:
+            return None
+        self._worker = self._worker or self._factory()
+        one = self._queue.popleft()
+        return one, self._worker.measure(one)
+
+
+class Lax(LocalExecutor):
+    """Takes what a worker raises for a failure of its job."""
+
+    def next_finished(self, timeout_s: float) -> tuple[Job, Outcome] | None:
+        one = self._queue[0] if self._queue else job(0)
+        try:
+            return super().next_finished(timeout_s)
+        except AutomergeError as error:
+            return one, Failed("error", str(error))
+
+
+class Undead(LocalExecutor):
+    """Goes on after it was closed."""
+
+    def close(self) -> None: ...
+
+
 @pytest.mark.parametrize(
-    ("name", "way"), [(name, way) for name in EXECUTORS for way in STARTED.get(name, ["missing"])]
+    ("executor", "law", "arguments"),
+    [
+        (Forgetful, "test_every_job_comes_back_once_as_it_was_measured", {"workers": 1}),
+        (Blunt, "test_every_job_comes_back_once_as_it_was_measured", {"workers": 1}),
+        (Lax, "test_models_that_changed_end_the_study", {"where": "measure"}),
+        (Lax, "test_why_a_worker_cannot_be_built_is_said", {}),
+        (Undead, "test_after_closing_nothing_comes_back", {}),
+    ],
 )
-def test_every_executor_gives_the_same_outcomes(name: str, way: str) -> None:
-    jobs = [job(n) for n in range(5)]
-    executor = STARTED[name][way]()
-    assert executor.next_finished(timeout_s=0.0) is None
-    outcomes = collect(executor, jobs)
-    executor.close()
-    assert set(outcomes) == set(range(5))
-    for one in jobs:
-        outcome = outcomes[one.trial]
-        assert isinstance(outcome, Measured)
-        assert outcome.scores == scores(one.recipe, one.items)
+def test_the_laws_fail_what_breaks_them(
+    executor: type[LocalExecutor],
+    law: str,
+    arguments: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(laws, "PATIENCE", 10)
+    launcher = Launcher(lambda start: executor(start.worker), in_driver=True)
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        getattr(ExecutorLaws(), law)(launcher, **arguments)
 
 
 @dataclass(frozen=True)
@@ -153,45 +192,17 @@ def test_workers_killed_before_they_begin_a_job_use_up_none_of_its_tries(tmp_pat
     assert len(list(tmp_path.iterdir())) == RETRIES + 2
 
 
-@dataclass(frozen=True)
 class Changed(ToyWorker):
-    """Finds its models changed, at one of three places."""
-
-    where: str = ""
+    """Finds its models changed as soon as it is built."""
 
     def identity(self) -> dict[str, str]:
-        self._found("identity")
-        return super().identity()
-
-    def prepare(self, part: Part) -> None:
-        self._found("prepare")
-
-    def measure(self, job: Job) -> Outcome:
-        self._found("measure")
-        return super().measure(job)
-
-    def _found(self, where: str) -> None:
-        if where == self.where:
-            raise ModelsChanged(f"changed in {where}")
+        raise ModelsChanged("changed in identity")
 
 
 @pytest.mark.usefixtures("own_ray")
-@pytest.mark.parametrize(
-    ("name", "where"),
-    [
-        ("local", "prepare"),
-        ("local", "measure"),
-        ("ray", "identity"),
-        ("ray", "prepare"),
-        ("ray", "measure"),
-    ],
-)
-def test_models_that_changed_end_the_study(name: str, where: str) -> None:
-    worker = partial(Changed, where=where)
-    executor: Executor = LocalExecutor(worker)
-    if name == "ray":
-        executor = RayExecutor(worker, RaySettings(workers=1))
-    with pytest.raises(ModelsChanged, match=f"^changed in {where}$"):
+def test_models_that_changed_before_a_worker_was_up_end_the_study() -> None:
+    executor = RayExecutor(Changed, RaySettings(workers=1))
+    with pytest.raises(ModelsChanged, match=r"^changed in identity$"):
         collect(executor, [job(0)])
     executor.close()
 

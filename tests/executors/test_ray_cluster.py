@@ -68,7 +68,7 @@ def test_a_hung_measurement_is_given_up_and_the_others_go_on(
     cluster: Cluster, tmp_path: Path, times: int, survives: bool
 ) -> None:
     cluster.add_node(num_cpus=2)
-    settings = RaySettings(workers=2, least_deadline_s=2.0)
+    settings = RaySettings(workers=2, min_deadline_s=2.0)
     executor = RayExecutor(partial(Hangs, folder=tmp_path, trial=6, times=times), settings)
     finished = collect(executor, [job(n) for n in range(9)])
     executor.close()

@@ -1,0 +1,14 @@
+"""Whether two workers' scores can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+def differences(identity: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
+    """Return in words what of a worker's identity is not as wanted; nothing where all is."""
+    return [
+        f"{what} {identity.get(what, 'missing')} instead of {value}"
+        for what, value in wanted.items()
+        if identity.get(what) != value
+    ]
