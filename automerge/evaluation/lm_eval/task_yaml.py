@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from automerge.files.regular import read_regular
+from automerge.files.regular import Unfit, read_regular
 
 MAX_BYTES = 4 * 2**20
 """Largest task file; those of lm-eval have a few kilobytes."""
@@ -34,12 +34,13 @@ def read_text(path: Path) -> str:
     """A task file's text.
 
     Raises:
-        Unfit: it is no regular file, or too large.
-        Unreadable: it is not UTF-8.
+        Unreadable: it is no regular file, too large, or not UTF-8.
         OSError: it cannot be read.
     """
     try:
         return read_regular(path, MAX_BYTES).decode("utf-8-sig")
+    except Unfit as error:
+        raise Unreadable(str(error)) from None
     except UnicodeDecodeError as error:
         raise Unreadable(f"{path} is not UTF-8 (byte {error.start})") from None
 
