@@ -53,7 +53,11 @@ from automerge.methods.widen import WIDEN
 
 
 def admit(name: str, outside: object) -> Method:
-    """Take a method from outside the package, under the name that recipes know it by."""
+    """Admit a method from outside the package, under the name that recipes know it by.
+
+    Raises:
+        TypeError: it is not a `Method`.
+    """
     if not isinstance(outside, Method):
         raise TypeError(f"expected an automerge.methods.Method, got {type(outside).__name__}")
     return replace(outside, name=name)

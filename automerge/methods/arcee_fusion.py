@@ -1,4 +1,4 @@
-"""The most important differences of one model to the base."""
+"""The most important differences of one model from the base."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ TINY = 1e-8
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """λ."""
+    """Return λ."""
     return Coefficients(each=((values.number["lambda"],),))
 
 
 def prepare(operands: Operands) -> tuple[Tensor, ...]:
-    """The task vector where its importance is an upper outlier: ≥ median + 1.5 interquartile range.
+    """Return the task vector where its importance is at least median + 1.5 interquartile range.
 
     Importance is |δ| times the Kullback-Leibler divergence of the row's softmax from that of the
-    base's, in float64. Quantiles are exact and at the floor of their position; mergekit samples
-    10⁶ elements of a larger tensor.
+    base's, in float64. Quantiles are exact, at the floor of their position; of larger tensors,
+    mergekit samples 10⁶ elements.
     """
     (vector,), (source,) = operands.task_vectors, operands.sources
     row = source.dim() - 1 if source.dim() else 0
@@ -36,7 +36,7 @@ def prepare(operands: Operands) -> tuple[Tensor, ...]:
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """base + λ times the important part of the task vector."""
+    """Return base + λ times the important part of the task vector."""
     (important,), ((scale,),) = operands.prepared, scalars.each
     return operands.anchor + important * scale
 

@@ -2,11 +2,11 @@
 
 A method is two stages. `coefficients` turns knob values and whole-tensor statistics into a few
 scalars, in plain Python. `kernel` turns tensors and those scalars into the merged tensor, in the
-precision of its inputs (float32, or float64 for float64 models). So statistics are computed once a
-tensor for a whole search. A kernel of extent "element" can run on any block of a tensor, on any
+precision of its inputs (float32, or float64 for float64 models). So statistics are computed once
+per tensor for a whole search. A kernel of extent "element" can run on any block of a tensor, on any
 device, eagerly or compiled, with the same result: it works element by element and never branches
 on a number. One of extent "tensor" gets whole tensors in their own shape, and what its `prepare`
-made of them, computed once a search.
+made of them, computed once per search.
 
 Declarations import no torch: the search side reads them for knobs and bounds.
 """
@@ -32,11 +32,10 @@ class Knob:
 
     `default` is used where a recipe says nothing. `neutral` is the value at which the knob does
     nothing: a source adds nothing, nothing is dropped, nothing is scaled; None for switches and
-    numerical tolerances.
-    Values outside `domain` are refused; `search` are the default bounds of a search, None for a
-    knob that is not searched unless asked for. `smooth` says that the merged tensor
-    has a derivative with respect to the knob almost everywhere, which the kernel carries: no mask,
-    rank or switch moves with it.
+    numerical tolerances. Values outside `domain` are refused. `search` holds the default bounds of
+    a search; it is None for a knob that is searched only on request. `smooth` says that the merged
+    tensor has a derivative with respect to the knob almost everywhere, which the kernel carries:
+    no mask, rank or switch moves with it.
     """
 
     name: str
@@ -51,7 +50,7 @@ class Knob:
 
 @dataclass(frozen=True)
 class Values:
-    """Knob values for one tensor: numbers a source (in order), recipe numbers and switches."""
+    """Knob values for one tensor: numbers per source (in order), recipe numbers and switches."""
 
     each: Mapping[str, tuple[float, ...]]
     number: Mapping[str, float]
@@ -78,28 +77,28 @@ class Statistics(Protocol):
         """Number of elements of the tensor."""
 
     def inner(self, i: int, j: int) -> float:
-        """Inner product of vectors i and j, accumulated in float64."""
+        """Return the inner product of vectors i and j, accumulated in float64."""
 
     def model_inner(self, i: int, j: int) -> float:
-        """Inner product of vectors i and j over all tensors of the model ("model_gram")."""
+        """Return the inner product of vectors i and j over the whole model ("model_gram")."""
 
     def magnitude(self, i: int, k: int) -> float:
-        """The k-th largest absolute element of vector i, k from 1."""
+        """Return the k-th largest absolute element of vector i, k from 1."""
 
     @property
     def n_spread(self) -> int:
         """Number of elements at which the vectors are not all equal ("spread")."""
 
     def spread(self, k: int) -> float:
-        """The k-th largest population variance of an element over the vectors, k from 1."""
+        """Return the k-th largest population variance of an element over the vectors, k from 1."""
 
     def spread_energy(self, i: int, k: int) -> float:
-        """Sum of vector i's squares over the k elements of largest variance."""
+        """Return the sum of vector i's squares over the k elements of largest variance."""
 
 
 @dataclass(frozen=True)
 class Coefficients:
-    """The scalars of one tensor: a tuple a source, those all share, and switches."""
+    """The scalars of one tensor: one tuple per source, those that all share, and switches."""
 
     each: tuple[tuple[float, ...], ...]
     shared: tuple[float, ...] = ()
@@ -110,11 +109,12 @@ class Coefficients:
 class Operands:
     """Tensors of one shape: base (None unless anchored), sources, and what a method asked for.
 
-    Seeded methods get one tensor of uniforms in [0, 1) a source. "ranks" methods get one tensor of
-    ranks a source: 0 for the least magnitude of the vector within its row (the last dimension), 1
-    for the largest, evenly spaced, in element order where magnitudes are equal; 0.5 in rows of one.
-    `prepared` is what `Method.prepare` gave. `evidence` has, for each kind that the method needs,
-    what there is for this tensor from each source's model, None where there is nothing.
+    Seeded methods get one tensor of uniforms in [0, 1) per source. "ranks" methods get one tensor
+    of ranks per source: 0 for the least magnitude of the vector within its row (the last
+    dimension), 1 for the largest, evenly spaced, in element order where magnitudes are equal; 0.5
+    in rows of one element. `prepared` is what `Method.prepare` returned. `evidence` has, for each
+    kind that the method needs, what there is for this tensor from each source's model, None where
+    there is nothing.
     """
 
     base: Tensor | None
@@ -133,15 +133,15 @@ class Operands:
 
     @property
     def task_vectors(self) -> tuple[Tensor, ...]:
-        """Source − base, a source (Ilharco et al. 2023, arXiv:2212.04089)."""
+        """Source − base, for each source (Ilharco et al. 2023, arXiv:2212.04089)."""
         return tuple(source - self.anchor for source in self.sources)
 
 
 def indicator(tensor: Tensor) -> Tensor:
-    """1 where a tensor is positive, else 0, in its dtype.
+    """Return 1 where a tensor is positive, else 0, in its dtype.
 
     Float masks keep an eager kernel in vector instructions (comparisons and boolean products are
-    six times slower on CPUs); multiplied with, they carry a NaN on to the check of the result.
+    six times slower on CPUs); as factors, they carry a NaN on to the check of the result.
     """
     return tensor.relu().sign()
 
@@ -156,12 +156,12 @@ class Method:
     """A merge method: its knobs, what it needs, and its two stages.
 
     `anchored` methods need a base and combine task vectors. `ordered` ones depend on the order of
-    sources. `compares` says that all sources matter whatever their weights: one of weight 0 has a
-    say in what is kept of the others. `seeded` ones get uniforms derived from the recipe's seed.
-    `statistics` names all the whole-tensor numbers `coefficients` may ask for. `prepare`, for the
-    extent "tensor", computes from base and sources what no knob changes. `needs` names the kinds of
-    evidence (see `automerge.evidence`) that the kernel wants of every source; it has the extent
-    "tensor".
+    sources. `compares` says that every source matters whatever its weight: one of weight 0 still
+    influences what is kept of the others. `seeded` ones get uniforms derived from the recipe's
+    seed. `statistics` names all whole-tensor numbers that `coefficients` may ask for. `prepare`,
+    for the extent "tensor", computes from base and sources what no knob changes. `needs` names the
+    kinds of evidence (see `automerge.evidence`) that the kernel needs from every source; such a
+    method has the extent "tensor".
     """
 
     name: str
@@ -211,7 +211,7 @@ class Method:
 
 
 def number(value: object, knob: Knob, place: Place) -> float:
-    """A knob's value at a place; the knob's default where the recipe says nothing."""
+    """Return a knob's value at a place; the knob's default where the recipe says nothing."""
     here = value.at(place) if isinstance(value, Profile) else value
     if here is None:
         return float(knob.default)
@@ -220,20 +220,20 @@ def number(value: object, knob: Knob, place: Place) -> float:
 
 
 def weight(search: tuple[float, float] = (0.0, 1.0)) -> Knob:
-    """The share of a source that is added."""
+    """Declare the share of a source that is added."""
     return Knob("weight", "source", "float", 1.0, 0.0, (-10.0, 10.0), search, smooth=True)
 
 
 def density(search: tuple[float, float] = (0.1, 1.0)) -> Knob:
-    """The share of a task vector that is kept."""
+    """Declare the share of a task vector that is kept."""
     return Knob("density", "source", "float", 1.0, 1.0, (0.0, 1.0), search)
 
 
 def scaling(search: tuple[float, float] | None = None) -> Knob:
-    """The factor on the merged task vector, λ in the papers."""
+    """Declare the factor on the merged task vector, λ in the papers."""
     return Knob("lambda", "recipe", "float", 1.0, 1.0, (-10.0, 10.0), search, smooth=True)
 
 
 def normalize(default: bool) -> Knob:
-    """Whether sums are divided by the sum of their weights."""
+    """Declare whether sums are divided by the sum of their weights."""
     return Knob("normalize", "recipe", "bool", default, None, (0.0, 1.0))

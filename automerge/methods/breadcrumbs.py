@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """λ wᵢ and the magnitudes kept, a source."""
+    """Return λ wᵢ and the bounds of the magnitudes kept, per source."""
     return summands(values, bounds(values, statistics))
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """base + λ Σ wᵢ mᵢ (xᵢ − base)."""
+    """Return base + λ Σ wᵢ mᵢ (xᵢ − base), with mᵢ the mask of the magnitudes kept."""
     vectors = masked(operands, tuple((least, most) for _, least, most in scalars.each))
     return operands.anchor + weighted_sum(vectors, scalars.each)
 

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """wᵢ and the magnitudes kept, a source, and λ."""
+    """Return wᵢ and the bounds of the magnitudes kept, per source, and λ."""
     return ballot(values, bounds(values, statistics))
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """TIES's election and merge over the masked task vectors."""
+    """Return TIES's election and merge over the masked task vectors."""
     vectors = masked(operands, tuple((least, most) for _, least, most in scalars.each))
     weighted = [v * w for v, (w, *_) in zip(vectors, scalars.each, strict=True)]
     return elected(operands, weighted, scalars)

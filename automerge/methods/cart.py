@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """λ times the weights, the rank, and whether it is full."""
+    """Return λ times the weights, the rank, and whether it is full."""
     rank = values.number["rank"]
     return Coefficients(
         each=tuple((w,) for w in scaled_weights(values)),
@@ -33,7 +33,7 @@ def coefficients(values: Values, statistics: Statistics) -> Coefficients:
 
 
 def prepare(operands: Operands) -> tuple[Tensor, ...]:
-    """The singular vectors, of a matrix's shorter side, of each source − average."""
+    """Return the singular vectors of each source − average, on a matrix's shorter side."""
     if not is_matrix(operands.sources[0]):
         return ()
     centre = added(operands.sources) / len(operands.sources)
@@ -41,12 +41,12 @@ def prepare(operands: Operands) -> tuple[Tensor, ...]:
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """x̄ + Σ λ wᵢ SVDₖ(xᵢ − x̄), x̄ the average of the sources and k a share of the full rank.
+    """Return x̄ + Σ λ wᵢ SVDₖ(xᵢ − x̄), x̄ the average of the sources, k a share of full rank.
 
     No base is needed. At full rank this is linear, and computed so: a source of weight 1 among
-    sources of weight 0 is returned as it is. Below, vectors are averaged, as are embeddings in the
-    authors' code, which truncates only attention and MLPs. A recipe costs a few thin matrix
-    products a tensor, the first one SVD a source more.
+    sources of weight 0 is returned unchanged. Below full rank, vectors are averaged; the authors'
+    code also averages embeddings, as it truncates only attention and MLPs. A recipe costs a few
+    thin matrix products per tensor, and the first one an SVD per source in addition.
     """
     sources = operands.sources
     (rank,), (full,) = scalars.shared, scalars.switches

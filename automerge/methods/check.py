@@ -1,4 +1,4 @@
-"""What keeps a recipe from being merged, each problem with its place in the recipe."""
+"""Whether a recipe can be merged: every problem, with its place in the recipe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Locate: TypeAlias = Callable[[PlainPath], Location | None]
 
 
 def check_recipe(recipe: Recipe, methods: Table[Method]) -> list[str]:
-    """List everything that keeps a recipe from being merged, each with where; empty if nothing."""
+    """List everything that keeps a recipe from being merged, each with its place."""
     return [label(path) + problem for path, problem in problems(recipe, methods)]
 
 
@@ -78,7 +78,7 @@ def model_problems(recipe: Recipe, method: Method) -> list[str]:
             expected = f"{least} to {most}"
         problems.append(f"{method.name} takes {expected} source(s); got {count}")
     if method.anchored and recipe.base is None:
-        problems.append(f"{method.name} merges differences to a base model: name one as `base`")
+        problems.append(f"{method.name} merges task vectors and needs a base model: set `base`")
     names = [source.name for source in recipe.sources]
     problems += [
         f"source {name!r} is listed twice; give it one weight"
@@ -93,7 +93,7 @@ def model_problems(recipe: Recipe, method: Method) -> list[str]:
                 "its digest under `evidence` (`automerge gather` makes it)"
             )
     if method.anchored and recipe.base in names:
-        problems.append(f"{recipe.base!r} is the base and a source: its difference is zero")
+        problems.append(f"{recipe.base!r} is the base and a source: its task vector is zero")
     return problems
 
 
@@ -105,8 +105,10 @@ def knob_problems(
     elsewhere = {knob.name: knob.scope for knob in method.knobs if knob.name not in known}
     for name, value in given.items():
         if name in elsewhere:
-            whole = "each source" if elsewhere[name] == "source" else "the whole recipe"
-            yield name, f"{name!r} is set for {whole}"
+            if elsewhere[name] == "source":
+                yield name, f"{name!r} is a per-source knob; set it under `sources`"
+            else:
+                yield name, f"{name!r} is a knob of the whole recipe; set it under `parameters`"
         elif name not in known:
             yield name, f"{method.name} has no {name!r}{nearest(name, tuple(known))}"
         else:

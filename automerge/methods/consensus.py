@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """λ times the weight, and the λₜ of the mask, a source; k."""
+    """Return λ times the weight, and the λₜ of the mask, per source; k."""
     return Coefficients(
         each=tuple(zip(scaled_weights(values), values.each["mask_lambda"], strict=True)),
         shared=(values.number["k"],),
@@ -31,10 +31,11 @@ def coefficients(values: Values, statistics: Statistics) -> Coefficients:
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """base + τ where at least k sources have |τₜ| > λₜ |τ − τₜ|, τ = Σ τₜ, τₜ = λ wₜ (xₜ − base).
+    """Return base + τ where at least k sources have |τₜ| > λₜ |τ − τₜ| (TALL masks).
 
-    The masks are made of weighted task vectors, so a source of weight 0 has no vote; the paper's
-    weights are 1. Of a k that is no whole number, the next one counts. k = 0 is task arithmetic.
+    τ = Σ τₜ and τₜ = λ wₜ (xₜ − base). The masks are made of weighted task vectors, so a source of
+    weight 0 has no vote; the paper's weights are 1. A fractional k is rounded up. k = 0 is task
+    arithmetic.
     """
     (k,) = scalars.shared
     weighted = [v * w for v, (w, _) in zip(operands.task_vectors, scalars.each, strict=True)]

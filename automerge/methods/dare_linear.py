@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """λ wᵢ / densityᵢ and densityᵢ a source."""
+    """Return λ wᵢ / densityᵢ and densityᵢ per source."""
     scale = factor(values)
     pairs = zip(values.each["weight"], values.each["density"], strict=True)
     return Coefficients(each=tuple((rescaled(scale * w, density), density) for w, density in pairs))
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """base + λ Σ wᵢ mᵢ (xᵢ − base) / densityᵢ, with mᵢ a Bernoulli(densityᵢ) mask."""
+    """Return base + λ Σ wᵢ mᵢ (xᵢ − base) / densityᵢ, with mᵢ a Bernoulli(densityᵢ) mask."""
     return operands.anchor + added(dropped(operands, scalars.each))
 
 

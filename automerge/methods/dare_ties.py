@@ -1,4 +1,4 @@
-"""TIES with random dropping in place of trimming."""
+"""TIES with random dropping instead of trimming."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """wᵢ, wᵢ / densityᵢ and densityᵢ a source, and λ."""
+    """Return wᵢ, wᵢ / densityᵢ and densityᵢ per source, and λ."""
     pairs = zip(values.each["weight"], values.each["density"], strict=True)
     return ballot(values, [(rescaled(w, density), density) for w, density in pairs])
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """TIES's election and merge over mᵢ (xᵢ − base) / densityᵢ."""
+    """Return TIES's election and merge over mᵢ (xᵢ − base) / densityᵢ."""
     weighted = dropped(operands, [(factor, density) for _, factor, density in scalars.each])
     return elected(operands, weighted, scalars)
 

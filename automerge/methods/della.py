@@ -1,4 +1,4 @@
-"""TIES with random dropping by magnitude in place of trimming."""
+"""TIES with random dropping by magnitude instead of trimming."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """wᵢ and the range of probabilities a source, and λ."""
+    """Return wᵢ and the range of probabilities per source, and λ."""
     return ballot(values, windows(values))
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """TIES's election and merge over mᵢ (xᵢ − base) / pᵢ, with mᵢ a Bernoulli(pᵢ) mask."""
+    """Return TIES's election and merge over mᵢ (xᵢ − base) / pᵢ, with mᵢ a Bernoulli(pᵢ) mask."""
     return elected(operands, pruned(operands, scalars.each), scalars)
 
 

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """λ wᵢ and the range of probabilities a source."""
+    """Return λ wᵢ and the range of probabilities per source."""
     return summands(values, windows(values))
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """base + λ Σ wᵢ mᵢ (xᵢ − base) / pᵢ, with mᵢ a Bernoulli(pᵢ) mask."""
+    """Return base + λ Σ wᵢ mᵢ (xᵢ − base) / pᵢ, with mᵢ a Bernoulli(pᵢ) mask."""
     return operands.anchor + added(pruned(operands, scalars.each))
 
 

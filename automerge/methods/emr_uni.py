@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """base + sign(Σ τᵢ) maxᵢ |τᵢ| over the τᵢ = wᵢ (xᵢ − base) of that sign, λ in the weights.
+    """Return base + sign(Σ τᵢ) maxᵢ |τᵢ| over the τᵢ = wᵢ (xᵢ − base) of that sign.
 
-    The paper masks and rescales the result for each task at inference; one model has neither. A
-    sum of exactly 0 elects +, as in `ties`; in the paper's code −.
+    λ is in the weights. The paper masks and rescales the result for each task at inference; a
+    single model does neither. A sum of exactly 0 elects +, as in `ties`; in the paper's code −.
     """
     weighted = [v * w for v, (w,) in zip(operands.task_vectors, scalars.each, strict=True)]
     sign = vote(weighted)

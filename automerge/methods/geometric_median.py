@@ -1,4 +1,4 @@
-"""The point whose distances to the task vectors sum to the least."""
+"""The point with the smallest sum of distances to the task vectors."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from automerge.methods.shared.sums import task_vector_sum
 
 MAX_STEPS = 100
 FLAT = 1e-12
-"""Part of a sum of distances by which two must differ to tell which point is the better."""
+"""Relative difference of two sums of distances from which one point counts as better."""
 RESOLUTION = 1e-13
-"""How far Weiszfeld's step moves any share of a point that is the minimum, at most: rounding."""
+"""The most that Weiszfeld's step moves any share of a point that is the minimum: rounding."""
 MARGIN = 1e-9
-"""Part of what counts at a vector by which it must outweigh the others for it to be the minimum."""
+"""Relative margin by which the counts at a vector must outweigh the others' pull on a minimum."""
 DAMPING = 1e-8
-"""Part of the largest curvature added to all: along what is flatter than that, Newton's steps,
-which only rounding would decide, are short."""
+"""Share of the largest curvature that is added to all: in directions flatter than that, Newton's
+steps, which only rounding would decide, are short."""
 NEAR = 1e-6
-"""Part of a vector's length below which a distance to it is taken for a rounding error."""
+"""Share of a vector's length below which a distance to it is taken for a rounding error."""
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """λ times the median's shares of the task vectors, per tensor.
+    """Return λ times the median's shares of the task vectors, per tensor.
 
-    A weight counts a source so many times; a negative one counts its negated task vector. The
+    A weight is how many times a source counts; a negative one counts its negated task vector. The
     authors' code takes LoRA's products in q and v projections, and at most 300 plain steps.
     """
     weights = values.each["weight"]
@@ -41,13 +41,18 @@ def coefficients(values: Values, statistics: Statistics) -> Coefficients:
 
 
 def median(counts: Sequence[float], gram: Sequence[Sequence[float]]) -> list[float]:
-    """The shares cᵢ, which sum to 1, of min Σ nᵢ ‖vᵢ − Σ cⱼ vⱼ‖; all 0 where nothing is counted.
+    """Return the shares cᵢ, which sum to 1, that minimise Σ nᵢ ‖vᵢ − Σ cⱼ vⱼ‖.
 
-    One of the vectors where it is the minimum (Vardi & Zhang 2000, doi:10.1073/pnas.97.4.1423),
-    the middle of two that count alike, else where Weiszfeld's iteration ends. From the mean on,
-    the better of Weiszfeld's step and Newton's is taken: the one of the lower sum of distances,
-    or, where those are equal but for rounding, as they are 10⁻⁶ around the minimum, the one after
-    which Weiszfeld's step is shorter.
+    All are 0 where nothing is counted. The result is one of the vectors where that is the minimum
+    (Vardi & Zhang 2000, doi:10.1073/pnas.97.4.1423), the middle of two that count the same, else
+    where Weiszfeld's iteration ends. Starting from the mean, each step is the better of
+    Weiszfeld's and Newton's: the one with the lower sum of distances or, where these differ by
+    rounding only, as they do within 10⁻⁶ of the minimum, the one after which Weiszfeld's step is
+    shorter.
+
+    Args:
+        counts: nᵢ, how many times each vector counts; at least 0.
+        gram: inner products of the vectors, n × n.
     """
     counted = [i for i, n in enumerate(counts) if n > 0]
     total = sum(counts)
@@ -81,7 +86,7 @@ class Look:
     step: Sequence[float]
 
     def cost(self, counts: Sequence[float]) -> float:
-        """The weighted sum of distances."""
+        """Return the weighted sum of distances."""
         return inner(counts, self.distances)
 
     @property
@@ -93,7 +98,7 @@ class Look:
 def look(
     shares: Sequence[float], counts: Sequence[float], gram: Sequence[Sequence[float]], least: float
 ) -> Look:
-    """Weiszfeld's step: each vector's share is what it counts over its distance to the point."""
+    """Take Weiszfeld's step: a vector's share is its count over its distance to the point."""
     near = [max(d, least) for d in distances(shares, gram)]
     pulls = [n / d for n, d in zip(counts, near, strict=True)]
     total = sum(pulls)
@@ -101,7 +106,7 @@ def look(
 
 
 def newton(at: Look, gram: Sequence[Sequence[float]]) -> list[float]:
-    """Shares that a step equal to Weiszfeld's would not move, were that linear in them."""
+    """Return the shares that Weiszfeld's step would not move if it were linear in them."""
     n = range(len(at.shares))
     products = [inner(row, at.shares) for row in gram]
     pulls = [
@@ -116,7 +121,7 @@ def newton(at: Look, gram: Sequence[Sequence[float]]) -> list[float]:
 
 
 def solved(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> list[float]:
-    """The solution of linear equations (Gauss and Jordan, pivots by row); 0 where they say none."""
+    """Solve linear equations (Gauss-Jordan with row pivots); return zeros for a singular matrix."""
     rows = [[*row, value] for row, value in zip(matrix, right, strict=True)]
     n = range(len(rows))
     for at in n:
@@ -132,19 +137,19 @@ def solved(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> list[fl
 
 
 def distances(shares: Sequence[float], gram: Sequence[Sequence[float]]) -> list[float]:
-    """The distance of each vector to the point with these shares, which sum to 1."""
+    """Return the distance of each vector to the point with these shares, which sum to 1."""
     products = [inner(row, shares) for row in gram]
     square = inner(shares, products)
     return [root(row[i] - 2 * products[i] + square) for i, row in enumerate(gram)]
 
 
 def inner(one: Sequence[float], other: Sequence[float]) -> float:
-    """Σ aᵢ bᵢ."""
+    """Return Σ aᵢ bᵢ."""
     return sum(a * b for a, b in zip(one, other, strict=True))
 
 
 def is_minimum(i: int, counts: Sequence[float], gram: Sequence[Sequence[float]]) -> bool:
-    """Whether what counts at vector i outweighs the pull of all others on it."""
+    """Return whether the counts at vector i outweigh the pull of all others on it."""
 
     def between(j: int, k: int) -> float:
         return gram[j][k] - gram[i][j] - gram[i][k] + gram[i][i]
@@ -158,7 +163,7 @@ def is_minimum(i: int, counts: Sequence[float], gram: Sequence[Sequence[float]])
 
 
 def root(square: float) -> float:
-    """The square root; 0 of a number that rounding made negative."""
+    """Return the square root; 0 for a number that rounding made negative."""
     return math.sqrt(max(square, 0.0))
 
 

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """base + σ̄ U Vᵀ, with U diag(σ) Vᵀ = λ Σ wᵢ (xᵢ − base) and σ̄ the mean of σ.
+    """Return base + σ̄ U Vᵀ, with U diag(σ) Vᵀ = λ Σ wᵢ (xᵢ − base) and σ̄ the mean of σ.
 
-    λ is the paper's α. Values that are 0 to working precision stay 0 and are not part of the mean;
-    in the authors' code all count, so arbitrary directions that no source changed grow to it.
-    Vectors are averaged. Costs one SVD a tensor a recipe, as the weights change it.
+    λ is the paper's α. Singular values that are 0 to working precision stay 0 and are not part of
+    the mean; in the authors' code all count, so directions that no source changed grow to it.
+    Vectors are averaged. Costs one SVD per tensor and recipe, as the weights change it.
     """
     vectors = operands.task_vectors
     if is_matrix(operands.anchor):

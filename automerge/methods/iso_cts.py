@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """λ times the weights, λ the paper's α, and the share of the common subspace."""
+    """Return λ times the weights, λ the paper's α, and the share of the common subspace."""
     return Coefficients(
         each=tuple((w,) for w in scaled_weights(values)), shared=(values.number["common"],)
     )
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """base + what `subspaces` makes of the weighted task vectors; vectors are averaged.
+    """Return base + what `subspaces` makes of the weighted task vectors; vectors are averaged.
 
-    Costs 3 + n SVDs a tensor of n sources a recipe, as the weights change them.
+    Costs 3 + n SVDs per tensor and recipe for n sources, as the weights change them.
     """
     (common,) = scalars.shared
     vectors = operands.task_vectors
@@ -47,10 +47,11 @@ def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
 
 
 def subspaces(matrices: list[Tensor], common: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The leading singular triplets of the sum, then as many of what each matrix adds to them.
+    """Return the sum's leading singular triplets, then equally many of what each matrix adds.
 
-    What a matrix adds is what is orthogonal to the leading left vectors. The paper's algorithm 1:
-    the common part grows or shrinks until each matrix gets the same whole number of triplets.
+    What a matrix adds is its part orthogonal to the leading left vectors. As in the paper's
+    algorithm 1, the common part grows or shrinks until each matrix gets the same number of
+    triplets.
     """
     rank, count = min(matrices[0].shape[-2:]), len(matrices)
     n_own = min(round((rank - int(rank * common)) / count), rank // count)

@@ -10,14 +10,14 @@ from automerge.methods.shared.sphere import clipped, cosine, norms
 from automerge.methods.shared.sums import source_sum
 
 ANTIPODAL = 1e-7
-"""sin θ below which a point opposite the mean pulls in no direction."""
+"""sin θ below which a point opposite to the mean pulls in no direction."""
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """Factors that make the weighted Karcher mean of directions, as long as the mean norm.
+    """Return the factors of the weighted Karcher mean of directions, scaled to the mean norm.
 
-    Vectors of norm `tol` and less have no direction; where all are, their average is taken
-    (mergekit: zero). mergekit has equal weights.
+    Vectors with a norm of `tol` or less have no direction; if that holds for all, their average
+    is taken (mergekit: zero). mergekit's weights are equal.
     """
     given, tol = values.each["weight"], values.number["tol"]
     total = sum(given) or math.nan
@@ -43,13 +43,13 @@ def coefficients(values: Values, statistics: Statistics) -> Coefficients:
 def karcher_mean(
     cosines: Sequence[Sequence[float]], shares: Sequence[float], max_iter: int, tol: float
 ) -> list[float]:
-    """The mean of unit vectors as their linear combination.
+    """Return the mean of unit vectors as their linear combination.
 
     Steps along the mean of their logarithms until that is shorter than `tol`.
     """
 
     def products(vector: Sequence[float]) -> list[float]:
-        """Inner products of a combination with each unit vector."""
+        """Return the inner products of a combination with each unit vector."""
         return [sum(c * v for c, v in zip(row, vector, strict=True)) for row in cosines]
 
     def length(vector: Sequence[float]) -> float:

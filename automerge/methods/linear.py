@@ -16,7 +16,7 @@ from automerge.methods.shared.sums import source_sum
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """The weights, and what their sum is divided by; weights summing to 0 give NaN."""
+    """Return the weights, and what their sum is divided by; weights that sum to 0 give NaN."""
     weights = values.each["weight"]
     divisor = sum(weights) if values.switch["normalize"] else 1.0
     return Coefficients(each=tuple((w,) for w in weights), shared=(divisor or math.nan,))

@@ -1,4 +1,4 @@
-"""The largest change of each element."""
+"""The largest change to each element."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """base + the wᵢ (xᵢ − base) of largest magnitude, λ in the weights.
+    """Return base + the wᵢ (xᵢ − base) of largest magnitude, λ in the weights.
 
-    Of equal magnitudes, the positive one, so that order does not matter; the authors' code takes
-    the last.
+    Of equal magnitudes, the positive one is taken, so that order does not matter; the authors'
+    code takes the last.
     """
     vectors = [v * w for v, (w,) in zip(operands.task_vectors, scalars.each, strict=True)]
     highest = reduce(lambda a, b: a.maximum(b), vectors)

@@ -1,4 +1,4 @@
-"""Weights from how far each source moved the whole model."""
+"""Weights by how far each source moved the whole model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from automerge.methods.shared.sums import task_vector_sum
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """λ wᵢ ‖τᵢ‖² / Σ |wₖ| ‖τₖ‖² with norms over all tensors; the paper's are equal weights."""
+    """Return λ wᵢ ‖τᵢ‖² / Σ |wₖ| ‖τₖ‖², norms over all tensors; the paper has equal weights."""
     weights = values.each["weight"]
     squares = [statistics.model_inner(i, i) for i in range(len(weights))]
     return Coefficients(each=shares(weights, squares, values.number["lambda"]))

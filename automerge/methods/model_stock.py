@@ -1,4 +1,4 @@
-"""Interpolation between base and average, by the angle between task vectors."""
+"""Interpolation between the base and the average, by the angle between task vectors."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from automerge.methods.shared.sums import task_vector_sum
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """λ t / n a source, by the mean cosine of all pairs; a zero vector is orthogonal to all.
+    """Return λ t / n per source, by the mean cosine of all pairs; a zero vector is orthogonal.
 
-    mergekit divides by norms of at least 10⁻³ together, so small task vectors stay nearer to the
+    mergekit takes 10⁻⁶ for products of norms below that, so small task vectors stay nearer to the
     base there.
     """
     n = statistics.count
@@ -22,7 +22,7 @@ def coefficients(values: Values, statistics: Statistics) -> Coefficients:
 
 
 def ratio(cosine: float, n: int) -> float:
-    """t = n cos θ / (1 + (n−1) cos θ) (eq. 4), 0 where cos θ ≤ 0.
+    """Return t = n cos θ / (1 + (n−1) cos θ) (eq. 4); 0 where cos θ ≤ 0.
 
     mergekit goes on to negative t, away from all sources.
     """

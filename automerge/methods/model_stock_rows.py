@@ -1,4 +1,4 @@
-"""Model Stock, each row on its own."""
+"""Model Stock for each row separately."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """λ / n a source."""
+    """Return λ / n per source."""
     factor = values.number["lambda"] / statistics.count
     return Coefficients(each=((factor,),) * statistics.count)
 
 
 def prepare(operands: Operands) -> tuple[Tensor, ...]:
-    """Model Stock's t for each row (the last dimension), 0 where the mean cosine is not above 0."""
+    """Return Model Stock's t per row (last dimension); 0 where the mean cosine is not above 0."""
     import torch
 
     rows = [v.reshape(1) if v.dim() == 0 else v for v in operands.task_vectors]
@@ -37,7 +37,7 @@ def prepare(operands: Operands) -> tuple[Tensor, ...]:
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """base + λ t Σ δᵢ / n."""
+    """Return base + λ t Σ δᵢ / n."""
     (ratio,), ((factor,), *_) = operands.prepared, scalars.each
     return operands.anchor + (added(operands.task_vectors) * factor) * ratio
 

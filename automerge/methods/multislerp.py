@@ -17,16 +17,16 @@ from automerge.methods.shared.sphere import norms
 from automerge.methods.shared.sums import source_sum, task_vector_sum
 
 RESOLUTION = 1e-7
-"""The least length of a mean of unit vectors that is more than rounding error."""
+"""A mean of unit vectors that is shorter than this is rounding error."""
 
 
 def weights(values: Values, statistics: Statistics) -> tuple[float, ...]:
-    """Factors that make m / ‖m‖ · Σ wᵢ ‖xᵢ‖ of the vectors, m = Σ wᵢ xᵢ / (‖xᵢ‖ + eps).
+    """Return the vectors' factors in m / ‖m‖ · Σ wᵢ ‖xᵢ‖, with m = Σ wᵢ xᵢ / (‖xᵢ‖ + eps).
 
-    mergekit then moves along the mean of the projections on the tangent space at m, which is zero:
-    Σ wᵢ (uᵢ − ⟨uᵢ, m̂⟩ m̂) = m − ‖m‖ m̂. Where the directions cancel (‖m‖ < eps) the sum is
-    Σ wᵢ xᵢ, in mergekit for two vectors only. mergekit returns a single vector as it is, whatever
-    its weight.
+    mergekit then moves along the mean of the projections onto the tangent space at m, which is
+    zero: Σ wᵢ (uᵢ − ⟨uᵢ, m̂⟩ m̂) = m − ‖m‖ m̂. Where the directions cancel (‖m‖ < eps), the result
+    is Σ wᵢ xᵢ, in mergekit for two vectors only. mergekit returns a single vector unchanged,
+    whatever its weight.
     """
     given, eps = values.each["weight"], values.number["eps"]
     if values.switch["normalize_weights"]:
@@ -46,12 +46,12 @@ def weights(values: Values, statistics: Statistics) -> tuple[float, ...]:
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """The factors of the sources."""
+    """Return the factors of the sources."""
     return Coefficients(tuple((w,) for w in weights(values, statistics)), shared=(1.0,))
 
 
 def task_coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """λ times the factors of the task vectors; 0 where all weights are 0."""
+    """Return λ times the factors of the task vectors; 0 where all weights are 0."""
     scale = values.number["lambda"]
     if not any(values.each["weight"]):
         return Coefficients(((0.0,),) * statistics.count)

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """t and λ."""
+    """Return t and λ."""
     return Coefficients(each=((1.0,),), shared=(values.number["t"], values.number["lambda"]))
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """base + λ min(1, t / |δ|) δ: the difference, clipped to [−t, t]."""
+    """Return base + λ min(1, t / |δ|) δ: the difference, clipped to [−t, t]."""
     (vector,) = operands.task_vectors
     t, scale = scalars.shared
-    clipped = vector.clamp(-t, t) + vector * 0  # an infinite element is not to pass for a finite
+    clipped = vector.clamp(-t, t) + vector * 0  # an infinite element must not pass for a finite one
     return operands.anchor + clipped * scale
 
 

@@ -1,4 +1,4 @@
-"""Spherical linear interpolation by weights: of two models, or of two task vectors."""
+"""Spherical linear interpolation by weights, of two models or of two task vectors."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from automerge.methods.shared.sums import source_sum, task_vector_sum
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """sin((1−t)θ)/sin θ and sin(tθ)/sin θ with t = w₂ / (w₁ + w₂), as in mergekit.
+    """Return sin((1−t)θ)/sin θ and sin(tθ)/sin θ with t = w₂ / (w₁ + w₂), as in mergekit.
 
-    θ is the angle between the flattened vectors. Colinear vectors are interpolated linearly; so is
-    a zero vector, which mergekit takes for orthogonal.
+    θ is the angle between the flattened vectors. Collinear vectors are interpolated linearly; so
+    is a zero vector, which mergekit takes for orthogonal.
     """
     t = position(values)
     cos = cosine(statistics, 0, 1, undefined=1.0)
@@ -20,7 +20,7 @@ def coefficients(values: Values, statistics: Statistics) -> Coefficients:
 
 
 def task_coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """λ times the factors of nuslerp; 0 where both weights are 0 (mergekit: t = ½)."""
+    """Return λ times the factors of nuslerp; 0 where both weights are 0 (mergekit: t = ½)."""
     scale = values.number["lambda"] if any(values.each["weight"]) else 0.0
     each = coefficients(values, statistics).each
     return Coefficients(each=tuple((scale * w,) for (w,) in each))

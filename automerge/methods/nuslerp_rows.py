@@ -1,4 +1,4 @@
-"""NuSLERP of each row, or each column, on its own."""
+"""NuSLERP of each row or each column separately."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """1−t and t, with t = w₂ / (w₁ + w₂), and whether columns are meant."""
+    """Return 1−t and t, with t = w₂ / (w₁ + w₂), and whether columns are meant."""
     t = position(values)
     return Coefficients(
         each=((1 - t,), (t,)), shared=(1.0,), switches=(values.switch["nuslerp_row_wise"],)
@@ -30,20 +30,20 @@ def coefficients(values: Values, statistics: Statistics) -> Coefficients:
 
 
 def task_coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """The same and λ; 0 where both weights are 0."""
+    """Return the same and λ; 0 where both weights are 0."""
     scale = values.number["lambda"] if any(values.each["weight"]) else 0.0
     made = coefficients(values, statistics)
     return Coefficients(made.each, (scale,), made.switches)
 
 
 def prepare(operands: Operands) -> tuple[Tensor, ...]:
-    """The cosines along the last dimension, and along the first; 1 where a vector is zero."""
+    """Return the cosines along the last dimension and along the first; 1 for a zero vector."""
     first, second = operands.sources if operands.base is None else operands.task_vectors
     return tuple(cosines(first, second, dim) for dim in ((-1, 0) if first.dim() else ()))
 
 
 def cosines(first: Tensor, second: Tensor, dim: int) -> Tensor:
-    """Cosines of the angles between vectors along one dimension, in float64."""
+    """Return the cosines of the angles between vectors along one dimension, in float64."""
     import torch
 
     first, second = first.double(), second.double()
@@ -55,12 +55,12 @@ def cosines(first: Tensor, second: Tensor, dim: int) -> Tensor:
 def interpolated(
     vectors: Sequence[Tensor], prepared: Sequence[Tensor], scalars: Coefficients
 ) -> Tensor:
-    """Σ sin(tᵢθ)/sin θ vᵢ, with the θ of each row or column; linear where colinear."""
+    """Return Σ sin(tᵢθ)/sin θ vᵢ, with the θ of each row or column; linear where collinear."""
     import torch
 
     first, second = vectors
     ((one,), (other,)), (along_first,) = scalars.each, scalars.switches
-    if not prepared:  # a single number has no angle
+    if not prepared:  # a single number does not have an angle
         return first * one + second * other
     cosine = prepared[1 if along_first else 0]
     colinear = 1 - cosine * cosine <= COLINEAR
@@ -73,12 +73,12 @@ def interpolated(
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """The two sources, interpolated."""
+    """Return the two sources, interpolated."""
     return interpolated(operands.sources, operands.prepared, scalars)
 
 
 def task_kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """base + λ times the two task vectors, interpolated."""
+    """Return base + λ times the two task vectors, interpolated."""
     (scale,) = scalars.shared
     merged = interpolated(operands.task_vectors, operands.prepared, scalars)
     return operands.anchor + merged * scale

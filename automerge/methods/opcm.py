@@ -1,4 +1,4 @@
-"""Merging one source after the other, each projected off what was merged before."""
+"""Sources merged one after the other, each projected off what was merged before."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """λ times the weights, and the projection threshold α."""
+    """Return λ times the weights, and the projection threshold α."""
     return Coefficients(
         each=tuple((w,) for w in scaled_weights(values)), shared=(values.number["alpha"],)
     )
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """base + Δ n̄ / ‖Δ‖, where Δ starts as τ₁ and each next τᵢ adds `projected_off` Δ.
+    """Return base + Δ n̄ / ‖Δ‖, where Δ starts as τ₁ and each next τᵢ adds `projected_off` Δ.
 
-    The τᵢ are λ wᵢ (xᵢ − base), and n̄ the mean of their norms. The paper scales after every source;
-    that cancels, as a scale changes no singular vector. Norms are per tensor; the paper's are over
-    the whole model. Vectors are added as they are; in the authors' code embeddings are, too. Costs
-    n − 1 SVDs a tensor a recipe.
+    The τᵢ are λ wᵢ (xᵢ − base), and n̄ is the mean of their norms. The paper scales after every
+    source; that cancels, as scaling changes no singular vector. Norms are per tensor; the paper's
+    are over the whole model. Vectors are added without projection; so are embeddings in the
+    authors' code. Costs n − 1 SVDs per tensor and recipe.
     """
     (alpha,) = scalars.shared
     first, *others = (v * w for v, (w,) in zip(operands.task_vectors, scalars.each, strict=True))
@@ -51,11 +51,11 @@ def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
 
 
 def projected_off(merged: Tensor, matrix: Tensor, alpha: float) -> Tensor:
-    """A matrix without what it has in common with the one merged so far, U diag(σ) Vᵀ.
+    """Return a matrix M without what it has in common with the one merged so far, U diag(σ) Vᵀ.
 
-    Of its coordinates Uᵀ M V, those of the leading values, which sum to at most the share α of all,
-    are removed as a block, of the others the diagonal: as in the authors' code in FusionBench. What
-    is outside the span of U and V stays.
+    Of its coordinates Uᵀ M V, the block of the leading values, which sum to at most the share α of
+    all, is removed, and the diagonal of the rest, as in the authors' code in FusionBench. What is
+    outside the span of U and V stays.
     """
     u, values, vt = svd(merged)
     total = values.sum(-1, keepdim=True)

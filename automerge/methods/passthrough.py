@@ -1,4 +1,4 @@
-"""One model, as it is or scaled."""
+"""One model, unchanged or scaled."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """The scale."""
+    """Return the scale."""
     return Coefficients(each=tuple((scale,) for scale in values.each["scale"]))
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """scale · x."""
+    """Return scale · x."""
     return weighted_sum(operands.sources, scalars.each)
 
 

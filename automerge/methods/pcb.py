@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CLIPPED = 1e-4
-"""Share of a task vector's magnitudes clipped at either end, as in the authors' pcb-merging.py."""
+"""Share of a task vector's magnitudes clipped at each end, as in the authors' pcb-merging.py."""
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """λ times the weights, and the ratio."""
+    """Return λ times the weights, and the ratio."""
     return Coefficients(
         each=tuple((w,) for w in scaled_weights(values)), shared=(values.number["ratio"],)
     )
 
 
 def prepare(operands: Operands) -> tuple[Tensor, ...]:
-    """A source: the limits its magnitudes are clipped to, then its scores in rising order.
+    """Return, per source, the limits its magnitudes are clipped to and its scores, ascending.
 
     The sorted scores, which give the quantile of any ratio, are as large as the source in float32.
     """
@@ -47,10 +47,10 @@ def prepare(operands: Operands) -> tuple[Tensor, ...]:
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """base + Σ λ wᵢ sᵢ τᵢ / Σ sᵢ, where s are scores above the (1 − ratio) quantile.
+    """Return base + Σ λ wᵢ sᵢ τᵢ / Σ sᵢ, where s are scores above the (1 − ratio) quantile.
 
-    The s fall from 1 to 0 at that quantile. Where all scores are equal they are 1. Quantiles and
-    clipping are per tensor; those of the authors' code, pcb-merging.py, are over the whole model.
+    The s fall from 1 to 0 at that quantile; where all scores are equal, they are 1. Quantiles and
+    clipping are per tensor; in the authors' code, pcb-merging.py, they are over the whole model.
     """
     (ratio,) = scalars.shared
     vectors = operands.task_vectors
@@ -70,9 +70,9 @@ def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
 
 
 def scores(vector: Tensor, total: Tensor, limits: Tensor, count: int) -> Tensor:
-    """exp(n · |τ̄|²) tanh(τ Σ τ): competition within a task times that between n tasks.
+    """Return exp(n · |τ̄|²) tanh(τ Σ τ): competition within a task times that between n tasks.
 
-    |τ̄| are the clipped magnitudes scaled to [0, 1].
+    |τ̄| are the clipped magnitudes, scaled to [0, 1].
     """
     low, high = limits
     spread = high - low
@@ -82,7 +82,7 @@ def scores(vector: Tensor, total: Tensor, limits: Tensor, count: int) -> Tensor:
 
 
 def clip_limits(vector: Tensor) -> Tensor:
-    """The magnitudes beyond which lies the clipped share, at either end."""
+    """Return the magnitudes beyond which the clipped share lies, at each end."""
     ordered = vector.abs().reshape(-1).sort().values
     n_clipped = int(CLIPPED * ordered.numel())
     return ordered[[n_clipped, ordered.numel() - 1 - n_clipped]]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """The magnitude above which an element is active, and λ."""
+    """Return the magnitude above which an element is active, and λ."""
     return Coefficients(
         each=((1.0,),) * statistics.count,
         shared=(values.number["epsilon"], values.number["lambda"]),
@@ -29,7 +29,7 @@ def coefficients(values: Values, statistics: Statistics) -> Coefficients:
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """base + λ Σ δᵢ / c over the c active elements: what one source alone changed is kept whole."""
+    """Return base + λ Σ δᵢ / c over the c active elements: what one source changed stays whole."""
     vectors = operands.task_vectors
     epsilon, scale = scalars.shared
     active = [indicator(vector.abs() - epsilon) for vector in vectors]

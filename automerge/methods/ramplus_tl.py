@@ -1,4 +1,4 @@
-"""RAM with what only one source changed amplified."""
+"""RAM that amplifies what only one source changed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """epsilon, r, alpha and λ."""
+    """Return epsilon, r, alpha and λ."""
     names = ("epsilon", "r", "alpha", "lambda")
     return Coefficients(
         each=((1.0,),) * statistics.count, shared=tuple(values.number[name] for name in names)
@@ -30,10 +30,10 @@ def coefficients(values: Values, statistics: Statistics) -> Coefficients:
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """RAM with the elements that source i alone changed times 1 + r min(ρᵢ, alpha).
+    """Return RAM's merge with elements that source i alone changed times 1 + r min(ρᵢ, alpha).
 
-    ρᵢ is the number of changed elements it shares over the number it has alone, within the tensor
-    (in the paper, over the whole model).
+    ρᵢ is the number of changed elements it shares over the number that it alone changed, within
+    the tensor (in the paper, over the whole model).
     """
     vectors = operands.task_vectors
     epsilon, r, alpha, scale = scalars.shared

@@ -1,4 +1,4 @@
-"""RegMean: linear layers whose outputs are nearest to the sources' own, in closed form."""
+"""RegMean: linear layers whose outputs are closest to the sources' own, in closed form."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ if TYPE_CHECKING:
 
 NEEDED = "input_gram"
 RIDGE = 1e-6
-"""Of the mean diagonal: what decides for inputs that were always 0."""
+"""Share of the diagonal's mean added to the diagonal: it decides for inputs that were always 0."""
 OFF_DIAGONAL = Knob(
     "off_diagonal", "recipe", "float", 0.9, 1.0, (0.0, 1.0), (0.0, 1.0), smooth=True
 )
-"""The factor on what is not on the diagonal, α in the paper (.9 there for T5-base)."""
+"""The factor on off-diagonal elements, α in the paper (0.9 there for T5-base)."""
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """Weights as they are, and the off-diagonal factor."""
+    """Return the weights and the off-diagonal factor."""
     del statistics
     shares = tuple((w,) for w in values.each["weight"])
     return Coefficients(each=shares, shared=(values.number["off_diagonal"],))
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """W = (Σ wᵢ Wᵢ G̃ᵢ)(Σ wᵢ G̃ᵢ)⁻¹ (Jin et al. 2023, eq. 2 and sec. 3.3; W is (out, in) here).
+    """Return W = (Σ wᵢ Wᵢ G̃ᵢ)(Σ wᵢ G̃ᵢ)⁻¹ (Jin et al. 2023, eq. 2, sec. 3.3; W is (out, in)).
 
     G̃ = α G + (1 − α) diag(G). Tensors without a Gram matrix, and other kinds of layers, are
     averaged with the weights. Solved in float64.
@@ -51,7 +51,7 @@ def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
 
 
 def _solved(total: Tensor, moment: Tensor) -> Tensor:
-    """moment · total⁻¹ of a symmetric matrix; NaN where it is singular."""
+    """Return moment · total⁻¹ for a symmetric total; NaN where that is singular."""
     import torch
 
     solved, info = torch.linalg.solve_ex(total, moment.T)

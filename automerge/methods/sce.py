@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SLACK = 2.0**-18
-"""By how much of itself the threshold is lowered, so that no rounding of variances undercuts it."""
+"""Share by which the threshold is lowered, so that no rounding of variances undercuts it."""
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """Each source's share of the energy of the selected elements, the least variance, and λ.
+    """Return each source's share of the selected elements' energy, the least variance, and λ.
 
-    Shares are equal where no energy is left; in mergekit already below a mean square of 10⁻⁶.
+    Shares are equal where no energy is left; in mergekit even below a mean square of 10⁻⁶.
     """
     topk, n = values.number["select_topk"], statistics.count
     least = 0.0
@@ -49,7 +49,7 @@ def coefficients(values: Values, statistics: Statistics) -> Coefficients:
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """base + λ Σ ηᵢ δᵢ / Σ ηᵢ over the selected elements that agree with the sign of Σ δᵢ."""
+    """Return base + λ Σ ηᵢ δᵢ / Σ ηᵢ over selected elements that agree with the sign of Σ δᵢ."""
     vectors = operands.task_vectors
     (scale, least), (selective,) = scalars.shared, scalars.switches
     if selective:
@@ -61,7 +61,7 @@ def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
 
 
 def variance(vectors: tuple[Tensor, ...]) -> Tensor:
-    """The population variance over vectors, from their differences: exactly 0 where all agree."""
+    """Return the population variance over vectors, from differences: exactly 0 where all agree."""
     squares = [(a - b).square() for a, b in combinations(vectors, 2)]
     return added(squares or [vectors[0] * 0]) / len(vectors) ** 2
 

@@ -11,10 +11,10 @@ COLINEAR = 0.9995
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """sin((1−t)θ)/sin θ and sin(tθ)/sin θ, applied to the tensors as they are.
+    """Return sin((1−t)θ)/sin θ and sin(tθ)/sin θ, applied to the tensors without normalising.
 
-    θ is the angle between the flattened tensors. Tensors that are nearly colinear are interpolated
-    linearly, as in mergekit; so is a zero tensor, which mergekit takes for orthogonal.
+    θ is the angle between the flattened tensors. Tensors that are nearly collinear are
+    interpolated linearly, as in mergekit; so is a zero tensor, which mergekit takes for orthogonal.
     """
     t = values.number["t"]
     cos = cosine(statistics, 0, 1, undefined=1.0)

@@ -23,21 +23,22 @@ if TYPE_CHECKING:
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """λ times the weight, and η, a source."""
+    """Return λ times the weight, and η, per source."""
     return Coefficients(each=tuple(zip(scaled_weights(values), values.each["eta"], strict=True)))
 
 
 def prepare(operands: Operands) -> tuple[Tensor, ...]:
-    """A source: the singular vectors of its matrix's shorter side, then the singular values."""
+    """Return, per source, the singular vectors of its matrix's shorter side, and the values."""
     if not is_matrix(operands.anchor):
         return ()
     return tuple(part for vector in operands.task_vectors for part in directions(vector))
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """base + the mean of λ wᵢ truncated(xᵢ − base); vectors are averaged as they are.
+    """Return base + the mean of λ wᵢ truncated(xᵢ − base); vectors are not truncated.
 
-    A recipe costs a few matrix products a tensor, the first one SVD a source more.
+    A recipe costs a few matrix products per tensor, and the first one an SVD per source in
+    addition.
     """
     vectors = operands.task_vectors
     if is_matrix(operands.anchor):
@@ -49,7 +50,7 @@ def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
 
 
 def truncated(matrix: Tensor, basis: Tensor, values: Tensor, eta: float) -> Tensor:
-    """The fewest singular values that sum to the share η of all, scaled to the sum of all."""
+    """Keep the fewest singular values that sum to the share η of all, scaled to the full sum."""
     before = values.cumsum(-1) - values
     total = values.sum(-1, keepdim=True)
     kept = indicator(total * eta - before) * values

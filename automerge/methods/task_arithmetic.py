@@ -16,7 +16,7 @@ from automerge.methods.shared.sums import task_vector_sum
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """The weights times λ."""
+    """Return the weights times λ."""
     return summands(values, [() for _ in values.each["weight"]])
 
 

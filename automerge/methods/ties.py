@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """A weight and a magnitude threshold a source, and λ.
+    """Return a weight and a magnitude threshold per source, and λ.
 
     Trimming is per tensor, as in mergekit; the paper trims once over a whole model. The threshold
     is the k-th largest magnitude, k = max(1, ⌊density · N⌋), so equal magnitudes stay together.
@@ -34,7 +34,7 @@ def coefficients(values: Values, statistics: Statistics) -> Coefficients:
 
 
 def threshold(density: float, statistics: Statistics, i: int) -> float:
-    """The smallest magnitude that a density keeps; infinite for density 0."""
+    """Return the smallest magnitude that a density keeps; infinity for density 0."""
     if density >= 1:
         return 0.0
     if density <= 0:
@@ -43,7 +43,7 @@ def threshold(density: float, statistics: Statistics, i: int) -> float:
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """base + λ Σ wᵢ δᵢ / Σ wᵢ over the trimmed elements δᵢ that agree with the elected sign."""
+    """Return base + λ Σ wᵢ δᵢ / Σ wᵢ over trimmed elements δᵢ that agree with the elected sign."""
     weighted = [
         vector * ((1 - indicator(least - vector.abs())) * w)
         for vector, (w, least) in zip(operands.task_vectors, scalars.each, strict=True)

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def prepare(operands: Operands) -> tuple[Tensor, ...]:
-    """U and Vᵀ of all sources side by side, each made orthogonal, then each source's values.
+    """Return U and Vᵀ of all sources side by side, each made orthogonal, and each source's values.
 
-    Of n sources each keeps 1/n of its singular values, and one at least.
+    Each of n sources keeps 1/n of its singular values, at least one.
     """
     if not is_matrix(operands.anchor):
         return ()
@@ -29,10 +29,10 @@ def prepare(operands: Operands) -> tuple[Tensor, ...]:
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """base + U⊥ diag(wᵢ σᵢ) V⊥ᵀ, λ in the weights (the paper's α); vectors are averaged.
+    """Return base + U⊥ diag(wᵢ σᵢ) V⊥ᵀ, λ in the weights (the paper's α); vectors are averaged.
 
-    Weights act on singular values, so they leave the orthogonal vectors, and so what is prepared,
-    as they are: a recipe costs one matrix product a tensor, the first n + 2 SVDs more.
+    Weights act on singular values only, so what is prepared does not change with them: a recipe
+    costs one matrix product per tensor, and the first one n + 2 SVDs in addition.
     """
     if not is_matrix(operands.anchor):
         return operands.anchor + mean(operands.task_vectors, scalars.each)

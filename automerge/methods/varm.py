@@ -1,4 +1,4 @@
-"""Weights from how far each source moved a tensor (VaRM)."""
+"""Weights by how far each source moved a tensor (VaRM)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from automerge.methods.shared.sums import task_vector_sum
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """λ wᵢ ‖τᵢ‖² / Σ |wₖ| ‖τₖ‖², per tensor; FuseChat's equation is that of equal weights.
+    """Return λ wᵢ ‖τᵢ‖² / Σ |wₖ| ‖τₖ‖², per tensor; FuseChat's equation has equal weights.
 
-    A mean of squares is ‖τ‖² over the tensor's size, which cancels.
+    FuseChat's mean of squares is ‖τ‖² over the tensor's size, which cancels.
     """
     weights = values.each["weight"]
     squares = [statistics.inner(i, i) for i in range(len(weights))]

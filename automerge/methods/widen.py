@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """λ times the weights, and the paper's t and s."""
+    """Return λ times the weights, and the paper's t and s."""
     return Coefficients(
         each=tuple((w,) for w in scaled_weights(values)),
         shared=(values.number["above_average"], values.number["calibration"]),
@@ -32,7 +32,7 @@ def coefficients(values: Values, statistics: Statistics) -> Coefficients:
 
 
 def prepare(operands: Operands) -> tuple[Tensor, ...]:
-    """Ranks a source of a matrix's columns, by change of magnitude and by change of direction."""
+    """Rank a matrix's columns per source, by change of magnitude and by change of direction."""
     base = operands.anchor
     if not is_matrix(base):
         return ()
@@ -45,24 +45,24 @@ def prepare(operands: Operands) -> tuple[Tensor, ...]:
 
 
 def disentangled(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """The norms of columns, and the columns of norm 1 (0 where the norm is)."""
+    """Return the norms of columns, and the columns scaled to norm 1 (0 where the norm is 0)."""
     lengths = matrix.norm(dim=-2)
     return lengths, matrix / (lengths + 1 - indicator(lengths))[..., None, :]
 
 
 def ranks(divergences: Tensor) -> Tensor:
-    """0 for the least along the last dimension, 1 for the next, in element order where equal."""
+    """Return 0 for the least along the last dimension, 1 for the next; ties in element order."""
     return divergences.argsort(dim=-1, stable=True).argsort(dim=-1).to(divergences.dtype)
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """base + Σ λ wᵢ sᵢ (xᵢ − base), with one score s a column of a matrix, the mean of two kinds.
+    """Return base + Σ λ wᵢ sᵢ (xᵢ − base), with one score sᵢ per column, the mean of two kinds.
 
-    A score is the softmax over the sources of a divergence: of ranks in [0, 1), by magnitude and
-    by direction, for columns, of |xᵢ − base| itself for elements of vectors. It is the calibration
-    where a divergence is above `above_average` times its mean over the tensor. Columns belong to
-    inputs. The authors' code takes the rows of token embeddings instead, which a kernel cannot
-    tell from other matrices.
+    A score is the softmax over the sources of a divergence: for columns, of ranks in [0, 1), by
+    magnitude and by direction; for elements of vectors, of |xᵢ − base| itself. It is the
+    calibration where a divergence is above `above_average` times its mean over the tensor. Columns
+    belong to inputs. The authors' code takes the rows of token embeddings instead, which a kernel
+    cannot tell from other matrices.
     """
     above_average, calibration = scalars.shared
     vectors = operands.task_vectors
@@ -81,7 +81,7 @@ def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
 
 
 def scores(divergences: Tensor, excess: Tensor, calibration: float) -> Tensor:
-    """The importance of each column or element (last dimension) of each source (the first)."""
+    """Return the importance of each column or element (last dimension) per source (the first)."""
     high = indicator(excess)
     return divergences.softmax(0) * (1 - high) + high * calibration
 

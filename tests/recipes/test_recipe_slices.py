@@ -112,7 +112,7 @@ def test_a_recipe_without_slices_keeps_its_id():
             "    parameter: {la",
             ":13:5: unknown key 'parameter'; did you mean",
         ),
-        ("base: [0, 8], ", "", ":3:9: slice 1: task_arithmetic merges differences to a base model"),
+        ("base: [0, 8], ", "", ":3:9: slice 1: task_arithmetic merges task vectors and needs a"),
         ("  - layers: {base: [0, 8], maths: [0, 8]}\n", "  - 5\n", ":9:3: expected a list of slic"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Drop and rescale: the part that both DARE methods share."""
+"""Drop and rescale: what both DARE methods share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def rescaled(weight: float, density: float) -> float:
-    """The factor on the elements a density keeps: 1/density as in the paper.
+    """Return the factor on the elements that a density keeps: 1/density, as in the paper.
 
     mergekit divides by the share of the L1 norm that was kept instead.
     """
@@ -20,9 +20,9 @@ def rescaled(weight: float, density: float) -> float:
 
 
 def dropped(operands: Operands, scalars: Iterable[tuple[float, ...]]) -> tuple[Tensor, ...]:
-    """Task vectors times a factor, with each element kept where its uniform is below a density.
+    """Return task vectors times a factor, keeping elements whose uniform is below a density.
 
-    `scalars` are factor and density, a source. Uniforms do not depend on the density, so a
+    `scalars` are factor and density, per source. Uniforms do not depend on the density, so a
     smaller density keeps a subset.
     """
     return tuple(

@@ -1,4 +1,4 @@
-"""Electing a sign for each element, and merging what agrees: what relatives of TIES share."""
+"""Elect a sign for each element and merge what agrees: what relatives of TIES share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def ballot(values: Values, extras: Iterable[tuple[float, ...]]) -> Coefficients:
-    """What `elected` needs: a weight a source, before what else the source has, and λ."""
+    """Return what `elected` needs: per source its weight, before its other scalars, and λ."""
     pairs = zip(values.each["weight"], extras, strict=True)
     return Coefficients(
         each=tuple((w, *extra) for w, extra in pairs),
@@ -23,14 +23,14 @@ def ballot(values: Values, extras: Iterable[tuple[float, ...]]) -> Coefficients:
 
 
 def elected(operands: Operands, weighted: Sequence[Tensor], scalars: Coefficients) -> Tensor:
-    """base + λ times what is elected of weighted vectors, with coefficients of `ballot`."""
+    """Return base + λ times what is elected of weighted vectors, with coefficients of `ballot`."""
     (scale,), (normalized,) = scalars.shared, scalars.switches
     weights = [w for w, *_ in scalars.each]
     return operands.anchor + agreed(weighted, weights, vote(weighted), normalized) * scale
 
 
 def vote(vectors: Sequence[Tensor]) -> Tensor:
-    """The sign of the sum, element by element; a sum of exactly 0 elects +."""
+    """Return the sign of the sum, element by element; a sum of exactly 0 elects +."""
     import torch
 
     total = added(vectors)
@@ -42,8 +42,8 @@ def agreed(
 ) -> Tensor:
     """Sum the weighted elements of the elected sign.
 
-    Normalised, each sum is divided by the weights that agreed; where none did, or they cancel,
-    by 1.
+    When normalised, each sum is divided by the sum of the weights that agreed, or by 1 where none
+    did or they cancel.
     """
     agreeing = [(v * sign).relu() for v in weighted]
     elected = added(agreeing) * sign

@@ -1,4 +1,4 @@
-"""Dropping by magnitude: the part that both DELLA methods share."""
+"""Dropping by magnitude: what both DELLA methods share."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EPSILON = Knob("epsilon", "source", "float", 0.15, 0.0, (0.0, 1.0), (0.0, 0.3))
-"""Half the range of the probabilities to be kept; the paper's ε is all of it."""
+"""Half the range of the probabilities of being kept; the paper's ε is the whole range."""
 
 
 def windows(values: Values) -> tuple[tuple[float, float], ...]:
-    """The least probability to be kept, and how far the greatest lies above it, a source.
+    """Return the least probability of being kept and the width of their range, per source.
 
     The range density ± epsilon is narrowed evenly to fit into [0, 1], so the expected share kept
-    is always the density: 0 keeps nothing and 1 everything. mergekit refuses what does not fit.
+    is always the density: 0 keeps nothing and 1 everything. mergekit refuses ranges that do not
+    fit.
     """
     halves = [
         (density, min(epsilon, density, 1 - density))
@@ -28,11 +29,11 @@ def windows(values: Values) -> tuple[tuple[float, float], ...]:
 
 
 def pruned(operands: Operands, scalars: Iterable[tuple[float, ...]]) -> tuple[Tensor, ...]:
-    """Weighted task vectors with each element kept with a probability p linear in its rank, over p.
+    """Return weighted task vectors, each element kept with probability p, and divided by it.
 
-    `scalars` are weight, least probability and the range's width, a source. mergekit divides by the
-    share of the L1 norm that was kept instead of by p. Uniforms depend on no knob, so masks are
-    nested.
+    p is linear in the element's rank. `scalars` are weight, least probability and the range's
+    width, per source. mergekit divides by the share of the L1 norm that was kept instead of by p.
+    Uniforms depend on no knob, so masks are nested.
     """
     vectors = []
     for vector, uniform, rank, (w, least, width) in zip(

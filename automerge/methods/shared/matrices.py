@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 
 def is_matrix(tensor: Tensor) -> bool:
-    """Whether a tensor has singular values: a matrix, or a stack of them."""
+    """Return whether a tensor has singular values: a matrix, or a stack of them."""
     return tensor.ndim in (2, 3)
 
 
 def mean(vectors: Sequence[Tensor], scalars: Sequence[tuple[float, ...]]) -> Tensor:
-    """Σ wᵢ vᵢ / n: what the papers do with tensors that are no matrices."""
+    """Return Σ wᵢ vᵢ / n: what the papers do with tensors that are not matrices."""
     return weighted_sum(vectors, scalars) / len(vectors)
 
 
 def svd(matrix: Tensor, size: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """U, the singular values in falling order, and Vᵀ, thin.
+    """Return U, the singular values in descending order, and Vᵀ, thin.
 
-    Values below ε √n of the largest, n the longer side, are rounding errors (some 4 ε for products
-    of thin matrices, whatever n): they are set to 0, and their vectors, which are arbitrary, too.
-    `size` is to be given instead of the largest value for a matrix that may be nothing but the
-    rounding errors of larger ones. All is NaN where an element is not finite: LAPACK refuses those.
+    Values below ε √n of the largest, n the longer side, are rounding errors (about 4 ε for
+    products of thin matrices, whatever n): they and their vectors, which are arbitrary, are set to
+    0. Give `size` instead of the largest value for a matrix that may be nothing but the rounding
+    errors of larger ones. Everything is NaN where an element is not finite: LAPACK refuses those.
     """
     import torch
 
@@ -44,12 +44,12 @@ def svd(matrix: Tensor, size: Tensor | None = None) -> tuple[Tensor, Tensor, Ten
 
 
 def assemble(u: Tensor, values: Tensor, vt: Tensor) -> Tensor:
-    """U diag(values) Vᵀ."""
+    """Return U diag(values) Vᵀ."""
     return (u * values[..., None, :]) @ vt
 
 
 def polar(matrix: Tensor) -> Tensor:
-    """The nearest matrix with orthonormal columns (rows, of a wide one): U Vᵀ of its SVD.
+    """Return the nearest matrix with orthonormal columns (rows, if it is wide): U Vᵀ of its SVD.
 
     Its null space stays null.
     """
@@ -58,35 +58,35 @@ def polar(matrix: Tensor) -> Tensor:
 
 
 def isotropic(u: Tensor, values: Tensor, vt: Tensor) -> Tensor:
-    """U Vᵀ times the mean of the values that are not 0."""
+    """Return U Vᵀ times the mean of the values that are not 0."""
     count = indicator(values).sum(-1, keepdim=True).clamp(min=1)
     return assemble(u, values.sum(-1, keepdim=True) / count, vt)
 
 
 def stacked(parts: Sequence[Tensor]) -> Tensor:
-    """Tensors along a new first dimension."""
+    """Stack tensors along a new first dimension."""
     import torch
 
     return torch.stack(list(parts))
 
 
 def joined(parts: Sequence[Tensor], dim: int) -> Tensor:
-    """Tensors side by side."""
+    """Put tensors side by side."""
     import torch
 
     return torch.cat(list(parts), dim)
 
 
 def directions(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """The singular vectors of the shorter side, as columns, and the singular values."""
+    """Return the singular vectors of the shorter side, as columns, and the singular values."""
     u, values, vt = svd(matrix)
     return (u if is_wide(matrix) else vt.mT.contiguous()), values
 
 
 def projected(matrix: Tensor, basis: Tensor, factors: Tensor | float = 1.0) -> Tensor:
-    """Σₖ fₖ σₖ uₖ vₖᵀ over columns of `directions`, found as a projection of the matrix itself.
+    """Return Σₖ fₖ σₖ uₖ vₖᵀ over columns of `directions`, as a projection of the matrix itself.
 
-    The factors are numbers, or one a column.
+    There is one factor for all columns, or one per column.
     """
     scaled = basis * factors
     if is_wide(matrix):
@@ -95,5 +95,5 @@ def projected(matrix: Tensor, basis: Tensor, factors: Tensor | float = 1.0) -> T
 
 
 def is_wide(matrix: Tensor) -> bool:
-    """Whether a matrix has fewer rows than columns."""
+    """Return whether a matrix has fewer rows than columns."""
     return matrix.shape[-2] < matrix.shape[-1]

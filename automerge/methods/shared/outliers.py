@@ -1,4 +1,4 @@
-"""Masking both ends of a task vector: the part that both Breadcrumbs methods share."""
+"""Masking both ends of a task vector: what both Breadcrumbs methods share."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GAMMA = Knob("gamma", "source", "float", 0.01, 0.0, (0.0, 1.0), (0.0, 0.05))
-"""The share of a task vector, its largest elements, that is dropped."""
+"""The share of a task vector's elements, the largest ones, that is dropped."""
 
 
 def bounds(values: Values, statistics: Statistics) -> tuple[tuple[float, float], ...]:
-    """The least and the greatest magnitude that are kept, a source.
+    """Return the least and the greatest magnitude that are kept, per source.
 
-    As in mergekit: of N elements, the ⌊gamma N⌋ largest are dropped, and ⌊density N⌋ of the
-    largest others are kept; where so many are not left, fewer outliers are dropped. At least one
-    element is kept of a density above 0. Equal magnitudes stay together.
+    As in mergekit: of N elements, the ⌊gamma N⌋ largest are dropped and the ⌊density N⌋ next
+    largest are kept; if fewer are left, fewer outliers are dropped. With a density above 0, at
+    least one element is kept. Equal magnitudes stay together.
     """
     pairs = zip(values.each["density"], values.each["gamma"], strict=True)
     return tuple(
@@ -28,7 +28,7 @@ def bounds(values: Values, statistics: Statistics) -> tuple[tuple[float, float],
 
 
 def magnitudes(density: float, gamma: float, statistics: Statistics, i: int) -> tuple[float, float]:
-    """The least and the greatest magnitude of vector i that are kept."""
+    """Return the least and the greatest magnitude of vector i that are kept."""
     if density <= 0:
         return math.inf, math.inf
     if density >= 1:
@@ -40,7 +40,7 @@ def magnitudes(density: float, gamma: float, statistics: Statistics, i: int) -> 
 
 
 def masked(operands: Operands, limits: tuple[tuple[float, float], ...]) -> tuple[Tensor, ...]:
-    """Task vectors without the elements below the least and above the greatest magnitude."""
+    """Return task vectors without elements below the least or above the greatest magnitude."""
     return tuple(
         vector * (1 - indicator(least - vector.abs())) * (1 - indicator(vector.abs() - greatest))
         for vector, (least, greatest) in zip(operands.task_vectors, limits, strict=True)

@@ -1,4 +1,4 @@
-"""Weights times λ, normalised or shared out: coefficients of methods that scale with them."""
+"""Weights times λ, normalised or in shares: coefficients of methods that scale with them."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ CANCELLED = 1e-8
 
 
 def scaled_weights(values: Values) -> tuple[float, ...]:
-    """λ wᵢ a source."""
+    """Return λ wᵢ per source."""
     return tuple(values.number["lambda"] * w for w in values.each["weight"])
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """λ wᵢ a source."""
+    """Return λ wᵢ per source."""
     return Coefficients(each=tuple((w,) for w in scaled_weights(values)))
 
 
 def summands(values: Values, extras: Iterable[tuple[float, ...]]) -> Coefficients:
-    """λ wᵢ a source, before what else it has."""
+    """Return λ wᵢ per source, before its other scalars."""
     scale = factor(values)
     pairs = zip(values.each["weight"], extras, strict=True)
     return Coefficients(each=tuple((scale * w, *extra) for w, extra in pairs))
 
 
 def factor(values: Values) -> float:
-    """λ; where sums are normalised, λ / Σ w, or λ where the weights cancel, as in mergekit."""
+    """Return λ; if sums are normalised, λ / Σ w, or λ where the weights cancel, as in mergekit."""
     total = sum(values.each["weight"])
     divided = values.switch["normalize"] and abs(total) >= CANCELLED
     return values.number["lambda"] / (total if divided else 1.0)
@@ -37,7 +37,7 @@ def factor(values: Values) -> float:
 def shares(
     weights: Sequence[float], squares: Sequence[float], scale: float
 ) -> tuple[tuple[float], ...]:
-    """Weighted shares of a sum of squares; 0 where there is nothing to share."""
+    """Return weighted shares of a sum of squares; 0 where there is nothing to share."""
     total = sum(abs(w) * s for w, s in zip(weights, squares, strict=True))
     return tuple(
         (scale * w * s / total if total != 0 else 0.0,)

@@ -1,4 +1,4 @@
-"""Sums of tensors, and the kernels that are nothing but sums."""
+"""Sums of tensors, and kernels that are just sums."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 def added(tensors: Sequence[Tensor]) -> Tensor:
-    """The sum of tensors, in order."""
+    """Add tensors, in order."""
     return sum(tensors[1:], tensors[0])
 
 
 def weighted_sum(vectors: Sequence[Tensor], scalars: Sequence[tuple[float, ...]]) -> Tensor:
-    """Σ wᵢ vᵢ in order, with w the first of each vector's scalars."""
+    """Return Σ wᵢ vᵢ, added in order, with w the first of each vector's scalars."""
     (w, *_) = scalars[0]
     total = vectors[0] * w
     for vector, (w, *_) in zip(vectors[1:], scalars[1:], strict=True):
@@ -26,11 +26,11 @@ def weighted_sum(vectors: Sequence[Tensor], scalars: Sequence[tuple[float, ...]]
 
 
 def source_sum(operands: Operands, scalars: Coefficients) -> Tensor:
-    """Σ wᵢ xᵢ / divisor."""
+    """Return Σ wᵢ xᵢ / divisor."""
     (divisor,) = scalars.shared
     return weighted_sum(operands.sources, scalars.each) / divisor
 
 
 def task_vector_sum(operands: Operands, scalars: Coefficients) -> Tensor:
-    """base + λ Σ wᵢ (xᵢ − base), with λ in the weights."""
+    """Return base + λ Σ wᵢ (xᵢ − base), with λ in the weights."""
     return operands.anchor + weighted_sum(operands.task_vectors, scalars.each)

@@ -1,4 +1,4 @@
-"""Random numbers that depend on nothing but their name: for masks of seeded methods."""
+"""Random numbers that depend on their name only, for masks of seeded methods."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Keys: TypeAlias = tuple[int, int]
 
 
 def keys(seed: int, tensor: str, source: str) -> Keys:
-    """What makes the numbers of one tensor of one source its own: SHA-256 of their names."""
+    """Return what makes the numbers of one tensor of one source unique: SHA-256 of their names."""
     digest = hashlib.sha256(f"{seed}\0{tensor}\0{source}".encode()).digest()
     outer, inner = (int.from_bytes(digest[i : i + 4], "little", signed=True) for i in (0, 4))
     return outer, inner
@@ -25,11 +25,12 @@ def keys(seed: int, tensor: str, source: str) -> Keys:
 def uniform(
     seed: int, tensor: str, source: str, start: int, count: int, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
-    """Uniforms in [0, 1) for elements [start, start + count) of one tensor of one source.
+    """Return uniforms in [0, 1) for elements [start, start + count) of one tensor of one source.
 
-    Multiples of 2⁻²⁴ in float32. The same on every device and for every way of cutting a
-    tensor. Tensors of 2³² elements and more repeat their numbers. Elements 2n and 2n + 1 share one
-    hash: its upper 24 bits, and those of its halves swapped, whose first 16 are others.
+    They are multiples of 2⁻²⁴ in float32, the same on every device and however a tensor is cut
+    into blocks. Tensors of 2³² elements or more repeat their numbers. Elements 2n and 2n + 1 share
+    one hash: one takes its upper 24 bits, the other those with its halves swapped, whose first 16
+    are different ones.
     """
     import torch
 
@@ -41,7 +42,7 @@ def uniform(
 
 
 def hashed(x: torch.Tensor, outer: int, inner: int) -> torch.Tensor:
-    """Hash 32-bit integers, keyed before and within; products wrap modulo 2³².
+    """Hash 32-bit integers, keyed before and within the hash; products wrap modulo 2³².
 
     Shifts of signed integers repeat the sign, so what they bring in is masked.
     """
