@@ -29,10 +29,10 @@ import numpy as np
 from automerge import pareto
 from automerge.arrays import Floats
 from automerge.methods import METHODS
-from automerge.recipe import DEFAULT
 from automerge.samplers import SAMPLERS
 from automerge.samplers.base import Told
-from automerge.space import PerLayer, Space, SpaceSettings, build_space
+from automerge.space import Knots, Space, build_space
+from automerge.testing.spaces import plain_settings
 
 OUT = Path(__file__).parent / "results" / "functions.csv"
 FIELDS = ("function", "method", "budget", "seed", "share", "seconds")
@@ -122,22 +122,12 @@ def _biobj(number: int) -> Function:
 
 
 def unit_cube(variables: int) -> Space:
-    """A search space whose positions are the points of a cube."""
-    settings = SpaceSettings(
-        methods=("task_arithmetic",),
-        components=((DEFAULT,),),
-        depth=PerLayer(),
-        bounds={"weight": (0.0, 1.0)},
-        fixed={"lambda": 1.0},
-        switches=(),
-        varying=("weight",),
-        shared=(),
-        leave_out=False,
-        drop=0,
-        repeat=0,
-        seed=0,
+    """A search space whose positions are the points of a cube: one weight for each source."""
+    settings = plain_settings(
+        "task_arithmetic", depth=Knots(1), bounds={"weight": (0.0, 1.0)}, fixed={"lambda": 1.0}
     )
-    return build_space(settings, "base", ("a",), variables, METHODS)
+    sources = [f"source{i}" for i in range(variables)]
+    return build_space(settings, "base", sources, 1, METHODS)
 
 
 def ours(name: str) -> Callable[[Callable[[Floats], Floats], int, int, int], Floats]:
