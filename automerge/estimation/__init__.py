@@ -1,4 +1,4 @@
-"""Per-item scores to values with honest uncertainty: intervals, paired differences, optimism."""
+"""From item scores to values with honest uncertainty: intervals, paired differences, optimism."""
 
 from automerge.estimation.differences import (
     Difference,

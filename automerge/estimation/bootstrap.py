@@ -9,11 +9,11 @@ import numpy as np
 from automerge.arrays import Floats
 
 MAX_ELEMENTS = 2**22
-"""Elements of the largest array held at once."""
+"""Elements of the largest array in memory at once."""
 
 
 def resample_counts(rng: np.random.Generator, draws: int, n: int) -> Floats:
-    """Draw `n` of `n` things with replacement; return how often each came: (draws, n)."""
+    """Draw `n` of `n` things with replacement; return how often each was drawn: (draws, n)."""
     picked = rng.integers(n, size=(draws, n)) + n * np.arange(draws)[:, None]
     return np.bincount(picked.ravel(), minlength=draws * n).reshape(draws, n).astype(np.float64)
 

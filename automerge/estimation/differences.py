@@ -1,4 +1,4 @@
-"""Differences between two models on the items both answered, and what a split could show."""
+"""Differences between two models on the items that both answered, and what a split can detect."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def paired_difference(
     """Compare a with b (a - b) on their common items, item by item.
 
     Pairing removes the items' difficulty from the variance (Miller 2024, arXiv:2411.00640, section
-    4.2). Pairs of 0/1 scores take Tango's score interval; other means Student's t on item
-    differences; ratios and exponentials Student's t on linearised item differences. Items in
-    clusters take Student's t with the clustered standard error. Differences that are all equal
+    4.2). Pairs of 0/1 scores get Tango's score interval; other means get Student's t on item
+    differences; ratios and exponentials get Student's t on linearised item differences. Items in
+    clusters get Student's t with the clustered standard error. Differences that are all equal
     never give an interval of width zero.
 
     Args:

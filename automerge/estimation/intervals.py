@@ -49,13 +49,12 @@ class Interval:
 def interval(scores: ItemScores, aggregation: Aggregation, level: float = 0.95) -> Interval:
     """Return the confidence interval of an aggregated score.
 
-    Means of 0/1 scores take Wilson's score interval, which Bowyer et al. (2025, arXiv:2503.01747)
+    Means of 0/1 scores get Wilson's score interval, which Bowyer et al. (2025, arXiv:2503.01747)
     and Miller (2024, arXiv:2411.00640) motivate: the normal interval is too narrow below a few
-    hundred items; means of means take it at the effective number of items. Other means take
-    Student's t. Ratios and exponentials take Student's t on the
-    linearised mean, then the monotone transform. Items in clusters take Student's t with the
-    clustered standard error (`clusters`). Scores that are all equal never give an interval of width
-    zero, see `equal_scores_interval`.
+    hundred items. Means of means get it for the effective number of items. Other means get
+    Student's t; ratios and exponentials get Student's t on the linearised mean, then the monotone
+    transform. Items in clusters get Student's t with the clustered standard error (`clusters`).
+    Scores that are all equal never give an interval of width zero; see `equal_scores_interval`.
 
     Args:
         scores: of one objective.

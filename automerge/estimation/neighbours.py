@@ -10,17 +10,17 @@ from automerge.arrays import Floats, Indices
 from automerge.objective import Estimate
 
 MAX_DONORS = 24
-"""Nearest candidates that a prediction is made from, at most."""
+"""The most candidates, nearest first, that a prediction is made from."""
 BANDWIDTH_DONOR = 8
-"""The kernel's standard deviation is the distance of this donor, from 0."""
+"""The kernel's standard deviation is the distance of the donor with this number, from 0."""
 PRIOR_DONORS = 0.5
-"""How many donors an item's mean over all candidates counts as in its prediction."""
+"""How many donors an item's mean over all candidates is worth in its prediction."""
 PRIOR_ITEMS = 10.0
-"""How many items without any relation to the predictors shrink the coefficients."""
+"""How many items unrelated to the predictors are added in effect, to shrink the coefficients."""
 
 
 def nearest(distances: Floats) -> Indices:
-    """Return the rows to predict from, at most MAX_DONORS of finite distance, nearest first."""
+    """Return the rows to predict from, at most MAX_DONORS at a finite distance, nearest first."""
     finite = np.flatnonzero(np.isfinite(distances))
     if len(finite) > MAX_DONORS:
         furthest = np.partition(distances[finite], MAX_DONORS - 1)[MAX_DONORS - 1]
@@ -54,8 +54,8 @@ def control_variates(row: Floats, predictors: Floats) -> Estimate:
     scores and predictors over the items seen, C̄ the predictors' over all. β is the multiple
     regression coefficient, shrunk towards 0; any predictors leave the estimate consistent.
 
-    The standard error comes from leave-one-out residuals, which pay for the coefficients (HC3:
-    MacKinnon and White 1985; without predictors the usual one), with the finite-population
+    The standard error comes from leave-one-out residuals, which account for the coefficients (HC3:
+    MacKinnon and White 1985; the usual one without predictors), with the finite-population
     correction (Cochran 1977, eq. 2.20): so it is about the pool's items and none beyond.
 
     Args:

@@ -47,7 +47,7 @@ class Scoreboard:
         """Enter a candidate and return its number, from 0.
 
         Args:
-            position: (d,), in a space where near means alike; None for one without a position.
+            position: (d,), in a space where near means similar; None if it has no position.
             scores: on some items of the pool, by objective name.
         """
         self._positions.append(np.array([np.nan]) if position is None else position)
@@ -118,11 +118,11 @@ class _Row(NamedTuple):
 class _Table:
     """One objective's scores: a row per candidate, a column per item.
 
-    Rows are kept sparse and narrow: there may be tens of thousands, each of few of the items.
+    Rows are kept sparse and narrow: there may be tens of thousands, each with few of the items.
     """
 
     def __init__(self, items: Sequence[_Item], by_task: bool) -> None:
-        """Begin with no candidate; `by_task` weighs the items so that all tasks count alike."""
+        """Begin with no candidate; `by_task` weights the items so that all tasks count equally."""
         self._columns = {item: i for i, item in enumerate(items)}
         self._weights = item_weights(items) if by_task else None
         self._column_type = np.min_scalar_type(len(items))
@@ -143,7 +143,7 @@ class _Table:
         """Estimate the candidate's mean over all items from its scores and the donors'.
 
         Where items have weights, a weighted score is an item's weight times its score, and the
-        weights are one more predictor: a draw may hold more or fewer of the heavy items.
+        weights are one more predictor: a draw may contain more or fewer of the heavy items.
         """
         rows = self._dense([candidate, *donors])
         item_means = self._item_means(candidate)

@@ -1,4 +1,4 @@
-"""Evidence that may be looked at after every item: betting on bounded differences."""
+"""Evidence that stays valid when looked at after every item: betting on bounded differences."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from automerge.arrays import Floats
 
 MAX_STAKE = 0.5
-"""The fraction of its wealth that a bettor stakes at most."""
+"""The largest fraction of its wealth that a bettor stakes."""
 
 
 def log_evidence(differences: Floats) -> Floats:
