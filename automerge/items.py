@@ -1,4 +1,4 @@
-"""Which search items a candidate is measured on."""
+"""The items of a study: sealed until the test, and drawn afresh for each candidate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from automerge.trial import Items
+from automerge.trial import Items, count_items
 
 BASELINE_SHARES = 4
 """Base, sources and the user's recipes are each scored on this many candidates' worth of items,
@@ -16,6 +16,57 @@ because all other candidates are compared with them and predicted from them."""
 
 POOL_SHARES = 8
 """How many candidates' worth of items the search draws from, at most."""
+
+
+class Sealed:
+    """Test items that nothing reads before the front is chosen; how many there are is public.
+
+    Whoever selects on test items, or fits anything to them, has scores that promise too much.
+    """
+
+    __slots__ = ("__items",)
+
+    def __init__(self, items: Items) -> None:
+        self.__items = items
+
+    @property
+    def count(self) -> int:
+        """How many items there are in all tasks."""
+        return count_items(self.__items)
+
+    def open(self, front: Sequence[int] | None) -> Items:
+        """Return the items to test a front on.
+
+        Args:
+            front: the trials that were chosen, which may be none; None before the choice.
+
+        Raises:
+            ValueError: the front is not chosen yet.
+        """
+        if front is None:
+            raise ValueError("the test items are sealed until the front is chosen")
+        return self.__items
+
+    def for_files(self) -> Items:
+        """Return the items to write them down, or to score a model outside of the study."""
+        return self.__items
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sealed) and self.__items == other.__items
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Sealed({self.count} items)"
+
+
+@dataclass(frozen=True)
+class StudyItems:
+    """The items of each part of the split."""
+
+    search: Items
+    select: Items
+    test: Sealed
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def write_optuna_storage(run: Path) -> Path:
     """
     with open_study(run) as store, _quiet():
         path = run / FILE
-        name = str(store.meta("config")["name"])
+        name = store.study.current.name
         parts = (len(store.outcomes(part)) for part in PARTS[1:])
         recorded = [name, store.counts(), *parts]
         if _recorded(path, PER_BYTE * store.path.stat().st_size) == recorded:

@@ -65,7 +65,7 @@ def write_cards(folders: Mapping[int, Path], summary: Summary) -> None:
 def _check_extensions(run: Path) -> None:
     """Refuse a version of the user's modules other than the study was made with."""
     with open_study(run) as store:
-        recorded: Mapping[str, str] = store.meta("config").get("extensions", {})
+        recorded = store.study.current.extensions
     faults = []
     for name, digest in recorded.items():
         try:
@@ -133,14 +133,15 @@ def _open_models(run: Path) -> tuple[Mapping[str, Checkpoint], dict[str, str], M
     from automerge.checkpoints import ModelWatch, open_together
 
     with open_study(run) as store:
-        origins = store.meta("models")
+        models = store.study.current.models
     folders: dict[str, Path] = {}
     references: dict[str, str] = {}
-    for origin in origins:
-        name, path = origin["name"], locate_model(run, origin)
-        folders[name] = path
-        repository = origin["reference"].partition("@")[0]
-        references[name] = f"{repository}@{origin['revision']}" if origin["revision"] else str(path)
-    watch = ModelWatch(folders, {origin["name"]: origin["digest"] for origin in origins})
+    for model in models:
+        folder = locate_model(run, model)
+        folders[model.name] = folder
+        repository = model.reference.partition("@")[0]
+        named = f"{repository}@{model.revision}" if model.revision else str(folder)
+        references[model.name] = named
+    watch = ModelWatch(folders, {model.name: model.digest for model in models})
     watch.verify()
     return open_together(folders, BASE), references, watch

@@ -29,15 +29,14 @@ def score_command(
     run where it is named as an extension.
     """
     with Store(run, write=False) as store:
-        config = StudyConfig.from_plain(store.meta("config"))
-        stored = store.meta("dtype")
-        items = {leaf: tuple(ids) for leaf, ids in store.meta("items")["test"].items()}
-        members = store.meta("members")
+        config = StudyConfig.from_plain(store.study.current.config)
+        inputs = store.study.begun.inputs
+    members, items = inputs.members, inputs.items.test.for_files()
     if task not in members:
         raise ConfigError(f"the study in {run} has no task {task!r}{nearest(task, list(members))}")
     _load(extensions, config)
     chosen = {leaf: items[leaf] for leaf in members[task]}
-    objective, scores = _score(config, run, folder, task, stored, chosen)
+    objective, scores = _score(config, run, folder, task, inputs.dtype, chosen)
     if as_json:
         rows = zip(scores.items, scores.values, strict=True)
         plain = [{"task": leaf, "item": i, "score": value} for (leaf, i), value in rows]

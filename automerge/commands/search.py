@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,9 +19,10 @@ from automerge.samplers import SAMPLERS
 from automerge.session.folder import discard
 from automerge.session.open import Session, open_session
 from automerge.store.read_result import with_exported
-from automerge.store.result import MODELS, limits_in_words
+from automerge.store.result import MODELS, State, limits_in_words
+from automerge.store.store import Store
 from automerge.study import Driver, Observer
-from automerge.trial import BASELINES
+from automerge.trial import BASELINES, count_items
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -151,7 +153,6 @@ def _run(config: StudyConfig, console: Console | None, command: str) -> tuple[In
 def _introduce(session: Session, console: Console) -> None:
     """Print what will be searched, and on what, before the first trial."""
     config, plan = session.config, session.plan
-    n_items = {part: sum(map(len, plan.items[part].values())) for part in plan.items}
     drawn = plan.draw.per_candidate
     each = "" if drawn is None else f" ({drawn} fresh ones per objective and candidate)"
     counts = session.store.counts()
@@ -161,8 +162,8 @@ def _introduce(session: Session, console: Console) -> None:
         f"study       {config.name} in {_shown(Path(config.out))}",
         f"models      {len(config.models)} sources: {', '.join(config.models)}",
         f"tasks       {', '.join(o.name for o in plan.objectives)}",
-        f"items       {n_items['search']} to search{each}, {n_items['select']} to select, "
-        f"{n_items['test']} sealed for the test",
+        f"items       {count_items(plan.items.search)} to search{each}, "
+        f"{count_items(plan.items.select)} to select, {plan.items.test.count} sealed for the test",
         f"space       {session.space.describe()}",
         f"sampler     {session.sampler}, seed {config.seed}, budget "
         f"{limits_in_words(counted, config.max_items, config.max_time)}",
@@ -215,16 +216,21 @@ def _drive(session: Session, observer: Observer) -> Interrupt:
             interrupt.install()
             return executor
 
-        store.put_meta(state="interrupted", finished=None)
+        _ended(store, "interrupted")
         driver = Driver(
             store, plan, session.space, sampler, start, observer, lambda: interrupt.requested
         )
         try:
             done = driver.run()
         except AutomergeError:
-            store.put_meta(state="failed")
+            _ended(store, "failed")
             raise
     if done:
         now = datetime.now().astimezone().isoformat(timespec="seconds")
-        store.put_meta(state="finished", finished=now)
+        _ended(store, "finished", now)
     return interrupt
+
+
+def _ended(store: Store, state: State, finished: str | None = None) -> None:
+    """Record how a run ended, or that it has not."""
+    store.renew(replace(store.study.current, state=state, finished=finished))

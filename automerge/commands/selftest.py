@@ -324,6 +324,7 @@ _RAY = ("--executor", "ray", "--workers", "1")
 def content(run: Path) -> tuple[object, ...]:
     """Return all that two runs of one study must share: trials, item scores, front."""
     with Store(run, write=False) as store:
+        decided = store.study.decided
         scores = {
             part: {
                 number: outcome.scores if isinstance(outcome, Measured) else outcome.kind
@@ -331,7 +332,7 @@ def content(run: Path) -> tuple[object, ...]:
             }
             for part in PARTS
         }
-        return store.trials(), scores, store.meta("shortlist"), store.meta("front")
+        return store.trials(), scores, decided.shortlist, decided.front
 
 
 def _strike_in_staging(process: subprocess.Popen[str], models: Path) -> None:

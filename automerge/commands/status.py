@@ -9,7 +9,7 @@ import numpy as np
 
 from automerge import pareto
 from automerge.objective import estimates, losses
-from automerge.store.read_result import open_study, study_objectives, study_state, trial_limit
+from automerge.store.read_result import open_study, study_state
 from automerge.trial import Failed, Measured
 
 if TYPE_CHECKING:
@@ -25,13 +25,13 @@ def study_status(run: Path) -> dict[str, object]:
     trials nondominated on search items.
     """
     with open_study(run) as store:
-        objectives = study_objectives(store)
-        config = store.meta("config")
+        study = store.study
+        objectives, current = study.begun.inputs.objectives, study.current
         counts = store.counts()
-        budget, done = trial_limit(config), counts["measured"] + counts["failed"]
+        budget, done = current.budget, counts["measured"] + counts["failed"]
         names = {trial.number: trial.name for trial in store.trials()}
         search = store.outcomes("search")
-        chosen = store.meta("front")
+        chosen = study.decided.front
         part = "search" if chosen is None else "select"
         outcomes = search if chosen is None else store.outcomes("select")
         values = {
@@ -42,14 +42,14 @@ def study_status(run: Path) -> dict[str, object]:
         if chosen is None and values:
             rows = np.array([losses(objectives, found) for found in values.values()])
             keep = pareto.nondominated(rows)
-            chosen = [number for number, kept in zip(values, keep, strict=True) if kept]
+            chosen = tuple(number for number, kept in zip(values, keep, strict=True) if kept)
         return {
             "run": str(run),
-            "study": config["name"],
+            "study": current.name,
             "state": study_state(store, run),
             "budget": budget,
-            "max_items": config.get("max_items"),
-            "max_time": config.get("max_time"),
+            "max_items": current.max_items,
+            "max_time": current.max_time,
             **counts,
             "remaining": None if budget is None else max(0, budget - done),
             "selected": len(store.outcomes("select")),

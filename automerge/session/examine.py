@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from automerge.config import StudyConfig
 from automerge.errors import Fault, PreflightError
-from automerge.items import POOL_SHARES
+from automerge.items import POOL_SHARES, Sealed, StudyItems
 from automerge.methods import METHODS
 from automerge.recipe import BASE
 from automerge.session.folder import COPIES, SAMPLES
 from automerge.session.panel import study_panel
 from automerge.session.resume import origin_paths
 from automerge.session.workers import scoring_dtype
+from automerge.store.record import Inputs, StudyModel
 from automerge.store.result import MODEL
 from automerge.trial import PARTS, Part
 
@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Examined:
-    """What preflight found: JSON-ready facts for the store, open tasks, hashed models."""
+    """What preflight found: the study's inputs, open tasks, hashed models."""
 
-    facts: Mapping[str, Any]
+    inputs: Inputs
+    models: tuple[StudyModel, ...]
     tasks: OpenTasks
     watch: ModelWatch
 
@@ -71,37 +72,37 @@ def examine(config: StudyConfig, run: Path) -> Examined:
         caps |= {"test": shares.max_test} if shares.max_test else {}
         fractions = {part: getattr(shares, part) for part in PARTS}
         split = preflight.cut(tasks, SplitPlan(fractions, caps))
-        facts = {
-            "objectives": [asdict(objective) for objective in tasks.objectives],
-            "items": {part: split.items(part) for part in PARTS},
-            "members": {name: list(leaves) for name, leaves in tasks.members.items()},
-            "split": split.digest,
-            "clusters": split.clusters,
-            "n_layers": models.n_layers,
-            "dtype": models.dtype,
-            "tasks": dict(tasks.digests()),
-            "models": [
-                {
-                    "name": name,
-                    **origin_paths(folder.path, run),
-                    "reference": folder.reference,
-                    "revision": folder.revision,
-                    "digest": watch.digests[name],
-                    "sample": sampled_digest(folder.path),
-                    "license": licence_of(folder.path),
-                }
-                for name, folder in models.folders.items()
-            ],
-            "evidence": _evidence(config, models),
-            "warnings": [*models.warnings, *split.notes, *tasks.warnings(split)],
-            "score_commands": [
-                list(command)
-                for command in tasks.commands(
-                    Path(MODEL), Path(SAMPLES), scoring_dtype(config, models.dtype)
-                )
-            ],
-        }
-    return Examined(facts, tasks, watch)
+        dtype = scoring_dtype(config, models.dtype)
+        inputs = Inputs(
+            objectives=tuple(tasks.objectives),
+            items=StudyItems(
+                split.items("search"), split.items("select"), Sealed(split.items("test"))
+            ),
+            members={name: tuple(leaves) for name, leaves in tasks.members.items()},
+            split=split.digest,
+            clusters=split.clusters,
+            n_layers=models.n_layers,
+            dtype=models.dtype,
+            tasks=dict(tasks.digests()),
+            evidence=_evidence(config, models),
+            warnings=(*models.warnings, *split.notes, *tasks.warnings(split)),
+            score_commands=tuple(
+                tuple(command) for command in tasks.commands(Path(MODEL), Path(SAMPLES), dtype)
+            ),
+        )
+        found = tuple(
+            StudyModel(
+                name=name,
+                **origin_paths(folder.path, run),
+                reference=folder.reference,
+                revision=folder.revision,
+                digest=watch.digests[name],
+                sample=sampled_digest(folder.path),
+                license=licence_of(folder.path),
+            )
+            for name, folder in models.folders.items()
+        )
+    return Examined(inputs, found, tasks, watch)
 
 
 def _evidence(config: StudyConfig, models: Models) -> dict[str, dict[str, str]]:

@@ -16,11 +16,13 @@ from automerge.samplers import SAMPLERS
 from automerge.session.examine import Examined, examine
 from automerge.session.folder import SAMPLES, check_folder, discard, make_folder
 from automerge.session.panel import study_panel
-from automerge.session.plan import PLANNED, plan_study
+from automerge.session.plan import plan_study
 from automerge.session.resume import check_unchanged, resume
 from automerge.session.surroundings import machine, versions
 from automerge.session.workers import start_workers
 from automerge.space import Space
+from automerge.store.record import Begun, Current, Run, StudyModel, StudyRecord
+from automerge.store.result import ModelOrigin
 from automerge.store.store import Store, exists
 from automerge.store.versions import record_versions, version_warnings
 from automerge.study import Plan
@@ -50,21 +52,21 @@ def open_session(config: StudyConfig, command: str) -> Session:
     """
     run = Path(config.out)
     check_folder(run)
-    found = None
+    found = record = None
     new = not exists(run)
     if new:
         found = examine(config, run)
-        plan_study(config, found.facts, window=None)
+        record = _record(config, found, command)
         make_folder(run)
     try:
         store = Store(run, write=True)
         try:
-            if store.meta("config") is None:
-                found = found or examine(config, run)
-                _begin(store, config, found, command)
-            else:
+            if store.begun:
                 config = resume(store, config)
                 record_versions(store, versions())
+            else:
+                found = found or examine(config, run)
+                _begin(store, config, record or _record(config, found, command))
             return _session(store, config, found, new)
         except BaseException:
             store.close()
@@ -75,49 +77,46 @@ def open_session(config: StudyConfig, command: str) -> Session:
         raise
 
 
-def _begin(store: Store, config: StudyConfig, found: Examined, command: str) -> None:
+def _record(config: StudyConfig, found: Examined, command: str) -> StudyRecord:
+    """What a study begins with; raises ConfigError where limits leave nothing to search with."""
+    window = (config.workers or 1) if config.deterministic else None
+    plan, space = plan_study(config, found.inputs, window)
+    begun = Begun(
+        inputs=found.inputs,
+        sampler=SAMPLERS.resolve(
+            config.sampler, space, len(goals(plan.objectives)), config.expected_budget
+        ),
+        window=window,
+        fingerprint=config.fingerprint(),
+        origins=tuple(map(_origin, found.models)),
+        machine=machine(),
+        started=datetime.now().astimezone().isoformat(timespec="seconds"),
+        command=command,
+    )
+    folder = str(Path(config.out).resolve())
+    current = Current(config.to_plain(), found.models, folder, (Run(0, versions()),))
+    return StudyRecord(begun, current)
+
+
+def _origin(model: StudyModel) -> ModelOrigin:
+    """Name a model as others can find it: a hub id, or else its folder."""
+    path = model.reference.partition("@")[0] if model.revision else model.path
+    return ModelOrigin(model.name, path, model.revision, model.digest, model.license)
+
+
+def _begin(store: Store, config: StudyConfig, record: StudyRecord) -> None:
     from automerge.evaluation.item_file import write_samples
 
-    facts = found.facts
     run = store.path.parent
     study_panel(config).keep(run)
-    write_samples(run / SAMPLES, facts["items"]["test"])
-    store.put_meta(
-        config=config.to_plain(),
-        fingerprint=config.fingerprint(),
-        folder=str(run.resolve()),
-        provenance={
-            "versions": versions(),
-            "models": [
-                {
-                    "name": origin["name"],
-                    "path": origin["reference"].partition("@")[0]
-                    if origin["revision"]
-                    else origin["path"],
-                    "revision": origin["revision"],
-                    "digest": origin["digest"],
-                    "license": origin["license"],
-                }
-                for origin in facts["models"]
-            ],
-            "tasks": facts["tasks"],
-            "machine": machine(),
-            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "command": command,
-            "score_commands": facts["score_commands"],
-        },
-        **{key: facts[key] for key in facts if key not in ("tasks", "score_commands")},
-    )
+    write_samples(run / SAMPLES, record.begun.inputs.items.test.for_files())
+    store.begin(record)
 
 
 def _session(store: Store, config: StudyConfig, found: Examined | None, new: bool) -> Session:
-    facts = {key: store.meta(key) for key in PLANNED}
-    plan, space = plan_study(config, facts, _window(store, config))
-    if store.meta("sampler") is None:
-        n_goals = len(goals(plan.objectives))
-        sampler = SAMPLERS.resolve(config.sampler, space, n_goals, config.expected_budget)
-        store.put_meta(sampler=sampler)
-    if problem := SAMPLERS.problem(store.meta("sampler")):
+    begun = store.study.begun
+    plan, space = plan_study(config, begun.inputs, begun.window)
+    if problem := SAMPLERS.problem(begun.sampler):
         raise StateError(
             f"{store.path}: the study cannot go on with its sampler: {problem}; use the version of "
             "automerge, or the packages, that it was begun with, or give another --out"
@@ -127,25 +126,15 @@ def _session(store: Store, config: StudyConfig, found: Examined | None, new: boo
         store,
         plan,
         space,
-        store.meta("sampler"),
+        begun.sampler,
         partial(_start, store, config, found),
         (
-            *store.meta("warnings"),
+            *begun.inputs.warnings,
             *version_warnings(store),
             *EXECUTORS[config.executor].warnings(config.ray_address),
         ),
         new,
     )
-
-
-def _window(store: Store, config: StudyConfig) -> int | None:
-    """How many trials a deterministic study keeps in flight: as many as when it began."""
-    if not config.deterministic:
-        return None
-    if store.meta("window") is None:
-        store.put_meta(window=config.workers or 1)
-    window: int = store.meta("window")
-    return window
 
 
 def _start(
@@ -155,5 +144,5 @@ def _start(
     run = store.path.parent
     if found is None:
         found = examine(config, run)
-        check_unchanged(store, found.facts)
-    return start_workers(config, run, store.meta("n_layers"), found, note)
+        check_unchanged(store, found.inputs, found.models)
+    return start_workers(config, run, store.study.begun.inputs.n_layers, found, note)

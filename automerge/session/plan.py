@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from automerge.config import StudyConfig
 from automerge.constraint import Constraint
 from automerge.errors import ConfigError, Fault
 from automerge.items import ItemDraw
 from automerge.methods import METHODS
-from automerge.objective import Objective
 from automerge.recipe import BASE, single, uniform_average
 from automerge.space import Space, build_space
+from automerge.store.record import Inputs
 from automerge.study import FirstTrial, Limits, Plan
-from automerge.trial import PARTS, Items, Part
-
-PLANNED = ("objectives", "items", "members", "n_layers", "evidence")
-"""What of the facts a plan is made of."""
 
 
-def plan_study(
-    config: StudyConfig, facts: Mapping[str, Any], window: int | None
-) -> tuple[Plan, Space]:
+def plan_study(config: StudyConfig, inputs: Inputs, window: int | None) -> tuple[Plan, Space]:
     """What is measured, and the space it comes from; raises ConfigError where limits leave none."""
-    items: dict[Part, Items] = {
-        part: {task: tuple(ids) for task, ids in facts["items"][part].items()} for part in PARTS
-    }
     sources = tuple(config.models)
-    settings = replace(config.space_settings(), evidence=facts["evidence"])
-    space = build_space(settings, BASE, sources, facts["n_layers"], METHODS)
+    settings = replace(config.space_settings(), evidence=inputs.evidence)
+    space = build_space(settings, BASE, sources, inputs.n_layers, METHODS)
     n_items = config.evaluation.items_per_candidate
     plan = Plan(
-        objectives=tuple(Objective(**plain) for plain in facts["objectives"]),
+        objectives=inputs.objectives,
         constraints=tuple(map(Constraint.parse, config.constraints)),
         first=(
             FirstTrial(BASE, "base", single(BASE)),
@@ -41,8 +30,8 @@ def plan_study(
             FirstTrial("uniform", "uniform", uniform_average(sources)),
             *(FirstTrial(named.name, "recipe", named.recipe) for named in config.recipes),
         ),
-        items=items,
-        draw=ItemDraw(facts["members"], None if n_items == "full" else n_items, config.seed),
+        items=inputs.items,
+        draw=ItemDraw(inputs.members, None if n_items == "full" else n_items, config.seed),
         limits=Limits(
             None if config.budget == "unlimited" else config.budget,
             config.max_items,

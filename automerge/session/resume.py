@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from automerge.config import StudyConfig, differences
 from automerge.errors import ConfigError, Fault, PreflightError
 from automerge.evaluation.base import TASKS_FOLDER
 from automerge.recipe import BASE
+from automerge.store.record import Inputs, StudyModel
 from automerge.store.store import Store
 
 
@@ -21,16 +22,15 @@ def resume(store: Store, config: StudyConfig) -> StudyConfig:
     models where they were found.
     """
     run = store.path.parent
-    config = _with_models_found(config, store.meta("models"), run)
-    changed = differences(store.meta("config"), config)
+    recorded = current = store.study.current
+    config = _with_models_found(config, current.models, run)
+    changed = differences(current.config, config)
     paths = {change.field for change in changed} & {"base", "models"}
-    if paths and list(store.meta("config")["models"]) == list(config.models):
-        models = _models_elsewhere(config, store.meta("models"), run)
-        changed = [change for change in changed if change.field not in paths]
-        moved: dict[str, Any] = {"models": models, "config": config.to_plain()}
+    if paths and current.sources == tuple(config.models):
+        current = replace(current, models=_models_elsewhere(config, current.models, run))
     else:
-        moved = {}
-    refused = [change for change in changed if not change.safe]
+        paths = set()
+    refused = [change for change in changed if not change.safe and change.field not in paths]
     if refused:
         raise ConfigError(
             [
@@ -42,27 +42,27 @@ def resume(store: Store, config: StudyConfig) -> StudyConfig:
                 for change in refused
             ]
         )
-    if changed or moved:
-        store.put_meta(**{"config": config.to_plain(), **moved})
-    if store.meta("folder") != (now := str(run.resolve())):
-        models = [
-            {**origin, **origin_paths(locate_model(run, origin), run)}
-            for origin in store.meta("models")
-        ]
-        store.put_meta(folder=now, models=models)
+    if changed:
+        current = replace(current, config=config.to_plain())
+    if current.folder != (now := str(run.resolve())):
+        models = (
+            replace(model, **origin_paths(locate_model(run, model), run))
+            for model in current.models
+        )
+        current = replace(current, folder=now, models=tuple(models))
+    if current != recorded:
+        store.renew(current)
     return config
 
 
-def _with_models_found(
-    config: StudyConfig, origins: list[dict[str, Any]], run: Path
-) -> StudyConfig:
+def _with_models_found(config: StudyConfig, models: Sequence[StudyModel], run: Path) -> StudyConfig:
     """Name models by where they are found from the run folder, where their own paths are gone."""
     found = dict(config.references)
-    for origin in origins:
-        name = origin["name"]
-        if origin["revision"] or name not in found or Path(found[name]).expanduser().is_dir():
+    for model in models:
+        name = model.name
+        if model.revision or name not in found or Path(found[name]).expanduser().is_dir():
             continue
-        if (folder := locate_model(run, origin)).is_dir():
+        if (folder := locate_model(run, model)).is_dir():
             found[name] = str(folder)
     if found == config.references:
         return config
@@ -71,49 +71,57 @@ def _with_models_found(
 
 
 def _models_elsewhere(
-    config: StudyConfig, origins: list[dict[str, Any]], run: Path
-) -> list[dict[str, Any]]:
-    """The models' origins by the configuration's paths; refuse those that hold something else."""
+    config: StudyConfig, models: Sequence[StudyModel], run: Path
+) -> tuple[StudyModel, ...]:
+    """The models by the configuration's paths; refuse those that hold something else."""
     from automerge.checkpoints import resolve, whole_digest
 
     faults, found = [], []
-    for origin in origins:
-        name = origin["name"]
+    for model in models:
+        name = model.name
         where = ("base",) if name == BASE else ("models", name)
         folder = resolve(config.references[name])
-        if whole_digest(folder.path) != origin["digest"]:
+        if whole_digest(folder.path) != model.digest:
             faults.append(
                 Fault(
-                    f"{'.'.join(where)} was {origin['reference']!r} when the study in {config.out} "
+                    f"{'.'.join(where)} was {model.reference!r} when the study in {config.out} "
                     f"began, and is {folder.reference!r} now, which holds another model; change it "
                     "back, or give another --out",
                     config.locate(where),
                 )
             )
-        named = {"reference": folder.reference, "revision": folder.revision}
-        found.append({**origin, **origin_paths(folder.path, run), **named})
+        found.append(
+            replace(
+                model,
+                **origin_paths(folder.path, run),
+                reference=folder.reference,
+                revision=folder.revision,
+            )
+        )
     if faults:
         raise ConfigError(faults)
-    return found
+    return tuple(found)
 
 
-def check_unchanged(store: Store, facts: Mapping[str, Any]) -> None:
+def check_unchanged(store: Store, inputs: Inputs, models: Sequence[StudyModel]) -> None:
     """Refuse models and tasks that are not those the study began with, whole."""
     faults = []
-    for before, now in zip(store.meta("models"), facts["models"], strict=True):
-        if before["digest"] != now["digest"]:
+    study = store.study
+    begun = study.begun.inputs
+    for before, now in zip(study.current.models, models, strict=True):
+        if before.digest != now.digest:
             faults.append(
                 Fault(
-                    f"the model {now['name']!r} in {now['path']} is not what the study began with; "
+                    f"the model {now.name!r} in {now.path} is not what the study began with; "
                     "put it back, or give another --out"
                 )
             )
-    if store.meta("provenance")["tasks"] != facts["tasks"]:
+    if begun.tasks != inputs.tasks:
         message = (
             f"the tasks in {store.path.parent / TASKS_FOLDER} are not what the study began with"
         )
         faults.append(Fault(f"{message}; put them back, or give another --out"))
-    elif store.meta("split") != facts["split"]:
+    elif begun.split != inputs.split:
         message = "the tasks' documents are not what the study began with"
         faults.append(Fault(f"{message}; put them back, or give another --out"))
     if faults:
@@ -125,15 +133,15 @@ def origin_paths(folder: Path, run: Path) -> dict[str, str]:
     return {"path": str(folder), "relative": os.path.relpath(folder, run.resolve())}
 
 
-def locate_model(run: Path, origin: Mapping[str, Any]) -> Path:
+def locate_model(run: Path, model: StudyModel) -> Path:
     """Where a model of a study is: where it was, or as far from the run folder as it was.
 
     Of several folders the one is taken that looks like the model; without any, the recorded path.
     """
     from automerge.checkpoints import sampled_digest
 
-    recorded = Path(origin["path"])
-    for folder in (recorded, Path(os.path.normpath(run.resolve() / origin["relative"]))):
-        if folder.is_dir() and sampled_digest(folder) == origin["sample"]:
+    recorded = Path(model.path)
+    for folder in (recorded, Path(os.path.normpath(run.resolve() / model.relative))):
+        if folder.is_dir() and sampled_digest(folder) == model.sample:
             return folder
     return recorded

@@ -31,8 +31,8 @@ def start_workers(
         sum(piece.n_layers for piece in named.recipe.slices) - n_layers for named in config.recipes
     ]
     spec = WorkerSpec(
-        models={origin["name"]: Path(origin["path"]) for origin in found.facts["models"]},
-        digests={origin["name"]: origin["digest"] for origin in found.facts["models"]},
+        models={model.name: Path(model.path) for model in found.models},
+        digests={model.name: model.digest for model in found.models},
         base=BASE,
         panel=study_panel(config),
         run=run,
@@ -50,7 +50,7 @@ def start_workers(
             workers=config.workers,
             gpus=0 if device == "cpu" else 1,
             address=config.ray_address,
-            expected=expected_identity({m["name"]: m["sample"] for m in found.facts["models"]}),
+            expected=expected_identity({m.name: m.sample for m in found.models}),
             note=note,
         )
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,18 +18,17 @@ from pydantic import TypeAdapter
 
 from automerge.constraint import Constraint
 from automerge.errors import StateError
-from automerge.objective import MODEL_TASK
+from automerge.objective import MODEL_TASK, goals
 from automerge.recipe import BASE, Recipe, slice_faults
 from automerge.store.file import refusal
+from automerge.store.record import KEYS, Inputs, StudyRecord
 from automerge.store.schema import META, NAME, NOTES, PARAMS, RECIPE, TIMINGS, misfit
-from automerge.trial import PARTS, FailureKind, Origin
+from automerge.trial import PARTS, FailureKind, Items, Origin, Part
 
 LARGEST = 1e15
 """Of an item's score or weight: beyond any log-likelihood of a document."""
 LATEST = 1e11
 """Unix seconds, to the year 5138."""
-
-_PER_TRIAL = ("shortlist", "baselines", "front")
 
 
 def check_study(db: sqlite3.Connection, path: Path) -> None:
@@ -41,7 +40,8 @@ class _Check:
     def __init__(self, db: sqlite3.Connection, path: Path) -> None:
         self._db = db
         self._path = path
-        self._meta: dict[str, Any] = {}
+        self._study: StudyRecord | None = None
+        self._inputs: Inputs | None = None
         self._table = ""
         self._row: tuple[Any, ...] = ()
         self._trials = 0
@@ -79,72 +79,64 @@ class _Check:
         return json.loads(text)
 
     def _facts(self) -> None:
+        found: dict[str, Any] = {}
         for key, value in self._rows("meta", "key, value"):
             self._need(key in META, "key", "a fact of a study", key)
-            self._meta[key] = self._json(META[key], "value", value)
-            self._check_fact(key, self._meta[key])
+            found[key] = self._json(META[key], "value", value)
+        present = [key for key in KEYS if key in found]
+        if not present:
+            return
+        self._row = ("begun",)
+        self._need(len(present) == len(KEYS), "value", " and ".join(KEYS), present)
+        for text in found["current"]["config"].get("constraints", ()):
+            try:
+                Constraint.parse(text)
+            except ValueError as error:
+                self._row = ("current",)
+                raise self._refuse("value", f"config.constraints: {error}") from error
+        self._study = StudyRecord.from_plain(found)
+        self._inputs = self._study.begun.inputs
+        self._check_inputs(self._inputs)
 
-    def _check_fact(self, key: str, value: Any) -> None:
-        if key == "objectives":
-            names = [objective["name"] for objective in value]
-            self._need(len(set(names)) == len(names), "value", "distinct names", names)
-            goals = any(objective.get("goal", True) for objective in value)
-            self._need(goals, "value", "an objective that is a goal", "none")
-        elif key == "config":
-            for text in value.get("constraints", ()):
-                try:
-                    Constraint.parse(text)
-                except ValueError as error:
-                    raise self._refuse("value", f"constraints: {error}") from error
-
-    def _check_references(self) -> None:
-        """Facts that name trials, tasks or objectives of the study."""
-        self._table = "meta"
-        known = range(self._trials)
-        for key in _PER_TRIAL:
-            self._row = (key,)
-            for number in self._meta.get(key) or ():
-                self._need(
-                    number in known and number not in self._duplicates, "value", "trials", number
-                )
-        self._row = ("believed",)
-        objectives = self._objectives
-        for number, values in self._meta.get("believed", {}).items():
-            self._need(int(number) in known, "value", "trials", number)
-            self._need(
-                set(values) == (objectives or set(values)),
-                "value",
-                "the objectives",
-                sorted(values),
-            )
-        self._row = ("config",)
-        for text in self._meta.get("config", {}).get("constraints", ()):
-            name = Constraint.parse(text).objective
-            self._need(name in objectives, "value", "a constraint on an objective", name)
-        clusters = self._meta.get("clusters", {})
-        for part, tasks in self._meta.get("items", {}).items():
-            self._row = ("items",)
-            for task, docs in tasks.items():
+    def _check_inputs(self, inputs: Inputs) -> None:
+        names = [objective.name for objective in inputs.objectives]
+        self._need(len(set(names)) == len(names), "value", "distinct names", names)
+        self._need(bool(goals(inputs.objectives)), "value", "an objective that is a goal", "none")
+        for part, items in _parts(inputs):
+            for task, docs in items.items():
                 fits = len(set(docs)) == len(docs)
                 self._need(fits, "value", f"distinct items of {part}", task)
-                fits = task not in clusters or max(docs, default=-1) < len(clusters[task])
+                clusters = inputs.clusters.get(task)
+                fits = clusters is None or max(docs, default=-1) < len(clusters)
                 self._need(fits, "value", "items that have a cluster", task)
-        self._row = ("members",)
-        members, items = self._meta.get("members", {}), self._meta.get("items", {})
-        if items:
-            self._need(set(items) == set(PARTS), "value", "items of every part", sorted(items))
-            for tasks in members.values():
-                for task in tasks:
-                    for part in PARTS:
-                        self._need(task in items[part], "value", f"a task of {part}", task)
+            for task in (task for tasks in inputs.members.values() for task in tasks):
+                self._need(task in items, "value", f"a task of {part}", task)
+
+    def _check_references(self) -> None:
+        """Facts that name trials or objectives of the study."""
+        if self._study is None:
+            return
+        self._table = "meta"
+        known = range(self._trials)
+        decided, objectives = self._study.decided, self._objectives
+        self._row = ("decided",)
+        for number in (*decided.shortlist, *decided.baselines, *(decided.front or ())):
+            fits = number in known and number not in self._duplicates
+            self._need(fits, "value", "trials", number)
+        for number, values in decided.believed.items():
+            self._need(number in known, "value", "trials", number)
+            self._need(set(values) == objectives, "value", "the objectives", sorted(values))
+        self._row = ("current",)
+        for constraint in self._study.current.constraints:
+            name = constraint.objective
+            self._need(name in objectives, "value", "a constraint on an objective", name)
 
     @property
     def _objectives(self) -> set[str]:
-        return {objective["name"] for objective in self._meta.get("objectives", ())}
+        return set() if self._inputs is None else {o.name for o in self._inputs.objectives}
 
     def _check_trials(self) -> None:
-        config = self._meta.get("config")
-        models = None if config is None else {BASE, *config["models"]}
+        models = None if self._study is None else {BASE, *self._study.current.sources}
         ids: list[str] = []
         columns = "number, origin, name, recipe_id, recipe, params, duplicate_of"
         for number, origin, name, recipe_id, text, params, of in self._rows(
@@ -221,7 +213,8 @@ class _Check:
     def _check_scores(self, measured: Mapping[int, tuple[int, str, int]]) -> None:
         pools = self._pools()
         alike: dict[tuple[str, int, str, str], bytes] = {}
-        exact = {o["name"] for o in self._meta.get("objectives", ()) if o["aggregation"] == "exact"}
+        objectives = () if self._inputs is None else self._inputs.objectives
+        exact = {objective.name for objective in objectives if objective.is_exact}
         known = self._objectives
         weighted: dict[str, bool] = {}
         seen: dict[int, set[str]] = {}
@@ -273,17 +266,17 @@ class _Check:
                 raise self._refuse("ids", "an item comes twice")
 
     def _pools(self) -> dict[tuple[str, str], NDArray[np.bool_]] | None:
-        """Which items each part of the split has; None where the study says nothing of it."""
-        if "items" not in self._meta:
+        """Which items each part of the split has; None of a study that has not begun."""
+        if self._inputs is None:
             return None
-        pools = {}
-        for part, tasks in self._meta["items"].items():
-            for task, docs in tasks.items():
+        pools: dict[tuple[str, str], NDArray[np.bool_]] = {}
+        for part, items in _parts(self._inputs):
+            for task, docs in items.items():
                 if max(docs, default=0) > 10**8:
-                    self._table, self._row = "meta", ("items",)
+                    self._table, self._row = "meta", ("begun",)
                     raise self._refuse("value", f"an item of {task!r} beyond any data set")
                 pool = np.zeros(max(docs, default=-1) + 1, dtype=np.bool_)
-                pool[docs] = True
+                pool[list(docs)] = True
                 pools[part, task] = pool
         return pools
 
@@ -309,3 +302,10 @@ class _Check:
             self._need((trial, part) not in done, "part", "one that gave no scores", part)
             found.add((trial, part))
         return found
+
+
+def _parts(inputs: Inputs) -> Iterator[tuple[Part, Items]]:
+    """Yield the items of each part, sealed ones too."""
+    yield "search", inputs.items.search
+    yield "select", inputs.items.select
+    yield "test", inputs.items.test.for_files()

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 from automerge.errors import StateError
 from automerge.store.run_folder import check_own_files, is_running
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 FILE = "study.sqlite"
 MAX_BYTES = 2**34
 """A larger file is no study's."""
@@ -262,7 +262,7 @@ def check_schema(db: sqlite3.Connection, path: Path) -> None:
         if version != str(SCHEMA_VERSION):
             raise StateError(
                 f"{path} has schema version {version}, this automerge reads version "
-                f"{SCHEMA_VERSION}; use the automerge that wrote it"
+                f"{SCHEMA_VERSION}; use the automerge that wrote it, or give another --out"
             )
     if sorted(found.values()) != sorted(STATEMENTS):
         raise refusal(path, "its tables are not those of a study")

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
 
 import numpy as np
 
 from automerge import pareto
-from automerge.constraint import Constraint
 from automerge.errors import StateError
-from automerge.objective import Estimate, Objective, estimates, losses
+from automerge.objective import Objective, estimates, losses
 from automerge.store.result import (
     MODELS,
-    ModelOrigin,
     Provenance,
     State,
     StudyResult,
@@ -36,44 +33,38 @@ def open_study(run: Path) -> Store:
 
 def study_objectives(store: Store) -> tuple[Objective, ...]:
     """The objectives the study was begun with."""
-    return tuple(Objective(**plain) for plain in store.meta("objectives"))
+    return store.study.begun.inputs.objectives
 
 
 def study_state(store: Store, run: Path) -> State:
     """Whether a study runs, was interrupted, has failed or is finished."""
     if is_running(run):
         return "running"
-    state = store.meta("state")
-    return state if state in get_args(State) else "interrupted"
+    return store.study.current.state
 
 
 def study_result(run: Path, store: Store, *, state: State | None = None) -> StudyResult:
     """Everything a report shows, as values."""
-    config = store.meta("config")
-    provenance = store.meta("provenance")
-    objectives = study_objectives(store)
+    study = store.study
+    begun, current, decided, inputs = study.begun, study.current, study.decided, study.begun.inputs
+    objectives = inputs.objectives
     trials = store.trials()
     duplicates = store.duplicates()
     outcomes: dict[int, dict[Part, Outcome]] = {trial.number: {} for trial in trials}
-    clusters = store.meta("clusters") or {}
     for part in PARTS:
         for number, outcome in store.each_outcome(part):
-            outcomes[number][part] = _clustered(outcome, clusters)
-    front = tuple(store.meta("front") or ())
-    believed = {
-        int(number): {name: Estimate(**value) for name, value in values.items()}
-        for number, values in (store.meta("believed") or {}).items()
-    }
+            outcomes[number][part] = _clustered(outcome, inputs.clusters)
+    front = decided.front or ()
     numbers = {trial.origin: trial.number for trial in reversed(trials)}
     return StudyResult(
-        study=config["name"],
+        study=current.name,
         state=state or study_state(store, run),
         objectives=objectives,
         trials=tuple(
             TrialResult(
                 trial,
                 outcomes[trial.number],
-                believed.get(trial.number, {}),
+                decided.believed.get(trial.number, {}),
                 model_dir=_model_dir(run, trial.name),
             )
             for trial in trials
@@ -84,27 +75,27 @@ def study_result(run: Path, store: Store, *, state: State | None = None) -> Stud
         base=numbers.get("base"),
         parents=tuple(t.number for t in trials if t.origin == "source"),
         uniform=numbers.get("uniform"),
-        sources=tuple(config["models"]),
-        n_layers=store.meta("n_layers"),
-        sampler=store.meta("sampler"),
-        seed=config["seed"],
-        budget=trial_limit(config),
-        max_items=config.get("max_items"),
-        max_time=config.get("max_time"),
-        constraints=tuple(map(Constraint.parse, config.get("constraints", ()))),
-        openings=len(store.meta("frozen") or ()),
+        sources=current.sources,
+        n_layers=inputs.n_layers,
+        sampler=begun.sampler,
+        seed=current.seed,
+        budget=current.budget,
+        max_items=current.max_items,
+        max_time=current.max_time,
+        constraints=current.constraints,
+        openings=len(decided.frozen),
         provenance=Provenance(
             versions=all_versions(store),
-            models=tuple(ModelOrigin(**origin) for origin in provenance["models"]),
-            tasks=provenance["tasks"],
-            machine=provenance["machine"],
-            started=provenance["started"],
-            finished=store.meta("finished"),
-            command=provenance["command"],
-            score_commands=tuple(map(tuple, provenance["score_commands"])),
+            models=begun.origins,
+            tasks=inputs.tasks,
+            machine=begun.machine,
+            started=begun.started,
+            finished=current.finished,
+            command=begun.command,
+            score_commands=inputs.score_commands,
         ),
         warnings=(
-            *(store.meta("warnings") or ()),
+            *inputs.warnings,
             *version_warnings(store),
             *arithmetic_warnings(store),
         ),
@@ -113,7 +104,7 @@ def study_result(run: Path, store: Store, *, state: State | None = None) -> Stud
 
 def arithmetic_warnings(store: Store) -> tuple[str, ...]:
     """What is to be known of scores that machines of several kinds gave."""
-    kinds = store.meta("arithmetics") or ()
+    kinds = store.arithmetics()
     if len(kinds) < 2:
         return ()
     return (
@@ -128,11 +119,6 @@ def _clustered(outcome: Outcome, clusters: Mapping[str, Sequence[int]]) -> Outco
         return outcome
     scores = {name: own.clustered(clusters) for name, own in outcome.scores.items()}
     return replace(outcome, scores=scores)
-
-
-def trial_limit(config: Mapping[str, Any]) -> int | None:
-    """How many trials a stored configuration allows; None for any number."""
-    return None if config["budget"] == "unlimited" else config["budget"]
 
 
 def knee(store: Store, objectives: Iterable[Objective], numbers: list[int]) -> int | None:

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from automerge.objective import Aggregation, Direction
-from automerge.trial import Part
 
 Name: TypeAlias = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$", max_length=200)
@@ -97,7 +96,6 @@ class StoredOrigin(_Exact):
 
     name: Name
     path: Short
-    reference: Short | None = None
     revision: Short | None = None
     digest: Short | None = None
     license: Short | None = None
@@ -106,6 +104,7 @@ class StoredOrigin(_Exact):
 class StoredModel(StoredOrigin):
     """The same with what finds it again: its path from the run folder, and digests of it."""
 
+    reference: Short
     relative: Short
     digest: Short
     sample: Short
@@ -126,32 +125,86 @@ class StoredConfig(BaseModel):
     search: dict[Short, Any] = {}
     evaluation: dict[Short, Any] = {}
     split: dict[Short, Any] = {}
+    extensions: dict[Short, Short] = {}
+
+
+Docs: TypeAlias = list[Annotated[int, Field(ge=0, lt=2**31)]]
+Numbers: TypeAlias = Annotated[list[Count], Field(max_length=1_000_000)]
+Texts: TypeAlias = Annotated[list[Long], Field(max_length=100_000)]
+TrialKey: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
+"""A trial's number, as JSON has keys."""
+
+
+class StoredItems(_Exact):
+    """The items of each part, by leaf task."""
+
+    search: dict[Short, Docs]
+    select: dict[Short, Docs]
+    test: dict[Short, Docs]
+
+
+class StoredInputs(_Exact):
+    """What models and tasks were found to be."""
+
+    objectives: Annotated[list[StoredObjective], Field(min_length=1, max_length=1000)]
+    items: StoredItems
+    members: dict[Short, list[Short]]
+    split: Short
+    clusters: dict[Short, Docs]
+    n_layers: Annotated[int, Field(ge=0, le=100_000)]
+    dtype: Short
+    tasks: dict[Short, Short]
+    evidence: dict[Name, dict[Name, Digest]]
+    warnings: Texts
+    score_commands: list[list[Long]]
+
+
+class StoredBegun(_Exact):
+    """What was fixed when the study began."""
+
+    inputs: StoredInputs
+    sampler: Entry
+    window: Annotated[int, Field(ge=1, le=1_000_000)] | None
+    fingerprint: Short
+    origins: list[StoredOrigin]
+    machine: Short
+    started: Short
+    command: Long
 
 
 class StoredRun(_Exact):
     """The versions that a run had, and how many measurements there were before it."""
 
-    after: Annotated[int, Field(ge=1, le=10**12)]
+    after: Count
     versions: dict[Short, Short]
 
 
-class StoredProvenance(_Exact):
-    """What ran, on what and when."""
+class StoredCurrent(_Exact):
+    """What each run may change."""
 
-    versions: dict[Short, Short]
-    models: list[StoredOrigin]
-    tasks: dict[Short, Short]
-    machine: Short
-    started: Short
-    command: Long
-    score_commands: list[list[Long]]
+    config: StoredConfig
+    models: list[StoredModel]
+    folder: Short
+    versions: Annotated[list[StoredRun], Field(min_length=1, max_length=10_000)]
+    state: Literal["running", "interrupted", "finished", "failed"]
+    finished: Short | None
 
 
-class Frozen(_Exact):
+class StoredFreeze(_Exact):
     """A shortlist that was opened, and after how many trials."""
 
     digest: Short
     trials: Count
+
+
+class StoredDecided(_Exact):
+    """What selection decided."""
+
+    shortlist: Numbers
+    frozen: list[StoredFreeze]
+    believed: dict[TrialKey, dict[Short, StoredEstimate]]
+    baselines: Numbers
+    front: Numbers | None
 
 
 class StoredWeights(_Exact):
@@ -162,11 +215,6 @@ class StoredWeights(_Exact):
     arithmetic: Short
 
 
-Docs: TypeAlias = list[Annotated[int, Field(ge=0, lt=2**31)]]
-Numbers: TypeAlias = Annotated[list[Count], Field(max_length=1_000_000)]
-Texts: TypeAlias = Annotated[list[Long], Field(max_length=100_000)]
-
-
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     is_model = isinstance(kind, type) and issubclass(kind, BaseModel)
     return TypeAdapter(kind, config=None if is_model else ConfigDict(strict=True))
@@ -174,39 +222,12 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 _KINDS: Mapping[str, Any] = {
     "schema_version": Any,
-    "config": StoredConfig,
-    "fingerprint": Short,
-    "provenance": StoredProvenance,
-    "objectives": Annotated[list[StoredObjective], Field(min_length=1, max_length=1000)],
-    "items": dict[Part, dict[Short, Docs]],
-    "members": dict[Short, list[Short]],
-    "split": Short,
-    "clusters": dict[Short, Docs],
-    "n_layers": Annotated[int, Field(ge=0, le=100_000)],
-    "dtype": Short | None,
-    "models": list[StoredModel],
-    "evidence": dict[Name, dict[Name, Digest]],
-    "warnings": Texts,
+    "begun": StoredBegun,
+    "current": StoredCurrent,
+    "decided": StoredDecided,
     "searched_s": Seconds,
-    "folder": Short,
-    "versions": Annotated[list[StoredRun], Field(max_length=10_000)],
-    "sampler": Entry,
-    "window": Annotated[int, Field(ge=1, le=1_000_000)],
-    "state": Literal["running", "interrupted", "finished", "failed"],
-    "shortlist": Numbers,
-    "frozen": list[Frozen],
-    "believed": dict[
-        Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")],
-        dict[Short, StoredEstimate],
-    ],
-    "baselines": Numbers,
-    "front": Numbers,
-    "finished": Short | None,
     "arithmetics": Annotated[list[Short], Field(max_length=1000)],
-    "weights": dict[
-        Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")],
-        StoredWeights,
-    ],
+    "weights": dict[TrialKey, StoredWeights],
 }
 META: Mapping[str, TypeAdapter[Any]] = {key: _adapter(kind) for key, kind in _KINDS.items()}
 """The facts a store may hold, by key."""

@@ -12,12 +12,13 @@ import json
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from automerge.errors import StateError
 from automerge.objective import ItemScores
 from automerge.recipe import Recipe
 from automerge.store.check import check_study
@@ -35,6 +36,7 @@ from automerge.store.file import (
     readable,
 )
 from automerge.store.items import pack, unpack
+from automerge.store.record import KEYS, Current, Decided, StudyRecord
 from automerge.store.run_folder import RunLock, check_own_files, journal_mode
 from automerge.store.schema import META, misfit
 from automerge.text.printable import inert
@@ -56,6 +58,7 @@ class Store:
     def __init__(self, run: Path, *, write: bool) -> None:
         self.path = run / FILE
         self._copy: Path | None = None
+        self._study: StudyRecord | None = None
         check_own_files(run)
         self._lock = RunLock(run) if write else None
         try:
@@ -125,29 +128,65 @@ class Store:
 
     # What belongs to the study as a whole
 
-    def meta(self, key: str) -> Any:
-        """A JSON value kept under a name; None when there is none."""
+    @property
+    def begun(self) -> bool:
+        """Whether the folder holds a study, rather than an empty store."""
+        return self._fact("begun") is not None
+
+    @property
+    def study(self) -> StudyRecord:
+        """How the study began, how it stands, and what it decided.
+
+        Raises:
+            StateError: it was not begun.
+        """
+        if self._study is None:
+            facts = {key: self._fact(key) for key in KEYS}
+            if None in facts.values():
+                raise StateError(
+                    f"{self.path}: the study was stopped before it began; run the same "
+                    "`automerge search` again"
+                )
+            self._study = StudyRecord.from_plain(facts)
+        return self._study
+
+    def begin(self, record: StudyRecord) -> None:
+        """Write down what a study begins with, whole."""
+        if self.begun:
+            raise ValueError("the study has begun")
+        self._put_facts(record.plain())
+
+    def renew(self, current: Current) -> None:
+        """Write down what a run changes."""
+        self._put_facts({"current": current.plain()})
+
+    def decide(self, decided: Decided) -> None:
+        """Write down what selection decides."""
+        self._put_facts({"decided": decided.plain()})
+
+    def _fact(self, key: str) -> Any:
+        """Return a JSON value of `meta`; None where there is none."""
         rows = self._rows("SELECT value FROM meta WHERE key = ?", key)
         return json.loads(rows[0][0]) if rows else None
 
-    def put_meta(self, **values: object) -> None:
-        """Set facts, without secrets; `automerge.store.schema.META` says what each may be."""
-        texts = {
-            # The paths of models are needed as they are.
-            key: json.dumps(value if key == "models" else without_secrets(value))
-            for key, value in values.items()
-        }
+    def _put_facts(self, facts: Mapping[str, Mapping[str, object]]) -> None:
+        """Set parts of the record in one transaction, without secrets, as their schema has them."""
+        texts = {key: json.dumps(_kept(fact)) for key, fact in facts.items()}
         for key, text in texts.items():
-            problem = misfit(META[key], text) if key in META else "no such fact"
-            if problem:
+            if problem := misfit(META[key], text):
                 raise ValueError(f"{key}: {problem}")
         with self._transaction() as db:
             for key, text in texts.items():
                 put(db, key, text)
+        self._study = None
 
     def searched_s(self) -> float:
         """Seconds of searching in all runs so far, each up to its last recorded measurement."""
-        return float(self.meta("searched_s") or 0.0)
+        return float(self._fact("searched_s") or 0.0)
+
+    def arithmetics(self) -> tuple[str, ...]:
+        """How the machines round that scores came from."""
+        return tuple(self._fact("arithmetics") or ())
 
     # Writing
 
@@ -167,18 +206,18 @@ class Store:
 
     def scored_weights(self, number: int) -> tuple[Weights, str] | None:
         """What is known of the weights a trial's test scores are of, and by which arithmetic."""
-        known = (self.meta("weights") or {}).get(str(number))
+        known = (self._fact("weights") or {}).get(str(number))
         return known and (Weights(known["digest"], tuple(known["without"])), known["arithmetic"])
 
     def _witness(self, db: sqlite3.Connection, number: int, outcome: Measured) -> None:
         """Keep the kinds of arithmetic of all scores, and the weights of test scores."""
         facts: dict[str, Any] = {}
-        kinds = self.meta("arithmetics") or []
+        kinds = self.arithmetics()
         if outcome.arithmetic and outcome.arithmetic not in kinds:
             facts["arithmetics"] = [*kinds, outcome.arithmetic]
         if outcome.weights is not None:
             witness = {**asdict(outcome.weights), "arithmetic": outcome.arithmetic}
-            facts["weights"] = {**(self.meta("weights") or {}), str(number): witness}
+            facts["weights"] = {**(self._fact("weights") or {}), str(number): witness}
         for key, value in facts.items():
             put(db, key, json.dumps(value))
 
@@ -338,3 +377,10 @@ def exists(run: Path) -> bool:
 
 def _event(db: sqlite3.Connection, kind: str, trial: int) -> None:
     insert(db, "events", [(next_number(db, "events"), kind, trial, time.time())])
+
+
+def _kept(fact: Mapping[str, object]) -> Mapping[str, object]:
+    """Return a part of the record without secrets; the paths of models are needed as they are."""
+    return {
+        key: value if key == "models" else without_secrets(value) for key, value in fact.items()
+    }

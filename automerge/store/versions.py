@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import replace
 from itertools import pairwise
 
+from automerge.store.record import Run
 from automerge.store.result import Versions, count
 from automerge.store.store import Store
 from automerge.trial import PARTS
@@ -13,20 +15,17 @@ from automerge.trial import PARTS
 def record_versions(store: Store, now: Versions) -> None:
     """Keep the versions that a run measures with, where they are not those of the run before."""
     measured = len(store.measurements())
-    provenance = store.meta("provenance")
-    known = store.meta("versions") or []
-    later = [entry for entry in known if entry["after"] < measured]  # the others gave no scores
-    if not measured:
-        provenance = {**provenance, "versions": dict(now)}
-    elif now != (later[-1] if later else provenance)["versions"]:
-        later.append({"after": measured, "versions": dict(now)})
-    if later != known or provenance != store.meta("provenance"):
-        store.put_meta(versions=later, provenance=provenance)
+    current = store.study.current
+    kept = [run for run in current.versions if run.after < measured]  # the others gave no scores
+    if not kept or now != kept[-1].versions:
+        kept.append(Run(measured, now))
+    if tuple(kept) != current.versions:
+        store.renew(replace(current, versions=tuple(kept)))
 
 
 def all_versions(store: Store) -> Versions:
     """Every package's version, or its versions one after the other where runs had several."""
-    runs = [versions for _, versions in _runs(store)]
+    runs = [run.versions for run in store.study.current.versions]
     names = dict.fromkeys(name for versions in runs for name in versions)
     held = {name: dict.fromkeys(versions.get(name, "none") for versions in runs) for name in names}
     return {name: ", then ".join(found) for name, found in held.items()}
@@ -36,11 +35,12 @@ def version_warnings(store: Store) -> tuple[str, ...]:
     """Say of every change of versions what was measured since, and that it may show."""
     measured = store.measurements()
     warnings = []
-    for (_, before), (after, now) in pairwise(_runs(store)):
-        since = {part: {t for n, t, p in measured if n > after and p == part} for part in PARTS}
+    for before, now in pairwise(store.study.current.versions):
+        since = {part: {t for n, t, p in measured if n > now.after and p == part} for part in PARTS}
         scored = "; ".join(f"{part}: {_ranges(found)}" for part, found in since.items() if found)
         warnings.append(
-            f"versions changed after {count(after, 'measurement')}: {changes(before, now)}; scores "
+            f"versions changed after {count(now.after, 'measurement')}: "
+            f"{changes(before.versions, now.versions)}; scores "
             f"from before and after may differ for that alone. Trials measured since, by items: "
             f"{scored or 'none yet'}"
         )
@@ -51,12 +51,6 @@ def changes(before: Versions, now: Versions) -> str:
     """Name what differs: torch 2.12.0, now 2.13.0."""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return ", ".join(f"{n} {before.get(n, 'none')}, now {now.get(n, 'none')}" for n in names)
-
-
-def _runs(store: Store) -> list[tuple[int, Mapping[str, str]]]:
-    """After how many measurements runs with other versions began, and those versions."""
-    later = [(entry["after"], entry["versions"]) for entry in store.meta("versions") or []]
-    return [(0, store.meta("provenance")["versions"]), *later]
 
 
 def _ranges(numbers: Iterable[int]) -> str:

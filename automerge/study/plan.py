@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from automerge.constraint import Constraint
-from automerge.items import BASELINE_SHARES, ItemDraw
+from automerge.items import BASELINE_SHARES, ItemDraw, StudyItems
 from automerge.objective import Objective
 from automerge.recipe import Recipe
 from automerge.study.limits import Limits
-from automerge.trial import BASELINES, Items, Origin, Part, Trial, count_items
+from automerge.trial import BASELINES, Items, Origin, Trial, count_items
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Plan:
     objectives: tuple[Objective, ...]
     constraints: tuple[Constraint, ...]
     first: tuple[FirstTrial, ...]
-    items: Mapping[Part, Items]
+    items: StudyItems
     draw: ItemDraw
     limits: Limits
     shortlist: int
@@ -45,7 +44,7 @@ class Plan:
     @property
     def pool(self) -> dict[str, list[tuple[str, int]]]:
         """The search items per objective."""
-        search = self.items["search"]
+        search = self.items.search
         return {
             o.name: [(task, doc) for task in self.draw.members[o.name] for doc in search[task]]
             for o in self.objectives
@@ -54,7 +53,7 @@ class Plan:
 
     def search_items(self, trial: Trial) -> Items:
         """Return the search items a trial is measured on."""
-        return self.draw.draw(self.items["search"], trial.number, _shares(trial.origin))
+        return self.draw.draw(self.items.search, trial.number, _shares(trial.origin))
 
     def n_items(self, origin: Origin) -> int:
         """Return how many search items a trial is measured on."""
@@ -62,14 +61,14 @@ class Plan:
 
     @cached_property
     def _n_items(self) -> dict[int, int]:
-        pool = self.items["search"]
+        pool = self.items.search
         return {n: count_items(self.draw.draw(pool, 0, n)) for n in (1, BASELINE_SHARES)}
 
     @property
     def n_later(self) -> int:
         """The most items that selection and test can take."""
         models = self.shortlist + sum(first.origin in BASELINES for first in self.first)
-        return models * (count_items(self.items["select"]) + count_items(self.items["test"]))
+        return models * (count_items(self.items.select) + self.items.test.count)
 
 
 def _shares(origin: Origin) -> int:

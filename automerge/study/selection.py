@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from automerge import pareto
 from automerge.constraint import bounds
 from automerge.objective import MODEL_ITEM, Estimate, ItemScores, estimates, losses, restricted
+from automerge.store.record import Freeze
 from automerge.study.context import Context
 from automerge.study.estimates import Estimates
 from automerge.study.plan import Plan
@@ -42,7 +43,7 @@ class Selection:
         shortlist = shortlisted(plan, trials, searched)
         measured = {n: trials[n] for n in sorted(searched.values) if trials[n].origin in BASELINES}
         self._freeze(trials, shortlist, searched, [*measured, *shortlist])
-        cut = blocks(plan.items["select"], plan.draw.members, plan.draw.seed)
+        cut = blocks(plan.items.select, plan.draw.members, plan.draw.seed)
         left = [*measured, *shortlist]
         pairs = len(shortlist) * (len(shortlist) + len(measured) - 1)
         values: dict[int, Values] = {}
@@ -68,12 +69,15 @@ class Selection:
             if verdict.decided:
                 break
         front = self._nondominated({n: values[n] for n in left if n in feasible})
-        self._store.put_meta(front=front, baselines=list(measured))
+        decided = self._store.study.decided
+        self._store.decide(replace(decided, front=tuple(front), baselines=tuple(measured)))
 
     def test(self, trials: Mapping[int, Trial]) -> None:
         """Score the front and what it is compared with on the sealed items, once."""
-        numbers = sorted({*self._store.meta("baselines"), *self._store.meta("front")})
-        self._measure("test", {n: trials[n] for n in numbers}, self._plan.items["test"], 0, 0)
+        decided = self._store.study.decided
+        items = self._plan.items.test.open(decided.front)
+        numbers = sorted({*decided.baselines, *(decided.front or ())})
+        self._measure("test", {n: trials[n] for n in numbers}, items, 0, 0)
 
     def _freeze(
         self,
@@ -87,14 +91,15 @@ class Selection:
         A study that was extended freezes again; the digests tell how often its items were opened.
         """
         text = " ".join(sorted(trials[n].recipe.id for n in shortlist))
-        frozen = {"digest": hashlib.sha256(text.encode()).hexdigest(), "trials": len(trials)}
-        before = self._store.meta("frozen") or []
-        if not before or before[-1]["digest"] != frozen["digest"]:
-            before = [*before, frozen]
-        believed = {
-            n: {name: asdict(value) for name, value in searched.values[n].items()} for n in numbers
-        }
-        self._store.put_meta(shortlist=list(shortlist), frozen=before, believed=believed)
+        now = Freeze(hashlib.sha256(text.encode()).hexdigest(), len(trials))
+        decided = self._store.study.decided
+        frozen = decided.frozen
+        if not frozen or frozen[-1].digest != now.digest:
+            frozen = (*frozen, now)
+        believed = {n: searched.values[n] for n in numbers}
+        self._store.decide(
+            replace(decided, shortlist=tuple(shortlist), frozen=frozen, believed=believed)
+        )
 
     def _scores(self, numbers: Iterable[int], cut: Sequence[Items]) -> dict[int, Scores]:
         """Return the scores, on some blocks, of models that answered every item of them."""

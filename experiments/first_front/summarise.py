@@ -36,7 +36,8 @@ def rows(store: Store, part: str, numbers: list[int]) -> list[tuple[float, ...]]
 def read(run: Path) -> dict[str, object]:
     with Store(run, write=False) as store:
         trials = store.trials()
-        merged = [n for n in store.meta("front") if trials[n].origin in ("sampler", "recipe")]
+        front = store.study.decided.front or ()
+        merged = [n for n in front if trials[n].origin in ("sampler", "recipe")]
         parents = [t.number for t in trials if t.origin == "source"]
         uniform = [t.number for t in trials if t.origin == "uniform"]
         search, test = rows(store, "search", merged), rows(store, "test", merged)
@@ -89,7 +90,7 @@ def finished(run: Path) -> bool:
     if not (run / "study.sqlite").is_file():
         return False
     with Store(run, write=False) as store:
-        return store.meta("state") == "finished"
+        return store.study.current.state == "finished"
 
 
 if __name__ == "__main__":

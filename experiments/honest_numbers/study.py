@@ -108,10 +108,10 @@ def read(run: Path, worker: MergeWorker) -> dict[str, object]:
     with Store(run, write=False) as store:
         objectives = study_objectives(store)
         trials = store.trials()
-        believed = store.meta("believed")
+        decided = store.study.decided
         parts = {part: store.outcomes(part) for part in ("search", "select", "test")}  # type: ignore[arg-type]
-        numbers = sorted({*store.meta("front"), *store.meta("baselines")})
-        front = set(store.meta("front"))
+        front = set(decided.front or ())
+        numbers = sorted({*front, *decided.baselines})
     rows = []
     for number in numbers:
         test, select = parts["test"][number], parts["select"][number]
@@ -122,7 +122,7 @@ def read(run: Path, worker: MergeWorker) -> dict[str, object]:
                 "name": trials[number].name,
                 "merge": trials[number].origin not in BASELINES,
                 "on_front": number in front,
-                "believed": {o.name: believed[str(number)][o.name]["value"] for o in objectives},
+                "believed": {o.name: decided.believed[number][o.name].value for o in objectives},
                 "select": {k: v.value for k, v in estimates(objectives, select.scores).items()},
                 "test": {o.name: plain(test.scores[o.name]) for o in objectives},
                 "truth": measure(worker, objectives, trials[number].recipe),

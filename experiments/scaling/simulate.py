@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from automerge.items import ItemDraw
+from automerge.items import ItemDraw, Sealed, StudyItems
 from automerge.methods import METHODS
 from automerge.objective import ItemScores, Objective
 from automerge.recipe import Recipe, single, uniform_average
@@ -34,7 +34,8 @@ from automerge.space import Knots, build_space
 from automerge.store.store import Store
 from automerge.study import Driver, FirstTrial, Limits, Plan, Snapshot
 from automerge.testing.spaces import plain_settings
-from automerge.trial import PARTS, Items, Job, Measured, Outcome, Timings
+from automerge.testing.studies import plain_record
+from automerge.trial import Items, Job, Measured, Outcome, Timings
 
 SOURCES = ("a", "b", "c", "d")
 METHODS_SEARCHED = ("linear", "task_arithmetic", "ties", "dare_ties")
@@ -198,7 +199,7 @@ def simulate(sampler: str, workers: int, ahead: int, mean_s: float, trials: int)
     )
     pool: Items = {o.task: tuple(range(POOL)) for o in OBJECTIVES}
     draw = ItemDraw({o.name: (o.task,) for o in OBJECTIVES}, ITEMS_PER_CANDIDATE, seed=0)
-    parts = dict.fromkeys(PARTS, pool)
+    parts = StudyItems(pool, pool, Sealed(pool))
     plan = Plan(OBJECTIVES, (), first, parts, draw, Limits(trials), shortlist=0, resolution=0.0)
     executor = VirtualWorkers(workers, ahead, mean_s)
     folder = Path(tempfile.mkdtemp(prefix="scaling-"))
@@ -212,6 +213,8 @@ def simulate(sampler: str, workers: int, ahead: int, mean_s: float, trials: int)
 
     def search() -> None:
         with Store(folder, write=True) as store:
+            if not store.begun:
+                store.begin(plain_record(plan, SOURCES, n_layers=8))
             Driver(
                 store, plan, space, SAMPLERS[sampler](space, len(OBJECTIVES), 0, trials),
                 lambda: executor, Unwatched(watch), lambda: len(spent) >= trials,

@@ -179,5 +179,5 @@ def search(session: Session, executor: Executor) -> Searched:
     seconds = time.process_time() - start
     searching = False
     Selection(context).select(phase.trials, phase.estimates)
-    front = tuple(session.store.meta("front"))
+    front = session.store.study.decided.front or ()
     return Searched(front, metered.tokens, len(phase.trials), seconds)

@@ -44,10 +44,12 @@ class Truth:
 
     def scores(self, recipe: Recipe, part: Part = "test") -> Scores | None:
         """Item scores of every objective; None for a merge that is broken."""
-        split = self.session.store.meta("split")
+        split = self.session.store.study.begun.inputs.split
         file = self.folder / f"{split[:8]}-{part}-{recipe.id}.json"
         if not file.is_file():
-            self.executor.submit(Job(-1, recipe, part, self.session.plan.items[part]))
+            of = self.session.plan.items
+            items = {"search": of.search, "select": of.select, "test": of.test.for_files()}[part]
+            self.executor.submit(Job(-1, recipe, part, items))
             finished = None
             while finished is None:
                 finished = self.executor.next_finished(1.0)

@@ -63,8 +63,10 @@ def test_the_audit_sees_what_was_lost_repeated_or_ended_otherwise(tmp_path: Path
     other.mkdir()
     for file in reference.iterdir():
         (other / file.name).write_bytes(file.read_bytes())
+    from dataclasses import replace
+
     from automerge.store.store import Store
 
     with Store(other, write=True) as store:
-        store.put_meta(front=[0])
+        store.decide(replace(store.study.decided, front=(0,)))
     assert not faults.audit("", 1, other, tmp_path / "none", reference).passed

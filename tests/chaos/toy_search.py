@@ -12,10 +12,9 @@ from pathlib import Path
 from automerge.errors import AutomergeError
 from automerge.executors.local import LocalExecutor
 from automerge.samplers import SAMPLERS
-from automerge.store.store import Store
 from automerge.study import Driver, Snapshot
 from automerge.trial import Job, Outcome, Part
-from tests.studies import SPACE, toy_meta, toy_plan
+from tests.studies import SPACE, toy_plan, toy_store
 from tests.toy import OBJECTIVES, ToyWorker, fails
 
 BUDGET = 40
@@ -56,13 +55,10 @@ class Witness:
 
 
 def toy_search(run: Path, witness: Witness) -> None:
-    run.mkdir(exist_ok=True)
-    with Store(run, write=True) as store:
-        if store.meta("config") is None:
-            store.put_meta(**toy_meta(budget=BUDGET))
+    plan = toy_plan(BUDGET)
+    with toy_store(run, plan) as store:
         sampler = SAMPLERS[SAMPLER](SPACE, len(OBJECTIVES), 0, BUDGET)
         executor = LocalExecutor(lambda: witness)
-        plan = toy_plan(BUDGET)
         Driver(store, plan, SPACE, sampler, lambda: executor, witness, lambda: False).run()
 
 

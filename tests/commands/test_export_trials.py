@@ -11,10 +11,11 @@ import pytest
 
 from automerge import cli
 from automerge.commands.export_trials import FORMATS, trial_rows, write_trials
+from automerge.items import ItemDraw, Sealed, StudyItems
 from automerge.objective import Objective, estimates
 from automerge.store.store import Store
-from automerge.trial import Failed, Job, Measured, Outcome
-from tests.studies import SPACE, toy_study
+from automerge.trial import Failed, Items, Job, Measured, Outcome
+from tests.studies import SPACE, toy_plan, toy_record, toy_study
 from tests.toy import OBJECTIVES, ToyWorker
 
 EVIL = '=HYPERLINK("http://evil","x")'
@@ -91,14 +92,22 @@ def test_names_with_formulas_are_inert_as_columns_too() -> None:
 
 
 def test_a_number_that_is_not_finite_is_null(tmp_path: Path) -> None:
-    from dataclasses import asdict
+    from dataclasses import replace
 
     from automerge.objective import ItemScores
     from automerge.recipe import single
     from automerge.trial import Timings, Trial
 
     with Store(tmp_path, write=True) as store:
-        store.put_meta(objectives=[asdict(Objective("x", "t", "acc", "none", "maximize"))])
+        objective = Objective("x", "t", "acc", "none", "maximize")
+        items: Items = {"t": (1,)}
+        plan = replace(
+            toy_plan(1),
+            objectives=(objective,),
+            items=StudyItems(items, items, Sealed(items)),
+            draw=ItemDraw({"x": ("t",)}, None, seed=0),
+        )
+        store.begin(toy_record(plan))
         store.ask(Trial(0, single("base"), "base", "base"))
         scores = {"x": ItemScores((("t", 1),), (math.nan,))}
         store.record(Job(0, single("base"), "search", {"t": (1,)}), Measured(scores, Timings()))

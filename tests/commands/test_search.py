@@ -63,7 +63,8 @@ def content(folder: Path) -> tuple[object, ...]:
             part: {n: o.scores for n, o in store.outcomes(part).items() if isinstance(o, Measured)}
             for part in PARTS
         }
-        return store.trials(), scores, store.meta("shortlist"), store.meta("front")
+        decided = store.study.decided
+        return store.trials(), scores, decided.shortlist, decided.front
 
 
 def measurements(folder: Path) -> int:

@@ -10,7 +10,7 @@ import typer.main
 from automerge import cli
 from automerge.config import StudyConfig
 from automerge.config.section import leaves
-from automerge.store.schema import META
+from automerge.store.schema import META, StoredBegun, StoredCurrent, StoredDecided, StoredInputs
 
 DOCS = Path(__file__).parents[2] / "docs"
 CONFIGURATION = (DOCS / "configuration.md").read_text(encoding="utf-8")
@@ -44,7 +44,12 @@ def test_the_keys_that_a_resumed_study_may_change_are_those_listed():
 
 
 def test_the_facts_of_a_store_are_those_listed():
-    table = STORE.split("Keys of `meta`:\n")[1]
-    cells = [row.split("|")[2] for row in table.splitlines() if row.startswith("| ")]
-    keys = {name for cell in cells for name in names(re.sub(r"\([^()]*\)", "", cell))}
-    assert keys == set(META)
+    table, inputs = STORE.split("Keys of `meta`:\n")[1].split("\nThe `inputs` of `begun` are", 1)
+    rows = [row.split("|")[1:4] for row in table.splitlines() if row.startswith("| `")]
+    listed = {key.strip(" `"): names(re.sub(r"\([^()]*\)", "", fields)) for key, _, fields in rows}
+    assert set(listed) == set(META)
+    parts = {"begun": StoredBegun, "current": StoredCurrent, "decided": StoredDecided}
+    for key, kind in parts.items():
+        assert listed[key] == set(kind.model_fields)
+    said = names(re.sub(r"\([^()]*\)", "", inputs.split("In the code")[0]))
+    assert said == set(StoredInputs.model_fields)

@@ -43,7 +43,7 @@ def run(folder: Path) -> Path:
 
 def test_recipes_name_the_evidence_they_were_merged_with(folder: Path, run: Path) -> None:
     with Store(run, write=False) as store:
-        evidence = store.meta("evidence")
+        evidence = store.study.begun.inputs.evidence
         recipes = [t.recipe for t in store.trials() if t.origin == "sampler"]
         assert all(store.outcomes("search").values())
     assert set(evidence["input_gram"]) == {"left", "right", "adapter"}
@@ -88,7 +88,7 @@ def test_gather_prints_what_a_recipe_names_and_makes_nothing_twice(folder: Path,
     assert done.returncode == 0, done.stderr
     printed = yaml.safe_load(done.stdout)["evidence"]["input_gram"]
     with Store(run, write=False) as store:
-        evidence = store.meta("evidence")["input_gram"]
+        evidence = store.study.begun.inputs.evidence["input_gram"]
     assert {name: printed[name] for name in ("left", "adapter")} == {
         name: evidence[name] for name in ("left", "adapter")
     }

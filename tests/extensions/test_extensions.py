@@ -234,7 +234,9 @@ def test_a_search_with_a_users_method_and_sampler_is_resumed_only_with_the_same_
         assert all(store.outcomes("search").values())
     assert json.loads((run / "front.json").read_text())["members"]
     with Store(run, write=False) as store:
-        first, second = sorted({t.number for t in proposed} - set(store.meta("front")))[:2]
+        first, second = sorted({t.number for t in proposed} - set(store.study.decided.front or ()))[
+            :2
+        ]
     export = ("export", "runs/tiny", "--trial")
     refused = automerge(tmp_path, *export, str(first))
     assert refused.returncode == 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from automerge.merging import WeightsDiffer, merge_to_folder
 from automerge.merging.witness import tensor_digest, weights_digest
 from automerge.methods import METHODS
 from automerge.recipe import uniform_average
+from automerge.store.file import put
 from automerge.store.read_result import open_study, study_result
 from automerge.store.store import Store
 from automerge.testing.merges import count, recipe
@@ -125,9 +128,10 @@ def finished(zoo, tmp_path_factory) -> Path:
     return out
 
 
-def change(run: Path, **meta: object) -> None:
-    with Store(run, write=True) as store:
-        store.put_meta(**meta)
+def change(run: Path, key: str, fact: object) -> None:
+    """Write another fact into a store than the search did."""
+    with Store(run, write=True) as store, store._transaction() as db:
+        put(db, key, json.dumps(fact))
 
 
 def uniform_of(run: Path) -> int:
@@ -139,21 +143,24 @@ def uniform_of(run: Path) -> int:
 def test_an_export_that_is_not_what_was_scored_is_refused_or_named(finished, caplog):
     number = uniform_of(finished)
     with open_study(finished) as store:
-        result, weights = study_result(finished, store), store.meta("weights")
-        assert store.meta("arithmetics") == [arithmetic()]
+        result = study_result(finished, store)
+        scored = store.scored_weights(number)
+        assert store.arithmetics() == (arithmetic(),)
     folder = finished / "models" / "uniform"
-    wrong = {**weights[str(number)], "digest": "0" * 64}
-    change(finished, weights={**weights, str(number): wrong})
+    assert scored is not None
+    right = {**asdict(scored[0]), "arithmetic": scored[1]}
+    wrong = {**right, "digest": "0" * 64}
+    change(finished, "weights", {number: wrong})
     with pytest.raises(WeightsDiffer, match="a model's file or a version has changed"):
         export_models(finished, result, [number], None)
     assert not folder.exists()
-    change(finished, weights={**weights, str(number): {**wrong, "arithmetic": "another"}})
+    change(finished, "weights", {number: {**wrong, "arithmetic": "another"}})
     export_models(finished, result, [number], None)
     assert folder.is_dir()
     assert "on another kind of processor" in caplog.text
     caplog.clear()
     folder.rename(finished / "aside")
-    change(finished, weights=weights)
+    change(finished, "weights", {number: right})
     export_models(finished, result, [number], None)
     assert folder.is_dir()
     assert not caplog.text
@@ -162,8 +169,8 @@ def test_an_export_that_is_not_what_was_scored_is_refused_or_named(finished, cap
 def test_a_study_of_several_kinds_of_arithmetic_says_so(finished):
     with open_study(finished) as store:
         assert not [w for w in study_result(finished, store).warnings if "processors" in w]
-    change(finished, arithmetics=[arithmetic(), "another"])
+    change(finished, "arithmetics", [arithmetic(), "another"])
     with open_study(finished) as store:
         (warning,) = [w for w in study_result(finished, store).warnings if "processors" in w]
     assert "another" in warning
-    change(finished, arithmetics=[arithmetic()])
+    change(finished, "arithmetics", [arithmetic()])

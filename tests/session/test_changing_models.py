@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from automerge.store.file import put
 from automerge.store.store import Store
 from automerge.trial import PARTS
 from tests.commands.test_search import AUTOMERGE, content, environment, run  # noqa: F401  a fixture
@@ -135,7 +138,9 @@ def test_a_study_whose_sampler_is_not_there_says_which(
 ) -> None:
     out = shutil.copytree(finished / "runs" / "tiny", tmp_path / "run")
     with Store(out, write=True) as store:
-        store.put_meta(sampler="cmae")
+        other = replace(store.study.begun, sampler="cmae")
+        with store._transaction() as db:
+            put(db, "begun", json.dumps(other.plain()))
     refused = run(finished, environment, "search", "--out", str(out), "--budget", "10")
     assert refused.returncode == 5
     assert "its sampler: unknown sampler 'cmae'; did you mean 'cma'?; use the" in refused.stderr
@@ -170,7 +175,7 @@ def test_a_study_moved_with_its_models_goes_on_where_it_now_lies(
         assert str(finished) not in file.read_text()
     with Store(moved / "runs" / "tiny", write=False) as store:
         assert store.counts()["measured"] == 11
-        assert {Path(origin["path"]).parent for origin in store.meta("models")} == {moved}
+        assert {Path(model.path).parent for model in store.study.current.models} == {moved}
 
 
 def test_a_run_folder_alone_may_move_and_models_be_named_elsewhere(
@@ -195,4 +200,4 @@ def test_a_run_folder_alone_may_move_and_models_be_named_elsewhere(
     assert done.returncode == 0, done.stderr
     with Store(out, write=False) as store:
         assert store.counts()["measured"] == 10
-        assert {Path(origin["path"]).parent for origin in store.meta("models")} == {models}
+        assert {Path(model.path).parent for model in store.study.current.models} == {models}

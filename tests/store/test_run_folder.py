@@ -16,6 +16,7 @@ import pytest
 from automerge.errors import StateError
 from automerge.store.run_folder import LOCK, OWNER, RunLock, is_running, journal_mode, owner
 from automerge.store.store import FILE, Store
+from tests.studies import toy_store
 
 HOLDER = """
 import sys, time
@@ -130,19 +131,19 @@ def test_without_a_table_of_mounts_the_rollback_journal_is_used(tmp_path: Path) 
 
 
 def test_a_study_at_rest_is_one_file(tmp_path: Path) -> None:
-    with Store(tmp_path, write=True) as store:
-        store.put_meta(n_layers=1)
+    with toy_store(tmp_path):
+        pass
     assert {p.name for p in tmp_path.iterdir()} - {LOCK} == {FILE}
 
 
 def test_a_reader_at_work_does_not_hold_up_the_writer_s_end(tmp_path: Path) -> None:
-    with Store(tmp_path, write=True) as store:
-        store.put_meta(n_layers=1)
+    with toy_store(tmp_path) as store:
+        record = store.study
         reader = Store(tmp_path, write=False)
-        assert reader.meta("n_layers") == 1
+        assert reader.begun
         began = time.monotonic()
     assert time.monotonic() - began < 2
-    assert reader.meta("n_layers") == 1
+    assert reader.study == record
     reader.close()
     with Store(tmp_path, write=True) as store:
-        assert store.meta("n_layers") == 1
+        assert store.study == record

@@ -1,4 +1,5 @@
 import functools
+import json
 import os
 import random
 import signal
@@ -17,9 +18,11 @@ from hypothesis import strategies as st
 from automerge.errors import StateError
 from automerge.objective import ItemScores
 from automerge.recipe import Profile, Recipe, RecipeSource
+from automerge.store.file import put
 from automerge.store.run_folder import is_running
 from automerge.store.store import FILE, Event, Store
 from automerge.trial import Failed, Job, Measured, Timings, Trial
+from tests.studies import toy_plan, toy_record, toy_store
 from tests.toy import ITEMS, margins, scores
 
 RECIPE = Recipe(
@@ -43,13 +46,10 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         margins={"first": ItemScores((("one", 3), ("one", 4)), (0.1, -1e-9))},
     )
     with Store(tmp_path, write=True) as store:
-        store.put_meta(warnings=["a", "b"], sampler="my_samplers:mine")
         store.ask(TRIAL)
         store.record(JOB, outcome, tell=True)
         store.record(Job(0, RECIPE, "test", ITEMS), Failed("invalid", "NaN", "trace"))
     with Store(tmp_path, write=False) as store:
-        assert store.meta("warnings") == ["a", "b"]
-        assert store.meta("nothing") is None
         assert store.trials() == [TRIAL]
         assert store.outcomes("search") == {0: outcome}
         assert store.outcomes("select") == {}
@@ -209,7 +209,7 @@ def test_changed_bytes_are_read_or_refused_and_never_a_crash(data: st.DataObject
             store.events()
             store.times()
             store.counts()
-            store.meta("config")
+            _ = store.begun and store.study
             store.outcomes("search")
 
 
@@ -218,7 +218,7 @@ def _filled() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
         with Store(run, write=True) as store:
-            store.put_meta(warnings=["a", "b"])
+            store.begin(toy_record(toy_plan(6)))
             for number in range(6):
                 store.ask(Trial(number, RECIPE, "sampler", f"trial-{number}", {"w": 0.5}))
                 found = Measured(
@@ -229,12 +229,14 @@ def _filled() -> bytes:
         return (run / FILE).read_bytes()
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 3, 99, "one", None])
+@pytest.mark.parametrize("version", [0, 1, 2, 3, 4, 99, "one", None])
 def test_another_schema_is_refused_by_its_version(tmp_path: Path, version: object) -> None:
-    with Store(tmp_path, write=True) as store:
-        store.put_meta(schema_version=version)
+    with Store(tmp_path, write=True) as store, store._transaction() as db:
+        put(db, "schema_version", json.dumps(version))
     for write in (False, True):
-        with pytest.raises(StateError, match=r"schema version.*; use the automerge that wrote it"):
+        with pytest.raises(
+            StateError, match=r"schema version.*; use the automerge that wrote it, or"
+        ):
             Store(tmp_path, write=write)
     (tmp_path / FILE).unlink()
     connection = sqlite3.connect(tmp_path / FILE)
@@ -266,14 +268,14 @@ def test_a_clock_set_back_changes_no_order(tmp_path: Path, monkeypatch: pytest.M
 def test_a_run_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
     run = tmp_path / name / "run"
     run.mkdir(parents=True)
-    with Store(run, write=True) as store:
-        store.put_meta(n_layers=1)
+    with toy_store(run) as store:
+        record = store.study
         with Store(run, write=False) as reader:
-            assert reader.meta("n_layers") == 1
+            assert reader.study == record
     linked = tmp_path / "link"
     linked.symlink_to(run)
     with Store(linked, write=True) as store:
-        assert store.meta("n_layers") == 1
+        assert store.study == record
 
 
 def test_failures_are_stored_without_secrets(
@@ -298,12 +300,12 @@ def test_a_disk_that_became_read_only_is_named(tmp_path: Path) -> None:
     if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", disk], capture_output=True).returncode:
         pytest.skip("mounting is not allowed here")
     try:
-        with Store(disk, write=True) as store:
-            store.put_meta(n_layers=1)
+        with toy_store(disk) as store:
+            record = store.study
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True, capture_output=True)
         with pytest.raises(StateError, match="cannot write in"):
             Store(disk, write=True)
         with Store(disk, write=False) as reader:
-            assert reader.meta("n_layers") == 1
+            assert reader.study == record
     finally:
         subprocess.run(["umount", disk], check=True)

@@ -12,6 +12,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,14 @@ from automerge.executors.local import LocalExecutor
 from automerge.recipe import Recipe
 from automerge.samplers import SAMPLERS
 from automerge.store.file import STATEMENTS, TABLES, row_digest
+from automerge.store.record import Run, StudyModel, StudyRecord
+from automerge.store.result import ModelOrigin
 from automerge.store.run_folder import LOCK, OWNER
 from automerge.store.store import FILE, Store
 from automerge.study import Driver
 from automerge.trial import Failed, Job, Outcome
-from tests.studies import SPACE, Unwatched, toy_plan, toy_study
-from tests.toy import ITEMS, OBJECTIVES, ToyWorker
+from tests.studies import SPACE, Unwatched, toy_plan, toy_record, toy_study
+from tests.toy import OBJECTIVES, ToyWorker
 
 COMMANDS = (
     ("status", "--json"),
@@ -42,6 +45,25 @@ COMMANDS = (
 )
 
 
+def everything(record: StudyRecord) -> StudyRecord:
+    """Give a record what a toy study does without."""
+    inputs = replace(
+        record.begun.inputs,
+        clusters={"one": tuple(i // 2 for i in range(40))},
+        tasks={"one": "0" * 64},
+        evidence={"input_gram": {"a": "0" * 32}},
+        warnings=("a warning",),
+        score_commands=(("lm_eval", "--tasks", "one"),),
+    )
+    origins = (ModelOrigin("base", "hub/base", "main", "0" * 64, "mit"),)
+    models = (StudyModel("base", "/a", "../a", "hub/base", "main", "0" * 64, "0" * 64, "mit"),)
+    return replace(
+        record,
+        begun=replace(record.begun, inputs=inputs, window=1, origins=origins),
+        current=replace(record.current, models=models),
+    )
+
+
 @functools.cache
 def study() -> Mapping[str, bytes]:
     """The files of a whole study, with a failure and facts of every kind."""
@@ -50,16 +72,15 @@ def study() -> Mapping[str, bytes]:
         return Failed("error", "made to fail", "where") if job.trial == 7 else None
 
     with tempfile.TemporaryDirectory() as folder:
-        run = toy_study(Path(folder) / "run", worker=ToyWorker(fail=fails))
+        run = Path(folder) / "run"
+        run.mkdir()
         with Store(run, write=True) as store:
-            store.put_meta(
-                items=dict.fromkeys(("search", "select", "test"), ITEMS),
-                members={"first": ["one"], "second": ["two"]},
-                clusters={"one": [i // 2 for i in range(40)]},
-                finished="2026-01-01T00:01:00+00:00",
-                window=1,
-                versions=[{"after": 9, "versions": {"torch": "2.14.0"}}],
-            )
+            store.begin(everything(toy_record(toy_plan(12))))
+        toy_study(run, worker=ToyWorker(fail=fails))
+        with Store(run, write=True) as store:
+            versions = (*store.study.current.versions, Run(9, {"torch": "2.14.0"}))
+            finished = "2026-01-01T00:01:00+00:00"
+            store.renew(replace(store.study.current, finished=finished, versions=versions))
         write_reports(run)
         return {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
 
@@ -355,7 +376,7 @@ def test_a_journal_that_names_a_file_deletes_none(command: str) -> None:
 def test_reading_changes_nothing_of_what_a_killed_writer_left(tmp_path: Path) -> None:
     with run_folder() as run:
         with Store(run, write=True) as store:
-            store.put_meta(n_layers=9)
+            store.renew(replace(store.study.current, folder="elsewhere"))
             files = {p.name: p.read_bytes() for p in run.iterdir()}
         killed = tmp_path / "killed"
         killed.mkdir()
@@ -365,7 +386,7 @@ def test_reading_changes_nothing_of_what_a_killed_writer_left(tmp_path: Path) ->
         before = {p.name: p.read_bytes() for p in killed.iterdir()}
         assert f"{FILE}-wal" in before
         with Store(killed, write=False) as store:
-            assert store.meta("n_layers") == 9
+            assert store.study.current.folder == "elsewhere"
         assert {p.name: p.read_bytes() for p in killed.iterdir()} == before
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from automerge.store.read_result import study_result
+from automerge.store.record import Run
 from automerge.store.store import Store
 from automerge.store.versions import record_versions, version_warnings
 from automerge.trial import PARTS
-from tests.studies import toy_meta, toy_study
+from tests.studies import toy_store, toy_study
 
 OLD, NEW = {"torch": "2.13.0", "numpy": "2.4"}, {"torch": "2.14.0", "numpy": "2.4"}
 
@@ -31,11 +32,9 @@ def measured(run: Path) -> set[tuple[str, int]]:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     run = tmp_path / "run"
-    run.mkdir()
-    with Store(run, write=True) as store:
-        store.put_meta(**toy_meta())
+    with toy_store(run) as store:
         record_versions(store, OLD)
-        assert store.meta("provenance")["versions"] == OLD
+        assert store.study.current.versions == (Run(0, OLD),)
     return run
 
 

@@ -23,7 +23,7 @@ from automerge.store.store import Store
 from automerge.study import Driver, Limits, Plan, Snapshot
 from automerge.study.estimates import Estimates
 from automerge.trial import PARTS, Job, Measured, Outcome, Params, Timings
-from tests.studies import SPACE, toy_plan
+from tests.studies import SPACE, toy_plan, toy_store
 from tests.toy import OBJECTIVES, ToyWorker, fails
 
 SELECT = {"one": tuple(range(600)), "two": tuple(range(600, 1000))}
@@ -34,7 +34,7 @@ def long_plan(budget: int) -> Plan:
     short = toy_plan(budget)
     return replace(
         short,
-        items={**short.items, "select": SELECT},
+        items=replace(short.items, select=SELECT),
         constraints=(Constraint.parse("first >= best_parent - 0.1"),),
     )
 
@@ -87,10 +87,11 @@ def run(
     watcher: Watcher | None = None,
     planned: Callable[[int], Plan] = toy_plan,
 ) -> bool:
-    with Store(folder, write=True) as store:
+    plan = planned(budget)
+    with toy_store(folder, plan) as store:
         driver = Driver(
             store,
-            planned(budget),
+            plan,
             SPACE,
             SAMPLERS[sampler](SPACE, len(OBJECTIVES), 0, budget),
             executor or (lambda: LocalExecutor(lambda: worker or ToyWorker())),
@@ -103,7 +104,7 @@ def run(
 def content(folder: Path) -> tuple[object, ...]:
     with Store(folder, write=False) as store:
         parts = tuple(store.outcomes(part) for part in ("search", "select", "test"))
-        return store.trials(), parts, store.meta("front")
+        return store.trials(), parts, store.study.decided.front
 
 
 def stop_after(calls: int) -> Callable[[], bool]:
@@ -143,7 +144,8 @@ def test_selection_ends_when_it_is_decided_and_drops_what_is_dominated(tmp_path:
     run(tmp_path, 30, planned=fine)
     with Store(tmp_path, write=False) as store:
         blocks = store.blocks("select")
-        front, shortlist = store.meta("front"), store.meta("shortlist")
+        decided = store.study.decided
+        front, shortlist = decided.front or (), decided.shortlist
         n_items = len(store.outcomes("select")[front[0]].scores["first"].items)  # type: ignore[union-attr]
     assert max(blocks.values()) < 3
     assert n_items < len(SELECT["one"])
@@ -168,7 +170,7 @@ def test_what_misses_a_constraint_is_not_on_the_front(tmp_path: Path) -> None:
                 if isinstance(o, Measured)
             }
             parents = max(value[n] for n in range(3))
-            return min(value[n] for n in store.meta("front")), parents - 0.1
+            return min(value[n] for n in store.study.decided.front or ()), parents - 0.1
 
     value, needed = worst(bound)
     assert value >= needed
@@ -189,7 +191,7 @@ def test_the_sampler_learns_losses_made_worse_by_what_is_missed(tmp_path: Path) 
         def tell(self, number: int, params: Params | None, found: Told | None) -> None:
             told[number] = found
 
-    with Store(tmp_path, write=True) as store:
+    with toy_store(tmp_path, long_plan(20)) as store:
         Driver(
             store, long_plan(20), SPACE, Listening(), lambda: LocalExecutor(ToyWorker), Watcher(),
             lambda: False,
@@ -221,16 +223,16 @@ def test_what_is_no_goal_is_kept_and_not_traded_off(tmp_path: Path) -> None:
         def tell(self, number: int, params: Params | None, found: Told | None) -> None:
             assert found is None or len(found.losses) == len(found.errors or ()) == 1
 
-    with Store(tmp_path, write=True) as store:
+    with toy_store(tmp_path, kept(30)) as store:
         worker = LocalExecutor(ToyWorker)
         Driver(
             store, kept(30), SPACE, Alone(), lambda: worker, Watcher(), lambda: False
         ).run()  # fmt: skip
         select = store.outcomes("select")
         value = {n: estimates(OBJECTIVES, o.scores) for n, o in select.items()}  # type: ignore[union-attr]
-        (front,) = {value[n]["second"].value for n in store.meta("front")}
+        (front,) = {value[n]["second"].value for n in store.study.decided.front or ()}
         bound = max(value[n]["first"].value for n in range(3)) - 0.1
-        assert all(value[n]["first"].value >= bound for n in store.meta("front"))
+        assert all(value[n]["first"].value >= bound for n in store.study.decided.front or ())
         assert front == max(v["second"].value for v in value.values() if v["first"].value >= bound)
 
 
@@ -305,7 +307,7 @@ def test_a_limit_of_time_counts_the_searching_of_all_runs_whatever_the_time_of_d
     with Store(tmp_path, write=False) as store:
         assert store.counts()["asked"] == 20
         assert store.searched_s() == pytest.approx(2.0)
-        assert store.meta("front")
+        assert store.study.decided.front
 
 
 def test_a_finished_study_measures_nothing_more(tmp_path: Path) -> None:
@@ -388,9 +390,10 @@ def test_nothing_measured_on_select_items_dominates_the_front(tmp_path: Path) ->
     run(tmp_path, 30)
     with Store(tmp_path, write=False) as store:
         select = store.outcomes("select")
-        front = store.meta("front")
+        decided = store.study.decided
+        front = decided.front or ()
         assert front
-        assert set(front) <= {0, 1, 2, 3, *store.meta("shortlist")}
+        assert set(front) <= {0, 1, 2, 3, *decided.shortlist}
         rows = {
             n: losses(OBJECTIVES, estimates(OBJECTIVES, o.scores))
             for n, o in select.items()
@@ -438,7 +441,7 @@ def test_invalid_merges_never_end_the_search_and_never_reach_the_front(tmp_path:
     invalid = range(5, 15)
     assert run(tmp_path, worker=ToyWorker(fail=fails(*invalid, kind="invalid")))
     with Store(tmp_path, write=False) as store:
-        assert not set(store.meta("shortlist")) & set(invalid)
+        assert not set(store.study.decided.shortlist) & set(invalid)
         assert store.counts()["failed"] == 10
 
 
@@ -465,7 +468,7 @@ def test_a_proposal_already_measured_is_told_but_neither_measured_nor_charged(
             self.told.append((number, told))
 
     sampler = Repeats()
-    with Store(tmp_path, write=True) as store:
+    with toy_store(tmp_path) as store:
         driver = Driver(
             store,
             toy_plan(10),
@@ -492,7 +495,7 @@ def test_a_space_with_nothing_new_ends_the_search(tmp_path: Path) -> None:
         def tell(self, *_: object) -> None: ...
 
     watcher = Watcher()
-    with Store(tmp_path, write=True) as store:
+    with toy_store(tmp_path) as store:
         args = (lambda: LocalExecutor(ToyWorker)), watcher, lambda: False
         assert Driver(store, toy_plan(10), SPACE, Stuck(), *args).run()
         assert store.counts()["measured"] == 5

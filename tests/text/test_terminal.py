@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ from automerge.text.printable import inert
 from automerge.text.redaction import without_secrets
 from automerge.text.terminal import Plain, in_encoding
 from automerge.trial import Failed, Job, Outcome
-from tests.studies import toy_study
+from tests.studies import toy_plan, toy_record, toy_study
 from tests.toy import ToyWorker
 
 HOSTILE = "\x1b]0;mine\x07 \x1b[2J \u202egnp.exe \u2066x \x9b31m \u200bz \ufeff \U000e0041 \r over"
@@ -169,8 +170,9 @@ def test_secrets_of_a_configuration_are_not_stored(tmp_path: Path) -> None:
         "env": {"HF_TOKEN": "planted-3", "args": "token=planted-2"},
     }  # fmt: skip
     with Store(tmp_path, write=True) as store:
-        store.put_meta(config=config)
-        kept = store.meta("config")
+        record = toy_record(toy_plan(3))
+        store.begin(replace(record, current=replace(record.current, config=config)))
+        kept = store.study.current.config
     content = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert not re.search(rb"planted-\d|pass-word|hf_abc", content)
     assert kept["tasks"][0]["gen_kwargs"] == {"api_key": "***", "eos_token": "</s>"}

@@ -1,0 +1,316 @@
+"""What a study is, apart from its trials: how it began, how it stands, and what it decided.
+
+A `StudyRecord` is a value. `plain` gives the JSON that `automerge.store.schema` describes, whose
+version is the store's; `from_plain` reads what fits that schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeAlias
+
+from automerge.constraint import Constraint
+from automerge.items import Sealed, StudyItems
+from automerge.objective import Estimate, Objective
+from automerge.store.result import ModelOrigin, State, Versions
+
+Plain: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What models and tasks were found to be.
+
+    Attributes:
+        items: what the split gave to search, select and test.
+        members: objective → its leaf tasks.
+        split: a digest of the split and of the documents.
+        clusters: leaf task → the cluster of each item, where some depend on each other.
+        n_layers: the base's.
+        dtype: what most of the base is stored in, as torch calls it.
+        tasks: task → its digest.
+        evidence: kind → source → digest of what was gathered.
+        score_commands: what scores a model on the test items; see `automerge.store.result`.
+    """
+
+    objectives: tuple[Objective, ...]
+    items: StudyItems
+    members: Mapping[str, tuple[str, ...]]
+    split: str
+    n_layers: int
+    dtype: str
+    tasks: Mapping[str, str]
+    clusters: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    evidence: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    score_commands: tuple[tuple[str, ...], ...] = ()
+
+    def plain(self) -> Plain:
+        """Return the inputs as JSON values."""
+        items = self.items
+        return {
+            "objectives": [asdict(objective) for objective in self.objectives],
+            "items": {
+                "search": _lists(items.search),
+                "select": _lists(items.select),
+                "test": _lists(items.test.for_files()),
+            },
+            "members": _lists(self.members),
+            "split": self.split,
+            "clusters": _lists(self.clusters),
+            "n_layers": self.n_layers,
+            "dtype": self.dtype,
+            "tasks": dict(self.tasks),
+            "evidence": {kind: dict(digests) for kind, digests in self.evidence.items()},
+            "warnings": list(self.warnings),
+            "score_commands": [list(command) for command in self.score_commands],
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Plain) -> Inputs:
+        """Invert `plain`."""
+        items = {part: _tuples(tasks) for part, tasks in plain["items"].items()}
+        return cls(
+            objectives=tuple(Objective(**objective) for objective in plain["objectives"]),
+            items=StudyItems(items["search"], items["select"], Sealed(items["test"])),
+            members=_tuples(plain["members"]),
+            split=plain["split"],
+            clusters=_tuples(plain["clusters"]),
+            n_layers=plain["n_layers"],
+            dtype=plain["dtype"],
+            tasks=plain["tasks"],
+            evidence=plain["evidence"],
+            warnings=tuple(plain["warnings"]),
+            score_commands=tuple(map(tuple, plain["score_commands"])),
+        )
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What was fixed when the study began.
+
+    Attributes:
+        inputs: its models and tasks.
+        sampler: the name in `SAMPLERS`, "auto" resolved.
+        window: how many trials a deterministic study keeps in flight; None where results are taken
+            as they come.
+        fingerprint: of the configuration.
+        origins: base and sources, as they were named then.
+        started: ISO 8601.
+    """
+
+    inputs: Inputs
+    sampler: str
+    window: int | None
+    fingerprint: str
+    origins: tuple[ModelOrigin, ...]
+    machine: str
+    started: str
+    command: str
+
+    def plain(self) -> Plain:
+        """Return it as JSON values."""
+        origins = [asdict(origin) for origin in self.origins]
+        return {**vars(self), "inputs": self.inputs.plain(), "origins": origins}
+
+    @classmethod
+    def from_plain(cls, plain: Plain) -> Begun:
+        """Invert `plain`."""
+        origins = tuple(ModelOrigin(**origin) for origin in plain["origins"])
+        return cls(**{**plain, "inputs": Inputs.from_plain(plain["inputs"]), "origins": origins})
+
+
+@dataclass(frozen=True)
+class StudyModel:
+    """Where the base or a source is, and what finds it again.
+
+    Attributes:
+        name: in the study.
+        path: the folder.
+        relative: the same, from the run folder.
+        reference: as the configuration names it, a folder or a hub id.
+        revision: the commit of a hub id.
+        digest: of all its files.
+        sample: of a sample of them.
+    """
+
+    name: str
+    path: str
+    relative: str
+    reference: str
+    revision: str | None
+    digest: str
+    sample: str
+    license: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """The versions of packages that a run had, and how many measurements there were before it."""
+
+    after: int
+    versions: Versions
+
+
+@dataclass(frozen=True)
+class Current:
+    """What each run may change.
+
+    Attributes:
+        config: the configuration as `StudyConfig.to_plain` writes it, without secrets.
+        models: base and sources, where they are.
+        folder: the run folder's path.
+        versions: of the first run, and of each that had others than the one before.
+        state: how the last run ended.
+        finished: when the study was, in ISO 8601.
+    """
+
+    config: Plain
+    models: tuple[StudyModel, ...]
+    folder: str
+    versions: tuple[Run, ...]
+    state: State = "interrupted"
+    finished: str | None = None
+
+    @property
+    def name(self) -> str:
+        return str(self.config["name"])
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return tuple(self.config["models"])
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["seed"])
+
+    @property
+    def budget(self) -> int | None:
+        """How many trials the configuration allows; None for any number."""
+        budget = self.config["budget"]
+        return None if budget == "unlimited" else int(budget)
+
+    @property
+    def max_items(self) -> int | None:
+        return self.config.get("max_items")
+
+    @property
+    def max_time(self) -> str | None:
+        return self.config.get("max_time")
+
+    @property
+    def constraints(self) -> tuple[Constraint, ...]:
+        return tuple(map(Constraint.parse, self.config.get("constraints", ())))
+
+    @property
+    def extensions(self) -> Mapping[str, str]:
+        """The user's modules → digests of their source."""
+        return dict(self.config.get("extensions", {}))
+
+    def plain(self) -> Plain:
+        """Return it as JSON values."""
+        return {
+            **vars(self),
+            "models": [asdict(model) for model in self.models],
+            "versions": [{"after": r.after, "versions": dict(r.versions)} for r in self.versions],
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Plain) -> Current:
+        """Invert `plain`."""
+        models = tuple(StudyModel(**model) for model in plain["models"])
+        versions = tuple(Run(**run) for run in plain["versions"])
+        return cls(**{**plain, "models": models, "versions": versions})
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """The digest of a shortlist that was opened, and after how many trials."""
+
+    digest: str
+    trials: int
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What selection decided; models are trial numbers.
+
+    Attributes:
+        shortlist: the merges that were measured on select items.
+        frozen: every shortlist that was, in order.
+        believed: what the search estimated, by trial and objective.
+        baselines: what the front is compared with.
+        front: None before it is chosen.
+    """
+
+    shortlist: tuple[int, ...] = ()
+    frozen: tuple[Freeze, ...] = ()
+    believed: Mapping[int, Mapping[str, Estimate]] = field(default_factory=dict)
+    baselines: tuple[int, ...] = ()
+    front: tuple[int, ...] | None = None
+
+    def plain(self) -> Plain:
+        """Return it as JSON values."""
+        return {
+            "shortlist": list(self.shortlist),
+            "frozen": [asdict(freeze) for freeze in self.frozen],
+            "believed": {
+                str(number): {name: asdict(value) for name, value in values.items()}
+                for number, values in self.believed.items()
+            },
+            "baselines": list(self.baselines),
+            "front": None if self.front is None else list(self.front),
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Plain) -> Decided:
+        """Invert `plain`."""
+        return cls(
+            shortlist=tuple(plain["shortlist"]),
+            frozen=tuple(Freeze(**freeze) for freeze in plain["frozen"]),
+            believed={
+                int(number): {name: Estimate(**value) for name, value in values.items()}
+                for number, values in plain["believed"].items()
+            },
+            baselines=tuple(plain["baselines"]),
+            front=None if plain["front"] is None else tuple(plain["front"]),
+        )
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """All of this; what was measured is in the trials."""
+
+    begun: Begun
+    current: Current
+    decided: Decided = Decided()
+
+    def plain(self) -> Mapping[str, Plain]:
+        """Return the record as JSON values, by the parts that are written by themselves."""
+        return {
+            "begun": self.begun.plain(),
+            "current": self.current.plain(),
+            "decided": self.decided.plain(),
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Plain]) -> StudyRecord:
+        """Invert `plain`."""
+        return cls(
+            Begun.from_plain(plain["begun"]),
+            Current.from_plain(plain["current"]),
+            Decided.from_plain(plain["decided"]),
+        )
+
+
+KEYS = ("begun", "current", "decided")
+"""The parts of a record, each of which is a fact in a store's `meta`."""
+
+
+def _lists(mapping: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    return {key: list(values) for key, values in mapping.items()}
+
+
+def _tuples(mapping: Mapping[str, list[Any]]) -> dict[str, tuple[Any, ...]]:
+    return {key: tuple(values) for key, values in mapping.items()}
