@@ -124,9 +124,11 @@ class Scorer(Protocol):
     - A score is that of the weights the model holds at the call. They have changed since the last
       one, in place: nothing that was computed with weights is kept between calls.
     - It leaves the model's weights and mode, and the process's random generators, as they were.
-    - The same weights and items give the same scores.
-    - Every objective of the evaluator has item scores, one per item asked for of its leaf tasks, in
-      the order of the items; where none was asked for, it has none.
+    - The same weights and items give the same scores, and but for rounding an item's score is the
+      same whatever other items are asked for.
+    - Every objective of the evaluator has item scores, one per item asked for of its leaf tasks:
+      these in the order of its members, the items of each as they were asked for. Where none was
+      asked for, it has none.
     """
 
     def score(self, items: Items) -> Scored:

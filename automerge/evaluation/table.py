@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from automerge.evaluation.base import Entry, Evaluator, EvaluatorFactory, Settings
+from automerge.evaluation.outside import outside
 from automerge.extensions import Table
 
 LM_EVAL, PYTHON, PROPERTIES = "lm_eval", "python", "properties"
@@ -29,14 +30,13 @@ def _properties(entries: Sequence[Entry], settings: Settings) -> Evaluator:
     return Properties(entries, settings)
 
 
-def _admit(name: str, outside: object) -> EvaluatorFactory:
+def _admit(name: str, found: object) -> EvaluatorFactory:
     """Accept an evaluator's class or factory from outside; raise TypeError for other things."""
-    del name
-    if not callable(outside):
+    if not callable(found):
         raise TypeError(
-            f"expected a class or function of (entries, settings), got {type(outside).__name__}"
+            f"expected a class or function of (entries, settings), got {type(found).__name__}"
         )
-    return cast(EvaluatorFactory, outside)
+    return outside(name, cast(EvaluatorFactory, found))
 
 
 EVALUATORS: Table[EvaluatorFactory] = Table(

@@ -7,6 +7,7 @@ from automerge.extensions.modules import (
     installed,
     load_extensions,
     missing,
+    raised_at,
     read_extension,
 )
 from automerge.extensions.table import Table
@@ -19,5 +20,6 @@ __all__ = [
     "installed",
     "load_extensions",
     "missing",
+    "raised_at",
     "read_extension",
 ]

@@ -164,13 +164,18 @@ def _blame(extension: Extension, error: BaseException) -> str:
     message = f"{type(error).__name__}: {error}"
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}: the extension cannot be imported: {error.msg}"
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename in extension.files
-    ]
-    where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else extension.name
+    where = raised_at(extension.name, error) or extension.name
     return f"{where}: the extension cannot be imported: {message}"
+
+
+def raised_at(name: str, error: BaseException) -> str | None:
+    """Return the last line of an extension that an error went through, as FILE:LINE."""
+    lines = [
+        f"{frame.filename}:{frame.lineno}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == f"{name}.py" or frame.filename.startswith(f"{name}/")
+    ]
+    return lines[-1] if lines else None
 
 
 def attribute(reference: str) -> object:

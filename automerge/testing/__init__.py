@@ -9,13 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from automerge.testing.evaluators import EvaluatorLaws
     from automerge.testing.executors import ExecutorLaws
     from automerge.testing.methods import MethodLaws
     from automerge.testing.samplers import SamplerLaws
 
-__all__ = ["ExecutorLaws", "MethodLaws", "SamplerLaws"]
+__all__ = ["EvaluatorLaws", "ExecutorLaws", "MethodLaws", "SamplerLaws"]
 
 _HOMES = {
+    "EvaluatorLaws": "automerge.testing.evaluators",
     "ExecutorLaws": "automerge.testing.executors",
     "MethodLaws": "automerge.testing.methods",
     "SamplerLaws": "automerge.testing.samplers",

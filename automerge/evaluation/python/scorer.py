@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import time
-import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from automerge.errors import AutomergeError
 from automerge.evaluation.base import Live, Scored
 from automerge.evaluation.generators import seeded
 from automerge.evaluation.guards import InvalidOutput, MetricError
+from automerge.extensions import raised_at
 from automerge.objective import ItemScores
 from automerge.trial import Items
 
@@ -67,9 +67,9 @@ class PythonScorer:
             raise
         except Exception as error:  # whatever a user's function may raise
             said = f"{type(error).__name__}: {error}".strip().splitlines()[0][:300]
-            raise MetricError(
-                f"{scoring.reference} raised {said}{_where(scoring, error)}"
-            ) from error
+            at = raised_at(scoring.reference.partition(":")[0].partition(".")[0], error)
+            where = "" if at is None else f" ({at})"
+            raise MetricError(f"{scoring.reference} raised {said}{where}") from error
         finally:
             model.eval().requires_grad_(False)
             if _versions(model) != before:
@@ -118,14 +118,3 @@ def _numbers(reference: str, returned: object, ids: Sequence[int]) -> tuple[floa
             )
         numbers.append(number)
     return tuple(numbers)
-
-
-def _where(scoring: Scoring, error: BaseException) -> str:
-    """The last line of the user's module that an error went through."""
-    module = scoring.reference.partition(":")[0].partition(".")[0]
-    lines = [
-        f" ({frame.filename}:{frame.lineno})"
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename == f"{module}.py" or frame.filename.startswith(f"{module}/")
-    ]
-    return lines[-1] if lines else ""
