@@ -8,27 +8,27 @@ import torch
 from torch import Tensor
 
 BLOCK = 1 << 15
-"""Elements worked on at once: what stays in a core's cache, and less than PyTorch shares among its
-threads. No result depends on it but the last bits of inner products."""
+"""Elements worked on at once: they stay in a core's cache, and are fewer than PyTorch shares among
+its threads. Only the last bits of inner products depend on it."""
 
 
 def working_blocks(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Cut flat tensors of one size alike, in float32, or float64 where any of them is."""
+    """Cut flat tensors of one size into the same blocks, in float32, or float64 if any is."""
     precision = working_precision(tensors)
     for start in range(0, tensors[0].numel(), BLOCK):
         yield [tensor[start : start + BLOCK].to(precision) for tensor in tensors]
 
 
 def working_precision(tensors: Sequence[Tensor]) -> torch.dtype:
-    """The precision merges are computed in, whatever they are stored in."""
+    """Return the precision that merges are computed in, whatever they are stored in."""
     double = any(tensor.dtype == torch.float64 for tensor in tensors)
     return torch.float64 if double else torch.float32
 
 
 def spans(count: int, n_threads: int, longest: int) -> list[tuple[int, int]]:
-    """Cut a tensor into pieces, as start and stop: as many per thread, alike long, whole pairs.
+    """Cut a tensor into pieces (start, stop), equally many per thread and of equal size.
 
-    Pairs of 16-bit elements are read as one number, so that every piece begins with a whole one.
+    Pairs of 16-bit elements are read as one number, so every piece begins with a whole pair.
     """
     n = n_threads * max(1, -(-count // (n_threads * max(longest, 1))))
     size = -(-count // (2 * n)) * 2

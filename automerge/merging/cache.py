@@ -1,4 +1,4 @@
-"""Values that are computed once, within a budget of bytes."""
+"""Values that are computed once, kept within a budget of bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Cache:
-    """Keeps values while they fit into `budget` bytes; the others until the next `release`."""
+    """Keeps values as far as they fit into `budget` bytes, the others until the next `release`."""
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
@@ -19,7 +19,7 @@ class Cache:
         self._passing: dict[Hashable, Any] = {}
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """The value of a key, made where it is not there."""
+        """Return the value of a key; make it if it is not there."""
         for values in (self._kept, self._passing):
             if key in values:
                 found: T = values[key]
@@ -29,18 +29,18 @@ class Cache:
         return made
 
     def take(self, size: int) -> bool:
-        """Take bytes of the budget; return whether there were as many."""
+        """Take bytes from the budget; return whether there were enough."""
         fits = size <= self.budget
         self.budget -= size if fits else 0
         return fits
 
     def release(self) -> None:
-        """Forget what there was no room for."""
+        """Forget the values that there was no room for."""
         self._passing = {}
 
 
 def n_bytes(value: object) -> int:
-    """Bytes of the elements of a tensor, of tensors in a tuple, or in the fields of an object."""
+    """Count the bytes of a tensor, of tensors in a tuple, or of those in an object's fields."""
     if isinstance(value, Tensor):
         return value.numel() * value.element_size()
     parts = value if isinstance(value, tuple) else getattr(value, "__dict__", {}).values()

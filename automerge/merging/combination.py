@@ -11,7 +11,7 @@ from automerge.methods import Coefficients, Method, Operands
 
 @dataclass(frozen=True, eq=False)
 class Combination:
-    """Σ c x, as the factor c of every symbol x. Sums, and products with numbers, are all it can."""
+    """Σ c x, as the factor c of every symbol x; it only knows sums and products with numbers."""
 
     factors: Mapping[Hashable, float]
 
@@ -55,7 +55,7 @@ def combination(
     base: Combination | None,
     sources: Sequence[Combination],
 ) -> Combination | None:
-    """What a method's kernel gives of these operands; None if it does more than add and scale."""
+    """Run a method's kernel on symbols; return None if it does more than add and scale."""
     if method.extent != "element" or method.seeded or "ranks" in method.statistics:
         return None
     try:

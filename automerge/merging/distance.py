@@ -10,7 +10,7 @@ BLOCK = 1 << 20
 
 
 def squared_norms(tensor: Tensor, reference: Tensor) -> tuple[float, float]:
-    """The squared norms of `tensor` - `reference` and of `reference`, summed in float64."""
+    """Return the squared norms of `tensor` - `reference` and of `reference`, summed in float64."""
     moved = size = 0.0
     flat = tensor.detach().reshape(-1), reference.reshape(-1)
     for start in range(0, len(flat[1]), BLOCK):

@@ -1,4 +1,4 @@
-"""The layers of a live model, left out, repeated and put back in place."""
+"""Leave out, repeat and put back the layers of a live model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class LiveLayers:
     """Gives a live model more or fewer layers than it was built with: its own, or copies of them.
 
-    Their weights are for a merge to write, and each has its own.
+    A merge writes their weights; copies do not share them.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -36,17 +36,21 @@ class LiveLayers:
         return int(self._plain[count_key(self._plain)])
 
     def agree(self, settings: Mapping[str, Any]) -> bool:
-        """Whether the configuration says this of its layers, and else what it was built with."""
+        """Return whether the configuration says `settings`, and otherwise what it began with."""
         wanted = {**self._plain, **settings}
         return all(getattr(self._config, key) == value for key, value in wanted.items())
 
     def arrange(
         self, model: PreTrainedModel, order: Sequence[int], settings: Mapping[str, Any]
     ) -> None:
-        """Make the model's layers of those built, by number; its configuration says `settings`.
+        """Compose the model's layers of those it was built with, by number.
 
-        Raises PreflightError where a layer would be in a place of another kind, or where the model
-        has not exactly one list of as many modules as it was built with layers.
+        Args:
+            settings: What its configuration says of layers from now on.
+
+        Raises:
+            PreflightError: A layer would be in a place of another kind, or the model does not have
+                exactly one list of as many modules as it was built with layers.
         """
         wanted = {**self._plain, **settings}
         self._check(order, wanted)
@@ -80,7 +84,7 @@ class LiveLayers:
         ((self._name, self._built),) = found.items()
 
     def _layer(self, number: int, time: int) -> nn.Module:
-        """A layer, or for the second time and later ones a copy of it."""
+        """Return a layer the first time, and copies of it later."""
         if time == 1:
             return self._built[number]
         if (number, time) not in self._copies:
@@ -88,7 +92,7 @@ class LiveLayers:
         return self._copies[number, time]
 
     def _check(self, order: Sequence[int], wanted: Mapping[str, Any]) -> None:
-        """Refuse layers where the configuration wants others."""
+        """Refuse layers in places where the configuration needs another kind."""
         for key in layered_keys(self._plain):
             built, there = entries(key, self._plain) or (), entries(key, wanted) or ()
             if [built[number] for number in order] != list(there):
@@ -97,10 +101,10 @@ class LiveLayers:
 
 
 def layer_order(recipe: Recipe, n_layers: int) -> list[int]:
-    """For each layer of a recipe's result, the layer of a model of `n_layers` that has its place.
+    """Return, per layer of a recipe's result, the layer of a model of `n_layers` in its place.
 
-    It is the base's, or the first model's, of those that are merged there; the last one stands for
-    those of deeper models.
+    It is the base's layer, or the first model's, among those merged there; the last layer stands
+    for those of deeper models.
     """
     if not recipe.slices:
         return list(range(n_layers))

@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 def live_tensors(model: PreTrainedModel, names: Iterable[str]) -> dict[str, Tensor]:
     """Find a live model's parameters and buffers, or parts of them, by checkpoint name.
 
-    transformers may name and arrange tensors otherwise in memory than on disk: it stacks the
-    experts of a mixture, for one. A name then stands for its part of the parameter. Tied tensors
+    transformers may name and arrange tensors differently in memory than on disk; for example, it
+    stacks the experts of a mixture. A name then stands for its part of the parameter. Tied tensors
     appear once, under the first of their names; their other names, and tensors outside the layers
-    that the architecture does not have, are left out. Raises PreflightError where a tensor of a
-    layer has no place, a parameter is not filled, or its parts are not where they could be written.
+    that the architecture does not have, are left out.
+
+    Raises:
+        PreflightError: A tensor of a layer has no place, a parameter is not filled, or its parts
+            are not in memory where they could be written.
     """
     state: dict[str, Tensor] = model.state_dict(keep_vars=True)
     owners: dict[int, str] = {}
@@ -69,14 +72,14 @@ def live_tensors(model: PreTrainedModel, names: Iterable[str]) -> dict[str, Tens
 
 
 def parts_of(model: PreTrainedModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What would be stored of part of a model's state, by key."""
+    """Return what would be stored of part of a model's state, by key."""
     stored = stored_parts(model, state)
     keys = find_keys(model, stored)
     return {key.part: stored[name] for name, key in keys.items() if key is not None}
 
 
 def owner_of(part: Tensor, state: Mapping[str, Tensor]) -> str | None:
-    """The tensor in whose memory a part lies; None where it is a copy."""
+    """Return the tensor in whose memory a part lies; None if it is a copy."""
     for name, tensor in state.items():
         start = tensor.data_ptr()
         if start <= part.data_ptr() < start + tensor.numel() * tensor.element_size():

@@ -1,7 +1,7 @@
-"""What merging needs of a machine's memory, told from headers before a weight is read.
+"""How much memory merging needs, computed from headers before any weight is read.
 
-Sources are mapped files, which need not fit: the system drops and reads their pages. What must fit
-are the live model and one tensor's merge; what is computed once is kept as far as there is room.
+Sources are mapped files, which need not fit: the system drops and rereads their pages. The live
+model and one tensor's merge must fit; what is computed once is kept as far as there is room.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from automerge.merging.ranks import NARROW
 from automerge.methods import METHODS, Method, Operands
 
 SHARE = 0.5
-"""Of what the live model leaves free, how much may be filled with what is computed once; the rest
-is for activations, tasks and the pages of the models' files."""
+"""The share of what the live model leaves free that may be filled with what is computed once; the
+rest is for activations, tasks and the pages of the models' files."""
 DEVICE_SHARE = 0.7
-"""Of what the live model leaves free on a GPU, how much may be filled with copies of the models it
-is merged from; the rest is for activations."""
+"""The share of what the live model leaves free on a GPU that may be filled with copies of the
+models it is merged from; the rest is for activations."""
 GB = 10**9
 
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes: of the live model; of the largest tensor's merge, at least; of all that would be
-    computed once and kept; of the largest tensor, which waits twice to be copied to a GPU."""
+    """Bytes of the live model; of the largest tensor's merge, at least; of everything that would be
+    computed once and kept; of the largest tensor, two of which wait to be copied to a GPU."""
 
     live: int
     step: int
@@ -44,8 +44,8 @@ class Need:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What is needed, the bytes free for it, how many may be filled with computed values, and on a
-    GPU with copies of the models."""
+    """What is needed, the bytes free for it, and how many of them may be filled with computed
+    values and, on a GPU, with copies of the models."""
 
     need: Need
     host_free: int | None
@@ -67,26 +67,28 @@ class MemoryPlan:
 def plan_memory(
     need: Need, host_free: int | None, device_free: int | None = None, workers: int = 1
 ) -> MemoryPlan:
-    """Share out the memory of a machine, of which this is one of so many workers.
+    """Share out the memory of a machine among its workers.
 
-    `device_free` is None where the live model is in the host's memory; `host_free` None is unknown.
-    Raises PreflightError with the numbers where what must be there does not fit.
+    `device_free` is None if the live model is in the host's memory; `host_free` is None if unknown.
+
+    Raises:
+        PreflightError: With the numbers, if what must be in memory does not fit.
     """
     merging = need.step if device_free is None else need.step + 2 * need.largest
     on_host = merging if device_free is not None else merging + need.live
     faults = []
     if device_free is not None and need.live > device_free:
         faults.append(
-            f"the live model needs {gb(need.live)} of device memory, "
-            f"{gb(device_free, math.floor)} are free: choose a smaller evaluation.dtype, a larger "
+            f"the live model needs {gb(need.live)} of device memory, but only "
+            f"{gb(device_free, math.floor)} is free: choose a smaller evaluation.dtype, a larger "
             "device, or device: cpu"
         )
     if host_free is not None and on_host > host_free:
-        what = f"merging a tensor ({gb(merging)})"
+        needs = f"merging a tensor ({gb(merging)}) needs"
         if device_free is None:
-            what = f"the live model ({gb(need.live)}) and {what}"
+            needs = f"the live model ({gb(need.live)}) and merging a tensor ({gb(merging)}) need"
         faults.append(
-            f"{what} need {gb(on_host)} of memory, {gb(host_free, math.floor)} are free: stop "
+            f"{needs} {gb(on_host)} of memory, but only {gb(host_free, math.floor)} is free: stop "
             "other programs, use a larger machine or fewer workers, or a smaller evaluation.dtype"
         )
     if faults:

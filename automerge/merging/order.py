@@ -1,4 +1,4 @@
-"""Order statistics of non-negative numbers: exact for small tensors, from a histogram for large."""
+"""Order statistics of non-negative numbers: exact for small tensors, else from a histogram."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ import torch
 from torch import Tensor
 
 EXACT = 1 << 20
-"""Elements up to which numbers are sorted. Beyond, sorting takes seconds a tensor and keeping the
-sorted numbers twice the memory of the model."""
+"""Number of elements up to which numbers are sorted. Beyond it, sorting takes seconds per tensor,
+and keeping the sorted numbers takes twice the memory of the model."""
 SHIFT = 15
 N_BINS = 1 << 16
-"""Bins are those of a float32's first 16 bits behind the sign: 256 a power of two, so a threshold
-lies within 0.4 % of the exact one, and far less off by interpolation within its bin."""
+"""A bin is the first 16 bits of a float32 after the sign: 256 bins per power of two, so a threshold
+is within 0.4 % of the exact one, and much closer by interpolation within its bin."""
 
 
 class Order(Protocol):
-    """Numbers from the largest on, and sums of other numbers in that order."""
+    """Numbers from the largest down, and sums of other numbers in that order."""
 
     @property
     def n_positive(self) -> int:
         """How many are not 0."""
 
     def value(self, k: int) -> float:
-        """The k-th largest, k from 1."""
+        """Return the k-th largest number, k from 1."""
 
     def total(self, i: int, k: int) -> float:
-        """The sum of the i-th other number over the k largest."""
+        """Return the sum of the i-th other number over the k largest."""
 
 
 @dataclass(frozen=True)
 class Sorted:
-    """All numbers, rising, and cumulative sums in float64 from the largest on."""
+    """All numbers in ascending order, and cumulative sums in float64 from the largest down."""
 
     values: Tensor
     sums: tuple[Tensor, ...] = ()
@@ -55,7 +55,7 @@ class Sorted:
 @dataclass(frozen=True)
 class Binned:
     """Cumulative counts and sums of `N_BINS` bins, the largest numbers' bin first. Sums and the
-    number of `zeros` are there where they were asked for."""
+    number of `zeros` are there only if they were asked for."""
 
     counts: Tensor
     sums: tuple[Tensor, ...] = ()
@@ -78,18 +78,18 @@ class Binned:
         return float(before + share * (self.sums[i][at].item() - before))
 
     def _find(self, k: int) -> tuple[int, float]:
-        """The bin that holds the k-th largest, and the share of the bin down to it."""
+        """Return the bin that holds the k-th largest, and the share of the bin down to it."""
         at = int(np.searchsorted(self.counts.numpy(), k))
         before = int(self.counts[at - 1]) if at else 0
         return at, (k - before) / (int(self.counts[at]) - before)
 
 
 def order(blocks: Iterable[tuple[Tensor, ...]], size: int) -> Order:
-    """Order numbers that come in blocks, each with the other numbers to be summed."""
+    """Order numbers that come in blocks, each with the other numbers to sum."""
     if size <= EXACT:
         columns = list(zip(*blocks, strict=True))
         if len(columns) == 1:
-            # NumPy sorts numbers alone ten times as fast as PyTorch.
+            # NumPy sorts plain numbers ten times as fast as PyTorch.
             pieces = [block.numpy() for block in columns[0]]
             rising = np.sort(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
             return Sorted(torch.from_numpy(rising))

@@ -1,4 +1,4 @@
-"""A recipe resolved to what happens to each tensor."""
+"""Resolve a recipe to what happens to each tensor."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_FAULTS = 10
 
 @dataclass(frozen=True)
 class Step:
-    """How one tensor is made, of which tensors, and the shape and dtype it is stored in.
+    """How one tensor is made and from which tensors, and the shape and dtype it is stored in.
 
     `method` is None for a tensor that is copied from the reference.
     """
@@ -53,7 +53,7 @@ class Step:
 
     @property
     def mask_keys(self) -> list[Keys]:
-        """What a seeded method's random numbers are drawn by, a pair a source; else none."""
+        """The keys of a seeded method's random numbers, a pair per source; empty for others."""
         seeded = self.method is not None and self.method.seeded
         sources = self.sources if seeded else ()
         return [keys(self.seed, source.tensor, source.model) for source in sources]
@@ -70,7 +70,7 @@ class Step:
 
 
 class Planner:
-    """Resolves recipes over named checkpoints; remembers where tensors lie."""
+    """Resolves recipes over named checkpoints; remembers where tensors are stored."""
 
     def __init__(self, checkpoints: Mapping[str, Checkpoint]) -> None:
         self._checkpoints = checkpoints
@@ -78,9 +78,11 @@ class Planner:
         self._compatible: dict[tuple[str, str], list[str]] = {}
 
     def plan(self, recipe: Recipe) -> list[Step]:
-        """List the steps, for a recipe without slices in the order of the reference's tensors.
+        """List the steps; without slices, in the order of the reference's tensors.
 
-        Raises ConfigError for a recipe no method takes, PreflightError for models that differ.
+        Raises:
+            ConfigError: No method takes the recipe.
+            PreflightError: The models do not have the same tensors.
         """
         self._check(recipe)
         parts = recipe.parts

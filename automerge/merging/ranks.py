@@ -15,8 +15,8 @@ NARROW = 1 << 16
 class Ranks:
     """Ranks by magnitude within rows of `columns` elements, flat.
 
-    `integers` count from 0; as numbers, ranks go in even steps from 0 to 1, and are 0.5 in rows of
-    one.
+    `integers` count from 0; as numbers, ranks go from 0 to 1 in even steps, and are 0.5 in rows of
+    one element.
     """
 
     integers: Tensor
@@ -29,18 +29,19 @@ class Ranks:
 
     @property
     def step(self) -> float:
-        """How far two neighbours are apart."""
+        """The distance between neighbouring ranks."""
         return 1 / (self.columns - 1) if self.columns > 1 else 0.0
 
     def cut(self, start: int, stop: int) -> Tensor:
-        """The ranks of elements [start, stop), in float32."""
+        """Return the ranks of elements [start, stop), in float32."""
         return self.integers[start:stop].to(torch.float32) * self.step + self.first
 
 
 def ranks_of(rows: Tensor) -> Tensor:
-    """Each element's rank by magnitude, from 0, within its row, in element order where equal.
+    """Rank each element by magnitude within its row, from 0; ties are in element order.
 
-    uint16, or int32 for rows of more than `NARROW` columns.
+    Returns:
+        uint16, or int32 for rows of more than `NARROW` columns.
     """
     order = rows.abs().argsort(dim=1, stable=True)
     numbers = torch.arange(rows.shape[1], dtype=torch.int32).expand(rows.shape)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MergeReport:
-    """Seconds a merge took, and how many of the model's tensors had to be written."""
+    """How many seconds a merge took, and how many of the model's tensors had to be written."""
 
     seconds: float
     n_written: int
@@ -49,10 +49,10 @@ class MergeReport:
 
 @dataclass(frozen=True)
 class Live:
-    """A live model's storage by checkpoint name, and what each tensor now holds.
+    """A live model's storage by checkpoint name, and what each tensor holds now.
 
     `names` are those of all tensors of the checkpoint, with and without storage of their own;
-    `moved` holds squared distances to the base, squared norms of it, and for what they were taken.
+    `moved` holds squared distances to the base, its squared norms, and what they were taken for.
     """
 
     names: Sequence[str]
@@ -64,16 +64,16 @@ class Live:
 class ResidentEngine:
     """Keeps the named models (the base among them) and merges recipes of them.
 
-    Always from the stored models, never by undoing. Tensors and statistics are read and computed
-    at their first use and kept; a tensor whose method and values are what the live model already
-    holds is not merged again.
+    Merging always starts from the stored models and never undoes a merge. Tensors and statistics
+    are read and computed at their first use and kept; a tensor whose method and values are what the
+    live model already holds is not merged again.
 
     Args:
         checkpoints: By the names that recipes use.
-        budget: Bytes of what is computed and kept; None for what `plan_memory` gives for the
+        budget: Bytes for what is computed and kept; None for what `plan_memory` gives for the
             memory that is free now.
-        device_budget: Bytes of copies of models on each GPU.
-        evidence: What methods need beside the models, by digest.
+        device_budget: Bytes for copies of models on each GPU.
+        evidence: What methods need besides the models, by digest.
     """
 
     def __init__(
@@ -94,9 +94,12 @@ class ResidentEngine:
         self._gpus: dict[torch.device, tuple[Gpu, Staged]] = {}
 
     def merge(self, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
-        """Give the merged tensors one by one, in their storage dtype.
+        """Yield the merged tensors one by one, in their storage dtype.
 
-        Raises ConfigError, PreflightError, or InvalidMerge at the first tensor that is not finite.
+        Raises:
+            ConfigError: No method takes the recipe.
+            PreflightError: The models do not have the same tensors.
+            InvalidMerge: At the first tensor that is not finite.
         """
         for step in self._planner.plan(recipe):
             yield step.tensor, merge_tensor(step, self._workspace)
@@ -107,9 +110,11 @@ class ResidentEngine:
 
         Values are rounded to the storage dtype first, whatever dtype the parameters have, so an
         exported folder holds the same numbers. After an error the model holds a mixture until the
-        next successful merge. The model's tensors must not be changed by others in between. The
-        model gets the layers of the recipe's slices, until another recipe has others. Raises
-        PreflightError for a model that cannot have them.
+        next successful merge. Nobody else may change the model's tensors in between. The model gets
+        the layers of the recipe's slices and keeps them until a recipe has others.
+
+        Raises:
+            PreflightError: The model cannot have these layers.
         """
         start = time.perf_counter()
         steps = self._planner.plan(recipe)
@@ -148,12 +153,12 @@ class ResidentEngine:
         return self._live[model].targets
 
     def leave_devices(self) -> bool:
-        """Keep no copies of models on GPUs from now on; return whether there were any."""
+        """Keep no more copies of models on GPUs; return whether there were any."""
         released = [gpu.release() for gpu, _ in self._gpus.values()]
         return any(released)
 
     def _backends(self, device: torch.device) -> Sequence[Backend]:
-        """What writes to a device's memory, in the order in which it is tried."""
+        """Return the backends that write to a device's memory, in the order they are tried."""
         if device.type == "cpu":
             return HOST
         if device not in self._gpus:
@@ -162,14 +167,18 @@ class ResidentEngine:
         return self._gpus[device]
 
     def distance(self, model: PreTrainedModel, base: str) -> float:
-        """How far the merged weights are from the base's: ‖θ − θ_base‖ / ‖θ_base‖, both stored.
+        """Return ‖θ − θ_base‖ / ‖θ_base‖ of the merged weights θ, both as stored.
 
-        Of tensors that were not merged anew since it was last asked for, nothing is read. Raises
-        PreflightError for a model that has other layers than the base.
+        Tensors that were not merged again since the last call are not read.
+
+        Raises:
+            PreflightError: The model has other layers than the base.
         """
         live = self._live[model]
         if model in self._layers and not self._layers[model].agree({}):
-            raise PreflightError("a model with other layers than the base's has no distance to it")
+            raise PreflightError(
+                "the distance to the base is defined only for models with the base's layers"
+            )
         for step in self._planner.plan(single(base)):
             target, holds = live.targets.get(step.tensor), live.holds.get(step.tensor)
             if target is None or ((known := live.moved.get(step.tensor)) and known[0] == holds):
@@ -182,9 +191,9 @@ class ResidentEngine:
         return math.sqrt(moved / size)
 
     def weights(self, model: PreTrainedModel, recipe: Recipe) -> Weights | None:
-        """What the live model holds of a recipe that was merged into it, in the storage dtype.
+        """Return what the live model holds of a recipe merged into it, in the storage dtype.
 
-        None where parameters are narrower than what is stored, so that an export is more exact.
+        None if parameters are narrower than what is stored: an export is then more exact.
         """
         live = self._live[model]
         digests: dict[str, str] = {}

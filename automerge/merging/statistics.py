@@ -18,11 +18,11 @@ Key = tuple[object, ...]
 
 
 class VectorStatistics:
-    """Statistics of one tensor's vectors: task vectors when there is a base, else the sources.
+    """Statistics of one tensor's vectors: task vectors if there is a base, else the sources.
 
-    `read` gives a model's tensor, flat. What is computed goes into `numbers` (inner products) and
-    `cache` (orders of magnitudes and variances), which outlive this object. `model_inner` is about
-    all tensors of the models named: base, one source, another. `compiled` code counts faster.
+    `read` gives a model's tensor, flat. Results go into `numbers` (inner products) and `cache`
+    (orders of magnitudes and variances), which outlive this object. `model_inner` covers all
+    tensors of the models named: base, one source, another. `compiled` code counts faster.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class VectorStatistics:
         return self._spread().total(i, k)
 
     def _spread(self) -> Order:
-        """Variances over the vectors, and the vectors' squares."""
+        """Yield variances over the vectors, and the vectors' squares."""
 
         def ordered() -> Order:
             if self._compiled is not None and self.size > EXACT:
@@ -112,18 +112,18 @@ class VectorStatistics:
         return vector(self._read(source), self._anchor())
 
     def _anchor(self) -> Tensor | None:
-        """What vectors are differences to."""
+        """Return what vectors are differences to."""
         return None if self._base is None else self._read(self._base)
 
 
 def vector(source: Tensor, base: Tensor | None) -> Iterator[Tensor]:
-    """A flat vector in blocks, in the precision kernels work in: source, or source − base."""
+    """Yield a flat vector in blocks, in working precision: source, or source − base."""
     for blocks in working_blocks([source] if base is None else [source, base]):
         yield blocks[0] - blocks[1] if len(blocks) == 2 else blocks[0]
 
 
 def inner(left: Iterable[Tensor], right: Iterable[Tensor]) -> Tensor:
-    """The inner product of two vectors in blocks, accumulated in float64."""
+    """Return the inner product of two vectors in blocks, accumulated in float64."""
     total = torch.zeros((), dtype=torch.float64)
     with one_thread():
         for ours, theirs in zip(left, right, strict=True):

@@ -1,4 +1,4 @@
-"""Merging to a folder on disk, one tensor in memory at a time."""
+"""Merge to a folder on disk, one tensor in memory at a time."""
 
 from __future__ import annotations
 
@@ -44,10 +44,14 @@ def merge_to_folder(
 
     Configuration and tokenizer are the base's, or the first source's where the recipe names no
     base; slices change what the configuration says of layers. `texts` are further files, by name;
-    `progress` is told tensors done and in total. `evidence`, by digest, is what methods need
-    beside the models. Raises ConfigError, PreflightError or InvalidMerge,
-    and WeightsDiffer where these are not the weights that were `scored`; the target is then as it
-    was.
+    `progress` is told the tensors done and in total. `evidence`, by digest, is what methods need
+    besides the models. After an error the target is as it was.
+
+    Raises:
+        ConfigError: No method takes the recipe.
+        PreflightError: The models cannot be merged.
+        InvalidMerge: A merged tensor is not finite.
+        WeightsDiffer: These are not the weights that were `scored`.
     """
     steps = Planner(checkpoints).plan(recipe)
     tensors = {step.tensor: step.info for step in steps}
@@ -73,7 +77,7 @@ def merge_to_folder(
 def stream(
     steps: Sequence[Step], workspace: Workspace, progress: Callable[[int, int], None] | None
 ) -> Iterator[tuple[str, Tensor]]:
-    """Merge tensor by tensor, forgetting after each what was computed for it."""
+    """Merge tensor by tensor, forgetting what was computed for a tensor after it."""
     for done, step in enumerate(steps, start=1):
         merged = merge_tensor(step, workspace)
         workspace.release()

@@ -1,4 +1,4 @@
-"""One merged tensor: the path that live models and exported ones share, bit for bit."""
+"""Merge one tensor: the path that live models and exported ones share, bit for bit."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def merge_into_tensors(
     """Write merged tensors over others, one after the other.
 
     Args:
-        pairs: Tensors of the step's shape, wherever the backends write to.
-        workspace: Forgets after each tensor what was made for it alone.
+        pairs: Tensors of the step's shape, wherever the backends write.
+        workspace: Forgets after each tensor what was computed for it alone.
         backends: Tried in order.
 
     Raises:
-        InvalidMerge: For the first tensor that is not finite. The targets are then of no use.
+        InvalidMerge: For the first tensor that is not finite. The targets are then meaningless.
     """
     flags: dict[str, Tensor] = {}
     for target, step in pairs:
@@ -71,9 +71,12 @@ def merge_into_tensors(
 def merge_into_tensor(
     target: Tensor, step: Step, workspace: Workspace, backends: Sequence[Backend] = HOST
 ) -> Finite:
-    """Write one merged tensor over another, directly where it is stored alike.
+    """Write one merged tensor over another, directly if both are stored the same way.
 
-    Returns whether it is finite; values are rounded to the storage dtype first in any case.
+    Values are always rounded to the storage dtype first.
+
+    Returns:
+        Whether the result is finite.
     """
     if step.method is None:
         target.copy_(merge_tensor(step, workspace))
@@ -92,6 +95,6 @@ def merge_into_tensor(
 
 
 def storage_dtype(step: Step) -> torch.dtype:
-    """The dtype a merged tensor is rounded to."""
+    """Return the dtype that a merged tensor is rounded to."""
     dtype: torch.dtype = getattr(torch, step.info.dtype)
     return dtype

@@ -1,4 +1,4 @@
-"""The digest of merged weights, by which an export is known to be what was scored."""
+"""The digest of merged weights, which shows that an export is what was scored."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class WeightsDiffer(AutomergeError):
 
 
 def tensor_digest(tensor: Tensor) -> str:
-    """The digest of a tensor's dtype, shape and bits."""
+    """Return the digest of a tensor's dtype, shape and bits."""
     found = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
     bits = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     found.update(bits.numpy().tobytes())
@@ -28,7 +28,7 @@ def tensor_digest(tensor: Tensor) -> str:
 
 
 def weights_digest(digests: Mapping[str, str]) -> str:
-    """One digest of those of all tensors, whatever their order."""
+    """Combine the digests of all tensors into one, whatever their order."""
     lines = "".join(f"{name}\0{digests[name]}\n" for name in sorted(digests))
     return hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -36,8 +36,11 @@ def weights_digest(digests: Mapping[str, str]) -> str:
 def witnessed(
     stream: Iterator[tuple[str, Tensor]], count: int, scored: Weights
 ) -> Iterator[tuple[str, Tensor]]:
-    """Pass so many tensors on; raises WeightsDiffer before the last where they are not those that
-    were scored."""
+    """Pass `count` tensors on.
+
+    Raises:
+        WeightsDiffer: Before the last one, if they are not those that were scored.
+    """
     digests: dict[str, str] = {}
     for number, (name, tensor) in enumerate(stream, start=1):
         if name not in scored.without:

@@ -1,4 +1,4 @@
-"""What merging reads and computes again and again, kept while it is useful."""
+"""What merging reads and computes repeatedly, kept while it is useful."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from automerge.methods.shared.uniform import uniform
 class Workspace:
     """Flat tensors, statistics and uniforms of named checkpoints, each made once.
 
-    What is computed is kept while it fits into `budget` bytes; beyond, it is made anew for every
-    merged tensor, each of which ends with `release`. Tensors stored as low-rank updates are kept
-    as that, and multiplied out only where a method needs them whole. With
-    element-wise methods are merged by them.
+    What is computed is kept while it fits into `budget` bytes; beyond that, it is computed again
+    for every merged tensor, each of which ends with `release`. Tensors stored as low-rank updates
+    are kept as that, and multiplied out only where a method needs them whole. `compiled` is the
+    code that merges elementwise methods and counts statistics faster; None if it does not pay.
     """
 
     def __init__(
@@ -56,16 +56,16 @@ class Workspace:
         self._uniforms: dict[Stored, Tensor] = {}
 
     def release(self) -> None:
-        """Forget what was made for one merged tensor alone."""
+        """Forget what was computed for one merged tensor alone."""
         self._multiplied = {}
         self.cache.release()
 
     def info(self, origin: Stored) -> TensorInfo:
-        """One model's tensor's shape and dtype."""
+        """Return the shape and dtype of one model's tensor."""
         return self.checkpoints[origin.model].tensors[origin.tensor]
 
     def tensor(self, origin: Stored) -> Tensor:
-        """One model's tensor, flat; never written to."""
+        """Return one model's tensor, flat; never write to it."""
         if rearranged(self.checkpoints[origin.model], origin.tensor):
             return self.cache.get(("tensor", origin), lambda: self._read(*origin))
         kept = self._tensors if self.update(origin) is None else self._multiplied
@@ -74,7 +74,7 @@ class Workspace:
         return kept[origin]
 
     def update(self, origin: Stored) -> LowRank | None:
-        """One model's tensor as a low-rank update, where it is stored so."""
+        """Return one model's tensor as a low-rank update, if it is stored as one."""
         if origin not in self._updates:
             checkpoint = self.checkpoints[origin.model]
             self._updates[origin] = (
@@ -85,17 +85,17 @@ class Workspace:
         return self._updates[origin]
 
     def _read(self, model: str, name: str) -> Tensor:
-        with one_thread():  # adapters are multiplied out, missing rows are means
+        with one_thread():  # adapters are multiplied out, and missing rows are means
             return self.checkpoints[model].read(name).reshape(-1)
 
     def statistics(self, base: Stored | None, sources: tuple[Stored, ...]) -> VectorStatistics:
-        """Statistics of the vectors of one tensor."""
+        """Return statistics of the vectors of one tensor."""
         return VectorStatistics(
             base, sources, self.tensor, self._numbers, self.cache, self._model_inner, self.compiled
         )
 
     def _model_inner(self, base: str | None, i: str, j: str) -> float:
-        """The inner product of two sources' vectors over all tensors they share; none is kept."""
+        """Return the inner product of two sources' vectors over all tensors they share."""
         key = (base, *sorted((i, j)))
         if key not in self._of_models:
             total = 0.0
@@ -109,7 +109,7 @@ class Workspace:
         return self._of_models[key]
 
     def uniform(self, seed: int, source: Stored, start: int, stop: int) -> Tensor:
-        """Uniforms of elements [start, stop) of one tensor of one source."""
+        """Return uniforms for elements [start, stop) of one tensor of one source."""
         if seed != self._seed:
             self.cache.budget += sum(map(n_bytes, self._uniforms.values()))
             self._seed, self._uniforms = seed, {}
@@ -123,7 +123,7 @@ class Workspace:
         return kept[start:stop]
 
     def ranks(self, base: Stored | None, source: Stored, columns: int) -> Ranks:
-        """Ranks of one source's vector within its rows of `columns` elements."""
+        """Return ranks of one source's vector within its rows of `columns` elements."""
 
         def ranked() -> Ranks:
             anchor = None if base is None else self.tensor(base)
@@ -134,9 +134,10 @@ class Workspace:
         return self.cache.get(("ranks", base, source, columns), ranked)
 
     def evidence(self, digest: str, kind: str, origin: Stored) -> Tensor | None:
-        """What a digest's evidence has for a source's tensor; kept while there is room.
+        """Return what the evidence has for a source's tensor, by its digest; kept while it fits.
 
-        Raises PreflightError where the evidence is not at hand, or of another kind.
+        Raises:
+            PreflightError: The evidence is missing, or of another kind.
         """
 
         def read() -> tuple[Tensor, ...]:
@@ -150,6 +151,6 @@ class Workspace:
         return kept[0] if kept else None
 
     def prepared(self, method: Method, key: Key, operands: Operands) -> tuple[Tensor, ...]:
-        """What a method computes from one tensor's operands, whatever the knobs."""
+        """Return what a method computes from one tensor's operands, whatever the knobs."""
         prepare = method.prepare
         return () if prepare is None else self.cache.get((prepare, *key), lambda: prepare(operands))

@@ -201,8 +201,8 @@ def test_a_plan_says_when_not_all_can_be_kept():
     ("host", "device", "messages"),
     [
         (16 * GB, None, [r"live model \(15.0 GB\)|15 GB", "need 16.5 GB|need 17 GB"]),
-        (1 * GB, 80 * GB, ["merging a tensor .* need 1.5 GB of memory, 1.0 GB are free"]),
-        (1 * GB, 8 * GB, ["15 GB of device memory, 8.0 GB are free", "1.0 GB are free"]),
+        (1 * GB, 80 * GB, ["merging a tensor .* needs 1.5 GB of memory, but only 1.0 GB is free"]),
+        (1 * GB, 8 * GB, ["15 GB of device memory, but only 8.0 GB is free", "1.0 GB is free"]),
     ],
 )
 def test_what_cannot_fit_is_refused_with_the_numbers(host, device, messages):

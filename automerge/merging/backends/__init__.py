@@ -1,1 +1,1 @@
-"""Where a method's kernel runs: the contract is in `base`, the order of trying in `host`."""
+"""Where a method's kernel runs: `base` is the contract, `host` the order of trying."""

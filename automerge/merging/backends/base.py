@@ -1,11 +1,11 @@
-"""The contract of what computes a merged tensor, and what it is given.
+"""The contract of a backend, which computes a merged tensor, and what it is given.
 
 Every backend gives the bits of the eager kernel: Python numbers in double precision, elements in
 float32 (float64 for float64 models), one operation after the other as the kernel writes them,
-nothing contracted or reordered, and one rounding to the dtype that is stored. So it never matters
-for a result which backend computed it, and an export has the bits that were scored. `LowRank` alone
-sums differently, since it never multiplies its operands out; what it takes on depends on the recipe
-and the models only, so searches and exports still agree.
+nothing contracted or reordered, and one rounding to the dtype that is stored. So the result does
+not depend on which backend computed it, and an export has the bits that were scored. Only `LowRank`
+sums differently, since it never multiplies its operands out; which tensors it merges depends only
+on the recipe and the models, so searches and exports still agree.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from automerge.merging.workspace import Workspace
 from automerge.methods import Coefficients, Method, Operands
 
 Finite: TypeAlias = bool | Tensor
-"""Whether all elements of a result are finite. On a GPU this is a number there, not 0 where they
-are: reading it waits for the device, which is done once for all tensors of a model."""
+"""Whether all elements of a result are finite. On a GPU this is a number in its memory, not 0 if
+they are: reading it waits for the device, which is done once for all tensors of a model."""
 
 
 @dataclass(frozen=True)
 class TensorMerge:
-    """One tensor to be merged by a method. What backends need of it is made when first asked for.
+    """One tensor to be merged by a method. What backends need is computed when first asked for.
 
     Args:
-        step: Which tensors it is made of, with the knobs' values and the seed.
+        step: Which tensors it is merged from, with the knobs' values and the seed.
         method: The step's method.
         workspace: Gives the tensors, their statistics and ranks, and what else is computed once.
     """
@@ -43,13 +43,13 @@ class TensorMerge:
 
     @cached_property
     def scalars(self) -> Coefficients:
-        """The first stage's result."""
+        """Return the result of the method's first stage."""
         statistics = self.workspace.statistics(self.step.base, self.step.sources)
         return self.method.coefficients(self.step.values, statistics)
 
     @cached_property
     def tensors(self) -> list[Tensor]:
-        """Base and sources on the host, whole and flat, in their stored dtypes."""
+        """Return base and sources on the host, whole and flat, in their stored dtypes."""
         return [self.workspace.tensor(origin) for origin in self.step.origins]
 
     @property
@@ -64,12 +64,12 @@ class TensorMerge:
 
     @cached_property
     def ranks(self) -> list[Ranks]:
-        """Each source's ranks on the host, for a method that asks for them."""
+        """Return each source's ranks on the host, for a method that asks for them."""
         sources = self.step.sources if self.is_ranked else ()
         return [self.workspace.ranks(self.step.base, s, self.columns) for s in sources]
 
     def operands(self, tensors: Sequence[Tensor]) -> Operands:
-        """Tell base and sources apart, of tensors in that order."""
+        """Split tensors into base and sources; they come in that order."""
         if self.step.base is None:
             return Operands(None, tensors)
         return Operands(tensors[0], tensors[1:])
@@ -79,15 +79,15 @@ class Backend(Protocol):
     """One way to compute a merged tensor."""
 
     def run(self, target: Tensor, merge: TensorMerge) -> Finite | None:
-        """Write a merged tensor, if that can be done here.
+        """Write a merged tensor, if this backend can.
 
         Args:
             target: Flat and contiguous, of the dtype that the result is rounded to.
             merge: What to compute.
 
         Returns:
-            Whether the result is finite; None where it cannot be computed here. The target's
-            content then means nothing, nor does it where the result is not finite.
+            Whether the result is finite; None if this backend cannot compute it. In that case, and
+            if the result is not finite, the target's content is meaningless.
         """
 
 
@@ -101,14 +101,14 @@ def run_first(backends: Sequence[Backend], target: Tensor, merge: TensorMerge) -
 
 
 CHECKED = 1 << 17
-"""Elements checked at once: what stays in a core's cache."""
+"""Elements checked at once: they stay in a core's cache."""
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether no element of a flat tensor is NaN or infinite.
+    """Return whether no element of a flat tensor is NaN or infinite.
 
-    0 · x is 0 for finite x and NaN for all others, and a sum hands NaN on: much faster on CPUs than
-    isfinite().
+    0 · x is 0 for finite x and NaN for all others, and a sum passes NaN on: much faster on CPUs
+    than isfinite().
     """
     starts = range(0, tensor.numel(), CHECKED)
     return all(bool((tensor[i : i + CHECKED] * 0).sum() == 0) for i in starts)

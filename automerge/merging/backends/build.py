@@ -1,4 +1,4 @@
-"""C++ compiled on the user's machine, kept between runs, and loaded."""
+"""Compile C++ on the user's machine, keep it between runs, and load it."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from automerge.merging.backends.kept import digest, find, keep, kept
 
 OPTIONS = (
     *("-std=c++17", "-O3", "-shared", "-fPIC"),
-    # The bits of PyTorch's own operations: none contracted. Comparisons may not trap, so that
+    # The bits of PyTorch's own operations: none contracted. Comparisons must not trap, so that
     # they become vector instructions.
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
 )
 WIDE = "-mprefer-vector-width=512"
 DECISIVE = ("vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU part", "Features")
-"""What /proc/cpuinfo says of a processor that is the same for all of a kind."""
+"""Lines of /proc/cpuinfo that are the same for all processors of a kind."""
 TIMEOUT_S = 120.0
 
 
 class CannotCompile(Exception):
-    """There is no compiler, or it refuses the code."""
+    """There is no compiler, or it rejects the code."""
 
 
 def compiler() -> str | None:
-    """The C++ compiler: that of $CXX, or one of the usual names; None where there is none."""
+    """Find the C++ compiler: $CXX, or one of the usual names; return None if there is none."""
     names = (os.environ.get("CXX", ""), "g++", "c++", "clang++")
     return next((found for name in names if name and (found := shutil.which(name))), None)
 
@@ -38,7 +38,8 @@ def compiler() -> str | None:
 def library(source: str, compiler: str) -> ctypes.CDLL:
     """Compile for this machine's processor, unless that was done before, and load.
 
-    Raises CannotCompile with what the compiler said.
+    Raises:
+        CannotCompile: with the compiler's message.
     """
     options = native_options(compiler)
     known = "\0".join([source, *options, target(compiler, options), *processor()])
@@ -52,7 +53,7 @@ def library(source: str, compiler: str) -> ctypes.CDLL:
 
 
 def compiled(folder: Path, key: str, source: str, compiler: str, options: tuple[str, ...]) -> Path:
-    """Compile beside where it is kept and rename, so that nobody loads half a file."""
+    """Compile next to where it is kept and rename, so that nobody loads half a file."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / "kernel.so"
         run(compiler, *options, "-x", "c++", "-", "-o", str(made), text=source)
@@ -60,25 +61,25 @@ def compiled(folder: Path, key: str, source: str, compiler: str, options: tuple[
 
 
 def native_options(compiler: str) -> tuple[str, ...]:
-    """The options for this processor."""
+    """Return the options for this processor."""
     wide = (WIDE,) if platform.machine().lower() in ("x86_64", "amd64") else ()
     return (*OPTIONS, "-march=native", *wide)
 
 
 @cache
 def target(compiler: str, options: tuple[str, ...]) -> str:
-    """The compiler, and the processor as it sees it: its version, and all macros it defines."""
+    """Describe the compiler and the processor as it sees it: version, and all macros it defines."""
     version = run(compiler, "--version", text="")
     return version + run(compiler, *options, "-x", "c++", "-dM", "-E", "-", text="")
 
 
 @cache
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
-    """The processor and its instructions as the system sees them, and the C library.
+    """Describe the processor and its instructions as the system sees them, and the C library.
 
-    Homes are shared by machines: code made for one must not be offered to another that lacks an
-    instruction or would round otherwise, whatever a compiler makes of a processor it is too old
-    to know.
+    Machines may share home folders: code made for one must not be offered to another that lacks an
+    instruction or would round differently, whatever a compiler takes a processor for that is too
+    new for it.
     """
     try:
         lines = cpuinfo.read_text("utf-8", "replace").splitlines()
@@ -92,7 +93,7 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
 
 
 def run(*command: str, text: str) -> str:
-    """What a compiler prints, given code on standard input."""
+    """Return what a compiler prints, given code on standard input."""
     try:
         ended = subprocess.run(
             command, input=text, capture_output=True, text=True, timeout=TIMEOUT_S, check=False

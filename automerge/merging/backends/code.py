@@ -24,10 +24,10 @@ from automerge.methods import Method
 logger = logging.getLogger(__name__)
 
 WORTHWHILE = 10_000_000
-"""Elements of a model from which compiling pays: it takes about a second per method and number of
+"""A model's elements from which compiling pays: it takes about a second per method and number of
 sources."""
 COUNTED = 1 << 24
-"""Elements a thread counts at once, at most, before it adds to the others' counts."""
+"""The most elements that a thread counts before it adds to the others' counts."""
 
 MergeFunction: TypeAlias = Callable[..., int]
 """The C function `merge` of `loops.function`."""
@@ -37,7 +37,7 @@ T = TypeVar("T")
 class CompiledCode:
     """Compiles at first use and keeps what was compiled between runs.
 
-    Where compiling fails once, nothing is compiled any more: methods then return None.
+    Once compiling has failed, nothing is compiled any more: methods then return None.
     """
 
     def __init__(self, compiler: str) -> None:
@@ -47,7 +47,7 @@ class CompiledCode:
         self._refused = False
 
     def merge_function(self, method: Method, signature: Signature) -> MergeFunction | None:
-        """A method's kernel as a C function; None without a working compiler."""
+        """Return a method's kernel as a C function; None without a working compiler."""
         key = (method.kernel, signature)
         if key not in self._functions:
             code = translate(method, signature)
@@ -59,7 +59,7 @@ class CompiledCode:
         return self._functions[key]
 
     def magnitude_counts(self, source: Tensor, base: Tensor | None) -> Tensor | None:
-        """How many elements of |source − base| each bin of `order` holds; None without compiler."""
+        """Count |source − base| by bins of `order`; return None without a compiler."""
         if not in_float32(source, base):
             return None
         pieces = spans(source.numel(), torch.get_num_threads(), COUNTED)
@@ -68,7 +68,7 @@ class CompiledCode:
         )
 
     def magnitudes(self, source: Tensor, base: Tensor | None) -> Tensor | None:
-        """|source − base| in float32; None where it is not computed here."""
+        """Return |source − base| in float32; None if it cannot be computed here."""
         if not in_float32(source, base):
             return None
         return self._try(lambda: native.magnitudes(self._load, source, base))
@@ -76,13 +76,13 @@ class CompiledCode:
     def spread_counts(
         self, sources: Sequence[Tensor], base: Tensor | None
     ) -> tuple[Tensor, Tensor, int] | None:
-        """Bins of the variance over vectors, squares summed a bin, and zeros; None as before."""
+        """Return bins of the variance over vectors, squares summed per bin, and zeros; or None."""
         if not in_float32(*sources, base):
             return None
         return self._try(lambda: native.spread_counts(self._load, sources, base))
 
     def row_ranks(self, rows: Tensor) -> Tensor | None:
-        """Each element's rank by magnitude within its row; None where it is not computed here."""
+        """Return each element's rank by magnitude within its row; None if not computed here."""
         if rows.dtype != torch.float32 or rows.shape[1] > NARROW:
             return None
         return self._try(lambda: native.row_ranks(self._load, self.each, rows))
@@ -94,7 +94,7 @@ class CompiledCode:
         return self._libraries[code]
 
     def _try(self, compiled: Callable[[], T]) -> T | None:
-        """Run what needs the compiler, until it has failed once."""
+        """Run what needs the compiler, unless that has failed before."""
         if self._refused:
             return None
         try:
@@ -106,22 +106,22 @@ class CompiledCode:
 
     @property
     def each(self) -> native.Each:
-        """Work on pieces at once where PyTorch has threads."""
+        """Work on several pieces at once if PyTorch has threads."""
         return self._threads.map if torch.get_num_threads() > 1 else map
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
-        """As many threads as PyTorch uses; calls into the kernel let others run."""
+        """Return a pool of as many threads as PyTorch uses; compiled code lets others run."""
         return ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="merge")
 
 
 def in_float32(*tensors: Tensor | None) -> bool:
-    """Whether the tensors that are there are merged in float32, as compiled code does."""
+    """Return whether the tensors given are merged in float32, as compiled code does."""
     return working_precision([t for t in tensors if t is not None]) == torch.float32
 
 
 def compiled_code(checkpoints: Mapping[str, Checkpoint]) -> CompiledCode | None:
-    """Compile where it pays: for models that are not tiny, on a machine with a compiler."""
+    """Return a compiler where it pays: for models that are not tiny, on a machine that has one."""
     sizes = [
         sum(info.n_elements for info in checkpoint.tensors.values())
         for checkpoint in checkpoints.values()

@@ -1,4 +1,4 @@
-"""Elementwise kernels compiled to one pass over the host's memory."""
+"""Elementwise kernels compiled to a single pass over the host's memory."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from automerge.merging.ranks import Ranks
 from automerge.methods import Method
 
 PIECE = 1 << 21
-"""Elements a thread merges at once, at most, where they are copied to be read."""
+"""The most elements a thread merges at once if they have to be copied to be read."""
 SHARED = 1 << 17
-"""Elements from which threads share a tensor."""
+"""Number of elements from which threads share a tensor."""
 
 
 class Compiled:
-    """Merges by compiled kernels, where the workspace has a compiler."""
+    """Merges by compiled kernels, if the workspace has a compiler."""
 
     def run(self, target: Tensor, merge: TensorMerge) -> bool | None:
         code = merge.workspace.compiled
@@ -35,7 +35,7 @@ class Compiled:
 
 
 class Host:
-    """The host's threads, at work on a tensor of `count` elements."""
+    """The host's threads, working on a tensor of `count` elements."""
 
     def __init__(self, code: CompiledCode, count: int) -> None:
         self._code = code
@@ -62,7 +62,7 @@ class Host:
 
 
 def called(function: MergeFunction) -> Kernel:
-    """A compiled function as a kernel; while it runs, other threads do too."""
+    """Wrap a compiled function as a kernel; other threads run at the same time."""
 
     def kernel(piece: Piece) -> bool:
         refused = function(

@@ -1,4 +1,4 @@
-"""CUDA compiled on the user's machine for its GPU, and launched in PyTorch's order."""
+"""Compile CUDA on the user's machine for its GPU, and launch it in PyTorch's stream."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 Argument: TypeAlias = tuple[Any, type[Any]]
 """A value and its C type."""
 Launch: TypeAlias = Callable[[Sequence[Argument], int], None]
-"""Runs a kernel with arguments, on so many threads if the device has them, without waiting."""
+"""Runs a kernel with arguments on this many threads, if the device has them, without waiting."""
 Load: TypeAlias = Callable[[str], Launch]
 """Compiles the kernel `merge` of a source; raises CannotCompile."""
 
 OPTIONS = ("--std=c++17", "--fmad=false", "--ftz=false", "--prec-div=true")
-"""The bits of PyTorch's own operations: nothing contracted, subnormal numbers kept, division
+"""The bits of PyTorch's own operations: nothing contracted, subnormal numbers kept, divisions
 rounded."""
 BLOCK = 256
 BLOCKS = 8
-"""Threads of a block, and blocks for each multiprocessor: all the threads that it runs at once."""
+"""Threads per block, and blocks per multiprocessor: all the threads that it runs at once."""
 
 
 def gpu_compiler(device: torch.device) -> Load:
-    """What compiles for a GPU, by NVIDIA's bindings, which PyTorch brings along for CUDA."""
+    """Return what compiles for a GPU, using NVIDIA's bindings, which PyTorch for CUDA installs."""
     import torch
 
     properties = torch.cuda.get_device_properties(device)
@@ -63,9 +63,12 @@ def gpu_compiler(device: torch.device) -> Load:
 
 
 def machine_code(source: str, architecture: str) -> bytes:
-    """Compile by NVRTC, which needs no GPU; raises CannotCompile with what it said.
+    """Compile by NVRTC, which needs no GPU.
 
-    An architecture such as "sm_90" gives a binary, "compute_90" PTX.
+    An architecture such as "sm_90" gives a binary, "compute_90" gives PTX.
+
+    Raises:
+        CannotCompile: with NVRTC's message.
     """
     try:
         from cuda.bindings import nvrtc
@@ -88,7 +91,11 @@ def machine_code(source: str, architecture: str) -> bytes:
 
 
 def checked(result: tuple[Any, ...]) -> Any:
-    """What a call of the bindings returns, without its status; raises RuntimeError for a fault."""
+    """Return the result of a call to the bindings, without its status.
+
+    Raises:
+        RuntimeError: the status is not a success.
+    """
     status, *values = result
     if int(status) != 0:
         raise RuntimeError(f"{type(status).__name__} {status.name}")
@@ -96,5 +103,5 @@ def checked(result: tuple[Any, ...]) -> Any:
 
 
 def pointer(tensor: torch.Tensor) -> Argument:
-    """Where a tensor lies."""
+    """Return a tensor's address."""
     return tensor.data_ptr(), ctypes.c_void_p

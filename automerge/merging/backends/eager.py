@@ -1,4 +1,4 @@
-"""Kernels run by PyTorch on the host, as they are written."""
+"""Kernels as they are written, run by PyTorch on the host."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from automerge.merging.workspace import Workspace
 
 
 class Eager:
-    """Merges everything: elementwise kernels block by block, others over whole tensors."""
+    """Merges anything: elementwise kernels block by block, others over whole tensors."""
 
     def run(self, target: Tensor, merge: TensorMerge) -> bool:
         if merge.method.extent == "tensor":
@@ -25,7 +25,7 @@ class Eager:
 
 
 def run_whole(target: Tensor, merge: TensorMerge) -> None:
-    """Run a kernel over whole tensors, on one thread: sums and LAPACK round by their number."""
+    """Run a kernel on whole tensors in one thread: sums and LAPACK round by the thread count."""
     step, workspace = merge.step, merge.workspace
     precision = working_precision(merge.tensors)
     shaped = [tensor.to(precision).reshape(step.info.shape) for tensor in merge.tensors]
@@ -37,7 +37,7 @@ def run_whole(target: Tensor, merge: TensorMerge) -> None:
 
 
 def run_blocks(target: Tensor, merge: TensorMerge) -> None:
-    """Run an elementwise kernel over blocks that stay in a core's cache."""
+    """Run an elementwise kernel on blocks that stay in a core's cache."""
     step = merge.step
     for number, blocks in enumerate(working_blocks(merge.tensors)):
         start = number * BLOCK
@@ -54,7 +54,7 @@ def run_blocks(target: Tensor, merge: TensorMerge) -> None:
 
 
 def evidence_of(step: Step, workspace: Workspace) -> dict[str, list[Tensor | None]]:
-    """What a method needs beside the models: by kind, one for each source."""
+    """Return what a method needs besides the models: by kind, one entry per source."""
     return {
         kind: [
             workspace.evidence(digest, kind, source)

@@ -1,4 +1,4 @@
-"""Merging into a live model on a GPU: there, from copies of the models, or on the host."""
+"""Merging into a live model on a GPU, there from copies of the models, or on the host."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ logger = logging.getLogger(__name__)
 Makers: TypeAlias = dict[Hashable, Callable[[], Tensor]]
 
 PIECE = 1 << 30
-"""Elements of one launch: as many as 32 bits count, with some to spare."""
+"""Elements of one launch: as many as 32 bits can count, with some to spare."""
 WORD = 4
-"""Bytes that kernels read at once."""
+"""Bytes that kernels read at a time."""
 
 
 class Gpu:
     """Merges on one GPU, from copies of the models' tensors there.
 
-    They are copied at their first use, as far as `budget` bytes go; what has not all its operands
-    there is not merged here. Statistics are the host's. A kernel whose first result differs from
-    that of the `host` backends is not used, nor is any other after it.
+    They are copied at their first use, as far as `budget` bytes go; a tensor whose operands are not
+    all there is not merged here. Statistics are the host's. A kernel whose first result differs
+    from that of the `host` backends is not used, nor is any other after it.
     """
 
     each: Each = map
@@ -59,14 +59,16 @@ class Gpu:
         return None if self._refused else run_translated(self, target, merge)
 
     def release(self) -> bool:
-        """Give the device's memory back and use none from now on; return whether any was used."""
+        """Free the device's memory and use none from now on; return whether any was used."""
         used = bool(self._copies)
         self._copies, self._budget = {}, 0
         return used
 
     def operands(self, merge: TensorMerge) -> tuple[Sequence[Tensor], Sequence[Ranks]] | None:
-        """Base, sources and ranks on the device; None where the budget does not allow for all of
-        them, or they are not stored whole and merged in float32."""
+        """Return base, sources and ranks on the device.
+
+        None if the budget does not allow for all of them, or if they are not stored whole or not
+        merged in float32."""
         step, workspace, columns = merge.step, merge.workspace, merge.columns
         for origin in step.origins:
             is_low_rank = workspace.update(origin) is not None
@@ -136,7 +138,7 @@ class Gpu:
 
 
 def launched(launch: Launch) -> Kernel:
-    """A CUDA kernel as a kernel; nothing waits for it to run."""
+    """Wrap a CUDA kernel as a kernel; nothing waits for it to run."""
 
     def kernel(piece: Piece) -> Tensor:
         count = len(piece.output)
@@ -156,10 +158,7 @@ def launched(launch: Launch) -> Kernel:
 
 
 class Staged:
-    """Merges on the host into page-locked memory, which is copied to a GPU meanwhile.
-
-    The copy goes on while the next tensor is merged.
-    """
+    """Merges on the host into page-locked memory; a GPU copies it while the next is merged."""
 
     def __init__(self, device: torch.device, host: Sequence[Backend]) -> None:
         self._host = host
@@ -174,7 +173,7 @@ class Staged:
 
 
 class Staging:
-    """Two buffers in page-locked memory, from which a GPU copies while the other is filled."""
+    """Two buffers in page-locked memory: a GPU copies from one while the other is filled."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -183,7 +182,7 @@ class Staging:
         self._turn = 0
 
     def buffer(self, count: int, dtype: torch.dtype) -> Tensor:
-        """A flat tensor of the host to fill, before the next call of `send`."""
+        """Return a flat tensor of the host to fill before the next call of `send`."""
         self._turn = 1 - self._turn
         size = count * dtype.itemsize
         kept, copied = self._buffers[self._turn], self._copied[self._turn]
@@ -194,7 +193,7 @@ class Staging:
         return kept[:size].view(dtype)
 
     def send(self, filled: Tensor, target: Tensor) -> None:
-        """Begin to copy the buffer to the device."""
+        """Start copying the buffer to the device."""
         target.copy_(filled, non_blocking=True)
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self._device))
@@ -202,7 +201,7 @@ class Staging:
 
 
 def _page_locked(size: int) -> Tensor:
-    """Bytes of the host; where the system locks no more, copies from them wait."""
+    """Allocate bytes of the host; if the system locks no more pages, copies from them wait."""
     try:
         return torch.empty(size, dtype=torch.uint8, pin_memory=True)
     except RuntimeError:

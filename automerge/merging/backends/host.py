@@ -6,4 +6,4 @@ from automerge.merging.backends.eager import Eager
 from automerge.merging.backends.low_rank import LowRank
 
 HOST: tuple[Backend, ...] = (LowRank(), Compiled(), Eager())
-"""In the order in which they are tried; the last of them can merge everything."""
+"""In the order in which they are tried; the last one can merge everything."""

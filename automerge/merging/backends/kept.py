@@ -1,8 +1,8 @@
-"""Compiled code kept between runs, in a folder that this user alone can write to.
+"""Compiled code kept between runs, in a folder that only this user can write to.
 
-Code that is loaded runs with all rights of the user. So a file counts only if it is this user's,
-nobody else can write to it or to its folder, and its content is what its name says: one that was
-planted, cut short or damaged is removed and made again.
+Code that is loaded runs with all rights of the user. So a file counts only if it belongs to this
+user, nobody else can write to it or to its folder, and its content matches its name: one that was
+planted, truncated or damaged is removed and made again.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ DIGITS = 32
 
 
 def digest(data: bytes) -> str:
-    """What a content, or all that decides it, is called."""
+    """Return the digest that names a content, or everything that decides it."""
     return hashlib.sha256(data).hexdigest()[:DIGITS]
 
 
 def kept() -> Path:
-    """Where compiled kernels are kept: for this process alone where others could write there."""
+    """Return where compiled kernels are kept: a temporary folder if others could write there."""
     folder = cache_home() / "kernels"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     fault = unsafe(folder.resolve())
@@ -38,7 +38,7 @@ def kept() -> Path:
 
 @cache
 def passing(instead_of: Path, fault: str) -> tempfile.TemporaryDirectory[str]:
-    """A folder that ends with this process, and a warning why."""
+    """Return a folder that ends with this process, and warn why."""
     logger.warning(
         "compiled kernels are not kept: %s %s; make it yours alone (chmod 700), or set "
         "XDG_CACHE_HOME to a folder of your own",
@@ -49,7 +49,7 @@ def passing(instead_of: Path, fault: str) -> tempfile.TemporaryDirectory[str]:
 
 
 def unsafe(path: Path) -> str | None:
-    """Why others may have written a file, or into a folder; None where nobody else could."""
+    """Say why others may have written a file or into a folder; None if nobody else could."""
     found = path.stat(follow_symlinks=False)
     if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
         return "is neither a file nor a folder"
@@ -61,7 +61,7 @@ def unsafe(path: Path) -> str | None:
 
 
 def find(folder: Path, key: str) -> Path | None:
-    """The file kept under a key; None where none is as it was written. Those are removed."""
+    """Find the intact file kept under a key, or None; damaged ones are removed."""
     for path in sorted(folder.glob(f"{key}-*.so")):
         fault = unsafe(path)
         if fault is None and path.name == name(key, path.read_bytes()):
@@ -72,11 +72,11 @@ def find(folder: Path, key: str) -> Path | None:
 
 
 def keep(folder: Path, key: str, made: Path) -> Path:
-    """Move a file into the folder, whole or not at all; returns where it is."""
+    """Move a file into the folder, whole or not at all; return where it is."""
     made.chmod(0o600)
     return made.replace(folder / name(key, made.read_bytes()))
 
 
 def name(key: str, content: bytes) -> str:
-    """What a file is called: for what it was made, and what it holds."""
+    """Name a file by what it was made for and by its content."""
     return f"{key}-{digest(content)}.so"

@@ -102,7 +102,7 @@ PRELUDE = HOST + COMMON
 
 @dataclass(frozen=True)
 class Signature:
-    """What a translated kernel is special to; sizes and numbers are its arguments."""
+    """What a translated kernel is specialised for; sizes and numbers are its arguments."""
 
     anchored: bool
     seeded: bool
@@ -121,7 +121,7 @@ class Signature:
         inputs: Iterable[torch.dtype],
         output: torch.dtype,
     ) -> Signature:
-        """The signature of one merge."""
+        """Return the signature of one merge."""
         return cls(
             method.anchored,
             method.seeded,
@@ -137,7 +137,7 @@ class Signature:
 def constants(
     scalars: Coefficients, ranks: Sequence[Ranks], keys: Iterable[Keys]
 ) -> tuple[list[float], list[int]]:
-    """The numbers and the keys of one merge, as its function takes them."""
+    """Return the numbers and the keys of one merge, as its function takes them."""
     numbers = [*(number for each in scalars.each for number in each), *scalars.shared]
     numbers += [each.step for each in ranks[:1]]
     return list(map(float, numbers)), [key & 0xFFFFFFFF for pair in keys for key in pair]
@@ -145,7 +145,7 @@ def constants(
 
 @dataclass(frozen=True)
 class Walk:
-    """Where a thread begins, and how far it goes at once."""
+    """Where a thread begins, and how far each step goes."""
 
     start: str
     step: str
@@ -156,11 +156,12 @@ GRID = Walk("at", "stride")
 
 
 def function(signature: Signature, n_numbers: int, kernel: list[str], result: str) -> str:
-    """C++ of a function `merge` around a kernel of one element.
+    """Return C++ of a function `merge` around a kernel of one element.
 
     int32_t merge(inputs, ranks, output, numbers, keys, first, count): `numbers` are the kernel's,
-    and where there are ranks their step; `keys` are two a source; `first` is the number of the
-    first element within the tensor. Returns whether an element of the result is not finite.
+    followed by the step of the ranks if there are any; `keys` are two per source; `first` is the
+    number of the first element within the tensor. It returns whether an element of the result is
+    not finite.
     """
     return "\n".join(
         [
@@ -179,11 +180,11 @@ def function(signature: Signature, n_numbers: int, kernel: list[str], result: st
 
 
 def device_function(signature: Signature, n_numbers: int, kernel: list[str], result: str) -> str:
-    """CUDA of the same, as a kernel `merge` of any number of threads.
+    """Return CUDA of the same, as a kernel `merge` for any number of threads.
 
     merge(inputs…, ranks…, output, numbers…, keys…, first, count, finite): all by value and in the
-    order of `function`; `finite` is set to 0 where an element of the result is not finite, else
-    left alone. Tensors of 16 bits lie at multiples of four bytes.
+    order of `function`; `finite` is set to 0 if an element of the result is not finite, and left
+    alone otherwise. Tensors of 16-bit elements start at multiples of four bytes.
     """
     sources = range(len(signature.widths))
     parameters = [
@@ -212,7 +213,7 @@ def device_function(signature: Signature, n_numbers: int, kernel: list[str], res
 
 
 def loop(signature: Signature, kernel: list[str], result: str, walk: Walk) -> list[str]:
-    """All elements that one thread merges; `peak` becomes the largest magnitude's bits."""
+    """Loop over all elements of one thread; `peak` becomes the largest magnitude's bits."""
     body = [
         *kernel,
         f"const float merged = {result};",
@@ -224,7 +225,7 @@ def loop(signature: Signature, kernel: list[str], result: str, walk: Walk) -> li
 
 
 def pointers(signature: Signature, n_numbers: int) -> list[str]:
-    """Code that names what `merge` is given."""
+    """Name the arguments of `merge`."""
     sources = range(len(signature.widths))
     return [
         *(
@@ -248,7 +249,7 @@ def pointers(signature: Signature, n_numbers: int) -> list[str]:
 
 
 def one_by_one(signature: Signature, kernel: list[str], walk: Walk) -> list[str]:
-    """The loop over elements."""
+    """Loop over elements."""
     return [
         f"  for (int64_t i = {walk.start}; i < count; i += {walk.step}) {{",
         *single(signature, kernel),
@@ -257,7 +258,7 @@ def one_by_one(signature: Signature, kernel: list[str], walk: Walk) -> list[str]
 
 
 def single(signature: Signature, kernel: list[str]) -> list[str]:
-    """One element, of number `i`."""
+    """Merge one element, of number `i`."""
     sources = range(len(signature.widths))
     pair_number = "(first + uint32_t(i)) >> 1, key{0}, key{0}_"
     return [
@@ -279,12 +280,12 @@ def single(signature: Signature, kernel: list[str]) -> list[str]:
 
 
 def in_pairs(signature: Signature, kernel: list[str], walk: Walk) -> list[str]:
-    """The loop over two elements of 16 bits at once, and one over what is left.
+    """Loop over pairs of 16-bit elements, and over what is left.
 
-    Both are read as one number of 32 bits, half as many loads. A bfloat16 is the upper half of the
-    float32 of the same value: the first becomes one by a shift, the second by a mask, and neither
-    is rounded. Both share one hash too, of which each takes other bits (see `uniform`), so that a
-    piece has to begin with an element of even number.
+    Both are read as one number of 32 bits, which halves the loads. A bfloat16 is the upper half of
+    the float32 of the same value: the first becomes one by a shift, the second by a mask, and
+    neither is rounded. They also share one hash, of which each takes different bits (see
+    `uniform`), so a piece has to begin with an element of even number.
     """
     sources = range(len(signature.widths))
 

@@ -14,8 +14,8 @@ from automerge.merging.combination import Combination, combination
 class LowRank:
     """Adds low-rank updates to what they change, for methods that only add and scale.
 
-    Such a method gives Σ c x over its operands, so updates B A are added as factors, and no adapter
-    is ever multiplied out whole.
+    Such a method computes Σ c x over its operands, so updates B A are added as factors, and no
+    adapter is ever multiplied out whole.
     """
 
     def run(self, target: Tensor, merge: TensorMerge) -> bool | None:
@@ -27,7 +27,7 @@ class LowRank:
         symbols = []
         for origin, update in updates.items():
             flat = workspace.tensor(origin) if update is None else update.base
-            # An update's base and the recipe's are one operand: they are the same memory.
+            # An update's base and the recipe's are the same operand: they share memory.
             whole.setdefault(flat.data_ptr(), flat.reshape(step.info.shape))
             factors: dict[Hashable, float] = {flat.data_ptr(): 1.0}
             if update is not None:

@@ -1,4 +1,4 @@
-"""Whole-tensor statistics compiled: histograms of magnitudes and variances, ranks within rows."""
+"""Compiled whole-tensor statistics: histograms of magnitudes and variances, ranks within rows."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ from automerge.merging.backends.loops import PRELUDE, STORED
 from automerge.merging.order import N_BINS, SHIFT
 
 PIECE = 1 << 21
-"""Elements counted at once, fewer than 32 bits can count."""
+"""Elements counted at a time, fewer than 32 bits can count."""
 
 Load: TypeAlias = Callable[[str], ctypes.CDLL]
-"""Compiles C++, unless that was done before; raises CannotCompile."""
+"""Compiles C++ unless that was done before; raises CannotCompile."""
 P = TypeVar("P")
 T = TypeVar("T")
 
 
 class Each(Protocol):
-    """Calls a function with every piece, several at once or one after the other."""
+    """Calls a function with every piece, in parallel or one after the other."""
 
     def __call__(self, function: Callable[[P], T], pieces: Iterable[P], /) -> Iterable[T]: ...
 
 
 def stored_kinds(tensors: Sequence[Tensor]) -> list[torch.dtype]:
-    """What compiled code reads of tensors: their own dtypes where it can, else float32."""
+    """Return the dtypes in which compiled code reads tensors: their own if it can, else float32."""
     return [stored_kind(t.dtype) for t in tensors]
 
 
 def stored_kind(dtype: torch.dtype) -> torch.dtype:
-    """What compiled code reads and writes where a dtype is stored: that, or float32."""
+    """Return the dtype that compiled code reads and writes for a stored one: that, or float32."""
     return dtype if dtype in STORED else torch.float32
 
 
 def readable(
     tensors: Sequence[Tensor], kinds: Sequence[torch.dtype], start: int, stop: int
 ) -> list[Tensor]:
-    """Elements [start, stop) of flat tensors, contiguous and of these dtypes."""
+    """Return elements [start, stop) of flat tensors, contiguous and of these dtypes."""
     pairs = zip(tensors, kinds, strict=True)
     return [t[start:stop].to(kind).contiguous() for t, kind in pairs]
 
 
 def is_readable(tensor: Tensor, kind: torch.dtype) -> bool:
-    """Whether compiled code can read a tensor as it is."""
+    """Return whether compiled code can read a tensor without a copy."""
     return tensor.dtype == kind and tensor.is_contiguous()
 
 
 def addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
-    """Where contiguous tensors lie."""
+    """Return the addresses of contiguous tensors."""
     return (ctypes.c_void_p * max(len(tensors), 1))(*(t.data_ptr() for t in tensors))
 
 
 def counting(source: torch.dtype, base: torch.dtype | None) -> str:
-    """C++ of `count`: adds to the bins of |source − base|, or of |source|, element by element."""
+    """Return C++ of `count`, which counts |source − base| or |source| by bins."""
     anchor = STORED[base or torch.float32]
     difference = "load(from[i + j]) - load(anchor[i + j])" if base else "load(from[i + j])"
     return f"""{PRELUDE}
@@ -90,10 +90,15 @@ def magnitude_counts(
     base: Tensor | None,
     pieces: Sequence[tuple[int, int]],
 ) -> Tensor:
-    """How many elements of |source − base| each bin holds, the largest magnitudes' bin first.
+    """Count the elements of |source − base| in each bin, the largest magnitudes' bin first.
 
-    Flat tensors of the CPU, counted in pieces [start, stop); (N_BINS,), int64, the same numbers as
-    `order` counts. Raises CannotCompile.
+    The flat tensors of the CPU are counted in pieces [start, stop).
+
+    Returns:
+        (N_BINS,), int64, the same numbers as `order` counts.
+
+    Raises:
+        CannotCompile: the compiler does not work.
     """
     pair = (source, source if base is None else base)
     kinds = stored_kinds(pair)
@@ -112,13 +117,13 @@ def magnitude_counts(
         both: npt.NDArray[np.int64] = tables.sum(axis=0, dtype=np.int64)
         return both
 
-    # NumPy's sums: PyTorch's threads would wait, busily, for work this small.
+    # NumPy's sums: PyTorch's threads would busy-wait for work this small.
     total = sum(each(counted, pieces), np.zeros(N_BINS, dtype=np.int64))
     return torch.from_numpy(total[::-1].copy())
 
 
 def measuring(source: torch.dtype, base: torch.dtype | None) -> str:
-    """C++ of `measure`: |source − base|, or |source|."""
+    """Return C++ of `measure`, which writes |source − base| or |source|."""
     anchor = STORED[base or torch.float32]
     difference = "load(from[i]) - load(anchor[i])" if base else "load(from[i])"
     return f"""{PRELUDE}
@@ -130,9 +135,10 @@ extern "C" void measure(const {STORED[source]} *__restrict from, const {anchor} 
 
 
 def magnitudes(load: Load, source: Tensor, base: Tensor | None) -> Tensor:
-    """|source − base|, or |source|, of flat tensors of the CPU, in float32.
+    """Return |source − base| or |source| of flat tensors of the CPU, in float32.
 
-    Raises CannotCompile.
+    Raises:
+        CannotCompile: the compiler does not work.
     """
     pair = (source, source if base is None else base)
     kinds = stored_kinds(pair)
@@ -146,12 +152,12 @@ def magnitudes(load: Load, source: Tensor, base: Tensor | None) -> Tensor:
 
 
 def spreading(kinds: Sequence[torch.dtype], anchored: bool) -> str:
-    """C++ of `spread`: bins of the variance over vectors, and the vectors' squares summed a bin."""
+    """Return C++ of `spread`: bins of the variance over vectors, and squares summed per bin."""
     n = len(kinds) - anchored
     types = [STORED[kind] for kind in kinds]
     names = [*(["anchor"] if anchored else []), *(f"from{k}" for k in range(n))]
     less = " - load(anchor[i + j])" if anchored else ""
-    # From differences, so that it is exactly 0 where all agree.
+    # From differences, so that it is exactly 0 where all vectors agree.
     gaps = [f"(x{a} - x{b}) * (x{a} - x{b})" for a, b in combinations(range(n), 2)]
     lines = [
         *(f"const float x{k} = load(from{k}[i + j]){less};" for k in range(n)),
@@ -191,10 +197,16 @@ extern "C" int64_t spread(const void *const *inputs, int64_t *__restrict counts,
 def spread_counts(
     load: Load, sources: Sequence[Tensor], base: Tensor | None
 ) -> tuple[Tensor, Tensor, int]:
-    """Bins of the population variance over vectors, the largest variances' bin first.
+    """Count population variances over vectors by bins, the largest variances' bin first.
 
-    Flat tensors of the CPU. Returns counts (N_BINS,), sums of each vector's squares a bin
-    (N_BINS, sources) in float64, and how many variances are exactly 0. Raises CannotCompile.
+    The tensors are flat and of the CPU.
+
+    Returns:
+        Counts (N_BINS,), sums of each vector's squares per bin (N_BINS, sources) in float64, and
+        how many variances are exactly 0.
+
+    Raises:
+        CannotCompile: the compiler does not work.
     """
     tensors = [*([] if base is None else [base]), *sources]
     kinds = stored_kinds(tensors)
@@ -244,9 +256,12 @@ extern "C" void rank(const float *rows, uint16_t *ranks, int64_t n_rows, int64_t
 
 
 def row_ranks(load: Load, each: Each, rows: Tensor) -> Tensor:
-    """Each element's rank by magnitude within its row, as `ranks_of` gives it: (n, m), uint16.
+    """Return each element's rank by magnitude within its row, as `ranks_of` does: (n, m), uint16.
 
-    `rows` (n, m) are float32 of the CPU, of at most `NARROW` columns. Raises CannotCompile.
+    `rows` (n, m) are float32 of the CPU, of at most `NARROW` columns.
+
+    Raises:
+        CannotCompile: the compiler does not work.
     """
     rank = load(RANKING).rank
     rank.restype = None

@@ -1,6 +1,6 @@
 """Element-wise kernels translated to C++ or CUDA: one loop that reads, computes and writes.
 
-A kernel is run once on symbols (torch.fx proxies) and what it did is written down as scalar code,
+A kernel is run once on symbols (torch.fx proxies), and what it did is written as scalar code,
 which compilers turn into vector instructions. The code does what PyTorch does eagerly, operation
 by operation: Python numbers in double precision, tensors in float32, nothing contracted or
 reordered, so results have the same bits.
@@ -30,7 +30,7 @@ OPERATORS: Mapping[Callable[..., Any], str] = MappingProxyType(
         torch.ones_like: "1.0f",
     }
 )
-# NaN goes on through all of these, as it does in PyTorch.
+# NaN passes through all of these, as it does in PyTorch.
 TENSOR_METHODS: Mapping[str, str] = MappingProxyType(
     {
         "abs": "std::fabs({0})",
@@ -50,11 +50,11 @@ Around: TypeAlias = Callable[[Signature, int, list[str], str], str]
 COMPARISONS: Mapping[tuple[str, str], str] = MappingProxyType(
     {("relu", "sign"): "{0} > 0", ("sign", "abs"): "{0} > 0 || {0} < 0"}
 )
-"""Two methods in a row that give 1 where a comparison holds and else 0."""
+"""Two methods in a row that give 1 where a comparison holds and 0 elsewhere."""
 
 
 def translate(method: Method, signature: Signature, around: Around = function) -> str:
-    """Code of a method's kernel, in a function as `loops` makes it."""
+    """Translate a method's kernel to code, in a function as `loops` makes it."""
     graph = Graph()
     tracer = GraphAppendingTracer(graph)
 
@@ -92,17 +92,17 @@ class Names:
         return str(node.target) if node.op == "placeholder" else node.name
 
     def statement(self, node: Node) -> str:
-        """The code of one operation.
+        """Return the code of one operation.
 
         Kernels write masks as arithmetic: indicator(x) is 1.0 or 0.0, and is scaled, subtracted
-        from 1 and so on. Such an expression has one tensor in it, the mask, so it takes two values
-        only, and which of them is decided by the comparison. Both are written as constants,
+        from 1 and so on. The only tensor in such an expression is the mask, so it has just two
+        possible values, and the comparison decides between them. Both are written as constants,
         `_yes` and `_no`, that do not depend on the element: compilers compute them once, before the
         loop, and the loop is left with a comparison and a choice, which are vector instructions.
-        The arithmetic is the eager kernel's, done with the same two numbers, so its bits are too.
+        The arithmetic is the eager kernel's on the same two numbers, so the bits are the same.
 
         Raises:
-            NotImplementedError: For an operation that is not in the tables.
+            NotImplementedError: The operation is not in the tables.
         """
         forms = cast(
             Mapping[object, str], OPERATORS if node.op == "call_function" else TENSOR_METHODS
@@ -126,12 +126,12 @@ class Names:
         return self._assigned(node, kind)
 
     def _comparison(self, node: Node, compared: Node, before: str) -> str:
-        """A choice of 1 and 0."""
+        """Define a choice between 1 and 0."""
         name = f"{node.name}_holds"
         form = COMPARISONS[before, cast(str, node.target)].format(self[compared])
         if compared.target is operator.sub and before == "relu":
-            # x − y > 0 exactly where x > y: with subnormal numbers, a difference is 0 only between
-            # equals. Nor do ∞ − ∞ or NaN differ: both comparisons are false.
+            # x − y > 0 exactly if x > y: with subnormal numbers, a difference is 0 only between
+            # equals. The same holds for ∞ − ∞ and NaN: both comparisons are false.
             left, right = (self._argument(arg, False) for arg in compared.args)
             form = f"{left} > {right}"
         self._choices[node] = name
@@ -145,7 +145,7 @@ class Names:
         known: Mapping[Node, str] = MappingProxyType({}),
         suffix: str = "",
     ) -> str:
-        """An operation's definition; of `known` arguments the names are given."""
+        """Define an operation's result; `known` has the names of some arguments."""
         forms = cast(
             Mapping[object, str], OPERATORS if node.op == "call_function" else TENSOR_METHODS
         )
@@ -155,7 +155,7 @@ class Names:
         return f"const {kind} {node.name}{suffix} = {forms[node.target].format(*arguments)};"
 
     def _argument(self, argument: object, among_numbers: bool) -> str:
-        """An argument, in the precision of the operation."""
+        """Return an argument in the precision of the operation."""
         if not isinstance(argument, Node):
             return f"({float(cast(float, argument))!r}{'' if among_numbers else 'f'})"
         name = self[argument]

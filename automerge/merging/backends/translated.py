@@ -1,4 +1,4 @@
-"""Merges by translated kernels: one algorithm, for the host's threads and for GPUs."""
+"""Merging by translated kernels: one algorithm, for the host's threads and for GPUs."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from automerge.methods import Method
 class Piece:
     """The arguments of a translated kernel for some elements of a tensor.
 
-    `inputs`, `ranks` and `output` are flat, contiguous, of the kernel's dtypes and alike long;
-    `numbers` and `keys` are those of `loops.constants`; `start` is the first element's number
+    `inputs`, `ranks` and `output` are flat, contiguous, of the kernel's dtypes and of equal length;
+    `numbers` and `keys` are those of `loops.constants`; `start` is the number of the first element
     within the tensor.
     """
 
@@ -42,7 +42,7 @@ class Piece:
 
 
 Kernel: TypeAlias = Callable[[Piece], Finite]
-"""Writes the output; returns whether it is finite."""
+"""Writes the output and returns whether it is finite."""
 KernelKey: TypeAlias = tuple[object, Signature]
 """A method's kernel, and the signature it was translated for."""
 
@@ -53,28 +53,28 @@ class Machine(Protocol):
     each: Each
 
     def operands(self, merge: TensorMerge) -> tuple[Sequence[Tensor], Sequence[Ranks]] | None:
-        """Give base and sources, flat, and ranks where kernels can read them; None if not here."""
+        """Return base and sources, flat, and ranks, where kernels can read them; None elsewhere."""
 
     def kernel(self, method: Method, signature: Signature) -> Kernel | None:
-        """Translate and compile, once; None where that fails."""
+        """Translate and compile, once; return None if that fails."""
 
     def is_writable(self, target: Tensor) -> bool:
-        """Whether kernels may write to where a contiguous tensor of a dtype they know lies."""
+        """Return whether kernels may write where a contiguous tensor of a known dtype lies."""
 
     def spans(self, count: int, at_once: bool) -> Sequence[tuple[int, int]]:
-        """Cut a tensor into pieces [start, stop); `at_once` where none of them has to be copied."""
+        """Cut a tensor into pieces [start, stop); `at_once` if none of them has to be copied."""
 
     def accepted(
         self, key: KernelKey, target: Tensor, merge: TensorMerge, finite: Finite
     ) -> Finite | None:
-        """Take a kernel's result, or none of it."""
+        """Accept a kernel's result or reject it."""
 
 
 def run_translated(machine: Machine, target: Tensor, merge: TensorMerge) -> Finite | None:
     """Run an elementwise method's translated kernel; see `Backend.run`.
 
     Kernels read and write float32 and bfloat16 directly; other dtypes are converted piece by piece.
-    Ranks are 16 bits, and single columns have none that go from 0 to 1.
+    Ranks have 16 bits, and single columns have no ranks from 0 to 1.
     """
     method = merge.method
     if method.extent != "element" or (merge.is_ranked and not 1 < merge.columns <= NARROW):
@@ -102,7 +102,7 @@ def run_translated(machine: Machine, target: Tensor, merge: TensorMerge) -> Fini
         if is_direct:
             return finite
         part.copy_(output)
-        return finite & torch.isfinite(part).all()  # what is finite may be rounded to infinity
+        return finite & torch.isfinite(part).all()  # a finite number may be rounded to infinity
 
     results = list(machine.each(work, machine.spans(len(target), at_once)))
     finite = reduce(operator.and_, results[1:], results[0]) if results else True
