@@ -21,6 +21,7 @@ OPTIONAL = {
     "cuda": "in automerge/merging/backends: PyTorch for CUDA brings it along",
     "pytest": "in automerge/testing, which tests of extensions import",
     "optuna_dashboard": "in automerge/commands/dashboard.py",
+    "pandas": "in automerge/report/study.py, which says so where it is not installed",
 }
 
 

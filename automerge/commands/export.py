@@ -12,7 +12,7 @@ from automerge.errors import Fault, PreflightError, StateError
 from automerge.evidence import EVIDENCE
 from automerge.extensions import installed
 from automerge.files.atomic import write_atomically
-from automerge.recipe import BASE
+from automerge.recipe import BASE, Recipe
 from automerge.report.card import model_card
 from automerge.session.resume import locate_model
 from automerge.store.read_result import open_study
@@ -47,7 +47,7 @@ def export_models(
         raise StateError(f"{linked[0]} is a link; expected a folder of automerge's own: remove it")
     missing = [number for number, folder in folders.items() if not folder.is_dir()]
     if missing:
-        _check_extensions(run)
+        _check_extensions(run, [trials[number].trial.recipe for number in missing])
         checkpoints, references, watch = _open_models(run)
         for number in missing:
             _write(
@@ -62,16 +62,20 @@ def write_cards(folders: Mapping[int, Path], summary: Summary) -> None:
         write_atomically(folder / "README.md", model_card(summary, number, folder.name))
 
 
-def _check_extensions(run: Path) -> None:
-    """Refuse a version of the user's modules other than the study was made with."""
+def _check_extensions(run: Path, recipes: Sequence[Recipe]) -> None:
+    """Refuse recipes without the modules of their methods, and other versions of any module."""
     with open_study(run) as store:
         recorded = store.study.current.extensions
+    methods = {part.method for recipe in recipes for part in recipe.parts}
+    needed = {method.partition(":")[0].partition(".")[0] for method in methods if ":" in method}
     faults = []
     for name, digest in recorded.items():
         try:
             [found] = installed([name])
         except KeyError:
-            faults.append(Fault(f"the study uses the extension {name!r}: pass --extension {name}"))
+            if name in needed:
+                problem = f"the study uses the extension {name!r}: pass --extension {name}"
+                faults.append(Fault(problem))
             continue
         if found.digest != digest:
             faults.append(

@@ -7,15 +7,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from automerge.errors import PreflightError
 from automerge.estimation import Interval
 from automerge.recipe import Recipe
 from automerge.report.compare import Versus
 from automerge.report.likely import Kept
 from automerge.report.summary import Kind, Member, Summary, summarise
+from automerge.report.trials_table import Row, trials_table
 from automerge.store.read_result import open_study, study_result
 from automerge.store.result import StudyResult, count
 from automerge.trial import Part
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 SHOWN = 12
 """Rows of a study in a notebook."""
@@ -107,6 +113,27 @@ class Study:
     def knee(self) -> FrontMember | None:
         """The merge on the front with the best trade-off on select items."""
         return next((member for member in self.members if member.knee), None)
+
+    def trials_table(self) -> list[Row]:
+        """Return every trial as a row: number, state, method, parameters, estimates and errors."""
+        return trials_table(self.result)
+
+    def trials_frame(self) -> DataFrame:
+        """Return `trials_table` as a pandas DataFrame, indexed by the trials' numbers.
+
+        Raises:
+            PreflightError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise PreflightError(
+                "trials_frame() needs pandas: pip install pandas, or use trials_table()"
+            ) from error
+        table = self.trials_table()
+        return pandas.DataFrame(table, columns=list(table[0]) if table else ["number"]).set_index(
+            "number"
+        )
 
     @property
     def report(self) -> Path:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,7 +25,9 @@ from automerge.methods import admit as admit_method
 from automerge.recipe import Profile, Recipe, RecipeSource
 from automerge.samplers import SAMPLERS
 from automerge.store.store import Store
-from tests.command_line import automerge, surroundings
+from automerge.trial import Measured
+from tests.command_line import REPOSITORY, automerge, surroundings
+from tests.evaluation.toys import phrase
 from tests.zoo import write_zoo
 
 SOURCE = '''
@@ -59,6 +63,7 @@ DOUBLED = Method(
 def chance(space, n_objectives, seed, budget):
     return SAMPLERS["random"](space, n_objectives, seed + 1, budget)
 '''
+LINES = '{evaluator: "my_lines:Lines", task: text, name: fluency, items: ./text.txt}'
 
 
 @pytest.fixture(autouse=True)
@@ -214,39 +219,65 @@ def test_faults_of_extensions_have_their_place_beside_those_of_the_file(mine: Pa
     assert "unknown key 'budgt'" in text
 
 
-@pytest.mark.parametrize("executor", ["local", pytest.param("ray", marks=pytest.mark.slow)])
-def test_a_search_with_a_users_method_and_sampler_is_resumed_only_with_the_same_module(
+def shown(page: str, beginning: str) -> str:
+    """The Python that a page of the documentation shows, by how it begins."""
+    text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
+    (found,) = (b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if beginning in b)
+    return str(found)
+
+
+@pytest.mark.parametrize(
+    "executor", ["my_executor:WRITTEN", pytest.param("ray", marks=pytest.mark.slow)]
+)
+def test_a_search_with_everything_from_outside_is_resumed_only_with_the_same_modules(
     tmp_path: Path, executor: str
 ) -> None:
     config = write_zoo(tmp_path)
+    lines = shown("evaluators.md", "class Lines")
     (tmp_path / "my_merges.py").write_text(SOURCE)
-    text = config.read_text().replace("[linear, task_arithmetic, ties]", "['my_merges:DOUBLED']")
-    config.write_text(
-        text.replace("sampler: random", "sampler: my_merges:chance\nextensions: [my_merges]")
-        + ("executor: ray\nworkers: 1\n" if executor == "ray" else "")
-    )
+    (tmp_path / "my_lines.py").write_text(lines)
+    (tmp_path / "my_executor.py").write_text(shown("extensions.md", "class Written"))
+    rng = random.Random(4)
+    (tmp_path / "text.txt").write_text("\n".join(phrase(rng, 3, 8) for _ in range(80)))
+    text = config.read_text()
+    for old, new in (
+        ("[linear, task_arithmetic, ties]", "['my_merges:DOUBLED']"),
+        ("{task: say, metric: exact_match}", LINES),
+        ("sampler: random", "sampler: my_merges:chance"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    text += f"extensions: [my_merges, my_lines, my_executor]\nexecutor: {executor}\n"
+    config.write_text(text + ("workers: 1\n" if executor == "ray" else ""))
     done = automerge(tmp_path, "search")
     assert done.returncode == 0, done.stderr
     run = tmp_path / "runs" / "tiny"
     with Store(run, write=False) as store:
         proposed = [t for t in store.trials() if t.origin == "sampler"]
         assert {t.recipe.method for t in proposed} == {"my_merges:DOUBLED"}
-        assert all(store.outcomes("search").values())
-    assert json.loads((run / "front.json").read_text())["members"]
-    with Store(run, write=False) as store:
-        first, second = sorted({t.number for t in proposed} - set(store.study.decided.front or ()))[
-            :2
-        ]
+        measured = store.outcomes("search").values()
+        front = store.study.decided.front or ()
+    assert all(isinstance(outcome, Measured) for outcome in measured)
+    fluency = [o.scores["fluency"] for o in measured if isinstance(o, Measured)]
+    assert len(fluency) == 9
+    assert len({sum(scores.values) / len(scores.values) for scores in fluency}) == 9
+    members = json.loads((run / "front.json").read_text())["members"]
+    assert all(set(member["scores"]) == {"choose", "fluency"} for member in members)
+    if executor != "ray":
+        recipes = [line.split()[1] for line in (tmp_path / "jobs.txt").read_text().splitlines()]
+        assert {t.recipe.id for t in proposed} <= set(recipes)
+    first, second = sorted({t.number for t in proposed} - set(front))[:2]
     export = ("export", "runs/tiny", "--trial")
     refused = automerge(tmp_path, *export, str(first))
     assert refused.returncode == 3
     assert "pass --extension my_merges" in refused.stderr
     done = automerge(tmp_path, *export, str(first), "--extension", "my_merges")
     assert done.returncode == 0, done.stderr
-    (tmp_path / "my_merges.py").write_text(SOURCE.replace("2.0 *", "3.0 *"))
+    (tmp_path / "my_lines.py").write_text(lines.replace("own.mean()", "own.sum()"))
     refused = automerge(tmp_path, "search", "--budget", "12")
     assert refused.returncode == 2
     assert "extensions" in refused.stderr
+    (tmp_path / "my_merges.py").write_text(SOURCE.replace("2.0 *", "3.0 *"))
     refused = automerge(tmp_path, *export, str(second), "--extension", "my_merges")
     assert refused.returncode == 3
     assert "has changed since the study began" in refused.stderr

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from statistics import fmean
+
+import pytest
 
 import automerge
+from automerge.errors import PreflightError
 from automerge.estimation import Interval
 from automerge.report.front import front_document
 from automerge.report.study import Study, load_study
@@ -14,6 +19,7 @@ from automerge.report.summary import summarise
 from tests.report.factory import study
 from tests.report.test_front import CASES
 from tests.studies import toy_study
+from tests.toy import ToyWorker, fails
 
 
 def test_a_study_and_its_members_are_short_to_print():
@@ -60,6 +66,49 @@ def test_a_study_is_read_once_and_summarised_once(tmp_path):
     assert shown.summary is shown.summary
     assert shown.members is shown.members
     assert shown.summary.including([m.trial for m in shown.members]) is shown.summary
+
+
+def test_every_trial_is_a_row_of_the_table_with_the_store_s_numbers(tmp_path):
+    worker = ToyWorker(fail=fails(6))
+    shown = load_study(toy_study(tmp_path / "run", worker=worker))
+    table = shown.trials_table()
+    assert [row["number"] for row in table] == list(range(12))
+    assert len({tuple(row) for row in table}) == 1
+    for row, found in zip(table, shown.result.trials, strict=True):
+        trial = found.trial
+        assert (row["name"], row["origin"], row["method"]) == (
+            trial.name,
+            trial.origin,
+            trial.recipe.method,
+        )
+        params = {k.removeprefix("params."): v for k, v in row.items() if k.startswith("params.")}
+        assert {name: v for name, v in params.items() if v is not None} == (trial.params or {})
+        assert row["state"] == ("failed" if trial.number == 6 else "measured")
+        assert (row["failure"] == "made to fail: 6") is (trial.number == 6)
+        for objective in shown.result.objectives:
+            believed = found.search_estimate(objective)
+            assert row[f"search.{objective.name}.value"] == (believed and believed.value)
+            scores = found.scores("test", objective.name)
+            mean = None if scores is None else fmean(scores.values)
+            assert row[f"test.{objective.name}.value"] == (mean and pytest.approx(mean))
+    assert any(row["test.first.n"] for row in table)
+
+
+def test_a_frame_holds_the_table_and_its_lack_is_said(tmp_path, monkeypatch):
+    pandas = pytest.importorskip("pandas")
+    shown = load_study(toy_study(tmp_path / "run"))
+    frame = shown.trials_frame()
+    table = shown.trials_table()
+    assert list(frame.index) == [row["number"] for row in table]
+    assert list(frame["method"]) == [row["method"] for row in table]
+    assert frame["search.first.value"].mean() == pytest.approx(
+        fmean(row["search.first.value"] for row in table)
+    )
+    empty = Study(tmp_path, replace(shown.result, trials=()))
+    assert isinstance(empty.trials_frame(), pandas.DataFrame)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(PreflightError, match=r"pip install pandas, or use trials_table\(\)"):
+        shown.trials_frame()
 
 
 def test_names_of_the_package_are_those_it_lists():
