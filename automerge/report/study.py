@@ -128,7 +128,7 @@ class Study:
             import pandas
         except ImportError as error:
             raise PreflightError(
-                "trials_frame() needs pandas: pip install pandas, or use trials_table()"
+                "trials_frame() needs pandas; run pip install pandas, or use trials_table()"
             ) from error
         table = self.trials_table()
         return pandas.DataFrame(table, columns=list(table[0]) if table else ["number"]).set_index(
