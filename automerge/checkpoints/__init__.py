@@ -1,4 +1,4 @@
-"""Models on disk: found, checked, read and written."""
+"""Models on disk: finding, checking, reading and writing them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +29,15 @@ from automerge.checkpoints.writer import WrittenCheckpoint, check_target, write_
 
 
 def open_checkpoint(folder: Path, base: Checkpoint | None = None) -> Checkpoint:
-    """Open a model folder, as transformers loads it and under its base's names, or an adapter."""
+    """Open a model or a LoRA adapter, with its tensors as transformers loads them.
+
+    Args:
+        folder: a local folder.
+        base: the model whose names the tensors get; needed for adapters.
+
+    Raises:
+        PreflightError: it cannot be read; names every fault found.
+    """
     check_folder(folder, base)
     if base is not None and is_adapter(folder):
         return LoraCheckpoint(folder, base)
@@ -37,7 +45,11 @@ def open_checkpoint(folder: Path, base: Checkpoint | None = None) -> Checkpoint:
 
 
 def open_together(folders: Mapping[str, Path], base: str) -> Mapping[str, Checkpoint]:
-    """Open models by name, the base among them, in the base's vocabulary."""
+    """Open models by name, including the base, with the base's vocabulary.
+
+    Raises:
+        PreflightError: one cannot be read, or its vocabulary cannot be aligned with the base's.
+    """
     reference = open_checkpoint(folders[base])
     opened = {
         name: reference if name == base else open_checkpoint(folder, reference)

@@ -1,6 +1,7 @@
-"""A configuration's architecture, asked of transformers itself: its settings, names and shapes.
+"""A configuration's architecture according to transformers: its settings, names and shapes.
 
-Only transformers' own classes are used, on no device, and never a kernel or code from elsewhere.
+Only transformers' own classes are used, on the meta device, and never a kernel or code from
+elsewhere.
 """
 
 from __future__ import annotations
@@ -30,21 +31,21 @@ HOW_IT_RUNS = frozenset(
         *("auto_map", "trust_remote_code", "custom_pipelines", "custom_generate"),
     }
 )
-"""Keys that say how a model is run, or by whose code, and nothing of its weights."""
+"""Keys that say how a model is run, or by whose code, but nothing about its weights."""
 FLOAT, SPECIAL = "__float__", ("Infinity", "-Infinity", "NaN")
-"""How transformers writes the numbers that JSON does not have: a mapping of one key."""
+"""How transformers writes numbers that JSON does not have: a mapping with a single key."""
 COUNTED = re.compile(
     r"(^|_)(layers?|depths?|blocks?|stages?|experts?|heads?|labels?|groups?)(_|$)|layers$"
 )
 MAX_COUNT = 100_000
-"""Layers, experts, heads or labels; a list or a dictionary is made of as many."""
+"""The most layers, experts, heads or labels; transformers makes an object for each."""
 MAX_TENSORS = 200_000
 KEPT = 16
-"""Architectures that are remembered."""
+"""The number of architectures that are cached."""
 
 
 class Architecture:
-    """A transformers model of a configuration, without memory for its weights."""
+    """The transformers model of a configuration, without memory for its weights."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
@@ -57,43 +58,43 @@ class Architecture:
 
     @cached_property
     def ties(self) -> Mapping[str, str]:
-        """Live names of tensors that are another's, to that other's."""
+        """Live names of tied tensors, mapped to the names of those they are tied to."""
         return dict(getattr(self.model, "all_tied_weights_keys", None) or {})
 
     @cached_property
     def parts(self) -> Mapping[str, Tensor]:
-        """What would be stored of a live model, by key; views of `state` where nothing is moved."""
+        """The tensors that would be stored, by key; views of `state` wherever no data is moved."""
         stored = stored_parts(self.model, self.state)
         found = find_keys(self.model, stored)
         return {key.part: stored[name] for name, key in found.items() if key is not None}
 
     @cached_property
     def owners(self) -> Mapping[int, str]:
-        """Live names by the identity of their storage."""
+        """Live names, by the identity of their storage."""
         return {storage_of(tensor): name for name, tensor in self.state.items()}
 
     @cached_property
     def constants(self) -> frozenset[str]:
-        """The last parts of the names of buffers that the model makes itself."""
+        """The last parts of the names of buffers that the model creates itself."""
         made = self._buffers - self.state.keys()
         return frozenset(name.rpartition(".")[2] for name in made)
 
     def keys(self, names: Sequence[str]) -> dict[str, Key | None]:
-        """What stored tensors become; None for those that the architecture does not have."""
+        """Return what stored tensors become; None for those the architecture does not have."""
         return find_keys(self.model, names)
 
     def may_lack(self, live: str) -> bool:
-        """Whether the architecture expects checkpoints without this tensor of its."""
+        """Return whether checkpoints of this architecture may lack one of its tensors."""
         patterns = self.model._keys_to_ignore_on_load_missing or ()
         return any(re.search(pattern, live) for pattern in patterns) or live in self._buffers
 
     def leaves_out(self, name: str) -> bool:
-        """Whether the architecture expects checkpoints with this tensor, which it lacks."""
+        """Return whether checkpoints of this architecture may have a tensor that it lacks."""
         patterns = self.model._keys_to_ignore_on_load_unexpected or ()
         return any(re.search(pattern, name) for pattern in patterns)
 
     def owner(self, part: str) -> str | None:
-        """The live tensor in whose memory a part lies; None for one that is moved when stored."""
+        """Return the live tensor that holds a part; None for one that is moved when stored."""
         return self.owners.get(storage_of(self.parts[part]))
 
     @cached_property
@@ -102,7 +103,7 @@ class Architecture:
 
 
 def storage_of(tensor: Tensor) -> int:
-    """What two views of one memory have in common, on the meta device too."""
+    """Identify the storage of a tensor, which its views share, even on the meta device."""
     return int(tensor.untyped_storage()._cdata)
 
 
@@ -110,16 +111,24 @@ _known: OrderedDict[tuple[str, str], Architecture] = OrderedDict()
 
 
 def architecture(config: Mapping[str, Any], most: int = MAX_TENSORS) -> Architecture:
-    """The architecture of the class that a configuration names; remembered.
+    """Return the architecture of the class that a configuration names; results are cached.
 
-    `most` is how many tensors it may have. Raises PreflightError where transformers does not have
-    it, or cannot build it of this configuration.
+    Args:
+        config: the content of a config.json.
+        most: the maximum number of tensors it may have.
+
+    Raises:
+        PreflightError: transformers does not have it, or cannot build it from this configuration.
     """
     return _remembered("own", config, most)
 
 
 def language_model(config: Mapping[str, Any], most: int = MAX_TENSORS) -> Architecture:
-    """The architecture as it scores text; raises PreflightError for one that does not."""
+    """Return the architecture with the head that scores text.
+
+    Raises:
+        PreflightError: it is not a causal language model, or cannot be built.
+    """
     return _remembered("language model", config, most)
 
 
@@ -136,9 +145,9 @@ def _remembered(kind: str, config: Mapping[str, Any], most: int) -> Architecture
 
 
 def native(config: Mapping[str, Any]) -> bool:
-    """Whether transformers has the model a configuration describes, without code from elsewhere.
+    """Return whether transformers itself has the model that a configuration describes.
 
-    Where the configuration also maps classes to code, those it names must be transformers' own.
+    If the configuration also maps classes to code, those it names must be transformers' own.
     """
     import transformers
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -154,7 +163,11 @@ def native(config: Mapping[str, Any]) -> bool:
 
 
 def read_config(config: Mapping[str, Any]) -> PretrainedConfig:
-    """A configuration as transformers reads it, with its defaults; raises PreflightError."""
+    """Return a configuration as transformers reads it, with its defaults.
+
+    Raises:
+        PreflightError: transformers does not know the model type, or refuses the values.
+    """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     kind = config.get("model_type")
@@ -165,22 +178,26 @@ def read_config(config: Mapping[str, Any]) -> PretrainedConfig:
         with quiet():
             made: PretrainedConfig = CONFIG_MAPPING[kind].from_dict(plain(config))
     except Exception as error:  # whatever a class says of values it was not written for
-        raise PreflightError(f"is no configuration of {kind}: {said(error)}") from error
+        raise PreflightError(f"is not a valid configuration of {kind}: {said(error)}") from error
     return made
 
 
 def unknown(kind: object) -> str:
-    """What to say of a model type that transformers does not have."""
+    """Describe a model type that transformers does not have."""
     from transformers import __version__
 
     if kind is None:
-        return "names no model_type, so nothing is known of its architecture"
+        return "has no model_type, so its architecture is unknown"
     shown = kind[:80] if isinstance(kind, str) else kind
-    return f"model_type {shown!r} is no architecture of transformers {__version__}"
+    return f"model_type {shown!r} is not an architecture of transformers {__version__}"
 
 
 def check_counts(config: Mapping[str, Any]) -> None:
-    """Refuse counts that would be built one by one for ever; raises PreflightError."""
+    """Refuse counts that would take for ever to build one by one.
+
+    Raises:
+        PreflightError: a count is negative or too large.
+    """
     labels = config.get("id2label")
     if isinstance(labels, Mapping) and len(labels) > MAX_COUNT:
         raise PreflightError(
@@ -194,7 +211,7 @@ def check_counts(config: Mapping[str, Any]) -> None:
 
 
 def numbers(value: object) -> Iterator[tuple[str, int]]:
-    """Every whole number of a configuration, with the key it is under."""
+    """Yield every whole number in a configuration with its key."""
     pending: list[tuple[str, object]] = [("", value)]
     while pending:
         key, item = pending.pop()
@@ -207,7 +224,7 @@ def numbers(value: object) -> Iterator[tuple[str, int]]:
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without `HOW_IT_RUNS`, at every level of nesting, its numbers as numbers."""
+    """Return a configuration without `HOW_IT_RUNS` at any level, with special floats as floats."""
 
     def stripped(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -221,9 +238,10 @@ def plain(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
-    """The class that a configuration names, else the first there is for it.
+    """Return the class that a configuration names, else the first that there is for it.
 
-    Raises PreflightError where transformers has none.
+    Raises:
+        PreflightError: transformers has no class for it.
     """
     import transformers
 
@@ -244,7 +262,7 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
 
 
 def named_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:
-    """transformers' own class among a configuration's `architectures`."""
+    """Return the first of a configuration's `architectures` that is a class of transformers."""
     import transformers
 
     for name in config.architectures or ():
@@ -257,7 +275,11 @@ def named_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:
 
 
 def language_class(config: PretrainedConfig) -> type[PreTrainedModel]:
-    """The class that gives a decoder's log-likelihoods of text; raises PreflightError."""
+    """Return the class that computes a decoder's log-likelihoods of text.
+
+    Raises:
+        PreflightError: the model is not a causal language model.
+    """
     import transformers
 
     named = named_class(config)
@@ -268,18 +290,19 @@ def language_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     name = named.__name__
     if config.is_encoder_decoder:
         raise PreflightError(
-            f"{name} has an encoder and a decoder, which a search cannot score; it takes decoders "
-            "(causal language models), `automerge merge` takes both"
+            f"{name} has an encoder and a decoder; a search can only score decoders (causal "
+            "language models), but `automerge merge` can merge it"
         )
     if not named.can_generate() and not name.endswith("LMHeadModel"):
         raise PreflightError(
-            f"{name} is no causal language model, which a search scores; `automerge merge` takes it"
+            f"{name} is not a causal language model, so a search cannot score it; `automerge "
+            "merge` can merge it"
         )
     return named
 
 
 def headless(config: Mapping[str, Any], stored: Iterable[str]) -> str | None:
-    """Name the output head that a language model needs and its tensors lack; else None."""
+    """Return the name of the output head if a language model's tensors lack it; else None."""
     own = language_model(config)
     head = own.model.get_output_embeddings()
     if head is None:
@@ -294,7 +317,11 @@ def headless(config: Mapping[str, Any], stored: Iterable[str]) -> str | None:
 def build(
     kind: type[PreTrainedModel], config: PretrainedConfig, most: int = MAX_TENSORS
 ) -> PreTrainedModel:
-    """Build a model without memory; raises PreflightError where that fails, or never ends."""
+    """Build a model on the meta device.
+
+    Raises:
+        PreflightError: it cannot be built, or has more than `most` tensors.
+    """
     import torch
     from torch.nn.modules.module import register_module_parameter_registration_hook
 
@@ -313,11 +340,11 @@ def build(
     except TooMany:
         raise PreflightError(
             f"a {kind.__name__} of this configuration has more than {most:,} tensors, many times "
-            "what is stored"
+            "more than are stored"
         ) from None
     except Exception as error:  # whatever a class says of values it was not written for
         raise PreflightError(
-            f"transformers builds no {kind.__name__} of this configuration: {said(error)}"
+            f"transformers cannot build a {kind.__name__} from this configuration: {said(error)}"
         ) from error
     finally:
         hook.remove()
@@ -325,23 +352,23 @@ def build(
 
 
 class TooMany(Exception):
-    """A model has more tensors than can be."""
+    """A model has more tensors than it may have."""
 
 
 def at(where: Path, error: PreflightError) -> PreflightError:
-    """The faults of a configuration, with the file that has it."""
+    """Return the faults of a configuration with the path of its file."""
     return PreflightError(Fault(f"{where}: {fault.message}") for fault in error.faults)
 
 
 def said(error: Exception) -> str:
-    """The first words of another library's error."""
+    """Return the beginning of another library's error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {' '.join(lines[:2])[:200]}" if lines else type(error).__name__
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """transformers' remarks left out."""
+    """Silence transformers' logging and warnings."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()

@@ -1,4 +1,4 @@
-"""Whether models can be merged, from their configurations, tokenizers and headers alone."""
+"""Whether models can be merged, judged by their configurations, tokenizers and headers alone."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ SCANNED = (
 )
 REMOTE_CODE = ("auto_map", "trust_remote_code", "custom_pipelines", "custom_generate")
 NEEDLESS = ("auto_map", "trust_remote_code", "custom_pipelines")
-"""What of `REMOTE_CODE` a model that transformers has itself does without."""
+"""Those of `REMOTE_CODE` that are not needed for a model that transformers has itself."""
 KERNELS = ("attn_implementation", "experts_implementation", "kernel_config")
 MAX_SHOWN = 10
-"""Settings that are shown of two architectures."""
+"""The most differing settings that are shown."""
 
 
 @dataclass(frozen=True)
 class Compatibility:
-    """What keeps models from being merged, and what the user should know."""
+    """What prevents models from being merged, and what the user should know."""
 
     faults: tuple[Fault, ...]
     warnings: tuple[str, ...]
@@ -57,12 +57,12 @@ def check_models(base: tuple[str, Checkpoint], sources: Mapping[str, Checkpoint]
 
 
 def examined(folder: Path) -> Compatibility:
-    """What of a model folder's configuration files is refused, and what is only told."""
+    """Return what is refused in a model folder's configuration files, and what is only reported."""
     return Compatibility(tuple(scan(folder)), tuple(needless(folder)))
 
 
 def scan(folder: Path) -> list[Fault]:
-    """List what needs code that is not transformers' own, or hides numbers, in a model folder."""
+    """List settings of a model folder that ask for foreign code, or quantised weights."""
     faults: list[Fault] = []
     contents: dict[str, dict[str, Any]] = {}
     for file in SCANNED:
@@ -98,7 +98,7 @@ def scan(folder: Path) -> list[Fault]:
             faults.append(
                 Fault(
                     f"{folder / file}: quantised weights{named} cannot be merged; use the model "
-                    "they were made of"
+                    "they were made from"
                 )
             )
     if CONFIG in contents and not own and not keys_within(contents[CONFIG]).keys() & {*REMOTE_CODE}:
@@ -107,7 +107,7 @@ def scan(folder: Path) -> list[Fault]:
 
 
 def reads_tokens(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Whether transformers reads a folder's tokenizer without code from elsewhere."""
+    """Return whether transformers can read a folder's tokenizer without code from elsewhere."""
     import transformers
 
     return (folder / TOKENIZER).exists() or hasattr(
@@ -116,7 +116,7 @@ def reads_tokens(folder: Path, config: Mapping[str, Any]) -> bool:
 
 
 def needless(folder: Path) -> list[str]:
-    """Say what asks for code of a model's own where transformers has the model."""
+    """List settings that ask for a model's own code although transformers has the model."""
     asking = []
     for file in SCANNED:
         if not (folder / file).exists():
@@ -128,30 +128,30 @@ def needless(folder: Path) -> list[str]:
         asking += [f"{key} in {file}" for key in NEEDLESS if key in keys]
     if not asking:
         return []
-    return [f"{folder}: {', '.join(asking)} is ignored: transformers has this architecture itself"]
+    return [f"{folder}: {', '.join(asking)} is ignored: transformers has this architecture"]
 
 
 def foreign(config: Mapping[str, Any]) -> str:
-    """Why a configuration is not of transformers."""
+    """Say why transformers does not have the model that a configuration describes."""
     try:
         made = read_config(config)
     except PreflightError as error:
         return error.faults[0].message
     return (
-        f"{config.get('architectures')} is no class of transformers, though {made.model_type} is; "
-        "use a model of a native transformers architecture"
+        f"transformers has {made.model_type}, but not the class {config.get('architectures')}; use "
+        "a model of a native transformers architecture"
     )
 
 
 def kernels(value: object) -> list[str]:
-    """What of an attention's or experts' implementation is on the hub: `org/name`."""
+    """Return the implementations of attention or experts that are on the hub: `org/name`."""
     if isinstance(value, Mapping):
         return [kernel for content in value.values() for kernel in kernels(content)]
     return [value] if isinstance(value, str) and "/" in value else []
 
 
 def keys_within(value: object) -> dict[str, list[object]]:
-    """What all keys of nested mappings hold, however deep."""
+    """Return the values of each key of nested mappings, at any depth."""
     keys: dict[str, list[object]] = {}
     pending = [value]
     while pending:
@@ -175,7 +175,11 @@ def compare(base: tuple[str, Checkpoint], source: tuple[str, Checkpoint]) -> Com
 
 
 def differences(base: tuple[str, Checkpoint], source: tuple[str, Checkpoint]) -> Compatibility:
-    """What separates one source from the base; raises PreflightError for unreadable files."""
+    """Return what separates one source from the base.
+
+    Raises:
+        PreflightError: one of their files cannot be read.
+    """
     (base_name, ours), (name, theirs) = base, source
     faults: list[str] = []
     found = config_differences(ours, theirs)
@@ -187,7 +191,7 @@ def differences(base: tuple[str, Checkpoint], source: tuple[str, Checkpoint]) ->
         more = f"\n  and {len(fatal) - MAX_SHOWN} more" if len(fatal) > MAX_SHOWN else ""
         faults.append(f"{name} and {base_name} are different architectures:{''.join(rows)}{more}")
     warnings = [
-        f"{name}: {d.path} is {text(d.theirs)}, {text(d.ours)} in {base_name}; "
+        f"{name}: {d.path} is {text(d.theirs)}, but {text(d.ours)} in {base_name}; "
         f"the merged model has {base_name}'s: {d.meaning}"
         for d in found
         if d.weight == "notable"
@@ -195,12 +199,12 @@ def differences(base: tuple[str, Checkpoint], source: tuple[str, Checkpoint]) ->
     if unknown := [d.path for d in found if d.weight == "unknown"]:
         kind = ours.config.get("model_type")
         warnings.append(
-            f"{name}: {shown(unknown)} differs from {base_name}'s, which {kind} does not know; the "
-            f"merged model has {base_name}'s"
+            f"{name}: {shown(unknown)}, unknown to {kind}, differs from {base_name}'s; the merged "
+            f"model has {base_name}'s"
         )
     faults += [f"{name}, compared with {base_name}: {f}" for f in tensor_faults(ours, theirs)]
     warnings += [
-        f"{name}: stored in {a}, {base_name} in {b}; merged in float32, rounded once"
+        f"{name}: stored in {a}, but {base_name} in {b}; merged in float32 and rounded once"
         for a, b in dtype_pairs(ours, theirs)
         if a in MERGEABLE and b in MERGEABLE
     ]
@@ -212,7 +216,7 @@ def differences(base: tuple[str, Checkpoint], source: tuple[str, Checkpoint]) ->
 
 
 def text(value: object) -> str:
-    """A setting for people: not longer than a line."""
+    """Format a setting for people, in at most one line."""
     whole = repr(value)
     return whole if len(whole) <= 120 else f"{whole[:117]}..."
 
@@ -220,20 +224,28 @@ def text(value: object) -> str:
 def config_differences(
     ours: Checkpoint, theirs: Checkpoint, tokens: bool = True
 ) -> list[Difference]:
-    """The settings of two models that differ; raises PreflightError for those that are none."""
+    """Return the settings that differ between two models.
+
+    Raises:
+        PreflightError: one of the configurations is not valid.
+    """
     if ours.config == theirs.config:
         return []
     return compare_settings(settings(ours), settings(theirs), tokens)
 
 
 def alike_but_for_vocabulary(ours: Checkpoint, theirs: Checkpoint) -> bool:
-    """Whether two configurations differ at most in the number of tokens and the tied head."""
+    """Return whether configurations differ at most in the number of tokens and the tied head."""
     found = config_differences(ours, theirs, tokens=False)
     return not any(difference.weight == "fatal" for difference in found)
 
 
 def settings(checkpoint: Checkpoint) -> PretrainedConfig:
-    """A model's configuration as transformers reads it; raises PreflightError."""
+    """Return a model's configuration as transformers reads it.
+
+    Raises:
+        PreflightError: the configuration is not valid.
+    """
     try:
         return read_config(checkpoint.config)
     except PreflightError as error:
@@ -241,24 +253,24 @@ def settings(checkpoint: Checkpoint) -> PretrainedConfig:
 
 
 def complete(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    """A model's configuration with the defaults that config.json leaves out, or did once."""
+    """Return a model's configuration, including the defaults that config.json leaves out."""
     filled: dict[str, Any] = settings(checkpoint).to_dict()
     return filled
 
 
 def tensor_faults(ours: Checkpoint, theirs: Checkpoint) -> list[str]:
-    """List what keeps the tensors of two models from being merged: names, shapes, dtypes."""
+    """List what prevents the tensors of two models from being merged: names, shapes, dtypes."""
     mine, other = ours.tensors, theirs.tensors
     faults = []
     if lacking := sorted(mine.keys() - other.keys()):
         faults.append(f"lacks {len(lacking)} tensor(s): {shown(lacking)}{tied_hint(lacking)}")
     if extra := sorted(other.keys() - mine.keys()):
-        faults.append(f"has {len(extra)} tensor(s) too many: {shown(extra)}{tied_hint(extra)}")
+        faults.append(f"has {len(extra)} extra tensor(s): {shown(extra)}{tied_hint(extra)}")
     shapes = [n for n, info in mine.items() if n in other and other[n].shape != info.shape]
     if shapes:
         first = shapes[0]
         faults.append(
-            f"{len(shapes)} tensor(s) of another shape: {shown(shapes)}; {first} is "
+            f"{len(shapes)} tensor(s) of a different shape: {shown(shapes)}; {first} is "
             f"{list(other[first].shape)}, expected {list(mine[first].shape)}"
         )
     faults += [
@@ -272,7 +284,7 @@ def tensor_faults(ours: Checkpoint, theirs: Checkpoint) -> list[str]:
 
 
 def dtype_pairs(ours: Checkpoint, theirs: Checkpoint) -> list[tuple[str, str]]:
-    """The different dtypes (theirs, ours) that tensors of one name have."""
+    """Return the pairs of dtypes (theirs, ours) of tensors whose dtypes differ."""
     mine, other = ours.tensors, theirs.tensors
     pairs = {(other[n].dtype, info.dtype) for n, info in mine.items() if n in other}
     return sorted(pair for pair in pairs if pair[0] != pair[1])

@@ -1,4 +1,4 @@
-"""Whether model folders still hold what a study was begun with."""
+"""Whether model folders still contain what a study was started with."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from automerge.machine.processors import usable_cpus
 DECISIVE = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 """Weights, configuration, tokenizer and chat template."""
 CHUNK_BYTES = 1 << 24
-"""Hashed at once, by one of `THREADS`."""
+"""Bytes that one of `THREADS` hashes at a time."""
 THREADS = 4
 SAMPLED_BLOCKS = 64
 BLOCK_BYTES = 4096
 
 Stamp = tuple[int, int, int, int, int]
-"""A file's device, inode, size, and times of change of content and of inode, in nanoseconds."""
+"""A file's device, inode, size, and mtime and ctime in nanoseconds."""
 
 
 def content_files(folder: Path) -> list[Path]:
-    """List the files that decide what a model is: weights, configuration and tokenizer."""
+    """List the files that determine a model: weights, configuration and tokenizer."""
     found = {file for pattern in DECISIVE for file in folder.glob(pattern) if file.is_file()}
     return sorted(found)
 
 
 def whole_digest(folder: Path) -> str:
-    """SHA-256 over every byte of a model: over names, sizes and digests of chunks."""
+    """Return a SHA-256 over every byte of a model: of names, sizes and digests of chunks."""
     digest = hashlib.sha256()
     with ThreadPoolExecutor(min(THREADS, usable_cpus())) as pool:
         for file in content_files(folder):
@@ -42,10 +42,10 @@ def whole_digest(folder: Path) -> str:
 
 
 def sampled_digest(folder: Path) -> str:
-    """Tell a model from another one without reading all of it.
+    """Return a digest that tells models apart without reading all of them.
 
-    SHA-256 over each file's size, beginning (a weight file's header) and `SAMPLED_BLOCKS` evenly
-    spaced blocks: any training changes nearly all weights, so it changes the sample.
+    It is a SHA-256 over each file's size, beginning (a weight file's header) and `SAMPLED_BLOCKS`
+    evenly spaced blocks: training changes nearly all weights, so it changes the sample.
     """
     digest = hashlib.sha256()
     for file in content_files(folder):
@@ -62,13 +62,13 @@ def sampled_digest(folder: Path) -> str:
 
 
 def stamps(folder: Path) -> Mapping[str, Stamp]:
-    """What tells, without reading, that files were written to or replaced."""
+    """Return stamps that change when files are written to or replaced, without reading them."""
     found = {}
     for file in content_files(folder):
         try:
             stat = file.stat()
         except OSError:
-            continue  # gone since it was listed: it differs by its absence
+            continue  # removed since it was listed; its absence counts as a difference
         found[file.name] = (
             stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns,
         )  # fmt: skip
@@ -76,10 +76,10 @@ def stamps(folder: Path) -> Mapping[str, Stamp]:
 
 
 class ModelWatch:
-    """Model folders with the digests they had; raises ModelsChanged once they differ.
+    """Watches model folders for changes, and raises ModelsChanged if there are any.
 
-    Files whose stamps differ are read again whole where there are digests to compare with, so that
-    touching a file does no harm; without digests any new stamp counts as a change.
+    If there are digests, folders whose stamps differ are read again and compared with them, so that
+    touching a file does no harm; without digests, any new stamp counts as a change.
     """
 
     def __init__(self, folders: Mapping[str, Path], digests: Mapping[str, str] | None = None):
@@ -89,7 +89,7 @@ class ModelWatch:
 
     @classmethod
     def hashing(cls, folders: Mapping[str, Path]) -> ModelWatch:
-        """Read every byte and take what is there as right."""
+        """Read every byte, and take the present content as the reference."""
         watch = cls(folders)
         watch._digests = {name: whole_digest(folder) for name, folder in folders.items()}
         if not watch.untouched:
@@ -98,21 +98,29 @@ class ModelWatch:
 
     @property
     def digests(self) -> Mapping[str, str]:
-        """What each model is known to hold, whole; empty where nothing was hashed."""
+        """The digest of each model's whole content; empty if nothing was hashed."""
         return self._digests or {}
 
     @property
     def untouched(self) -> bool:
-        """Whether no file was written to or replaced since it was last known to be right."""
+        """Whether no file was written to or replaced since it was last verified."""
         return not self._touched()
 
     def check(self) -> None:
-        """Look at the files' stamps; read again only what was touched."""
+        """Compare the files' stamps, and read again only folders that were touched.
+
+        Raises:
+            ModelsChanged: the content of a model differs.
+        """
         if touched := self._touched():
             self._verify(touched)
 
     def verify(self) -> None:
-        """Read every byte."""
+        """Read every byte again.
+
+        Raises:
+            ModelsChanged: the content of a model differs.
+        """
         self._verify(list(self._folders))
 
     def _touched(self) -> list[str]:

@@ -15,7 +15,7 @@ HUB_ID = re.compile(r"(?P<repo>[\w.\-]+/[\w.\-]+)(?:@(?P<revision>[\w.\-/]+))?",
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model on disk: its folder, what the user called it, and the hub's commit, if from there."""
+    """A model on disk: its folder, the user's reference to it, and its commit if from the hub."""
 
     path: Path
     reference: str
@@ -26,17 +26,24 @@ def resolve(reference: str, relative_to: Path | None = None) -> ModelFolder:
     """Find a model: a local folder (absolute, from ~, or relative to a folder), else a hub id.
 
     `org/name@revision` pins a commit, tag or branch. Weights in formats other than safetensors,
-    code and what a training leaves behind are not downloaded. HF_HOME, HF_TOKEN, HF_ENDPOINT
-    and HF_HUB_OFFLINE apply. Raises PreflightError.
+    code, and what training leaves behind are not downloaded. HF_HOME, HF_TOKEN, HF_ENDPOINT and
+    HF_HUB_OFFLINE apply.
+
+    Args:
+        reference: a path or hub id.
+        relative_to: the folder that relative paths are relative to; the working directory if None.
+
+    Raises:
+        PreflightError: there is no such model, or it cannot be downloaded.
     """
     if not reference.strip():
-        raise PreflightError("a model's name is empty; give a folder or a Hugging Face id")
+        raise PreflightError("a model's reference is empty; give a folder or a Hugging Face id")
     local = (relative_to or Path.cwd()) / Path(os.path.expanduser(reference))  # noqa: PTH111
     try:
         if local.is_dir():
             return ModelFolder(local.resolve(), reference)
         if local.exists():
-            raise PreflightError(f"{reference}: is a file; name the model's folder")
+            raise PreflightError(f"{reference}: is a file; give the model's folder")
     except (OSError, ValueError) as error:
         raise PreflightError(f"{reference!r:.200}: not a usable path ({error})") from error
     match = HUB_ID.fullmatch(reference)
@@ -49,14 +56,18 @@ def resolve(reference: str, relative_to: Path | None = None) -> ModelFolder:
 
 
 def beside(folder: Path) -> str:
-    """Name the folder beside a missing one that it may have meant."""
+    """Suggest the folder beside a missing one that may have been meant."""
     if not folder.parent.is_dir():
         return ""
     return nearest(folder.name, sorted(p.name for p in folder.parent.iterdir() if p.is_dir()))
 
 
 def download(reference: str, repo: str, revision: str | None) -> ModelFolder:
-    """Bring a hub model into the local cache."""
+    """Download a hub model into the local cache, unless it is there.
+
+    Raises:
+        PreflightError: it does not exist, access is denied, or the hub cannot be reached.
+    """
     from huggingface_hub import constants, errors, snapshot_download
 
     url = f"{constants.ENDPOINT}/{repo}"
@@ -73,15 +84,15 @@ def download(reference: str, repo: str, revision: str | None) -> ModelFolder:
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise PreflightError(
-            f"{reference}: no such model at {url}, and no such local folder; check the spelling, "
-            "or set HF_TOKEN if it is private"
+            f"{reference}: no such model at {url}, and no such local folder; check the spelling or "
+            "set HF_TOKEN if it is private"
         ) from error
     except errors.LocalEntryNotFoundError as error:
         offline = constants.HF_HUB_OFFLINE
         why = "HF_HUB_OFFLINE is set" if offline else f"{constants.ENDPOINT} cannot be reached"
         advice = "unset it once" if offline else "check the network and try again"
         raise PreflightError(
-            f"{reference}: not in the local cache, and {why}; {advice}, or give a local folder"
+            f"{reference}: not in the local cache, and {why}; {advice} or give a local folder"
         ) from error
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "no")
@@ -90,5 +101,5 @@ def download(reference: str, repo: str, revision: str | None) -> ModelFolder:
     except (errors.HFValidationError, OSError) as error:
         raise PreflightError(f"{reference}: cannot be downloaded: {error}") from error
     if not any(path.iterdir()):
-        raise PreflightError(f"{reference}: holds no safetensors files; see {url}/tree/main")
+        raise PreflightError(f"{reference}: has no safetensors files; see {url}/tree/main")
     return ModelFolder(path, reference, path.name)

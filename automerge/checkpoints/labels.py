@@ -16,9 +16,9 @@ UNNAMED = re.compile(r"LABEL_\d+")
 
 
 def label_rows(config: Mapping[str, Any], own: Architecture) -> dict[str, int]:
-    """The dimension that counts labels, of each tensor that has one; by key.
+    """Return the dimension of each tensor that counts labels, by key, for tensors that have one.
 
-    Found by building the architecture with one label more.
+    These are found by building the architecture with one more label.
     """
     labels = own.model.config.id2label or {}
     if not labels or own.name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")):
@@ -39,9 +39,13 @@ def label_rows(config: Mapping[str, Any], own: Architecture) -> dict[str, int]:
 
 
 def label_order(base: Architecture, source: Architecture) -> tuple[list[int] | None, str | None]:
-    """Where a source has each of the base's labels, None for the same order, and what to say.
+    """Return the position of each of the base's labels in a source, and a note for the user.
 
-    Raises PreflightError for labels that are not the base's.
+    Returns:
+        The positions, or None if the order is the same; the note, or None if there is none.
+
+    Raises:
+        PreflightError: the source's labels are not the base's.
     """
     ours, theirs = labels_of(base), labels_of(source)
     mine, other = ([name.casefold() for name in names] for names in (ours, theirs))
@@ -49,29 +53,29 @@ def label_order(base: Architecture, source: Architecture) -> tuple[list[int] | N
         return None, None
     if len(mine) != len(other):
         raise PreflightError(
-            f"has {len(theirs)} label(s), the base {len(ours)}: their heads have other shapes and "
-            "cannot be merged; merge the encoders alone (saved without a head), or leave it out"
+            f"has {len(theirs)} label(s), the base {len(ours)}: their heads differ in shape and "
+            "cannot be merged; merge the encoders alone (saved without a head) or leave it out"
         )
     if any(all(map(UNNAMED.fullmatch, names)) for names in (ours, theirs)):
-        return None, "its labels or the base's have no names: they are taken to be in one order"
+        return None, "its labels or the base's have no names: they are assumed to be in one order"
     if sorted(mine) != sorted(other) or len(set(mine)) != len(mine):
         raise PreflightError(
             f"the labels in id2label are {', '.join(theirs)}, those of the base {', '.join(ours)}; "
-            "give them the base's names, each at its own number, or leave the model out"
+            "give them the base's names, each with its own number, or leave the model out"
         )
     return [other.index(name) for name in mine], (
-        f"its labels are in another order ({', '.join(theirs)}), and are put in the base's "
-        f"({', '.join(ours)})"
+        f"its labels are in a different order ({', '.join(theirs)}) and are rearranged to the "
+        f"base's ({', '.join(ours)})"
     )
 
 
 def labels_of(made: Architecture) -> list[str]:
-    """The names of a classifier's labels, in the order of their numbers."""
+    """Return the names of a classifier's labels, in the order of their numbers."""
     return [str(name) for _, name in sorted((made.model.config.id2label or {}).items())]
 
 
 def reordered(tensor: Tensor, dimension: int, order: list[int]) -> Tensor:
-    """A tensor with its labels in another order."""
+    """Return a tensor with its labels rearranged along a dimension."""
     import torch
 
     return tensor.index_select(dimension, torch.tensor(order))

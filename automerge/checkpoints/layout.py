@@ -1,4 +1,4 @@
-"""Which tensors of which models make each tensor of a merged model."""
+"""Which tensors of which models are merged into each tensor of a merged model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from automerge.recipe import Place, Recipe
 
 
 class Stored(NamedTuple):
-    """A tensor of a model, by the names of both."""
+    """A stored tensor, by the names of its model and of itself."""
 
     model: str
     tensor: str
@@ -23,7 +23,7 @@ class Stored(NamedTuple):
 class Target:
     """A tensor of the merged model: its place, the part of the recipe that makes it, its origins.
 
-    `reference` is the origin whose shape and dtype it has; `stored` has one for each model.
+    `stored` has one origin for each model; `reference` is the one whose shape and dtype it has.
     """
 
     place: Place
@@ -33,10 +33,16 @@ class Target:
 
 
 def layout(recipe: Recipe, names: Mapping[str, Iterable[str]]) -> list[Target]:
-    """List the merged model's tensors in order; `names` are the tensors of each model.
+    """List the merged model's tensors in order.
 
-    Without slices they are the reference's, and each has the same name in all models. Raises
-    PreflightError where a slice asks for layers that a model lacks.
+    Without slices, they are those of the reference model, and have the same names in all models.
+
+    Args:
+        recipe: the recipe.
+        names: the names of each model's tensors.
+
+    Raises:
+        PreflightError: a slice asks for layers that a model does not have.
     """
     if recipe.slices:
         return _Stack(recipe, names).targets()
@@ -53,12 +59,12 @@ def layout(recipe: Recipe, names: Mapping[str, Iterable[str]]) -> list[Target]:
 
 
 def reference_model(recipe: Recipe) -> str:
-    """The model whose configuration, tokenizer, dtype and integer tensors the result has."""
+    """Return the model whose configuration, tokenizer, dtype and integer tensors the result has."""
     return recipe.base if recipe.base is not None else recipe.sources[0].name
 
 
 def stacks(names: Iterable[str]) -> dict[str, int]:
-    """The stacks of layers, by the beginning of their tensors' names, and how many each has."""
+    """Return the number of layers of each stack, by the beginning of its tensors' names."""
     found: dict[str, int] = {}
     for name in names:
         if match := LAYER.match(name):
@@ -111,7 +117,7 @@ class _Stack:
             ]
 
     def _outer(self, part: Recipe, index: int, depth: float) -> list[Target]:
-        """The tensors outside the layers that lie before them (depth 0) or behind (1)."""
+        """Return the tensors before the layers (depth 0) or after them (depth 1)."""
         reference = reference_model(part)
         return [
             self._target(part, index, place, dict.fromkeys(part.models, place.tensor))
@@ -122,7 +128,7 @@ class _Stack:
     def _layer(
         self, part: Recipe, index: int, layer: int, number: int, depth: float
     ) -> list[Target]:
-        """A slice's layer, which is the result's layer of this number."""
+        """Return the tensors of a slice's layer, which becomes layer `number` of the result."""
         starts = {model: span[0] for model, span in self._recipe.slices[index].layers.items()}
         reference = reference_model(part)
         targets = []
@@ -137,14 +143,14 @@ class _Stack:
     def _target(self, part: Recipe, index: int, place: Place, stored: Mapping[str, str]) -> Target:
         lacking = [f"{m}'s {name}" for m, name in stored.items() if name not in self._placed[m]]
         if lacking:
-            self._faults.append(f"slice {index + 1}: there is no {shown(lacking)}")
+            self._faults.append(f"slice {index + 1}: missing {shown(lacking)}")
         origins = {model: Stored(model, name) for model, name in stored.items()}
         return Target(place, index, origins[reference_model(part)], origins)
 
 
 def renumbered(name: str, layer: int) -> str:
-    """The name of a layer's tensor in another layer."""
+    """Return the name of a layer's tensor with the number of another layer."""
     match = LAYER.match(name)
     if match is None:
-        raise ValueError(f"{name!r} is of no layer")
+        raise ValueError(f"{name!r} is not in a layer")
     return ".".join([*([match[1]] if match[1] else []), str(layer), match[3]])

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BLOCK = 1 << 17
-"""Elements worked on at once: what stays in a core's cache."""
+"""The number of elements computed at once: what fits into a core's cache."""
 
 
 @dataclass(frozen=True)
 class LowRank:
-    """A matrix m × n over its base's; `up` is m × r, `down` r × n, all as they are stored."""
+    """An (m, n) matrix over its base's: `up` is (m, r), `down` (r, n), in their stored dtypes."""
 
     base: Tensor
     up: Tensor
@@ -25,7 +25,7 @@ class LowRank:
     scale: float
 
     def whole(self) -> Tensor:
-        """The matrix itself, in its base's dtype."""
+        """Return the matrix itself, in its base's dtype."""
         import torch
 
         matrix = torch.empty(self.base.shape, dtype=self.base.dtype)
@@ -35,19 +35,25 @@ class LowRank:
 
 @runtime_checkable
 class LowRankCheckpoint(Protocol):
-    """A checkpoint of which some tensors are stored so."""
+    """A checkpoint with some tensors stored as low-rank updates."""
 
     def update(self, name: str) -> LowRank | None:
-        """A tensor's factors, without multiplying them; None for one that is stored whole."""
+        """Return a tensor's factors without multiplying them; None if it is stored whole."""
 
 
 def write_sum(
     target: Tensor, whole: Sequence[tuple[float, Tensor]], updates: Sequence[tuple[float, LowRank]]
 ) -> None:
-    """Write Σ c x + Σ c scale · up · down over a matrix; the updates' bases are not added.
+    """Overwrite a matrix with Σ c x + Σ c scale · up · down; the updates' bases are not added.
 
-    All updates are one product of concatenated factors, added to a block of rows at a time:
-    nothing of a matrix's size is made. In float32 (float64 where an x is), rounded once.
+    All updates are a single product of concatenated factors, added to one block of rows at a time,
+    so that no other matrix of this size is allocated. Computed in float32 (float64 if any x is) and
+    rounded once.
+
+    Args:
+        target: the (m, n) matrix to write.
+        whole: pairs (c, x) of a factor and an (m, n) matrix.
+        updates: pairs (c, update) of a factor and a low-rank matrix; at least one.
     """
     import torch
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MemoryCheckpoint:
-    """Tensors by name, without files: the least that can be merged."""
+    """Tensors by name, without files: the minimum that can be merged."""
 
     content: Mapping[str, Tensor]
     path: Path = Path("memory")
@@ -24,7 +24,7 @@ class MemoryCheckpoint:
 
     @property
     def assets(self) -> Path:
-        """Models in memory have no files."""
+        """The same as `path`: models in memory have no files."""
         return self.path
 
     @cached_property
@@ -36,5 +36,5 @@ class MemoryCheckpoint:
         }
 
     def read(self, name: str) -> Tensor:
-        """One tensor."""
+        """Return one tensor."""
         return self.content[name]

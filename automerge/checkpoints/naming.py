@@ -1,4 +1,4 @@
-"""What tensors of a live model are called, and how they are cut, on disk."""
+"""How the tensors of a live model are named and split on disk."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class Key(NamedTuple):
-    """What a stored tensor is, however it is spelled: equal for equal tensors.
+    """What a stored tensor is, however its name is spelled: equal for the same tensor.
 
-    `live` is the tensor of the live model that it becomes, or goes into first; `part` what it is of
-    it: the same name where it is the whole.
+    `live` is the tensor of the live model that it becomes, or the first that it goes into; `part`
+    names the part of it that it is, and is the same name if it is the whole.
     """
 
     live: str
@@ -22,9 +22,9 @@ class Key(NamedTuple):
 
 
 def find_keys(model: Any, names: Iterable[str]) -> dict[str, Key | None]:
-    """What stored tensors become when transformers loads them; None for those it leaves out.
+    """Return what stored tensors become when transformers loads them; None for those it ignores.
 
-    Names are changed by transformers' own rules for the architecture, older spellings included,
+    Names are converted by transformers' own rules for the architecture, including older spellings,
     and the prefix of the base model is added or removed.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
@@ -57,7 +57,7 @@ def find_keys(model: Any, names: Iterable[str]) -> dict[str, Key | None]:
 
 
 def fitted(name: str, prefix: str, state: frozenset[str]) -> str:
-    """A name with or without the prefix of the base model, as the live model has it."""
+    """Return a name with or without the base model's prefix, whichever the live model has."""
     if prefix:
         if (inner := re.sub(f"^{prefix}.", "", name, count=1)) != name and inner in state:
             return inner
@@ -67,7 +67,7 @@ def fitted(name: str, prefix: str, state: frozenset[str]) -> str:
 
 
 def alike(name: str, before: str, after: str) -> str:
-    """A name whose beginning is changed as another's was."""
+    """Change the beginning of a name as that of another, `before`, was changed to `after`."""
     if after == before:
         return name
     if after.endswith(f".{before}"):
@@ -76,15 +76,15 @@ def alike(name: str, before: str, after: str) -> str:
 
 
 def stored_parts(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that save_pretrained would write for part of a model's state, by name on disk.
+    """Return what save_pretrained would write for part of a model's state, by name on disk.
 
-    They share the memory of the live ones wherever saving only renames, splits or transposes.
+    Tensors share the memory of the live ones wherever saving only renames, splits or transposes.
     """
     import torch
     from transformers.core_model_loading import revert_weight_conversion
 
     class View(torch.Tensor):
-        """A tensor whose parts are not copied for being spread over memory."""
+        """A tensor whose parts are not copied when they are not contiguous."""
 
         def contiguous(self, *_: object, **__: object) -> View:
             return self

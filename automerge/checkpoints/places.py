@@ -9,7 +9,7 @@ from automerge.recipe import Place
 
 LAYER = re.compile(r"^(?:(.*?)\.)?(\d+)\.(.*)$")
 NORM = re.compile(r"norm|^ln(_|\d|$)", re.IGNORECASE)
-# In the order they are tried, on the dotted name behind the layer's number.
+# Tried in this order, on the part of the name after the layer's number.
 ATTENTION = re.compile(
     r"attn|attention|(^|\.)(q|k|v|o|qkv|att)_proj|query_key_value|(^|[._])qkv", re.IGNORECASE
 )
@@ -22,11 +22,11 @@ HEAD = re.compile(r"lm_head|embed_out|(^|\.)output(\.|$)", re.IGNORECASE)
 
 
 def places(names: Iterable[str]) -> dict[str, Place]:
-    """Place every tensor of one model.
+    """Return the place of every tensor of one model, by name.
 
     Layer i of a stack of L has depth i/(L−1). Token embeddings have depth 0; the final norm, the
-    output head (an "embedding", as it may be tied to one) and all else have depth 1. A norm inside
-    attention is a "norm".
+    output head (an "embedding", since it may be tied to one) and everything else outside the layers
+    have depth 1. A norm inside attention is a "norm".
     """
     found = {name: LAYER.match(name) for name in names}
     last: dict[str, int] = {}
@@ -46,7 +46,7 @@ def places(names: Iterable[str]) -> dict[str, Place]:
 
 
 def inner_component(name: str) -> str:
-    """The component of a tensor within a layer."""
+    """Return the component of a tensor within a layer."""
     if NORM.search(module(name)):
         return "norm"
     if ATTENTION.search(name):
@@ -55,7 +55,7 @@ def inner_component(name: str) -> str:
 
 
 def outer_component(name: str) -> str:
-    """The component of a tensor outside the layers."""
+    """Return the component of a tensor outside the layers."""
     if NORM.search(module(name)):
         return "norm"
     return "embedding" if EMBEDDING.search(name) else "other"
@@ -66,5 +66,5 @@ def outer_depth(name: str) -> float:
 
 
 def module(name: str) -> str:
-    """The name of the module that owns a parameter."""
+    """Return the name of the module that owns a parameter."""
     return name.rsplit(".", 2)[-2] if "." in name else name

@@ -1,8 +1,8 @@
 """Models as transformers loads them, under the names that their base stores.
 
-Checkpoints of one architecture spell and arrange their tensors in several ways: with an outer
-prefix or without, as older versions did, experts apart or stacked, a tied tensor once or twice.
-What decides is what transformers makes of each.
+Checkpoints of the same architecture may name and arrange their tensors differently: with or without
+an outer prefix, in the spelling of older versions, with experts separate or stacked, with a tied
+tensor stored once or twice. Tensors are the same if transformers loads them as the same.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 TIE = "tie_word_embeddings"
 QUANTISED = re.compile(r"\.(qweight|qzeros|g_idx|absmax|quant_map|SCB|weight_packed|\w*_blocks)$")
-"""The ends of names under which quantised weights are stored."""
+"""Suffixes of names under which quantised weights are stored."""
 WRAPPED = re.compile(r"(_orig_mod|_fsdp_wrapped_module|module|base_model(\.model)?)\.")
 
 Read: TypeAlias = Callable[[], "Tensor"]
@@ -37,11 +37,12 @@ Tensors: TypeAlias = dict[str, tuple[TensorInfo, Read]]
 
 @dataclass(frozen=True)
 class Stored:
-    """What a folder stores, as its architecture has it.
+    """What a folder stores, in terms of its architecture.
 
-    `names` are the stored names by key, each tied tensor once; `extra` those that the architecture
-    does not have; `elsewhere` parts that only the base's class has, not the one it was saved as;
-    `config` says the truth of ties; `notes` are for the user.
+    `names` are the stored names by key, with each tied tensor once; `extra` are stored names that
+    the architecture does not have; `elsewhere` are parts that the base's class has, but not the
+    class it was saved as. `config` is corrected for tensors that are not tied after all; `notes`
+    are for the user.
     """
 
     raw: Checkpoint
@@ -54,7 +55,7 @@ class Stored:
 
     @property
     def tensors(self) -> dict[str, TensorInfo]:
-        """What is left of the stored tensors, in their order."""
+        """The stored tensors that are used, in their order."""
         left = {*self.names.values(), *self.extra}
         return {name: info for name, info in self.raw.tensors.items() if name in left}
 
@@ -78,10 +79,13 @@ class PresentedCheckpoint:
 
 
 def present(raw: Checkpoint, base: Checkpoint | None = None) -> Checkpoint:
-    """A model as transformers loads it, under its own names, or those of its base.
+    """Return a model as transformers loads it, under its own names or those of its base.
 
-    A model of no architecture that transformers has comes as it is, to be refused when it is
-    compared. Raises PreflightError where its tensors are not what its configuration says.
+    A model of an architecture that transformers does not have is returned unchanged, to be refused
+    when it is compared.
+
+    Raises:
+        PreflightError: its tensors do not match its configuration.
     """
     if raw.config.get("quantization_config") or not native(raw.config):
         return raw
@@ -96,33 +100,33 @@ def present(raw: Checkpoint, base: Checkpoint | None = None) -> Checkpoint:
 
 
 def notes(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """What the user should know of how a model's tensors are read."""
+    """Return what the user should know about how a model's tensors are read."""
     if isinstance(checkpoint, PresentedCheckpoint | LoraCheckpoint):
         return checkpoint.notes
     return ()
 
 
 def saved_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    """A model's configuration as it was saved, with the class it names."""
+    """Return a model's configuration as it was saved, naming the class it was saved as."""
     if isinstance(checkpoint, PresentedCheckpoint):
         return checkpoint.stored.raw.config
     return checkpoint.config
 
 
 def own_tensors(stored: Stored) -> Tensors:
-    """The tensors under the names they are stored by."""
+    """Return the tensors under the names they are stored under."""
     return {name: (info, reader(stored.raw, name)) for name, info in stored.tensors.items()}
 
 
 def reader(raw: Checkpoint, name: str) -> Read:
-    """What reads one stored tensor."""
+    """Return a function that reads one stored tensor."""
     return partial(raw.read, name)
 
 
 def as_class_of(base: Mapping[str, Any], config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A configuration that names its base's class, which transformers would load it as.
+    """Return the configuration with its base's class, as which transformers would load it.
 
-    So an encoder and a classifier of it, or a model saved without its head, share their tensors.
+    So an encoder and a classifier based on it, or a model saved without its head, share tensors.
     """
     key = "architectures"
     if config.get("model_type") != base.get("model_type") or config.get(key) == base.get(key):
@@ -131,9 +135,14 @@ def as_class_of(base: Mapping[str, Any], config: Mapping[str, Any]) -> Mapping[s
 
 
 def examine(raw: Checkpoint, config: Mapping[str, Any]) -> Stored:
-    """Ask an architecture what a model's stored tensors are; raises PreflightError.
+    """Match a model's stored tensors with its architecture.
 
-    `config` is the model's configuration, or the same with another class of its kind.
+    Args:
+        raw: the model as stored.
+        config: its configuration, or the same with another class of its model type.
+
+    Raises:
+        PreflightError: the tensors do not match the configuration.
     """
     most = 4 * len(raw.tensors) + 1_000
     own = architecture(config, most)
@@ -157,8 +166,8 @@ def examine(raw: Checkpoint, config: Mapping[str, Any]) -> Stored:
         config = without_tie(config, untied, own, most)
         own = architecture(config, most)
         said.append(
-            f"stores {shown(untied)} beside what its configuration ties it to, with other values: "
-            "it counts as untied, as it does for transformers 5"
+            f"stores {shown(untied)} with values that differ from what its configuration ties it "
+            "to: it is treated as untied, as in transformers 5"
         )
     extra = [name for name in raw.tensors if found[name] is None]
     kept = [name for name in extra if name.rpartition(".")[2] not in own.constants]
@@ -166,7 +175,7 @@ def examine(raw: Checkpoint, config: Mapping[str, Any]) -> Stored:
     if beyond:
         said.append(
             f"stores {shown(beyond)}, of layers or modules that its configuration does not have: "
-            "left out"
+            "ignored"
         )
     kept = [name for name in kept if name not in beyond]
     lacking = missing(own, names)
@@ -186,28 +195,29 @@ def examine(raw: Checkpoint, config: Mapping[str, Any]) -> Stored:
     lacking = [name for name in lacking if name not in elsewhere]
     if lacking:
         said.append(
-            f"lacks {shown(lacking)}, which transformers fills with random numbers when it loads "
-            f"a {own.name}"
+            f"lacks {shown(lacking)}, which transformers initialises at random when it loads a "
+            f"{own.name}"
         )
     return Stored(raw, own, config, names, tuple(kept), elsewhere, tuple(said))
 
 
 def foreign_to(config: Mapping[str, Any], parts: list[str], most: int) -> list[str]:
-    """The parts that the class a configuration names does not have at all."""
+    """Return the parts that the class named by a configuration does not have."""
     if not parts:
         return []
     return [part for part, key in architecture(config, most).keys(parts).items() if key is None]
 
 
 def remedy(extra: list[str]) -> str:
-    """What to do about weight files without a model's tensors, by the names they have instead."""
+    """Say what to do about weight files that lack tensors, given the names they have instead."""
     if any(QUANTISED.search(name) for name in extra):
         return (
-            "they hold quantised weights, which cannot be merged; use the model they were made of"
+            "they contain quantised weights, which cannot be merged; use the model they were made "
+            "from"
         )
     if wrapped := [name for name in extra if WRAPPED.match(name)]:
         return (
-            f"they have {wrapped[0]} instead, as a wrapper of the training called it: save the "
+            f"they have {wrapped[0]} instead, a name given by a wrapper in training: save the "
             "unwrapped model"
         )
     if extra:
@@ -216,7 +226,7 @@ def remedy(extra: list[str]) -> str:
 
 
 def check_shapes(raw: Checkpoint, own: Architecture, found: Mapping[str, Key | None]) -> None:
-    """Refuse tensors of other shapes than the configuration says."""
+    """Refuse tensors whose shapes are not those of the configuration."""
     wrong = []
     for name, info in raw.tensors.items():
         key = found[name]
@@ -228,13 +238,13 @@ def check_shapes(raw: Checkpoint, own: Architecture, found: Mapping[str, Key | N
     if wrong:
         name, got, expected = wrong[0]
         raise PreflightError(
-            f"does not fit the weights: {len(wrong)} tensor(s) have another shape than it says; "
-            f"{name} is {got}, expected {expected}"
+            f"does not match the weights: {len(wrong)} tensor(s) have a different shape; {name} is "
+            f"{got}, expected {expected}"
         )
 
 
 def equal(raw: Checkpoint, one: str, other: str) -> bool:
-    """Whether two stored tensors hold the same values."""
+    """Return whether two stored tensors have the same values."""
     import torch
 
     if raw.tensors[one] != raw.tensors[other]:
@@ -245,7 +255,7 @@ def equal(raw: Checkpoint, one: str, other: str) -> bool:
 def without_tie(
     config: Mapping[str, Any], untied: list[str], own: Architecture, most: int
 ) -> Mapping[str, Any]:
-    """The configuration that unties these tensors, where there is one."""
+    """Return the configuration that unties these tensors, if there is one, else the same."""
     changed = {**config, TIE: False}
     text = config.get("text_config")
     if isinstance(text, Mapping) and TIE in text:
@@ -256,7 +266,7 @@ def without_tie(
 
 
 def missing(own: Architecture, names: Mapping[str, str]) -> list[str]:
-    """The tensors an architecture needs that are not stored."""
+    """Return the parts that an architecture needs but that are not stored."""
     lives = {key.live for key in own.keys([*names.values()]).values() if key is not None}
     lives |= {own.ties[name] for name in lives & own.ties.keys()}
     lives |= {target for target, source in own.ties.items() if source in lives}
@@ -281,7 +291,7 @@ class _Renaming:
         self._spelling = {blank(key): name for key, name in base.stored.names.items()}
 
     def tensors(self) -> tuple[Tensors, tuple[str, ...]]:
-        """Its tensors by the base's names, and what to say of them."""
+        """Return its tensors by the base's names, and notes for the user."""
         found: Tensors = {}
         used: set[str] = set()
         borrowed: list[str] = []
@@ -310,17 +320,17 @@ class _Renaming:
         if borrowed:
             said.append(
                 f"lacks {shown(borrowed)}, which its architecture does not use: the merged model "
-                "has the base's"
+                "gets the base's"
             )
         said += self._relabel(found)
         dropped = [name for name in self._stored.extra if name not in found]
         if dropped:
             kind = self._stored.own.name
-            said.append(f"stores {shown(dropped)}, which a {kind} does not have: left out")
+            said.append(f"stores {shown(dropped)}, which a {kind} does not have: ignored")
         return found, tuple(said)
 
     def _relabel(self, found: Tensors) -> list[str]:
-        """Put a classifier's labels in the base's order; what to say of it."""
+        """Put a classifier's labels in the base's order, and return notes for the user."""
         found_rows = label_rows(self._theirs.config, self._theirs.own)
         rows = {key: row for key, row in found_rows.items() if key in self._stored.names}
         if not rows:
@@ -334,7 +344,7 @@ class _Renaming:
         return [note] if note else []
 
     def _arranged(self, key: str, used: set[str]) -> tuple[TensorInfo, Read] | None:
-        """A tensor of the base that this model stores in pieces, or as a piece of another."""
+        """Return a tensor of the base that this model stores in pieces, or as part of another."""
         mine, parts = self._stored, self._stored.own.parts
         if key in parts:
             whole = mine.names.get(mine.own.owner(key) or "")
@@ -350,7 +360,7 @@ class _Renaming:
         return joined(mine.raw, {name: parts[p] for p, name in stored.items()}, mine.own.state[key])
 
     def _spelled(self, key: str, own: str) -> str:
-        """What the base would call a tensor it does not have: as in its other layers."""
+        """Return the base's name for a tensor that it lacks, by analogy with its other layers."""
         like, number = self._spelling.get(blank(key)), LAYER.match(key)
         match = LAYER.match(like) if like is not None else None
         if match is None or number is None:
@@ -359,17 +369,17 @@ class _Renaming:
 
 
 def relabelled(read: Read, dimension: int, order: list[int]) -> Tensor:
-    """Read a tensor, its labels in another order."""
+    """Read a tensor with its labels rearranged."""
     return reordered(read(), dimension, order)
 
 
 def blank(key: str) -> str:
-    """A key without the number of its layer."""
+    """Return a key with the number of its layer replaced by `*`."""
     return re.sub(r"(^|\.)\d+\.", r"\1*.", key, count=1)
 
 
 def part_of(raw: Checkpoint, whole: str, part: Tensor) -> tuple[TensorInfo, Read]:
-    """A piece of a stored tensor, where it lies in the live one."""
+    """Return part of a stored tensor, given that part of the live one."""
     shape, stride, offset = tuple(part.shape), part.stride(), part.storage_offset()
 
     def read() -> Tensor:
@@ -379,7 +389,7 @@ def part_of(raw: Checkpoint, whole: str, part: Tensor) -> tuple[TensorInfo, Read
 
 
 def joined(raw: Checkpoint, pieces: Mapping[str, Tensor], whole: Tensor) -> tuple[TensorInfo, Read]:
-    """A tensor that is stored in pieces, put together as in the live model."""
+    """Return a tensor that is stored in pieces, assembled as in the live model."""
     import torch
 
     dtype = raw.tensors[next(iter(pieces))].dtype

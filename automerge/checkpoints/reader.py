@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 SHARD_NAME = re.compile(r"[\w.\-]+\.safetensors", re.ASCII)
 CONFIG_BYTES = 16_000_000
-"""More than any configuration has; that of ImageNet's 21,843 labels is of 2 MB."""
+"""More than any configuration has; one with ImageNet's 21,843 labels has 2 MB."""
 INDEX_BYTES = 64_000_000
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class Checkpoint(Protocol):
-    """A model's tensors and configuration. Tensors are read when asked for, on the CPU."""
+    """A model's tensors and configuration. Tensors are read on demand, on the CPU."""
 
     @property
     def path(self) -> Path:
@@ -34,24 +34,27 @@ class Checkpoint(Protocol):
 
     @property
     def assets(self) -> Path:
-        """The folder with its configuration and tokenizer; a LoRA adapter has its base's."""
+        """The folder with its configuration and tokenizer; for a LoRA adapter, its base's."""
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """config.json in `assets`."""
+        """The content of config.json in `assets`."""
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
-        """Every tensor, without reading its elements."""
+        """Every tensor's shape and dtype, known without reading its elements."""
 
     def read(self, name: str) -> Tensor:
-        """One tensor; it may be a read-only view of the file, so it is never written to."""
+        """Return one tensor, which may be a view of the file and must not be written to."""
 
 
 class SafetensorsCheckpoint:
     """The files of a transformers model folder, as they are.
 
-    Headers are read and checked when it is opened. Raises PreflightError with every fault found.
+    Headers are read and checked on opening.
+
+    Raises:
+        PreflightError: with every fault found.
     """
 
     def __init__(self, path: Path) -> None:
@@ -86,9 +89,11 @@ class SafetensorsCheckpoint:
 
 
 def read_json(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
-    """Read a JSON object of limited size from a file of a model folder.
+    """Read a JSON object of at most `most` bytes from a file of a model folder.
 
-    Text that cannot be written, half of a character in UTF-16, is refused.
+    Raises:
+        PreflightError: it is too large, is not a JSON object, or has a lone surrogate, which cannot
+            be written again.
     """
     try:
         raw = read_bytes(path, most)
@@ -107,7 +112,11 @@ def read_json(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
 
 
 def locate(folder: Path) -> tuple[dict[str, Path], dict[str, TensorInfo]]:
-    """Find every tensor's file and info."""
+    """Find every tensor's file, shape and dtype.
+
+    Raises:
+        PreflightError: there are no weights, or they do not match their index.
+    """
     single, index = folder / SINGLE, folder / INDEX
     if index.exists():
         files = index_files(folder)
@@ -125,7 +134,11 @@ def locate(folder: Path) -> tuple[dict[str, Path], dict[str, TensorInfo]]:
 
 
 def index_files(folder: Path) -> dict[str, Path]:
-    """Read the shard index: tensor → shard."""
+    """Read the shard index: tensor → shard.
+
+    Raises:
+        PreflightError: it names files that are missing or may not be read.
+    """
     index = folder / INDEX
     weight_map = read_json(index, INDEX_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -147,7 +160,11 @@ def index_files(folder: Path) -> dict[str, Path]:
 
 
 def indexed_tensors(index: Path, files: Mapping[str, Path]) -> dict[str, TensorInfo]:
-    """Read all shards' headers and check them against the index."""
+    """Read all shards' headers, and check them against the index.
+
+    Raises:
+        PreflightError: with every fault found.
+    """
     faults: list[Fault] = []
     tensors: dict[str, TensorInfo] = {}
     for shard in sorted(set(files.values())):
@@ -159,7 +176,7 @@ def indexed_tensors(index: Path, files: Mapping[str, Path]) -> dict[str, TensorI
         listed = {name for name, file in files.items() if file == shard}
         for names, problem in (
             (sorted(listed - header.keys()), f"{index}: stale: {shard.name} has no"),
-            (sorted(header.keys() - listed), f"{index}: stale: {shard.name} also holds"),
+            (sorted(header.keys() - listed), f"{index}: stale: {shard.name} also has"),
         ):
             if names:
                 faults.append(Fault(f"{problem} {shown(names)}; download the folder again"))
@@ -170,12 +187,12 @@ def indexed_tensors(index: Path, files: Mapping[str, Path]) -> dict[str, TensorI
 
 
 def shown(names: list[str], most: int = 5) -> str:
-    """A few names and how many more there are."""
+    """Return the first `most` names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def check_inside(folder: Path, name: str) -> None:
-    """Raise PreflightError where a file is a link out of the folder."""
+    """Raise PreflightError if a file is a link out of the folder."""
     if faults := outside(folder, name):
         raise PreflightError(faults)

@@ -1,4 +1,4 @@
-"""Safetensors headers, read with every bound checked before anything is believed."""
+"""Safetensors headers, read with every bound checked before anything is trusted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from automerge.errors import PreflightError
 
-# Code in the file → (name of the torch dtype, bytes an element).
+# Code in the file → (name of the torch dtype, bytes per element).
 DTYPES: Mapping[str, tuple[str, int]] = {
     "F64": ("float64", 8),
     "F32": ("float32", 4),
@@ -36,7 +36,7 @@ LFS_POINTER = b"version https://git-lfs"
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
 MAX_DIMENSIONS, MAX_SIZE, MAX_NAME = 64, 2**63 - 1, 500
-"""What torch can hold, and more than any tensor's name has."""
+"""The most dimensions and elements of a torch tensor, and more characters than any name has."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,11 @@ class TensorInfo:
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
-    """Read the tensors a file declares, in the order of their bytes.
+    """Read the tensors that a file declares, in the order of their bytes.
 
-    Raises PreflightError, with expected and actual bytes, for whatever is not a complete and
-    consistent safetensors file.
+    Raises:
+        PreflightError: it is not a complete and consistent safetensors file; the message says what
+            it is instead, or the expected and actual numbers of bytes.
     """
     try:
         return checked_header(path)
@@ -108,7 +109,7 @@ def checked_header(path: Path) -> dict[str, TensorInfo]:
 
 
 def foreign(start: bytes, size: int, header_bytes: int) -> str:
-    """Say what a file that cannot be safetensors is."""
+    """Describe a file that cannot be safetensors."""
     text = start.lstrip().lower()
     if size == 0:
         return "empty file (0 bytes); download it again"
@@ -122,9 +123,7 @@ def foreign(start: bytes, size: int, header_bytes: int) -> str:
             "(gated models need a login)"
         )
     if start.startswith((b"PK\x03\x04", b"\x80\x02")):
-        return (
-            "a pickle checkpoint under another name; convert it to safetensors where you trust it"
-        )
+        return "a pickle checkpoint under another name; convert it to safetensors if you trust it"
     if size < 8:
         return f"truncated: {size} bytes, expected at least 8; download the file again"
     if header_bytes > MAX_HEADER_BYTES:
@@ -139,7 +138,7 @@ def foreign(start: bytes, size: int, header_bytes: int) -> str:
 
 
 def parse(path: Path, raw: bytes) -> dict[str, object]:
-    """Parse a header's JSON object; refuse repeated names."""
+    """Parse a header's JSON object, refusing repeated names."""
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         mapping = dict(pairs)
@@ -159,13 +158,13 @@ def parse(path: Path, raw: bytes) -> dict[str, object]:
 
 
 def tensor_entry(path: Path, name: str, entry: object) -> tuple[TensorInfo, int, int]:
-    """Check one tensor's entry: its info, first byte and end."""
+    """Check one tensor's entry, and return its info, first byte and end."""
 
     def damaged(what: str) -> PreflightError:
         return PreflightError(f"{path}: damaged header: tensor {name[:200]!r} {what}")
 
     if not name.isprintable() or len(name) > MAX_NAME:
-        raise damaged(f"has a name that is no plain text of at most {MAX_NAME} characters")
+        raise damaged(f"has a name that is not plain text of at most {MAX_NAME} characters")
 
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise damaged("lacks dtype, shape or data_offsets")
@@ -187,12 +186,12 @@ def tensor_entry(path: Path, name: str, entry: object) -> tuple[TensorInfo, int,
 
 
 def naturals(value: object) -> bool:
-    """Whether a value is a list of non-negative integers."""
+    """Return whether a value is a list of non-negative integers."""
     return isinstance(value, list) and all(type(n) is int and 0 <= n <= MAX_SIZE for n in value)
 
 
 def header_bytes(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> bytes:
-    """Encode the length and header of a file that holds the tensors in this order."""
+    """Encode the length and header of a file with these tensors in this order."""
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     position = 0
     for name, info in tensors.items():

@@ -21,18 +21,24 @@ if TYPE_CHECKING:
 
 COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 TEXT = "text_config"
-# Lists that may have as many entries as there are layers, and are about something else.
+# Lists that may happen to have as many entries as there are layers.
 UNLAYERED = ("architectures", "eos_token_id", "bos_token_id", "pad_token_id", "suppress_tokens")
-# Lists of layers' numbers, of which all may be named.
+# Lists of layers' numbers, which may contain all of them.
 NUMBERS = ("mlp_only_layers", "moe_layers", "attn_layer_indices", "cross_attention_layers")
 
 
 def stacked_config(
     recipe: Recipe, checkpoints: Mapping[str, Checkpoint], tensors: Mapping[str, TensorInfo]
 ) -> dict[str, Any]:
-    """What the result's configuration has in place of the reference's, by key at its top.
+    """Return the result's settings that differ from the reference's, by top-level key.
 
-    Raises PreflightError where no configuration can have the result's `tensors`.
+    Args:
+        recipe: a recipe with slices.
+        checkpoints: its models.
+        tensors: the result's tensors.
+
+    Raises:
+        PreflightError: no configuration can have these tensors.
     """
     config = checkpoints[reference_model(recipe)].config
     where, changed = stacked_settings(recipe, checkpoints)
@@ -45,10 +51,12 @@ def stacked_config(
 def stacked_settings(
     recipe: Recipe, checkpoints: Mapping[str, Checkpoint]
 ) -> tuple[str | None, dict[str, Any]]:
-    """The settings that slices change, and the key of the section that holds them, if any.
+    """Return the key of the section about layers, None at the top, and the settings slices change.
 
-    These are the number of layers, lists with an entry for every layer, and lists of layers'
-    numbers. Raises PreflightError where a configuration has no number of layers.
+    These are the number of layers, lists with an entry per layer, and lists of layers' numbers.
+
+    Raises:
+        PreflightError: a configuration has no number of layers, or lacks such a list.
     """
     sections = {model: section(checkpoints[model]) for model in recipe.models}
     where, ours = sections[reference_model(recipe)]
@@ -60,8 +68,8 @@ def stacked_settings(
             theirs = entries(key, sections[model][1])
             if theirs is None:
                 raise PreflightError(
-                    f"{model}'s configuration has no {key} for every layer, that of "
-                    f"{reference_model(recipe)} has"
+                    f"{model}'s configuration does not have {key} for every layer, but that of "
+                    f"{reference_model(recipe)} does"
                 )
             start, stop = piece.layers[model]
             values += theirs[start:stop]
@@ -70,7 +78,7 @@ def stacked_settings(
 
 
 def section(checkpoint: Checkpoint) -> tuple[str | None, Mapping[str, Any]]:
-    """The part of a configuration that is about the layers, with defaults, and its key."""
+    """Return the key of the section about layers, None at the top, and the completed section."""
     config = complete(checkpoint)
     text = config.get(TEXT)
     if isinstance(text, Mapping) and any(key in text for key in COUNTS):
@@ -78,23 +86,26 @@ def section(checkpoint: Checkpoint) -> tuple[str | None, Mapping[str, Any]]:
     if any(key in config for key in COUNTS):
         return None, config
     raise PreflightError(
-        f"{checkpoint.path / 'config.json'}: has no number of layers ({', '.join(COUNTS)}), which "
-        "slices would change"
+        f"{checkpoint.path / 'config.json'}: does not give the number of layers "
+        f"({', '.join(COUNTS)}), which slices change"
     )
 
 
 def count_key(settings: Mapping[str, Any]) -> str:
-    """What a configuration calls its number of layers."""
+    """Return the key of a configuration's number of layers."""
     return next(key for key in COUNTS if key in settings)
 
 
 def layered_keys(settings: Mapping[str, Any]) -> list[str]:
-    """The settings that say something of every layer."""
+    """Return the keys of settings with an entry per layer."""
     return [key for key in settings if entries(key, settings) is not None]
 
 
 def entries(key: str, settings: Mapping[str, Any]) -> Sequence[Any] | None:
-    """One entry a layer of a setting, for lists of numbers whether it is listed; else None."""
+    """Return a setting's entry for each layer, or None if it does not have one per layer.
+
+    For lists of layers' numbers, an entry says whether the layer is in the list.
+    """
     value, n_layers = settings.get(key), settings[count_key(settings)]
     if not isinstance(value, list | tuple) or key in UNLAYERED:
         return None
@@ -105,7 +116,7 @@ def entries(key: str, settings: Mapping[str, Any]) -> Sequence[Any] | None:
 
 @dataclass(frozen=True)
 class LayerlessCheckpoint:
-    """What of a model lies outside its layers, for comparing models of different depths."""
+    """The part of a model outside its layers, for comparing models of different depths."""
 
     path: Path
     assets: Path
@@ -115,14 +126,14 @@ class LayerlessCheckpoint:
 
 
 def without_layers(checkpoint: Checkpoint) -> Checkpoint:
-    """A model without its layers and what its configuration says of them."""
+    """Return a model without its layers, and without its settings about them."""
     outer = {n: info for n, info in checkpoint.tensors.items() if not LAYER.match(n)}
     config = layerless(complete(checkpoint))
     return LayerlessCheckpoint(checkpoint.path, checkpoint.assets, config, outer, checkpoint.read)
 
 
 def layerless(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A complete configuration with one layer, of which it says nothing."""
+    """Return a complete configuration with a single layer, and without settings about layers."""
     text = config.get(TEXT)
     plain = dict(config)
     if isinstance(text, Mapping):
@@ -135,10 +146,10 @@ def layerless(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_fit(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> None:
-    """Refuse tensors that are not those of the architecture with this configuration.
+    """Check that tensors are those of the architecture with this configuration.
 
-    Raises PreflightError: the layers that were stacked are of kinds that a configuration cannot
-    put there.
+    Raises:
+        PreflightError: they are not, because layers of these kinds cannot be stacked in this order.
     """
     made = architecture(config)
     wanted = {made.ties.get(part, part): tuple(t.shape) for part, t in made.parts.items()}
@@ -154,8 +165,8 @@ def check_fit(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> N
             found.add(part)
     lacking = [part for part in wanted if part not in found and not made.may_lack(part)]
     if lacking:
-        faults.append(f"nothing gives {shown(lacking)}")
+        faults.append(f"{shown(lacking)} is missing")
     if faults:
         kind = config.get("model_type")
-        what = f"no {kind} can have these layers in this order: {shown(faults)}"
+        what = f"a {kind} cannot have these layers in this order: {shown(faults)}"
         raise PreflightError(Fault(f"{what}; stack layers of one kind"))

@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 SHARD_BYTES = 5_000_000_000
 Written: TypeAlias = tuple[int, Future[None], Future[None]]
-"""A block's size, and its being written and hashed."""
+"""A block's size, and the futures of writing and hashing it."""
 READ_BYTES, AHEAD_BYTES, SYNC_BYTES = 1 << 22, 1 << 28, 1 << 28
 
 
 @dataclass(frozen=True)
 class WrittenCheckpoint:
-    """A folder that was written and read back: its weight files' sha256, by file name."""
+    """A folder that was written and read back; `sha256` has its weight files' digests by name."""
 
     path: Path
     n_bytes: int
@@ -42,13 +42,24 @@ class WrittenCheckpoint:
 
 
 def check_target(target: Path, inputs: Iterable[Path], overwrite: bool) -> None:
-    """Raise PreflightError where a folder cannot be written, before any work is done."""
+    """Check that a folder can be written, before any work is done.
+
+    Args:
+        target: the folder to write.
+        inputs: folders that must not be overwritten.
+        overwrite: whether the folder may exist and have content.
+
+    Raises:
+        PreflightError: it cannot be written.
+    """
     if target.exists() and not target.is_dir():
-        raise PreflightError(f"{target}: is a file; name a folder")
+        raise PreflightError(f"{target}: is a file; give a folder")
     resolved = target.resolve()
     for path in inputs:
         if resolved == path.resolve() or path.resolve().is_relative_to(resolved):
-            raise PreflightError(f"{target}: holds a model that is merged; choose another folder")
+            raise PreflightError(
+                f"{target}: contains a model that is to be merged; choose another folder"
+            )
     if target.is_dir() and any(target.iterdir()) and not overwrite:
         raise PreflightError(f"{target}: exists and is not empty; choose another folder")
     try:
@@ -72,12 +83,20 @@ def write_checkpoint(
     shard_bytes: int = SHARD_BYTES,
     overwrite: bool = False,
 ) -> WrittenCheckpoint:
-    """Write a model folder that transformers loads; it appears whole or not at all.
+    """Write a model folder that transformers can load; it appears whole or not at all.
 
-    `tensors` come in the order of `layout`, one in memory at a time. Everything but weights and
-    what is stale is copied from the folder `assets`, but for `settings` of the configuration;
-    `texts` are further files, by name. Raises PreflightError
-    when the disk refuses; what was there before is then untouched.
+    Args:
+        target: the folder to write.
+        layout: the tensors' shapes and dtypes, by name, in the order to write them.
+        tensors: names and tensors in the order of `layout`, taken one at a time.
+        assets: the folder that everything but weights and stale files is copied from.
+        settings: settings of the configuration that replace those in `assets`.
+        texts: the text of further files, by name.
+        shard_bytes: the maximum size of a weight file's tensors.
+        overwrite: whether the folder may exist and have content.
+
+    Raises:
+        PreflightError: the disk refuses; what was there before is then untouched.
     """
     check_target(target, (assets,), overwrite)
     sweep(target)
@@ -94,7 +113,7 @@ def write_checkpoint(
 
 
 def shards(layout: Mapping[str, TensorInfo], shard_bytes: int) -> list[dict[str, TensorInfo]]:
-    """Cut tensors, in order, into files of at most so many bytes (or one tensor)."""
+    """Split tensors, in order, into files of at most `shard_bytes`, or of a single tensor."""
     files: list[dict[str, TensorInfo]] = [{}]
     size = 0
     for name, info in layout.items():
@@ -109,7 +128,7 @@ def shards(layout: Mapping[str, TensorInfo], shard_bytes: int) -> list[dict[str,
 def write_shards(
     folder: Path, files: Sequence[Mapping[str, TensorInfo]], tensors: Iterable[tuple[str, Tensor]]
 ) -> dict[str, str]:
-    """Stream tensors to their files, with an index where there are several; sha256 by file name."""
+    """Stream tensors to their files, with an index if there are several; return their sha256."""
     stream = iter(tensors)
     digests: dict[str, str] = {}
     weight_map: dict[str, str] = {}
@@ -126,11 +145,13 @@ def write_shards(
 
 
 def write_verified(path: Path, blocks: Iterable[bytes | memoryview]) -> str:
-    """Write blocks to a new file, each read back and compared, and give their sha256.
+    """Write blocks to a new file, read each one back and compare it, and return their sha256.
 
-    That goes on while the next ones are made, as many as `AHEAD_BYTES` hold. Now and then what was
-    written is forced to disk, so that not all of it waits at the end. Raises PreflightError where
-    the disk gives back other bytes.
+    This runs while the next blocks, up to `AHEAD_BYTES`, are computed. Every `SYNC_BYTES` are
+    forced to disk, so that not all of it is left for the end.
+
+    Raises:
+        PreflightError: the bytes read back differ.
     """
     digest = hashlib.sha256()
     unsynced = 0
@@ -164,20 +185,20 @@ def write_verified(path: Path, blocks: Iterable[bytes | memoryview]) -> str:
 
 
 def read_back(file: FileIO, written: memoryview) -> None:
-    """Compare what a file has next with what was written there."""
+    """Compare the next bytes of a file with what was written there."""
     piece = bytearray(min(READ_BYTES, len(written)))
     while written:
         n = file.readinto(memoryview(piece)[: len(written)]) or 0
-        # Of bytearrays the comparison is one of memory, of memoryviews one of elements.
+        # Slices of bytearrays are compared by memcmp, those of memoryviews element by element.
         if n == 0 or piece[:n] != written[:n]:
             raise PreflightError(
-                f"{file.name}: other bytes are read back than were written; the disk is faulty"
+                f"{file.name}: the bytes read back differ from those written; the disk is faulty"
             )
         written = written[n:]
 
 
 def settle(written: Written) -> None:
-    """Wait for a block to be written and hashed, and raise what either raised."""
+    """Wait until a block is written and hashed; raise what either raised."""
     for future in written[1:]:
         future.result()
 
@@ -185,7 +206,7 @@ def settle(written: Written) -> None:
 def blocks(
     layout: Mapping[str, TensorInfo], stream: Iterator[tuple[str, Tensor]]
 ) -> Iterator[bytes | memoryview]:
-    """The bytes of one file: its header, then its tensors as they arrive."""
+    """Yield the bytes of one file: the header, then each tensor as it arrives."""
     yield header_bytes(layout, {"format": "pt"})
     for expected, info in layout.items():
         name, tensor = next(stream, ("nothing", None))
@@ -197,7 +218,7 @@ def blocks(
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:
-    """A tensor's bytes, little-endian and in row order."""
+    """Return a tensor's bytes, little-endian and in row order."""
     import torch
 
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
@@ -208,7 +229,10 @@ def raw_bytes(tensor: Tensor) -> memoryview:
 def copy_assets(
     source: Path, folder: Path, layout: Mapping[str, TensorInfo], settings: Mapping[str, Any]
 ) -> None:
-    """Copy all but weights and what is stale; the configuration names the dtype written."""
+    """Copy everything but weights and stale files, and write the configuration.
+
+    Its dtype is the most common one among the tensors written.
+    """
     config = read_json(source / "config.json") | dict(settings)
     dtypes = [info.dtype for info in layout.values() if info.mergeable]
     if dtypes:
@@ -222,7 +246,7 @@ def copy_assets(
 
 
 def check_headers(folder: Path, names: Iterable[str], layout: Mapping[str, TensorInfo]) -> None:
-    """Raise PreflightError where files do not declare what was to be written."""
+    """Raise PreflightError if the files do not declare the tensors that were to be written."""
     written: dict[str, TensorInfo] = {}
     for name in names:
         written |= read_header(folder / name)
@@ -232,7 +256,7 @@ def check_headers(folder: Path, names: Iterable[str], layout: Mapping[str, Tenso
 
 @contextmanager
 def staging(target: Path, overwrite: bool) -> Iterator[Path]:
-    """A new folder beside the target that becomes the target, or is removed after an error."""
+    """Yield a new folder beside the target, which becomes the target, or is removed on an error."""
     folder = staging_path(target, "new")
     replaced = staging_path(target, "old")
     try:
@@ -252,7 +276,7 @@ def staging(target: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def disk_error(target: Path, error: OSError) -> str:
-    """Say what the disk refused and what to do."""
+    """Describe what the disk refused, and what to do."""
     if error.errno in DISK_FULL:
         free = shutil.disk_usage(target.parent).free
         return (
@@ -263,7 +287,7 @@ def disk_error(target: Path, error: OSError) -> str:
 
 
 def check_space(target: Path, n_bytes: int) -> None:
-    """Raise PreflightError where the disk has no room for so many bytes."""
+    """Raise PreflightError if the disk does not have this many bytes free."""
     free = shutil.disk_usage(target.parent).free
     if free < n_bytes:
         raise PreflightError(
@@ -273,7 +297,7 @@ def check_space(target: Path, n_bytes: int) -> None:
 
 
 def staging_path(target: Path, kind: str) -> Path:
-    """Where a process on this machine prepares a target; short enough for any file name."""
+    """Return where this process prepares a target; short enough for any file name."""
     digest = hashlib.sha256(target.name.encode()).hexdigest()[:8]
     host = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
     return target.parent / f".staging-{target.name[:40]}-{digest}-{kind}-{host}-{os.getpid()}"
@@ -282,7 +306,7 @@ def staging_path(target: Path, kind: str) -> Path:
 def sweep(target: Path) -> None:
     """Remove what killed processes of this machine left beside a target.
 
-    A target that was being replaced, and is in neither place, is put back.
+    If the target was being replaced and does not exist, the old one is put back.
     """
     old, _, _ = staging_path(target, "old").name.rsplit("-", 2)
     host = staging_path(target, "new").name.rsplit("-", 2)[1]
@@ -295,7 +319,7 @@ def sweep(target: Path) -> None:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs on this machine."""
+    """Return whether a process is running on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -44,7 +44,7 @@ def test_what_is_neither_folder_nor_hub_id_is_a_fault(reference, tmp_path):
 
 def test_a_file_is_not_a_model(tmp_path):
     (tmp_path / "f").write_text("")
-    with pytest.raises(PreflightError, match="name the model's folder"):
+    with pytest.raises(PreflightError, match="give the model's folder"):
         resolve("f", tmp_path)
 
 

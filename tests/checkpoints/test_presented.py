@@ -282,9 +282,9 @@ def test_a_source_without_its_own_head_is_refused_also_where_the_base_ties_it(ba
 @pytest.mark.parametrize(
     ("change", "advice"),
     [
-        (lambda name: f"_orig_mod.{name}", "as a wrapper of the training called it"),
-        (lambda name: f"module.{name}", "as a wrapper of the training called it"),
-        (lambda name: name.replace("q_proj.weight", "q_proj.qweight"), "hold quantised weights"),
+        (lambda name: f"_orig_mod.{name}", "a name given by a wrapper in training"),
+        (lambda name: f"module.{name}", "a name given by a wrapper in training"),
+        (lambda name: name.replace("q_proj.weight", "q_proj.qweight"), "contain quantised weights"),
         (lambda name: f"other.{name}", "save the model again with save_pretrained"),
     ],
 )

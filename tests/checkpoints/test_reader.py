@@ -121,7 +121,7 @@ def test_a_stale_index_lists_what_differs(folder):
     edit_index(folder, change)
     first, second = faults(folder)
     assert "has no model.ghost.weight" in first
-    assert "also holds model.norm.weight" in second
+    assert "also has model.norm.weight" in second
 
 
 def test_every_damaged_shard_is_reported(folder):

@@ -63,7 +63,7 @@ def test_a_disk_that_loses_what_is_written_is_found_out(tmp_path):
     digest = write_verified(tmp_path / "kept", iter(blocks))
     assert (tmp_path / "kept").read_bytes() == b"".join(blocks)
     assert digest == hashlib.sha256(b"".join(blocks)).hexdigest()
-    with pytest.raises(PreflightError, match="null: other bytes are read back"):
+    with pytest.raises(PreflightError, match="null: the bytes read back differ"):
         write_verified(Path("/dev/null"), iter(blocks))
 
 
@@ -91,8 +91,8 @@ def test_targets_that_cannot_be_written_are_refused_before_any_work(source, tmp_
     for target, message in (
         (tmp_path / "file", "is a file"),
         (tmp_path / "file" / "out", "Not a directory|File exists"),
-        (source.path, "holds a model"),
-        (source.path.parent, "holds a model"),
+        (source.path, "contains a model"),
+        (source.path.parent, "contains a model"),
     ):
         with pytest.raises(PreflightError, match=message):
             check_target(target, [source.path], overwrite=True)

@@ -230,9 +230,9 @@ def test_a_live_model_of_another_architecture_is_refused(checkpoints):
 
 
 def test_the_output_folder_may_not_be_an_input(folders, checkpoints):
-    with pytest.raises(PreflightError, match="holds a model that is merged"):
+    with pytest.raises(PreflightError, match="contains a model that is to be merged"):
         merge_to_folder(recipe("ties"), checkpoints, folders["maths"], overwrite=True)
-    with pytest.raises(PreflightError, match="holds a model that is merged"):
+    with pytest.raises(PreflightError, match="contains a model that is to be merged"):
         merge_to_folder(recipe("ties"), checkpoints, folders["maths"].parent, overwrite=True)
 
 

@@ -67,7 +67,7 @@ class Change:
         return LowRank(base, up, down, self.factors.scale)
 
     def apply(self, base: Tensor, read: Read) -> Tensor:
-        """The tensor, in the base's dtype; computed in float32, rounded once."""
+        """Return the tensor, in the base's dtype; computed in float32, rounded once."""
         update = self.update(base, read)
         if not self.computed:
             return self.before(base, read) if update is None else update.whole()
@@ -92,12 +92,12 @@ class Change:
         return result.to(dtype)
 
     def before(self, base: Tensor, read: Read) -> Tensor:
-        """What the change begins with, in the base's dtype."""
+        """Return what the change begins with, in the base's dtype."""
         return base if self.stored is None else read(self.stored).to(base.dtype)
 
 
 def over_start(base: Tensor, up: Tensor, down: Tensor, factors: Factors) -> LowRank:
-    """A base without the product that initialised the factors, and the factors.
+    """Return a base without the product that initialised the factors, and the factors.
 
     PiSSA (Meng et al. 2024, arXiv:2404.02948) starts with the base's best approximation of the
     factors' rank, OLoRA (Büyükakyüz 2024, arXiv:2406.01775) with the first columns of its QR

@@ -57,7 +57,7 @@ def check_folder(folder: Path, base: object) -> None:
 
 
 def within(folder: Path) -> list[str]:
-    """The folders in a folder that hold a model or an adapter."""
+    """Return the folders in a folder that hold a model or an adapter."""
     try:
         entries = sorted(folder.iterdir())
     except OSError:
@@ -105,13 +105,13 @@ def trained_on_another(named: str | None, base: Path) -> tuple[str, ...]:
 
 
 def snapshot(folder: Path) -> str | None:
-    """The hub id of a folder of the hub's cache."""
+    """Return the hub id of a folder of the hub's cache."""
     if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
         return folder.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
     return None
 
 
 def known_as(reference: str) -> str:
-    """A model's name without owner, revision and the number of bits of a copy."""
+    """Return a model's name without owner, revision and the number of bits of a copy."""
     name = reference.rstrip("/").rpartition("/")[2].partition("@")[0]
     return QUANTISED.sub("", name).lower()

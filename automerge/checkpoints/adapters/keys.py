@@ -76,7 +76,7 @@ def read_keys(keys: Iterable[str]) -> tuple[Mapping[str, ModuleKeys], list[str]]
 
 
 def plain(key: str, adapters: Iterable[str]) -> str:
-    """A key without the prefix of PEFT, wrappers of trainers and the adapter's name."""
+    """Return a key without the prefix of PEFT, wrappers of trainers and the adapter's name."""
     for wrapper in WRAPPERS[:-1]:
         key = key.replace(wrapper, "")
     key = key.removeprefix(WRAPPERS[-1]).removeprefix(PREFIX)
@@ -86,7 +86,7 @@ def plain(key: str, adapters: Iterable[str]) -> str:
 
 
 def classify(name: str) -> tuple[str, str]:
-    """A tensor's form, and the model's tensor it belongs to."""
+    """Return a tensor's form, and the model's tensor it belongs to."""
     for form, pattern in FORMS:
         if match := pattern.fullmatch(name):
             if form == "B_bias":

@@ -61,20 +61,20 @@ class LoraCheckpoint:
         self.notes = trained_on_another(settings.base, base.path)
 
     def read(self, name: str) -> Tensor:
-        """One tensor: the base's, or what the adapter makes of it."""
+        """Return one tensor: the base's, or what the adapter makes of it."""
         tensor = self._base.read(self._names.origin(name))
         change = self._changes.get(name)
         return tensor if change is None else change.apply(tensor, self._stored)
 
     def update(self, name: str) -> LowRank | None:
-        """The factors of a tensor that is changed by them alone, views of its file."""
+        """Return the factors of a tensor that is changed by them alone, views of its file."""
         change = self._changes.get(name)
         if change is None or not change.low_rank:
             return None
         return change.update(self._base.read(self._names.origin(name)), self._stored)
 
     def rearranged(self, name: str) -> bool:
-        """Whether a tensor is made when it is read, and is not a low-rank update."""
+        """Return whether a tensor is made when it is read, and is not a low-rank update."""
         return name in self._changes and self._changes[name].computed
 
     def _stored(self, key: str) -> Tensor:
@@ -88,7 +88,7 @@ class LoraCheckpoint:
         return safe_open(self.path / WEIGHTS, framework="pt", device="cpu")
 
     def _own_assets(self, adapted: Adapted) -> Path:
-        """The base's folder, unless the adapter changes its configuration or tokenizer."""
+        """Return the base's folder, unless the adapter changes its configuration or tokenizer."""
         own = bool(vocabulary_files(self.path))
         if not own and adapted.rows is None and not adapted.untied:
             return self._base.assets
@@ -105,12 +105,12 @@ class LoraCheckpoint:
 
 
 def is_text_file(name: str) -> bool:
-    """Whether a file says how text becomes tokens: a tokenizer's, or a chat template."""
+    """Return whether a file says how text becomes tokens: a tokenizer's, or a chat template."""
     return is_tokenizer_file(name) or is_template_file(name)
 
 
 def adapted_config(config: Mapping[str, Any], adapted: Adapted) -> Mapping[str, Any]:
-    """The base's configuration with what an adapter changes of it."""
+    """Return the base's configuration with what an adapter changes of it."""
     if adapted.rows is not None:
         config = resized(config, adapted.rows)
     if adapted.untied:

@@ -38,11 +38,11 @@ class BaseNames:
         return self._by_live.get(live) if live is not None else None
 
     def info(self, name: str) -> TensorInfo:
-        """A tensor's shape and dtype; a tied head has its embedding's."""
+        """Return a tensor's shape and dtype; a tied head has its embedding's."""
         return self.tensors[self.origin(name)]
 
     def origin(self, name: str) -> str:
-        """The stored tensor that a tensor begins as."""
+        """Return the stored tensor that a tensor begins as."""
         if name in self.tensors or self.embedding is None:
             return name
         return self.embedding
@@ -90,6 +90,6 @@ class BaseNames:
 
 
 def by_end(name: str, names: Mapping[str, TensorInfo]) -> str | None:
-    """The one name that has another outer prefix than this."""
+    """Return the one name that has another outer prefix than this."""
     found = [n for n in names if name.endswith(f".{n}") or n.endswith(f".{name}")]
     return found[0] if len(found) == 1 else None

@@ -140,18 +140,18 @@ class Settings:
     task: str | None
 
     def rank_of(self, module: str) -> int:
-        """A module's rank."""
+        """Return a module's rank."""
         return int(by_pattern(self.rank_pattern, self.rank, module))
 
     def scale_of(self, module: str) -> float:
-        """What a module's product B·A is multiplied by."""
+        """Return what a module's product B·A is multiplied by."""
         rank = self.rank_of(module)
         alpha = by_pattern(self.alpha_pattern, self.alpha, module)
         return alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
 
 
 def by_pattern(patterns: Mapping[str, float], default: float, module: str) -> float:
-    """A pattern's value for a module, matched as PEFT does."""
+    """Return a pattern's value for a module, matched as PEFT does."""
     for pattern, value in patterns.items():
         if re.match(rf"(.*\.)?({pattern})$", module):
             return value

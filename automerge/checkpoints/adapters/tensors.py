@@ -126,7 +126,7 @@ class _Connection:
         self.faults.append(f"{name!r} has shape {shape}, the base {expected}")
 
     def _factors(self, keys: ModuleKeys, target: str, weight: tuple[int, ...]) -> Factors | None:
-        """The low-rank product of one module."""
+        """Return the low-rank product of one module."""
         forms, module = keys.forms, keys.module
         for prefix in ("", "embedding_"):
             pair = forms.get(f"{prefix}A"), forms.get(f"{prefix}B")
@@ -186,7 +186,7 @@ class _Connection:
     def _magnitude(
         self, keys: ModuleKeys, factors: Factors | None, weight: tuple[int, ...]
     ) -> str | None:
-        """DoRA's magnitudes, one for every row (column where transposed)."""
+        """Return doRA's magnitudes, one for every row (column where transposed)."""
         key = keys.forms.get("magnitude")
         if self._settings.dora and factors is not None and key is None:
             self.faults.append(f"module {keys.module!r} has no magnitudes, and use_dora is true")
@@ -207,7 +207,7 @@ class _Connection:
     def _tokens(
         self, keys: ModuleKeys, weight: tuple[int, ...]
     ) -> tuple[str, tuple[int, ...]] | None:
-        """Rows of single tokens."""
+        """Return rows of single tokens."""
         key = keys.forms.get("tokens")
         if key is None:
             return None
@@ -229,7 +229,7 @@ class _Connection:
         return key, found[0]
 
     def _added(self, keys: ModuleKeys, weight: tuple[int, ...]) -> tuple[str, float] | None:
-        """The bias of factor B."""
+        """Return the bias of factor B."""
         key = keys.forms.get("B_bias")
         if key is None:
             return None
@@ -287,7 +287,7 @@ class _Connection:
 
 
 def equal(one: Change, other: Change, read: Callable[[str], Tensor]) -> bool:
-    """Whether two changes of tensors that begin as one give one tensor."""
+    """Return whether two changes of tensors that begin as one give one tensor."""
     import torch
 
     def same(a: str | None, b: str | None, turned: bool = False) -> bool:

@@ -86,7 +86,7 @@ def write_template(folder: Path, template: Path | str, built: bool) -> None:
 
 
 def special_ids(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The ids of special tokens that a configuration names."""
+    """Return the ids of special tokens that a configuration names."""
     return {key: value for key, value in config.items() if key.endswith("_token_id")}
 
 

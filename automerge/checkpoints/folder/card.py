@@ -19,7 +19,7 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def licence_of(folder: Path) -> str | None:
-    """The licence in the front matter of a folder's card; None where there is none to read.
+    """Return the licence in the front matter of a folder's card; None where there is none to read.
 
     Only what is written is looked at: no alias is followed and no tag obeyed. Several licences come
     as one text.

@@ -124,7 +124,7 @@ def module_folders(folder: Path) -> frozenset[str]:
 
 
 def of_module(path: PurePosixPath, modules: frozenset[str]) -> bool:
-    """Whether a file holds weights of a module that are safe to read."""
+    """Return whether a file holds weights of a module that are safe to read."""
     return len(path.parts) == 2 and path.parts[0] in modules and path.suffix == ".safetensors"
 
 
@@ -142,7 +142,7 @@ def check_file(folder: Path, name: str) -> int:
 
 
 def outside(folder: Path, name: str) -> list[Fault]:
-    """A fault where a link leaves the folder, or the blobs beside a hub cache's snapshot."""
+    """Return a fault where a link leaves the folder, or the blobs beside a hub cache's snapshot."""
     root = folder.resolve()
     roots = [root]
     if root.parent.name == "snapshots":
@@ -199,15 +199,15 @@ def without_code(content: bytes) -> bytes:
 
 
 def is_needed(name: str) -> bool:
-    """Whether a model without this file would be another."""
+    """Return whether a model without this file would be another."""
     return any(fnmatchcase(name, pattern) for pattern in NEEDED)
 
 
 def is_tokenizer_file(name: str) -> bool:
-    """Whether a file, by its name in its folder, is a tokenizer's."""
+    """Return whether a file, by its name in its folder, is a tokenizer's."""
     return "/" not in name and any(fnmatchcase(name, pattern) for pattern in TOKENIZER_FILES)
 
 
 def is_template_file(name: str) -> bool:
-    """Whether a file, by its name in its folder, is a chat template."""
+    """Return whether a file, by its name in its folder, is a chat template."""
     return any(fnmatchcase(name, pattern) for pattern in TEMPLATE_FILES)

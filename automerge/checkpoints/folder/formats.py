@@ -62,7 +62,7 @@ def without_weights(folder: Path) -> str:
 
 
 def listed(folder: Path) -> list[str]:
-    """The names of files in a folder and in those within it, not followed through links."""
+    """Return the names of files in a folder and in those within it, not followed through links."""
     names: list[str] = []
     try:
         for entry in sorted(folder.iterdir()):

@@ -41,7 +41,7 @@ def remarks(folders: Mapping[str, Path], base: str) -> list[str]:
 
 
 def differ(one: Path, other: Path) -> bool:
-    """Whether two files say different things."""
+    """Return whether two files say different things."""
     try:
         contents = [read_json(file) for file in (one, other)]
     except PreflightError:

@@ -46,13 +46,13 @@ OF_MODULES = "[0-9]*_*"
 
 
 def is_stale(path: PurePosixPath) -> bool:
-    """Whether a merged model must not have this file of a source's folder."""
+    """Return whether a merged model must not have this file of a source's folder."""
     *folders, name = (part.lower() for part in path.parts)
     return matches(name, FILES) or any(matches(folder, FOLDERS) for folder in folders)
 
 
 def matches(name: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a name in small letters matches one of some patterns."""
+    """Return whether a name in small letters matches one of some patterns."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 

@@ -26,7 +26,7 @@ class Rows:
     of: Mapping[str, tuple[int, ...]]
 
     def fill(self, model: str, read: Callable[[str], Tensor]) -> Tensor:
-        """One model's tensor in the result's rows; `read` gives a model's own tensor.
+        """Return one model's tensor in the result's rows; `read` gives a model's own tensor.
 
         A row the model lacks is the base's, else its one owner's, else the mean of its owners'.
         Rows that nobody has are the mean of the base's: the logit of such a row is never the
@@ -125,7 +125,7 @@ class AlignedCheckpoint:
         return self._group.spelled[self._name].get(name, name)
 
     def update(self, name: str) -> LowRank | None:
-        """A tensor's factors, where it is stored so and has the model's own rows."""
+        """Return a tensor's factors, where it is stored so and has the model's own rows."""
         model = self._group.models[self._name]
         if self._moved(name) or not isinstance(model, LowRankCheckpoint):
             return None
@@ -137,18 +137,18 @@ class RearrangedCheckpoint(Protocol):
     """A checkpoint of which some tensors are made whenever they are read."""
 
     def rearranged(self, name: str) -> bool:
-        """Whether a tensor is; those that are low-rank updates do not count."""
+        """Return whether a tensor is; those that are low-rank updates do not count."""
 
 
 def rearranged(checkpoint: Checkpoint, name: str) -> bool:
-    """Whether a checkpoint makes a tensor when it is read, and it is no low-rank update."""
+    """Return whether a checkpoint makes a tensor when it is read, and it is no low-rank update."""
     return isinstance(checkpoint, RearrangedCheckpoint) and checkpoint.rearranged(name)
 
 
 def rows_of(
     wanted: Mapping[str, int], own: Mapping[str, int], stored: int, n_rows: int
 ) -> tuple[int, ...]:
-    """A model's row for each row of the result, from the ids of both; it has `stored` rows.
+    """Return a model's row for each row of the result, from the ids of both; it has `stored` rows.
 
     A row of the result that stands for no token is the model's same row, if no token of its own is
     there: padding stays padding.

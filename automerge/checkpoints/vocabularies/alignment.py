@@ -112,7 +112,7 @@ def beyond_rows(name: str, tokens: Tokens | None, rows: int) -> list[str]:
 
 
 def tied(checkpoint: Checkpoint) -> bool:
-    """Whether a model's output head is its embedding."""
+    """Return whether a model's output head is its embedding."""
     stated = checkpoint.config.get("tie_word_embeddings")
     return (complete(checkpoint).get("tie_word_embeddings") if stated is None else stated) is True
 
@@ -193,7 +193,7 @@ class _Aligner:
             raise PreflightError(map(Fault, faults))
 
     def _help(self, name: str) -> str:
-        """What would let a source of another vocabulary be merged."""
+        """Return what would let a source of another vocabulary be merged."""
         choose = f"one can be chosen in a recipe: `tokenizer: {name}`"
         ours, theirs = self._own[self._base], self._own[name]
         if ours is None or theirs is None or not spelled_alike(ours, theirs):
@@ -201,7 +201,7 @@ class _Aligner:
         return f"a union can be built: `tokenizer: {UNION}`, or {choose}"
 
     def _ties(self, names: VocabularyTensors) -> bool:
-        """Whether the result's head is tied: as the base's is, unless a source's is another.
+        """Return whether the result's head is tied: as the base's is, unless a source's is another.
 
         A source whose head is a tensor of its own, but equal to its embedding, is as good as tied.
         """
@@ -285,7 +285,7 @@ class _Aligner:
         return folder
 
     def _template(self, target: Target) -> Path | str:
-        """The folder whose chat template the result has, or its text."""
+        """Return the folder whose chat template the result has, or its text."""
         choice = self._vocabulary.chat_template or target.owner
         if choice == AUTO and AUTO not in self._folders:
             return most_common(self._folders, target.owner)
@@ -320,7 +320,7 @@ class _Aligner:
 
 
 def text_of(template: Path | str) -> object:
-    """A chat template as it is written, or a folder's."""
+    """Return a chat template as it is written, or a folder's."""
     return template if isinstance(template, str) else chat_template(template)
 
 

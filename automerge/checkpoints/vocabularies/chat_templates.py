@@ -45,5 +45,5 @@ def alone(templates: dict[str, Any]) -> object:
 
 
 def text(file: Path) -> str:
-    """A text file of a stranger's."""
+    """Return a text file of a stranger's."""
     return read_bytes(file).decode("utf-8", errors="replace")

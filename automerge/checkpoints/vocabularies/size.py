@@ -26,7 +26,7 @@ def n_rows(checkpoint: Checkpoint) -> int:
 
 
 def vocabulary_path(config: Mapping[str, Any]) -> Sequence[str]:
-    """Where a configuration says, or leaves to its class, how many tokens there are."""
+    """Return where a configuration says, or leaves to its class, how many tokens there are."""
     nested = any(isinstance(value, Mapping) and KEY in value for value in config.values())
     if KEY in config and not nested:
         return (KEY,)
@@ -70,14 +70,14 @@ def made(config: Mapping[str, Any]) -> Any:
 
 
 def resized(config: Mapping[str, Any], n_rows: int) -> dict[str, Any]:
-    """A configuration with this many tokens, at whatever level it says so."""
+    """Return a configuration with this many tokens, at whatever level it says so."""
     path = vocabulary_path(config) or (KEY,)
     changed = with_value(config, path, n_rows)
     return {**changed, KEY: n_rows} if KEY in config else changed
 
 
 def with_value(config: Mapping[str, Any], path: Sequence[str], value: object) -> dict[str, Any]:
-    """A nested mapping with another value at a path."""
+    """Return a nested mapping with another value at a path."""
     key, *rest = path
     if not rest:
         return {**config, key: value}

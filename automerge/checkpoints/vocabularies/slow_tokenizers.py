@@ -61,7 +61,7 @@ def place(folder: Path, copy: Path) -> None:
 
 
 def loaded(folder: Path, names: Sequence[str]) -> dict[str, Any]:
-    """What transformers makes of a tokenizer's files."""
+    """Return what transformers makes of a tokenizer's files."""
     from transformers import AutoTokenizer, TokenizersBackend
 
     tokenizer = AutoTokenizer.from_pretrained(
@@ -82,7 +82,7 @@ def loaded(folder: Path, names: Sequence[str]) -> dict[str, Any]:
 
 
 def ranks(folder: Path, names: Sequence[str]) -> dict[str, Any] | None:
-    """The tokens of a file of tiktoken: a line for each, its bytes in base64 and its id."""
+    """Return the tokens of a file of tiktoken: a line for each, its bytes in base64 and its id."""
     if len(names) != 1 or not names[0].endswith((".tiktoken", ".model")):
         return None
     vocab: dict[str, int] = {}

@@ -55,7 +55,7 @@ def vocabulary_tensors(config: Mapping[str, Any], stored: Iterable[str]) -> Voca
 
 
 def parameters(model: nn.Module, module: nn.Module, kind: str) -> list[str]:
-    """All names of one module's parameter, tied or not."""
+    """Return all names of one module's parameter, tied or not."""
     if getattr(module, kind, None) is None:
         return []
     return [

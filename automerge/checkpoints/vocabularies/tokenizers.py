@@ -25,7 +25,7 @@ MAX_ID = 1 << 24
 
 
 def vocabulary_files(folder: Path) -> list[str]:
-    """The names of the files that hold a tokenizer's vocabulary, checked but not read."""
+    """Return the names of the files that hold a tokenizer's vocabulary, checked but not read."""
     try:
         names = [path.name for path in folder.iterdir() if is_tokenizer_file(path.name)]
     except OSError as error:
@@ -37,7 +37,7 @@ def vocabulary_files(folder: Path) -> list[str]:
 
 
 def read_tokenizer(folder: Path) -> Mapping[str, Any] | None:
-    """A folder's tokenizer as the content of a tokenizer.json; None where it has none.
+    """Return a folder's tokenizer as the content of a tokenizer.json; None where it has none.
 
     Tokens that only the files beside it name are among the added tokens, as they are once
     transformers has loaded it. Other forms, such as tokenizer.model, are converted by transformers'
@@ -147,7 +147,7 @@ def compare_roles(ours: Path, theirs: Path, owner: str = "the base") -> list[str
 
 
 def roles(folder: Path) -> dict[str, object]:
-    """A folder's special tokens, by role."""
+    """Return a folder's special tokens, by role."""
     found: dict[str, object] = {}
     for name in (SPECIAL, TOKENIZER_CONFIG):
         content = read_json(folder / name) if (folder / name).exists() else {}
@@ -156,5 +156,5 @@ def roles(folder: Path) -> dict[str, object]:
 
 
 def text(token: object) -> object:
-    """A special token's text, from either of its written forms."""
+    """Return a special token's text, from either of its written forms."""
     return token.get("content") if isinstance(token, dict) else token

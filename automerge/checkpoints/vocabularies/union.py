@@ -17,7 +17,7 @@ FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 def covering(tokens: Mapping[str, Tokens]) -> str | None:
-    """The first model whose tokenizer has all tokens of all, and cuts text as they do."""
+    """Return the first model whose tokenizer has all tokens of all, and cuts text as they do."""
     for name, one in tokens.items():
         others = tokens.values()
         if all(other.ids.keys() <= one.ids.keys() and one.cuts_like(other) for other in others):
@@ -96,7 +96,7 @@ def as_added(token: str, owner: Tokens, spelling: Tokenizer) -> AddedToken:
 
 
 def plain(text: str) -> AddedToken:
-    """An ordinary token that is matched as it is written."""
+    """Return an ordinary token that is matched as it is written."""
     from tokenizers import AddedToken
 
     return AddedToken(text, normalized=False, special=False)

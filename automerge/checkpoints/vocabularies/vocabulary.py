@@ -57,7 +57,7 @@ class Tokens:
         return dict.fromkeys(merges(self.content))
 
     def cuts_like(self, other: Tokens) -> bool:
-        """Whether both cut text alike as far as they have the same tokens and rules.
+        """Return whether both cut text alike as far as they have the same tokens and rules.
 
         One form of a tokenizer has its rules in other words than another: there, the tokens decide.
         """
