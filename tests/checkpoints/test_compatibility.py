@@ -150,7 +150,7 @@ RENAMED = [*WORDS[:-1], "other"]
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (SWAPPED, "permuted: 2 token(s) have another id"),
+        (SWAPPED, "permuted: 2 token(s) have a different id"),
         (RENAMED, "different: adds 1 token(s) ('other'), lacks 1 token(s)"),
     ],
 )
@@ -172,7 +172,7 @@ def test_other_roles_and_templates_are_warnings(base, source):
     (source / "chat_template.jinja").write_text("{{ messages }}")
     faults, warnings = check(base, source)
     assert not faults
-    assert "its eos_token is 'w5', '</s>' in the base" in warnings[0]
+    assert "its eos_token is 'w5', but '</s>' in the base" in warnings[0]
     assert "chat template differs" in warnings[1]
 
 
@@ -181,7 +181,7 @@ def test_a_source_without_a_tokenizer_is_taken_to_use_the_bases_which_is_said(ba
     (source / "tokenizer_config.json").unlink()
     faults, [warning] = check(base, source)
     assert not faults
-    assert "it has no tokenizer: its ids are taken to mean the same" in warning
+    assert "it has no tokenizer: its ids are assumed to mean the same" in warning
 
 
 @pytest.mark.parametrize("content", ['{"added_tokens": [1]}', '{"model": {"vocab": [[]]}}'])

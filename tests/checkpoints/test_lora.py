@@ -315,8 +315,8 @@ def nested(trained):
 FOLDERS = {
     "no weights": (emptied, "an adapter without adapter_model.safetensors"),
     "no configuration": (without_config, "no adapter_config.json"),
-    "two models": (with_model, "holds both a model"),
-    "one folder further in": (nested, "folders with one: checkpoint-500"),
+    "two models": (with_model, "contains both a model"),
+    "one folder further in": (nested, "folders that do: checkpoint-500"),
 }
 
 
@@ -331,7 +331,7 @@ def test_a_folder_that_is_no_adapter_is_called_what_it_is(case, tmp_path):
 
 def test_an_adapter_without_a_base_asks_for_one(tmp_path):
     trained = train(tmp_path, target_modules=Q)
-    with pytest.raises(PreflightError, match="name the model it was trained over as the base"):
+    with pytest.raises(PreflightError, match="name the model it was trained on as the base"):
         open_checkpoint(trained.folder)
 
 
@@ -412,13 +412,17 @@ def test_several_adapters_in_one_file_are_refused_by_name(tmp_path):
     state = load_file(trained.folder / WEIGHTS)
     both = {k.replace(".weight", f".{n}.weight"): v.clone() for k, v in state.items() for n in "ab"}
     save_file(both, trained.folder / WEIGHTS)
-    with pytest.raises(PreflightError, match=r"holds 2 adapters \(a, b\)"):
+    with pytest.raises(PreflightError, match=r"contains 2 adapters \(a, b\)"):
         open_checkpoint(trained.folder, open_checkpoint(trained.base))
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("lora_A", "B·A has shape"), ("lora_B", "only factor A"), ("lora_E", "no tensor of a LoRA")],
+    [
+        ("lora_A", "B·A has shape"),
+        ("lora_B", "only factor A"),
+        ("lora_E", "not a known tensor of a LoRA"),
+    ],
 )
 def test_factors_that_do_not_fit_are_refused(name, message, tmp_path):
     trained = train(tmp_path, target_modules=Q)

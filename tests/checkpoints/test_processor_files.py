@@ -37,7 +37,7 @@ def test_a_processor_that_only_a_source_has_is_the_results_which_is_said(models)
     WhisperFeatureExtractor(feature_size=24).save_pretrained(models / "fine")
     aligned = align(opened(models), "base")
     [warning] = aligned.warnings
-    assert "base has no preprocessor_config.json; the merged model has that of fine" in warning
+    assert "base has no preprocessor_config.json; the merged model gets that of fine" in warning
     found = AutoFeatureExtractor.from_pretrained(exported(aligned, models / "out"))
     assert found.feature_size == 24
 

@@ -249,7 +249,7 @@ def test_a_head_of_its_own_unties_a_tied_base(tmp_path):
     heads(pair["fine"], tie=False)
     edit_weights(pair["fine"], lambda s: {**s, HEAD: s[HEAD] + 0.25})
     checkpoints, warnings = opened(pair)
-    assert any("the merged model has a head of its own" in w for w in warnings)
+    assert any("the merged model has a separate head" in w for w in warnings)
     out = tmp_path / "out"
     merge_to_folder(recipe("fine"), checkpoints, out)
     base, fine = (load_file(pair[n] / "model.safetensors") for n in ("base", "fine"))
@@ -319,7 +319,7 @@ def test_the_chat_template_is_the_tokenizers_unless_it_is_chosen(choice, templat
     assert AutoTokenizer.from_pretrained(out).chat_template == template
     _, warnings = opened(folders, choice)
     other = "fine" if template == "base's" else "base"
-    assert f"{other}: its chat template is not the merged model's" in warnings
+    assert f"{other}: its chat template differs from the merged model's" in warnings
 
 
 def test_models_of_one_vocabulary_come_back_as_they_are(pair):

@@ -1,1 +1,1 @@
-"""LoRA adapters, as PEFT makes and reads them."""
+"""LoRA adapters, as PEFT writes and reads them."""

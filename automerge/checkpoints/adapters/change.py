@@ -1,4 +1,4 @@
-"""What an adapter does to one tensor of its base, and the tensor that comes of it."""
+"""What an adapter does to one tensor of its base, and the resulting tensor."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Read = Callable[[str], "Tensor"]
 class Factors:
     """A product scale · B · A, by the names of its factors in the adapter's file.
 
-    `transposed` is added as (B · A)ᵀ. `start` is the initialisation whose product was taken out
-    of the base when training began.
+    If `transposed`, it is added as (B · A)ᵀ. `start` is the initialisation whose product was
+    subtracted from the base when training began.
     """
 
     down: str
@@ -31,10 +31,10 @@ class Factors:
 
 @dataclass(frozen=True)
 class Change:
-    """What becomes of one tensor, by names in the adapter's file, in this order.
+    """The changes to one tensor, by names in the adapter's file, in the order they are applied.
 
-    `stored` replaces the base's tensor; `factors` are added; `magnitude` gives rows (columns where
-    transposed) their norm (DoRA, Liu et al. 2024, arXiv:2402.09353); `tokens` replaces rows;
+    `stored` replaces the base's tensor; `factors` are added; `magnitude` sets the norms of rows
+    (columns if transposed; DoRA, Liu et al. 2024, arXiv:2402.09353); `tokens` replaces rows;
     `added`, times a scale, is added.
     """
 
@@ -46,16 +46,16 @@ class Change:
 
     @property
     def low_rank(self) -> bool:
-        """Whether the tensor is a base and factors, and nothing else."""
+        """Whether the tensor is a base plus factors, and nothing else."""
         return self.factors is not None and not (self.magnitude or self.tokens or self.added)
 
     @property
     def computed(self) -> bool:
-        """Whether the tensor is made when it is read, and is not low rank."""
+        """Whether the tensor is computed when it is read, and is not low rank."""
         return bool(self.magnitude or self.tokens or self.added)
 
     def update(self, base: Tensor, read: Read) -> LowRank | None:
-        """The base (or what is stored instead of it) and the factors; None without factors."""
+        """Return the base, or what is stored instead of it, with the factors; None without them."""
         if self.factors is None:
             return None
         base = self.before(base, read)
@@ -67,7 +67,7 @@ class Change:
         return LowRank(base, up, down, self.factors.scale)
 
     def apply(self, base: Tensor, read: Read) -> Tensor:
-        """Return the tensor, in the base's dtype; computed in float32, rounded once."""
+        """Return the changed tensor in the base's dtype, computed in float32 and rounded once."""
         update = self.update(base, read)
         if not self.computed:
             return self.before(base, read) if update is None else update.whole()
@@ -92,15 +92,15 @@ class Change:
         return result.to(dtype)
 
     def before(self, base: Tensor, read: Read) -> Tensor:
-        """Return what the change begins with, in the base's dtype."""
+        """Return the tensor that factors are added to, in the base's dtype."""
         return base if self.stored is None else read(self.stored).to(base.dtype)
 
 
 def over_start(base: Tensor, up: Tensor, down: Tensor, factors: Factors) -> LowRank:
-    """Return a base without the product that initialised the factors, and the factors.
+    """Return the base minus the product that initialised the factors, plus the factors.
 
-    PiSSA (Meng et al. 2024, arXiv:2404.02948) starts with the base's best approximation of the
-    factors' rank, OLoRA (Büyükakyüz 2024, arXiv:2406.01775) with the first columns of its QR
+    PiSSA (Meng et al. 2024, arXiv:2404.02948) starts from the base's best approximation of the
+    factors' rank, OLoRA (Büyükakyüz 2024, arXiv:2406.01775) from the first columns of its QR
     decomposition. Both are computed again, in float64, as PEFT does when it loads such an adapter.
     """
     import torch
@@ -113,7 +113,7 @@ def over_start(base: Tensor, up: Tensor, down: Tensor, factors: Factors) -> LowR
         left, values, right = torch.linalg.svd(matrix, full_matrices=False)
         start_up, start_down = left[:, :rank] * values[:rank], right[:rank]
     else:
-        # The factors are Q and R; PEFT takes scale · Q · R out.
+        # The factors are Q and R; PEFT subtracts scale · Q · R.
         orthogonal, triangular = torch.linalg.qr(matrix)
         start_up, start_down = factors.scale * orthogonal[:, :rank], triangular[:rank]
     up = torch.cat([factors.scale * up.double(), -start_up], dim=1).float()

@@ -1,4 +1,4 @@
-"""Names of the tensors in an adapter's file, as PEFT and trainers write them."""
+"""The names of tensors in an adapter's file, as PEFT and trainers write them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 PREFIX = "base_model.model."
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "module.")
-"""What torch.compile, FSDP and DeepSpeed put between or before names."""
+"""What torch.compile, FSDP and DeepSpeed insert into names, or put before them."""
 NAMED = re.compile(
     r".+\.(?:lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|modules_to_save|"
     r"trainable_tokens_delta)\.(?P<adapter>[\w\-]+)(?:\.(?:weight|bias))?"
@@ -28,7 +28,7 @@ FORMS = (
     ("whole", re.compile(r"(?P<module>.+)\.modules_to_save(?P<rest>\..+)")),
     ("foreign", re.compile(r"(?P<module>.+)\.(?:lora_\w+|token_adapter)\b.*")),
 )
-"""What a tensor is to its module: the first form that fits."""
+"""The forms of tensors, with the patterns of their names; the first one that matches counts."""
 
 Keys: TypeAlias = dict[str, str]
 
@@ -37,8 +37,9 @@ Keys: TypeAlias = dict[str, str]
 class ModuleKeys:
     """The tensors of an adapter's file that belong to one tensor of the model.
 
-    By form: `A`, `B`, `magnitude`, ... `base` is the weight the factors are added to, stored beside
-    them; `whole` replaces the tensor; `original` is what it replaced.
+    `forms` maps forms to names in the file: `A`, `B`, `magnitude`, ...; `base` is the weight that
+    the factors are added to, stored beside them; `whole` replaces the tensor; `original` is what it
+    replaced.
     """
 
     name: str
@@ -50,14 +51,14 @@ class ModuleKeys:
 
 
 def read_keys(keys: Iterable[str]) -> tuple[Mapping[str, ModuleKeys], list[str]]:
-    """Sort an adapter's tensors by the model's tensor they belong to, and list what is wrong."""
+    """Group an adapter's tensors by the model's tensor they belong to, and list faults."""
     keys = list(keys)
     names = {match["adapter"] for key in keys if (match := NAMED.fullmatch(key))}
     names -= {"weight", "bias"}
     if len(names) > 1:
         shown = ", ".join(sorted(names)[:5])
         return {}, [
-            f"holds {len(names)} adapters ({shown}); save one of them alone: "
+            f"contains {len(names)} adapters ({shown}); save one of them alone: "
             "save_pretrained(..., selected_adapters=[NAME])"
         ]
     found: dict[str, ModuleKeys] = {}
@@ -66,7 +67,7 @@ def read_keys(keys: Iterable[str]) -> tuple[Mapping[str, ModuleKeys], list[str]]
         name = plain(key, names)
         form, target = classify(name)
         if form == "foreign":
-            faults.append(f"{key!r:.200} is no tensor of a LoRA adapter that is known here")
+            faults.append(f"{key!r:.200} is not a known tensor of a LoRA adapter")
         elif form != "idle":
             entry = found.setdefault(target, ModuleKeys(target))
             if form == "whole" and "whole" in entry.forms and ".modules_to_save." in key:
@@ -76,7 +77,7 @@ def read_keys(keys: Iterable[str]) -> tuple[Mapping[str, ModuleKeys], list[str]]
 
 
 def plain(key: str, adapters: Iterable[str]) -> str:
-    """Return a key without the prefix of PEFT, wrappers of trainers and the adapter's name."""
+    """Return a key without PEFT's prefix, trainers' wrappers and the adapter's name."""
     for wrapper in WRAPPERS[:-1]:
         key = key.replace(wrapper, "")
     key = key.removeprefix(WRAPPERS[-1]).removeprefix(PREFIX)
@@ -86,7 +87,7 @@ def plain(key: str, adapters: Iterable[str]) -> str:
 
 
 def classify(name: str) -> tuple[str, str]:
-    """Return a tensor's form, and the model's tensor it belongs to."""
+    """Return a tensor's form, and the model's tensor that it belongs to."""
     for form, pattern in FORMS:
         if match := pattern.fullmatch(name):
             if form == "B_bias":

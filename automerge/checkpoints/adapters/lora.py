@@ -38,10 +38,17 @@ TIE = "tie_word_embeddings"
 class LoraCheckpoint:
     """A base checkpoint with a PEFT LoRA adapter merged into it.
 
-    What stays in memory are the factors; a merged tensor is made when it is read, in float32,
-    rounded once to the base's dtype. An adapter may untie the head, resize the embedding and bring
+    Only the factors stay in memory; a merged tensor is computed in float32 when it is read, and
+    rounded once to the base's dtype. An adapter may untie the head, resize the embedding and have
     its own tokenizer; configuration and tokenizer are then in a temporary folder that lives as
-    long as the checkpoint. `notes` are for the user. Raises PreflightError with every fault found.
+    long as the checkpoint. `notes` are for the user.
+
+    Args:
+        path: the adapter's folder.
+        base: the model that it is added to.
+
+    Raises:
+        PreflightError: with every fault found.
     """
 
     def __init__(self, path: Path, base: Checkpoint) -> None:
@@ -61,20 +68,20 @@ class LoraCheckpoint:
         self.notes = trained_on_another(settings.base, base.path)
 
     def read(self, name: str) -> Tensor:
-        """Return one tensor: the base's, or what the adapter makes of it."""
+        """Return one tensor: the base's, with the adapter's changes if there are any."""
         tensor = self._base.read(self._names.origin(name))
         change = self._changes.get(name)
         return tensor if change is None else change.apply(tensor, self._stored)
 
     def update(self, name: str) -> LowRank | None:
-        """Return the factors of a tensor that is changed by them alone, views of its file."""
+        """Return a tensor's factors, views of the file; None unless it is changed by them alone."""
         change = self._changes.get(name)
         if change is None or not change.low_rank:
             return None
         return change.update(self._base.read(self._names.origin(name)), self._stored)
 
     def rearranged(self, name: str) -> bool:
-        """Return whether a tensor is made when it is read, and is not a low-rank update."""
+        """Return whether a tensor is computed when it is read, and is not a low-rank update."""
         return name in self._changes and self._changes[name].computed
 
     def _stored(self, key: str) -> Tensor:
@@ -88,7 +95,7 @@ class LoraCheckpoint:
         return safe_open(self.path / WEIGHTS, framework="pt", device="cpu")
 
     def _own_assets(self, adapted: Adapted) -> Path:
-        """Return the base's folder, unless the adapter changes its configuration or tokenizer."""
+        """Return the base's folder, or a new one if configuration or tokenizer are changed."""
         own = bool(vocabulary_files(self.path))
         if not own and adapted.rows is None and not adapted.untied:
             return self._base.assets
@@ -105,12 +112,12 @@ class LoraCheckpoint:
 
 
 def is_text_file(name: str) -> bool:
-    """Return whether a file says how text becomes tokens: a tokenizer's, or a chat template."""
+    """Return whether a file belongs to a tokenizer or is a chat template."""
     return is_tokenizer_file(name) or is_template_file(name)
 
 
 def adapted_config(config: Mapping[str, Any], adapted: Adapted) -> Mapping[str, Any]:
-    """Return the base's configuration with what an adapter changes of it."""
+    """Return the base's configuration with an adapter's changes."""
     if adapted.rows is not None:
         config = resized(config, adapted.rows)
     if adapted.untied:

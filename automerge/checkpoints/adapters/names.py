@@ -16,17 +16,17 @@ from automerge.errors import PreflightError
 
 
 class BaseNames:
-    """Finds tensors of a base; asks its architecture only where spelling alone does not tell."""
+    """Finds tensors of a base, consulting its architecture only if names alone do not suffice."""
 
     def __init__(self, base: Checkpoint) -> None:
         self._base = base
         self.tensors: Mapping[str, TensorInfo] = base.tensors
 
     def find(self, name: str) -> str | None:
-        """A tensor's name in the base, or that of its tied head; None where it has no such tensor.
+        """Return a tensor's name in the base, or of its tied head; None if there is no such tensor.
 
-        An outer prefix such as "model." may be there or lack; other spellings, of other versions
-        of transformers, are those that it loads as the same tensor.
+        An outer prefix such as "model." may be missing or extra. The spellings of other versions of
+        transformers are recognised if it loads them as the same tensor.
         """
         if name in self.tensors:
             return name
@@ -42,28 +42,31 @@ class BaseNames:
         return self.tensors[self.origin(name)]
 
     def origin(self, name: str) -> str:
-        """Return the stored tensor that a tensor begins as."""
+        """Return the stored tensor that a tensor is in the base; a tied head is the embedding."""
         if name in self.tensors or self.embedding is None:
             return name
         return self.embedding
 
     @cached_property
     def embedding(self) -> str | None:
-        """The embedding that the base ties its head to; None where it does not."""
+        """The embedding that the base's head is tied to; None if it is not tied."""
         if not tied(self._base):
             return None
         return next((n for n in self.vocabulary.embeddings if n in self.tensors), None)
 
     @cached_property
     def vocabulary(self) -> VocabularyTensors:
-        """The tensors with a row for every token; none where transformers does not say."""
+        """The tensors with a row per token; none if transformers does not know them."""
         try:
             return vocabulary_tensors(self._base.config, self.tensors)
         except PreflightError:
             return VocabularyTensors((), (), ())
 
     def transposed(self, name: str, otherwise: bool) -> bool:
-        """Whether a square weight is stored transposed (Conv1D), as its architecture has it."""
+        """Return whether a square weight is stored transposed (Conv1D) in its architecture.
+
+        If the architecture is not known, return `otherwise`.
+        """
         from transformers.pytorch_utils import Conv1D
 
         live = self._live((name,)).get(name)
@@ -90,6 +93,6 @@ class BaseNames:
 
 
 def by_end(name: str, names: Mapping[str, TensorInfo]) -> str | None:
-    """Return the one name that has another outer prefix than this."""
+    """Return the only one of `names` that differs in its outer prefix; None if there isn't one."""
     found = [n for n in names if name.endswith(f".{n}") or n.endswith(f".{name}")]
     return found[0] if len(found) == 1 else None

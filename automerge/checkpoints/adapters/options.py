@@ -1,4 +1,4 @@
-"""What PEFT's options mean for the merged weights: applied, without effect on them, or refused."""
+"""What PEFT's options mean for the merged weights: applied, without effect, or refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONFIG = "adapter_config.json"
 MERGE_FIRST = "merge it into its base with PEFT's merge_and_unload and use the merged folder"
 CONVERT = (
     "its base is not the model it names: save it again with PEFT's save_pretrained(..., "
-    "path_initial_model_for_weight_conversion=...), which makes it an ordinary LoRA adapter"
+    "path_initial_model_for_weight_conversion=...), which turns it into an ordinary LoRA adapter"
 )
 LEAVE_OUT = "no change of weights reproduces it: leave it out"
 PATTERN = re.compile(r"[\w.\-\\^$|\[\]*+]{1,200}", re.ASCII)
@@ -30,14 +30,14 @@ UNMERGEABLE = frozenset(
         *("ADAPTION_PROMPT", "CPT", "CARTRIDGE", "XLORA", "POLY"),
     }
 )
-"""Kinds of PEFT that add to the input or to the forward pass, not to the weights."""
+"""PEFT types that add to the input or the forward pass rather than the weights."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """One option of an adapter's configuration: its use, why or how, and what to do instead.
+    """One option of an adapter's configuration: its use, how or why, and what to do instead.
 
-    A refused option's neutral values (null, false, empty) are those of an adapter without it.
+    A refused option is accepted if its value is neutral (null, false, empty).
     """
 
     use: Use
@@ -117,14 +117,14 @@ OPTIONS: Mapping[str, Option] = {
 
 START_KEPT = ("gaussian", "eva", "orthogonal", "mica")
 START_TAKEN_OUT = ("pissa", "olora")
-"""Initialisations that leave the base as it is, and those that take B·A out of it at the start."""
+"""Initialisations that leave the base unchanged, and those that first subtract B·A from it."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """What an adapter's configuration says about its merged weights.
 
-    `start` is the initialisation that was taken out of the base, if any.
+    `start` is the initialisation that was subtracted from the base, if any.
     """
 
     rank: int
@@ -144,14 +144,14 @@ class Settings:
         return int(by_pattern(self.rank_pattern, self.rank, module))
 
     def scale_of(self, module: str) -> float:
-        """Return what a module's product B·A is multiplied by."""
+        """Return the factor that a module's product B·A is multiplied by."""
         rank = self.rank_of(module)
         alpha = by_pattern(self.alpha_pattern, self.alpha, module)
         return alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
 
 
 def by_pattern(patterns: Mapping[str, float], default: float, module: str) -> float:
-    """Return a pattern's value for a module, matched as PEFT does."""
+    """Return the value of the first pattern that matches a module, as PEFT matches them."""
     for pattern, value in patterns.items():
         if re.match(rf"(.*\.)?({pattern})$", module):
             return value
@@ -159,9 +159,12 @@ def by_pattern(patterns: Mapping[str, float], default: float, module: str) -> fl
 
 
 def read_settings(path: Path) -> Settings:
-    """Read an adapter's configuration; refuse what would change the merge unseen.
+    """Read an adapter's configuration, refusing options that are not understood.
 
-    The configuration is data: nothing it names is imported. Raises PreflightError with every fault.
+    The configuration is data: nothing it names is imported.
+
+    Raises:
+        PreflightError: with every fault.
     """
     config = read_json(path)
     faults = [*kind_faults(config), *option_faults(config), *code_faults(config)]
@@ -187,7 +190,7 @@ def read_settings(path: Path) -> Settings:
 
 
 def kind_faults(config: Mapping[str, Any]) -> list[str]:
-    """Refuse adapters that are not LoRA, by the name of their kind."""
+    """List faults of adapters that are not LoRA, naming their type."""
     kind = config.get("peft_type")
     if kind == "LORA":
         return []
@@ -196,7 +199,7 @@ def kind_faults(config: Mapping[str, Any]) -> list[str]:
 
 
 def option_faults(config: Mapping[str, Any]) -> list[str]:
-    """Refuse options that are refused, and those nobody here knows."""
+    """List options that are refused or unknown."""
     if config.get("peft_type") != "LORA":
         return []
     faults = []
@@ -210,7 +213,7 @@ def option_faults(config: Mapping[str, Any]) -> list[str]:
 
 
 def code_faults(config: Mapping[str, Any]) -> list[str]:
-    """List unusual modules that PEFT would import; none is imported here."""
+    """List modules that PEFT would import, except its usual ones; nothing is imported here."""
     mapping = config.get("auto_mapping") or {}
     library = mapping.get("parent_library") if isinstance(mapping, dict) else mapping
     faults = []
@@ -222,7 +225,7 @@ def code_faults(config: Mapping[str, Any]) -> list[str]:
 
 
 def start_faults(config: Mapping[str, Any]) -> list[str]:
-    """Refuse initialisations that changed the base in a way that cannot be repeated."""
+    """List initialisations that changed the base in a way that cannot be reproduced."""
     start = config.get("init_lora_weights")
     if start is None or type(start) is bool:
         return []
@@ -230,7 +233,7 @@ def start_faults(config: Mapping[str, Any]) -> list[str]:
     if name in (*START_KEPT, *START_TAKEN_OUT):
         return []
     if NITER.fullmatch(name):
-        why = "a randomised SVD of the base, which no second one repeats"
+        why = "a randomised SVD of the base, which cannot be reproduced"
     elif name.startswith("corda"):
         why = "a decomposition of the base by the activations of its training data (CorDA)"
     elif name == "loftq":
@@ -239,11 +242,11 @@ def start_faults(config: Mapping[str, Any]) -> list[str]:
         why = "a base changed by the gradients of its training data (LoRA-GA)"
     else:
         return [f"init_lora_weights is {start!r:.80}, not known to this version: {MERGE_FIRST}"]
-    return [f"init_lora_weights is {start!r:.80}: it was trained over {why}; {CONVERT}"]
+    return [f"init_lora_weights is {start!r:.80}: it was trained on {why}; {CONVERT}"]
 
 
 def number_faults(config: Mapping[str, Any]) -> list[str]:
-    """List ranks, scales and switches that have no such value."""
+    """List ranks, scales and switches with invalid values."""
     faults = []
     if config.get("bias") not in (None, "none", "all", "lora_only"):
         faults.append(f"bias is {config['bias']!r:.80}; expected none, all or lora_only")
@@ -265,7 +268,7 @@ def finite(value: object) -> bool:
 
 
 def pattern_faults(key: str, patterns: object, allowed: Callable[[object], bool]) -> list[str]:
-    """List patterns that are not simple: they are regular expressions from strangers."""
+    """List patterns that are not simple, since they are regular expressions from anyone."""
     if not isinstance(patterns, dict):
         return [f"{key} must be a mapping; got {patterns!r:.80}"]
     faults = []
@@ -290,7 +293,7 @@ def sound(pattern: str) -> bool:
 
 
 def token_faults(config: Mapping[str, Any]) -> list[str]:
-    """Refuse token indices that are no lists of token ids."""
+    """List token indices that are not lists of token ids."""
     given = config.get("trainable_token_indices")
     lists = list(given.values()) if isinstance(given, dict) else [given or []]
     if all(isinstance(ids, list) and all(type(i) is int and i >= 0 for i in ids) for ids in lists):
@@ -299,7 +302,7 @@ def token_faults(config: Mapping[str, Any]) -> list[str]:
 
 
 def token_indices(given: object) -> dict[str, tuple[int, ...]]:
-    """Token ids by the end of their module's name; "" is the model's token embedding."""
+    """Return token ids by the end of their module's name; "" is the model's token embedding."""
     if isinstance(given, dict):
         return {str(module): tuple(ids) for module, ids in given.items()}
     return {"": tuple(given)} if isinstance(given, list) else {}

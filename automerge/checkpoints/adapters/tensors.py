@@ -1,4 +1,4 @@
-"""An adapter's tensors matched with those of its base: what becomes of each, and its new shape."""
+"""Match an adapter's tensors with those of its base: the change to each, and its new shape."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROWS_HELP = (
-    "the adapter was trained with a resized embedding and does not hold all of it: save it again "
-    "with save_embedding_layers=True"
+    "the adapter was trained with a resized embedding but does not contain all of it: save it "
+    "again with save_embedding_layers=True"
 )
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """What becomes of a base: the changes by tensor, and all tensors with their new shapes.
+    """The effect on a base: the changes by tensor, and all tensors with their new shapes.
 
-    `rows` is the new number of rows of embedding and head, None where it is the base's; `untied` is
-    whether a tied head becomes a tensor of its own.
+    `rows` is the new number of rows of embedding and head, or None if it is the base's; `untied`
+    is whether a tied head becomes a tensor of its own.
     """
 
     changes: Mapping[str, Change]
@@ -44,12 +44,12 @@ def connect(
     names: BaseNames,
     read: Callable[[str], Tensor],
 ) -> tuple[Adapted | None, list[str]]:
-    """Match an adapter's tensors with its base's; what came of it, or everything that is wrong."""
+    """Match an adapter's tensors with its base's; return the effect, or None and all faults."""
     found, faults = read_keys(header)
     if not header:
-        faults.append("holds no tensors")
+        faults.append("contains no tensors")
     if dtypes := sorted({info.dtype for info in header.values() if not info.mergeable}):
-        faults.append(f"stores {shown(dtypes)}, which are no plain numbers; save it in float32")
+        faults.append(f"stores {shown(dtypes)}, which cannot be merged; save it in float32")
     if faults:
         return None, faults
     work = _Connection(settings, header, names)
@@ -101,11 +101,11 @@ class _Connection:
             self._changes[target] = change
 
     def _unknown(self, keys: ModuleKeys) -> str:
-        """Say that the base has no such module."""
+        """Describe a tensor that the base does not have."""
         if "B_bias" in keys.forms:
             return (
-                f"module {keys.module!r} has a bias for factor B (lora_bias), the base has none "
-                "there: it cannot be merged, by PEFT neither"
+                f"module {keys.module!r} has a bias for factor B (lora_bias), but the base has no "
+                "bias there: it cannot be merged, not even by PEFT"
             )
         if not {"whole", "base", "original"} & keys.forms.keys():
             return f"module {keys.module!r} is not in the base: is it another model's adapter?"
@@ -117,7 +117,7 @@ class _Connection:
         return f"{key!r} belongs to no tensor of the base{hint}"
 
     def _check_shape(self, name: str, target: str, shape: tuple[int, ...]) -> None:
-        """Refuse another shape than the base's, but for rows of vocabulary tensors."""
+        """Refuse shapes other than the base's, except for the rows of vocabulary tensors."""
         expected = self._names.info(target).shape
         if shape == expected:
             return
@@ -126,7 +126,7 @@ class _Connection:
         self.faults.append(f"{name!r} has shape {shape}, the base {expected}")
 
     def _factors(self, keys: ModuleKeys, target: str, weight: tuple[int, ...]) -> Factors | None:
-        """Return the low-rank product of one module."""
+        """Return the low-rank product of one module; None if there is none."""
         forms, module = keys.forms, keys.module
         for prefix in ("", "embedding_"):
             pair = forms.get(f"{prefix}A"), forms.get(f"{prefix}B")
@@ -175,26 +175,26 @@ class _Connection:
         transposed = turned and not fits
         if turned and fits:
             transposed = self._names.transposed(target, self._settings.transposed)
-        # A base stored beside the factors is the one they were trained over; embeddings start at 0.
+        # A base stored beside the factors is the one they were trained on; embeddings start at 0.
         start = None if embedding or target in self._bases else self._settings.start
         if start == "olora" and transposed:
             self.faults.append(
-                f"module {module!r}: OLoRA over a weight that is stored transposed is not defined"
+                f"module {module!r}: OLoRA is not defined for a weight that is stored transposed"
             )
         return Factors(a, b, self._settings.scale_of(module), transposed, start)
 
     def _magnitude(
         self, keys: ModuleKeys, factors: Factors | None, weight: tuple[int, ...]
     ) -> str | None:
-        """Return doRA's magnitudes, one for every row (column where transposed)."""
+        """Return the key of DoRA's magnitudes, one per row (column if transposed)."""
         key = keys.forms.get("magnitude")
         if self._settings.dora and factors is not None and key is None:
-            self.faults.append(f"module {keys.module!r} has no magnitudes, and use_dora is true")
+            self.faults.append(f"module {keys.module!r} has no magnitudes, but use_dora is true")
         if key is None or factors is None:
             return None
         if not self._settings.dora:
             self.faults.append(
-                f"module {keys.module!r} has magnitudes (DoRA); use_dora is not true"
+                f"module {keys.module!r} has magnitudes (DoRA), but use_dora is not true"
             )
         wanted = weight[1] if factors.transposed else weight[0]
         if self._header[key].n_elements != wanted:
@@ -207,7 +207,7 @@ class _Connection:
     def _tokens(
         self, keys: ModuleKeys, weight: tuple[int, ...]
     ) -> tuple[str, tuple[int, ...]] | None:
-        """Return rows of single tokens."""
+        """Return the key of rows of single tokens, and the tokens' ids."""
         key = keys.forms.get("tokens")
         if key is None:
             return None
@@ -216,20 +216,20 @@ class _Connection:
         shape = self._header[key].shape
         if len(found) != 1 or shape != (len(found[0]), *weight[1:]):
             self.faults.append(
-                f"module {keys.module!r}: rows of {shape[0]} tokens, which trainable_token_indices "
-                f"in {CONFIG} does not list"
+                f"module {keys.module!r}: has rows of {shape[0]} tokens that are not listed in "
+                f"trainable_token_indices in {CONFIG}"
             )
             return None
         if max(found[0], default=0) >= weight[0]:
             self.faults.append(
-                f"module {keys.module!r}: rows up to {max(found[0])}, the base has {weight[0]}; "
+                f"module {keys.module!r}: has rows up to {max(found[0])}, the base {weight[0]}; "
                 f"{ROWS_HELP}"
             )
             return None
         return key, found[0]
 
     def _added(self, keys: ModuleKeys, weight: tuple[int, ...]) -> tuple[str, float] | None:
-        """Return the bias of factor B."""
+        """Return the key and scale of the bias of factor B."""
         key = keys.forms.get("B_bias")
         if key is None:
             return None
@@ -241,7 +241,7 @@ class _Connection:
         return key, self._settings.scale_of(keys.module)
 
     def tie(self, read: Callable[[str], Tensor]) -> None:
-        """Give a tied head a tensor of its own where embedding and head are changed differently."""
+        """Untie a tied head if embedding and head are changed differently."""
         if not any(LAYER.match(name) is None for name in self._changes):
             return
         embedding, heads = self._names.embedding, self._names.vocabulary.heads
@@ -251,7 +251,7 @@ class _Connection:
         head = next((n for n in heads if n in self._changes), heads[0])
         one, other = self._changes.get(embedding), self._changes.get(head)
         if other is None and one is not None and one == Change(tokens=one.tokens):
-            return  # PEFT's rows of single tokens act on what is tied to the embedding too
+            return  # PEFT's rows of single tokens also act on what is tied to the embedding
         beneath = self._bases.get(embedding) or self._bases.get(head)
         one, other = one or Change(beneath), other or Change(beneath)
         self._changes |= {embedding: one, head: other}
@@ -261,7 +261,7 @@ class _Connection:
         self._untied = True
 
     def check_rows(self) -> None:
-        """Refuse embedding and head of different numbers of rows."""
+        """Refuse an embedding and a head with different numbers of rows."""
         if all(self._shape(n) == self._names.info(n).shape for n in self._changes):
             return
         found = {}
@@ -287,7 +287,7 @@ class _Connection:
 
 
 def equal(one: Change, other: Change, read: Callable[[str], Tensor]) -> bool:
-    """Return whether two changes of tensors that begin as one give one tensor."""
+    """Return whether two changes of the same tensor give the same result."""
     import torch
 
     def same(a: str | None, b: str | None, turned: bool = False) -> bool:

@@ -1,1 +1,1 @@
-"""What else lies in a model's folder, and what of it a merged model gets."""
+"""Files of a model's folder other than weights, and which of them a merged model gets."""

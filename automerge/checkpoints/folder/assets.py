@@ -34,11 +34,17 @@ def write_assets(
     tokenizer: str | None,
     processors: Mapping[str, Path] = MappingProxyType({}),
 ) -> None:
-    """Write the assets of a merged model: the base's configuration over another vocabulary.
+    """Write the assets of a merged model: the base's configuration with another vocabulary.
 
-    `owner` has the tokenizer and the ids of special tokens, `template` the chat template, or is its
-    text. `tokenizer` is the text of a tokenizer.json that was built. `processors` are files that
-    the base lacks, by name, and whose folder they are of.
+    Args:
+        folder: where to write them.
+        base: the base's folder.
+        owner: the folder with the tokenizer and the ids of special tokens.
+        template: the folder with the chat template, or its text.
+        n_rows: the number of rows of the embedding.
+        tied: whether the head is tied to the embedding.
+        tokenizer: the text of a tokenizer.json that was built, if any.
+        processors: the names of files that the base lacks, and the folders that have them.
     """
     copy_carried(
         carried(base), folder, lambda n: not is_tokenizer_file(n) and not is_template_file(n)
@@ -67,7 +73,10 @@ def write_assets(
 
 
 def write_template(folder: Path, template: Path | str, built: bool) -> None:
-    """Give a folder a chat template, its text or a folder's; a built tokenizer lists its tokens."""
+    """Write a chat template, given as text or as the folder that has it.
+
+    If the tokenizer was `built`, it lists added tokens itself, so the configuration does not.
+    """
     file = folder / TOKENIZER_CONFIG
     config = read_json(file) if file.exists() else {}
     before = dict(config)
@@ -93,7 +102,7 @@ def special_ids(config: Mapping[str, Any]) -> dict[str, Any]:
 def with_special_ids(
     config: Mapping[str, Any], special: Mapping[str, Any], replaced: bool
 ) -> dict[str, Any]:
-    """A configuration with another model's ids of special tokens, where they are replaced."""
+    """Return a configuration with its ids of special tokens replaced, if they are to be."""
     if not replaced:
         return dict(config)
     kept = {key: value for key, value in config.items() if key not in special_ids(config)}

@@ -19,10 +19,10 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def licence_of(folder: Path) -> str | None:
-    """Return the licence in the front matter of a folder's card; None where there is none to read.
+    """Return the licence in the front matter of a folder's card; None if there is none.
 
-    Only what is written is looked at: no alias is followed and no tag obeyed. Several licences come
-    as one text.
+    The text is taken literally: no alias is followed and no tag obeyed. Several licences are joined
+    into one text.
     """
     try:
         if not (folder / CARD).is_file():
@@ -43,7 +43,7 @@ def licence_of(folder: Path) -> str | None:
 
 
 def top_level(text: str) -> Iterator[tuple[str, str]]:
-    """Yield keys at the top of a YAML mapping with their texts; lists of texts as one."""
+    """Yield the top-level keys of a YAML mapping with their texts; lists of texts are joined."""
     depth, key, listed = 0, None, False
     parts: list[str] = []
     for number, event in enumerate(yaml.parse(text, Loader=_Loader)):

@@ -1,4 +1,4 @@
-"""Files of a model folder, which may be a stranger's: read and copied with care."""
+"""Files of a model folder, which may come from anyone: read and copied with care."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ TOKENIZER_FILES = (
     *("*.tiktoken", "tekken.json", "*.codes", "*.bpe", "dict.txt", "dict.*.txt", "emoji.json"),
     *("byte_maps.json", "word_shape.json", "word_pronunciation.json", "normalizer.json"),
 )
-"""Names that tokenizers of transformers and mistral-common give their files."""
+"""The names of tokenizer files in transformers and mistral-common."""
 TEMPLATE_FILES = ("chat_template.*", "additional_chat_templates/*")
 PROCESSOR_FILES = (
     *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
     *("image_processor_config.json", "feature_extractor_config.json"),
 )
 NEEDED = (*TOKENIZER_FILES, *TEMPLATE_FILES, "*config.json", MODULES)
-"""Files without which a model would be another: none of them is left out without a fault."""
+"""Files that a model does not work the same without: leaving one out is a fault."""
 
 
 @dataclass(frozen=True)
 class Carried:
-    """The files that a merged model has of a folder: name, with `/` between folders → real path.
+    """The files of a folder that a merged model gets: name, with `/` between folders → real path.
 
-    `remarks` name files that a reader may miss, and why they are left out.
+    `remarks` name files that are left out although users may expect them, and say why.
     """
 
     files: Mapping[str, Path]
@@ -48,11 +48,13 @@ class Carried:
 
 
 def carried(folder: Path) -> Carried:
-    """Find all files of a model folder but weights, its configuration and what is stale.
+    """Find all files of a model folder except weights, its configuration and what is stale.
 
-    Links are followed within the folder and a hub cache's snapshot only. Raises PreflightError for
-    a file of a tokenizer, processor or template that leaves the folder, is no file, or is larger
-    than `MAX_BYTES`; any other such file is left out, which is said.
+    Links are followed only within the folder and a hub cache's snapshot. Files that lead out of the
+    folder, are not regular files, or are larger than `MAX_BYTES` are left out with a remark.
+
+    Raises:
+        PreflightError: such a file belongs to a tokenizer, processor or template.
     """
     files: dict[str, Path] = {}
     remarks: list[str] = []
@@ -75,7 +77,7 @@ def carried(folder: Path) -> Carried:
         total += size
         if total > MAX_ALL_BYTES or len(files) == MAX_FILES:
             remarks.append(
-                f"{folder}: has more than {MAX_FILES:,} files or {MAX_ALL_BYTES:,} bytes beside "
+                f"{folder}: has more than {MAX_FILES:,} files or {MAX_ALL_BYTES:,} bytes besides "
                 f"its weights; those from {name} on are left out"
             )
             break
@@ -88,7 +90,7 @@ def carried(folder: Path) -> Carried:
 
 
 def walk(folder: Path, remark: Callable[[str], None], depth: int = 0) -> Iterator[PurePosixPath]:
-    """Yield files relative to a folder, the shallow ones first; not those in stale folders."""
+    """Yield files relative to a folder, shallow ones first, without those in stale folders."""
     try:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
@@ -110,7 +112,7 @@ def walk(folder: Path, remark: Callable[[str], None], depth: int = 0) -> Iterato
 
 
 def module_folders(folder: Path) -> frozenset[str]:
-    """The folders of sentence-transformers' modules; none where there is no list of modules."""
+    """Return the folders of sentence-transformers' modules; none if there is no list of modules."""
     file = folder / MODULES
     if not file.is_file():
         return frozenset()
@@ -124,12 +126,16 @@ def module_folders(folder: Path) -> frozenset[str]:
 
 
 def of_module(path: PurePosixPath, modules: frozenset[str]) -> bool:
-    """Return whether a file holds weights of a module that are safe to read."""
+    """Return whether a file contains a module's weights as safetensors."""
     return len(path.parts) == 2 and path.parts[0] in modules and path.suffix == ".safetensors"
 
 
 def check_file(folder: Path, name: str) -> int:
-    """A file's size; raises PreflightError where it leaves the folder or is no regular file."""
+    """Return a file's size.
+
+    Raises:
+        PreflightError: it leads out of the folder, is not a regular file, or is too large.
+    """
     if faults := outside(folder, name):
         raise PreflightError(faults)
     path = folder / name
@@ -142,7 +148,7 @@ def check_file(folder: Path, name: str) -> int:
 
 
 def outside(folder: Path, name: str) -> list[Fault]:
-    """Return a fault where a link leaves the folder, or the blobs beside a hub cache's snapshot."""
+    """Return a fault if a link leads out of the folder and of a hub cache's blobs."""
     root = folder.resolve()
     roots = [root]
     if root.parent.name == "snapshots":
@@ -157,7 +163,12 @@ def outside(folder: Path, name: str) -> list[Fault]:
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open a regular file to read; raises OSError, and PreflightError for what is none."""
+    """Open a regular file for reading, but nothing that would block, such as a pipe.
+
+    Raises:
+        OSError: it cannot be opened.
+        PreflightError: it is not a regular file.
+    """
     try:
         return open_regular(path)
     except Unfit as error:
@@ -165,7 +176,11 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """A file's content; raises PreflightError for more than `limit` bytes, and what is no file."""
+    """Return a file's content.
+
+    Raises:
+        PreflightError: it cannot be read, is larger than `limit` bytes, or is not a regular file.
+    """
     try:
         return read_regular(path, limit)
     except Unfit as error:
@@ -175,7 +190,7 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
 
 
 def copy_carried(found: Carried, folder: Path, wanted: Callable[[str], bool] | None = None) -> None:
-    """Copy files to a folder, all or those that are wanted, by name."""
+    """Copy files to a folder: all of them, or those whose names are `wanted`."""
     for name, path in found.files.items():
         if wanted is None or wanted(name):
             target = folder / name
@@ -185,7 +200,7 @@ def copy_carried(found: Carried, folder: Path, wanted: Callable[[str], bool] | N
 
 
 def without_code(content: bytes) -> bytes:
-    """A configuration that names no code, which is not carried; as it is where it names none."""
+    """Return a configuration without references to code, which is not copied; else unchanged."""
     if b'"auto_map"' not in content:
         return content
     try:
@@ -199,7 +214,7 @@ def without_code(content: bytes) -> bytes:
 
 
 def is_needed(name: str) -> bool:
-    """Return whether a model without this file would be another."""
+    """Return whether a model does not work the same without this file."""
     return any(fnmatchcase(name, pattern) for pattern in NEEDED)
 
 

@@ -1,4 +1,4 @@
-"""Folders without safetensors: what they hold instead, and what to do about it."""
+"""Folders without safetensors: what they contain instead, and what to do about it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ FORMATS = (
     ),
     (
         "*.safetensors",
-        f"weights under another name than transformers reads; where they are a whole model, rename "
-        f"the file to {SINGLE}, or download the index that names its parts",
+        f"weights under a name that transformers does not read; if they are a whole model, rename "
+        f"the file to {SINGLE} or download the index that names its parts",
     ),
     (
         "*.distcp",
-        "parts of a training with FSDP; join them with `accelerate merge-weights FOLDER OUT`",
+        "parts of an FSDP checkpoint; join them with `accelerate merge-weights FOLDER OUT`",
     ),
     (
         "*_model_states.pt",
-        "parts of a training with DeepSpeed; join them with its script: `python zero_to_fp32.py . "
+        "parts of a DeepSpeed checkpoint; join them with its script: `python zero_to_fp32.py . "
         "OUT --safe_serialization`",
     ),
     ("*.h5", f"TensorFlow weights, which are not read; {ELSEWHERE}"),
@@ -37,19 +37,19 @@ FORMATS = (
     ("*.nemo", f"NeMo weights, which are not read; {ELSEWHERE}"),
     ("*.npz", f"MLX weights, which are not read; {ELSEWHERE}"),
 )
-"""Names of weights of other programs, in the folder or one within it, and what they are."""
+"""Names of other programs' weights, in the folder or its subfolders, and what they are."""
 MAX_LISTED = 10_000
 
 
 def without_weights(folder: Path) -> str:
-    """What to say of a folder that has no safetensors under the names that transformers reads."""
+    """Describe a folder that has no safetensors under the names that transformers reads."""
     names = listed(folder)
     top = [name for name in names if "/" not in name]
     pickles = [n for n in top if matches(n.lower(), PICKLES) and not matches(n.lower(), TRAINING)]
     if pickles:
         return (
             f"only pickle weights ({pickles[0]}), which can run code when loaded and are not read; "
-            'where you trust them: python -c "from transformers import AutoModelForCausalLM as M; '
+            'if you trust them: python -c "from transformers import AutoModelForCausalLM as M; '
             f"M.from_pretrained('{folder}').save_pretrained('{folder.name}-safetensors')\""
         )
     for pattern, meaning in FORMATS:
@@ -62,7 +62,7 @@ def without_weights(folder: Path) -> str:
 
 
 def listed(folder: Path) -> list[str]:
-    """Return the names of files in a folder and in those within it, not followed through links."""
+    """Return the names of files in a folder and its subfolders, without following links."""
     names: list[str] = []
     try:
         for entry in sorted(folder.iterdir()):

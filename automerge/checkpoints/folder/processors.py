@@ -1,4 +1,4 @@
-"""Files that prepare images, sound and video: whose they are, and whether they agree."""
+"""Files about the preprocessing of images, sound and video: who has them, and if they agree."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ INCIDENTAL = ("processor_class", "transformers_version", "_valid_processor_keys"
 
 
 def lacking(folders: Mapping[str, Path], base: str) -> dict[str, str]:
-    """Files that the base lacks, and the first model that has each; trainers often forget them."""
+    """Return files that the base lacks, which happens often, and the first model that has each."""
     found: dict[str, str] = {}
     if any((folders[base] / name).exists() for name in PROCESSOR_FILES):
         return found
@@ -25,10 +25,10 @@ def lacking(folders: Mapping[str, Path], base: str) -> dict[str, str]:
 
 
 def remarks(folders: Mapping[str, Path], base: str) -> list[str]:
-    """Say where the base lacks files, and where a source's say something else."""
+    """List files that the base lacks, and those of sources that differ."""
     missing = lacking(folders, base)
     said = [
-        f"{base} has no {name}; the merged model has that of {model}"
+        f"{base} has no {name}; the merged model gets that of {model}"
         for name, model in missing.items()
     ]
     for model, folder in folders.items():
@@ -36,12 +36,12 @@ def remarks(folders: Mapping[str, Path], base: str) -> list[str]:
             owner = folders[missing.get(name, base)]
             files = folder / name, owner / name
             if folder != owner and all(file.exists() for file in files) and differ(*files):
-                said.append(f"{model}: its {name} differs; the merged model has another's")
+                said.append(f"{model}: its {name} differs from that of the merged model")
     return said
 
 
 def differ(one: Path, other: Path) -> bool:
-    """Return whether two files say different things."""
+    """Return whether two files differ in their content."""
     try:
         contents = [read_json(file) for file in (one, other)]
     except PreflightError:

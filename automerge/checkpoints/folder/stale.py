@@ -1,7 +1,7 @@
 """Files of a model folder that a merged model must not have: other weights, and what is stale.
 
-All other files are its own: processors, tokenizers of every kind, templates, modules of
-sentence-transformers, licences, and what nobody here knows.
+All other files are kept: processors, tokenizers of every kind, templates, modules of
+sentence-transformers, licences, and whatever is unknown here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CARDS = (
     *("readme", "readme.*", "readme_*", "modelcard.*", "model_card.*"),
     *("recipe.yaml", "recipe.yml", "mergekit*.yaml", "mergekit*.yml"),
 )
-"""Written again: what a model is and was made of."""
+"""Files about what a model is and was made from, which are rewritten."""
 CODE = (
     *("*.py", "*.pyc", "*.pyd", "*.ipynb", "*.so", "*.dll", "*.dylib", "*.exe", "*.sh", "*.bat"),
     *("*.ps1", "*.jar"),
@@ -40,27 +40,27 @@ FOLDERS = (
     *("tensorboard", "lightning_logs", "eval_results", "results", "onnx", "openvino", "coreml"),
     *("gguf", "flax", "tf", "original", "metal", "*.mlpackage"),
 )
-"""Checkpoints and logs of a training, and the same model in another format."""
+"""Checkpoints and logs of training, and the same model in other formats."""
 OF_MODULES = "[0-9]*_*"
 """Folders of sentence-transformers' modules, whose weights are not the transformer's."""
 
 
 def is_stale(path: PurePosixPath) -> bool:
-    """Return whether a merged model must not have this file of a source's folder."""
+    """Return whether a merged model must not have this file of a model folder."""
     *folders, name = (part.lower() for part in path.parts)
     return matches(name, FILES) or any(matches(folder, FOLDERS) for folder in folders)
 
 
 def matches(name: str, patterns: tuple[str, ...]) -> bool:
-    """Return whether a name in small letters matches one of some patterns."""
+    """Return whether a lower-case name matches any of some patterns."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def unwanted_downloads() -> list[str]:
-    """Patterns, as the hub's client reads them, of files that no merge needs.
+    """Return patterns, for the hub's client, of files that no merge needs.
 
-    There `*` matches folders too. Safetensors and the card, which names the licence, are wanted,
-    and what makes an adapter.
+    In these, `*` also matches across folders. Safetensors, adapters, and the card, which names the
+    licence, are downloaded.
     """
     spared = ("*.safetensors", "*.index.json", "params.json", *CARDS, *ADAPTERS)
     files = [pattern for pattern in FILES if pattern not in spared and pattern != ".*"]

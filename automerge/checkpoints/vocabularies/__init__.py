@@ -1,1 +1,1 @@
-"""Tokenizers compared, and models brought to one vocabulary."""
+"""Compare tokenizers, and align models to one vocabulary."""

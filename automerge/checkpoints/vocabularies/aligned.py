@@ -1,4 +1,4 @@
-"""A model that presents its embedding and head in the rows of another vocabulary."""
+"""A model whose embedding and head are presented with the rows of another vocabulary."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ ABSENT = -1
 
 @dataclass(frozen=True)
 class Rows:
-    """Every model's row for each row of the result, ABSENT where it has none."""
+    """Each model's row for each row of the result; ABSENT if it has no such row."""
 
     base: str
     of: Mapping[str, tuple[int, ...]]
 
     def fill(self, model: str, read: Callable[[str], Tensor]) -> Tensor:
-        """Return one model's tensor in the result's rows; `read` gives a model's own tensor.
+        """Return one model's tensor with the result's rows; `read` returns a model's own tensor.
 
-        A row the model lacks is the base's, else its one owner's, else the mean of its owners'.
-        Rows that nobody has are the mean of the base's: the logit of such a row is never the
-        largest.
+        A row that the model lacks is the base's, else the mean over the models that have it. Rows
+        that no model has are the mean of the base's rows, so that their logit is never the largest.
         """
         import torch
 
@@ -65,11 +64,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class Group:
-    """Models as they are stored, and how the result sees them.
+    """Models as they are stored, and how the result presents them.
 
-    `rows` None leaves rows as they are. `indexed` are the tensors with a row for every token.
-    `spelled` maps, by model, a tensor's name to the one it has there: a tied head is its
-    embedding. `dropped` are heads that the result ties.
+    `rows` is None if rows stay as they are. `indexed` are the tensors with a row per token.
+    `spelled` maps, by model, a tensor's name to its name in the model: a tied head is its
+    embedding. `dropped` are heads that are tied in the result.
     """
 
     models: Mapping[str, Checkpoint]
@@ -81,7 +80,7 @@ class Group:
 
 
 class AlignedCheckpoint:
-    """One model of a group, with the result's rows, configuration and tokenizer.
+    """One model of a group, with the rows, configuration and tokenizer of the result.
 
     Everything else is the model's own: tensors that differ in other ways still differ.
     """
@@ -114,8 +113,10 @@ class AlignedCheckpoint:
         return stored(self._name)
 
     def rearranged(self, name: str) -> bool:
-        """Whether a tensor is made when it is read: its rows are not the model's own, or the model
-        makes it itself."""
+        """Return whether a tensor is computed when it is read.
+
+        It is if its rows are rearranged, or if the model itself computes it.
+        """
         return self._moved(name) or rearranged(self._group.models[self._name], self._own(name))
 
     def _moved(self, name: str) -> bool:
@@ -125,7 +126,7 @@ class AlignedCheckpoint:
         return self._group.spelled[self._name].get(name, name)
 
     def update(self, name: str) -> LowRank | None:
-        """Return a tensor's factors, where it is stored so and has the model's own rows."""
+        """Return a tensor's factors if it is stored as such and has the model's own rows."""
         model = self._group.models[self._name]
         if self._moved(name) or not isinstance(model, LowRankCheckpoint):
             return None
@@ -134,24 +135,30 @@ class AlignedCheckpoint:
 
 @runtime_checkable
 class RearrangedCheckpoint(Protocol):
-    """A checkpoint of which some tensors are made whenever they are read."""
+    """A checkpoint with tensors that are computed whenever they are read."""
 
     def rearranged(self, name: str) -> bool:
-        """Return whether a tensor is; those that are low-rank updates do not count."""
+        """Return whether a tensor is one of these; low-rank updates do not count."""
 
 
 def rearranged(checkpoint: Checkpoint, name: str) -> bool:
-    """Return whether a checkpoint makes a tensor when it is read, and it is no low-rank update."""
+    """Return whether a tensor is computed when it is read, other than as a low-rank update."""
     return isinstance(checkpoint, RearrangedCheckpoint) and checkpoint.rearranged(name)
 
 
 def rows_of(
     wanted: Mapping[str, int], own: Mapping[str, int], stored: int, n_rows: int
 ) -> tuple[int, ...]:
-    """Return a model's row for each row of the result, from the ids of both; it has `stored` rows.
+    """Return a model's row for each row of the result.
 
-    A row of the result that stands for no token is the model's same row, if no token of its own is
-    there: padding stays padding.
+    A row of the result without a token is the model's same row if that has no token either, so that
+    padding stays padding.
+
+    Args:
+        wanted: the ids of the result's tokens.
+        own: the ids of the model's tokens.
+        stored: the number of rows the model has.
+        n_rows: the number of rows of the result.
     """
     rows = [ABSENT] * n_rows
     taken = {*own.values(), *wanted.values()}

@@ -1,8 +1,8 @@
-"""Models with different vocabularies, presented as if they all had one.
+"""Models with different vocabularies, presented as if they all had the same.
 
-A token's row is, as in mergekit, the model's own, else the base's, else its one owner's, else the
-mean of its owners'. So where only one source knows a token, all models agree on its row, and every
-merge keeps it.
+As in mergekit, a model's row of a token is its own, else the base's, else the mean over the models
+that have the token. So if only one source has a token, all models agree on its row, and every merge
+keeps it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from automerge.recipe import AUTO, BASE, BASE_VOCABULARY, UNION, Vocabulary, is_
 
 @dataclass(frozen=True)
 class Alignment:
-    """Models in one vocabulary, by name, and what the user should know."""
+    """Models with the same vocabulary, by name, and what the user should know."""
 
     checkpoints: Mapping[str, Checkpoint]
     warnings: tuple[str, ...]
@@ -46,9 +46,10 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Target:
-    """The vocabulary of the result: whose tokenizer it is, or the text of one built on it.
+    """The vocabulary of the result: the owner of its tokenizer, or the text of one built on it.
 
-    `ids` None is unknown: no model has a tokenizer.json. `rows` are those of the owner.
+    `ids` is None if they are not known, because no model has a tokenizer. `rows` is the number of
+    the owner's rows.
     """
 
     owner: str
@@ -60,12 +61,19 @@ class Target:
 def align(
     checkpoints: Mapping[str, Checkpoint], base: str, vocabulary: Vocabulary = BASE_VOCABULARY
 ) -> Alignment:
-    """Present models, the base among them, in the vocabulary that was chosen.
+    """Present models, including the base, in the chosen vocabulary.
 
-    Models that all have it come back as they are. Where the result's configuration or tokenizer is
-    no model's own, both are written to a temporary folder that lives as long as the checkpoints.
-    Names in `vocabulary` are names of models. Raises PreflightError where vocabularies do not
-    allow it, with what would help. The models must be alike but for their vocabularies.
+    If they all have it already, they are returned unchanged. If the result's configuration or
+    tokenizer is not that of one model, both are written to a temporary folder that lives as long as
+    the checkpoints.
+
+    Args:
+        checkpoints: models that are alike but for their vocabularies, by name.
+        base: the name of the base.
+        vocabulary: the vocabulary of the result; names in it are names of models.
+
+    Raises:
+        PreflightError: the vocabularies do not allow it; the message says what would help.
     """
     folders = {name: checkpoint.assets for name, checkpoint in checkpoints.items()}
     files = carried_by_all(folders)
@@ -87,7 +95,11 @@ def align(
 
 
 def carried_by_all(folders: Mapping[str, Path]) -> dict[str, Carried]:
-    """The files of every model's folder; raises PreflightError with all that must not be read."""
+    """Return the files to copy from every model's folder.
+
+    Raises:
+        PreflightError: names all files that must not be read.
+    """
     found: dict[str, Carried] = {}
     faults: list[Fault] = []
     for name, folder in folders.items():
@@ -101,18 +113,18 @@ def carried_by_all(folders: Mapping[str, Path]) -> dict[str, Carried]:
 
 
 def beyond_rows(name: str, tokens: Tokens | None, rows: int) -> list[str]:
-    """Warn of tokens that a model's embedding has no row for."""
+    """Warn about tokens that a model's embedding has no row for."""
     beyond = [] if tokens is None else [t for t, i in tokens.ids.items() if i >= rows > 0]
     if not beyond:
         return []
     return [
         f"{name}: {len(beyond):,} token(s) of its tokenizer have no row in its embedding of "
-        f"{rows:,} ({shown([repr(t) for t in beyond], 3)}); text with them cannot be read by it"
+        f"{rows:,} ({shown([repr(t) for t in beyond], 3)}); it cannot read text with these tokens"
     ]
 
 
 def tied(checkpoint: Checkpoint) -> bool:
-    """Return whether a model's output head is its embedding."""
+    """Return whether a model's output head is tied to its embedding."""
     stated = checkpoint.config.get("tie_word_embeddings")
     return (complete(checkpoint).get("tie_word_embeddings") if stated is None else stated) is True
 
@@ -133,7 +145,7 @@ class _Aligner:
         self._relations = found
         self._vocabulary = vocabulary
         self._own = tokens
-        # A model without a tokenizer uses the base's, or the one that is chosen, or the first.
+        # A model without a tokenizer uses the base's, else the chosen one, else the first.
         chosen = (tokens.get(name) for name in (base, vocabulary.tokenizer, *tokens))
         assumed = next((found for found in chosen if found is not None), None)
         self._tokens = {name: own or assumed for name, own in tokens.items()}
@@ -178,7 +190,7 @@ class _Aligner:
         return Target(first, ids, n_rows(self._checkpoints[first]), text)
 
     def _check(self, target: Target) -> None:
-        """Refuse vocabularies that share nothing, or that nobody has chosen to give up."""
+        """Refuse vocabularies that share nothing, or that differ without an explicit choice."""
         faults = []
         for name, relation in self._relations.items():
             tokens = self._tokens[name]
@@ -193,17 +205,17 @@ class _Aligner:
             raise PreflightError(map(Fault, faults))
 
     def _help(self, name: str) -> str:
-        """Return what would let a source of another vocabulary be merged."""
+        """Say how a source with another vocabulary can be merged."""
         choose = f"one can be chosen in a recipe: `tokenizer: {name}`"
         ours, theirs = self._own[self._base], self._own[name]
         if ours is None or theirs is None or not spelled_alike(ours, theirs):
-            return f"{choose}; they spell their tokens otherwise, so there is no union"
+            return f"{choose}; they spell their tokens differently, so there is no union"
         return f"a union can be built: `tokenizer: {UNION}`, or {choose}"
 
     def _ties(self, names: VocabularyTensors) -> bool:
-        """Return whether the result's head is tied: as the base's is, unless a source's is another.
+        """Return whether the result's head is tied: if the base's is, unless a source's differs.
 
-        A source whose head is a tensor of its own, but equal to its embedding, is as good as tied.
+        A source whose head is stored separately, but equal to its embedding, counts as tied.
         """
         import torch
 
@@ -214,7 +226,7 @@ class _Aligner:
                 embedding = checkpoint.read(self._embedding(name, names))
                 for head in names.heads:
                     if head not in checkpoint.tensors:
-                        return False  # it lacks its head, which is refused where it is compared
+                        return False  # its head is missing, which is refused in comparison
                     if not torch.equal(checkpoint.read(head), embedding):
                         return False
         return True
@@ -231,7 +243,7 @@ class _Aligner:
             name: checkpoint.tensors[self._embedding(name, names)].shape[0]
             for name, checkpoint in self._checkpoints.items()
         }
-        # The base's rows stay as they are; whoever chooses a tokenizer gets a row for every token.
+        # The base's rows stay as they are; a chosen tokenizer gets a row for every token.
         chosen = self._vocabulary.tokenizer != BASE
         needed = max((target.ids or {}).values(), default=-1) + 1 if chosen else 0
         unit = self._vocabulary.pad_to_multiple_of or 1
@@ -285,7 +297,7 @@ class _Aligner:
         return folder
 
     def _template(self, target: Target) -> Path | str:
-        """Return the folder whose chat template the result has, or its text."""
+        """Return the folder with the result's chat template, or the template's text."""
         choice = self._vocabulary.chat_template or target.owner
         if choice == AUTO and AUTO not in self._folders:
             return most_common(self._folders, target.owner)
@@ -306,8 +318,8 @@ class _Aligner:
                 )
         if tie != self._tied[self._base]:
             warnings.append(
-                f"{self._base} ties its output head to its embedding and a source's head is "
-                "another: the merged model has a head of its own"
+                f"{self._base} ties its output head to its embedding, but a source's head differs: "
+                "the merged model has a separate head"
             )
         owner, template = self._checkpoints[target.owner].assets, self._template(target)
         for name, checkpoint in self._checkpoints.items():
@@ -315,17 +327,17 @@ class _Aligner:
             warnings += [f"{name}: {role}" for role in roles]
             theirs = chat_template(checkpoint.assets)
             if theirs is not None and theirs != text_of(template):
-                warnings.append(f"{name}: its chat template is not the merged model's")
+                warnings.append(f"{name}: its chat template differs from the merged model's")
         return warnings
 
 
 def text_of(template: Path | str) -> object:
-    """Return a chat template as it is written, or a folder's."""
+    """Return a chat template given as text, or that of a folder."""
     return template if isinstance(template, str) else chat_template(template)
 
 
 def most_common(folders: Mapping[str, Path], owner: str) -> Path:
-    """The first folder that has the chat template of most models; the owner's where none has."""
+    """Return the first folder with the most common chat template; the owner's if there is none."""
     found: dict[str, str] = {}
     for name, folder in folders.items():
         template = chat_template(folder)

@@ -16,10 +16,10 @@ DEFAULT_TEMPLATE = "default"
 
 
 def chat_template(folder: Path) -> object:
-    """A folder's chat template; texts by name where there are several; None where there is none.
+    """Return a folder's chat template; texts by name if there are several; None if there are none.
 
-    Files of their own come before tokenizer_config.json, as in transformers; the one that older
-    processors have comes last.
+    As in transformers, separate files take precedence over tokenizer_config.json; the file of older
+    processors comes last.
     """
     files = {file.stem: text(file) for file in sorted((folder / FURTHER_TEMPLATES).glob("*.jinja"))}
     if (folder / TEMPLATE).exists():
@@ -40,10 +40,10 @@ def chat_template(folder: Path) -> object:
 
 
 def alone(templates: dict[str, Any]) -> object:
-    """Templates by name, or the text of the only one."""
+    """Return templates by name, or the text of the default if it is the only one."""
     return templates[DEFAULT_TEMPLATE] if templates.keys() == {DEFAULT_TEMPLATE} else templates
 
 
 def text(file: Path) -> str:
-    """Return a text file of a stranger's."""
+    """Return the text of a file, replacing what is not UTF-8."""
     return read_bytes(file).decode("utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""How many tokens a configuration says there are: written, or by default of its class."""
+"""The number of tokens in a configuration: as written, or by default of its class."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KEY = "vocab_size"
 
 
 def n_rows(checkpoint: Checkpoint) -> int:
-    """The rows of a model's embedding, as its configuration says; 0 where nothing says it."""
+    """Return the number of rows of a model's embedding by its configuration; 0 if not given."""
     path = vocabulary_path(checkpoint.config)
     written: Any = checkpoint.config
     for key in path:
@@ -26,7 +26,7 @@ def n_rows(checkpoint: Checkpoint) -> int:
 
 
 def vocabulary_path(config: Mapping[str, Any]) -> Sequence[str]:
-    """Return where a configuration says, or leaves to its class, how many tokens there are."""
+    """Return the path of a configuration's number of tokens, which its class may default."""
     nested = any(isinstance(value, Mapping) and KEY in value for value in config.values())
     if KEY in config and not nested:
         return (KEY,)
@@ -39,7 +39,7 @@ def vocabulary_path(config: Mapping[str, Any]) -> Sequence[str]:
 
 
 def path_of_class(config: Mapping[str, Any]) -> Sequence[str] | None:
-    """Where the architecture's configuration class has its number of tokens; None if unknown."""
+    """Return the path of the number of tokens in the configuration's class; None if unknown."""
     whole = made(config)
     if whole is None:
         return None
@@ -59,9 +59,9 @@ def path_of_class(config: Mapping[str, Any]) -> Sequence[str] | None:
 
 
 def made(config: Mapping[str, Any]) -> Any:
-    """A configuration as its class of transformers reads it; None where there is none, or it can't.
+    """Return a configuration as its class in transformers reads it; None if that fails.
 
-    Whether it can is for others to say.
+    Failures are reported elsewhere.
     """
     try:
         return read_config(config)
@@ -70,14 +70,14 @@ def made(config: Mapping[str, Any]) -> Any:
 
 
 def resized(config: Mapping[str, Any], n_rows: int) -> dict[str, Any]:
-    """Return a configuration with this many tokens, at whatever level it says so."""
+    """Return a configuration with this many tokens, at whatever level it gives their number."""
     path = vocabulary_path(config) or (KEY,)
     changed = with_value(config, path, n_rows)
     return {**changed, KEY: n_rows} if KEY in config else changed
 
 
 def with_value(config: Mapping[str, Any], path: Sequence[str], value: object) -> dict[str, Any]:
-    """Return a nested mapping with another value at a path."""
+    """Return a nested mapping with the value at a path replaced."""
     key, *rest = path
     if not rest:
         return {**config, key: value}

@@ -19,13 +19,14 @@ from automerge.checkpoints.vocabularies.chat_templates import TOKENIZER_CONFIG
 from automerge.errors import PreflightError
 
 READ_BY_ALL = ("tokenizer.model", "tekken.json")
-"""Files that transformers looks for whatever the tokenizer's class is."""
+"""Files that transformers looks for whatever the class of the tokenizer."""
 
 
 def convert(folder: Path, names: Sequence[str]) -> dict[str, Any]:
-    """Give a tokenizer in older files, those named, as the content of a tokenizer.json.
+    """Convert a tokenizer in older files, given by name, to the content of a tokenizer.json.
 
-    Raises PreflightError where neither transformers nor `ranks` can read them.
+    Raises:
+        PreflightError: neither transformers nor `ranks` can read them.
     """
     if (content := ranks(folder, names)) is not None:
         return content
@@ -34,17 +35,17 @@ def convert(folder: Path, names: Sequence[str]) -> dict[str, Any]:
         try:
             with silenced():
                 return loaded(Path(copy), names)
-        except Exception as error:  # transformers raises all kinds on files that are not sound
+        except Exception as error:  # transformers raises all kinds of errors on broken files
             reason = " ".join(str(error).split()) or type(error).__name__
             raise PreflightError(
-                f"{folder}: its tokenizer ({shown([*names])}) cannot be read, so that its tokens "
+                f"{folder}: its tokenizer ({shown([*names])}) cannot be read, so its tokens "
                 f"cannot be compared: {reason:.300}; write a tokenizer.json: "
                 "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
             ) from error
 
 
 def place(folder: Path, copy: Path) -> None:
-    """Copy a tokenizer's files, without what names code or other files."""
+    """Copy a tokenizer's files, without settings that name code or other files."""
     for path in folder.iterdir():
         if is_tokenizer_file(path.name) and path.name != TOKENIZER_CONFIG:
             (copy / path.name).write_bytes(read_bytes(path))
@@ -61,7 +62,7 @@ def place(folder: Path, copy: Path) -> None:
 
 
 def loaded(folder: Path, names: Sequence[str]) -> dict[str, Any]:
-    """Return what transformers makes of a tokenizer's files."""
+    """Load a tokenizer with transformers, and return it as the content of a tokenizer.json."""
     from transformers import AutoTokenizer, TokenizersBackend
 
     tokenizer = AutoTokenizer.from_pretrained(
@@ -73,7 +74,7 @@ def loaded(folder: Path, names: Sequence[str]) -> dict[str, Any]:
     if isinstance(tokenizer, TokenizersBackend):
         content: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
         return content
-    # A tokenizer in Python: its tokens, and files that are the same where text is cut alike.
+    # A tokenizer in Python: its tokens, and a digest that is the same if text is split the same.
     digest = hashlib.sha256(b"".join(read_bytes(folder / name) for name in names)).hexdigest()
     return {
         "model": {"type": type(tokenizer).__name__, "vocab": dict(tokenizer.get_vocab())},
@@ -82,7 +83,7 @@ def loaded(folder: Path, names: Sequence[str]) -> dict[str, Any]:
 
 
 def ranks(folder: Path, names: Sequence[str]) -> dict[str, Any] | None:
-    """Return the tokens of a file of tiktoken: a line for each, its bytes in base64 and its id."""
+    """Read a tiktoken file: a line per token, its bytes in base64 and its id; None if it is not."""
     if len(names) != 1 or not names[0].endswith((".tiktoken", ".model")):
         return None
     vocab: dict[str, int] = {}
@@ -97,7 +98,7 @@ def ranks(folder: Path, names: Sequence[str]) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """Keep what transformers says of files that are tried to itself."""
+    """Silence what transformers says while it tries files."""
     from transformers.utils import logging
 
     level = logging.get_verbosity()

@@ -1,4 +1,4 @@
-"""Which tensors have a row for every token, asked of the architecture itself."""
+"""Which tensors have a row per token, according to the architecture itself."""
 
 from __future__ import annotations
 
@@ -29,10 +29,14 @@ class VocabularyTensors:
 
 
 def vocabulary_tensors(config: Mapping[str, Any], stored: Iterable[str]) -> VocabularyTensors:
-    """Build the model without weights and find what it embeds tokens with, and its output head.
+    """Find a model's token embeddings and output head by building it without weights.
 
-    `stored` are the checkpoint's names, which may lack or have an outer prefix such as "model.".
-    Raises PreflightError for an architecture that transformers does not have.
+    Args:
+        config: the model's configuration.
+        stored: the names in the checkpoint, with or without an outer prefix such as "model.".
+
+    Raises:
+        PreflightError: transformers does not have the architecture.
     """
     made = architecture(config)
     model = made.model
@@ -55,7 +59,7 @@ def vocabulary_tensors(config: Mapping[str, Any], stored: Iterable[str]) -> Voca
 
 
 def parameters(model: nn.Module, module: nn.Module, kind: str) -> list[str]:
-    """Return all names of one module's parameter, tied or not."""
+    """Return all names of a parameter of one module, tied or not."""
     if getattr(module, kind, None) is None:
         return []
     return [

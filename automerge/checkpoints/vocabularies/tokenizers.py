@@ -1,4 +1,4 @@
-"""What a model folder's tokenizer holds, in whatever files it is kept."""
+"""The content of a model folder's tokenizer, whatever files it is stored in."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ TOKENIZER = "tokenizer.json"
 SPECIAL = "special_tokens_map.json"
 ADDED = "added_tokens.json"
 NAMES_ONLY = (TOKENIZER_CONFIG, SPECIAL, ADDED, "normalizer.json")
-"""Files that hold no vocabulary, only words about one."""
+"""Files that do not contain a vocabulary, but settings of one."""
 ROLES = (
     *("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token"),
     "mask_token",
 )
 MAX_ID = 1 << 24
-"""No embedding has as many rows."""
+"""More rows than any embedding has."""
 
 
 def vocabulary_files(folder: Path) -> list[str]:
-    """Return the names of the files that hold a tokenizer's vocabulary, checked but not read."""
+    """Return the names of the files with a tokenizer's vocabulary, checked but not read.
+
+    Raises:
+        PreflightError: the folder or one of the files must not be read.
+    """
     try:
         names = [path.name for path in folder.iterdir() if is_tokenizer_file(path.name)]
     except OSError as error:
@@ -37,11 +41,14 @@ def vocabulary_files(folder: Path) -> list[str]:
 
 
 def read_tokenizer(folder: Path) -> Mapping[str, Any] | None:
-    """Return a folder's tokenizer as the content of a tokenizer.json; None where it has none.
+    """Return a folder's tokenizer as the content of a tokenizer.json; None if it has none.
 
-    Tokens that only the files beside it name are among the added tokens, as they are once
-    transformers has loaded it. Other forms, such as tokenizer.model, are converted by transformers'
-    own classes. Raises PreflightError for what cannot be read without running code.
+    Tokens that are only named in other files are among the added tokens, as they are once
+    transformers has loaded it. Other formats, such as tokenizer.model, are converted by
+    transformers' own classes.
+
+    Raises:
+        PreflightError: it cannot be read without running code.
     """
     from automerge.checkpoints.vocabularies.slow_tokenizers import convert
 
@@ -53,9 +60,10 @@ def read_tokenizer(folder: Path) -> Mapping[str, Any] | None:
 
 
 def declared_tokens(folder: Path) -> dict[str, int | None]:
-    """Tokens that files beside a vocabulary add, in the order of their ids; None is the next id.
+    """Return tokens that files beside a vocabulary add, ordered by id; None means the next id.
 
-    Raises PreflightError for ids that no embedding has.
+    Raises:
+        PreflightError: an id is larger than any embedding has.
     """
     config, special, added = (
         read_json(folder / name) if (folder / name).exists() else {}
@@ -84,7 +92,11 @@ def declared_tokens(folder: Path) -> dict[str, int | None]:
 def with_declared(
     content: Mapping[str, Any], declared: Mapping[str, int | None], folder: Path
 ) -> Mapping[str, Any]:
-    """A tokenizer with the tokens that files beside it add, each of which gets the next id."""
+    """Return a tokenizer with the tokens that files beside it add, each with the next id.
+
+    Raises:
+        PreflightError: it is not a tokenizer, or a token is declared with another id.
+    """
     try:
         ids = vocabulary(content)
         following = max(ids.values(), default=-1) + 1
@@ -104,7 +116,10 @@ def with_declared(
 
 
 def same_tokenizer(one: Path, other: Path) -> bool:
-    """Whether two folders have the same vocabulary, byte for byte; none is not the same as none."""
+    """Return whether two folders have the same vocabulary, byte for byte.
+
+    Two folders without any do not.
+    """
     if one == other:
         return True
     names = vocabulary_files(one)
@@ -118,7 +133,7 @@ def same_tokenizer(one: Path, other: Path) -> bool:
 
 
 def vocabulary(tokenizer: Mapping[str, Any]) -> dict[str, int]:
-    """Token → id, added tokens included."""
+    """Return the ids of all tokens, including added ones."""
     model = tokenizer.get("model")
     vocab = model.get("vocab", {}) if isinstance(model, dict) else {}
     if isinstance(vocab, list):  # Unigram: [token, score] pairs in the order of ids
@@ -128,19 +143,20 @@ def vocabulary(tokenizer: Mapping[str, Any]) -> dict[str, int]:
 
 
 def merges(tokenizer: Mapping[str, Any]) -> list[str]:
-    """BPE merge rules as "left right", however they are written."""
+    """Return BPE merge rules as "left right", whichever way they are written."""
     model = tokenizer.get("model")
     rules = model.get("merges", []) if isinstance(model, dict) else []
     return [rule if isinstance(rule, str) else " ".join(rule) for rule in rules]
 
 
 def compare_roles(ours: Path, theirs: Path, owner: str = "the base") -> list[str]:
-    """Warn of special tokens that play another role in a folder than in the owner's."""
+    """Warn about special tokens that have different roles in a folder and in the owner's."""
     mine, other = roles(ours), roles(theirs)
     if not mine or not other:
         return []
     return [
-        f"its {role} is {token!r}, {mine.get(role)!r} in {owner}; the merged model has {owner}'s"
+        f"its {role} is {token!r}, but {mine.get(role)!r} in {owner}; the merged model has "
+        f"{owner}'s"
         for role, token in other.items()
         if token != mine.get(role)
     ]
@@ -156,5 +172,5 @@ def roles(folder: Path) -> dict[str, object]:
 
 
 def text(token: object) -> object:
-    """Return a special token's text, from either of its written forms."""
+    """Return a special token's text, whichever way it is written."""
     return token.get("content") if isinstance(token, dict) else token

@@ -1,4 +1,4 @@
-"""One tokenizer with every token of several."""
+"""A tokenizer with all the tokens of several."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 def covering(tokens: Mapping[str, Tokens]) -> str | None:
-    """Return the first model whose tokenizer has all tokens of all, and cuts text as they do."""
+    """Return the first model whose tokenizer has the tokens of all, and splits text as they do."""
     for name, one in tokens.items():
         others = tokens.values()
         if all(other.ids.keys() <= one.ids.keys() and one.cuts_like(other) for other in others):
@@ -26,26 +26,31 @@ def covering(tokens: Mapping[str, Tokens]) -> str | None:
 
 
 def spelled_alike(one: Tokens, other: Tokens) -> bool:
-    """Whether two tokenizers mean the same by a token's spelling, so that they have a union."""
+    """Return whether a token's spelling means the same in two tokenizers, so they have a union."""
     return one.model == other.model and one.content.get("decoder") == other.content.get("decoder")
 
 
 def build_union(tokens: Mapping[str, Tokens], base: str) -> tuple[str, dict[str, int]]:
-    """Extend the base's tokenizer by all other tokens; give its tokenizer.json and all ids.
+    """Extend the base's tokenizer by all other tokens.
 
-    The base's tokens keep their ids. The others become added tokens: they are found in the text
-    before the base's own model (BPE merges, for one) cuts what is left, longest first. A piece of a
-    word that was one token of a source, such as " the", is therefore found wherever it stands.
-    Bytes that are no text of their own keep their row, yet no text becomes them. Ids come by the
-    spelling in the tokenizers' files. Raises PreflightError where spellings mean different things.
+    The base's tokens keep their ids. The others become added tokens: they are found in the text,
+    longest first, before the base's own model (such as BPE merges) splits the rest. A piece of a
+    word that was one token of a source, such as " the", is therefore found wherever it occurs.
+    Bytes that are not text by themselves keep their row, but are never found in text.
+
+    Returns:
+        The text of its tokenizer.json, and all ids by the spelling in the tokenizers' files.
+
+    Raises:
+        PreflightError: a spelling means different things, or the tokenizer cannot be extended.
     """
     from tokenizers import Tokenizer
 
     ours = tokens[base]
     faults = [
         Fault(
-            f"{name} spells its tokens otherwise than {base} ({other.model} and {ours.model}); no "
-            f"union can be built: choose one, `tokenizer: {name}` or `tokenizer: base`"
+            f"{name} and {base} spell their tokens differently ({other.model} and {ours.model}), "
+            f"so no union can be built: choose `tokenizer: {name}` or `tokenizer: base`"
         )
         for name, other in tokens.items()
         if not spelled_alike(ours, other)
@@ -74,14 +79,14 @@ def build_union(tokens: Mapping[str, Tokens], base: str) -> tuple[str, dict[str,
     ids = {**ours.ids, **{token: found[entry.content] for token, entry in entries.items()}}
     if len({*ids.values()}) != len({*ours.ids.values()}) + len(entries):
         raise PreflightError(
-            f"{base}: its tokenizer's ids have gaps, so that no token can be added to it; choose "
-            "one of the tokenizers: `tokenizer: NAME`"
+            f"{base}: its tokenizer's ids have gaps, so no tokens can be added to it; choose one "
+            "of the tokenizers: `tokenizer: NAME`"
         )
     return built.to_str(), ids
 
 
 def as_added(token: str, owner: Tokens, spelling: Tokenizer) -> AddedToken:
-    """A token as one that is matched whole: with its owner's flags, or the text it stands for."""
+    """Return a token as an added one: with its owner's flags, or as the text it stands for."""
     from tokenizers import AddedToken
 
     if token in owner.added:
@@ -90,13 +95,13 @@ def as_added(token: str, owner: Tokens, spelling: Tokenizer) -> AddedToken:
     decoder = spelling.decoder
     text = token
     if decoder is not None:
-        # What follows a token: decoders treat the first of a text in their own way.
+        # Decoded after another token, since decoders treat the first one in a special way.
         text = decoder.decode([ANCHOR, token]).removeprefix(ANCHOR)
     return plain(token if not text or "\ufffd" in text else text)
 
 
 def plain(text: str) -> AddedToken:
-    """Return an ordinary token that is matched as it is written."""
+    """Return an ordinary token that is matched literally."""
     from tokenizers import AddedToken
 
     return AddedToken(text, normalized=False, special=False)

@@ -1,4 +1,4 @@
-"""How two models' vocabularies relate, read from their tokenizers; no weight is read."""
+"""How two models' vocabularies relate, judged by their tokenizers without reading weights."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ Kind: TypeAlias = Literal[
 
 @dataclass(frozen=True)
 class Tokens:
-    """A tokenizer's tokens and how it cuts text, from the content of its tokenizer.json.
+    """A tokenizer's tokens and how it splits text, from the content of its tokenizer.json.
 
-    `added` are matched whole, before the tokenizer's model cuts the rest into `core` tokens.
-    `converted` is whether it was made from an older form, such as tokenizer.model.
+    `added` tokens are matched whole before the tokenizer's model splits the rest. `converted` is
+    whether it was converted from an older format, such as tokenizer.model.
     """
 
     ids: Mapping[str, int]
@@ -43,13 +43,13 @@ class Tokens:
 
     @cached_property
     def model(self) -> str:
-        """The kind of model that cuts text: BPE, Unigram, WordPiece or WordLevel."""
+        """The kind of model that splits text: BPE, Unigram, WordPiece or WordLevel."""
         model = self.content.get("model")
         return str(model.get("type")) if isinstance(model, dict) else "none"
 
     @cached_property
     def rules(self) -> Mapping[str, object]:
-        """What decides how text is cut, in order: merge rules (BPE), or scores (Unigram)."""
+        """The rules that text is split by, in order: merge rules (BPE), or scores (Unigram)."""
         model = self.content.get("model")
         vocab = model.get("vocab") if isinstance(model, dict) else None
         if isinstance(vocab, list):
@@ -57,9 +57,10 @@ class Tokens:
         return dict.fromkeys(merges(self.content))
 
     def cuts_like(self, other: Tokens) -> bool:
-        """Return whether both cut text alike as far as they have the same tokens and rules.
+        """Return whether both split text the same, as far as they have the same tokens and rules.
 
-        One form of a tokenizer has its rules in other words than another: there, the tokens decide.
+        If only one of them was converted, rules are not comparable, and only the models' kinds are
+        compared.
         """
         if self.converted != other.converted:
             return self.model == other.model
@@ -80,14 +81,14 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Relation:
-    """What a model's vocabulary is to the reference's.
+    """How a model's vocabulary relates to the reference's.
 
     `identical`: every token has the same id, and the embeddings have the same number of rows.
-    `padded`: the same ids, another number of rows. `permuted`: the same tokens under other ids.
-    `superset`, `subset`: tokens more or less. `different`: each has tokens the other lacks, or
-    they cut text differently. `unknown`: one of the two has no tokenizer. `added` and `lacking`
-    are tokens against the reference's, `moved` those with another id. `alike` is whether they
-    differ in added tokens alone.
+    `padded`: the same ids, but a different number of rows. `permuted`: the same tokens with
+    different ids. `superset`, `subset`: additional or fewer tokens. `different`: each has tokens
+    that the other lacks, or they split text differently. `unknown`: one of them has no tokenizer.
+    `added` and `lacking` are tokens compared with the reference's, `moved` those with another id.
+    `alike` is whether they differ only in added tokens.
     """
 
     kind: Kind
@@ -100,7 +101,7 @@ class Relation:
 
     @property
     def mergeable(self) -> bool:
-        """Whether the reference's tokenizer means the same to the model, as far as it knows it."""
+        """Whether the model understands the reference's tokens, as far as it has them."""
         return self.kind != "different" or self.alike
 
     def __str__(self) -> str:
@@ -112,16 +113,17 @@ class Relation:
             if tokens
         ]
         if self.moved:
-            parts.append(f"{len(self.moved):,} token(s) have another id")
+            parts.append(f"{len(self.moved):,} token(s) have a different id")
         if not self.cut_alike:
-            parts.append("cuts text by other rules")
+            parts.append("splits text by different rules")
         return f"{self.kind}: {', '.join(parts)}" if parts else self.kind
 
 
 def read_tokens(folder: Path) -> Tokens | None:
-    """Read a model folder's tokens; None where it has no tokenizer.
+    """Read a model folder's tokens; return None if it has no tokenizer.
 
-    Raises PreflightError for a tokenizer that cannot be read.
+    Raises:
+        PreflightError: the tokenizer cannot be read.
     """
     content = read_tokenizer(folder)
     if content is None:
@@ -130,7 +132,11 @@ def read_tokens(folder: Path) -> Tokens | None:
 
 
 def parse_tokens(content: Mapping[str, Any], file: Path) -> Tokens:
-    """Read the content of a tokenizer.json; `file` is named in errors."""
+    """Interpret the content of a tokenizer.json; `file` is named in errors.
+
+    Raises:
+        PreflightError: it is not a tokenizer, or has ids larger than any embedding has.
+    """
     try:
         added = {token["content"]: token for token in content.get("added_tokens") or []}
         ids = vocabulary(content)
@@ -138,7 +144,7 @@ def parse_tokens(content: Mapping[str, Any], file: Path) -> Tokens:
     except (TypeError, KeyError, IndexError, AttributeError) as error:
         raise PreflightError(f"{file}: not a tokenizers file ({error!r})") from error
     if not sound or not all(isinstance(token, str) for token in ids):
-        raise PreflightError(f"{file}: not a tokenizers file (a token's id is no whole number)")
+        raise PreflightError(f"{file}: not a tokenizers file (a token's id is not a whole number)")
     if beyond := [token for token, i in ids.items() if i >= MAX_ID]:
         raise PreflightError(
             f"{file}: {shown([f'{token!r} has id {ids[token]}' for token in beyond])}, which no "
@@ -148,7 +154,7 @@ def parse_tokens(content: Mapping[str, Any], file: Path) -> Tokens:
 
 
 def relate(ours: Tokens, theirs: Tokens, our_rows: int, their_rows: int) -> Relation:
-    """Classify a vocabulary against the reference's (ours)."""
+    """Classify a vocabulary (theirs) relative to the reference's (ours)."""
     added = tuple(token for token in theirs.ids if token not in ours.ids)
     lacking = tuple(token for token in ours.ids if token not in theirs.ids)
     moved = tuple(t for t, i in ours.ids.items() if theirs.ids.get(t, i) != i)
@@ -170,10 +176,12 @@ def relate(ours: Tokens, theirs: Tokens, our_rows: int, their_rows: int) -> Rela
 
 
 def vocabularies(checkpoints: Mapping[str, Checkpoint], base: str) -> dict[str, Tokens | None]:
-    """Read the tokens of every model whose tokenizer is not the base's; the base's for the others.
+    """Read every model's tokens; those with the base's tokenizer share the base's.
 
-    None stands for no tokenizer. Raises PreflightError with every tokenizer that cannot be read
-    and has to be.
+    A model without a tokenizer has None.
+
+    Raises:
+        PreflightError: names every tokenizer that is needed but cannot be read.
     """
     reference = checkpoints[base].assets
     same = {n: same_tokenizer(reference, c.assets) for n, c in checkpoints.items()}
@@ -196,14 +204,14 @@ def vocabularies(checkpoints: Mapping[str, Checkpoint], base: str) -> dict[str, 
 
 
 def relations(checkpoints: Mapping[str, Checkpoint], base: str) -> dict[str, Relation]:
-    """Classify every model's vocabulary against the base's."""
+    """Classify every model's vocabulary relative to the base's."""
     return related(checkpoints, base, vocabularies(checkpoints, base))
 
 
 def related(
     checkpoints: Mapping[str, Checkpoint], base: str, tokens: Mapping[str, Tokens | None]
 ) -> dict[str, Relation]:
-    """Classify every model's vocabulary, read already, against the base's."""
+    """Classify every model's vocabulary, given their tokens, relative to the base's."""
     ours, reference = tokens[base], checkpoints[base]
     our_rows = n_rows(reference)
     found = {}
@@ -220,10 +228,10 @@ def related(
 
 
 def compare_tokenizers(base: Path, source: Path) -> tuple[list[str], list[str]]:
-    """Faults where a source's tokens mean something else than the base's; warnings beside.
+    """Return faults if a source's tokens mean something other than the base's, and warnings.
 
-    They are compared as they are: rows have not been brought into the base's order. The merged
-    model carries the base's tokenizer and chat template.
+    They are compared as stored, without rearranging rows to the base's order. The merged model gets
+    the base's tokenizer and chat template.
     """
     faults: list[str] = []
     warnings: list[str] = []
@@ -251,13 +259,13 @@ def compare_tokenizers(base: Path, source: Path) -> tuple[list[str], list[str]]:
 
 
 def reads_tokens(folder: Path) -> bool:
-    """Whether a model's configuration has a number of tokens; one for images alone has none."""
+    """Return whether a configuration has a number of tokens, unlike those of image models."""
     return bool(vocabulary_path(read_json(folder / CONFIG)))
 
 
 def unknown_text(base_lacks: bool, source_lacks: bool) -> str:
-    """Say whose tokens are not known, and what they are taken for."""
+    """Say which model has no tokenizer, and what is assumed about its ids."""
     if base_lacks and source_lacks:
-        return "neither it nor the base has a tokenizer: their ids are taken to mean the same"
+        return "neither it nor the base has a tokenizer: their ids are assumed to mean the same"
     whose = "the base" if base_lacks else "it"
-    return f"{whose} has no tokenizer: its ids are taken to mean the same as the other's"
+    return f"{whose} has no tokenizer: its ids are assumed to mean the same as the other's"
