@@ -1,7 +1,7 @@
 """What measures a model: the contracts of evaluators, in the driver, and of scorers, in workers.
 
 An evaluator is built from entries of `tasks:`, knows their documents and objectives, and attaches
-a scorer to a live model. `table.EVALUATORS` lists the evaluators; `panel.Panel` makes several one.
+a scorer to a live model. `table.EVALUATORS` lists the evaluators; `panel.Panel` combines several.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from automerge.evaluation.split import Split
 
 TASKS_FOLDER, ITEMS_FOLDER = "tasks", "items"
-"""Where in a run folder copies lie: lm-eval's task files, and what other evaluators read."""
+"""Where a run folder holds copies: lm-eval's task files, and what other evaluators read."""
 
 
 @dataclass(frozen=True)
 class Entry:
     """One entry of `tasks:` as the user wrote it.
 
-    `evaluator` is a name in `EVALUATORS`, `task` what that evaluator calls the task, `name` the
-    objective's. `direction` None is the task's own. `options` are the other keys of the entry.
+    `evaluator` is a name in `EVALUATORS`, `task` is that evaluator's name for the task, `name` is
+    the objective's. A `direction` of None is the task's own. `options` are the entry's other keys.
     """
 
     evaluator: str
@@ -42,11 +42,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Settings:
-    """What holds for every task of a study; names follow the configuration.
+    """Settings of all tasks of a study; names follow the configuration.
 
     `include_path` is the user's own folder of task files. `allow_task_code` lets task files
-    outside lm-eval's own package run Python, `allow_code_eval` tasks run programs that the model
-    wrote. `batch_size` counts sequences, `max_length` tokens; None is the model's own length.
+    outside lm-eval's own package run Python; `allow_code_eval` lets tasks run programs that the
+    model wrote. `batch_size` counts sequences, `max_length` counts tokens; None stands for the
+    model's own length.
     """
 
     include_path: Path | None = None
@@ -102,10 +103,10 @@ class Live:
 class Scored:
     """Item scores of every objective, with what they cost.
 
-    `forward_s` and `score_s` are seconds: running the model, and judging what it said. `tokens` are
-    those that the model ran. `notes` are shares worth a look, by name. `margins` say of some items
-    how far they are from the other score: finite numbers, above 0 where the score is 1 and below 0
-    where it is 0, in one unit per leaf task. An objective without any is not among them.
+    `forward_s` and `score_s` are seconds for running the model and for judging what it said.
+    `tokens` counts those that the model ran. `notes` are shares worth a look, by name. `margins`
+    say how far some items are from the other score: finite numbers, above 0 where the score is 1
+    and below 0 where it is 0, in one unit per leaf task. Objectives without margins are left out.
     """
 
     scores: Mapping[str, ItemScores]
@@ -121,14 +122,13 @@ class Scorer(Protocol):
 
     The law:
 
-    - A score is that of the weights the model holds at the call. They have changed since the last
-      one, in place: nothing that was computed with weights is kept between calls.
-    - It leaves the model's weights and mode, and the process's random generators, as they were.
-    - The same weights and items give the same scores, and but for rounding an item's score is the
-      same whatever other items are asked for.
-    - Every objective of the evaluator has item scores, one per item asked for of its leaf tasks:
-      these in the order of its members, the items of each as they were asked for. Where none was
-      asked for, it has none.
+    - Scores are those of the weights that the model holds at the call. These may have changed in
+      place since the last call: nothing that was computed with weights is kept between calls.
+    - Scoring leaves the model's weights and mode and the process's random generators as they were.
+    - The same weights and items give the same scores, and except for rounding an item's score does
+      not depend on which other items are asked for.
+    - Every objective of the evaluator gets item scores, one per requested item of its leaf tasks:
+      leaf tasks in the order of its members, and the items of each in the order of the request.
     """
 
     def score(self, items: Items) -> Scored:
@@ -139,16 +139,16 @@ class Scorer(Protocol):
 
         Raises:
             InvalidOutput: the model is broken; the trial is invalid.
-            MetricError: a task gave something else than one finite number per item.
+            MetricError: a task did not return one finite number per item.
         """
         ...
 
 
 class OpenTasks(Protocol):
-    """The tasks of an evaluator, with all they read.
+    """The tasks of an evaluator, with everything they read.
 
-    The law: leaf tasks are named the same whenever the same copies are opened, and their documents
-    come in the same order, for an item is a leaf task and a position.
+    The law: whenever the same copies are opened, leaf tasks have the same names and their documents
+    the same order, since an item is a leaf task and a position.
     """
 
     @property
@@ -163,12 +163,12 @@ class OpenTasks(Protocol):
 
     @property
     def parts(self) -> Mapping[str, tuple[Part, ...]]:
-        """The parts that a leaf task's documents may be in; all where it is not among them."""
+        """The parts that a leaf task's documents may be in; all parts for tasks not listed."""
         ...
 
     def documents(self) -> Mapping[str, Sequence[object]]:
-        """Return each leaf task's documents, which the split and the search for near-duplicates
-        read: values of JSON, or what `split.document_hash` makes of others."""
+        """Return each leaf task's documents, as the split and the search for near-duplicates read
+        them: JSON values, or anything that `split.document_hash` accepts."""
         ...
 
     def digests(self) -> Mapping[str, str]:
@@ -176,11 +176,11 @@ class OpenTasks(Protocol):
         ...
 
     def warnings(self, split: Split) -> Sequence[str]:
-        """Return what users should know before anything is measured, a line each."""
+        """Return what users should know before anything is measured, one line each."""
         ...
 
     def commands(self, model: Path, samples: Path, dtype: str) -> Sequence[Sequence[str]]:
-        """Return commands, for the run folder, that score a model folder on the test items.
+        """Return commands, to be run in the run folder, that score a model on the test items.
 
         Args:
             model: the model's folder.
@@ -202,8 +202,8 @@ class Evaluator(Protocol):
     """Opens the tasks that some entries of a study name.
 
     The law: `keep` copies into a run folder whatever `open` reads besides installed packages and
-    public datasets, and leaves copies that are there; so a study goes on when the originals are
-    gone, on any machine that sees the run folder. Copies lie below `ITEMS_FOLDER`.
+    public datasets, and does not touch copies that exist; so a study can continue after the
+    originals are gone, on any machine that sees the run folder. Copies are below `ITEMS_FOLDER`.
     """
 
     def keep(self, run: Path) -> None:
@@ -224,4 +224,4 @@ class Evaluator(Protocol):
 
 
 EvaluatorFactory: TypeAlias = Callable[[Sequence[Entry], Settings], Evaluator]
-"""Builds an evaluator, without reading anything."""
+"""Builds an evaluator without reading anything."""

@@ -1,4 +1,4 @@
-"""Find the documents that must stay together: equal ones, near-duplicates, sharers of a passage."""
+"""Find documents that must stay together: equal, nearly equal, or about the same passage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PASSAGE_CHARACTERS = 100
-"""A text this long that two documents share word for word is a passage both depend on."""
+"""A text of this length that two documents share word for word is a passage both depend on."""
 
 SHINGLE = 5
 SIMILAR = 0.8
@@ -22,11 +22,11 @@ SIMILAR = 0.8
 Lee et al. (2022, arXiv:2107.06499, section 4.2), which one changed word in 41 still meets."""
 
 MAX_WORDS = 1000
-"""Words of a document that are compared."""
+"""How many words of a document are compared."""
 
 LARGEST_SHARE, LARGEST_COUNT = 0.05, 10
-"""A cluster holds at most this share of a task's documents, or so many where that is more; what
-more documents than that have in common is the task's template."""
+"""A cluster holds at most this share of a task's documents, or this many if that is more; what more
+documents than that have in common is the task's template."""
 
 _WORD = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]|\w+|[^\w\s]")
 _NAME = re.compile(r"(^|_)(id|ids|idx|ind|index|uid|qid|guid|uuid)$|[a-z]I[dD]$", re.IGNORECASE)
@@ -40,7 +40,7 @@ _MULTIPLIERS = np.array(
 class Clusters:
     """The cluster of every document, by task and doc id, and what could not be kept together.
 
-    Equal numbers mean one cluster, also across tasks.
+    Equal numbers mean the same cluster, also across tasks.
     """
 
     of: Mapping[str, tuple[int, ...]]
@@ -50,14 +50,14 @@ class Clusters:
 def find_clusters(
     documents: Mapping[str, Sequence[object]], hashes: Mapping[str, Sequence[str]]
 ) -> Clusters:
-    """Cluster documents by union-find; `hashes` tell equal documents.
+    """Cluster documents by union-find; equal `hashes` mean equal documents.
 
     Documents are joined when they are equal, when they hold the same text of at least
     `PASSAGE_CHARACTERS` characters, or when they are near-duplicates: the bags of their word
     5-grams (Broder 1997, "On the resemblance and containment of documents") have a Jaccard
     similarity of at least `SIMILAR`, both with and without the 5-grams of the task's template.
     All pairs at the threshold are found, by prefix filtering (Bayardo et al. 2007, "Scaling up all
-    pairs similarity search"). Of a cluster that is too large only equal documents stay together.
+    pairs similarity search"). In a cluster that is too large, only equal documents stay together.
     """
     nodes: dict[tuple[str, str], int] = {}
     contents: list[object] = []
@@ -79,7 +79,7 @@ def find_clusters(
     too_large = _too_large(joined, of_node, limits)
     notes += [
         f"task {task!r}: {count} documents resemble each other in chains of more than "
-        f"{limits[task]}; of these only equal ones are kept in one part"
+        f"{limits[task]}; among these, only equal documents are kept in one part"
         for task, count in too_large.counts.items()
     ]
     numbers: dict[tuple[bool, int], int] = {}
@@ -129,7 +129,7 @@ class _Sets:
 
 
 def _groups(pairs: Iterable[tuple[Any, int]]) -> list[list[int]]:
-    """Nodes of equal keys, where there are several."""
+    """Return the nodes of each key that several of them share."""
     found: dict[Any, list[int]] = defaultdict(list)
     for key, node in pairs:
         found[key].append(node)
@@ -158,9 +158,9 @@ def _passages(
     sizes: Mapping[str, int],
     limits: Mapping[str, int],
 ) -> tuple[list[list[int]], list[str]]:
-    """Documents with one long text in common; a text in too many of a task is its instruction.
+    """Return documents with a long text in common; a text in too many of a task is its instruction.
 
-    One that stands in most of them goes without saying, of others there is a note.
+    There is no note about a text that occurs in more than half of a task's documents.
     """
     found = _groups(
         (text, node)
@@ -182,8 +182,8 @@ def _passages(
         for task, count in counts.items():
             common[task] += limits[task] < count <= sizes[task] / 2
     notes = [
-        f"task {task!r}: {count} texts each stand in more than {limits[task]} documents, which "
-        "may be in different parts all the same: they are taken for instructions, not for passages"
+        f"task {task!r}: {count} texts each occur in more than {limits[task]} documents and are "
+        "treated as instructions, not as passages; these documents may be in different parts"
         for task, count in common.items()
         if count
     ]
@@ -191,7 +191,7 @@ def _passages(
 
 
 def _leaves(value: object, key: str = "") -> Iterator[tuple[str, object]]:
-    """Values of a document with the key they stand under, in an order of their own."""
+    """Yield a document's values with their keys, in an order that does not depend on its own."""
     if isinstance(value, Mapping):
         for name in sorted(value, key=str):
             yield from _leaves(value[name], str(name))
@@ -203,7 +203,7 @@ def _leaves(value: object, key: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _words(document: object) -> list[list[str]]:
-    """Words and signs of each field, names of the document left out."""
+    """Yield the words and signs of each field, without the document's names."""
     fields: list[list[str]] = []
     room = MAX_WORDS
     for key, value in _leaves(document):
@@ -221,15 +221,15 @@ def _words(document: object) -> list[list[str]]:
 
 @dataclass(frozen=True)
 class _Bags:
-    """Each node's shingles as sorted numbers, whole and without those of a template.
+    """Each node's shingles as sorted numbers, complete and without those of a template.
 
-    Numbers rise with the documents that hold the shingle, so the rarest come first.
+    Numbers grow with the number of documents that hold the shingle, so the rarest come first.
     """
 
     whole: list[NDArray[np.int64]]
     own: list[NDArray[np.int64]]
     shared_from: int
-    """Shingles with lower numbers stand in one document only."""
+    """Shingles with lower numbers occur in only one document."""
 
 
 def _join_similar(
@@ -281,7 +281,7 @@ def _bags(
     hashes = np.concatenate([_shingles(text) for text in texts])
     order = np.lexsort((hashes, owner))
     owner, hashes = owner[order], hashes[order]
-    # The second of two equal shingles of a document is another element: bags, not sets.
+    # The second of two equal shingles of a document is a different element: bags, not sets.
     new = np.ones(len(hashes), dtype=bool)
     new[1:] = (hashes[1:] != hashes[:-1]) | (owner[1:] != owner[:-1])
     starts = np.flatnonzero(new)
@@ -309,7 +309,7 @@ def _bags(
 
 
 def _shingles(text: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A number for each run of `SHINGLE` words."""
+    """Return a number for each run of `SHINGLE` words."""
     if len(text) < SHINGLE:
         return np.empty(0, dtype=np.uint64)
     mixed = text * _MULTIPLIERS[0]

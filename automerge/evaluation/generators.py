@@ -1,4 +1,4 @@
-"""The process's random generators: seeded for an evaluation, and given back as they were."""
+"""The process's random generators: seeded for an evaluation, and restored afterwards."""
 
 from __future__ import annotations
 

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from automerge.errors import AutomergeError
 
 MIN_ANSWERS = 20
-"""Fewer equal answers than this can be chance."""
+"""Fewer equal answers than this may be chance."""
 
 BROKEN_SHARE = 0.95
-"""More generations than this share must be one text in a loop before a model is called broken."""
+"""A model is called broken if more than this share of its generations are the same looping text."""
 
 MIN_LOOP, MAX_LOOP, TIMES = 2, 64, 3
-"""Tokens of a phrase, and how often it ends a text that loops."""
+"""Most tokens of a phrase, and how often it is repeated at the end of a text that loops."""
 
 ENDLESS = 32
-"""A loop that was cut after fewer tokens might have ended."""
+"""A loop that was cut off after fewer tokens might have ended."""
 
 
 class InvalidOutput(AutomergeError):
@@ -57,10 +57,10 @@ def check_log_likelihoods(
 
 
 def loops(tokens: Sequence[int]) -> bool:
-    """Whether a text ends in a loop: a phrase of at least two tokens, three times in a row.
+    """Return whether a text ends in a loop: a phrase of at least two tokens, three times in a row.
 
-    The definition of Holtzman et al. (2020, "The Curious Case of Neural Text Degeneration",
-    arXiv:1904.09751), with phrases of at most `MAX_LOOP` tokens.
+    This is the definition of Holtzman et al. (2020, "The Curious Case of Neural Text Degeneration",
+    arXiv:1904.09751), for phrases of at most `MAX_LOOP` tokens.
     """
     for length in range(MIN_LOOP, min(MAX_LOOP, len(tokens) // TIMES) + 1):
         end = tokens[-length * TIMES :]
@@ -79,10 +79,10 @@ class Generation:
 
 
 def check_generations(task: str, generations: Sequence[Generation]) -> None:
-    """Refuse a model that answers nearly every prompt with one and the same endless loop.
+    """Refuse a model that answers nearly every prompt with the same endless loop.
 
-    No more is refused: a weak model may loop, be cut, or be silent on most prompts, each in its own
-    way, and the base itself must be scored for a search to begin.
+    Nothing else is refused: a weak model may loop, be cut off or be silent on most prompts, in
+    different ways, and the base itself must be scored before a search can begin.
 
     Raises:
         InvalidOutput: naming the task.
@@ -101,9 +101,9 @@ def check_generations(task: str, generations: Sequence[Generation]) -> None:
 
 
 def generation_notes(task: str, generations: Sequence[Generation]) -> dict[str, float]:
-    """Shares of generations that are empty, reached the limit of new tokens, loop, or are alike.
+    """Return the shares of generations that are empty, truncated, looping or repeated.
 
-    Each is a bad model's, not a broken one's, so it is noted only.
+    They are signs of a bad model, not of a broken one, so they are only noted.
     """
     n = len(generations)
     ((_, most),) = Counter(g.text for g in generations).most_common(1)

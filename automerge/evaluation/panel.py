@@ -32,8 +32,8 @@ T = TypeVar("T")
 class Panel:
     """All that a study measures: entries of several evaluators, in the study's order.
 
-    Plain values, so that it travels anywhere; evaluators are looked up where it is used, after the
-    user's modules were loaded there.
+    It consists of plain values, so it travels anywhere; evaluators are looked up where it is used,
+    after the user's modules were loaded there.
     """
 
     entries: tuple[Entry, ...]
@@ -44,7 +44,7 @@ class Panel:
         self._each(lambda evaluator: evaluator.keep(run))
 
     def open(self, run: Path, keep: bool = False) -> OpenPanel:
-        """Open the tasks from a run folder, whose copies are made first where it is to `keep` them.
+        """Open the tasks from a run folder; with `keep`, make the copies there first.
 
         Raises:
             PreflightError: with every fault of every evaluator.
@@ -61,7 +61,7 @@ class Panel:
         return panel
 
     def _each(self, act: Callable[[Evaluator], T]) -> list[tuple[tuple[int, ...], T]]:
-        """Act on every evaluator; its entries' indices and the result, or all faults at once."""
+        """Act on every evaluator; return the indices of its entries and the result, or raise."""
         found: list[tuple[tuple[int, ...], T]] = []
         task_faults: list[TaskFault] = []
         faults: list[Fault] = []

@@ -22,7 +22,7 @@ MEASURES: Mapping[str, Callable[[Live], float]] = MappingProxyType(
 
 
 class Properties:
-    """Measures what needs no task."""
+    """Measures what does not need a task."""
 
     def __init__(self, entries: Sequence[Entry], settings: Settings) -> None:
         del settings

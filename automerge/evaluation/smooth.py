@@ -1,8 +1,8 @@
-"""Smooth losses of an item of multiple choice, with their slopes, and the margin behind them.
+"""Smooth losses of a multiple-choice item, with their slopes, and the margin behind them.
 
-A right answer by a hair and one by a mile are the same 1 to accuracy. The margin tells them apart,
-and so does the tempered probability of the right choice, which can be followed downhill. Pure
-functions of log-likelihoods in nats: nothing here knows tasks or models.
+To accuracy, an answer that is right by a hair and one that is right by a mile are both 1. The
+margin tells them apart, and so does the tempered probability of the right choice, whose slope a
+search can follow. Pure functions of log-likelihoods in nats: nothing here knows tasks or models.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def choice_loss(
     form: Form = "log",
     lengths: Sequence[float] | None = None,
 ) -> ChoiceLoss:
-    """Return the loss of an item of multiple choice at a temperature.
+    """Return the loss of a multiple-choice item at a temperature.
 
     With q = softmax(log-likelihoods / lengths / temperature) and p the sum of q over the right
     choices, the loss is −log p ("log"), 1 − p ("probability") or (1 − p)² + Σ q² over the wrong

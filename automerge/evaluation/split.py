@@ -1,4 +1,4 @@
-"""Cut every task's documents once into search, select and test parts, by their content."""
+"""Cut every task's documents once into search, select and test parts, by content."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from automerge.evaluation.duplicates import find_clusters
 from automerge.trial import PARTS, Items, Part
 
 MIN_ITEMS = 8
-"""Fewer items than this in a part say nothing about a model."""
+"""Fewer items than this in a part say little about a model."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Item ids of each part, by leaf task; `digest` names documents and cut together.
+    """Item ids of each part, by leaf task; `digest` identifies documents and cut together.
 
-    `clusters` holds the number of every document's cluster, by doc id: what is in one cluster is in
-    one part, and is not independent. `notes` say what could not be kept together, or was left out.
+    `clusters` holds the number of every document's cluster, by doc id: documents of a cluster are
+    in the same part and are not independent. `notes` say what could not be kept together or was
+    left out.
     """
 
     parts: Mapping[Part, Items]
@@ -31,14 +32,14 @@ class Split:
     notes: tuple[str, ...] = ()
 
     def items(self, part: Part, tasks: Sequence[str] | None = None) -> dict[str, tuple[int, ...]]:
-        """Items of one part, of all leaf tasks or of some."""
+        """Return the items of one part, of all leaf tasks or of some."""
         chosen = self.parts[part]
         return {task: chosen[task] for task in (chosen if tasks is None else tasks)}
 
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """How to cut: shares of search, select and test, a salt, and the most items an objective gets.
+    """How to cut: shares of search, select and test, a salt, and the most items per objective.
 
     A document's part depends on the content of its cluster and the salt alone, so that documents
     added to a task later move others only by joining their cluster.
@@ -56,7 +57,7 @@ class SplitPlan:
             raise ValueError(f"the shares of {', '.join(PARTS)} must add up to 1; got {shares}")
 
     def part(self, unit: float, among: Sequence[Part] = PARTS) -> Part:
-        """The part that holds a number from [0, 1), of some parts in proportion to their shares."""
+        """Return the part that holds a number from [0, 1), among parts in proportion to shares."""
         shares = {part: self.fractions.get(part, 0.0) for part in PARTS if part in among}
         total = 1.0 if len(shares) == len(PARTS) else sum(shares.values())
         limit = 0.0
@@ -69,7 +70,7 @@ class SplitPlan:
 
 
 def document_hash(document: object, salt: str = "") -> str:
-    """SHA-256 of a document's canonical JSON."""
+    """Return the SHA-256 of a document's canonical JSON."""
     text = json.dumps(
         document, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain
     )
@@ -86,12 +87,12 @@ def split_documents(
 
     `documents` maps leaf tasks to documents in lm-eval's order, `objectives` maps objective names
     to their leaf tasks. Documents of a cluster (see `find_clusters`) land in the same part, also
-    across tasks; a cluster of one, or of equal documents, lands where its hash says. Under a limit
+    across tasks; a cluster of one, or of equal documents, lands where its hash says. Under a limit,
     an objective keeps the items with the smallest hashes, pooled over its leaf tasks.
 
-    `own` names the parts that the documents of a leaf task may be in, where not all: a task has
-    dataset splits of its own. A cluster that spans them is in the last part any of its documents
-    may be in; the others of it are left out.
+    `own` names the parts that the documents of a leaf task may be in, for tasks with their own
+    dataset splits. A cluster that spans such tasks goes to the last part that any of its documents
+    may be in; its documents that cannot be there are left out.
 
     Raises:
         PreflightError: a part would hold fewer than `MIN_ITEMS` items of an objective.
@@ -116,8 +117,8 @@ def split_documents(
                 left_out += 1
         if left_out:
             notes.append(
-                f"task {task!r}: {left_out} documents are left out, because documents like them "
-                "are in the dataset split of a later part"
+                f"task {task!r}: {left_out} documents are left out, because near-duplicates of "
+                "them are in the dataset split of a later part"
             )
 
     faults = []
@@ -151,9 +152,9 @@ def _assign(
     plan: SplitPlan,
     own: Mapping[str, Sequence[Part]],
 ) -> dict[int, Part]:
-    """The part of every cluster, by its smallest hash.
+    """Assign a part to every cluster, by its smallest hash.
 
-    That of several documents is hashed again: the smallest of many numbers is a small one.
+    For several documents it is hashed again, since the smallest of many numbers is a small one.
     """
     members: dict[int, set[str]] = {}
     allowed: dict[int, set[tuple[Part, ...]]] = {}

@@ -1,4 +1,4 @@
-"""The evaluators, by the name that an entry of `tasks:` gives; each imports what it needs late."""
+"""The evaluators, by the names that entries of `tasks:` use; each imports what it needs late."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def test_one_line_says_what_the_test_items_can_confirm(task_set):
     n = len(split.parts["test"]["choice"])
     line, shots = claim_warnings(task_set, split)
     assert f"{100 * confirmable_difference(n):.1f} points on choice ({n} items)" in line
-    assert "5 points take 628 items" in line
+    assert "5 points would take 628 items" in line
     assert "rolling" not in line
     assert "word" not in line
     assert "objective 'shots'" in shots

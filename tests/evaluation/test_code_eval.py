@@ -95,11 +95,11 @@ def programs(tmp_path):
 
 def test_a_task_of_programs_is_refused_until_it_is_allowed(programs):
     (refused,) = refusals([TaskSpec("programs")], Settings(programs, allow_task_code=True))
-    assert "runs code that the model wrote; with allow_code_eval" in refused.message
+    assert "runs code that the model wrote; allow_code_eval" in refused.message
     (programs / "judge.py").write_text("def passes(*a): return exec('1')\n")
     settings = Settings(programs, allow_task_code=True, allow_code_eval=True)
     (otherwise,) = refusals([TaskSpec("programs")], settings)
-    assert "otherwise than by lm-eval's code_eval; automerge" in otherwise.message
+    assert "but not through lm-eval's code_eval, which automerge" in otherwise.message
 
 
 def test_a_machine_without_a_cage_refuses_such_a_task_before_anything_is_scored(

@@ -202,6 +202,6 @@ def test_examples_taken_from_scored_items_are_said(folder, task, shown):
         for i, document in enumerate(task_set.documents()[task])
     )
     assert (own > 0) is shown
-    assert (f"{own} of themselves" in line) is shown
+    assert (f"{own} of them for themselves" in line) is shown
     assert ("40 of 40" if task == "only_test" else "3 of 40") in line
     assert "give the task a fewshot_split" in line

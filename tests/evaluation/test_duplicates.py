@@ -83,7 +83,7 @@ def test_a_text_in_many_documents_that_is_no_sure_instruction_is_noted():
     passage = text(rng, 80)
     docs = [{"passage": passage, "question": text(rng, 60)} for _ in range(30)]
     (note,) = cluster({"t": docs + noise(rng, 70)}).notes
-    assert "task 't': 1 texts each stand in more than 10 documents" in note
+    assert "task 't': 1 texts each occur in more than 10 documents" in note
 
 
 def test_an_edited_copy_is_a_near_duplicate_and_its_name_does_not_count():

@@ -162,7 +162,7 @@ def test_a_missing_name_in_what_judges_answers_is_found_before_any_is(folder):
 
 def test_more_examples_than_documents_are_refused(folder):
     (folder / "own.yaml").write_text("include: choice.yaml\ntask: own\nnum_fewshot: 40\n")
-    assert "shows 40 examples, and there are 32 documents" in refusal(folder, "own")
+    assert "shows 40 examples, but there are only 32 documents" in refusal(folder, "own")
 
 
 def test_an_item_without_choices_is_named(folder):

@@ -229,7 +229,7 @@ def test_a_live_model_measures_only_layers_that_can_be_exported(tmp_path):
 def test_there_is_no_distance_to_a_base_of_other_layers(checkpoints, folders):
     live, engine = load(folders["base"]), ResidentEngine(checkpoints)
     engine.merge_into(live, passthrough(Slice({"base": (0, 2)})))
-    with pytest.raises(PreflightError, match="defined only for models with the base.s layers"):
+    with pytest.raises(PreflightError, match="defined only for models with"):
         engine.distance(live, "base")
 
 

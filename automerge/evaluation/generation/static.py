@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 
 class StaticGenerator:
-    """Runs every request from its first token, in batches of like length; keeps nothing."""
+    """Runs every request from its first token, in batches of similar length; keeps nothing."""
 
     def __init__(self, lm: HFLM) -> None:
         self._lm = lm
 
     def weights_changed(self) -> None:
-        """Do nothing: no call uses anything of another."""
+        """Do nothing: calls do not share anything."""
 
     def generate(self, requests: Sequence[Instance]) -> list[str]:
         """Return lm-eval's own texts."""

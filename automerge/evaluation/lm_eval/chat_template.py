@@ -1,4 +1,4 @@
-"""Render chat templates, which are programs of strangers, under limits."""
+"""Render chat templates, which are programs that strangers wrote, under limits."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from automerge.errors import PreflightError
 from automerge.evaluation.lm_eval.limits import OutOfTime, alarm, bounded_memory
 
 MAX_S = 5.0
-"""Longest time for one conversation."""
+"""Time limit for one conversation."""
 MAX_CHARACTERS = 10**7
-"""Longest prompt that a template may make of one."""
+"""Longest prompt that a template may make from one."""
 MAX_MEMORY_BYTES = 512 * 2**20
 """Memory that a template may take for one; a prompt of `MAX_CHARACTERS` takes a tenth of it."""
 
 
 def limited(render: Callable[..., str], seconds: float = MAX_S) -> Callable[..., str]:
-    """The same function under limits of time, memory and length.
+    """Return the same function under limits of time, memory and length.
 
-    There is none of memory where the system does not say how much a process has. It raises
-    PreflightError where a template takes too long or too much, or makes too long a prompt.
+    Memory is not limited on systems that do not say how much a process has. The function raises
+    PreflightError if a template takes too long or too much, or makes too long a prompt.
     """
 
     @functools.wraps(render)
@@ -41,7 +41,7 @@ def limited(render: Callable[..., str], seconds: float = MAX_S) -> Callable[...,
             ) from None
         if len(text) > MAX_CHARACTERS:
             raise PreflightError(
-                f"the chat template made a prompt of {len(text)} characters of one conversation, "
+                f"the chat template made a prompt of {len(text)} characters from one conversation, "
                 f"more than {MAX_CHARACTERS}; use another, or apply_chat_template: false"
             )
         return text

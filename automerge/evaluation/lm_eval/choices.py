@@ -1,4 +1,4 @@
-"""What lm-eval's metrics compare in an item of multiple choice: which answers, divided by what."""
+"""What lm-eval's metrics compare in a multiple-choice item: which answers, divided by what."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Choices:
     """An item's choices as a metric of lm-eval scores them.
 
     The score of choice k is the k-th request's log-likelihood / `lengths[k]`; with `unconditional`,
-    less that of the request `len(lengths)` further on, which has the choice without its context.
+    that of the request `len(lengths)` further on, the choice without its context, is subtracted.
     """
 
     right: tuple[int, ...]
@@ -46,11 +46,11 @@ def margins(
 ) -> ItemScores:
     """Return the margins of those of an objective's items that have one.
 
-    One that contradicts the score is left out: a filter that changes answers may make it so.
+    Margins that contradict the score, which a filter that changes answers can cause, are left out.
 
     Args:
-        objective: whose metric is meant.
-        scores: what the metric gave.
+        objective: the objective whose metric decides.
+        scores: the metric's item scores.
         tasks: the leaf tasks.
         documents: the document of an item.
         answers: the model's answers to each item's requests.
@@ -71,13 +71,13 @@ def item_choices(task: Task, metric: str, document: Any, n_requests: int) -> Cho
 
     Args:
         task: a leaf task.
-        metric: of lm-eval, without its filter.
+        metric: lm-eval's name of it, without the filter.
         document: as the task's requests hold it.
         n_requests: how many requests the document has.
 
     Returns:
-        None where it compares nothing that is known here: another kind of task or metric, a task
-        that judges by its own code, a document whose right answer is none of its choices or each.
+        None if this is not known: for another kind of task or metric, a task that judges by its own
+        code, or a document whose right answers are none or all of its choices.
     """
     if metric not in CHOICE_METRICS or not _is_plain(task):
         return None
@@ -104,7 +104,7 @@ def _length(metric: str, choice: str) -> float:
 
 
 def _is_plain(task: Task) -> bool:
-    """Return whether lm-eval's own code judges a task, as one of multiple choice."""
+    """Return whether lm-eval's own code judges a task, as a multiple-choice task."""
     from lm_eval.api.task import ConfigurableTask
 
     return (

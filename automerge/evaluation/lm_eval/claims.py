@@ -1,4 +1,4 @@
-"""What the test scores of a study will not be able to say, known before anything is measured."""
+"""What a study's test scores will not be able to show, known before anything is measured."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from automerge.evaluation.split import Split
 from automerge.public_benchmarks import benchmark
 
 FLIPPING = 0.2
-"""The share of items on which a merge and its best parent differ, as far as one can tell before."""
+"""The share of items on which a merge and its best parent are assumed to differ."""
 
 WANTED = 0.05
 """A test that cannot confirm this difference gets a warning."""
 
 
 def claim_warnings(task_set: TaskSet, split: Split) -> list[str]:
-    """One line each: benchmarks among the objectives, too few test items, examples from items."""
+    """Warn of benchmarks among the objectives, too few test items, and examples from items."""
     return [
         *_benchmark_warnings(task_set),
         *_power_warnings(task_set, split),
@@ -41,7 +41,7 @@ def _benchmark_warnings(task_set: TaskSet) -> list[str]:
 
 
 def _power_warnings(task_set: TaskSet, split: Split) -> list[str]:
-    """One line on the objectives whose test items confirm large differences only."""
+    """Warn of objectives whose test items can confirm only large differences, in one line."""
     test = split.parts["test"]
     small = []
     for objective in task_set.objectives:
@@ -52,22 +52,23 @@ def _power_warnings(task_set: TaskSet, split: Split) -> list[str]:
     if not small:
         return []
     return [
-        f"the sealed test confirms differences from about {', '.join(small)}; "
-        f"{100 * WANTED:g} points take {items_to_confirm(WANTED)} items (paired, "
-        f"{100 * FLIPPING:g} % of items changing, 80 % power)"
+        "the sealed test can confirm only differences of about "
+        f"{', '.join(small)} or more; {100 * WANTED:g} points would take "
+        f"{items_to_confirm(WANTED)} items (paired, {100 * FLIPPING:g} % of items changing, "
+        "80 % power)"
     ]
 
 
 def confirmable_difference(n: int) -> float:
-    """The smallest true difference of two models that `n` paired 0/1 items show, with 80 % power.
+    """Return the smallest true difference that `n` paired 0/1 items show with 80 % power.
 
-    `FLIPPING` of the items are taken to be answered otherwise, so that an item's difference has a
-    variance of that (Miller 2024, arXiv:2411.00640, section 5).
+    The two models are assumed to differ on the share `FLIPPING` of the items, which is then the
+    variance of an item's difference (Miller 2024, arXiv:2411.00640, section 5).
     """
     half = normal_quantile(0.95) * math.sqrt(FLIPPING / n)
     return smallest_detectable_difference(Difference(0.0, -half, half, half, n))
 
 
 def items_to_confirm(difference: float) -> int:
-    """How many items it takes for a `confirmable_difference`."""
+    """Return how many items a `confirmable_difference` takes."""
     return math.ceil((confirmable_difference(1) / difference) ** 2)

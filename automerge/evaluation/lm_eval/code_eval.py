@@ -1,4 +1,4 @@
-"""Judge programs that models wrote, without letting them do anything: lm-eval's `code_eval`."""
+"""Judge programs that models wrote, without letting them do any harm: lm-eval's `code_eval`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ LIBRARY, NAME = "evaluate", "code_eval"
 
 
 class CodeEval:
-    """What `evaluate.load("code_eval")` gives, with the same results (Chen et al. 2021).
+    """What `evaluate.load("code_eval")` returns, with the same results (Chen et al. 2021).
 
-    A program passes if it runs to its end and its tests then do, in time. It runs in a process of
-    its own that has no network, no files but its interpreter's, no environment and no other
-    process; its tests run in another, which it cannot reach (see `cage`). Raises PreflightError
-    where the system cannot do that.
+    A program passes if it and then its tests run to their end in time. It runs in its own process
+    without network, environment, other processes, or files except its interpreter's; its tests run
+    in another, which it cannot reach (see `cage`).
+
+    Raises:
+        PreflightError: the system cannot do that.
     """
 
     def compute(
@@ -38,7 +40,7 @@ class CodeEval:
         num_workers: int = 4,
         timeout: float = 3.0,
     ) -> tuple[dict[str, float], dict[int, list[tuple[int, dict[str, Any]]]]]:
-        """pass@k over tasks, and for each task its candidates with what became of them."""
+        """Return pass@k over tasks, and per task its candidates with what became of them."""
         asked = [
             (candidate, test, timeout)
             for test, candidates in zip(references, predictions, strict=True)
@@ -63,14 +65,14 @@ class CodeEval:
 
 
 def pass_at(k: int, total: int, correct: int) -> float:
-    """The unbiased estimate that one of k programs passes (Chen et al. 2021, eq. 1)."""
+    """Estimate, unbiased, the chance that one of k programs passes (Chen et al. 2021, eq. 1)."""
     if total - correct < k:
         return 1.0
     return float(1.0 - np.prod(1.0 - k / np.arange(total - correct + 1, total + 1)))
 
 
 class _Evaluate(ModuleType):
-    """Stands for the library `evaluate`, whose import takes seconds, until more of it is used."""
+    """Stands in for the library `evaluate`, whose import takes seconds, until more is used."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real(), name)
@@ -88,7 +90,7 @@ class _Evaluate(ModuleType):
 
 @contextmanager
 def replaced() -> Iterator[None]:
-    """Give tasks that are loaded inside our `code_eval`; nothing is fetched for it."""
+    """Give our `code_eval` to tasks that are loaded inside; nothing is fetched for it."""
     before = sys.modules.pop(LIBRARY, None)
     stub = sys.modules[LIBRARY] = _Evaluate(LIBRARY)
     try:
@@ -101,9 +103,10 @@ def replaced() -> Iterator[None]:
 
 
 def runs_code_caged(task: Task) -> bool:
-    """Whether all the model-written code that a task runs goes through our `code_eval`.
+    """Return whether all model-written code that a task runs goes through our `code_eval`.
 
-    What judges its answers has it among its globals, or is a metric of lm-eval's own.
+    That holds if the functions that judge its answers have it among their globals, or are lm-eval's
+    own metrics.
     """
     own = task.config.process_results
     judges = [own] if callable(own) else [f for f in task._metric_fn_list.values() if callable(f)]

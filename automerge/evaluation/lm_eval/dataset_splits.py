@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
 MAX_DOCUMENTS = 20_000
-"""Of a larger dataset split so many documents are taken, evenly spaced."""
+"""From a larger dataset split, this many documents are taken, evenly spaced."""
 
 
 def split_faults(leaf: Task, wanted: Mapping[Part, str]) -> Iterator[tuple[str, str]]:
-    """What keeps a task's parts from being taken from dataset splits, as (field, message)."""
+    """List what keeps a task's parts from coming from dataset splits, as (field, message)."""
     from lm_eval.api.task import ConfigurableTask
 
     if not wanted:
         return
     name = leaf.task_name
     if getattr(type(leaf), "test_docs", None) is not ConfigurableTask.test_docs:
-        yield "split", f"task {name!r} chooses its documents itself, in Python; remove split"
+        yield "split", f"task {name!r} chooses its documents itself, in Python: remove `split`"
         return
     known = sorted(map(str, leaf.dataset))
     for part, split in wanted.items():
@@ -47,14 +47,14 @@ def split_faults(leaf: Task, wanted: Mapping[Part, str]) -> Iterator[tuple[str, 
 
 
 def scored_split(leaf: Task) -> str:
-    """The dataset split whose documents lm-eval scores a task on."""
+    """Return the dataset split whose documents lm-eval scores a task on."""
     return str(leaf.get_config("test_split") or leaf.get_config("validation_split"))
 
 
 def on_splits(leaf: Task, wanted: Mapping[Part, str]) -> list[tuple[Task, tuple[Part, ...]]]:
-    """The task on each of its dataset splits, with the parts to take from there.
+    """Return the task on each of its dataset splits, with the parts to take from there.
 
-    The task itself comes first. A part that is not in `wanted` is taken from what lm-eval scores.
+    The task itself comes first. Parts that are not in `wanted` come from what lm-eval scores.
     """
     scored = scored_split(leaf)
     parts: dict[str, tuple[Part, ...]] = {scored: ()}
@@ -67,9 +67,9 @@ def on_splits(leaf: Task, wanted: Mapping[Part, str]) -> list[tuple[Task, tuple[
 
 
 def _on_split(leaf: Task, split: str) -> Task:
-    """A copy of a task that scores another dataset split, and is called TASK@SPLIT.
+    """Copy a task so that it scores another dataset split; it is called TASK@SPLIT.
 
-    An item is never among its own few-shot examples: lm-eval leaves it out where both are from one
+    An item is never among its own few-shot examples: lm-eval leaves it out if both are from one
     split.
     """
     task = copy.copy(leaf)

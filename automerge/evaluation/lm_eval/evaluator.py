@@ -23,14 +23,14 @@ OUTPUT = Path("lm_eval_output")
 
 
 class LmEval:
-    """Opens tasks that are lm-eval's own, or of the user's folder."""
+    """Opens lm-eval's own tasks and those in the user's folder."""
 
     def __init__(self, entries: Sequence[Entry], settings: Settings) -> None:
         self._specs = tuple(map(_spec, entries))
         self._settings = settings
 
     def keep(self, run: Path) -> None:
-        """Copy what the study's tasks lead to in the user's folder."""
+        """Copy the files in the user's folder that the study's tasks lead to."""
         own, copied = self._settings.include_path, run / TASKS_FOLDER
         if own is not None and not copied.is_dir():
             with _named_as(own, copied):
@@ -58,7 +58,7 @@ def _spec(entry: Entry) -> TaskSpec:
 
 @contextmanager
 def _named_as(own: Path, copied: Path) -> Iterator[None]:
-    """Name the user's folder, not its copy, in what is wrong with it."""
+    """Name the user's folder, not its copy, in messages about faults."""
 
     def said(message: str) -> str:
         return message.replace(str(copied.resolve()), str(own)).replace(str(copied), str(own))
@@ -91,7 +91,7 @@ class LmEvalTasks:
 
     @property
     def parts(self) -> Mapping[str, tuple[Part, ...]]:
-        """Where tasks have dataset splits of their own."""
+        """The parts of tasks that have their own dataset splits."""
         return self.task_set.parts
 
     def documents(self) -> dict[str, list[dict[str, Any]]]:
@@ -103,7 +103,7 @@ class LmEvalTasks:
         return self.task_set.digests()
 
     def warnings(self, split: Split) -> list[str]:
-        """Return what the test scores will not be able to say."""
+        """Return what the test scores will not be able to show."""
         return claim_warnings(self.task_set, split)
 
     def commands(self, model: Path, samples: Path, dtype: str) -> list[list[str]]:

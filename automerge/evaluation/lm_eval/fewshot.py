@@ -1,4 +1,4 @@
-"""Say where lm-eval draws few-shot examples from the items that are scored."""
+"""Tell for which objectives lm-eval draws few-shot examples from the items that are scored."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def fewshot_warnings(task_set: TaskSet) -> list[str]:
-    """One line for each objective whose examples are among its items.
+    """Warn, one line each, of objectives whose examples are among their items.
 
-    Without `fewshot_split` lm-eval takes examples from the training split, else from the
-    validation split, else from the test split; only examples of the very split that is scored are
-    drawn without the item itself. Prompts are stock lm-eval's all the same, so that it can check
-    the test scores.
+    Without `fewshot_split`, lm-eval takes examples from the training split, else from the
+    validation split, else from the test split; it leaves the item itself out only if examples come
+    from the same split that is scored. Prompts are stock lm-eval's nevertheless, so that it can
+    check the test scores.
     """
     found: list[str] = []
     if not any(task.get_config("num_fewshot") for task in task_set.tasks.values()):
@@ -34,7 +34,7 @@ def fewshot_warnings(task_set: TaskSet) -> list[str]:
             examples = sum(examples for examples, _ in drawn)
             shown = sum(shown for _, shown in drawn)
             if examples:
-                own = f", {shown} of themselves, answer and all" if shown else ""
+                own = f", {shown} of them for themselves, with the answer" if shown else ""
                 found.append(
                     f"objective {objective.name!r}: lm-eval draws its few-shot examples from the "
                     f"items it is scored on ({examples} of {items} may be examples{own}); give the "
@@ -44,7 +44,7 @@ def fewshot_warnings(task_set: TaskSet) -> list[str]:
 
 
 def _drawn(task: Task, documents: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-    """How many documents may be examples, and how many are examples of themselves."""
+    """Count the documents that may be examples, and those that are examples of themselves."""
     shots = task.get_config("num_fewshot") or 0
     if not shots or not hasattr(task, "sampler"):
         return 0, 0

@@ -1,4 +1,4 @@
-"""Keep what lm-eval does to the process inside: generators, progress bars, log lines."""
+"""Contain what lm-eval does to the process: random generators, progress bars, log lines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from automerge.evaluation.generators import NUMPY_SEED, PYTHON_SEED, TORCH_SEED,
 from automerge.evaluation.lm_eval.templates import install
 
 FEWSHOT_SEED = 1234
-"""The default of lm-eval's command line, as those of the generators."""
+"""The default of lm-eval's command line, like the generators' seeds."""
 
 __all__ = ["FEWSHOT_SEED", "NUMPY_SEED", "PYTHON_SEED", "TORCH_SEED", "isolated"]
 
@@ -20,7 +20,7 @@ __all__ = ["FEWSHOT_SEED", "NUMPY_SEED", "PYTHON_SEED", "TORCH_SEED", "isolated"
 def isolated() -> Iterator[None]:
     """Seed the global generators as lm-eval's command line does, and restore them afterwards.
 
-    Inside, lm-eval prints no progress bars, logs errors only, and renders in a sandbox.
+    Inside, lm-eval prints no progress bars, logs only errors, and renders templates in a sandbox.
     """
     install()
     logger = logging.getLogger("lm_eval")

@@ -1,4 +1,4 @@
-"""Limits of time and memory for what strangers wrote and this process has to run."""
+"""Limits on time and memory for code that strangers wrote and this process has to run."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from types import FrameType
 
 
 class OutOfTime(BaseException):
-    """Passes by the handlers of what runs."""
+    """The time is over; a BaseException, so that handlers of the code that runs let it pass."""
 
 
 @contextmanager
 def alarm(seconds: float) -> Iterator[None]:
-    """Raise OutOfTime in what runs inside after some time.
+    """Raise OutOfTime after some time in the code that runs inside.
 
-    On the main thread a signal does it, also within regular expressions; on others a timer does,
+    On the main thread a signal does this, even within regular expressions; on others a timer does,
     between two steps of the interpreter.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
@@ -63,9 +63,9 @@ def _timer(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def bounded_memory(n_bytes: int) -> Iterator[None]:
-    """Let the process have at most so many bytes more than it holds, where the system can say.
+    """Let the process have at most this many more bytes than it holds, if the system can say.
 
-    What asks for more gets MemoryError. The limit is the address space's, and the process's.
+    Code that asks for more gets MemoryError. The limit is on the address space of the process.
     """
     try:
         import resource

@@ -76,7 +76,7 @@ def _generates(instances: Sequence[Instance]) -> bool:
 
 
 def _made_up(instance: Instance, text: str) -> Answer:
-    """An answer of the kind that a request gets."""
+    """Make up an answer of the kind that a request gets."""
     if instance.request_type == "generate_until":
         return text
     if instance.request_type == "loglikelihood_rolling":

@@ -32,21 +32,21 @@ BINARY_METRICS = frozenset(
         "prompt_level_strict_acc",
     }
 )
-"""lm-eval's metrics that score an item 0 or 1."""
+"""lm-eval's metrics that score an item as 0 or 1."""
 
 
 OUTPUT_TOKENS = "output_tokens"
-"""Our own metric of tasks that generate: how many tokens an answer has."""
+"""Our own metric for tasks that generate: how many tokens an answer has."""
 UNFILTERED = "unfiltered"
-"""Stands for a filter where the answer is judged as it was generated."""
+"""Stands for a filter if the answer is judged as it was generated."""
 
 
 def resolve(
     spec: TaskSpec, leaves: Sequence[Task], name: str, group: Group | None = None
 ) -> tuple[Objective | None, list[tuple[str, str]]]:
-    """The objective a spec means, or what is wrong with it as (field, message) pairs.
+    """Return the objective that a spec means, or its faults as (field, message) pairs.
 
-    `group` is what the spec names, where that is a group.
+    `group` is what the spec names, if that is a group.
     """
     found: list[tuple[str, str]] = []
     metric, _, wanted_filter = (spec.metric or "").partition(",")
@@ -96,7 +96,7 @@ def resolve(
         found.append(
             (
                 "metric",
-                f"group {spec.task!r} averages {metric!r} over its tasks, each of which is no mean "
+                f"group {spec.task!r} averages {metric!r} over its tasks, where it is not a mean "
                 f"of item scores ({aggregation}); name its tasks as objectives, or choose a metric "
                 "that is a mean",
             )
@@ -119,9 +119,10 @@ def resolve(
 
 
 def _weighted_by_size(group: Group | None, metric: str, filter_name: str) -> bool | None:
-    """Whether a group's tasks count by their numbers of items; None where it has no such value.
+    """Return whether a group's tasks count by their numbers of items; None without such a value.
 
-    As `Group.aggregate`: over all leaf tasks, whatever groups within it say; the last entry wins.
+    As in `Group.aggregate`, over all leaf tasks, whatever groups within it say; the last entry
+    wins.
     """
     found = None
     for entry in (group and group.aggregate_metric_list) or ():
@@ -131,22 +132,22 @@ def _weighted_by_size(group: Group | None, metric: str, filter_name: str) -> boo
 
 
 def counts_tokens(task: Task) -> bool:
-    """Whether `output_tokens` of a task is ours: it generates, and has no such metric itself."""
+    """Return whether a task's `output_tokens` is ours: it generates and has no such metric."""
     return task.OUTPUT_TYPE == "generate_until" and OUTPUT_TOKENS not in task.aggregation()
 
 
 def filter_names(task: Task) -> list[str]:
-    """Names of a task's filter pipelines, in lm-eval's order."""
+    """Return the names of a task's filter pipelines, in lm-eval's order."""
     return [ensemble.name for ensemble in task._filters]
 
 
 def filter_ensemble(task: Task, name: str) -> FilterEnsemble:
-    """A task's filter pipeline by its name."""
+    """Return a task's filter pipeline by its name."""
     return next(ensemble for ensemble in task._filters if ensemble.name == name)
 
 
 def fallbacks(task: Task, name: str) -> list[Any]:
-    """What a pipeline gives for an answer it finds nothing in, as lm-eval's `regex` does."""
+    """Return what a pipeline gives if it finds nothing in an answer, as lm-eval's `regex` does."""
     filters = [make() for make in filter_ensemble(task, name).filters]
     return [found.fallback for found in filters if getattr(found, "fallback", None) is not None]
 
@@ -155,7 +156,7 @@ def _aggregation(task: Task, metric: str) -> Aggregation | None:
     from lm_eval.api.registry import get_aggregation
 
     function = task.aggregation()[metric]
-    if function is np.mean:  # as tasks with classes of their own say it
+    if function is np.mean:  # as tasks with their own classes say it
         return "mean"
     return next((name for name in AGGREGATIONS if get_aggregation(name) is function), None)
 
@@ -166,5 +167,5 @@ def _function_name(task: Task, metric: str) -> str:
 
 
 def _common(values: Sequence[Any]) -> Any:
-    """The value all share, else None."""
+    """Return the value that all share, else None."""
     return values[0] if all(value == values[0] for value in values) else None

@@ -26,11 +26,13 @@ Item = tuple[str, int]
 def build_requests(
     tasks: Mapping[str, Task], settings: Settings, lm: HFLM
 ) -> dict[Item, tuple[Instance, ...]]:
-    """Every document's requests, in lm-eval's order, prompts as in a run over all documents.
+    """Build every document's requests, in lm-eval's order, with prompts as in a full run.
 
-    Few-shot examples are drawn while lm-eval walks through all documents, so a run over some of
-    them (`--samples`) would show other prompts; these are those of the full run. Raises
-    PreflightError for a chat template without end.
+    lm-eval draws few-shot examples while it walks through all documents, so a run over some of
+    them (`--samples`) would have different prompts; these are those of a run over all of them.
+
+    Raises:
+        PreflightError: prompts cannot be made, or a chat template exceeds its limits.
     """
     built: dict[Item, list[Instance]] = {}
     template = limited(lm.apply_chat_template) if settings.apply_chat_template else None
@@ -65,7 +67,7 @@ def build_requests(
 
 
 def _document(task: Task, error: BaseException) -> str:
-    """Which document was being shown, as " (document N)"; read off lm-eval's own loop."""
+    """Say which document was being built, as ", document N"; read from lm-eval's own loop."""
     frame = error.__traceback__
     while frame is not None:
         found = frame.tb_frame.f_locals
@@ -76,10 +78,10 @@ def _document(task: Task, error: BaseException) -> str:
 
 
 class Remembered:
-    """A function of a document, called once for each document it knows.
+    """A function of a document that is called once for each document it knows.
 
-    lm-eval compiles a task's Jinja template whenever it asks for a document's target or choices,
-    a millisecond each time.
+    lm-eval compiles a task's Jinja template whenever it needs a document's target or choices,
+    which takes a millisecond each time.
     """
 
     def __init__(self, function: Callable[..., Any], documents: Iterable[object]) -> None:
@@ -107,8 +109,8 @@ def _remember(task: Task) -> None:
 class TokenisedItem:
     """An item's log-likelihood requests as token ids.
 
-    `spans` holds, for each instance that is not generated, the requests whose answers add up to its
-    own: several for a rolling window, else one.
+    `spans` holds, for each instance that is not generated, the range of requests whose answers add
+    up to its own: several for a rolling window, else one.
     """
 
     requests: tuple[Request, ...]
@@ -123,10 +125,10 @@ class TokenisedRequests:
         self._known: dict[Item, TokenisedItem] = {}
 
     def of(self, item: Item, instances: Sequence[Instance]) -> TokenisedItem:
-        """Token ids of an item's instances.
+        """Return the token ids of an item's instances.
 
         Raises:
-            AutomergeError: a continuation holds no token, or more than the model can take.
+            AutomergeError: a continuation has no tokens, or more than the model can take.
         """
         if item not in self._known:
             requests: list[Request] = []

@@ -1,4 +1,4 @@
-"""Let anybody check the test numbers with lm-eval's own command line."""
+"""Let anyone check the test scores with lm-eval's own command line."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ def reproduce_commands(
     batch_size: int,
     dtype: str = "float32",
 ) -> list[list[str]]:
-    """The `lm_eval` commands whose item scores are those of the scorer.
+    """Return the `lm_eval` commands whose item scores are those of the scorer.
 
-    One command for each number of few-shot examples and generation options in the study. Commands
-    with examples leave out `--samples`: under it lm-eval draws other examples for every document,
-    so they run all documents, and the logged samples hold the items of the test part.
+    There is one command for each combination of few-shot examples and generation options in the
+    study. Commands with examples leave out `--samples`, with which lm-eval would draw different
+    examples for every document: they run all documents, and the logged samples include the test
+    items.
     """
     settings = task_set.settings
     groups: dict[tuple[str, str, bool], dict[str, tuple[str, ...]]] = {}
@@ -62,9 +63,9 @@ def reproduce_commands(
 
 
 def _disjoint(tasks: Mapping[str, tuple[str, ...]]) -> list[list[str]]:
-    """Names to run together: lm-eval refuses a leaf task that two names of one run lead to.
+    """Return names to run together: lm-eval refuses a leaf task that two names of a run lead to.
 
-    Names whose leaves all belong to larger ones are left out.
+    Names whose leaf tasks all belong to larger ones are left out.
     """
     runs: list[tuple[list[str], set[str]]] = []
     for name, leaves in sorted(tasks.items(), key=lambda pair: -len(pair[1])):

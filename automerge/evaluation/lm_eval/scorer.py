@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class LmEvalScorer:
-    """Scores whatever weights a live model holds at the call; keeps nothing between calls.
+    """Scores the weights that a live model holds at the call; keeps nothing between calls.
 
     Requests are built once, for all documents, and tokenised on first use. Numbers are those of
     `lm_eval run --model hf --model_args softmax_dtype=float32,...` (see `samples`).

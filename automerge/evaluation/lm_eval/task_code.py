@@ -1,8 +1,8 @@
 """Keep task files from running Python that nobody allowed.
 
-What a file would run is looked for in its composed YAML, to say where it stands. What decides is
-the border: while a task is loaded, the functions by which lm-eval imports Python, fetches metrics
-and opens data refuse what was not allowed, whatever the files say and however they say it.
+The composed YAML of a file is searched for what it would run, to report where that stands. The
+decision is made elsewhere: while a task is loaded, the functions by which lm-eval imports Python,
+fetches metrics and opens data refuse what was not allowed, however the files ask for it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from automerge.evaluation.lm_eval.task_index import is_stock
 from automerge.evaluation.lm_eval.task_yaml import all_nodes, child, with_includes
 
 STANDARD_TAGS = "tag:yaml.org,2002:"
-ADVICE = "read it, and if you trust it allow task code"
+ADVICE = "read it, and allow task code if you trust it"
 
 
 def find_code(path: Path) -> list[tuple[Location, str]]:
-    """Where a task file, or a file it includes, would run code, and what it is.
+    """Find where a task file, or a file it includes, would run code, and what code.
 
     Raises:
         Unreadable, yaml.YAMLError: a file is not a task file.
@@ -40,7 +40,7 @@ def find_code(path: Path) -> list[tuple[Location, str]]:
 
 
 def known_metrics() -> frozenset[str]:
-    """Metrics that are lm-eval's own."""
+    """Return lm-eval's own metrics."""
     import lm_eval.api.metrics  # noqa: F401  fills the registry
     from lm_eval.api.registry import metric_registry
 
@@ -70,10 +70,13 @@ def _code(root: yaml.Node | None, known: frozenset[str]) -> Iterator[tuple[yaml.
 
 @contextmanager
 def guarded(include_path: Path | None, allowed: bool) -> Iterator[None]:
-    """Load tasks of a user's inside; Python of theirs is imported only where it is `allowed`.
+    """Load a user's tasks inside; their Python is imported only if it is `allowed`.
 
-    Data that task files name relative to the run folder, the one that holds `include_path`, is
-    found there. Raises PreflightError where a task oversteps.
+    Data that task files name relative to the run folder, which holds `include_path`, is found
+    there.
+
+    Raises:
+        PreflightError: a task does something that is not allowed.
     """
     from lm_eval.api import task as lm_eval_task
     from lm_eval.tasks import _yaml_loader

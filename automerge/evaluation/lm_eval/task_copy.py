@@ -1,4 +1,4 @@
-"""Copy the task files of a study, and what they name, into its run folder."""
+"""Copy a study's task files, and what they name, into its run folder."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from automerge.evaluation.lm_eval.task_yaml import (
 )
 
 OUTSIDE = "_outside"
-"""Folder of the copies of what lies outside the folder of tasks."""
+"""Folder for copies of what is outside the folder of tasks."""
 SPARE = 0.9
-"""The share of a disk's free space that copies may take."""
+"""The share of a disk's free space that copies may use."""
 
 
 def copy_tasks(source: Path, target: Path, names: Sequence[str] | None = None) -> Path:
-    """Copy the files that tasks lead to, so that the folder which holds the copy can be moved.
+    """Copy the files that tasks lead to, so that the folder that holds the copies can be moved.
 
-    Copied are the task files of `names` (None: of all tasks), what they include, Python files that
-    they name with the files beside these which are named there, and data within `source`. In the
-    copies data are named relative to the folder that holds `target`: `lm_eval` finds them when it
-    is started there. Data elsewhere stay where they are, under absolute names.
+    This copies the task files of `names` (None: of all tasks), what they include, Python files that
+    they name together with the files next to them that those name, and data within `source`. Copies
+    name data relative to the folder that holds `target`: `lm_eval` finds them when it is started
+    there. Data elsewhere stay where they are, under absolute names.
 
     Raises:
         FileExistsError: the target exists.
@@ -59,7 +59,7 @@ class _Copying:
     source: Path
     target: Path
     _taken: dict[Path, Path] = field(default_factory=dict)
-    """What was copied, by its copy."""
+    """What was copied, by the path of the copy."""
     _bytes: int = 0
 
     def task(self, path: Path) -> None:
@@ -112,7 +112,7 @@ class _Copying:
     def _changes(
         self, path: Path, root: yaml.Node | None, copies: dict[Path, Path], dataset: object
     ) -> Iterator[tuple[yaml.ScalarNode, str]]:
-        """Scalars of a task file to be written otherwise."""
+        """Yield scalars of a task file that are written differently in the copy."""
         for node in scalar_nodes(child(root, "include")):
             copy = copies[(path.parent / node.value).resolve()]
             name = os.path.relpath(copy, copies[path].parent)
@@ -141,7 +141,7 @@ class _Copying:
                 yield node, self._name(anchor / node.value)
 
     def _folder(self, path: Path, name: str) -> Path | None:
-        """The local folder or file that `dataset_path` names; None for builders and the hub."""
+        """Return the local path that `dataset_path` names; None for builders and the hub."""
         if name in packaged():
             return None
         # A plain name is one of the hub's, unless datasets itself would find a folder of it.
@@ -154,9 +154,9 @@ class _Copying:
         return None if anchor is None else anchor / name
 
     def _anchor(self, path: Path, pattern: str) -> Path | None:
-        """The folder that a relative pattern is meant from: the task file's, else this one.
+        """Return the folder that a relative pattern starts from: the task file's, else this one.
 
-        In a copy of ours it is the one that holds the copy.
+        In our copies it is the folder that holds the copy.
         """
         if is_remote(pattern) or Path(pattern).is_absolute():
             return None
@@ -165,7 +165,7 @@ class _Copying:
         return next((anchor for anchor in anchors if matching(anchor, pattern)), None)
 
     def _data(self, path: Path) -> str:
-        """Copy a data file or folder, where it is among the tasks; its name in the copy."""
+        """Copy a data file or folder if it is among the tasks; return its name in the copy."""
         for file in files_of(path) if self._inside(path) else ():
             self._file(file)
         return self._name(path)
@@ -186,8 +186,8 @@ class _Copying:
         self._bytes += path.stat().st_size
         if path.stat().st_size > SPARE * shutil.disk_usage(self.target).free:
             raise PreflightError(
-                f"data file {path} has no room in {self.target.parent} ({self._bytes} bytes of the "
-                "tasks' data in all); give another --out, or name it by its absolute path"
+                f"data file {path} does not fit into {self.target.parent} ({self._bytes} bytes of "
+                "the tasks' data in total); choose another --out, or name it by its absolute path"
             )
         copied.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copied)

@@ -23,21 +23,21 @@ OPTIONS = frozenset(
         "storage_options", "streaming", "token", "verification_mode",
     }
 )  # fmt: skip
-"""Options of `load_dataset` that are the user's, not a task's."""
+"""Options of `load_dataset` that only the user may set, not a task."""
 MAX_BYTES = 64 * 2**30
-"""Largest data of a task."""
+"""Most bytes of a task's data."""
 MAX_FILES = 100_000
 
 
 def packaged() -> frozenset[str]:
-    """Names that `datasets` takes for a kind of file, not for a data set."""
+    """Return names that `datasets` takes for a kind of file rather than a data set."""
     from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 
     return frozenset(_PACKAGED_DATASETS_MODULES)
 
 
 def patterns(value: Any) -> Iterator[str]:
-    """The patterns in `data_files`: one, a list, or those of each split."""
+    """Return the patterns in `data_files`: one, a list, or those of each split."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -49,12 +49,12 @@ def patterns(value: Any) -> Iterator[str]:
 
 
 def is_remote(pattern: str) -> bool:
-    """Whether a pattern names something that is not on this machine."""
+    """Return whether a pattern names something that is not on this machine."""
     return "://" in pattern
 
 
 def matching(base: Path, pattern: str) -> list[Path]:
-    """Files and folders that a pattern names from a folder; none where it cannot name any."""
+    """Return files and folders that a pattern names from a folder; none if it cannot name any."""
     if is_remote(pattern) or "\0" in pattern:
         return []
     path = base / pattern
@@ -65,7 +65,7 @@ def matching(base: Path, pattern: str) -> list[Path]:
 
 
 def files_of(path: Path) -> list[Path]:
-    """A file, or those of a folder.
+    """Return a file, or the files in a folder.
 
     Raises:
         PreflightError: it is no regular file, a circle of links, or too large.
@@ -86,10 +86,10 @@ def files_of(path: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Opener:
-    """Says what `load_dataset` is to open for a task, or refuses it.
+    """Decides what `load_dataset` opens for a task, or refuses it.
 
-    `folder` is the study's copy of the task files. What those name relative to the folder that
-    holds it (see `samples.copy_tasks`) is found there, from any working directory.
+    `folder` is the study's copy of the task files. What they name relative to the folder that holds
+    it (see `task_copy.copy_tasks`) is found there, from any working directory.
     """
 
     folder: Path | None
@@ -98,10 +98,10 @@ class Opener:
     def resolve(
         self, path: Any, options: Mapping[str, Any] | None
     ) -> tuple[Any, dict[str, Any] | None]:
-        """The data set's path and the options to open it with.
+        """Return the data set's path and the options to open it with.
 
         Raises:
-            PreflightError: an option is not a task's to set, or a file is none that can be read.
+            PreflightError: a task may not set an option, or a file cannot be read.
         """
         wanted = None if options is None else copy.deepcopy(dict(options))
         self._check(path, wanted or {})
@@ -125,13 +125,13 @@ class Opener:
             return
         if path in packaged() and path not in BUILDERS:
             raise PreflightError(
-                f"dataset_path {path!r} can run code or opens other than text; use one of "
-                f"{', '.join(sorted(BUILDERS))}, or if you trust the task allow task code"
+                f"dataset_path {path!r} can run code, or opens data other than text; use one of "
+                f"{', '.join(sorted(BUILDERS))}, or allow task code if you trust the task"
             )
         for name in OPTIONS.intersection(options):
             raise PreflightError(
-                f"dataset_kwargs {name} is not a task's to set; remove it, or if you trust the "
-                "task allow task code"
+                f"dataset_kwargs {name} must not be set by a task; remove it, or allow task code "
+                "if you trust the task"
             )
 
     def _own(self, name: str) -> str:

@@ -8,20 +8,20 @@ from pathlib import Path
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, else its kind."""
+    """Return the first line of an error's text, or its kind if it has no text."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def cause(error: BaseException) -> str:
-    """An error's kind and the first line of its text."""
+    """Return an error's kind and the first line of its text."""
     return f"{type(error).__name__}: {error}".strip().splitlines()[0]
 
 
 def raised_at(error: BaseException, files: Sequence[Path] = ()) -> str:
-    """Where in a task's own files an error comes from, as " (FILE:LINE)", else its task files.
+    """Say where in a task's own files an error comes from, as " (FILE:LINE)", else name its files.
 
-    What is below an installed package or the standard library is not the task's own.
+    Files of installed packages and of the standard library are not the task's own.
     """
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({error.filename}:{error.lineno})"

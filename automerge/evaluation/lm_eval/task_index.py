@@ -13,14 +13,16 @@ if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
 STUDY = "study.sqlite"
-"""Marks a run folder, whose copies of tasks are not a user's."""
+"""Marks a run folder, whose copies of tasks are not the user's own."""
 
 
 def task_manager(names: Sequence[str], include_path: Path | None) -> TaskManager:
     """Index the study's own folder, and lm-eval's 14,000 names only when one of them is needed.
 
-    A file that is no task file, or cannot be read, is passed over as lm-eval passes over it.
-    Raises PreflightError for a folder that holds too much to be one of task files.
+    Files that are not task files or cannot be read are skipped, as lm-eval skips them.
+
+    Raises:
+        PreflightError: the folder holds too many files to be a folder of task files.
     """
     from lm_eval.tasks import TaskManager
 
@@ -32,7 +34,7 @@ def task_manager(names: Sequence[str], include_path: Path | None) -> TaskManager
 
 
 def own_index(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """lm-eval's entries of a folder by name, and why files in it are passed over."""
+    """Return lm-eval's entries of a folder by name, and why files in it are skipped."""
     from lm_eval.tasks._index import TaskIndex
     from lm_eval.tasks._yaml_loader import load_yaml
 
@@ -69,7 +71,7 @@ def _complete(manager: TaskManager, name: str) -> bool:
 
 
 def own_files(manager: TaskManager, name: str) -> list[Path]:
-    """Task files a name leads to, outside lm-eval's own package."""
+    """Return the task files that a name leads to, outside lm-eval's own package."""
     files: dict[Path, None] = {}
     seen: set[str] = set()
     waiting = [name]
@@ -88,14 +90,14 @@ def own_files(manager: TaskManager, name: str) -> list[Path]:
 
 
 def is_stock(path: Path) -> bool:
-    """Whether a file is in lm-eval's own package of tasks."""
+    """Return whether a file is in lm-eval's own package of tasks."""
     import lm_eval.tasks
 
     return path.resolve().is_relative_to(Path(lm_eval.tasks.__file__).resolve().parent)
 
 
 def _named_in(children: object) -> list[str]:
-    """Names of the tasks and groups a group's `task:` list holds, however nested."""
+    """Return the names of tasks and groups in a group's `task:` list, however nested."""
     if isinstance(children, str):
         return [children]
     if isinstance(children, Mapping):

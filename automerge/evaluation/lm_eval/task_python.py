@@ -1,4 +1,4 @@
-"""Python files that task files use, and files beside them that these name."""
+"""Python files that task files use, and files next to them that they name."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ MAX_PYTHON_BYTES = 2**24
 
 
 def code_files(path: Path, root: yaml.Node | None) -> dict[Path, bytes]:
-    """Files that one task file's functions come from: its modules, and what these name beside them.
+    """Find the files that a task file's functions come from: its modules, and files they name.
 
-    A module names others by its imports, and data by texts in it.
+    A module names others by its imports, and data by string literals.
 
     Raises:
         PreflightError: a file is too large, or is no regular file.
@@ -51,7 +51,7 @@ def code_files(path: Path, root: yaml.Node | None) -> dict[Path, bytes]:
 
 
 def code_digest(files: Iterable[Path]) -> str:
-    """SHA-256 of all code files of some task files; empty where there are none."""
+    """Return the SHA-256 of all code files of some task files; empty if there are none."""
     digests = []
     for path in files:
         try:
@@ -70,7 +70,7 @@ def _is_below(path: Path, folder: Path) -> bool:
 
 
 def _named_by(source: bytes) -> Iterator[str]:
-    """Names of files that a Python file may use: its imports, and texts in it."""
+    """Return names of files that a Python file may use: its imports, and string literals."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -11,9 +11,9 @@ import yaml
 from automerge.files.regular import Unfit, read_regular
 
 MAX_BYTES = 4 * 2**20
-"""Largest task file; those of lm-eval have a few kilobytes."""
+"""Most bytes of a task file; those of lm-eval have a few kilobytes."""
 MAX_NODES = 10**6
-"""Most values in a task file, an anchor's counted wherever it is used."""
+"""Most values in a task file; an anchor's count wherever it is used."""
 MAX_DEPTH = 64
 MAX_ENTRIES = 200_000
 """Most files and folders that a folder of tasks may hold."""
@@ -27,11 +27,11 @@ FAILURES = (
 
 
 class Unreadable(ValueError):
-    """A file cannot be a task file; says why."""
+    """A file cannot be a task file; the message says why."""
 
 
 def read_text(path: Path) -> str:
-    """A task file's text.
+    """Return a task file's text.
 
     Raises:
         Unreadable: it is no regular file, too large, or not UTF-8.
@@ -46,10 +46,10 @@ def read_text(path: Path) -> str:
 
 
 def compose(path: Path) -> yaml.Node | None:
-    """A task file's YAML as nodes, nothing of it constructed.
+    """Return a task file's YAML as nodes, without constructing anything.
 
     Raises:
-        Unreadable: see `read_text`; or it is nested too deeply, or holds too many values.
+        Unreadable: see `read_text`; or it is nested too deeply or holds too many values.
         OSError, yaml.YAMLError: it cannot be read, or is not one YAML document.
     """
     text = read_text(path)
@@ -66,7 +66,7 @@ def compose(path: Path) -> yaml.Node | None:
 
 
 def _size(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many values a node holds; a node within itself counts as endless."""
+    """Count the values that a node holds; a node within itself counts as endless."""
     if id(node) not in known:
         known[id(node)] = MAX_NODES + 1
         parts: list[yaml.Node] = []
@@ -79,7 +79,7 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
 
 
 def with_includes(path: Path) -> dict[Path, yaml.Node | None]:
-    """A task file and all it includes, each resolved, as nodes.
+    """Return a task file and everything it includes, each resolved, as nodes.
 
     Raises:
         Unreadable, OSError, yaml.YAMLError: as `compose`.
@@ -95,12 +95,12 @@ def with_includes(path: Path) -> dict[Path, yaml.Node | None]:
 
 
 def scalars_at(root: yaml.Node | None, key: str) -> list[str]:
-    """The scalar, or the list's scalars, under a top-level key of a composed mapping."""
+    """Return the scalar, or the list's scalars, under a top-level key of a composed mapping."""
     return [node.value for node in scalar_nodes(child(root, key))]
 
 
 def child(root: yaml.Node | None, key: str) -> yaml.Node | None:
-    """The value of a key of a composed mapping."""
+    """Return the value of a key of a composed mapping."""
     if isinstance(root, yaml.MappingNode):
         for name, value in root.value:
             if isinstance(name, yaml.ScalarNode) and name.value == key:
@@ -109,7 +109,7 @@ def child(root: yaml.Node | None, key: str) -> yaml.Node | None:
 
 
 def scalar_nodes(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
-    """The scalar values in a composed value, however nested."""
+    """Yield the scalar values in a composed value, however nested."""
     if isinstance(node, yaml.ScalarNode):
         yield node
     elif isinstance(node, yaml.SequenceNode):
@@ -121,7 +121,7 @@ def scalar_nodes(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
 
 
 def all_nodes(root: yaml.Node | None) -> Iterator[yaml.Node]:
-    """Every node under one, each once."""
+    """Yield every node under one, each once."""
     waiting = [] if root is None else [root]
     visited: set[int] = set()
     while waiting:
@@ -137,9 +137,9 @@ def all_nodes(root: yaml.Node | None) -> Iterator[yaml.Node]:
 
 
 def files_in(folder: Path, skipped: frozenset[str] = frozenset()) -> Iterator[Path]:
-    """All files of a folder, without hidden folders, caches, linked folders, and run folders.
+    """Return all files of a folder, without hidden folders, caches, linked and run folders.
 
-    `skipped` names files whose presence marks a folder that is left out.
+    `skipped` names files that mark a folder to leave out.
 
     Raises:
         Unreadable: it holds too many.

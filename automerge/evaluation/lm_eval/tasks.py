@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 class TaskSpec:
     """One objective as the user wrote it.
 
-    `task` is an lm-eval task, group or tag; `metric` is lm-eval's key with or without its filter
-    ("acc", "exact_match,strict-match"), None the task's first; `direction` None is the task's own.
-    `split` names the dataset splits that parts are taken from, where it is not the one lm-eval
-    scores. What is no `goal` only serves constraints.
+    `task` is an lm-eval task, group or tag. `metric` is lm-eval's key with or without its filter
+    ("acc", "exact_match,strict-match"); None is the task's first. A `direction` of None is the
+    task's own. `split` names the dataset splits that parts come from, if not the one that lm-eval
+    scores. An objective that is not a `goal` only serves constraints.
     """
 
     task: str
@@ -57,10 +57,10 @@ class TaskSpec:
 class TaskSet:
     """Loaded leaf tasks and the objectives over them.
 
-    `members` maps objective names to leaf tasks, the items of all of which an objective has.
-    `parts` are those that the documents of a leaf task may be in: a task with dataset splits of its
-    own is a leaf on each (TASK@SPLIT), and stock lm-eval knows those with test items only. `code`
-    is a digest of the user's Python files that a leaf task's file leads to.
+    `members` maps an objective's name to the leaf tasks whose items it has. `parts` are those that
+    the documents of a leaf task may be in: a task with its own dataset splits is a leaf task on
+    each of them (TASK@SPLIT), and stock lm-eval knows only the one with test items. `code` is a
+    digest of the user's Python files that a leaf task's file leads to.
     """
 
     tasks: Mapping[str, Task]
@@ -72,16 +72,16 @@ class TaskSet:
     code: Mapping[str, str]
 
     def scored(self, objective: str) -> tuple[str, ...]:
-        """An objective's leaf tasks as stock lm-eval knows them."""
+        """Return an objective's leaf tasks as stock lm-eval knows them."""
         return tuple(leaf for leaf in self.members[objective] if "test" in self.parts[leaf])
 
     def documents(self) -> dict[str, list[dict[str, Any]]]:
-        """Every leaf task's documents, by lm-eval's doc id."""
+        """Return every leaf task's documents, by lm-eval's doc id."""
         with isolated():
             return {name: list(task.eval_docs) for name, task in self.tasks.items()}
 
     def digests(self) -> dict[str, str]:
-        """Hashes of each leaf task's configuration, documents and Python files of the user's."""
+        """Return hashes of each leaf task's configuration, documents and user's Python files."""
         return {
             name: _digest(self.tasks[name], documents, self.code[name])
             for name, documents in self.documents().items()
@@ -93,8 +93,8 @@ def load_tasks(
 ) -> TaskSet:
     """Load the tasks as lm-eval's command line would.
 
-    `source` is the folder whose tasks were copied to `settings.include_path`, where those of other
-    names are.
+    `source` is the folder whose tasks were copied to `settings.include_path`; the message about a
+    task that does not exist suggests names from there.
 
     Raises:
         TasksRefused: with every fault found.
@@ -168,7 +168,7 @@ def _refusals(
 
 def _missing(manager: TaskManager, name: str, folder: Path | None) -> str:
     """Say that there is no task of this name, which one may be meant, and which file of the folder
-    cannot be read: lm-eval passes over it in silence."""
+    cannot be read: lm-eval skips it silently."""
     own, problems = ({}, []) if folder is None else own_index(folder)
     where = "" if folder is None else f" or in {folder}"
     which = nearest(name, [*own, *manager.all_tasks])
@@ -220,18 +220,20 @@ def _load_one(
             found.append(
                 (
                     "gen_kwargs",
-                    f"task {leaf.task_name!r} samples its answers, so one model gets different "
-                    "scores; set gen_kwargs do_sample: false and temperature: 0",
+                    f"task {leaf.task_name!r} samples its answers, so scores vary between runs; "
+                    "set do_sample: false and temperature: 0 in gen_kwargs",
                 )
             )
         leaf.set_fewshot_seed(FEWSHOT_SEED)
         found += _too_few_examples(leaf)
     if not leaves:
-        found.append(("task", f"{spec.task!r} holds no tasks"))
+        found.append(("task", f"{spec.task!r} does not contain any tasks"))
     if spec.gen_kwargs and not any(
         leaf.get_config("output_type") == "generate_until" for leaf in leaves
     ):
-        found.append(("gen_kwargs", f"task {spec.task!r} generates nothing; remove gen_kwargs"))
+        found.append(
+            ("gen_kwargs", f"task {spec.task!r} does not generate text; remove gen_kwargs")
+        )
     return leaves, group, found
 
 
@@ -241,12 +243,12 @@ def _unusable(leaf: Task, allow_code_eval: bool) -> Iterator[tuple[str, str]]:
         if not runs_code_caged(leaf):
             yield (
                 "task",
-                f"{runs}, otherwise than by lm-eval's code_eval; automerge does not run it",
+                f"{runs}, but not through lm-eval's code_eval, which automerge cannot sandbox",
             )
         elif not allow_code_eval:
             yield (
                 "task",
-                f"{runs}; with allow_code_eval it runs locked in, without network or files",
+                f"{runs}; allow_code_eval runs it in a sandbox, without network or files",
             )
         elif fault := caging_fault():
             yield "task", fault
@@ -255,18 +257,18 @@ def _unusable(leaf: Task, allow_code_eval: bool) -> Iterator[tuple[str, str]]:
 
 
 def _too_few_examples(leaf: Task) -> Iterator[tuple[str, str]]:
-    """Whether there are fewer documents to draw examples from than are shown."""
+    """Yield a fault if there are fewer documents to draw examples from than are shown."""
     shots = leaf.get_config("num_fewshot") or 0
     if not shots or not hasattr(leaf, "sampler"):
         return
     donors = len(leaf.sampler.fewshot_docs())
-    # lm-eval draws one more where the document itself may be among them.
+    # lm-eval draws one more if the document itself may be among them.
     own = leaf.fewshot_cfg.split == leaf.get_config("test_split")
     if donors < shots + own:
         yield (
             "num_fewshot",
-            f"task {leaf.task_name!r} shows {shots} examples, and there are {donors} documents to "
-            f"draw them from; lower num_fewshot to at most {max(0, donors - own)}",
+            f"task {leaf.task_name!r} shows {shots} examples, but there are only {donors} "
+            f"documents to draw them from; lower num_fewshot to at most {max(0, donors - own)}",
         )
 
 
@@ -279,8 +281,8 @@ def _conflict(leaf: str, first: TaskSpec, second: TaskSpec) -> tuple[str, str]:
     fields = ("num_fewshot", "gen_kwargs", "split")
     where = next(name for name in fields if getattr(first, name) != getattr(second, name))
     return where, (
-        f"task {leaf!r} is asked with two settings, {where} {getattr(first, where)!r} and "
-        f"{getattr(second, where)!r}; a task has one setting in a study"
+        f"task {leaf!r} is configured twice, with {where} {getattr(first, where)!r} and "
+        f"{getattr(second, where)!r}; use one setting per task in a study"
     )
 
 
@@ -292,7 +294,7 @@ def _name(spec: TaskSpec, specs: Sequence[TaskSpec]) -> str:
 
 
 def _named(value: object) -> object:
-    """A value in words that hold no address of memory, which differs between processes."""
+    """Return a value as text without memory addresses, which differ between processes."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
     name = getattr(value, "__qualname__", None)

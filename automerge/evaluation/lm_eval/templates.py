@@ -1,8 +1,8 @@
 """Render the Jinja templates of task files in a sandbox, wherever lm-eval renders one.
 
-A template is a program of whoever wrote the task, and lm-eval runs it as it runs its own code. Here
-it can read its document and compute with plain values; it cannot reach Python's internals, call
-what is not plain, change its document, or take more than a share of time, memory and text.
+A template is a program by whoever wrote the task, and lm-eval runs it like its own code. Here it
+can read its document and compute with plain values; it cannot reach Python's internals, call
+anything that is not plain, change its document, or exceed limits on time, memory and text.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from automerge.errors import PreflightError
 from automerge.evaluation.lm_eval.limits import OutOfTime, alarm, bounded_memory
 
 MAX_S = 5.0
-"""Longest time for one rendering."""
+"""Time limit for one rendering."""
 MAX_CHARACTERS = 10**7
-"""Longest text that one rendering may give."""
+"""Longest text that one rendering may return."""
 MAX_MEMORY_BYTES = 2**28
-"""Most memory that a rendering may take beside what the process holds."""
+"""Most memory that a rendering may use beyond what the process holds."""
 MAX_BITS = 2**16
 """Largest whole number that a template may compute."""
 
@@ -43,7 +43,7 @@ HELPERS = (Cycler, Joiner, LoopContext, Macro, Namespace, BlockReference)
 
 
 class TemplateRefused(PreflightError):
-    """A template tried what no template of a task needs, or took too much."""
+    """A template tried something that no task needs, or exceeded a limit."""
 
 
 @contextlib.contextmanager
@@ -84,7 +84,7 @@ def _limited(pieces: Iterator[str]) -> Iterator[str]:
 
 
 class SandboxedTemplates(ImmutableSandboxedEnvironment):
-    """lm-eval's environment, which gives the same text of every template that only reads."""
+    """lm-eval's environment; templates that only read their document give the same text."""
 
     template_class = _Template
     intercepted_binops = frozenset({"*", "**"})
@@ -100,12 +100,12 @@ class SandboxedTemplates(ImmutableSandboxedEnvironment):
         self.filters["regex_replace"] = regex_replace
 
     def compile(self, *args: Any, **kwargs: Any) -> Any:
-        """Compile a template under the limits: constants in it are computed here."""
+        """Compile a template under the limits: its constants are computed here."""
         with _limits():
             return super().compile(*args, **kwargs)
 
     def is_safe_callable(self, obj: Any) -> bool:
-        """Whether it is a method of a plain value, or one of Jinja's own helpers."""
+        """Return whether it is a method of a plain value or one of Jinja's own helpers."""
         if isinstance(obj, HELPERS) or any(obj is own for own in self.globals.values()):
             return True
         owner = getattr(obj, "__self__", None)
@@ -113,7 +113,7 @@ class SandboxedTemplates(ImmutableSandboxedEnvironment):
         return plain and bool(super().is_safe_callable(obj))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Multiply or raise, where the result stays small."""
+        """Multiply or raise to a power if the result stays small."""
         whole = isinstance(left, int) and isinstance(right, int)
         if operator == "**":
             too_large = whole and max(left.bit_length(), 1) * max(right, 0) > MAX_BITS
@@ -136,7 +136,7 @@ def _environment() -> SandboxedTemplates:
 def install() -> None:
     """Let lm-eval render in the sandbox from now on, in this process.
 
-    It is never taken back: another thread may be between two templates.
+    It is never undone: another thread may be between two templates.
     """
     from lm_eval import utils
 

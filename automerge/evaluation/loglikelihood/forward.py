@@ -1,4 +1,4 @@
-"""Log-likelihoods from a live model: few tokens, and the output head only where it is read."""
+"""Log-likelihoods from a live model with few tokens, and the output head only where it is read."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from automerge.evaluation.loglikelihood.packing import (
 )
 
 MIN_TOKENS = 2**10
-"""Tokens a batch may always hold: with fewer, calling a model costs more than running it."""
+"""Tokens that a batch may always hold: with fewer, calling a model costs more than running it."""
 
 MAX_LOGITS = 2**26
-"""Most logits held at once (a quarter of a gigabyte in float32)."""
+"""Most logits in memory at once (a quarter of a gigabyte in float32)."""
 
 CACHED_LOGITS = 2**20
-"""As many as a CPU's cache holds."""
+"""Most logits at once on a CPU, whose cache holds about this many."""
 
 NEAR = 1e-4
-"""More than log-softmax rounds off in float32."""
+"""More than the rounding error of log-softmax in float32."""
 
 MAX_MASK = 2**26
-"""Most entries of a mask held at once."""
+"""Most entries of a mask in memory at once."""
 
 PROBES, PROBE_TOKENS = 4, 48
-"""How many requests a way of running the model is tried on, and how much of each."""
+"""How many requests each way of running the model is tried on, and how much of each."""
 
 PAIRS_PER_UNIT = 3
 """Pairs of tokens, per unit of the hidden size, that attend in the time a token takes elsewhere.
 
-A token takes about 24 h² operations a layer and a pair 4 h; attention runs at half the speed.
+A token takes about 24 h² operations per layer and a pair 4 h; attention runs at half the speed.
 """
 
 UNSUPPORTED = (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError)
-"""What models raise on a mask, positions or a cache they were not written for."""
+"""What models raise for a mask, positions or a cache that they were not written for."""
 
 
 class LogLikelihood(NamedTuple):
@@ -59,16 +59,16 @@ class LogLikelihood(NamedTuple):
 MISSING = LogLikelihood(float("nan"), False)
 
 Sets: TypeAlias = Sequence[Sequence[int]]
-"""Requests, by number, that may share a prefix: those of one task."""
+"""Requests, by number, that may share a prefix: those of the same task."""
 
 
 @dataclass(frozen=True)
 class Path:
     """How a model is run.
 
-    `head` is the output embedding when hidden states may be gathered in front of it.
-    `layout.trees` says that the model honours four-dimensional masks and position ids,
-    `layout.prefixes` that it also goes on from another call's keys and values.
+    `head` is the output embedding if hidden states may be gathered in front of it, else None.
+    `layout.trees` says that the model honours four-dimensional masks and position ids;
+    `layout.prefixes` says that it also continues from another call's keys and values.
     """
 
     head: nn.Module | None = None
@@ -76,7 +76,7 @@ class Path:
 
 
 Prefix: TypeAlias = Sequence[tuple[Tensor, Tensor]]
-"""Keys and values of each layer, [1, heads, tokens, width]; none where rows hold all tokens."""
+"""Keys and values of each layer, [1, heads, tokens, width]; empty if rows hold all tokens."""
 
 
 @torch.no_grad()
@@ -87,10 +87,10 @@ def log_likelihoods(
     batch_size: int,
     sets: Sets | None = None,
 ) -> tuple[list[LogLikelihood], int]:
-    """Score every request, in their order; also the number of tokens run.
+    """Score every request; return the answers in their order, and the number of tokens run.
 
-    A batch holds no more tokens than `batch_size` requests as long as the longest (see
-    `batch_tokens`). Without `sets` the requests are of one task.
+    A batch holds at most as many tokens as `batch_size` requests of the longest one's length (see
+    `batch_tokens`). Without `sets`, all requests are of one task.
     """
     answers = [MISSING] * len(requests)
     if not requests:
@@ -111,12 +111,12 @@ def log_likelihoods(
 
 
 def batch_tokens(requests: Sequence[Request], batch_size: int) -> int:
-    """Most tokens of a batch: as many as `batch_size` of the longest request, or few."""
+    """Return the most tokens per batch: `batch_size` times the longest request, or MIN_TOKENS."""
     return max(MIN_TOKENS, batch_size * max(len(request.inputs) for request in requests))
 
 
 def _kinds(group: Group, batch_tokens: int) -> list[tuple[bool, list[Row]]]:
-    """Rows that need no mask, and rows that do with those too few to be worth a batch."""
+    """Separate rows without a mask from the others, unless they are too few for a batch."""
     if group.prefix:
         return [(True, list(group.rows))]
     trees = [row for row in group.rows if row.branches]
@@ -127,10 +127,9 @@ def _kinds(group: Group, batch_tokens: int) -> list[tuple[bool, list[Row]]]:
 
 
 def find_path(model: PreTrainedModel, requests: Sequence[Request]) -> Path:
-    """The cheapest path that gives what the model's plain forward gives, on probes of the requests.
+    """Find the cheapest path that agrees with the model's plain forward on probes of the requests.
 
-    Trees must also keep their branches apart: changing some leaves the answers of the others as
-    they were.
+    Trees must also keep their branches apart: changing some must not change the answers of others.
     """
     probes = _probes(requests, max_position(model))
     if not probes:
@@ -155,7 +154,7 @@ def find_path(model: PreTrainedModel, requests: Sequence[Request]) -> Path:
 
 
 def _probes(requests: Sequence[Request], longest: int) -> list[Request]:
-    """Requests made of others' tokens, all with one head, two tails of each, scored throughout."""
+    """Make requests from others' tokens: one head for all, two tails of each, scored throughout."""
     longest = min(longest, PROBE_TOKENS)
     inputs = [request.inputs[:longest] for request in requests if len(request.inputs) > 3][:PROBES]
     half = min(map(len, inputs), default=0) // 2
@@ -189,7 +188,7 @@ def _agrees(
 
 
 def _separates(model: PreTrainedModel, path: Path, probes: Sequence[Request]) -> bool:
-    """Whether every second request ignores what stands in the branches of the others."""
+    """Return whether every second request ignores the branches of the others."""
     disturbed = [
         Request((*probe.inputs[:-1], probe.inputs[0]), probe.targets) if number % 2 else probe
         for number, probe in enumerate(probes)
@@ -204,7 +203,7 @@ def _separates(model: PreTrainedModel, path: Path, probes: Sequence[Request]) ->
 
 
 def max_position(model: PreTrainedModel) -> int:
-    """The positions up to which every layer sees all tokens before it."""
+    """Return the number of positions up to which every layer sees all tokens before it."""
     config = model.config.get_text_config()
     if getattr(config, "use_sliding_window", True) is False:
         return UNLIMITED
@@ -220,7 +219,7 @@ def _score(
     branching: bool,
     prefix: Prefix,
 ) -> Iterator[tuple[int, LogLikelihood]]:
-    """Run one batch; every output position is read once, however many requests want it."""
+    """Run one batch; every output position is read once, however many requests need it."""
     place: dict[tuple[int, int], int] = {}
     places: list[int] = []
     targets: list[int] = []
@@ -242,10 +241,9 @@ def _score(
 def _read(
     logits: Tensor, places: Sequence[int], targets: Sequence[int]
 ) -> tuple[list[float], list[bool]]:
-    """Log-probabilities of targets at places, and whether each is the first of the largest, rounded
-    as lm-eval rounds them.
+    """Return log-probabilities of targets at places, and whether each is the first of the largest.
 
-    Logits are used up.
+    They are rounded as lm-eval rounds them. The logits are overwritten.
     """
     device = logits.device
     read, wanted = torch.tensor(places, device=device), torch.tensor(targets, device=device)
@@ -278,7 +276,7 @@ def _logits(
     at_rows: Tensor,
     at_columns: Tensor,
 ) -> Tensor:
-    """Logits at (row, column) pairs: [pairs, vocabulary]."""
+    """Return logits at (row, column) pairs: [pairs, vocabulary]."""
     width = max(len(row.tokens) for row in rows)
     inputs: dict[str, Any] = {
         "input_ids": _padded([row.tokens for row in rows], width, model.device)
@@ -300,7 +298,7 @@ def _logits(
 
 
 def _keys_and_values(model: PreTrainedModel, path: Path, tokens: Sequence[int]) -> Prefix:
-    """Run tokens that many rows share."""
+    """Run tokens that many rows share, and return their keys and values."""
     cache = DynamicCache()
     inputs = torch.tensor([tokens], device=model.device)
     nowhere = torch.zeros(1, dtype=torch.long, device=model.device)
@@ -312,9 +310,9 @@ def _keys_and_values(model: PreTrainedModel, path: Path, tokens: Sequence[int]) 
 
 
 def tree_mask(ends: Tensor, before: int, dtype: torch.dtype) -> Tensor:
-    """Additive mask [rows, 1, width, before + width]: who sees the token at a column.
+    """Return the additive mask [rows, 1, width, before + width]: who sees the token at a column.
 
-    Tokens before the row are seen by all, those in it from their own column up to its `ends`.
+    Tokens before the row are seen by all; those in it from their own column up to its `ends`.
     """
     width = ends.shape[1]
     columns = torch.arange(width, device=ends.device)
@@ -336,7 +334,7 @@ def _tokens(group: Group) -> int:
 
 @contextlib.contextmanager
 def _in_front_of(head: nn.Module, at_rows: Tensor, at_columns: Tensor) -> Iterator[None]:
-    """Hand the head the hidden states at some positions only, as a batch of one row."""
+    """Pass only the hidden states at some positions to the head, as a batch of one row."""
 
     def gather(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (args[0][at_rows, at_columns].unsqueeze(0), *args[1:])

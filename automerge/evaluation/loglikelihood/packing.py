@@ -1,10 +1,10 @@
-"""Lay log-likelihood requests out as few tokens as possible: pure functions of token ids.
+"""Lay out log-likelihood requests in as few tokens as possible: pure functions of token ids.
 
 All requests of a task form a trie. In sorted order each request continues the path of the one
 before it, so a row is a run of that order: its nodes depth first, each token seen by those below it
-(tree attention, Miao et al. 2024, arXiv:2305.09781). Where a long beginning, such as few-shot
-examples, is shared by more requests than fit into a row, the rows go without it (cf. Hydragen,
-Juravsky et al. 2024, arXiv:2402.05099).
+(tree attention, Miao et al. 2024, arXiv:2305.09781). If more requests share a long beginning, such
+as few-shot examples, than fit into a row, the rows leave it out (cf. Hydragen, Juravsky et al.
+2024, arXiv:2402.05099).
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ MAX_ROW = 1024
 """Most tokens in a row, unless two requests as long as its longest need more."""
 
 MIN_SAVING = 0.1
-"""A request joins a row when the row already holds at least this share of its tokens."""
+"""A request joins a row if the row already holds at least this share of its tokens."""
 
 ROW_COST = 5
-"""Tokens that a row behind a prefix costs, whose keys and values are copied for it."""
+"""The cost, in tokens, of a row behind a prefix, whose keys and values are copied for it."""
 
 TOKEN_BYTES = array("i").itemsize
 
 
 @dataclass(frozen=True)
 class Request:
-    """Input tokens of a causal model, and the targets that its last positions predict."""
+    """Input tokens for a causal model, and the targets that its last positions predict."""
 
     inputs: tuple[int, ...]
     targets: tuple[int, ...]
@@ -57,7 +57,7 @@ class Pick:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a batch: nodes of the trie, depth first, and what to read off.
+    """One line of a batch: nodes of the trie, depth first, and what to read from them.
 
     The token at a column is seen by those from there up to its `ends`.
     """
@@ -75,7 +75,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rows behind one prefix, which is run once for all of them; empty where they hold all."""
+    """Rows behind one prefix, which is run once for all of them; empty if rows hold all tokens."""
 
     prefix: tuple[int, ...]
     rows: tuple[Row, ...]
@@ -83,14 +83,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a model can take, and what pays on it.
+    """What a model supports, and what pays off on it.
 
     Attributes:
         trees: rows may branch.
-        prefixes: rows may go without a prefix of at least `min_prefix` tokens that `min_sharers`
-            requests share; it is a call of its own.
+        prefixes: rows may leave out a prefix of at least `min_prefix` tokens that `min_sharers`
+            requests share; it is run in a separate call.
         max_position: requests of more tokens stay alone (a sliding window would cut them).
-        pairs_per_token: pairs of tokens that attend in the time a token takes elsewhere.
+        pairs_per_token: pairs of tokens that attend in the time that a token takes elsewhere.
     """
 
     trees: bool = False
@@ -102,14 +102,15 @@ class Layout:
 
     @property
     def width(self) -> int:
-        """Tokens of a row behind a prefix, where requests share no more than that.
+        """Tokens of a row behind a prefix if requests share no more than that.
 
-        A row of w tokens computes w²/2 pairs: with its own cost, a token's is least at this w.
+        A row of w tokens computes w²/2 pairs: with the row's own cost, a token costs least at this
+        w.
         """
         return isqrt(2 * ROW_COST * self.pairs_per_token)
 
     def groups(self, requests: Sequence[Request], sets: Sequence[Sequence[int]]) -> list[Group]:
-        """All requests, laid out set by set; the first group has no prefix."""
+        """Lay out all requests, set by set; the first group does not have a prefix."""
         rows: list[Row] = []
         groups: list[Group] = []
         for numbers in sets:
@@ -128,7 +129,7 @@ class Layout:
     def _runs(
         self, ordered: Sequence[Request], shared: Sequence[int]
     ) -> Iterator[tuple[int, int, int]]:
-        """Cut the order into runs, each with the length of the prefix it goes without."""
+        """Cut the order into runs, each with the length of the prefix that it leaves out."""
         if not self.prefixes or max(shared, default=0) < self.min_prefix:
             yield from [(0, len(ordered), 0)] if ordered else []
             return
@@ -155,10 +156,10 @@ class Layout:
         start: int,
         stop: int,
     ) -> tuple[int, int, int] | None:
-        """The run with the most to gain from a prefix of its own, and its length.
+        """Find the run that gains most from a prefix, and the prefix's length.
 
-        It is the largest rectangle under the bars, the tokens that neighbours share: as high as the
-        prefix, as wide as all that stands behind it.
+        It is the largest rectangle under the bars of the tokens that neighbours share: as high as
+        the prefix is long, as wide as the number of requests behind it.
         """
         new = [
             len(r.inputs) - s for r, s in zip(ordered[start:stop], shared[start:stop], strict=True)
@@ -181,13 +182,13 @@ class Layout:
 
 
 def request(context: Sequence[int], continuation: Sequence[int], max_length: int) -> Request:
-    """Cut a context and its continuation to the model's length from the left, as lm-eval does."""
+    """Truncate a context and its continuation from the left to the model's length, as lm-eval."""
     whole = (*context, *continuation)[-(max_length + 1) :]
     return Request(whole[:-1], tuple(continuation))
 
 
 def batches(rows: Sequence[Row], prefix: int, limits: Limits) -> Iterator[list[Row]]:
-    """Rows, longest first, as many together as the limits allow, at least one."""
+    """Yield rows, longest first, as many together as the limits allow, at least one."""
     batch: list[Row] = []
     picked = 0
     for row in sorted(rows, key=lambda row: -len(row.tokens)):
@@ -217,7 +218,7 @@ class Limits:
 
 
 def unique_tokens(requests: Sequence[Request]) -> int:
-    """Nodes of the trie of all requests: no causal model can answer them with fewer tokens."""
+    """Count the trie's nodes of all requests: no causal model can answer with fewer tokens."""
     keys = sorted(request.key for request in requests)
     shared = (_common(a, b) for a, b in pairwise(keys))
     return sum(len(key) for key in keys) // TOKEN_BYTES - sum(shared)
@@ -225,9 +226,9 @@ def unique_tokens(requests: Sequence[Request]) -> int:
 
 @dataclass(slots=True)
 class _Branch:
-    """A row in the making; `path` holds the columns of the last request, by depth.
+    """A row under construction; `path` holds the columns of the last request, by depth.
 
-    `wasted` counts pairs of tokens that are computed and masked.
+    `wasted` counts pairs of tokens that are computed but masked.
     """
 
     start: int
@@ -246,7 +247,7 @@ class _Branch:
         self.picks.append(Pick(number, tuple(self.path[-len(request.targets) :])))
 
     def waste(self, request: Request, shared: int) -> int:
-        """Pairs more when a request joins that shares so many tokens with the last."""
+        """Count the pairs wasted if a request joins that shares `shared` tokens with the last."""
         return (len(request.inputs) - shared) * (len(self.tokens) - (shared - self.start))
 
     def row(self) -> Row:
@@ -296,7 +297,7 @@ def _joins(branch: _Branch, request: Request, shared: int, layout: Layout) -> bo
 
 
 def _common(a: bytes, b: bytes) -> int:
-    """How many tokens two keys share at their beginning."""
+    """Count the tokens that two keys share at their beginning."""
     length = min(len(a), len(b))
     unlike = int.from_bytes(a[:length], "big") ^ int.from_bytes(b[:length], "big")
     return (length - (unlike.bit_length() + 7) // 8) // TOKEN_BYTES

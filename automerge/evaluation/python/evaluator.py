@@ -33,15 +33,15 @@ Function: TypeAlias = Callable[..., Any]
 
 
 class PythonFunctions:
-    """Opens tasks that a user's functions score; only modules listed as extensions are used."""
+    """Opens tasks that the user's functions score; only modules listed as extensions are used."""
 
     def __init__(self, entries: Sequence[Entry], settings: Settings) -> None:
         del settings
         self._entries = tuple(entries)
 
     def keep(self, run: Path) -> None:
-        """Copy the items, and the source of the functions' modules, so that scores can be had
-        again from the run folder alone."""
+        """Copy the items and the source of the functions' modules, so that scores can be
+        reproduced from the run folder alone."""
         faults: list[TaskFault] = []
         for i, entry in enumerate(self._entries):
             faults += _function_faults(i, entry)
@@ -77,7 +77,7 @@ class PythonFunctions:
 
 
 def items_file(run: Path, name: str) -> Path:
-    """The copy of a task's items in a run folder; names that differ have files that differ."""
+    """Return the path of a task's items in a run folder; different names have different files."""
     plain = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:80]
     if plain != name:
         plain += f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
@@ -99,7 +99,7 @@ def _module(entry: Entry) -> str:
 
 
 def _function_faults(i: int, entry: Entry) -> list[TaskFault]:
-    """What keeps a task's function from being called."""
+    """List what keeps a task's function from being called."""
     try:
         found = attribute(entry.task)
     except KeyError:
@@ -116,7 +116,7 @@ def _function_faults(i: int, entry: Entry) -> list[TaskFault]:
 
 
 class PythonTasks:
-    """Items, and the functions that score them; each task is one leaf of the objective's name."""
+    """Items and the functions that score them; each task is a leaf task of the objective's name."""
 
     parts: Mapping[str, tuple[Part, ...]] = MappingProxyType({})
 
@@ -132,7 +132,7 @@ class PythonTasks:
 
     @property
     def members(self) -> Mapping[str, tuple[str, ...]]:
-        """Each objective's one leaf task, of its own name."""
+        """Each objective's only leaf task, which has the same name."""
         return {entry.name: (entry.name,) for entry in self._entries}
 
     def documents(self) -> dict[str, list[dict[str, Any]]]:

@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 MAX_BYTES = 2**30
-"""A larger file is not a file of items."""
+"""Most bytes of a file of items."""
 MAX_FAULTS = 10
-"""How many of a file's broken lines are named."""
+"""How many of a file's broken lines are reported."""
 
 
 class BrokenItems(ValueError):
-    """A file that holds no items; the message says where."""
+    """A file that is not one of items; the message says where."""
 
 
 def read_items(path: Path) -> list[dict[str, Any]]:
     """Read a JSON object per line; blank lines are skipped.
 
     Raises:
-        BrokenItems: the file cannot be read, holds something else, or no item; says which lines.
+        BrokenItems: the file cannot be read, holds something else or no items; it names the lines.
     """
     try:
         if not path.is_file():
@@ -34,7 +34,7 @@ def read_items(path: Path) -> list[dict[str, Any]]:
         raise BrokenItems(f"cannot read {path}: {error.strerror}") from error
     items: list[dict[str, Any]] = []
     faults: list[str] = []
-    # Not splitlines(): JSON strings may hold U+2028 and other ends of lines as they are.
+    # Not splitlines(): JSON strings may hold U+2028 and other line ends literally.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue

@@ -42,8 +42,8 @@ class PythonScorer:
 
         Raises:
             InvalidOutput: a score is not finite.
-            MetricError: a function failed, returned something else than one number per item, or
-                changed the model's weights.
+            MetricError: a function failed, did not return one number per item, or changed the
+                model's weights.
         """
         began = time.perf_counter()
         scores = {}
@@ -83,7 +83,7 @@ class PythonScorer:
 
 
 def _versions(model: torch.nn.Module) -> list[tuple[int, int]]:
-    """What changes with every write into the model's tensors, or their exchange."""
+    """Return what changes with every write into the model's tensors, or when one is replaced."""
     return [
         (id(tensor), tensor._version)
         for tensors in (model.parameters(), model.buffers())
@@ -92,7 +92,7 @@ def _versions(model: torch.nn.Module) -> list[tuple[int, int]]:
 
 
 def _numbers(reference: str, returned: object, ids: Sequence[int]) -> tuple[float, ...]:
-    """A function's scores as floats, one per item."""
+    """Return a function's scores as floats, one per item."""
     if not isinstance(returned, Iterable) or isinstance(returned, str | bytes | dict | set):
         raise MetricError(
             f"{reference} returned {type(returned).__name__}; expected a list of {len(ids)} numbers"
