@@ -331,6 +331,7 @@ def test_a_refused_search_leaves_no_folder(
     assert not out.exists()
 
 
+@pytest.mark.slow  # ExecutorLaws hold Ray to the same law with workers that cost nothing
 def test_one_ray_worker_makes_the_same_trials(
     finished: Path, zoo: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import automerge
+from automerge.errors import FaultyInput
+from automerge.extensions import modules
 from automerge.report.commands import score_commands
 from automerge.store.store import Store
 from automerge.trial import PARTS, Measured
@@ -97,7 +99,7 @@ def test_a_study_goes_on_without_the_original_items(zoo: Path, finished: Path) -
 @pytest.mark.parametrize(
     ("old", "new", "code", "expected"),
     [
-        ("extensions: [my_scores]", "", 3, "automerge.yaml:4:26: function 'my_scores:confidence'"),
+        ("extensions: [my_scores]", "", 3, "wrong.yaml:4:26: function 'my_scores:confidence'"),
         (":confidence", ":confident", 3, "my_scores has no 'confident'"),
         (", items: ./items.jsonl", "", 2, "a Python task needs `items: FILE`"),
         ("./items.jsonl", "./nothing.jsonl", 3, "no such file: .*nothing.jsonl"),
@@ -105,13 +107,20 @@ def test_a_study_goes_on_without_the_original_items(zoo: Path, finished: Path) -
         ("name: judge", "task: x", 2, "give one of `task` and `python`"),
     ],
 )
-def test_a_wrong_entry_is_refused_in_one_line(
-    zoo: Path, old: str, new: str, code: int, expected: str
+def test_a_wrong_entry_is_refused_with_its_place(
+    zoo: Path, tmp_path: Path, old: str, new: str, code: int, expected: str
 ) -> None:
     config = zoo / "wrong.yaml"
-    config.write_text((zoo / "automerge.yaml").read_text().replace(old, new))
-    done = run_command(zoo, "search", config.name, "--out", "refused")
-    config.unlink()
-    assert done.returncode == code, done.stderr
-    assert re.search(expected, done.stderr.replace("wrong.yaml", "automerge.yaml"))
-    assert "Traceback" not in done.stderr
+    text = (zoo / "automerge.yaml").read_text()
+    assert old in text
+    config.write_text(text.replace(old, new).replace("name: tiny", f"out: {tmp_path / 'out'}"))
+    try:
+        with pytest.raises(FaultyInput) as refused:
+            automerge.search(config)
+    finally:
+        config.unlink()
+        for name in tuple(modules._installed):
+            modules._remove(name)
+    assert refused.value.exit_code == code
+    assert any(re.search(expected, str(fault)) for fault in refused.value.faults)
+    assert not (tmp_path / "out").exists()

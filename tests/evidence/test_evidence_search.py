@@ -11,6 +11,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from automerge.config import load_config
+from automerge.errors import ConfigError, PreflightError
+from automerge.evidence.gather import read_text
 from automerge.store.store import Store
 from tests import command_line
 from tests.command_line import surroundings
@@ -92,9 +95,8 @@ def test_gather_prints_what_a_recipe_names_and_makes_nothing_twice(folder: Path,
     assert {name: printed[name] for name in ("left", "adapter")} == {
         name: evidence[name] for name in ("left", "adapter")
     }
-    refused = automerge(folder, *arguments[:-1], "nothing.txt")
-    assert refused.returncode == 3
-    assert "nothing.txt: cannot be read as text" in refused.stderr
+    with pytest.raises(PreflightError, match=r"nothing.txt: cannot be read as text"):
+        read_text(folder / "nothing.txt")
 
 
 def test_a_method_that_needs_evidence_without_text_is_refused_with_its_place(
@@ -104,7 +106,5 @@ def test_a_method_that_needs_evidence_without_text_is_refused_with_its_place(
     (folder / "without.yaml").write_text(
         "".join(line for line in text.splitlines(True) if not line.startswith("evidence"))
     )
-    refused = automerge(folder, "search", "without.yaml", "--out", "elsewhere")
-    assert refused.returncode == 2
-    assert "without.yaml:6:20: regmean needs evidence: set `evidence" in refused.stderr
-    assert not (folder / "elsewhere").exists()
+    with pytest.raises(ConfigError, match=r"without.yaml:6:20: regmean needs evidence: set `evid"):
+        load_config(folder / "without.yaml")
