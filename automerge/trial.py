@@ -17,7 +17,7 @@ Params: TypeAlias = Mapping[str, float | int | bool | str]
 Items: TypeAlias = Mapping[str, tuple[int, ...]]
 """Leaf task → lm-eval doc ids, ascending."""
 
-Origin = Literal["base", "source", "uniform", "recipe", "sampler"]
+Origin = Literal["base", "source", "uniform", "recipe", "start", "sampler"]
 BASELINES: tuple[Origin, ...] = ("base", "source", "uniform")
 """Origins of the models that every merge is compared with."""
 
@@ -156,7 +156,7 @@ def proposed_name(number: int) -> str:
 
 def is_proposed_name(name: str) -> bool:
     """Return whether a trial that a sampler proposes may have this name."""
-    return re.fullmatch(r"trial-[0-9]+", name) is not None
+    return re.fullmatch(r"trial-[0-9]+|start-.+", name) is not None
 
 
 def parent_names(trials: Iterable[Trial]) -> list[str]:

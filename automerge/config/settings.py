@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import PrivateAttr, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from automerge.config.checks import (
     NAME_RULE,
@@ -46,6 +46,9 @@ MAX_MODELS = 64
 UNKNOWN_BUDGET = 200
 """The budget samplers assume where only time limits a search."""
 
+TRIALS_PER_START = 10
+"""A search of this many trials may begin with one of the usual merges."""
+
 
 class StudyConfig(Section):
     """Everything that decides a study.
@@ -72,6 +75,7 @@ class StudyConfig(Section):
     evidence: EvidenceText | None = unsafe(None)
     search: Search = unsafe(Search())
     recipes: tuple[NamedRecipe, ...] = unsafe(())
+    starts: Annotated[int, Field(ge=0, le=1000)] | Literal["auto"] = safe("auto")
     sampler: Annotated[str, entry_of(SAMPLERS)] = unsafe("auto")
     budget: int | Literal["unlimited"] = safe(200)
     max_items: int | None = safe(None, ge=1)
@@ -241,6 +245,11 @@ class StudyConfig(Section):
         if self.max_items is None or each == "full":
             return UNKNOWN_BUDGET
         return max(self.max_items // (each * len(self.tasks)), 1)
+
+    @property
+    def n_starts(self) -> int:
+        """How many usual merges the search may begin with."""
+        return self.expected_budget // TRIALS_PER_START if self.starts == "auto" else self.starts
 
     @property
     def references(self) -> dict[str, str]:

@@ -9,10 +9,13 @@ from automerge.constraint import Constraint
 from automerge.errors import ConfigError, Fault
 from automerge.items import ItemDraw
 from automerge.methods import METHODS
+from automerge.objective import goals
 from automerge.recipe import BASE, single, uniform_average
 from automerge.space import Space, build_space
 from automerge.store.record import Inputs
 from automerge.study import FirstTrial, Limits, Plan
+from automerge.study.opening import opening
+from automerge.study.usual import usual_merges
 
 
 def plan_study(config: StudyConfig, inputs: Inputs, window: int | None) -> tuple[Plan, Space]:
@@ -40,6 +43,13 @@ def plan_study(config: StudyConfig, inputs: Inputs, window: int | None) -> tuple
         shortlist=config.shortlist,
         resolution=config.resolution,
         window=window,
+        opening=opening(
+            list(usual_merges(sources, BASE, config.search.methods, config.seed)),
+            sources,
+            BASE,
+            len(goals(inputs.objectives)),
+            config.n_starts,
+        ),
     )
     _check_items(plan, config)
     return plan, space

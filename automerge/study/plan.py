@@ -10,6 +10,7 @@ from automerge.items import BASELINE_SHARES, ItemDraw, StudyItems
 from automerge.objective import Objective
 from automerge.recipe import Recipe
 from automerge.study.limits import Limits
+from automerge.study.opening import NOTHING, Opening
 from automerge.trial import BASELINES, Items, Origin, Trial, count_items
 
 
@@ -26,6 +27,7 @@ class FirstTrial:
 class Plan:
     """What a study measures; the same plan and store always give the same study.
 
+    `opening` is measured before and between the sampler's first proposals, `first` before it.
     `resolution` is the half width of paired differences at which selection is decided. With a
     `window`, that many trials are in flight and results are told in the order asked, so that trials
     do not depend on timing; None takes results as they come.
@@ -40,6 +42,7 @@ class Plan:
     shortlist: int
     resolution: float
     window: int | None = None
+    opening: Opening = NOTHING
 
     @property
     def pool(self) -> dict[str, list[tuple[str, int]]]:
@@ -72,4 +75,4 @@ class Plan:
 
 
 def _shares(origin: Origin) -> int:
-    return 1 if origin == "sampler" else BASELINE_SHARES
+    return 1 if origin in ("start", "sampler") else BASELINE_SHARES

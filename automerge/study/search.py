@@ -6,13 +6,14 @@ import time
 from collections.abc import Iterator
 
 from automerge.errors import SearchAborted, StateError
+from automerge.recipe import Recipe
 from automerge.samplers.base import Sampler
 from automerge.space import Space
 from automerge.study.context import Context
 from automerge.study.estimates import Estimates
 from automerge.study.limits import Spent, allows, expected_trials
 from automerge.study.watch import Snapshot, described
-from automerge.trial import BASELINES, Failed, Job, Measured, Outcome, Trial, proposed_name
+from automerge.trial import Failed, Job, Measured, Outcome, Trial, proposed_name
 
 DUPLICATES_IN_A_ROW = 100
 """This many proposals in a row that were already measured mean that the space is exhausted."""
@@ -124,7 +125,7 @@ class Search:
             trial = self.trials[event.trial]
             if event.kind == "tell":
                 self._tell(trial)
-            elif trial.params is not None and trial.origin not in (*BASELINES, "recipe"):
+            elif trial.params is not None and trial.origin == "sampler":
                 strayed |= not self._sampler.repeat(trial.number, trial.params)
         if strayed:
             self._observer.note(
@@ -210,8 +211,23 @@ class Search:
             first = self._plan.first[number]
             params = self._space.params(first.recipe)
             return Trial(number, first.recipe, first.origin, first.name, params)
+        if (opened := self._opening_step()) is not None:
+            name, recipe = opened
+            return Trial(number, recipe, "start", name, self._space.params(recipe))
         params = self._sampler.ask(number)
         return Trial(number, self._space.recipe(params), "sampler", proposed_name(number), params)
+
+    def _opening_step(self) -> tuple[str, Recipe] | None:
+        """Return what the opening wants measured next, by all that was told so far."""
+        told = self.estimates.told
+        return self._plan.opening.next(
+            {trial.name for trial in self.trials.values()},
+            set(self._by_recipe),
+            {
+                self.trials[n].recipe.id: told[n].losses if n in told else None
+                for n in self.estimates.ended
+            },
+        )
 
     def _finish(self, number: int, outcome: Outcome) -> None:
         if self._plan.window is not None:

@@ -22,6 +22,8 @@ from automerge.samplers.base import Told
 from automerge.store.store import Store
 from automerge.study import Driver, Limits, Plan, Snapshot
 from automerge.study.estimates import Estimates
+from automerge.study.opening import NOTHING, opening
+from automerge.study.usual import usual_merges
 from automerge.trial import PARTS, Job, Measured, Outcome, Params, Timings
 from tests.studies import SPACE, toy_plan, toy_store
 from tests.toy import OBJECTIVES, ToyWorker, fails
@@ -30,12 +32,14 @@ SELECT = {"one": tuple(range(600)), "two": tuple(range(600, 1000))}
 
 
 def long_plan(budget: int) -> Plan:
-    """Selection in four blocks, under a constraint."""
+    """An opening, and selection in four blocks, under a constraint."""
     short = toy_plan(budget)
+    usual = list(usual_merges(("a", "b"), "base", tuple(SPACE.methods), 0))
     return replace(
         short,
         items=replace(short.items, select=SELECT),
         constraints=(Constraint.parse("first >= best_parent - 0.1"),),
+        opening=opening(usual, ("a", "b"), "base", len(OBJECTIVES), 6),
     )
 
 
@@ -137,6 +141,22 @@ def test_a_resumed_study_equals_an_uninterrupted_one(
     assert len(made) == len(set(made)), "something was measured twice"
 
 
+def test_an_opening_is_measured_once_beside_the_samplers_proposals(tmp_path: Path) -> None:
+    assert run(tmp_path, planned=long_plan)
+    with Store(tmp_path, write=False) as store:
+        trials = store.trials()
+    started = [trial for trial in trials if trial.origin == "start"]
+    expected = ["sum", "cocktail", "metagpt", "model-stock", "cocktail-1", "cocktail-2"]
+    assert sorted(trial.name for trial in started) == sorted(f"start-{name}" for name in expected)
+    own = [trial for trial in trials if trial.origin == "sampler"]
+    assert len(own) == 20 - 4 - len(expected)
+    # Softmax weights of base and sources are an average, which this space has as a sum.
+    assert {trial.name for trial in started if trial.params is None} == {
+        "start-metagpt",
+        "start-model-stock",
+    }
+
+
 def test_selection_ends_when_it_is_decided_and_drops_what_is_dominated(tmp_path: Path) -> None:
     def fine(budget: int) -> Plan:
         return replace(long_plan(budget), constraints=(), resolution=0.2)
@@ -211,7 +231,8 @@ def test_what_is_no_goal_is_kept_and_not_traded_off(tmp_path: Path) -> None:
     def kept(budget: int) -> Plan:
         first, second = OBJECTIVES
         long = long_plan(budget)
-        return replace(long, objectives=(replace(first, goal=False), second))
+        goals = (replace(first, goal=False), second)
+        return replace(long, objectives=goals, opening=NOTHING)
 
     class Alone:
         def __init__(self) -> None:

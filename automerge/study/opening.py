@@ -1,0 +1,171 @@
+"""What a search measures before, and between, its sampler's first proposals.
+
+Fixed recipes, and rules that choose one by what was measured so far. A rule keeps the law of
+samplers: what it says is a function of what was told, so a resumed search goes on as it would have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
+
+import numpy as np
+
+from automerge.arrays import Floats
+from automerge.recipe import Profile, Recipe, RecipeSource, single, uniform_average
+
+TEMPERATURE = 0.5
+"""Of the softmax of losses, in ranges of the parents' losses: the worst parent's weight is e⁻² of
+the best one's."""
+
+Losses: TypeAlias = Mapping[str, tuple[float, ...] | None]
+"""Recipe's id → its losses, one per goal; None where its measurement failed. Recipes that are being
+measured are not there."""
+Rule: TypeAlias = Callable[[Losses], Recipe | None]
+"""What to measure next; None while that is not known, and once there is nothing left."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """Named recipes and rules, in order.
+
+    Attributes:
+        steps: those that fit into the budget; a rule with several steps has as many entries.
+    """
+
+    steps: tuple[tuple[str, Recipe | Rule], ...] = ()
+
+    def next(self, names: set[str], asked: set[str], losses: Losses) -> tuple[str, Recipe] | None:
+        """Return the next step's name and recipe; None where there is none, or none yet.
+
+        A rule that has to wait lets the steps after it go first.
+
+        Args:
+            names: of all trials so far.
+            asked: ids of the recipes of all trials so far.
+            losses: of those that were told.
+        """
+        for name, step in self.steps:
+            if name in names:
+                continue
+            recipe = step if isinstance(step, Recipe) else step(losses)
+            if recipe is not None and (isinstance(step, Recipe) or recipe.id not in asked):
+                return name, recipe
+        return None
+
+
+NOTHING = Opening()
+
+
+def opening(
+    usual: Sequence[tuple[str, Recipe]],
+    sources: Sequence[str],
+    base: str,
+    n_goals: int,
+    limit: int,
+) -> Opening:
+    """Return the first `limit` steps: usual merges, and rules on what the parents scored.
+
+    Args:
+        usual: names and recipes, the most promising first.
+        sources: their names.
+        base: its name.
+        n_goals: how many losses each trial has.
+        limit: how many recipes may be measured.
+    """
+    steps = list(_steps(usual, sources, base, n_goals))[:limit]
+    return Opening(tuple((f"start-{name}", step) for name, step in steps))
+
+
+def _steps(
+    usual: Sequence[tuple[str, Recipe]], sources: Sequence[str], base: str, n_goals: int
+) -> Iterator[tuple[str, Recipe | Rule]]:
+    fixed = list(usual)
+    yield from fixed[:1]
+    yield "cocktail", partial(cocktail, sources, base, None)
+    yield from fixed[1:3]
+    for size in range(2, len(sources)):
+        yield f"soup-{size}", partial(greedy_soup, sources, base)
+    if n_goals > 1:
+        for goal in range(n_goals):
+            yield f"cocktail-{goal + 1}", partial(cocktail, sources, base, goal)
+    yield from fixed[3:]
+
+
+def cocktail(sources: Sequence[str], base: str, goal: int | None, losses: Losses) -> Recipe | None:
+    """Return the average of base and sources with weights softmax(−loss / T).
+
+    LM-Cocktail (Xiao et al. 2024, https://aclanthology.org/2024.findings-acl.145). Losses are in
+    ranges of the parents', as goals have different units.
+
+    Args:
+        sources: their names.
+        base: its name.
+        goal: whose loss counts; None for the mean of all.
+        losses: None is returned until those of all parents are known.
+    """
+    names = (base, *sources)
+    heights = _heights([single(name).id for name in names], _parents(sources, base), losses)
+    if heights is None:
+        return None
+    own = heights.mean(axis=1) if goal is None else heights[:, goal]
+    weights = np.exp(-(own - own.min()) / TEMPERATURE)
+    weights /= weights.sum()
+    return Recipe(
+        "linear",
+        tuple(
+            RecipeSource(name, {"weight": Profile.of(weight)})
+            for name, weight in zip(names, weights.tolist(), strict=True)
+        ),
+    )
+
+
+def greedy_soup(sources: Sequence[str], base: str, losses: Losses) -> Recipe | None:
+    """Return the next average to measure for the greedy soup.
+
+    Sources enter from best to worst, and stay unless the average gets worse (Wortsman et al. 2022,
+    arXiv:2203.05482, recipe 1). The loss is the mean of all, in ranges of the parents'.
+
+    Args:
+        sources: their names.
+        base: its name.
+        losses: None is returned until those of all parents, and of the last average, are known.
+    """
+    parents = _parents(sources, base)
+    heights = _heights([single(name).id for name in sources], parents, losses)
+    if heights is None:
+        return None
+    ranked = np.argsort(heights.mean(axis=1), kind="stable").tolist()
+    soup, best = ranked[:1], float(heights.mean(axis=1)[ranked[0]])
+    for i in ranked[1:]:
+        tried = sorted([*soup, i])
+        average = uniform_average([sources[j] for j in tried])
+        if average.id not in losses:
+            return average
+        height = _heights([average.id], parents, losses)
+        if height is not None and float(height.mean()) <= best:
+            soup, best = tried, float(height.mean())
+    return None
+
+
+def _parents(sources: Sequence[str], base: str) -> list[str]:
+    """Return the ids of the recipes of base and sources."""
+    return [single(name).id for name in (base, *sources)]
+
+
+def _heights(ids: Sequence[str], parents: Sequence[str], losses: Losses) -> Floats | None:
+    """Return losses above the best parent's in ranges of the parents', (ids, goals).
+
+    None where a parent has none yet. What failed is infinitely bad.
+    """
+    known = [losses.get(parent) for parent in parents]
+    if any(own is None for own in known):
+        return None
+    rows = np.array([own for own in known if own is not None], dtype=np.float64)
+    low, spread = rows.min(axis=0), np.ptp(rows, axis=0)
+    worst = (math.inf,) * rows.shape[1]
+    given = np.array([losses.get(id) or worst for id in ids], dtype=np.float64)
+    return np.asarray((given - low) / np.where(spread > 0, spread, 1.0))

@@ -1,0 +1,140 @@
+"""Laws of a search's opening: usual merges that can be made, and rules on what was measured."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from automerge.methods import METHODS, check_recipe
+from automerge.recipe import Recipe, single, uniform_average
+from automerge.space import Knots, build_space
+from automerge.study.opening import TEMPERATURE, Opening, cocktail, greedy_soup, opening
+from automerge.study.usual import usual_merges
+from automerge.testing.spaces import plain_settings
+
+SOURCES = ("a", "b", "c", "d")
+PARENTS = ("base", *SOURCES)
+
+
+def told(**losses: float | None) -> dict[str, tuple[float, ...] | None]:
+    return {single(n).id: None if loss is None else (loss,) for n, loss in losses.items()}
+
+
+def weights(recipe: Recipe) -> dict[str, object]:
+    return {source.name: source.knobs["weight"].plain() for source in recipe.sources}
+
+
+@pytest.mark.parametrize("sources", [("a",), ("a", "b"), SOURCES])
+def test_usual_merges_can_be_made_and_have_names_of_their_own(sources: tuple[str, ...]) -> None:
+    merges = list(usual_merges(sources, "base", tuple(METHODS.own), 3))
+    names = [name for name, _ in merges]
+    assert len(set(names)) == len(names)
+    for _, recipe in merges:
+        assert check_recipe(recipe, METHODS) == []
+
+
+def test_usual_merges_are_those_of_searched_methods_and_lie_in_their_space() -> None:
+    methods = ("task_arithmetic", "ties", "dare_ties")
+    found = dict(usual_merges(SOURCES, "base", methods, 3))
+    assert set(found) == {"sum", "metagpt", "ties", "model-stock", "large-sum", "dare-ties"}
+    assert dict(usual_merges(SOURCES, "base", ("slerp",), 3)) == {}
+    settings = plain_settings(*methods, depth=Knots(3), seed=3)
+    space = build_space(settings, "base", SOURCES, 6, METHODS)
+    inside = {name for name, recipe in found.items() if space.params(recipe) is not None}
+    assert inside == set(found) - {"metagpt", "model-stock"}
+
+
+def test_a_cocktail_weighs_models_by_a_softmax_of_their_losses() -> None:
+    losses = told(base=3.0, a=1.0, b=2.0, c=3.0, d=3.0)
+    found = cocktail(SOURCES, "base", None, losses)
+    assert found is not None
+    expected = np.exp(-np.array([1.0, 0.0, 0.5, 1.0, 1.0]) / TEMPERATURE)
+    assert list(weights(found)) == list(PARENTS)
+    np.testing.assert_allclose(list(weights(found).values()), expected / expected.sum(), atol=1e-6)
+
+
+def test_a_cocktail_of_one_goal_follows_that_goal_alone() -> None:
+    losses = {single(n).id: (float(i), -float(i)) for i, n in enumerate(PARENTS)}
+    first, second = (cocktail(SOURCES, "base", goal, losses) for goal in (0, 1))
+    assert first is not None
+    assert second is not None
+    assert list(weights(first).values()) == list(weights(second).values())[::-1]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [lambda x: cocktail(SOURCES, "base", None, x), lambda x: greedy_soup(SOURCES, "base", x)],
+)
+def test_rules_wait_until_every_parent_is_measured(rule) -> None:
+    losses = told(base=3.0, a=1.0, b=2.0, c=3.0, d=4.0)
+    assert rule(losses) is not None
+    for parent in losses:
+        assert rule({k: v for k, v in losses.items() if k != parent}) is None
+
+
+def wortsman(values: dict[frozenset[str], float]) -> frozenset[str]:
+    """The greedy soup as the paper's recipe 1 says it."""
+    ranked = sorted(SOURCES, key=lambda s: (values[frozenset([s])], SOURCES.index(s)))
+    ingredients: list[str] = []
+    for model in ranked:
+        tried = [*ingredients, model]
+        if not ingredients or values[frozenset(tried)] <= values[frozenset(ingredients)]:
+            ingredients = tried
+    return frozenset(ingredients)
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_the_greedy_soup_measures_what_the_papers_recipe_does(seed: int, failing: bool) -> None:
+    rng = np.random.default_rng(seed)
+    sets = [frozenset(s) for n in range(1, 5) for s in combinations(SOURCES, n)]
+    values = {s: float(v) for s, v in zip(sets, rng.normal(size=len(sets)), strict=True)}
+    if failing:
+        values[sets[5 + seed % 9]] = math.inf
+    losses = told(base=0.0, **{s: values[frozenset([s])] for s in SOURCES})
+    measured = []
+    while (recipe := greedy_soup(SOURCES, "base", losses)) is not None:
+        names = frozenset(source.name for source in recipe.sources)
+        assert recipe == uniform_average([s for s in SOURCES if s in names])
+        value = values[names]
+        losses[recipe.id] = (value,) if math.isfinite(value) else None
+        measured.append(names)
+    assert len(measured) == len(SOURCES) - 1
+    kept = min((s for s in [frozenset([s]) for s in SOURCES] + measured), key=lambda s: values[s])
+    assert wortsman(values) == kept
+
+
+def test_an_opening_gives_each_step_once_and_no_more_than_its_limit() -> None:
+    usual = list(usual_merges(SOURCES, "base", ("task_arithmetic", "ties"), 0))
+    for limit in (0, 1, 3, 100):
+        whole = opening(usual, SOURCES, "base", 2, limit)
+        names: set[str] = set()
+        asked = {single(n).id for n in PARENTS}
+        losses = {single(n).id: (float(i), -float(i)) for i, n in enumerate(PARENTS)}
+        while (step := whole.next(names, asked, losses)) is not None:
+            name, recipe = step
+            assert name not in names
+            assert name.startswith("start-")
+            names.add(name)
+            asked.add(recipe.id)
+            losses[recipe.id] = (0.0, 0.0)
+        assert len(names) <= limit
+        assert limit < 100 or len(names) == len(usual) + 3 + 2
+
+
+def test_a_rule_that_waits_lets_later_steps_go_first() -> None:
+    usual = list(usual_merges(SOURCES, "base", ("task_arithmetic",), 0))
+    whole = opening(usual, SOURCES, "base", 1, 3)
+    assert [name for name, _ in whole.steps] == ["start-sum", "start-cocktail", "start-metagpt"]
+    step = whole.next({"start-sum"}, set(), {})
+    assert step is not None
+    assert step[0] == "start-metagpt"
+    losses = told(base=3.0, a=1.0, b=2.0, c=3.0, d=4.0)
+    step = whole.next({"start-sum", "start-metagpt"}, set(), losses)
+    assert step is not None
+    assert step[0] == "start-cocktail"
+    assert Opening().next(set(), set(), losses) is None
