@@ -115,6 +115,7 @@ def write_config(folder: Path, name: str, sources: Sequence[str], tasks: Sequenc
             "shared": ["density"],
         },
         "evaluation": {"batch_size": 64, "items_per_candidate": 50},
+        "split": {"max_select": 150, "max_test": 300},
     }
     text = yaml.safe_dump(settings, sort_keys=False)
     (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
