@@ -23,13 +23,15 @@ from experiments.demo_zoo.train import adamw, train
 from experiments.search_quality.corpus import SUBDOMAINS, Domain, read_domain
 from experiments.search_quality.model import BATCH, bits_per_byte, load, make_rows
 from experiments.search_quality.tasks import write_choice, write_rolling
-from experiments.search_quality.zoo_text import SHOWN, write_config
+from experiments.search_quality.zoo_text import write_config
 
 SEED = 13
 RANK = 8
 ITEMS = 1000
 ROWS = 1_200
 RATE = 4e-3
+SHOWN = 60
+"""Held-out documents of a kind behind a figure of scores.json."""
 ASKED = ("stdlib", "torch_manual", "arrow_headers")
 
 
