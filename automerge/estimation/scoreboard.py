@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from automerge.arrays import Floats, Indices
 from automerge.estimation.intervals import MEANS
+from automerge.estimation.narrow import narrowed
 from automerge.estimation.neighbours import control_variates, nearest, predictions
+from automerge.estimation.predictor import Predictor
 from automerge.objective import (
     Estimate,
     ItemScores,
@@ -42,31 +44,49 @@ class Scoreboard:
             for o in objectives
             if o.aggregation in _MEANS
         }
+        self._predictor = Predictor({name: pool[name] for name in self._tables})
 
-    def add(self, position: Floats | None, scores: Mapping[str, ItemScores]) -> int:
+    def add(
+        self,
+        position: Floats | None,
+        scores: Mapping[str, ItemScores],
+        margins: Mapping[str, ItemScores] | None = None,
+        *,
+        is_parent: bool = False,
+    ) -> int:
         """Enter a candidate and return its number, from 0.
 
         Args:
             position: (d,), in a space where near means similar; None if it has no position.
             scores: on some items of the pool, by objective name.
+            margins: of some of these items, by objective name.
+            is_parent: whether it is the base or a source.
         """
         self._positions.append(np.array([np.nan]) if position is None else position)
         self._plain.append({o.name: estimate(scores[o.name], o.aggregation) for o in self._ratios})
         for name, table in self._tables.items():
             table.add(scores[name])
+        if self._tables:
+            self._predictor.add(scores, margins or {}, is_parent)
         return len(self._plain) - 1
+
+    def settle(self) -> None:
+        """Learn what predicts items again, from all candidates, in whichever order they came."""
+        self._predictor.settle()
 
     def estimates(self, candidate: int) -> dict[str, Estimate]:
         """Return one estimate per objective, by its name, from all candidates entered so far."""
         distances = self._distances(candidate)
         donors = nearest(distances)
+        guesses = self._predictor.predictions(candidate)
         estimates = {}
         for objective in self._objectives:
             table = self._tables.get(objective.name)
             if table is None:
                 estimates[objective.name] = self._plain[candidate][objective.name]
                 continue
-            mean = table.estimate(candidate, donors, distances[donors])
+            guess = guesses.get(objective.name)
+            mean = table.estimate(candidate, donors, distances[donors], guess)
             if objective.aggregation == "perplexity":
                 value = perplexity(mean.value)
                 mean = Estimate(value, value * mean.stderr, mean.n)
@@ -139,8 +159,10 @@ class _Table:
         self._counts[seen] += 1
         self._rows.append(_Row(seen.astype(self._column_type), narrowed(row[seen])))
 
-    def estimate(self, candidate: int, donors: Indices, distances: Floats) -> Estimate:
-        """Estimate the candidate's mean over all items from its scores and the donors'.
+    def estimate(
+        self, candidate: int, donors: Indices, distances: Floats, guess: Floats | None
+    ) -> Estimate:
+        """Estimate the candidate's mean over all items from its scores, the donors' and a guess.
 
         Where items have weights, a weighted score is an item's weight times its score, and the
         weights are one more predictor: a draw may contain more or fewer of the heavy items.
@@ -148,7 +170,7 @@ class _Table:
         rows = self._dense([candidate, *donors])
         item_means = self._item_means(candidate)
         predicted = predictions(rows[1:], distances, item_means)
-        guesses = np.stack([predicted, item_means])
+        guesses = np.stack([predicted, item_means, *([] if guess is None else [guess])])
         if self._weights is None:
             return control_variates(rows[0], guesses)
         weighted = np.stack([*(self._weights * guesses), self._weights])
@@ -170,13 +192,3 @@ class _Table:
         counts[columns] -= 1
         overall = float(sums.sum() / max(counts.sum(), 1.0))
         return np.asarray((sums + overall) / (counts + 1.0))
-
-
-def narrowed(values: Floats) -> NDArray[Any]:
-    """Return the same values in the narrowest float type that holds each of them exactly."""
-    for kind in (np.float16, np.float32):
-        with np.errstate(over="ignore"):
-            narrow = values.astype(kind)
-        if (narrow == values).all():
-            return narrow
-    return values

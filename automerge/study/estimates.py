@@ -53,7 +53,12 @@ class Estimates:
             return
         self.ended[trial.number] = None
         position = None if trial.params is None else self._space.position(trial.params)
-        at = self._on_board[trial.number] = self._board.add(position, outcome.scores)
+        at = self._on_board[trial.number] = self._board.add(
+            position,
+            outcome.scores,
+            outcome.margins,
+            is_parent=trial.origin in ("base", "source"),
+        )
         self.values[trial.number] = self._board.estimates(at)
         if trial.origin in BASELINES:
             self._baselines[trial.number] = trial
@@ -62,6 +67,7 @@ class Estimates:
 
     def renew(self) -> None:
         """Estimate everything again from all measurements."""
+        self._board.settle()
         self.values = {n: self._board.estimates(at) for n, at in self._on_board.items()}
         self.front = {}
         for number in self.values:
