@@ -44,7 +44,8 @@ def test_the_keys_that_a_resumed_study_may_change_are_those_listed():
 
 
 def test_the_facts_of_a_store_are_those_listed():
-    table, inputs = STORE.split("Keys of `meta`:\n")[1].split("\nThe `inputs` of `begun` describe", 1)
+    facts = STORE.split("Keys of `meta`:\n")[1]
+    table, inputs = facts.split("\nThe `inputs` of `begun` describe", 1)
     rows = [row.split("|")[1:4] for row in table.splitlines() if row.startswith("| `")]
     listed = {key.strip(" `"): names(re.sub(r"\([^()]*\)", "", fields)) for key, _, fields in rows}
     assert set(listed) == set(META)
