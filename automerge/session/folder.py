@@ -22,13 +22,15 @@ def check_folder(run: Path) -> None:
     if run.is_dir():
         if not exists(run) and any(run.iterdir()):
             raise ConfigError(
-                f"{run} is not empty and holds no study; give another --out, or empty it"
+                f"{run} is not empty and contains no study; choose another --out or empty it"
             )
     elif run.exists() or run.is_symlink():
         raise ConfigError(f"{run} is a file; give a folder as --out")
     near = next(parent for parent in (run, *run.absolute().parents) if parent.exists())
     if not near.is_dir() or not os.access(near, os.W_OK | os.X_OK):
-        raise PreflightError(f"cannot write in {near}; give another --out, or change its rights")
+        raise PreflightError(
+            f"cannot write to {near}; choose another --out or change its permissions"
+        )
 
 
 def make_folder(run: Path) -> None:
@@ -36,7 +38,9 @@ def make_folder(run: Path) -> None:
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise PreflightError(f"cannot make {run}: {error.strerror}; give another --out") from error
+        raise PreflightError(
+            f"cannot make {run}: {error.strerror}; choose another --out"
+        ) from error
 
 
 def discard(run: Path) -> None:

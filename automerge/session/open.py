@@ -119,7 +119,7 @@ def _session(store: Store, config: StudyConfig, found: Examined | None, new: boo
     if problem := SAMPLERS.problem(begun.sampler):
         raise StateError(
             f"{store.path}: the study cannot go on with its sampler: {problem}; use the version of "
-            "automerge, or the packages, that it was begun with, or give another --out"
+            "automerge, or the packages, that it was begun with, or choose another --out"
         )
     return Session(
         config,

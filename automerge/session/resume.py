@@ -36,7 +36,7 @@ def resume(store: Store, config: StudyConfig) -> StudyConfig:
             [
                 Fault(
                     f"{change.field} was {change.old!r} when the study in {config.out} began, and "
-                    f"is {change.new!r} now; change it back, or give another --out",
+                    f"is {change.new!r} now; change it back, or choose another --out",
                     config.locate(tuple(change.field.split("."))),
                 )
                 for change in refused
@@ -86,7 +86,7 @@ def _models_elsewhere(
                 Fault(
                     f"{'.'.join(where)} was {model.reference!r} when the study in {config.out} "
                     f"began, and is {folder.reference!r} now, which holds another model; change it "
-                    "back, or give another --out",
+                    "back, or choose another --out",
                     config.locate(where),
                 )
             )
@@ -113,17 +113,17 @@ def check_unchanged(store: Store, inputs: Inputs, models: Sequence[StudyModel]) 
             faults.append(
                 Fault(
                     f"the model {now.name!r} in {now.path} is not what the study began with; "
-                    "put it back, or give another --out"
+                    "put it back, or choose another --out"
                 )
             )
     if begun.tasks != inputs.tasks:
         message = (
             f"the tasks in {store.path.parent / TASKS_FOLDER} are not what the study began with"
         )
-        faults.append(Fault(f"{message}; put them back, or give another --out"))
+        faults.append(Fault(f"{message}; put them back, or choose another --out"))
     elif begun.split != inputs.split:
         message = "the tasks' documents are not what the study began with"
-        faults.append(Fault(f"{message}; put them back, or give another --out"))
+        faults.append(Fault(f"{message}; put them back, or choose another --out"))
     if faults:
         raise PreflightError(faults)
 

@@ -262,7 +262,7 @@ def check_schema(db: sqlite3.Connection, path: Path) -> None:
         if version != str(SCHEMA_VERSION):
             raise StateError(
                 f"{path} has schema version {version}, this automerge reads version "
-                f"{SCHEMA_VERSION}; use the automerge that wrote it, or give another --out"
+                f"{SCHEMA_VERSION}; use the automerge that wrote it, or choose another --out"
             )
     if sorted(found.values()) != sorted(STATEMENTS):
         raise refusal(path, "its tables are not those of a study")

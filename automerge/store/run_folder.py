@@ -73,7 +73,7 @@ class RunLock:
             raise StateError(
                 f"{run} is in use by process {holder.get('pid', '?')} on "
                 f"{holder.get('host', 'an unknown host')} since {holder.get('since', '?')}; "
-                "wait for it, stop it, or give another --out" + _restarted(holder)
+                "wait for it, stop it, or choose another --out" + _restarted(holder)
             ) from None
         except NotImplementedError as error:
             raise StateError(
@@ -82,7 +82,7 @@ class RunLock:
         except OSError as error:
             self._lock.release()
             raise StateError(
-                f"cannot write in {run}: {error.strerror}; give another --out"
+                f"cannot write to {run}: {error.strerror}; choose another --out"
             ) from error
 
     def release(self) -> None:

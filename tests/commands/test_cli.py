@@ -168,7 +168,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(
     (own / "letters" / "dear.txt").write_text("Dear")
     code, error = fails(capsys, "search", "automerge.yaml", "--out", "letters")
     assert code == 2
-    assert "letters is not empty and holds no study" in error
+    assert "letters is not empty and contains no study" in error
     code, error = fails(capsys, "search", "automerge.yaml", "--out", "automerge.yaml")
     assert code == 2
     assert "is a file" in error

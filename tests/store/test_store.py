@@ -303,7 +303,7 @@ def test_a_disk_that_became_read_only_is_named(tmp_path: Path) -> None:
         with toy_store(disk) as store:
             record = store.study
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True, capture_output=True)
-        with pytest.raises(StateError, match="cannot write in"):
+        with pytest.raises(StateError, match="cannot write to"):
             Store(disk, write=True)
         with Store(disk, write=False) as reader:
             assert reader.study == record
