@@ -15,7 +15,7 @@ from automerge.recipe import DEFAULT
 from automerge.trial import is_proposed_name
 
 RESERVED = ("base", DEFAULT, "uniform", BEST_PARENT)
-LONGEST_NAME = 200
+MAX_NAME_LENGTH = 200
 NAME_RULE = "letters, digits, '_', '.' and '-', beginning with a letter or digit"
 
 
@@ -53,7 +53,7 @@ def recipe_faults(recipes: Sequence[NamedRecipe], models: Sequence[str]) -> Iter
     names = {*RESERVED, *models}
     for i, recipe in enumerate(recipes):
         name = recipe.name
-        if not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+        if not NAME.fullmatch(name) or len(name) > MAX_NAME_LENGTH:
             yield (i,), f"{name!r} is not a valid recipe name: use {NAME_RULE}"
         elif name in names or is_proposed_name(name):
             yield (i,), f"another trial is named {name!r}; rename the recipe's file"
