@@ -156,7 +156,7 @@ def proposed_name(number: int) -> str:
 
 def is_proposed_name(name: str) -> bool:
     """Return whether a trial that a sampler proposes may have this name."""
-    return re.fullmatch(r"trial-[0-9]+|start-.+", name) is not None
+    return re.fullmatch(r"trial-[0-9]+|start-.+|warm-.+", name) is not None
 
 
 def parent_names(trials: Iterable[Trial]) -> list[str]:

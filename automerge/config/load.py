@@ -211,6 +211,7 @@ class _Draft:
             data["budget"] = "unlimited"
         self._resolve_models()
         self._resolve_include_path()
+        self._resolve_warm_start()
         self._load_extensions()
         self._resolve_evidence()
         if isinstance(data.get("tasks"), list):
@@ -244,6 +245,11 @@ class _Draft:
             if not is_folder(folder):
                 self.fault(("include_path",), f"no such folder: {folder}")
             self.data["include_path"] = str(folder)
+
+    def _resolve_warm_start(self) -> None:
+        text = self.data.get("warm_start")
+        if isinstance(text, str):
+            self.data["warm_start"] = str(join(self._origin(("warm_start",)).folder, text))
 
     def _resolve_evidence(self) -> None:
         evidence = self.data.get("evidence")

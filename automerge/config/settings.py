@@ -75,6 +75,7 @@ class StudyConfig(Section):
     evidence: EvidenceText | None = unsafe(None)
     search: Search = unsafe(Search())
     recipes: tuple[NamedRecipe, ...] = unsafe(())
+    warm_start: str | None = safe(None)
     starts: Annotated[int, Field(ge=0, le=1000)] | Literal["auto"] = safe("auto")
     sampler: Annotated[str, entry_of(SAMPLERS)] = unsafe("auto")
     budget: int | Literal["unlimited"] = safe(200)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -19,13 +19,17 @@ from automerge.session.panel import study_panel
 from automerge.session.plan import plan_study
 from automerge.session.resume import check_unchanged, resume
 from automerge.session.surroundings import machine, versions
+from automerge.session.warm import warm_start
 from automerge.session.workers import start_workers
 from automerge.space import Space
-from automerge.store.record import Begun, Current, Run, StudyModel, StudyRecord
+from automerge.store.record import Begun, Current, Inputs, Run, StudyModel, StudyRecord
 from automerge.store.result import ModelOrigin
 from automerge.store.store import Store, exists
 from automerge.store.versions import record_versions, version_warnings
 from automerge.study import Plan
+
+WARM_FRACTION = 0.25
+"""Of the budget, at most, for the front of an earlier study."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,10 @@ def open_session(config: StudyConfig, command: str) -> Session:
 def _record(config: StudyConfig, found: Examined, command: str) -> StudyRecord:
     """What a study begins with; raises ConfigError where limits leave nothing to search with."""
     window = (config.workers or 1) if config.deterministic else None
-    plan, space = plan_study(config, found.inputs, window)
+    inputs = _warmed(config, found)
+    plan, space = plan_study(config, inputs, window)
     begun = Begun(
-        inputs=found.inputs,
+        inputs=inputs,
         sampler=SAMPLERS.resolve(
             config.sampler, space, len(goals(plan.objectives)), config.expected_budget
         ),
@@ -96,6 +101,17 @@ def _record(config: StudyConfig, found: Examined, command: str) -> StudyRecord:
     folder = str(Path(config.out).resolve())
     current = Current(config.to_plain(), found.models, folder, (Run(0, versions()),))
     return StudyRecord(begun, current)
+
+
+def _warmed(config: StudyConfig, found: Examined) -> Inputs:
+    """Return the inputs with what carries over from an earlier study."""
+    if config.warm_start is None:
+        return found.inputs
+    digests = {model.name: model.digest for model in found.models}
+    limit = max(round(WARM_FRACTION * config.expected_budget), 1)
+    warm = warm_start(Path(config.warm_start), digests, limit)
+    warnings = (*found.inputs.warnings, *warm.notes)
+    return replace(found.inputs, warm=warm.recipes, warnings=warnings)
 
 
 def _origin(model: StudyModel) -> ModelOrigin:

@@ -32,6 +32,7 @@ def plan_study(config: StudyConfig, inputs: Inputs, window: int | None) -> tuple
             *(FirstTrial(name, "source", single(name)) for name in sources),
             FirstTrial("uniform", "uniform", uniform_average(sources)),
             *(FirstTrial(named.name, "recipe", named.recipe) for named in config.recipes),
+            *(FirstTrial(name, "start", recipe) for name, recipe in inputs.warm.items()),
         ),
         items=inputs.items,
         draw=ItemDraw(inputs.members, None if n_items == "full" else n_items, config.seed),

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from automerge.constraint import Constraint
 from automerge.items import Sealed, StudyItems
 from automerge.objective import Estimate, Objective
+from automerge.recipe import Recipe
 from automerge.store.result import ModelOrigin, State, Versions
 
 Plain: TypeAlias = Mapping[str, Any]
@@ -32,6 +33,7 @@ class Inputs:
         tasks: task → its digest.
         evidence: kind → source → digest of what was gathered.
         score_commands: what scores a model on the test items; see `automerge.store.result`.
+        warm: recipes of an earlier study that are measured first, by the names of their trials.
     """
 
     objectives: tuple[Objective, ...]
@@ -45,6 +47,7 @@ class Inputs:
     evidence: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     score_commands: tuple[tuple[str, ...], ...] = ()
+    warm: Mapping[str, Recipe] = field(default_factory=dict)
 
     def plain(self) -> Plain:
         """Return the inputs as JSON values."""
@@ -65,6 +68,7 @@ class Inputs:
             "evidence": {kind: dict(digests) for kind, digests in self.evidence.items()},
             "warnings": list(self.warnings),
             "score_commands": [list(command) for command in self.score_commands],
+            "warm": {name: recipe.plain() for name, recipe in self.warm.items()},
         }
 
     @classmethod
@@ -83,6 +87,7 @@ class Inputs:
             evidence=plain["evidence"],
             warnings=tuple(plain["warnings"]),
             score_commands=tuple(map(tuple, plain["score_commands"])),
+            warm={name: Recipe.from_plain(own) for name, own in plain["warm"].items()},
         )
 
 

@@ -157,6 +157,7 @@ class StoredInputs(_Exact):
     evidence: dict[Name, dict[Name, Digest]]
     warnings: Texts
     score_commands: list[list[Long]]
+    warm: dict[Name, StoredRecipe]
 
 
 class StoredBegun(_Exact):

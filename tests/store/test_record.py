@@ -11,6 +11,7 @@ import pytest
 
 from automerge.errors import StateError
 from automerge.objective import Estimate
+from automerge.recipe import uniform_average
 from automerge.store.file import put
 from automerge.store.record import Decided, Freeze, Run, StudyModel, StudyRecord
 from automerge.store.result import ModelOrigin
@@ -28,6 +29,7 @@ def full_record() -> StudyRecord:
         evidence={"input_gram": {"a": "0" * 32}},
         warnings=("a warning",),
         score_commands=(("lm_eval", "--tasks", "one"),),
+        warm={"warm-trial-3": uniform_average(("a", "b"))},
     )
     origins = (ModelOrigin("base", "hub/base", "main", "a digest", "mit"),)
     model = StudyModel("base", "/base", "../base", "hub/base@main", "main", "whole", "part", "mit")
