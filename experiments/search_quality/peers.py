@@ -67,7 +67,7 @@ def main() -> None:
         evolution.write_text(yaml.safe_dump(genome(session, config)), encoding="utf-8")
         seconds = evolve(given.python, evolution, run, given.candidates, given.seed)
         best = read_recipe(run / "storage" / "best_config.yaml").among(config.references)
-        items = {t: ids[: given.items] for t, ids in session.plan.items["search"].items()}
+        items = {t: ids[: given.items] for t, ids in session.plan.items.search.items()}
         executor.submit(Job(-1, best, "search", items))
         finished = executor.next_finished(1.0)
         assert finished is not None
@@ -83,7 +83,7 @@ def write_tasks(session: Session, config: StudyConfig, folder: Path, n_items: in
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     assert config.include_path is not None
-    for task, ids in session.plan.items["search"].items():
+    for task, ids in session.plan.items.search.items():
         source = Path(config.include_path) / f"{task}.jsonl"
         lines = source.read_text(encoding="utf-8").splitlines()
         kept = [json.dumps(json.loads(lines[i])) for i in ids[:n_items]]
