@@ -11,6 +11,7 @@ from automerge.cli.bench import bench_merge, bench_score
 from automerge.cli.installation import selftest, version
 from automerge.cli.models import convert, gather, inspect, merge, score
 from automerge.cli.search import search
+from automerge.cli.spaces import list_, show
 from automerge.cli.studies import dashboard, export, export_trials, report, status
 
 
@@ -59,3 +60,8 @@ bench = typer.Typer(help="Benchmarks.", no_args_is_help=True)
 bench.command("merge")(bench_merge)
 bench.command("score")(bench_score)
 app.add_typer(bench, name="bench")
+
+space = typer.Typer(help="Search spaces.", no_args_is_help=True)
+space.command("show")(show)
+space.command("list")(list_)
+app.add_typer(space, name="space")
