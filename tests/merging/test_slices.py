@@ -217,7 +217,7 @@ def test_a_live_model_measures_only_layers_that_can_be_exported(tmp_path):
     plain = config("qwen2 moe", num_hidden_layers=4, decoder_sparse_step=2)
     folder = made(plain, tmp_path / "base")
     live, engine = load(folder), ResidentEngine({"base": open_checkpoint(folder)})
-    with pytest.raises(PreflightError, match="no qwen2_moe can have these layers in this order"):
+    with pytest.raises(PreflightError, match="a qwen2_moe cannot have these layers in this order"):
         engine.merge_into(live, passthrough(Slice({"base": (0, 1)}), Slice({"base": (2, 3)})))
     engine.merge_into(live, passthrough(Slice({"base": (0, 2)})))
     with pytest.raises(PreflightError, match=r"has no parameter|fills"):
@@ -301,7 +301,7 @@ def test_layers_of_any_architecture_are_stacked(name, tmp_path):
 
 def test_layers_that_an_architecture_cannot_have_in_that_order_are_refused(tmp_path):
     plain = config("qwen2 moe", num_hidden_layers=4, decoder_sparse_step=2)
-    with pytest.raises(PreflightError, match="no qwen2_moe can have these layers in this order"):
+    with pytest.raises(PreflightError, match="a qwen2_moe cannot have these layers in this order"):
         written(plain, [(0, 1), (2, 3)], tmp_path / "a")
     written(plain, [(0, 2), (0, 4)], tmp_path / "b")
 
