@@ -1,1 +1,1 @@
-"""Benchmarks users can run: what merging costs on this machine, beside its physical limit."""
+"""Benchmarks that users can run: the cost of merging and scoring, compared with a lower bound."""

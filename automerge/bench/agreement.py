@@ -1,4 +1,4 @@
-"""Whether merges on a GPU are those of the host."""
+"""Whether merges on a GPU are identical to the host's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOM = 10**9
 
 
 def agreement(device: str) -> Iterator[tuple[str, bool]]:
-    """For every method, whether a small model merged on a device has the bits of the host's."""
+    """Yield for every method whether a merge on a device has the bits of the host's."""
     here = empty_model(SIZE)
     models = random_models(here, 3)
     there = copy.deepcopy(here).to(torch.device(device))

@@ -1,4 +1,4 @@
-"""How fast recipes become a live model's weights, beside a plain copy of the same bytes."""
+"""How fast recipes are merged into a live model, compared with copying the same bytes."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ DEFAULT = (
     *("della", "sce"),
 )
 COPIED = 1 << 27
-"""Elements a copy moves at once: far more than any cache holds."""
+"""The number of elements that a copy moves at once: far more than fit into any cache."""
 REPEATS = 5
 
 
 @dataclass(frozen=True)
 class MergeTime:
-    """One method's times, in seconds: the first merge, with its preparation, and the later ones.
+    """One method's times in seconds.
 
-    `ratio` is to copying `moved` bytes (inputs read and output written) in the same run.
+    `first` is the first merge, including preparation, and `merge` the median of later ones; `copy`
+    is the time to copy `moved` bytes, which is what a merge reads and writes, in the same run.
     """
 
     method: str
@@ -39,16 +40,16 @@ class MergeTime:
 
     @property
     def ratio(self) -> float:
-        """How many times as long as the copy."""
+        """The time of a merge, relative to the copy."""
         return self.merge / self.copy
 
     @property
     def bandwidth(self) -> float:
-        """Bytes a second."""
+        """Bytes per second."""
         return self.moved / self.merge
 
     def plain(self) -> dict[str, object]:
-        """JSON-ready, with ratio and bandwidth."""
+        """Return JSON-ready, with ratio and bandwidth."""
         return {**asdict(self), "ratio": self.ratio, "bandwidth": self.bandwidth}
 
 
@@ -59,7 +60,15 @@ def bench_merge(
     repeats: int = REPEATS,
     device: str = "cpu",
 ) -> Iterator[MergeTime]:
-    """Time each method, best known first: medians of `repeats` merges, knobs changed each time."""
+    """Time each method, with different knobs in every merge.
+
+    Args:
+        shape: a name in `SIZES`.
+        n_sources: the number of sources; fewer for methods that take fewer.
+        methods: the methods' names, timed in this order.
+        repeats: the number of merges to take the median of.
+        device: where the model lives.
+    """
     model = empty_model(SIZES[shape])
     models = random_models(model, n_sources)
     model.to(device)
@@ -84,21 +93,21 @@ def bench_merge(
 
 
 def seconds(work: Callable[..., object], *arguments: object) -> float:
-    """Wall time of one call."""
+    """Return the wall time of one call, in seconds."""
     start = now()
     work(*arguments)
     return now() - start
 
 
 def now() -> float:
-    """The time at which a GPU has done what it was given."""
+    """Return the time after any work on a GPU is done."""
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def varied(method: Method, n_sources: int, turn: int) -> Recipe:
-    """A recipe whose every number differs from that of other turns."""
+    """Return a recipe whose numbers all differ from those of other turns."""
 
     def number(name: str, low: float, high: float, i: int) -> Profile:
         share = (0.37 * (i + 1) + 0.113 * turn) % 1.0

@@ -1,4 +1,4 @@
-"""What scoring a merged model costs, beside stock lm-eval and the fewest tokens there are."""
+"""The cost of scoring a merged model, against stock lm-eval and the minimum number of tokens."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ METHOD = "ties"
 
 @dataclass(frozen=True)
 class Work:
-    """What is measured; tokens are the model's inputs, `unique` those of the requests' trie."""
+    """The work that is timed; tokens are the model's inputs, `unique` ones the requests' trie's."""
 
     items: int
     requests: int
@@ -50,11 +50,11 @@ class Work:
 
 @dataclass(frozen=True)
 class ScoreTime:
-    """Seconds of one candidate: stock lm-eval's, the floor's, and ours in three parts.
+    """Times of one candidate in seconds: stock lm-eval's, the floor's, and ours in three parts.
 
-    `stock` is `simple_evaluate` on a model in memory, `stock_forward` what the model takes of it,
-    `floor` one pass of as many tokens as the requests' trie has nodes. `differing` counts items
-    that ours scores unlike stock.
+    `stock` is `simple_evaluate` on a model in memory, `stock_forward` the model's part of it,
+    `floor` a pass over as many tokens as the requests' trie has nodes. `differing` counts items
+    whose score differs from stock's.
     """
 
     stock: float
@@ -72,16 +72,16 @@ class ScoreTime:
 
     @property
     def to_floor(self) -> float:
-        """How many times as long as the floor ours takes."""
+        """Our time relative to the floor."""
         return self.ours / self.floor
 
     @property
     def to_stock(self) -> float:
-        """How much of stock's time ours takes."""
+        """Our time relative to stock's."""
         return self.ours / self.stock
 
     def plain(self) -> dict[str, float]:
-        """JSON-ready, with the sum and ratios."""
+        """Return JSON-ready, with the sum and ratios."""
         return {
             **asdict(self),
             "ours": self.ours,
@@ -91,7 +91,7 @@ class ScoreTime:
 
     @classmethod
     def median(cls, times: Sequence[ScoreTime]) -> ScoreTime:
-        """Each number's median; of differing items the most."""
+        """Return the median of each number, and the maximum of differing items."""
         middle = {
             field.name: statistics.median(getattr(time, field.name) for time in times)
             for field in fields(cls)
@@ -109,7 +109,20 @@ def bench_score(
     repeats: int,
     device: str = "cpu",
 ) -> Iterator[Work | ScoreTime]:
-    """Yield what there is to do, then each repeat's times; every repeat merges another recipe."""
+    """Time candidates, with a different recipe in every repeat.
+
+    Args:
+        shape: a name in `SIZES`; None for the demo's models.
+        tasks: names of the demo's tasks, or lengths of items to make up.
+        fewshot: the number of examples before each item.
+        items: the maximum number of items per task.
+        batch_size: as in the configuration.
+        repeats: the number of candidates.
+        device: where the model lives.
+
+    Yields:
+        The work, then the times of each repeat.
+    """
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
@@ -161,7 +174,7 @@ def bench_score(
 
 @dataclass(frozen=True)
 class Floor:
-    """The fewest tokens, in full rows of plain text as long as a request is on average.
+    """The minimum number of tokens, in full rows of the average length of a request.
 
     The head is applied to as many positions as the trie has nodes whose output is scored.
     """
@@ -185,7 +198,7 @@ class Floor:
 
     @torch.no_grad()
     def run(self, model: PreTrainedModel) -> None:
-        """Run the tokens, the last row cut short."""
+        """Run the tokens, with a shorter last row."""
         done = headed = wanted = 0
 
         def first_outputs(_: object, hidden: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -204,7 +217,7 @@ class Floor:
 
 
 class _Stock:
-    """lm-eval's own evaluation, tasks indexed beforehand."""
+    """lm-eval's own evaluation, with its tasks indexed beforehand."""
 
     def __init__(
         self,
@@ -232,7 +245,7 @@ class _Stock:
             )
 
     def evaluate(self) -> tuple[Mapping[str, Sequence[Mapping[str, Any]]], float]:
-        """The samples by task, and the seconds spent in the model."""
+        """Return the samples by task, and the seconds spent in the model."""
         from lm_eval import simple_evaluate
 
         with isolated(), chdir(self._folder.parent), _timed(self._model) as spent:
@@ -248,7 +261,7 @@ class _Stock:
 
 @contextmanager
 def _timed(model: PreTrainedModel) -> Iterator[list[float]]:
-    """Note how long each call of the model takes."""
+    """Record how long each call of the model takes, in seconds."""
     spent: list[float] = []
 
     def begin(*_: object) -> None:
@@ -266,9 +279,9 @@ def _timed(model: PreTrainedModel) -> Iterator[list[float]]:
 
 
 def _models(shape: str | None, device: str) -> tuple[ResidentEngine, PreTrainedModel]:
-    """Base and three fine-tunes with a live model: the demo's, or random ones.
+    """Return an engine for a base and three fine-tunes, the demo's or random, and a live model.
 
-    It computes in float32 on a CPU, in what is stored on a GPU.
+    It computes in float32 on a CPU, in bfloat16 on a GPU.
     """
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     checkpoints: Mapping[str, Checkpoint]
@@ -290,7 +303,7 @@ def _differing(
     scores: Mapping[str, Any],
     samples: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> int:
-    """Items whose score is not stock's."""
+    """Count the items whose score differs from stock's."""
     count = 0
     for objective in task_set.objectives:
         stock = {row["doc_id"]: row[objective.metric] for row in samples[objective.task]}

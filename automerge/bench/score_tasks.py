@@ -1,4 +1,4 @@
-"""Four-way choices to time scoring on: the demo's, or made up in lengths of one's choice."""
+"""Four-way choices to time scoring on: the demo's, or made up with given lengths."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from automerge import demo
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
 
 TASKS = ("demo_clock", "demo_facts")
-"""The demo's tasks of four choices."""
+"""The demo's tasks with four choices."""
 CHOICE_TASKS = (*TASKS, "demo_median")
 CHOICES = 4
 MAX_SHOTS = 8
@@ -22,7 +22,7 @@ MAX_SHOTS = 8
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens before the choices of an item, and of each choice."""
+    """The number of tokens before the choices of an item, and in each choice."""
 
     context: int
     choice: int
@@ -32,7 +32,7 @@ class Lengths:
 def task_folder(
     tasks: Sequence[str] | Lengths, fewshot: int, items: int
 ) -> Iterator[tuple[Path, list[str]]]:
-    """A folder with tasks whose items are all preceded by the same examples, and their names.
+    """Yield a folder with tasks whose items all follow the same examples, and the tasks' names.
 
     Made-up items are words drawn at random.
     """
@@ -72,6 +72,6 @@ def _made(lengths: Lengths, count: int) -> Iterator[str]:
 
 
 def _words() -> list[str]:
-    """Words that the demo's tokenizer takes for one token each."""
+    """Return words that are one token each to the demo's tokenizer."""
     content = json.loads((demo.BASE / "tokenizer.json").read_text(encoding="utf-8"))
     return [token[1:] for token in content["model"]["vocab"] if token[:1] == " " and token[1:]]

@@ -1,4 +1,4 @@
-"""Random models of real architectures' shapes."""
+"""Random models with the shapes of real architectures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 POOL = 1 << 24
-"""Random numbers that are drawn once; every tensor repeats a stretch of them."""
+"""The number of random numbers drawn; every tensor consists of a stretch of them."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Size:
 
     @property
     def n_parameters(self) -> int:
-        """About how many weights (biases and norms left out)."""
+        """The approximate number of weights, without biases and norms."""
         head = self.hidden // self.heads * self.kv_heads
         layer = self.hidden * (2 * self.hidden + 2 * head + 3 * self.inner)
         return self.layers * layer + self.hidden * self.vocabulary * (1 if self.tied else 2)
@@ -49,7 +49,7 @@ SIZES = {
 
 
 def empty_model(size: Size, family: str = "qwen2") -> PreTrainedModel:
-    """A live bfloat16 model whose parameters hold whatever the memory held."""
+    """Return a live bfloat16 model with uninitialised parameters."""
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -74,7 +74,7 @@ def empty_model(size: Size, family: str = "qwen2") -> PreTrainedModel:
 
 
 def random_models(model: PreTrainedModel, n_sources: int) -> dict[str, MemoryCheckpoint]:
-    """A base (σ = 0.02) and fine-tunes of it (σ of the difference 0.001), in bfloat16."""
+    """Return a base (σ = 0.02) and fine-tunes of it (σ of the difference 0.001), in bfloat16."""
     generator = torch.Generator().manual_seed(0)
     pool = torch.randn(POOL, generator=generator)
     shapes = {
@@ -97,7 +97,7 @@ def random_models(model: PreTrainedModel, n_sources: int) -> dict[str, MemoryChe
 
 
 def drawn(pool: Tensor, number: int, count: int) -> Tensor:
-    """A stretch of the pool that begins elsewhere for each number, the whole repeated if needed."""
+    """Return a stretch of the pool with a different start per number, repeated if need be."""
     if count > POOL:
         return pool.repeat(-(-count // POOL))[:count]
     start = number * 7919 % (POOL - count + 1)

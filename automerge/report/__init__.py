@@ -1,4 +1,4 @@
-"""What was found, for people and programs: table, HTML, model card and front.json."""
+"""Results for people and programs: table, HTML, model card and front.json."""
 
 from automerge.store.result import ModelOrigin, Provenance, StudyResult, TrialResult
 

@@ -1,4 +1,4 @@
-"""The model card of an exported model: its recipe, and test scores as they are."""
+"""The model card of an exported model: its recipe and its test scores."""
 
 from __future__ import annotations
 
@@ -25,10 +25,15 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+!|~$&:@])")
 
 
 def model_card(summary: Summary, number: int, name: str) -> str:
-    """Write the README.md of the model that trial `number` of the study made.
+    """Return the README.md of a model; texts of the study are escaped.
 
-    `name` is what the model will be called; the trial is a member of the summary. Texts of the
-    study are escaped.
+    Args:
+        summary: a summary that the trial is a member of.
+        number: the number of the model's trial.
+        name: the name of the model.
+
+    Raises:
+        ValueError: the trial is not a member of the summary.
     """
     result = summary.result
     member = next((m for m in summary.members if m.trial.trial.number == number), None)
@@ -110,8 +115,8 @@ def _introduction(summary: Summary, member: Member, name: str) -> tuple[str, ...
     sources = ", ".join(escape(source.name) for source in recipe.sources)
     base = f" on {escape(recipe.base)}" if recipe.base else ""
     chosen = (
-        f"It is one of {count(len(result.front), 'model')} on the front, chosen among "
-        f"{len(result.trials)} tried."
+        f"It is one of {count(len(result.front), 'model')} on the front, chosen from "
+        f"{len(result.trials)} that were tried."
         if member.on_front
         else f"It is not on the front of the study, which tried {len(result.trials)} models."
     )
@@ -125,7 +130,7 @@ def _introduction(summary: Summary, member: Member, name: str) -> tuple[str, ...
 def _scores(summary: Summary, member: Member) -> tuple[str, ...]:
     tests = _tests(summary.result.objectives, member)
     if not tests:
-        return ("## Scores", "The sealed test items were not scored: there is nothing to claim.")
+        return ("## Scores", "The sealed test items were not scored, so nothing is claimed.")
     head = (
         "objective",
         "test score",
@@ -140,11 +145,11 @@ def _scores(summary: Summary, member: Member) -> tuple[str, ...]:
         "## Scores",
         _table(head, rows),
         _verdicts(summary, member, [o for o, _ in tests]),
-        "Test scores are of items that neither the search nor the selection saw. Differences are "
-        "paired over the same items, with 95 % intervals, each for itself; **bold** where the "
-        "interval leaves out zero. The best parent of an objective is the best of the parents "
-        "and the base on other items. What the search believed was measured on the items the "
-        "search chose by: it flatters and is no result.",
+        "Test scores are on items that neither the search nor the selection saw. Differences are "
+        "paired over the same items, with individual 95 % intervals; they are **bold** if the "
+        "interval excludes zero. The best parent for an objective is the best of the parents "
+        "and the base on other items. What the search believed was measured on the items that "
+        "it chose by: it is optimistic and not a result.",
         _optimism(summary),
     )
 
@@ -186,14 +191,14 @@ def _verdicts(summary: Summary, member: Member, objectives: Sequence[Objective])
     if not found:
         return ""
     return (
-        f"Against the best parent of each of {count(len(found), 'objective')}: measurably better "
-        f"on {found.count('better')}, measurably worse on {found.count('worse')}, not separable "
-        f"on {found.count('unclear')}."
+        f"Against the best parent for each of {count(len(found), 'objective')}: measurably better "
+        f"on {found.count('better')}, measurably worse on {found.count('worse')}, not "
+        f"distinguishable on {found.count('unclear')}."
     )
 
 
 def _optimised_for(result: StudyResult) -> tuple[str, ...]:
-    """Say of each well-known benchmark among the objectives that it is none for this model."""
+    """Say for which well-known benchmarks the scores no longer measure general ability."""
     lines = []
     for objective in result.objectives:
         items = {
@@ -232,9 +237,9 @@ def _models(origins: Sequence[ModelOrigin]) -> tuple[str, ...]:
         for o in origins
     ]
     unknown = [escape(o.name) for o in origins if o.license is None]
-    terms = "The terms of all their licences apply to this model; they may exclude each other."
+    terms = "The terms of all their licences apply to this model; they may be incompatible."
     if unknown:
-        terms += f" Unknown, look before use: {', '.join(unknown)}."
+        terms += f" Unknown, check before use: {', '.join(unknown)}."
     return ("## What went in", _table(("name", "model", "revision", "licence"), rows), terms)
 
 
@@ -243,7 +248,7 @@ def _reproduce(result: StudyResult, name: str) -> tuple[str, ...]:
     versions = ", ".join(f"{escape(k)} {escape(v)}" for k, v in p.versions.items())
     return (
         "## Reproduce",
-        "The test scores, in the study's run folder, which holds the tasks and the sealed items:",
+        "The test scores, in the study's run folder, which has the tasks and the sealed items:",
         _fence(score_commands(result, f"{MODELS}/{name}"), "sh"),
         "The study:",
         _fence(p.command, "sh"),
@@ -253,7 +258,7 @@ def _reproduce(result: StudyResult, name: str) -> tuple[str, ...]:
 
 
 def escape(text: str) -> str:
-    """Make text harmless in Markdown, in a line or a table."""
+    """Escape text for a line or a table in Markdown."""
     return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
 
 

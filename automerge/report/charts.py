@@ -1,4 +1,4 @@
-"""What the report's script draws, as JSON-ready values."""
+"""The data that the report's script draws, as JSON-ready values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Plain = dict[str, object]
 
 
 def chart_data(summary: Summary) -> Plain:
-    """Gather objectives, members, trials, progress and parameters for the script."""
+    """Return objectives, members, trials, progress and parameters for the script."""
     objectives = summary.result.objectives
     measured = measured_trials(summary)
     losses = search_losses(objectives, measured)
@@ -40,7 +40,7 @@ def chart_data(summary: Summary) -> Plain:
 
 
 def measured_trials(summary: Summary) -> list[TrialResult]:
-    """Give the trials with an estimate of some objective on search items."""
+    """Return the trials with an estimate of any objective on search items."""
     objectives = summary.result.objectives
     return [t for t in summary.result.trials if any(t.search_estimate(o) for o in objectives)]
 
@@ -48,7 +48,7 @@ def measured_trials(summary: Summary) -> list[TrialResult]:
 def search_losses(
     objectives: Sequence[Objective], trials: Sequence[TrialResult]
 ) -> NDArray[np.float64]:
-    """Give the search's estimates as losses, (trials, objectives); NaN where unknown."""
+    """Return the search's estimates as losses, (trials, objectives); NaN if unknown."""
     found = [[t.search_estimate(o) for o in objectives] for t in trials]
     rows = [
         [math.nan if e is None else o.loss(e.value) for o, e in zip(objectives, row, strict=True)]
@@ -118,7 +118,7 @@ def _values(trial: TrialResult, objectives: Sequence[Objective]) -> list[float |
 
 
 def _shown_rows(losses: NDArray[np.float64]) -> list[int]:
-    """Keep the nondominated trials and an even sample of the others."""
+    """Return the rows of nondominated trials and of an even sample of all trials."""
     n = len(losses)
     if n <= MAX_TRIALS:
         return list(range(n))
@@ -180,7 +180,7 @@ def _parameters(
 
 
 def _correlation(values: Sequence[object], losses: NDArray[np.float64]) -> float | None:
-    """Give Spearman's rank correlation with a better score."""
+    """Return Spearman's rank correlation with a better score; None for fewer than 4 values."""
     x = np.array([math.nan if v is None else float(str(v)) for v in values])
     known = np.isfinite(x) & np.isfinite(losses)
     x, y = x[known], -losses[known]
@@ -190,7 +190,10 @@ def _correlation(values: Sequence[object], losses: NDArray[np.float64]) -> float
 
 
 def _correlation_ratio(values: Sequence[object], losses: NDArray[np.float64]) -> float | None:
-    """Give eta: the square root of the share of the ranks' variance between categories."""
+    """Return η, the square root of the share of the ranks' variance that is between categories.
+
+    None for fewer than 4 values.
+    """
     known = [row for row, v in enumerate(values) if v is not None and np.isfinite(losses[row])]
     if len(known) < 4 or np.ptp(losses[known]) == 0:
         return None

@@ -1,4 +1,4 @@
-"""Commands that give a reported score again with lm_eval itself."""
+"""Commands that reproduce a reported score with lm_eval itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from automerge.store.result import MODEL, StudyResult
 
 
 def score_commands(result: StudyResult, model_dir: str) -> str:
-    """The shell commands, to run in the run folder, that score a model on the test items."""
+    """Return shell commands, to be run in the run folder, that score a model on the test items."""
     return "\n".join(
         shlex.join(word.replace(MODEL, model_dir) for word in command)
         for command in result.provenance.score_commands

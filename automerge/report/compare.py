@@ -1,4 +1,4 @@
-"""Comparing trials: intervals of one, paired differences of two, the best on select items."""
+"""Compare trials: intervals of one, paired differences of two, the best on select items."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Versus:
-    """A member compared with another model on test items; a raw difference, member - other."""
+    """A member compared with another model on test items; the difference is member − other."""
 
     against: str
     difference: Difference
@@ -27,7 +27,7 @@ class Versus:
 def compare(
     a: TrialResult, b: TrialResult, objective: Objective, level: float = LEVEL
 ) -> Difference | None:
-    """Compare two trials on their common test items; None where either has none."""
+    """Compare two trials on their common test items; return None if there are none."""
     scores_a, scores_b = a.scores("test", objective.name), b.scores("test", objective.name)
     if scores_a is None or scores_b is None:
         return None
@@ -36,7 +36,7 @@ def compare(
 
 
 def verdict(difference: Difference, objective: Objective) -> Literal["better", "worse", "unclear"]:
-    """Say which way a difference goes when its interval excludes zero."""
+    """Judge a difference by its interval; it is unclear unless the interval excludes zero."""
     if not difference.excludes_zero:
         return "unclear"
     improves = (difference.difference > 0) == (objective.direction == "maximize")
@@ -44,7 +44,7 @@ def verdict(difference: Difference, objective: Objective) -> Literal["better", "
 
 
 def part_interval(trial: TrialResult, part: Part, objective: Objective) -> Interval | None:
-    """Give a trial's score on one part; on search items, what the search believed."""
+    """Return a trial's score on one part; on search items, what the search believed."""
     scores = trial.scores(part, objective.name)
     if scores is None or not scores.values:
         return None
@@ -55,7 +55,7 @@ def part_interval(trial: TrialResult, part: Part, objective: Objective) -> Inter
 
 
 def _believed_interval(believed: Estimate) -> Interval:
-    """Two coefficients were fitted, so two degrees of freedom are gone."""
+    """Return the interval of an estimate, less two degrees of freedom for fitted coefficients."""
     value, stderr, n = believed.value, believed.stderr, believed.n
     low, high = student_interval(value, stderr, n - 1, LEVEL) if n > 2 else (-math.inf, math.inf)
     return Interval(value, low, high, stderr, n)
@@ -74,7 +74,7 @@ def _select_losses(trial: TrialResult, objectives: Sequence[Objective]) -> float
 def best_on_select(
     trials: Sequence[TrialResult], objectives: Sequence[Objective]
 ) -> TrialResult | None:
-    """Give the trial with the smallest sum of losses on select items; None without scores."""
+    """Return the trial with the smallest sum of losses on select items; None without scores."""
     losses = [(_select_losses(t, objectives), row) for row, t in enumerate(trials)]
     known = [(loss, row) for loss, row in losses if loss is not None and not math.isnan(loss)]
     return trials[min(known)[1]] if known else None

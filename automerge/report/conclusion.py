@@ -1,4 +1,4 @@
-"""What the numbers allow to be said, in plain sentences."""
+"""What can be concluded from the numbers, in plain sentences."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from automerge.trial import Measured
 
 
 def conclusion(summary: Summary) -> tuple[str, ...]:
-    """Say what was found, the claim first; claims hold for sealed test items only.
+    """Return sentences about what was found, the claim first.
 
-    Claims over several front models are corrected for their number (Bonferroni).
+    Claims are made only about sealed test items. Those about several front models are corrected for
+    their number (Bonferroni).
     """
     result = summary.result
     if not any(_measured(summary)):
         return (_nothing(summary),)
     if not result.front and result.constraints and result.state == "finished":
         bounds = ", ".join(map(str, result.constraints))
-        return (f"On the select items no model kept the constraints ({bounds}).",)
+        return (f"On the select items, no model met the constraints ({bounds}).",)
     if not result.front:
         done = sum(_measured(summary))
         return (
             f"No front yet: {count(done, 'model')} measured; the budget is {result.limits}.",
-            "Scores on search items flatter what was chosen by them; "
+            "Scores on search items are optimistic for models chosen by them; "
             "the front is chosen and tested when the search ends.",
         )
     if not summary.front:
         return (
-            "No merged model is on the front: on the select items the models that went in "
+            "No merged model is on the front: on the select items, the models that went in "
             "are at least as good.",
         )
     if summary.part != "test" or not summary.detectable:
@@ -44,12 +45,12 @@ def conclusion(summary: Summary) -> tuple[str, ...]:
 
 
 def _openings(result: StudyResult) -> str:
-    """Say when test items were looked at before the search had ended."""
+    """Return a sentence if test items were looked at before the search had ended."""
     if result.openings < 2:
         return ""
     return (
-        f"The study was extended after a test: {result.openings} shortlists were opened, so who "
-        "chose when to stop by their scores makes these flatter."
+        f"The study was extended after a test: {result.openings} shortlists were opened. If their "
+        "test scores decided when to stop, these scores are optimistic."
     )
 
 
@@ -82,7 +83,7 @@ def _mean_claims(summary: Summary, means: Means) -> Sequence[str]:
         f"{means.chosen}, the best there on the select items: {unit.difference(versus.difference)}"
         f"{unit.noun} against the best parent, {means.best_parent}, on the test items "
         f"(95 % interval {unit.difference(versus.low)} to {unit.difference(versus.high)}).",
-        f"The smallest difference this test split could have shown: "
+        f"The smallest difference that this test split could have shown: "
         f"{unit.value(means.detectable)}{unit.noun}.",
     )
 
@@ -99,7 +100,9 @@ def _gain_claims(summary: Summary) -> Sequence[str]:
     return (
         f"{_share(gains, n, 'the best parent')}{where}.",
         _uniform_claim(summary, len(summary.uniform_gains), where),
-        f"The smallest differences this test split could have shown: {sizes}." if sizes else "",
+        f"The smallest differences that this test split could have shown: {sizes}."
+        if sizes
+        else "",
     )
 
 

@@ -1,4 +1,4 @@
-"""The report as one HTML file that loads nothing: the template, its style and its script."""
+"""The report as one HTML file that loads nothing, made of a template, a style and a script."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SCRIPTS = ("draw.js", "charts.js", "params.js")
 
 
 def html_report(summary: Summary) -> str:
-    """Render the report; names and texts of the study are escaped, and scripts pinned by hash."""
+    """Render the report; the study's names and texts are escaped, and scripts pinned by hash."""
     style, script = _asset("report.css"), "(() => {\n" + "".join(map(_asset, _SCRIPTS)) + "})();\n"
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -62,7 +62,7 @@ def _pin(text: str) -> str:
 
 
 def _json_in_html(value: object) -> str:
-    """Write JSON that can end no script element."""
+    """Return JSON that cannot end a script element."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

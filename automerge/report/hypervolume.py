@@ -1,4 +1,4 @@
-"""Hypervolume of sets of models, on test items, and of the search as it went."""
+"""Hypervolume of sets of models on test items, and of the search over time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from automerge.objective import Objective
 
 @dataclass(frozen=True)
 class Hypervolume:
-    """Share of the box between `reference` and `ideal` that each set dominates.
+    """The share of the box between `reference` and `ideal` that each set dominates.
 
     Both corners are in the objectives' own units, by objective name.
     """
@@ -32,7 +32,17 @@ def hypervolume_of_sets(
     parents: Sequence[Sequence[float]],
     uniform: Sequence[Sequence[float]],
 ) -> Hypervolume | None:
-    """Compare sets of finite losses; None for one objective, or without front or parents."""
+    """Compare sets of finite losses.
+
+    Args:
+        objectives: the objectives, m of them.
+        front: losses (k, m) of the front, in the objectives' order.
+        parents: losses of parents and base.
+        uniform: losses of the uniform average; empty if unknown.
+
+    Returns:
+        The shares; None for a single objective, or without front or parents.
+    """
     if len(objectives) < 2 or not front or not parents:
         return None
     box = Box.around([*front, *parents, *uniform])
@@ -51,7 +61,10 @@ def hypervolume_of_sets(
 
 
 def progress(losses: NDArray[np.float64]) -> list[float]:
-    """Give the share dominated after each trial; NaN rows are failures, in their place."""
+    """Return the share dominated after each trial; rows with NaN are failures, and keep it.
+
+    Empty if all trials failed.
+    """
     if not np.isfinite(losses).all(axis=1).any():
         return []
     box = Box.around(losses)
@@ -61,21 +74,21 @@ def progress(losses: NDArray[np.float64]) -> list[float]:
 
 @dataclass(frozen=True)
 class Box:
-    """From the best value of each objective to a tenth of the range beyond the worst."""
+    """The box from the best value of each objective to a tenth of its range past the worst."""
 
     ideal: NDArray[np.float64]
     reference: NDArray[np.float64]
 
     @classmethod
     def around(cls, losses: ArrayLike) -> Box:
-        """Enclose all losses."""
+        """Return the box around all losses."""
         return cls(pareto.ideal_nadir(losses)[0], pareto.reference_point(losses))
 
     @property
     def volume(self) -> float:
-        """The product of the sides."""
+        """The product of its sides."""
         return float(np.prod(self.reference - self.ideal))
 
     def share(self, losses: ArrayLike) -> float:
-        """Give the share of the box that losses dominate."""
+        """Return the share of the box that losses dominate."""
         return pareto.hypervolume(losses, self.reference) / self.volume

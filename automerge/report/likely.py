@@ -1,4 +1,4 @@
-"""How surely members belong to the front, and whether they keep the constraints, on test items."""
+"""How likely members belong on the front, and if they meet the constraints, on test items."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from automerge.store.result import StudyResult, TrialResult
 
 @dataclass(frozen=True)
 class Kept:
-    """A member's value on test items against a constraint's bound.
+    """A member's value on test items, compared with a constraint's bound.
 
-    `verdict` is "unclear" where the 95 % interval of their difference holds zero.
+    `verdict` is "unclear" if the 95 % interval of their difference contains zero.
     """
 
     constraint: Constraint
@@ -33,7 +33,10 @@ class Kept:
 def front_probabilities(
     objectives: Sequence[Objective], members: Sequence[TrialResult]
 ) -> dict[str, float]:
-    """How often each tested member is dominated by no other when test items are drawn again."""
+    """Return how often each tested member is nondominated when test items are bootstrapped.
+
+    Empty if fewer than two were tested, or not all on the same items.
+    """
     tested = [m for m in members if all(m.scores("test", o.name) for o in objectives)]
     if len(tested) < 2:
         return {}
@@ -49,14 +52,14 @@ def front_probabilities(
 
 
 def _linear(scores: ItemScores, objective: Objective) -> np.ndarray:
-    """Values whose mean is the aggregate, to first order: an item's, or a cluster's in all."""
+    """Return values whose mean is the aggregate to first order, one per item or per cluster."""
     aggregation = objective.aggregation
     values = estimate(scores, aggregation).value + influence(scores, aggregation)
     return values if scores.clusters is None else by_cluster(values, scores.clusters)[0]
 
 
 def bounds_on_test(result: StudyResult, trials: Iterable[TrialResult]) -> list[Bound]:
-    """The constraints' bounds on test items, where the models they refer to were tested."""
+    """Return the constraints' bounds on test items, if the models they refer to were tested."""
     values = {}
     for t in trials:
         own = {o.name: s for o in result.objectives if (s := t.scores("test", o.name)) is not None}
@@ -73,9 +76,16 @@ def kept_constraints(
     trials: Mapping[str, TrialResult],
     member: TrialResult,
 ) -> tuple[Kept, ...]:
-    """Judge a member by the bounds on test items; `trials` are the models they refer to, by name.
+    """Judge a member by the bounds on test items.
 
-    Empty for a member that was not tested.
+    Args:
+        result: the study.
+        held: the bounds.
+        trials: the models that the bounds refer to, by name.
+        member: the member to judge.
+
+    Returns:
+        A judgement per bound; none for a member that was not tested.
     """
     by_name = {o.name: o for o in result.objectives}
     found = []
@@ -98,7 +108,7 @@ def kept_constraints(
 def _verdict(
     constraint: Constraint, limits: tuple[float, float]
 ) -> Literal["kept", "missed", "unclear"]:
-    """Judge the limits of value - bound."""
+    """Judge the limits of an interval of value − bound."""
     best, worst = sorted(constraint.shortfall(limit, 0.0) for limit in limits)
     if worst <= 0:
         return "kept"

@@ -1,4 +1,4 @@
-"""Means over objectives that share a unit, and who beats whom on them."""
+"""Means over objectives with a common unit, and which models beat which on them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ from automerge.store.result import TrialResult
 
 @dataclass(frozen=True)
 class Means:
-    """Means over objectives that share a unit.
+    """Means over objectives with a common unit.
 
-    `scores` are on test items, by member name, and `versus` compares with `best_parent`, the best
-    of parents and base by its mean on select items; `chosen` is the front model best there.
-    `winners` names the front models better than every parent and the base at a family-wise level
-    of 5 % over the front models; `uniform_winners` likewise against the uniform average.
+    `scores` are on test items, by member name, and `versus` compares them with `best_parent`, the
+    best of parents and base by its mean on select items; `chosen` is the front model that is best
+    there. `winners` names the front models that are better than every parent and the base at a
+    family-wise level of 5 % over the front models; `uniform_winners` those that are better than the
+    uniform average. `detectable` is the smallest difference between `chosen` and `best_parent`
+    that the test could have detected.
     """
 
     scores: Mapping[str, Interval]
@@ -44,9 +46,18 @@ def means_of(
     uniform: TrialResult | None,
     corrected: float,
 ) -> Means | None:
-    """Compare `front` with `rivals` (parents and base) at the level `corrected`, by their means.
+    """Compare models by their means over objectives.
 
-    `trials` are all whose means are wanted. None where front or rivals lack select or test scores.
+    Args:
+        objectives: objectives with a common unit.
+        trials: all models whose means are wanted.
+        front: the front models.
+        rivals: the parents and the base.
+        uniform: the uniform average, if it was measured.
+        corrected: the confidence level at which a front model beats a rival.
+
+    Returns:
+        The means; None if front or rivals lack select or test scores.
     """
     best, chosen = best_on_select(rivals, objectives), best_on_select(front, objectives)
     if best is None or chosen is None:

@@ -1,4 +1,4 @@
-"""What the report says of the run itself: failures, time and provenance."""
+"""What the report says about the run itself: failures, time and provenance."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _PHASES = ("merging", "forward passes", "scoring", "other")
 
 
 def duration(seconds: float) -> str:
-    """Write a duration: 42 s, 3.5 min, 8.7 h."""
+    """Format a duration: 42 s, 3.5 min, 8.7 h."""
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def elapsed(result: StudyResult) -> float | None:
-    """Give the seconds from start to finish; None while it runs."""
+    """Return the seconds from start to finish; None while it runs."""
     if result.provenance.finished is None:
         return None
     try:
@@ -37,7 +37,7 @@ def elapsed(result: StudyResult) -> float | None:
 
 
 def failed(result: StudyResult) -> int:
-    """Count the trials that failed somewhere."""
+    """Count the trials that failed on any part."""
     return sum(t.failure is not None for t in result.trials)
 
 
@@ -66,12 +66,12 @@ def failures(result: StudyResult) -> list[Row]:
 
 
 def time_parts(result: StudyResult) -> list[Part]:
-    """Give the parts of the split that were measured."""
+    """Return the parts of the split that were measured."""
     return [p for p in PARTS if any(isinstance(t.outcomes.get(p), Measured) for t in result.trials)]
 
 
 def phases(result: StudyResult) -> list[Row]:
-    """Give the workers' seconds in each phase, by part and together, with shares."""
+    """Return the workers' time in each phase, by part and in total, with shares."""
     seconds = {part: [0.0] * len(_PHASES) for part in time_parts(result)}
     for t in result.trials:
         for part, outcome in t.outcomes.items():
@@ -101,7 +101,7 @@ def phases(result: StudyResult) -> list[Row]:
 
 
 def study_facts(result: StudyResult) -> list[tuple[str, str]]:
-    """Give when, where and how the study ran."""
+    """Return when, where and how the study ran."""
     p = result.provenance
     return [
         ("started", p.started),
@@ -114,7 +114,7 @@ def study_facts(result: StudyResult) -> list[tuple[str, str]]:
 
 
 def objective_row(objective: Objective, result: StudyResult) -> Row:
-    """Give an objective with its numbers of items and its task's digest."""
+    """Return an objective's row, with its numbers of items and its task's digest."""
 
     def items(part: Part) -> str:
         found = [t.scores(part, objective.name) for t in result.trials]

@@ -1,4 +1,4 @@
-"""The report's sections as values for the template: texts and numbers already written."""
+"""The report's sections as values for the template, with texts and numbers formatted."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ Row: TypeAlias = dict[str, object]
 
 PART_TEXTS: Mapping[Part, str] = {
     "test": "Scores on sealed test items, which neither the search nor the selection saw.",
-    "select": "Scores on select items: the sealed test has not been scored, so these flatter.",
-    "search": "Estimates on search items: they flatter what was chosen by them.",
+    "select": "Scores on select items, which are optimistic; the sealed test was not scored yet.",
+    "search": "Estimates on search items, which are optimistic for models chosen by them.",
 }
 _KINDS = {
     "front": "front",
@@ -45,7 +45,7 @@ _KINDS = {
 
 
 def sections(summary: Summary) -> Row:
-    """Give every value the template names."""
+    """Return every value that the template needs."""
     result = summary.result
     measured = measured_trials(summary)
     parameters = {name for t in measured for name in t.trial.params or {}}
@@ -78,7 +78,7 @@ def sections(summary: Summary) -> Row:
 
 
 def recipe_yaml(plain: Mapping[str, object]) -> str:
-    """Write a recipe as YAML, in its own order."""
+    """Format a recipe as YAML, in its own order."""
     return yaml.safe_dump(
         dict(plain), sort_keys=False, default_flow_style=None, allow_unicode=True, width=88
     )
@@ -109,13 +109,13 @@ def _numbers_text(summary: Summary) -> str:
         return f"{text} Each with its 95 % interval."
     return (
         f"{text} Each with its 95 % interval, then the difference to the best parent named in the "
-        "head of the column; coloured where the interval of the difference leaves out zero. Below "
-        "the name, how often nothing here dominates it when the test items are drawn again."
+        "head of the column; coloured if the interval of the difference excludes zero. Below the "
+        "name, how often the model is nondominated when test items are bootstrapped."
     )
 
 
 def _constraints(summary: Summary) -> list[Row]:
-    """A row a constraint, with a cell a front model."""
+    """Return a row per constraint, with a cell per front model."""
     units = summary.units
     return [
         {
@@ -291,7 +291,7 @@ def _progress_text(summary: Summary, n: int) -> str:
         what = "The best estimate so far"
     else:
         what = (
-            "Hypervolume of the estimates so far: the share dominated of the box from a little "
-            "below the worst trial to the best of each objective"
+            "Hypervolume of the estimates so far: the dominated share of the box between the best "
+            "value of each objective and a point just worse than the worst trial"
         )
-    return f"{what}, over {count(n, 'model')} measured on search items. It rises by luck too."
+    return f"{what}, over {count(n, 'model')} measured on search items. Part of the rise is chance."

@@ -1,4 +1,4 @@
-"""A study as Python programs and notebooks see it: values with names."""
+"""A study as seen from Python programs and notebooks: values with names."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 SHOWN = 12
-"""Rows of a study in a notebook."""
+"""The maximum number of rows of a study's table in a notebook."""
 
 
 @dataclass(frozen=True)
 class PartScores:
-    """A model's score on each part of the split; None where it was not measured.
+    """A model's score on each part of the split; None if it was not measured.
 
     Scores on search and select items are optimistic for models that were chosen by them.
     """
@@ -44,18 +44,18 @@ class FrontMember:
     """A model of a study: a merge on the front, a parent, the base or the uniform average.
 
     Attributes:
-        name: the trial's name, by which `automerge export` and the report call it.
+        name: the trial's name, as used by `automerge export` and the report.
         kind: "front" for a merge on the front, "parent", "base", or "baseline" for the average.
-        on_front: whether nothing dominates it on select items; a parent may be there too.
+        on_front: whether nothing dominates it on select items; parents may be on the front too.
         knee: whether it is the merge with the best trade-off on select items.
-        trial: its number.
+        trial: the trial's number.
         recipe: how it is merged.
-        model_dir: where it was exported to; None where it was not.
-        scores: its scores by objective.
-        versus_parent: differences to the best parent on test items by objective.
-        versus_uniform: differences to the uniform average on test items by objective.
+        model_dir: the folder it was exported to; None if it was not exported.
+        scores: its scores, by objective.
+        versus_parent: differences to the best parent on test items, by objective.
+        versus_uniform: differences to the uniform average on test items, by objective.
         nondominated_probability: how often no other member dominates it when test items are
-            bootstrapped; None where it was not tested.
+            bootstrapped; None if it was not tested.
         constraints: each constraint of the study, judged on test items.
     """
 
@@ -83,7 +83,7 @@ class Study:
     """A study on disk, as it was when it was read.
 
     Attributes:
-        run: its folder.
+        run: the study's folder.
         result: every trial and its outcomes.
     """
 
@@ -92,7 +92,7 @@ class Study:
 
     @cached_property
     def summary(self) -> Summary:
-        """What every form of the report shows, computed once."""
+        """The comparisons that every form of the report shows, computed once."""
         return summarise(self.result)
 
     @cached_property
@@ -106,12 +106,12 @@ class Study:
 
     @property
     def front(self) -> tuple[FrontMember, ...]:
-        """The models on the front, parents among them; empty until it is chosen."""
+        """The models on the front, including parents; empty until it is chosen."""
         return tuple(member for member in self.members if member.on_front)
 
     @property
     def knee(self) -> FrontMember | None:
-        """The merge on the front with the best trade-off on select items."""
+        """The merge on the front with the best trade-off on select items; None if there is none."""
         return next((member for member in self.members if member.knee), None)
 
     def trials_table(self) -> list[Row]:
@@ -137,7 +137,7 @@ class Study:
 
     @property
     def report(self) -> Path:
-        """The report of the study, one HTML file."""
+        """The path of the study's report, a single HTML file."""
         return self.run / "report.html"
 
     def __repr__(self) -> str:
@@ -168,10 +168,10 @@ class Study:
 
 
 def load_study(run: Path | str) -> Study:
-    """Read a study from its folder, also while it runs.
+    """Read a study from its folder, even while it runs.
 
     Raises:
-        StateError: the folder holds no study, or a damaged one, or one of another version.
+        StateError: the folder contains no study, or one that is damaged or of another version.
     """
     run = Path(run)
     with open_study(run) as store:

@@ -1,4 +1,4 @@
-"""From a study to the comparisons every form of the report shows."""
+"""From a study to the comparisons that every form of the report shows."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ Scores: TypeAlias = Mapping[str, Mapping[Part, Interval | None]]
 class Member:
     """A row of the report: a front model, a parent, the base or the uniform average.
 
-    `versus_uniform` and `versus_parent` go from objective names to comparisons on test items;
-    `kept` judges the study's constraints there.
+    `versus_uniform` and `versus_parent` map objective names to comparisons on test items; `kept`
+    judges the study's constraints on them.
     """
 
     kind: Kind
@@ -59,12 +59,13 @@ class Member:
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything compared; `part` is the most trustworthy part of the split with any scores.
+    """All comparisons; `part` is the most trustworthy part of the split that has any scores.
 
-    `best_parent` goes from objective names to the best of parents and base on select items.
-    `gains` and `uniform_gains` name front models measurably better somewhere and worse nowhere.
-    `detectable` is the median smallest detectable difference to the best parent by objective,
-    `likely` how often each member is dominated by none when the test items are drawn again.
+    `best_parent` maps objective names to the best of parents and base on select items. `gains` and
+    `uniform_gains` name front models that are measurably better on some objective than the best
+    parent or the uniform average, and worse on none. `detectable` is the median smallest detectable
+    difference to the best parent, by objective; `likely` is how often each member is nondominated
+    when test items are bootstrapped.
     """
 
     result: StudyResult
@@ -86,7 +87,7 @@ class Summary:
         return tuple(member for member in self.members if member.kind == "front")
 
     def including(self, numbers: Sequence[int]) -> Summary:
-        """Return a summary in which these trials are members too."""
+        """Return a summary in which these trials are also members."""
         known = {member.trial.trial.number for member in self.members}
         return self if known.issuperset(numbers) else summarise(self.result, numbers)
 
@@ -94,7 +95,9 @@ class Summary:
 def summarise(result: StudyResult, also: Sequence[int] = ()) -> Summary:
     """Compare front models, parents, base and uniform average on the sealed test items.
 
-    Trials numbered in `also` become members too, of kind "trial" when they are none of these.
+    Args:
+        result: the study.
+        also: numbers of further trials to compare, which get the kind "trial".
     """
     trials = {t.trial.number: t for t in result.trials}
     unit = units(result.objectives, result.trials)

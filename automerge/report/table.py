@@ -20,8 +20,8 @@ from automerge.text.terminal import harmless, in_encoding
 from automerge.trial import Part
 
 PART_TITLES: dict[Part, str] = {
-    "search": "scores on search items, which flatter",
-    "select": "scores on select items, which flatter a little",
+    "search": "scores on search items (optimistic)",
+    "select": "scores on select items (slightly optimistic)",
     "test": "scores on sealed test items",
 }
 KINDS = {"front": "front", "parent": "parent", "base": "base", "baseline": "average"}
@@ -31,9 +31,9 @@ _STYLES = {"better": "green", "worse": "red", "unclear": ""}
 
 @dataclass(frozen=True)
 class FrontTable:
-    """Draws the front for `rich`: a table where it fits, else a few lines a model.
+    """Draws the front for `rich`: a table if it fits, else a few lines per model.
 
-    Encodings without minus signs or the models' letters get ASCII and question marks.
+    Characters that the encoding lacks are replaced by ASCII or question marks.
     """
 
     summary: Summary
@@ -129,18 +129,18 @@ class _Writer:
 
     def notes(self) -> RenderResult:
         summary = self.summary
-        yield self.text("± half of the 95 % interval.", "dim")
+        yield self.text("± half the width of the 95 % interval.", "dim")
         if summary.best_parent and summary.part == "test":
             best = ", ".join(f"{name}: {parent}" for name, parent in summary.best_parent.items())
             yield self.text(
                 "Then the difference to the best parent, chosen on select items "
-                f"({best}); * its interval excludes 0.",
+                f"({best}); *: its interval excludes 0.",
                 "dim",
             )
         if any(member.name in summary.likely for member in summary.members):
             yield self.text(
-                "% after a name: how often nothing here dominates it when the test items are drawn "
-                "again.",
+                "% after a name: how often the model is nondominated when test items are "
+                "bootstrapped.",
                 "dim",
             )
         for constraint in summary.result.constraints:

@@ -1,4 +1,4 @@
-"""How numbers of an objective are written for people."""
+"""How an objective's numbers are formatted for people."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DIGITS = 4
 
 @dataclass(frozen=True)
 class Unit:
-    """Writes values as percentages and points, or plainly; always with the same decimals."""
+    """Formats values as percentages and points, or plainly, with a fixed number of decimals."""
 
     percent: bool
     decimals: int = 1
@@ -30,17 +30,17 @@ class Unit:
 
     @property
     def scale(self) -> float:
-        """What values are multiplied by before they are shown."""
+        """The factor that values are multiplied by before they are shown."""
         return 100.0 if self.percent else 1.0
 
     def value(self, value: float) -> str:
-        """Write a value: 61.3, or 7.214."""
+        """Format a value: 61.3, or 7.214."""
         if not math.isfinite(value):
             return UNKNOWN
         return f"{self.scale * value:.{self.decimals}f}".replace("-", "−")
 
     def difference(self, value: float) -> str:
-        """Write a signed difference with a true minus sign: +1.2, −0.5, 0.0."""
+        """Format a signed difference with a true minus sign: +1.2, −0.5, 0.0."""
         if not math.isfinite(value):
             return UNKNOWN
         rounded = round(self.scale * value, self.decimals)
@@ -48,12 +48,12 @@ class Unit:
         return sign + f"{rounded + 0.0:.{self.decimals}f}".replace("-", "−")
 
     def width(self, value: float) -> str:
-        """Write half an interval's width: ±2.9."""
+        """Format half an interval's width: ±2.9."""
         return f"±{self.value(value)}"
 
 
 def units(objectives: Sequence[Objective], trials: Sequence[TrialResult]) -> dict[str, Unit]:
-    """Choose a unit an objective: percent for means whose every score lies in [0, 1]."""
+    """Choose a unit per objective: percent for means whose scores all lie in [0, 1]."""
     return {o.name: _unit(o, trials) for o in objectives}
 
 

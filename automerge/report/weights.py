@@ -10,9 +10,10 @@ from automerge.recipe import DEFAULT, Profile, Recipe, Slice, interpolate
 
 @dataclass(frozen=True)
 class KnobRow:
-    """One knob of one source over layers, first to last; `selector` is "" where it holds for all.
+    """One knob of one source over the layers, from first to last.
 
-    `source` is "" for knobs of the method; a value is None where a source takes no part.
+    `selector` is "" if the values apply to all tensors; `source` is "" for knobs of the method; a
+    value is None in layers that the source does not take part in.
     """
 
     knob: str
@@ -22,9 +23,9 @@ class KnobRow:
 
 
 def knob_rows(recipe: Recipe, n_layers: int) -> tuple[KnobRow, ...]:
-    """Give a row a selector of every profile: sources' knobs by knob, then the method's own.
+    """Return a row per selector of each profile: the sources' by knob, then the method's own.
 
-    `n_layers` are those of a recipe without slices.
+    `n_layers` is the number of layers of a recipe without slices.
     """
     sizes = [piece.n_layers for piece in recipe.slices] or [max(n_layers, 1)]
     values: dict[tuple[str, str, str], list[float | None]] = {}
@@ -39,7 +40,7 @@ def knob_rows(recipe: Recipe, n_layers: int) -> tuple[KnobRow, ...]:
 
 
 def layers_in_words(recipe: Recipe) -> str:
-    """Which layers a recipe with slices stacks, from 0; empty for one without."""
+    """Name the layers that a recipe with slices stacks, from 0; empty for one without slices."""
     return ", ".join(map(_slice_in_words, recipe.slices))
 
 

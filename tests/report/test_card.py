@@ -45,7 +45,7 @@ def test_equal_licences_stay_and_unknown_ones_are_said():
     assert ModelCard(same).data.license == "mit"
     unknown = model_card(summarise(with_license(None)), RESULT.front[0], "x")
     assert ModelCard(unknown).data.license is None
-    assert "Unknown, look before use: base" in unknown
+    assert "Unknown, check before use: base" in unknown
 
 
 def test_paths_of_the_machine_stay_off_the_card():
@@ -88,7 +88,7 @@ def test_well_known_benchmarks_that_were_optimised_for_are_named():
 
 def test_a_model_that_was_not_tested_claims_nothing():
     card = model_card(summarise(running(RESULT), [9]), 9, "x")
-    assert "there is nothing to claim" in card
+    assert "so nothing is claimed" in card
     assert "model-index" not in card
     assert "not on the front" in card
 

@@ -215,13 +215,13 @@ function drawParallel(width) {
   return picture;
 }
 
-// The search as it went.
+// The course of the search.
 
 function drawProgress(width) {
   const height = 220;
   const room = { left: 48, right: 14, top: 26, bottom: 42 };
   const o = data.progress.objective === null
-    ? { name: "share of the box dominated", scale: 100, decimals: 1, percent: true }
+    ? { name: "dominated share of the box", scale: 100, decimals: 1, percent: true }
     : objectives[data.progress.objective];
   const points = data.progress.points;
   const x = axis({ scale: 1 }, [0, ...points.map((p) => p[0])], [room.left, width - room.right], width / 90, false, 0);

@@ -42,7 +42,7 @@ function withInterval(objective, score) {
   return `${show(objective, value)} (${show(objective, low)} to ${show(objective, high)})`;
 }
 
-// Scales: flip puts small values where large ones would be.
+// Scales: `flip` reverses the direction.
 
 function extent(values, share) {
   const known = values.filter((v) => v !== null && v !== undefined && Number.isFinite(v));
@@ -75,7 +75,7 @@ function tickText(value, digits) {
   return (value === 0 ? 0 : value).toFixed(digits).replace("-", "−");
 }
 
-// Labels on a chart are moved apart until none covers another; those without room are left out.
+// Labels on a chart are moved apart until none overlap; those that do not fit are left out.
 
 function textWidth(text, size) {
   let units = 0;
@@ -144,7 +144,7 @@ function hideTip() {
   emphasise(null);
 }
 
-// A finger has no hover: what it touched stays shown until it touches elsewhere.
+// Touch has no hover: what was touched stays shown until something else is touched.
 
 function hover(node, at) {
   node.addEventListener("pointerenter", at);

@@ -1,4 +1,4 @@
-// Each parameter against one objective, the most telling first.
+// Each parameter against one objective, the most strongly associated first.
 
 const FEW = 8;
 let judged = 0;
