@@ -10,10 +10,11 @@ from automerge.arrays import Floats
 
 
 def tamed(losses: Floats, errors: Floats) -> tuple[Floats, Floats]:
-    """Put the worse half of each objective's losses on a logarithmic scale, with their errors.
+    """Put each objective's worst losses on a logarithmic scale, with their errors.
 
     So ruined merges (a perplexity of 10⁶) do not set the scale of all others. Monotone, and the
-    identity below the median. Errors are multiplied by the slope (the delta method).
+    identity up to as far above the median as the best loss lies below it. Errors are multiplied by
+    the slope (the delta method).
 
     Args:
         losses: (n, m).
@@ -22,9 +23,8 @@ def tamed(losses: Floats, errors: Floats) -> tuple[Floats, Floats]:
     middle = np.median(losses, axis=0)
     unit = middle - losses.min(axis=0)
     unit = np.where(unit > 0, unit, 1.0)
-    top = middle + 1.0 * unit
-    worse = np.maximum(losses - top, 0.0) / unit
-    return np.minimum(losses, top) + unit * np.log1p(worse), errors / (1 + worse)
+    worse = np.maximum(losses - middle - unit, 0.0) / unit
+    return np.minimum(losses, middle + unit) + unit * np.log1p(worse), errors / (1 + worse)
 
 
 def improvement(known: Sequence[Floats], new: Sequence[Floats], directions: Floats) -> Floats:

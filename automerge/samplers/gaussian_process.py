@@ -17,11 +17,15 @@ from scipy import linalg, optimize
 
 from automerge.arrays import Floats
 
-LENGTH_STD, SIGNAL_STD = 0.8, 0.5
-NOISE_MEDIAN, NOISE_STD = 0.05, 1.5
+LENGTH_STD, SIGNAL_STD, TREND_STD, NOISE_STD = 0.8, 0.5, 1.0, 1.5
+SIGNAL_MEDIAN = 0.3
+NOISE_MEDIAN, MISFIT_MEDIAN = 0.05, 0.003
 """Priors are log-normal: of the length scales of d coordinates about √d/2 (cf. Hvarfner et al.
-2024, arXiv:2402.02229), of the noise variance about a twentieth of the data's, of the signal's
-about the data's. Standard deviations are of the natural logarithms."""
+2024, arXiv:2402.02229), of the Matérn part's variance about a third of the data's, of the trend's
+parts about the data's over the whole range, of the noise variance about a twentieth, or much less
+where it comes on top of errors that are known. Standard deviations are of natural logarithms."""
+CONSTANT = 1.0
+"""Variance of the trend's constant: the mean of the data need not be that of the function."""
 MAX_SHIFT, MAX_NOISE_SHIFT = 4.0, 9.0
 """How far, in natural logarithms, a hyperparameter may go from its prior's median."""
 ROUGH_LENGTH_SHIFT, ROUGH_NOISE_SHIFT = 1.0, 2.0
@@ -35,28 +39,63 @@ MAX_ITERATIONS = 40
 
 
 @dataclass(frozen=True)
+class Columns:
+    """What the columns of inputs are.
+
+    Attributes:
+        groups: the length scale of each column, by number from 0.
+        n_numbers: how many of them, the first ones, are numbers, which the trend is a function of.
+        dimension: how many columns vary over their whole range; one that varies less counts for the
+            share of its variance.
+    """
+
+    groups: Sequence[int]
+    n_numbers: int
+    dimension: float
+
+
+@dataclass(frozen=True)
 class Hyperparameters:
-    """Natural logarithms: length scales, one per group of columns; signal and noise variance."""
+    """Natural logarithms of length scales, one per group of columns, and of variances.
+
+    The covariance is that of a Matérn process (variance `signal`) and of a trend: a constant, a
+    plane (variance `slope` of its slope in each number) and a bowl with the same curvature in each
+    (`bowl`). In
+    many dimensions, a process alone needs more data than a search has to tell down from up.
+    """
 
     lengths: Floats
     signal: float
+    slope: float
+    bowl: float
     noise: float
 
     @property
     def vector(self) -> Floats:
-        """All in one array, (groups + 2,): lengths, signal, noise."""
-        return np.append(self.lengths, [self.signal, self.noise])
+        """All in one array, (groups + 4,), in the order of the fields."""
+        return np.append(self.lengths, [self.signal, self.slope, self.bowl, self.noise])
 
     @classmethod
     def of(cls, vector: Floats) -> Hyperparameters:
         """Invert `vector`."""
-        return cls(vector[:-2], float(vector[-2]), float(vector[-1]))
+        return cls(vector[:-4], *map(float, vector[-4:]))
 
 
-def prior(n_groups: int) -> Hyperparameters:
-    """Return the median of the prior for `n_groups` length scales."""
+def prior(columns: Columns, known_errors: bool = False) -> Hyperparameters:
+    """Return the median of the prior.
+
+    Args:
+        columns: of the inputs.
+        known_errors: whether each value's error is known, so that little noise is left.
+    """
+    dimension = max(columns.dimension, 1.0)
+    spread = dimension / 12  # the variances of uniform numbers in [0, 1], summed
     return Hyperparameters(
-        np.full(n_groups, math.log(0.5 * math.sqrt(n_groups))), 0.0, math.log(NOISE_MEDIAN)
+        lengths=np.full(max(columns.groups) + 1, math.log(0.5 * math.sqrt(dimension))),
+        signal=math.log(SIGNAL_MEDIAN),
+        slope=-math.log(spread),
+        bowl=-2 * math.log(spread),
+        noise=math.log(MISFIT_MEDIAN if known_errors else NOISE_MEDIAN),
     )
 
 
@@ -66,17 +105,17 @@ class Posterior:
 
     Attributes:
         inputs: (n, d), in [0, 1].
-        groups: the length scale of each of the d columns, by number.
+        columns: what the d columns are.
         hyperparameters: those of the kernel and of the noise.
-        factor: L, the lower Cholesky factor of K + σ²I, (n, n).
-        weights: (K + σ²I)⁻¹ y for standardised values y, (n,).
+        factor: L, the lower Cholesky factor of K + N, N the diagonal of noise, (n, n).
+        weights: (K + N)⁻¹ y for standardised values y, (n,).
         centre: mean of the data.
         scale: standard deviation of the data.
         fitted: posterior means at the inputs, in the data's unit, (n,).
     """
 
     inputs: Floats
-    groups: Sequence[int]
+    columns: Columns
     hyperparameters: Hyperparameters
     factor: Floats
     weights: Floats
@@ -99,54 +138,58 @@ class Posterior:
             Values in the data's unit, (draws, b) and (draws, k).
         """
         both = np.vstack([known, new])
-        cross = self._kernel(both, self.inputs)
+        cross = _kernel(both, self.inputs, self.columns, self.hyperparameters)
         mean = cross @ self.weights  # R&W eq. 2.23
         half = linalg.solve_triangular(self.factor, cross.T, lower=True, check_finite=False)
         b = len(known)
-        covariance = self._kernel(known, known) - half[:, :b].T @ half[:, :b]  # R&W eq. 2.24
-        covariance[np.diag_indices(b)] += DRAW_JITTER * math.exp(self.hyperparameters.signal)
+        covariance = _kernel(known, known, self.columns, self.hyperparameters)
+        jitter = DRAW_JITTER * covariance.diagonal().max(initial=0.0)
+        covariance -= half[:, :b].T @ half[:, :b]  # R&W eq. 2.24
+        covariance[np.diag_indices(b)] += jitter
         root = linalg.cholesky(covariance, lower=True, check_finite=False)
         values = mean[:b] + normal[:, :b] @ root.T
         # The same two equations once more, for each new point given the known ones' drawn values:
         # with covariance = R Rᵀ, values - mean = R z, so the correction of the mean is (R⁻¹ c)ᵀ z.
-        between = self._kernel(known, new) - half[:, :b].T @ half[:, b:]
+        between = _kernel(known, new, self.columns, self.hyperparameters)
+        between -= half[:, :b].T @ half[:, b:]
         half_between = linalg.solve_triangular(root, between, lower=True, check_finite=False)
-        signal = math.exp(self.hyperparameters.signal)
-        variance = signal - (half[:, b:] ** 2).sum(axis=0) - (half_between**2).sum(axis=0)
+        variance = _variances(new, self.columns, self.hyperparameters)
+        variance -= (half[:, b:] ** 2).sum(axis=0) + (half_between**2).sum(axis=0)
         given = mean[b:] + normal[:, :b] @ half_between
         others = given + normal[:, b:] * np.sqrt(np.maximum(variance, 0.0))
         return self.centre + self.scale * values, self.centre + self.scale * others
 
-    def _kernel(self, left: Floats, right: Floats) -> Floats:
-        signal = math.exp(self.hyperparameters.signal)
-        lengths = np.exp(self.hyperparameters.lengths)[list(self.groups)]
-        return signal * _matern(_distances(left / lengths, right / lengths))
-
 
 def condition(
-    inputs: Floats, values: Floats, groups: Sequence[int], hyperparameters: Hyperparameters
+    inputs: Floats,
+    values: Floats,
+    columns: Columns,
+    hyperparameters: Hyperparameters,
+    errors: Floats | None = None,
 ) -> Posterior:
     """Return the process given data.
 
     Args:
         inputs: (n, d), in [0, 1].
         values: (n,), in any unit; standardised for the process.
-        groups: the length scale of each column, by number.
-        hyperparameters: those `fit` found, for these groups.
+        columns: of the inputs.
+        hyperparameters: those `fit` found, for these columns.
+        errors: the standard error of each value, (n,), in the same unit; None for none known.
     """
     centre, scale = float(values.mean()), float(values.std()) or 1.0
-    lengths = np.exp(hyperparameters.lengths)[list(groups)]
-    scaled = inputs / lengths
-    covariance = math.exp(hyperparameters.signal) * _matern(_distances(scaled, scaled))
-    noise = math.exp(hyperparameters.noise) + JITTER
+    covariance = _kernel(inputs, inputs, columns, hyperparameters)
+    known = 0.0 if errors is None else (errors / scale) ** 2
+    noise = math.exp(hyperparameters.noise) + JITTER + known
     covariance[np.diag_indices(len(inputs))] += noise
     factor = linalg.cholesky(covariance, lower=True, check_finite=False)  # R&W algorithm 2.1
     weights = linalg.cho_solve((factor, True), (values - centre) / scale, check_finite=False)
-    fitted = values - scale * noise * weights  # K w = y - σ² w, as (K + σ²I) w = y
-    return Posterior(inputs, groups, hyperparameters, factor, weights, centre, scale, fitted)
+    fitted = values - scale * noise * weights  # K w = y - N w, as (K + N) w = y
+    return Posterior(inputs, columns, hyperparameters, factor, weights, centre, scale, fitted)
 
 
-def fit(inputs: Floats, values: Floats, groups: Sequence[int]) -> Hyperparameters:
+def fit(
+    inputs: Floats, values: Floats, columns: Columns, errors: Floats | None = None
+) -> Hyperparameters:
     """Return the hyperparameters of largest posterior density.
 
     The density is the marginal likelihood (R&W eq. 5.8) times the prior. Local searches from the
@@ -156,21 +199,24 @@ def fit(inputs: Floats, values: Floats, groups: Sequence[int]) -> Hyperparameter
     Args:
         inputs: (n, d), in [0, 1].
         values: (n,), in any unit.
-        groups: the length scale of each column, by number from 0.
+        columns: of the inputs.
+        errors: the standard error of each value, (n,), in the same unit; None for none known.
     """
-    median = prior(max(groups) + 1).vector
+    median = prior(columns, errors is not None).vector
     rough = median.copy()
-    rough[:-2] -= ROUGH_LENGTH_SHIFT
+    rough[:-4] -= ROUGH_LENGTH_SHIFT
     rough[-1] -= ROUGH_NOISE_SHIFT
     reach = np.full(len(median), MAX_SHIFT)
     reach[-1] = MAX_NOISE_SHIFT
-    squares = group_squares(inputs, groups)
-    standard = (values - values.mean()) / (float(values.std()) or 1.0)
+    pairs = Pairs.of(inputs, columns)
+    scale = float(values.std()) or 1.0
+    standard = (values - values.mean()) / scale
+    known = np.zeros(len(values)) if errors is None else (errors / scale) ** 2
     optima = [
         optimize.minimize(
             negative_log_density,
             np.clip(start, median - reach, median + reach),
-            args=(squares, standard, median),
+            args=(pairs, standard, known, median),
             jac=True,
             method="L-BFGS-B",
             bounds=list(zip(median - reach, median + reach, strict=True)),
@@ -182,27 +228,29 @@ def fit(inputs: Floats, values: Floats, groups: Sequence[int]) -> Hyperparameter
 
 
 def negative_log_density(
-    vector: Floats, squares: Floats, values: Floats, median: Floats
+    vector: Floats, pairs: Pairs, values: Floats, known: Floats, median: Floats
 ) -> tuple[float, Floats]:
     """Return −log p(values, hyperparameters) up to a constant, and its gradient.
 
     Args:
-        vector: hyperparameters, (groups + 2,).
-        squares: squared differences of the inputs, (groups, n, n).
+        vector: hyperparameters, (groups + 4,).
+        pairs: what the covariance needs of the inputs.
         values: standardised, (n,).
-        median: of the prior, (groups + 2,).
+        known: variances of the values' known errors, (n,).
+        median: of the prior, (groups + 4,).
     """
     here = Hyperparameters.of(vector)
     inverse = np.exp(-2 * here.lengths)
-    distance = np.sqrt(np.tensordot(inverse, squares, axes=1))
+    distance = np.sqrt(np.tensordot(inverse, pairs.squares, axes=1))
     signal, noise = math.exp(here.signal), math.exp(here.noise)
     decay = np.exp(-math.sqrt(5) * distance)
     shape = (1 + math.sqrt(5) * distance + 5 / 3 * distance**2) * decay  # R&W eq. 4.17
     n = len(values)
-    covariance = signal * shape
-    covariance[np.diag_indices(n)] += noise + JITTER
+    plane, bowl = math.exp(here.slope) * pairs.products, math.exp(here.bowl) * pairs.bowls
+    covariance = signal * shape + CONSTANT + plane + bowl
+    covariance[np.diag_indices(n)] += noise + JITTER + known
     std = np.full(len(median), LENGTH_STD)
-    std[-2:] = SIGNAL_STD, NOISE_STD
+    std[-4:] = SIGNAL_STD, TREND_STD, TREND_STD, NOISE_STD
     off = (vector - median) / std
     factor = linalg.cholesky(covariance, lower=True, check_finite=False)
     weights = linalg.cho_solve((factor, True), values, check_finite=False)
@@ -211,11 +259,14 @@ def negative_log_density(
     inverted = linalg.cho_solve((factor, True), np.eye(n), check_finite=False)
     outer = np.outer(weights, weights) - inverted
     # R&W eq. 5.9, −½ tr((ααᵀ − K⁻¹) ∂K/∂θ), with
-    # ∂k/∂log l = s² (5/3)(1 + √5 r) exp(−√5 r) (Δ/l)², ∂K/∂log s² = s² k and ∂K/∂log σ² = σ² I.
+    # ∂k/∂log l = s² (5/3)(1 + √5 r) exp(−√5 r) (Δ/l)², ∂K/∂log s² = s² k and ∂K/∂log σ² = σ² I;
+    # the trend's parts are proportional to their variances too.
     slope = outer * (5 / 3 * signal * (1 + math.sqrt(5) * distance) * decay)
     gradient = off / std
-    gradient[:-2] -= 0.5 * inverse * np.tensordot(squares, slope, axes=([1, 2], [0, 1]))
-    gradient[-2] -= 0.5 * signal * float((outer * shape).sum())
+    gradient[:-4] -= 0.5 * inverse * np.tensordot(pairs.squares, slope, axes=([1, 2], [0, 1]))
+    gradient[-4] -= 0.5 * signal * float((outer * shape).sum())
+    gradient[-3] -= 0.5 * float((outer * plane).sum())
+    gradient[-2] -= 0.5 * float((outer * bowl).sum())
     gradient[-1] -= 0.5 * noise * float(np.trace(outer))
     return float(density), gradient
 
@@ -240,12 +291,56 @@ def _distances(left: Floats, right: Floats) -> Floats:
     return np.asarray(np.sqrt(squares, out=squares))
 
 
-def group_squares(inputs: Floats, groups: Sequence[int]) -> Floats:
-    """Return squared differences of rows, summed over each group's columns: (groups, n, n)."""
-    columns = np.asarray(groups)
-    return np.stack(
-        [
-            _distances(inputs[:, columns == g], inputs[:, columns == g]) ** 2
-            for g in np.unique(columns)
-        ]
-    )
+def _kernel(left: Floats, right: Floats, columns: Columns, here: Hyperparameters) -> Floats:
+    """Return covariances of function values, (rows of left, rows of right)."""
+    lengths = np.exp(here.lengths)[list(columns.groups)]
+    covariance = math.exp(here.signal) * _matern(_distances(left / lengths, right / lengths))
+    numbers, others = _centred(left, columns), _centred(right, columns)
+    covariance += CONSTANT + math.exp(here.slope) * (numbers @ others.T)
+    covariance += math.exp(here.bowl) * np.outer(_heights(numbers), _heights(others))
+    return np.asarray(covariance)
+
+
+def _variances(points: Floats, columns: Columns, here: Hyperparameters) -> Floats:
+    """Return the prior variances of function values, (rows,): the diagonal of `_kernel`."""
+    height = _heights(_centred(points, columns))
+    trend = CONSTANT + math.exp(here.slope) * height + math.exp(here.bowl) * height**2
+    return np.asarray(math.exp(here.signal) + trend)
+
+
+def _centred(points: Floats, columns: Columns) -> Floats:
+    """Return the numbers among the columns, as differences from the middle."""
+    return points[:, : columns.n_numbers] - 0.5
+
+
+def _heights(numbers: Floats) -> Floats:
+    """Return the height of the bowl, the squared distance from the middle: (rows,)."""
+    return np.asarray((numbers**2).sum(axis=1))
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What covariances need of all pairs of n inputs, whatever the hyperparameters.
+
+    Attributes:
+        squares: squared differences, summed over each group's columns, (groups, n, n).
+        products: inner products of the numbers, measured from the middle, (n, n).
+        bowls: products of their bowls' heights, (n, n).
+    """
+
+    squares: Floats
+    products: Floats
+    bowls: Floats
+
+    @classmethod
+    def of(cls, inputs: Floats, columns: Columns) -> Pairs:
+        """Compute them from inputs (n, d)."""
+        groups = np.asarray(columns.groups)
+        of_group = [inputs[:, groups == group] for group in np.unique(groups)]
+        numbers = _centred(inputs, columns)
+        heights = _heights(numbers)
+        return cls(
+            np.stack([_distances(these, these) ** 2 for these in of_group]),
+            numbers @ numbers.T,
+            np.outer(heights, heights),
+        )

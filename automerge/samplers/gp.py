@@ -10,14 +10,26 @@ from threadpoolctl import ThreadpoolController
 
 from automerge.arrays import Floats
 from automerge.pareto import nondominated
+from automerge.recipe import uniform_average
+from automerge.samplers import moves
+from automerge.samplers.acquisition import improvement, tamed
 from automerge.samplers.base import Sampler, Told
-from automerge.samplers.gaussian_process import Hyperparameters, condition, fit
+from automerge.samplers.gaussian_process import (
+    Columns,
+    Hyperparameters,
+    Posterior,
+    condition,
+    fit,
+)
 from automerge.samplers.random import draw
-from automerge.space import UNIFORM_SCALE, Space, prior_fractions
+from automerge.space import UNIFORM_SCALE, Space
 from automerge.trial import Params
 
-N_INITIAL = 10
-"""Random points before the first model, at least; half the dimensions where that is more."""
+N_PROBES, PROBED = 10, 0.25
+"""Probes before the first model, half the dimensions where that is more, but no more than this
+share of the budget."""
+ANYWHERE_EVERY = 4
+"""One in so many probes is drawn from the prior; the others are about the best start."""
 MIN_POINTS = 3
 """Points a model needs."""
 REFIT_GROWTH = 1.1
@@ -26,21 +38,14 @@ MAX_FIT_POINTS = 300
 """Points hyperparameters are searched with, at most."""
 MAX_POINTS, N_OTHERS = 1500, 300
 """Points a model is given at most, since it costs their cube: the best, and N_OTHERS others."""
-N_UNIFORM, N_LOCAL = 200, 500
-"""Candidates a proposal is chosen from: drawn anywhere, and near the front."""
+N_ANYWHERE, N_NEAR = 200, 500
+"""Candidates a proposal is chosen from: drawn from the prior, and near the front."""
+N_ROUNDS, N_ELITE, N_CLOSER = 2, 10, 200
+"""How often the best candidates are refined, how many of them, and by how many others."""
 N_DRAWS, N_DIRECTIONS = 16, 64
 """Posterior draws, and directions of scalarisation, that improvement is a mean over."""
 N_BEST = 40
 """How many of the best points, beyond the front, improvements are measured against."""
-LOCAL_STDS = (0.03, 0.08, 0.2)
-"""Standard deviations of local moves, in fractions of a parameter's range where its prior is
-uniform; in proportion to the prior's for the others."""
-N_MOVED = 6
-"""Coordinates a local move changes, on average."""
-P_CROSSOVER = 0.5
-"""Probability that a local move begins between two parents."""
-P_SWITCH = 0.1
-"""Probability that a local move goes to another method or set of models."""
 REFERENCE_MARGIN = 0.1
 """Between the front's worst losses and the reference point, as a fraction of the front's range."""
 
@@ -51,7 +56,12 @@ class GpSampler(Sampler):
     Improvement is estimated with posterior draws and random hypervolume scalarisation (Zhang and
     Golovin 2020, arXiv:2006.04655), against what the same draw says of the best points measured
     and of those still being measured (cf. Daulton et al. 2021, arXiv:2105.08195). So noise earns
-    no point a place that its neighbours do not grant, and it never waits.
+    no point a place that its neighbours do not grant, and it never waits. A trial counts for as
+    much as its own errors allow.
+
+    It begins where merges are good: first about the best of the trials that it did not ask for
+    (base, sources, uniform average, the user's recipes), later near the front of what it believes,
+    so that it need not find again what is known.
 
     Methods share coordinates (see `Space`); which method and which models is coded beside them.
     It computes with one thread: beside workers that keep the processors busy, several of BLAS's
@@ -61,10 +71,17 @@ class GpSampler(Sampler):
     def __init__(self, space: Space, n_objectives: int, seed: int, budget: int) -> None:
         self._space = space
         self._seed = seed
-        self._probes = max(N_INITIAL, len(space.roles) // 2, len(space.methods))
-        self._groups = _length_groups(space)
+        probes = min(max(N_PROBES, len(space.roles) // 2), round(PROBED * budget))
+        self._probes = max(probes, len(space.methods))
+        self._columns = _columns(space)
+        average = space.params(uniform_average(space.sources))
+        self._average = None if average is None else space.position(average)
+        """Where to begin before any start is measured."""
+        self._starts: list[int] = []
+        """Which of the points nobody asked for."""
         self._points: list[Floats] = []
         self._losses: list[Floats] = []
+        self._errors: list[Floats] = []
         self._pending: dict[int, Floats] = {}
         self._failed: list[Floats] = []
         self._asked = 0
@@ -78,8 +95,7 @@ class GpSampler(Sampler):
         """Propose parameters for trial `number`."""
         rng = np.random.default_rng([self._seed, number])
         if self._probing:
-            method = tuple(self._space.methods)[self._asked % len(self._space.methods)]
-            params = draw(self._space, rng, {self._space.method.name: method})
+            params = self._probe(rng)
         else:
             with self._threads.limit(limits=1, user_api="blas"):
                 params = self._space.at(self._best(rng))
@@ -104,6 +120,7 @@ class GpSampler(Sampler):
     def tell(self, number: int, params: Params | None, told: Told | None) -> None:
         """Report a trial; losses that are not finite are a failure, which earns nothing again."""
         point = self._pending.pop(number, None)
+        asked = point is not None
         if point is None and params is not None:
             point = self._space.position(params)
         if point is None:
@@ -111,54 +128,75 @@ class GpSampler(Sampler):
         if told is None or not told.is_finite:
             self._failed.append(point)
         else:
+            if not asked:
+                self._starts.append(len(self._points))
             self._points.append(point)
             self._losses.append(np.array(told.losses, dtype=np.float64))
+            errors = told.errors or (np.nan,) * len(told.losses)
+            self._errors.append(np.array(errors, dtype=np.float64))
+
+    def _probe(self, rng: np.random.Generator) -> Params:
+        """Return parameters about the best start, or anywhere; the methods take turns."""
+        turn, of_method = divmod(self._asked, len(self._space.methods))
+        method = tuple(self._space.methods)[of_method]
+        start = self._start()
+        if start is None or turn % ANYWHERE_EVERY == ANYWHERE_EVERY - 1:
+            return draw(self._space, rng, {self._space.method.name: method})
+        return self._space.at(moves.probe(self._space, start, method, turn, self._seed))
+
+    def _start(self) -> Floats | None:
+        """Return the start that is best in the mean of all objectives."""
+        if not self._starts:
+            return self._average
+        losses = np.array([self._losses[row] for row in self._starts])
+        return self._points[self._starts[int(np.argmin(_heights(losses)))]]
 
     def _best(self, rng: np.random.Generator) -> Floats:
         """Return the candidate of the largest expected improvement, as a position."""
-        points, losses = np.array(self._points), tamed(np.array(self._losses))
+        points, (losses, errors) = np.array(self._points), self._tamed(len(self._points))
         if len(points) > MAX_POINTS:
             rows = self._modelled(losses, rng)
-            points, losses = points[rows], losses[rows]
+            points, losses, errors = points[rows], losses[rows], errors[rows]
         self._schedule()
         posteriors = [
-            condition(points, column, self._groups, hyperparameters)
-            for column, hyperparameters in zip(losses.T, self._hyperparameters(), strict=True)
+            condition(points, column, self._columns, hyperparameters, _known(error))
+            for column, error, hyperparameters in zip(
+                losses.T, errors.T, self._hyperparameters(), strict=True
+            )
         ]
         # The front is that of the posterior means: a lucky measurement alone makes no parent.
         means = np.column_stack([posterior.fitted for posterior in posteriors])
         front = np.flatnonzero(nondominated(means))
-        ideal = means[front].min(axis=0)
-        span = np.ptp(means[front], axis=0)
-        span = np.where(span > 0, span, 1.0)
+        ideal, span = means[front].min(axis=0), _span(means[front])
         ranked = np.argsort(((means - ideal) / span).mean(axis=1), kind="stable")
         rivals = points[list(dict.fromkeys([*front, *ranked[:N_BEST]]))]
         # Points in flight and failures are rivals too: what a draw promises there is taken.
         known = np.vstack([rivals, *self._pending.values(), *self._failed[-N_BEST:]])
-        new = self._candidates(points[front], rng)
-        heights: list[tuple[Floats, Floats]] = []
-        for posterior, best, width in zip(posteriors, ideal, span, strict=True):
-            normal = rng.standard_normal((N_DRAWS, len(known) + 1))
-            at_known, at_new = posterior.draw(known, new, normal)
-            # Scaled so that the front spans [0, 1] and the reference point lies a margin beyond.
-            heights.append(
-                (
-                    1 + REFERENCE_MARGIN - (at_known - best) / width,
-                    1 + REFERENCE_MARGIN - (at_new - best) / width,
-                )
-            )
-        directions = np.abs(rng.standard_normal((N_DIRECTIONS, len(heights))))
-        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-        gained = improvement([h for h, _ in heights], [h for _, h in heights], directions)
-        return np.asarray(new[int(np.argmax(gained))])
+        gained = _Gain(posteriors, known, ideal, span, rng)
+        new = np.vstack(
+            [
+                moves.anywhere(self._space, N_ANYWHERE, rng),
+                moves.near(self._space, points[front], N_NEAR, rng),
+            ]
+        )
+        gains = gained(new)
+        for _ in range(N_ROUNDS):
+            best = np.argsort(-gains, kind="stable")[:N_ELITE]
+            refined = moves.closer(self._space, new[best], N_CLOSER, rng)
+            new = np.vstack([new[best], refined])
+            gains = np.append(gains[best], gained(refined))
+        return np.asarray(new[int(np.argmax(gains))])
+
+    def _tamed(self, n: int) -> tuple[Floats, Floats]:
+        """Return the tamed losses and errors of the first n points told."""
+        return tamed(np.array(self._losses[:n]), np.array(self._errors[:n]))
 
     def _modelled(self, losses: Floats, rng: np.random.Generator) -> NDArray[np.intp]:
         """Choose the rows a model is given, ascending.
 
         The front, the best in the mean of all objectives, and some of the others.
         """
-        span = np.ptp(losses, axis=0)
-        height = ((losses - losses.min(axis=0)) / np.where(span > 0, span, 1.0)).mean(axis=1)
+        height = _heights(losses)
         height[nondominated(losses)] -= 1.0
         order = np.argsort(height, kind="stable")
         best, rest = np.split(order, [MAX_POINTS - N_OTHERS])
@@ -177,80 +215,70 @@ class GpSampler(Sampler):
         """
         if self._fitted[0] != self._fit_size:
             points = np.array(self._points[: self._fit_size])
-            losses = tamed(np.array(self._losses[: self._fit_size]))
+            losses, errors = self._tamed(self._fit_size)
             rng = np.random.default_rng([self._seed, self._fit_size])
             some = rng.permutation(self._fit_size)[:MAX_FIT_POINTS]
-            new = [fit(points[some], column[some], self._groups) for column in losses.T]
+            new = [
+                fit(points[some], column[some], self._columns, _known(error[some]))
+                for column, error in zip(losses.T, errors.T, strict=True)
+            ]
             self._fitted = (self._fit_size, new)
         return self._fitted[1]
 
-    def _candidates(self, parents: Floats, rng: np.random.Generator) -> Floats:
-        """Draw points anywhere, and move some from parents or from the line between two of them."""
-        d = len(self._space.roles)
-        chosen = rng.integers(len(parents), size=(2, N_LOCAL))
-        first, second = parents[chosen[0]], parents[chosen[1]]
-        along = rng.uniform(0, 1, (N_LOCAL, 1)) * (rng.random((N_LOCAL, 1)) < P_CROSSOVER)
-        moved = rng.random((N_LOCAL, d)) < N_MOVED / max(d, N_MOVED)
-        steps = rng.choice(LOCAL_STDS, size=(N_LOCAL, 1)) * rng.standard_normal((N_LOCAL, d))
-        steps *= self._space.scales / UNIFORM_SCALE
-        near = first[:, :d] + along * (second[:, :d] - first[:, :d]) + moved * steps
-        # Reflected at the bounds: clipped there, they would crowd where losses may be steep.
-        anywhere = prior_fractions(rng.random((N_UNIFORM, d)), self._space.scales)
-        shares = np.vstack([anywhere, 1 - np.abs(1 - np.abs(near))])
-        branches = rng.choice(len(self._space.prior), len(shares), p=self._space.prior)
-        stays = rng.random(N_LOCAL) >= P_SWITCH
-        branches[N_UNIFORM:][stays] = self._space.branch_numbers(first[stays])
-        drawn = np.hstack([shares, self._space.codes[branches]])
-        # Where they will lie once measured, so that inactive roles tell no two points apart.
-        return self._space.settled(drawn)
+
+class _Gain:
+    """The expected improvement of candidates, by the same posterior draws for all."""
+
+    def __init__(
+        self,
+        posteriors: Sequence[Posterior],
+        known: Floats,
+        ideal: Floats,
+        span: Floats,
+        rng: np.random.Generator,
+    ) -> None:
+        self._posteriors = posteriors
+        self._known = known
+        self._scales = tuple(zip(ideal, span, strict=True))
+        directions = np.abs(rng.standard_normal((N_DIRECTIONS, len(posteriors))))
+        self._directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+        self._normal = rng.standard_normal((len(posteriors), N_DRAWS, len(known) + 1))
+
+    def __call__(self, new: Floats) -> Floats:
+        """Return the improvement of each of the new points, up to a constant: (k,)."""
+        at_known, at_new = [], []
+        for posterior, (best, width), normal in zip(
+            self._posteriors, self._scales, self._normal, strict=True
+        ):
+            drawn = posterior.draw(self._known, new, normal)
+            # Scaled so that the front spans [0, 1] and the reference point lies a margin beyond.
+            known, others = (1 + REFERENCE_MARGIN - (values - best) / width for values in drawn)
+            at_known.append(known)
+            at_new.append(others)
+        return improvement(at_known, at_new, self._directions)
 
 
-def _length_groups(space: Space) -> tuple[int, ...]:
-    """Number the length scales of a position: one per role, one for methods, one per source."""
-    d, n_methods = len(space.roles), len(space.methods)
-    return (*range(d), *[d] * n_methods, *range(d + 1, d + 1 + len(space.sources)))
+def _columns(space: Space) -> Columns:
+    """Describe positions: a length scale per role, one for methods, one per source."""
+    d, n_methods, n_sources = len(space.roles), len(space.methods), len(space.sources)
+    groups = (*range(d), *[d] * n_methods, *range(d + 1, d + 1 + n_sources))
+    varied = np.ptp(space.codes, axis=0) > 0
+    choices = int(varied[:n_methods].any()) + int(varied[n_methods:].sum())
+    return Columns(groups, d, float(((space.scales / UNIFORM_SCALE) ** 2).sum()) + choices)
 
 
-def tamed(losses: Floats) -> Floats:
-    """Put the worse half of each objective's losses, (n, m), on a logarithmic scale.
-
-    So ruined merges (a perplexity of 10⁶) do not set the scale of all others. Monotone, and the
-    identity below the median.
-    """
-    middle = np.median(losses, axis=0)
-    unit = middle - losses.min(axis=0)
-    unit = np.where(unit > 0, unit, 1.0)
-    worse = np.maximum(losses - middle, 0.0)
-    return np.asarray(np.minimum(losses, middle) + unit * np.log1p(worse / unit))
+def _known(errors: Floats) -> Floats | None:
+    """Return errors, the largest in place of those not known; None where none is known."""
+    finite = np.isfinite(errors)
+    return np.where(finite, errors, errors[finite].max()) if finite.any() else None
 
 
-def improvement(known: Sequence[Floats], new: Sequence[Floats], directions: Floats) -> Floats:
-    """Return the expected hypervolume gained by each new point, up to a constant: (k,).
-
-    The hypervolume of points y (heights above the reference point) is, up to a constant, the mean
-    over directions λ of max_y s_λ(y), s_λ(y) = min_i (max(y_i, 0) / λ_i)^m (Zhang and Golovin 2020,
-    lemma 5), for λ uniform on the part of the unit sphere with positive coordinates. So the gain of
-    a point is the mean of how far its s_λ exceeds the largest among the known points.
-
-    Args:
-        known: an array (draws, b) per objective, the heights of b known points.
-        new: an array (draws, k) per objective, the heights of k new points.
-        directions: unit vectors with positive coordinates, (directions, m).
-    """
-    total = np.zeros(new[0].shape[1])
-    for direction in directions:
-        reached = _lowest(new, direction)
-        best = _lowest(known, direction).max(axis=1, keepdims=True)
-        # The power m is monotone, so it comes after the minimum and the maximum; a sum over draws
-        # and directions orders points as the mean does.
-        m = len(direction)
-        total += (np.maximum(reached, best) ** m - best**m).sum(axis=0)
-    return total
+def _span(losses: Floats) -> Floats:
+    """Return the range of each objective, 1 where all are equal: (m,)."""
+    span = np.ptp(losses, axis=0)
+    return np.where(span > 0, span, 1.0)
 
 
-def _lowest(heights: Sequence[Floats], direction: Floats) -> Floats:
-    """Return min_i max(y_i, 0) / λ_i, elementwise."""
-    scaled = heights[0] / direction[0]
-    for height, weight in zip(heights[1:], direction[1:], strict=True):
-        np.minimum(scaled, height / weight, out=scaled)
-    return np.asarray(np.maximum(scaled, 0.0))
+def _heights(losses: Floats) -> Floats:
+    """Return the mean of each row's losses, in ranges above the best of each: (n,)."""
+    return np.asarray(((losses - losses.min(axis=0)) / _span(losses)).mean(axis=1))

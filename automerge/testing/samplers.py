@@ -147,16 +147,18 @@ class SamplerLaws:
         first, second = (drive(make(SPACE, 2, seed, 12), SPACE, 12, seed=0) for seed in (0, 1))
         assert first != second
 
+    @pytest.mark.parametrize("known", [SPACE.sources, ()])
     @pytest.mark.parametrize("budget", [1, 64])
     def test_64_asks_may_be_outstanding_and_told_in_any_order(
-        self, make: SamplerFactory, budget: int
+        self, make: SamplerFactory, budget: int, known: tuple[str, ...]
     ) -> None:
         sampler = make(SPACE, 2, 0, budget)
-        for number, source in enumerate(SPACE.sources, start=1000):  # so that no start is random
+        for number, source in enumerate(known, start=1000):  # so that no start is random
             params = SPACE.params(single(source))
             assert params is not None
             sampler.tell(number, params, measured(SPACE, params, 2))
         asked = {number: sampler.ask(number) for number in range(64)}
+        assert len({repr(params) for params in asked.values()}) > 48
         for number in random.Random(0).sample(range(64), 64):
             sampler.tell(number, asked[number], measured(SPACE, asked[number], 2))
         assert SPACE.active(sampler.ask(64))
@@ -176,6 +178,31 @@ class SamplerLaws:
             params = sampler.ask(number)
             sampler.tell(number, params, Told((0.5, 0.5), (0.0, 0.0)))
             sampler.tell(1000 + number, same, Told((0.5, 0.5), (0.0, 0.0)))
+            assert SPACE.active(params)
+
+    def test_from_a_start_that_is_already_optimal_other_points_are_proposed(
+        self, make: SamplerFactory
+    ) -> None:
+        sampler = make(SPACE, 2, 0, TRIALS)
+        best = SPACE.params(uniform_average(SPACE.sources))
+        assert best is not None
+        at = SPACE.position(best)
+        sampler.tell(1000, best, Told((0.0, 0.0), (0.01, 0.01)))
+        asked = []
+        for number in range(TRIALS):
+            asked.append(sampler.ask(number))
+            loss = float(((SPACE.position(asked[-1]) - at) ** 2).mean())
+            sampler.tell(number, asked[-1], Told((loss, 2 * loss), (0.01, 0.01)))
+        others = {repr(params) for params in asked if params != best}
+        assert len(others) > TRIALS // 2
+
+    def test_errors_that_are_unknown_or_no_numbers_are_borne(self, make: SamplerFactory) -> None:
+        sampler = make(SPACE, 2, 0, TRIALS)
+        errors = (None, (math.nan, 0.01), (0.0, 0.0), (math.inf, math.nan))
+        for number in range(TRIALS):
+            params = sampler.ask(number)
+            values = tuple(losses(SPACE, params, 2))
+            sampler.tell(number, params, Told(values, errors[number % len(errors)]))
             assert SPACE.active(params)
 
     def test_trials_nobody_asked_for_may_be_told(self, make: SamplerFactory) -> None:

@@ -11,42 +11,48 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
 from automerge.pareto import hypervolume
+from automerge.samplers.acquisition import improvement, tamed
 from automerge.samplers.base import Told
 from automerge.samplers.gaussian_process import (
+    Columns,
     Hyperparameters,
+    Pairs,
     condition,
     fit,
-    group_squares,
     negative_log_density,
     prior,
 )
-from automerge.samplers.gp import GpSampler, improvement, tamed
+from automerge.samplers.gp import GpSampler
 from automerge.samplers.random import RandomSampler
 from automerge.testing.spaces import space
 
 RNG = np.random.default_rng(0)
 INPUTS = RNG.uniform(size=(30, 4))
 VALUES = np.sin(4 * INPUTS[:, 0]) + INPUTS[:, 1] * INPUTS[:, 2] + 0.05 * RNG.normal(size=30)
-GROUPS = (0, 1, 2, 2)
-HERE = Hyperparameters(np.log([0.4, 0.9, 1.3]), math.log(1.2), math.log(0.02))
+COLUMNS = Columns((0, 1, 2, 2), 3, 3.0)
+NO_TREND = (-math.inf, -math.inf)
+HERE = Hyperparameters(np.log([0.4, 0.9, 1.3]), math.log(1.2), *NO_TREND, math.log(0.02))
+ERRORS = RNG.uniform(0.01, 0.3, size=30)
 
 
-def sklearn_posterior(points):
-    kernel = ConstantKernel(1.2) * Matern([0.4, 0.9, 1.3, 1.3], nu=2.5)
-    model = GaussianProcessRegressor(kernel, alpha=0.02 + 1e-8, optimizer=None, normalize_y=True)
+def sklearn_posterior(points, errors=0.0):
+    kernel = ConstantKernel(1.2) * Matern([0.4, 0.9, 1.3, 1.3], nu=2.5) + ConstantKernel(1.0)
+    noise = 0.02 + 1e-8 + (errors / VALUES.std()) ** 2
+    model = GaussianProcessRegressor(kernel, alpha=noise, optimizer=None, normalize_y=True)
     return model.fit(INPUTS, VALUES).predict(points, return_cov=True)
 
 
-def test_posterior_means_at_the_inputs_are_scikit_learns():
-    mean, _ = sklearn_posterior(INPUTS)
-    ours = condition(INPUTS, VALUES, GROUPS, HERE).fitted
+@pytest.mark.parametrize("errors", [None, ERRORS])
+def test_posterior_means_at_the_inputs_are_scikit_learns(errors):
+    mean, _ = sklearn_posterior(INPUTS, 0.0 if errors is None else errors)
+    ours = condition(INPUTS, VALUES, COLUMNS, HERE, errors).fitted
     np.testing.assert_allclose(ours, mean, rtol=1e-6, atol=1e-9)
 
 
 def test_draws_have_the_joint_distribution_of_scikit_learns_posterior():
     known, new = RNG.uniform(size=(5, 4)), RNG.uniform(size=(2, 4))
     normal = np.random.default_rng(1).standard_normal((60_000, 6))
-    there, here = condition(INPUTS, VALUES, GROUPS, HERE).draw(known, new, normal)
+    there, here = condition(INPUTS, VALUES, COLUMNS, HERE).draw(known, new, normal)
     for k in range(2):
         drawn = np.column_stack([there, here[:, k]])
         mean, covariance = sklearn_posterior(np.vstack([known, new[k : k + 1]]))
@@ -56,13 +62,28 @@ def test_draws_have_the_joint_distribution_of_scikit_learns_posterior():
         np.testing.assert_allclose(np.cov(drawn.T), covariance, atol=0.03 * covariance.max())
 
 
-def test_gradient_is_that_of_finite_differences():
-    median = prior(3).vector
-    squares = group_squares(INPUTS, GROUPS)
-    vector = HERE.vector + 0.1
-    _, gradient = negative_log_density(vector, squares, VALUES, median)
+def test_a_plane_and_a_bowl_are_known_far_from_the_data():
+    rng = np.random.default_rng(5)
+    slopes, columns = rng.normal(size=6), Columns(tuple(range(6)), 6, 6.0)
+
+    def truth(points):
+        return points @ slopes + 0.7 * ((points - 0.5) ** 2).sum(axis=1)
+
+    near = 0.5 + 0.1 * rng.normal(size=(12, 6))
+    here = Hyperparameters(np.zeros(6), -math.inf, 5.0, 5.0, math.log(1e-6))
+    far = rng.uniform(size=(8, 6))
+    _, drawn = condition(near, truth(near), columns, here).draw(near[:1], far, np.zeros((1, 2)))
+    np.testing.assert_allclose(drawn[0], truth(far), atol=0.03)
+
+
+@pytest.mark.parametrize("known", [np.zeros(30), ERRORS**2])
+def test_gradient_is_that_of_finite_differences(known):
+    median = prior(COLUMNS).vector
+    pairs = Pairs.of(INPUTS, COLUMNS)
+    vector = median + np.linspace(-0.5, 0.5, len(median))
+    _, gradient = negative_log_density(vector, pairs, VALUES, known, median)
     numeric = optimize.approx_fprime(
-        vector, lambda v: negative_log_density(v, squares, VALUES, median)[0], 1e-6
+        vector, lambda v: negative_log_density(v, pairs, VALUES, known, median)[0], 1e-6
     )
     np.testing.assert_allclose(gradient, numeric, rtol=1e-4, atol=1e-4)
 
@@ -71,14 +92,26 @@ def test_a_fit_is_better_than_where_it_started_and_finds_what_does_not_matter():
     rng = np.random.default_rng(3)
     inputs = rng.uniform(size=(60, 3))
     values = np.sin(6 * inputs[:, 0])
-    start = prior(3)
-    found = fit(inputs, values, (0, 1, 2))
+    columns = Columns((0, 1, 2), 3, 3.0)
+    start = prior(columns)
+    found = fit(inputs, values, columns)
     assert found.lengths[0] < found.lengths[1:].min() - 0.5
-    squares, standard = group_squares(inputs, (0, 1, 2)), (values - values.mean()) / values.std()
+    pairs, standard = Pairs.of(inputs, columns), (values - values.mean()) / values.std()
     density = [
-        negative_log_density(h.vector, squares, standard, start.vector)[0] for h in (start, found)
+        negative_log_density(h.vector, pairs, standard, np.zeros(60), start.vector)[0]
+        for h in (start, found)
     ]
     assert density[1] < density[0]
+
+
+def test_a_fit_told_of_errors_finds_no_other_noise():
+    rng = np.random.default_rng(6)
+    inputs, columns = rng.uniform(size=(80, 2)), Columns((0, 1), 2, 2.0)
+    errors = rng.uniform(0.1, 0.5, 80)
+    values = np.sin(3 * inputs[:, 0]) + errors * rng.standard_normal(80)
+    variance = float((errors**2).mean())
+    assert math.exp(fit(inputs, values, columns).noise) * values.var() > 0.3 * variance
+    assert math.exp(fit(inputs, values, columns, errors).noise) * values.var() < 0.1 * variance
 
 
 @pytest.mark.parametrize("m", [1, 2, 3])
@@ -96,12 +129,16 @@ def test_improvement_is_the_hypervolume_gained(m):
     np.testing.assert_allclose(constant * ours / len(directions), gained, atol=6e-3)
 
 
-def test_taming_is_monotone_and_leaves_the_better_half_alone():
-    rows = np.array([[0.1], [0.2], [0.3], [5.0], [1e6]])
-    calm = tamed(rows)
+def test_taming_is_monotone_and_leaves_all_but_the_worst_alone():
+    rows = np.array([[0.1], [0.2], [0.3], [0.5], [5.0], [1e6]])
+    calm, errors = tamed(rows, np.full_like(rows, 0.01))
     assert (np.diff(calm[:, 0]) > 0).all()
-    np.testing.assert_array_equal(calm[:3], rows[:3])
-    assert calm[-1, 0] < 5
+    np.testing.assert_array_equal(calm[:4], rows[:4])
+    assert calm[-1, 0] < 8
+    np.testing.assert_array_equal(errors[:4], 0.01)
+    step = 1e-6 * (rows == 5)
+    slope = (tamed(rows + step, errors)[0] - calm)[4, 0] / 1e-6
+    assert errors[4, 0] == pytest.approx(0.01 * slope, rel=1e-4)
 
 
 def test_a_place_that_failed_is_not_proposed_again():
