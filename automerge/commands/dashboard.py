@@ -99,7 +99,7 @@ def _storage(path: Path) -> Any:
 
 
 def _recorded(path: Path, most: int) -> object:
-    """How much of the store a whole storage holds, which its last line says; None of any other.
+    """Return how much of the store a complete storage holds, as its last line says; else None.
 
     Optuna reads a storage into memory: a file of more than `most` bytes is not ours.
     """

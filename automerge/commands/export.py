@@ -35,10 +35,14 @@ def export_models(
 ) -> dict[int, Path]:
     """Write RUN/models/NAME for some trials; return the folders by trial.
 
-    A folder that is there was written whole, so it is left alone. Weights must be
-    those that were scored on test items, bit for bit; where they are not, and this machine rounds
-    as the one that scored them did, WeightsDiffer is raised, else that is said. Raises
-    PreflightError when the disk refuses, ModelsChanged when a model is not what was scored.
+    A folder that exists was written whole, so it is left alone. Weights must be those that were
+    scored on test items, bit for bit; on a machine that rounds differently, a difference is only
+    reported.
+
+    Raises:
+        WeightsDiffer: the weights differ, although this machine rounds as the one that scored them.
+        PreflightError: the disk refuses.
+        ModelsChanged: a model is not what was scored.
     """
     trials = {found.trial.number: found for found in result.trials}
     check_own_files(run)

@@ -1,4 +1,4 @@
-"""A recipe merged to a folder that loads anywhere, with the recipe beside it."""
+"""Merge a recipe to a folder that loads anywhere, with the recipe next to it."""
 
 from __future__ import annotations
 

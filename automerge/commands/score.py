@@ -1,4 +1,4 @@
-"""`automerge score`: the scores of a model folder on the test items of a study's task."""
+"""`automerge score`: score a model folder on the test items of a study's task."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def score_command(
 ) -> None:
     """Score a model as the study did, and print the value with its standard error, or items.
 
-    The task, its items and all settings are those in the run folder. Code of the run folder is only
-    run where it is named as an extension.
+    The task, its items and all settings are those in the run folder. Code in the run folder is run
+    only if it is named as an extension.
     """
     with Store(run, write=False) as store:
         config = StudyConfig.from_plain(store.study.current.config)

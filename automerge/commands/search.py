@@ -107,7 +107,7 @@ def _write_reports(study: Study) -> list[Path]:
 def _export(study: Study, numbers: Sequence[int], console: Console | None) -> Study:
     """Write models, their cards and the reports; return the study with its new models.
 
-    The reports are written also where a model cannot be.
+    The reports are written even if a model cannot be.
     """
     run = study.run
     try:
@@ -185,7 +185,7 @@ def _introduce(session: Session, console: Console) -> None:
 
 
 def _chosen(result: StudyResult, export: str) -> Sequence[int]:
-    """Which trials the configuration asks to export."""
+    """Return the trials that the configuration asks to export."""
     front = [n for n in result.front if _merged(result, n)]
     return {"front": front, "knee": [n for n in front if n == result.knee], "none": []}[export]
 
@@ -197,7 +197,7 @@ def _merged(result: StudyResult, number: int) -> bool:
 
 
 def _shown(path: Path) -> Path:
-    """Return a path relative to the working directory where it lies below it."""
+    """Return a path relative to the working directory if it is below it."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 

@@ -100,7 +100,7 @@ def plan_memory(
 
 
 def plan_free_memory(device: str = "cpu") -> MemoryPlan:
-    """Share out what is free now, beside a live model that is there already."""
+    """Share out what is free now, next to a live model that is already in memory."""
     return plan_memory(Need(0, 0, 0), free_host_bytes(), free_device_bytes(device))
 
 
@@ -111,9 +111,9 @@ def estimate(
     methods: Sequence[str],
     more_layers: int = 0,
 ) -> Need:
-    """What merging all sources into a live model of a dtype ("auto": as stored) may need.
+    """Compute what merging all sources into a live model of a dtype ("auto": as stored) may need.
 
-    The live model may get so many layers more than the base has.
+    The live model may get `more_layers` layers in addition to the base's.
     """
     sources = [name for name in checkpoints if name != base]
     declared = [METHODS[name] for name in methods]
@@ -139,8 +139,10 @@ def estimate(
 
 
 def kept_bytes(method: Method, info: TensorInfo, count: int) -> int:
-    """Bytes of what a method computes once of one tensor of so many sources; a bound of order
-    statistics, which not every setting of the knobs asks for."""
+    """Count the bytes that a method keeps for one tensor of `count` sources.
+
+    For order statistics it is an upper bound: not every setting of the knobs asks for them.
+    """
     n, item = info.n_elements, working_bytes(info)
     exact = n <= EXACT
     kept = 0
@@ -163,10 +165,10 @@ def kept_bytes(method: Method, info: TensorInfo, count: int) -> int:
 
 
 def step_bytes(method: Method, info: TensorInfo, count: int) -> int:
-    """Bytes one tensor's merge surely takes for its duration.
+    """Count the bytes that one tensor's merge is sure to take while it lasts.
 
-    For whole-tensor methods every operand and the result in working precision, for ranks what they
-    are sorted with; other methods work in blocks.
+    For whole-tensor methods these are every operand and the result in working precision, for ranks
+    what they are sorted with; other methods work in blocks.
     """
     if method.extent == "tensor":
         whole = (count + method.anchored + 1) * info.n_elements * working_bytes(info)
@@ -177,14 +179,14 @@ def step_bytes(method: Method, info: TensorInfo, count: int) -> int:
 
 
 def working_bytes(info: TensorInfo) -> int:
-    """Bytes an element has while it is merged."""
+    """Return the bytes per element while it is merged."""
     return 8 if info.dtype == "float64" else 4
 
 
 def free_host_bytes(
     proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")
 ) -> int | None:
-    """Memory that programs may still take, within a container's limit; None where none says."""
+    """Return the memory that programs may still take, within a container's limit, or None."""
     known = [
         free
         for free in (
@@ -203,7 +205,7 @@ def free_host_bytes(
 
 
 def free_device_bytes(device: str) -> int | None:
-    """Memory that is free on a GPU; None for the CPU."""
+    """Return the memory that is free on a GPU; None for the CPU."""
     return None if device == "cpu" else int(torch.cuda.mem_get_info(device)[0])
 
 
@@ -216,7 +218,7 @@ def available(meminfo: Path) -> int | None:
 
 
 def within_limit(folder: Path, limit: str, usage: str, reclaimable: str) -> int | None:
-    """What a control group's limit leaves; pages of files that it would drop count as free."""
+    """Return what a control group's limit leaves; file pages that it would drop count as free."""
     try:
         most = int((folder / limit).read_text("ascii"))
         used = int((folder / usage).read_text("ascii"))
@@ -228,7 +230,7 @@ def within_limit(folder: Path, limit: str, usage: str, reclaimable: str) -> int 
 
 
 def gb(size: float, rounding: Callable[[float], int] = math.ceil) -> str:
-    """Bytes for people; a need is rounded up, what is there down."""
+    """Format bytes for people; round what is needed up and what is there down."""
     digits = 1 if size < 10 * GB else 0
     scale = GB / 10**digits
     return f"{rounding(size / scale) / 10**digits:.{digits}f} GB"

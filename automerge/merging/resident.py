@@ -137,12 +137,15 @@ class ResidentEngine:
         return MergeReport(time.perf_counter() - start, len(pairs), len(live.targets))
 
     def contraction(self, model: PreTrainedModel, recipe: Recipe) -> Contraction:
-        """What gives slopes of losses of a live model, into which a recipe was just merged.
+        """Return what computes slopes of losses of a live model into which a recipe was merged.
 
-        Raises ConfigError for a recipe with slices: its numbers have no slopes.
+        Raises:
+            ConfigError: the recipe has slices; its numbers do not have slopes.
         """
         if recipe.slices:
-            raise ConfigError([Fault("a recipe with slices has no slopes; search without layers")])
+            raise ConfigError(
+                [Fault("a recipe with slices does not have slopes; search without layers")]
+            )
         targets = self._live[model].targets
         steps = self._planner.plan(recipe)
         pairs = [(targets[step.tensor], step) for step in steps if step.tensor in targets]

@@ -24,7 +24,7 @@ def coefficients(values: Values, statistics: Statistics) -> Coefficients:
 def ratio(cosine: float, n: int) -> float:
     """Return t = n cos θ / (1 + (n−1) cos θ) (eq. 4); 0 where cos θ ≤ 0.
 
-    mergekit goes on to negative t, away from all sources.
+    mergekit continues to negative t, away from all sources.
     """
     return 0.0 if cosine <= 0 else n * cosine / (1 + (n - 1) * cosine)
 

@@ -1,4 +1,4 @@
-"""What a study is made from, examined before it begins: its models, its tasks, their items."""
+"""Examine what a study is made from before it begins: models, tasks and their items."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def examine(config: StudyConfig, run: Path) -> Examined:
 
 
 def _evidence(config: StudyConfig, models: Models) -> dict[str, dict[str, str]]:
-    """Gather what the searched methods need of the sources; digests by kind and source."""
+    """Gather the evidence that the searched methods need; return digests by kind and source."""
     from automerge.session.gathering import GatherSettings, gather
 
     kinds = dict.fromkeys(k for name in config.search.methods for k in METHODS[name].needs)

@@ -1,4 +1,4 @@
-"""The run folder of a study: made for a new one, and taken back where the study was refused."""
+"""The run folder of a study: made for a new one, and removed again if the study is refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_folder(run: Path) -> None:
 
 
 def make_folder(run: Path) -> None:
-    """Make a run folder, and the folders that it lies in."""
+    """Make a run folder and its parents."""
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -44,7 +44,7 @@ def make_folder(run: Path) -> None:
 
 
 def discard(run: Path) -> None:
-    """Take back what a refused search wrote into a folder that was empty or not there."""
+    """Remove what a refused search wrote into a folder that was empty or did not exist."""
     for name in COPIES:
         shutil.rmtree(run / name, ignore_errors=True)
     ours = [run / name for name in (SAMPLES, LOCK, OWNER)]

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from automerge.merging import ResidentEngine
 
 GATHERED = {"input_gram": gather_input_gram}
-"""What makes each kind, of a live model, its tensors and sequences of tokens."""
+"""What gathers each kind, from a live model, its tensors and sequences of tokens."""
 
 
 @dataclass(frozen=True)
 class GatherSettings:
-    """On how much text evidence is gathered, and on what device."""
+    """How much text evidence is gathered on, and on what device."""
 
     tokens: int = 65_536
     length: int = 512
@@ -53,7 +53,7 @@ def gather(
         text: a file, or a folder of text files; every model reads it with the base's tokenizer.
 
     Raises:
-        PreflightError: the text cannot be read, or a model not be loaded.
+        PreflightError: the text cannot be read, or a model cannot be loaded.
     """
     from automerge.checkpoints import sampled_digest
 

@@ -1,4 +1,4 @@
-"""Begin a study or find it again: check the inputs, fill the store, build what the loop needs."""
+"""Begin or resume a study: check the inputs, fill the store, build what the loop needs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ WARM_FRACTION = 0.25
 
 @dataclass(frozen=True)
 class Session:
-    """A study that is ready to go on: all the driver needs, and how to start workers."""
+    """A study that is ready to run: everything the driver needs, and how to start workers."""
 
     config: StudyConfig
     store: Store
@@ -46,7 +46,7 @@ class Session:
     """Starts workers; told what to say while none is up."""
     warnings: tuple[str, ...]
     new: bool
-    """Whether the study was begun here: a refusal then leaves nothing of it behind."""
+    """Whether the study was begun here: if it is then refused, nothing of it is left behind."""
 
 
 def open_session(config: StudyConfig, command: str) -> Session:
@@ -82,7 +82,7 @@ def open_session(config: StudyConfig, command: str) -> Session:
 
 
 def _record(config: StudyConfig, found: Examined, command: str) -> StudyRecord:
-    """What a study begins with; raises ConfigError where limits leave nothing to search with."""
+    """Return what a study begins with; raise ConfigError if limits leave nothing to search with."""
     window = (config.workers or 1) if config.deterministic else None
     inputs = _warmed(config, found)
     plan, space = plan_study(config, inputs, window)
@@ -134,8 +134,9 @@ def _session(store: Store, config: StudyConfig, found: Examined | None, new: boo
     plan, space = plan_study(config, begun.inputs, begun.window)
     if problem := SAMPLERS.problem(begun.sampler):
         raise StateError(
-            f"{store.path}: the study cannot go on with its sampler: {problem}; use the version of "
-            "automerge, or the packages, that it was begun with, or choose another --out"
+            f"{store.path}: the study cannot be resumed with its sampler: {problem}; use the "
+            "version of automerge, or the packages, that it was begun with, or choose another "
+            "--out"
         )
     return Session(
         config,

@@ -1,4 +1,4 @@
-"""What a study measures, and the space it searches, from its configuration and its inputs."""
+"""Plan what a study measures and the space it searches, from its configuration and inputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from automerge.study.usual import usual_merges
 
 
 def plan_study(config: StudyConfig, inputs: Inputs, window: int | None) -> tuple[Plan, Space]:
-    """What is measured, and the space it comes from; raises ConfigError where limits leave none."""
+    """Return what is measured and the space; raise ConfigError if limits leave nothing."""
     sources = tuple(config.models)
     settings = replace(config.space_settings(), evidence=inputs.evidence)
     space = build_space(settings, BASE, sources, inputs.n_layers, METHODS)
@@ -57,7 +57,7 @@ def plan_study(config: StudyConfig, inputs: Inputs, window: int | None) -> tuple
 
 
 def _check_items(plan: Plan, config: StudyConfig) -> None:
-    """Refuse a limit of items that leaves none to search with."""
+    """Refuse a limit on items that leaves none to search with."""
     limit = plan.limits.items
     first = sum(plan.n_items(trial.origin) for trial in plan.first)
     needed = first + plan.n_later

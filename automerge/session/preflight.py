@@ -1,7 +1,7 @@
-"""Everything that can be refused before a weight is read: models, tasks, the split.
+"""Refuse whatever can be refused before a weight is read: models, tasks, the split.
 
-Runs in the driver. Returns values that the store keeps, so that resuming a study needs none of it
-until something has to be measured again.
+It runs in the driver and returns values that the store keeps, so that resuming a study needs none
+of it until something has to be measured again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ View = Callable[[Checkpoint], Checkpoint]
 
 
 def whole(checkpoint: Checkpoint) -> Checkpoint:
-    """All of a model."""
+    """View all of a model."""
     return checkpoint
 
 
@@ -52,7 +52,7 @@ class Models:
 
     @property
     def places(self) -> Mapping[str, Place]:
-        """Where every tensor sits."""
+        """The place of every tensor."""
         return places(self.checkpoints[self.base].tensors)
 
     @property
@@ -62,7 +62,7 @@ class Models:
 
     @property
     def dtype(self) -> str:
-        """What most of the base's floating-point tensors are stored in, as torch calls it."""
+        """The dtype of most of the base's floating-point tensors, by torch's name."""
         sizes: dict[str, int] = {}
         for info in self.checkpoints[self.base].tensors.values():
             sizes[info.dtype] = sizes.get(info.dtype, 0) + info.n_bytes
@@ -78,9 +78,9 @@ def open_models(
 ) -> Models:
     """Find, open and compare models by name; raises PreflightError with every fault found.
 
-    `base` is the name of the model that the others are compared with, and that adapters belong to.
-    All come in the vocabulary that was chosen. `view` is what is compared: `whole` models, or
-    those `without_layers` for a recipe that says itself which layers come together.
+    `base` is the name of the model that the others are compared with and that adapters belong to.
+    All get the vocabulary that was chosen. `view` is what is compared: `whole` models, or models
+    `without_layers` for a recipe that says itself which layers are merged.
     """
     faults: list[Fault] = []
     folders: dict[str, ModelFolder] = {}
@@ -103,7 +103,7 @@ def open_models(
 
 @dataclass(frozen=True)
 class Compared:
-    """Models in one vocabulary where that can be had, and what keeps them from being merged."""
+    """Models in one vocabulary, if possible, and what keeps them from being merged."""
 
     checkpoints: Mapping[str, Checkpoint]
     faults: tuple[Fault, ...]
@@ -156,7 +156,7 @@ def check_scores(models: Models) -> None:
 
 
 def slice_faults(recipes: Sequence[Recipe], models: Models, locate: Locate) -> list[Fault]:
-    """List the slices that models of a study have not."""
+    """List the slices that a study's models do not have."""
     faults: list[Fault] = []
     for i, recipe in enumerate(recipes):
         if not recipe.slices:
@@ -174,9 +174,10 @@ def slice_faults(recipes: Sequence[Recipe], models: Models, locate: Locate) -> l
 
 
 def open_tasks(panel: Panel, run: Path, locate: Locate) -> OpenTasks:
-    """Open the tasks from copies in a run folder, which are made where it has none.
+    """Open the tasks from copies in a run folder, which are made if there are none.
 
-    Raises PreflightError that says where each refused task was written.
+    Raises:
+        PreflightError: with where each refused task was written.
     """
     try:
         return panel.open(run, keep=True)

@@ -1,4 +1,4 @@
-"""Go on with a study: what may have changed since, and what is found again where it now lies."""
+"""Resume a study: what may have changed since, and where its models are now."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from automerge.store.store import Store
 def resume(store: Store, config: StudyConfig) -> StudyConfig:
     """Accept what may change; refuse what would make earlier trials incomparable.
 
-    Models may lie elsewhere, where they hold what they held. Returns the configuration with the
-    models where they were found.
+    Models may have moved if their contents are the same.
+
+    Returns:
+        The configuration, with the models where they were found.
     """
     run = store.path.parent
     recorded = current = store.study.current
@@ -35,7 +37,7 @@ def resume(store: Store, config: StudyConfig) -> StudyConfig:
         raise ConfigError(
             [
                 Fault(
-                    f"{change.field} was {change.old!r} when the study in {config.out} began, and "
+                    f"{change.field} was {change.old!r} when the study in {config.out} began and "
                     f"is {change.new!r} now; change it back, or choose another --out",
                     config.locate(tuple(change.field.split("."))),
                 )
@@ -56,7 +58,7 @@ def resume(store: Store, config: StudyConfig) -> StudyConfig:
 
 
 def _with_models_found(config: StudyConfig, models: Sequence[StudyModel], run: Path) -> StudyConfig:
-    """Name models by where they are found from the run folder, where their own paths are gone."""
+    """Name models by their path from the run folder if their own paths are gone."""
     found = dict(config.references)
     for model in models:
         name = model.name
@@ -73,7 +75,7 @@ def _with_models_found(config: StudyConfig, models: Sequence[StudyModel], run: P
 def _models_elsewhere(
     config: StudyConfig, models: Sequence[StudyModel], run: Path
 ) -> tuple[StudyModel, ...]:
-    """The models by the configuration's paths; refuse those that hold something else."""
+    """Return the models at the configuration's paths; refuse those that hold something else."""
     from automerge.checkpoints import resolve, whole_digest
 
     faults, found = [], []
@@ -104,7 +106,7 @@ def _models_elsewhere(
 
 
 def check_unchanged(store: Store, inputs: Inputs, models: Sequence[StudyModel]) -> None:
-    """Refuse models and tasks that are not those the study began with, whole."""
+    """Read models and tasks completely; refuse those that the study did not begin with."""
     faults = []
     study = store.study
     begun = study.begun.inputs
@@ -129,14 +131,14 @@ def check_unchanged(store: Store, inputs: Inputs, models: Sequence[StudyModel]) 
 
 
 def origin_paths(folder: Path, run: Path) -> dict[str, str]:
-    """Where a model lies: its own path, and its path from the run folder."""
+    """Return a model's own path and its path from the run folder."""
     return {"path": str(folder), "relative": os.path.relpath(folder, run.resolve())}
 
 
 def locate_model(run: Path, model: StudyModel) -> Path:
-    """Where a model of a study is: where it was, or as far from the run folder as it was.
+    """Find a study's model: where it was, or at the same path from the run folder.
 
-    Of several folders the one is taken that looks like the model; without any, the recorded path.
+    Of several folders, the one that looks like the model is taken; without any, the recorded path.
     """
     from automerge.checkpoints import sampled_digest
 

@@ -15,7 +15,7 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of what decides a score."""
+    """Return the installed versions of packages that decide a score."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -26,7 +26,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> str:
-    """The machine in words, without its name."""
+    """Describe the machine in words, without its name."""
     here, all_of_them = usable_cpus(), os.cpu_count() or 1
     count = f"{here} processors" if here == all_of_them else f"{here} of {all_of_them} processors"
     return f"{platform.system()} {platform.machine()}, {count}"

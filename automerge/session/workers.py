@@ -57,7 +57,7 @@ def start_workers(
 
 
 def scoring_dtype(config: StudyConfig, stored: str) -> str:
-    """What scoring computes in, by torch's name."""
+    """Return the dtype of scoring, by torch's name."""
     from automerge.worker.worker import choose_device
 
     evaluation = config.evaluation

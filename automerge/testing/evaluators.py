@@ -1,4 +1,4 @@
-"""The laws of evaluators and scorers, as tests that anybody can run over an evaluator of their own.
+"""The laws of evaluators and scorers, as tests that anybody can run over their own evaluator.
 
 from automerge.testing import EvaluatorLaws
 

@@ -1,4 +1,4 @@
-"""The law of executors, as tests that anybody can run over an executor of their own.
+"""The law of executors, as tests that anybody can run over their own executor.
 
 from automerge.testing import ExecutorLaws
 

@@ -49,24 +49,24 @@ def count(method: Method) -> int:
 
 
 def weighted(method: Method) -> bool:
-    """Whether sources have weights."""
+    """Return whether sources have weights."""
     return any(knob.name == "weight" for knob in method.source_knobs)
 
 
 def scalable(method: Method) -> bool:
-    """Whether a λ scales what is added to a base."""
+    """Return whether a λ scales what is added to a base."""
     return method.anchored and any(knob.name == "lambda" for knob in method.recipe_knobs)
 
 
 def switchable(method: Method) -> bool:
-    """Whether neutral knobs leave one model: some anchored methods have λ alone for that."""
+    """Return whether neutral knobs leave one model: some anchored methods only have λ for that."""
     return weighted(method) or not method.anchored
 
 
 def tensors(
     n: int, shape: tuple[int, ...] = (7, 5), dtype: torch.dtype = torch.float32
 ) -> list[Tensor]:
-    """A base and sources; task vectors have something in common, as those of fine-tunes have."""
+    """Return a base and sources whose task vectors have something in common, as fine-tunes do."""
     generator = torch.Generator().manual_seed(8)
     base, common = (torch.randn(shape, generator=generator) for _ in range(2))
     return [base.to(dtype)] + [
@@ -75,13 +75,13 @@ def tensors(
 
 
 def value(knob: Knob, i: int) -> Profile:
-    """A value that does something, for the i-th source; the default of what VALUES lacks."""
+    """Return a value that does something, for the i-th source; the default if VALUES lacks it."""
     chosen = VALUES[knob.name][i] if knob.name in VALUES else float(knob.default)
     return Profile.of(chosen if knob.domain[0] <= chosen else -chosen)
 
 
 def neutral(knob: Knob) -> Profile:
-    """What does nothing; the default of a tolerance."""
+    """Return the value that does nothing; the default of a tolerance."""
     return Profile.of(float(knob.default if knob.neutral is None else knob.neutral))
 
 
@@ -99,7 +99,7 @@ def recipe(method: Method, switch: bool = True, **changes: Any) -> Recipe:
 
 
 def evidence(recipe: Recipe, like: Tensor) -> dict[str, MemoryEvidence]:
-    """A Gram matrix of its own for each source, by the digest that the recipe names."""
+    """Return a different Gram matrix per source, by the digest that the recipe names."""
     made = {}
     for kind, digests in recipe.evidence.items():
         for seed, digest in enumerate(digests.values()):
@@ -113,7 +113,7 @@ def evidence(recipe: Recipe, like: Tensor) -> dict[str, MemoryEvidence]:
 
 
 def step(method: Method, recipe: Recipe, like: Tensor) -> Step:
-    """How a recipe by the method, which may be in no table, makes the only tensor."""
+    """Return how a recipe by the method, which need not be in a table, makes the only tensor."""
     names = [source.name for source in recipe.sources]
     dtype = recipe.dtype or str(like.dtype).removeprefix("torch.")
     return Step(
@@ -132,7 +132,7 @@ def step(method: Method, recipe: Recipe, like: Tensor) -> Step:
 
 
 def workspace(recipe: Recipe, base: Tensor, *sources: Tensor) -> Workspace:
-    """Models of one tensor each, and the evidence that the recipe names."""
+    """Return models of one tensor each, and the evidence that the recipe names."""
     named = {"base": base} | {f"m{i}": source for i, source in enumerate(sources)}
     models = {name: MemoryCheckpoint({NAME: tensor}) for name, tensor in named.items()}
     return Workspace(models, evidence=evidence(recipe, base))

@@ -1,4 +1,4 @@
-"""The laws of merge methods, as tests that anybody can run over a method of their own.
+"""The laws of merge methods, as tests that anybody can run over their own method.
 
 from automerge.testing import MethodLaws
 

@@ -1,4 +1,4 @@
-"""The law of samplers, as tests that anybody can run over a sampler of their own.
+"""The law of samplers, as tests that anybody can run over their own sampler.
 
 from automerge.testing import SamplerLaws
 

@@ -57,13 +57,13 @@ def space(
 
 
 def branch_cost(branch: Branch) -> float:
-    """A number in [0, 0.3) that makes some branches better than others."""
+    """Return a number in [0, 0.3) that makes some branches better than others."""
     label = zlib.crc32(repr(sorted(branch.choices.items())).encode())
     return float(np.random.default_rng(label).uniform(0, 0.3))
 
 
 def losses(space: Space, params: Params, n_objectives: int) -> list[float]:
-    """Squared distances to one optimum an objective, plus what the branch costs."""
+    """Return squared distances to one optimum per objective, plus what the branch costs."""
     branch = space.branch(params)
     cost = branch_cost(branch)
     vector = space.to_vector(params)

@@ -1,1 +1,1 @@
-"""What a worker is: it merges and scores, and turns failures into values."""
+"""A worker: it merges and scores, and turns failures into values."""

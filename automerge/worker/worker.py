@@ -49,7 +49,7 @@ MAX_TRACEBACK = 64_000
 DECISIVE = ("automerge-llm", "torch", "transformers", "lm_eval")
 """Packages whose versions decide a score."""
 SMALL_MODEL = 20_000_000
-"""Below so many parameters a second CPU thread costs more than it gives."""
+"""Below this many parameters a second CPU thread costs more than it saves."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class MergeWorker:
         self._scorer = (tasks or spec.panel.open(spec.run)).attach(live)
 
     def prepare(self, part: Part) -> None:
-        """Look whether the models' files were touched; before select and test, read them whole."""
+        """Check whether the models' files were touched; before select and test, read them whole."""
         if part == self._verified:
             self._watch.check()
         else:
@@ -134,9 +134,11 @@ class MergeWorker:
     def measure(self, job: Job) -> Outcome:
         """Merge and score; every failure of a recipe comes back as a value.
 
-        What was measured while files were touched is measured again, or ends the study with
-        ModelsChanged. Raises DeviceLost where a GPU answers nothing any more, and so would not for
-        the next recipe.
+        What was measured while files were touched is measured again, or ends the study.
+
+        Raises:
+            ModelsChanged: the models' files changed.
+            DeviceLost: the GPU no longer responds, and would not for the next recipe either.
         """
         outcome = self._measure_with_room(job)
         while not self._watch.untouched:
@@ -171,7 +173,7 @@ class MergeWorker:
         except Exception as error:
             reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:500]
             if not answers(self._model.device):
-                raise DeviceLost(f"{reason}; the same command resumes the study") from error
+                raise DeviceLost(f"{reason}; run the same command to resume") from error
             return Failed("error", reason, _trace(error))
         timings = Timings(
             merge=merged - start,
@@ -190,8 +192,8 @@ class MergeWorker:
         )
 
     def identity(self) -> dict[str, str]:
-        """Versions, digests of the models as this machine holds them, the kind of device, and of
-        arithmetic where the processor's decides scores or whole-tensor merges."""
+        """Return versions, digests of the models on this machine, the kind of device, and the kind
+        of arithmetic if the processor's decides scores or whole-tensor merges."""
         digests = {name: sampled_digest(path) for name, path in self._paths.items()}
         identity = {**expected_identity(digests), "device": device_name(self._model.device)}
         whole = any(METHODS[name].extent == "tensor" for name in self._methods)
@@ -201,13 +203,13 @@ class MergeWorker:
 
 
 def expected_identity(digests: Mapping[str, str]) -> dict[str, str]:
-    """What every worker of a study must have in common with its driver; digests are by model."""
+    """Return what all workers must have in common with the driver; digests are by model."""
     models = {f"model {name}": digest[:12] for name, digest in digests.items()}
     return {**{package: version(package) for package in DECISIVE}, **models}
 
 
 def device_name(device: torch.device) -> str:
-    """The kind of device: kernels, and so roundings, differ between kinds."""
+    """Return the kind of device: kernels, and so rounding, differ between kinds."""
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
@@ -242,7 +244,7 @@ def choose_device(device: str) -> str:
 
 
 def compute_dtype(dtype: str, device: str) -> torch.dtype | str:
-    """What scoring computes in: as asked, else float32 on a CPU and the stored dtype on a GPU."""
+    """Return the dtype of scoring: as asked, else float32 on a CPU, the stored one on a GPU."""
     import torch
 
     if dtype == "auto":
@@ -252,15 +254,15 @@ def compute_dtype(dtype: str, device: str) -> torch.dtype | str:
 
 
 def workers_here(threads: int | None, device: str) -> int:
-    """How many workers a machine is meant to have: one a GPU, or as many as its cores allow."""
+    """Return how many workers a machine should have: one per GPU, or as its cores allow."""
     if device != "cpu":
         return gpus_here()
     return max(1, usable_cpus() // threads) if threads else 1
 
 
 def threads_for(given: int | None, device: str, n_parameters: int) -> int:
-    """How many threads a worker computes with: as many as it was given, else one for a small model
-    on a CPU, its GPU's share of the processors, or all of them as far as torch takes them."""
+    """Return how many threads a worker uses: as many as it was given, else one for a small model
+    on a CPU, its GPU's share of the processors, or as many as torch chooses."""
     import torch
 
     if given is not None:
@@ -271,7 +273,7 @@ def threads_for(given: int | None, device: str, n_parameters: int) -> int:
 
 
 def gpus_here(driver: Path = Path("/proc/driver/nvidia/gpus")) -> int:
-    """How many GPUs this machine has, those too that other workers were given; at least one."""
+    """Count this machine's GPUs, including those of other workers; at least one."""
     import torch
 
     try:
@@ -282,7 +284,7 @@ def gpus_here(driver: Path = Path("/proc/driver/nvidia/gpus")) -> int:
 
 
 def answers(device: torch.device) -> bool:
-    """Whether a device still computes: after some errors a process gets nothing from its GPU."""
+    """Return whether a device still computes: after some errors a process loses its GPU."""
     import torch
 
     try:

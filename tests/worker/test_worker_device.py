@@ -140,7 +140,7 @@ def test_a_device_that_answers_no_more_is_lost(zoo, driver, monkeypatch):
         assert isinstance(failed, Failed)
         assert failed.kind == "error"
         monkeypatch.setattr("tests.pretend.computed", broken)
-        with pytest.raises(DeviceLost, match=r"illegal memory access .* resumes the study"):
+        with pytest.raises(DeviceLost, match=r"illegal memory access .* run the same command"):
             worker.measure(first)
         assert not answers(DEVICE)
     assert answers(torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Lock the process in for good: names of its own, an empty root, another user, few system calls."""
+"""Lock the process in for good: own namespaces, empty root, another user, few system calls."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pathlib import Path
 from automerge.evaluation.lm_eval.cage import syscalls
 
 MEMORY, DESCRIPTORS, WRITTEN, THREADS = 4 * 2**30, 64, 2**24, 64
-"""The most that a program may have: bytes of memory, descriptors, bytes on disk, threads."""
+"""The most that a program may use: bytes of memory, descriptors, bytes on disk, threads."""
 FOLDER = "/tmp"
-"""Where a program may write, in a file system of its own that ends with it."""
+"""Where a program may write, in its own file system, which ends with it."""
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 FIRST_USER, NOBODY = 0x70000000, 65534
 
@@ -43,7 +43,7 @@ IN_FOLDER = READ_FILE | WRITE_FILE | READ_DIR | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 
 
 
 class Unsupported(Exception):
-    """The system lacks what it takes."""
+    """The system lacks something that the cage needs."""
 
 
 class Library:
@@ -53,19 +53,19 @@ class Library:
         self._c = ctypes.CDLL(None, use_errno=True)
 
     def call(self, name: str, *arguments: object) -> int:
-        """The result of a function."""
+        """Call a function and return its result; raise Unsupported if it fails."""
         found: int = getattr(self._c, name)(*arguments)
         if found < 0:
             raise Unsupported(f"{name}: {os.strerror(ctypes.get_errno())}")
         return found
 
     def system(self, number: int, *arguments: object) -> int:
-        """The result of a system call."""
+        """Make a system call and return its result; raise Unsupported if it fails."""
         plain = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
         return self.call("syscall", ctypes.c_long(number), *plain)
 
     def can(self, name: str, *arguments: object) -> bool:
-        """Whether a function succeeds."""
+        """Call a function and return whether it succeeds."""
         try:
             self.call(name, *arguments)
         except Unsupported:
@@ -74,7 +74,7 @@ class Library:
 
 
 def readable() -> list[str]:
-    """What a program may read: the interpreter, its packages and the system's libraries."""
+    """Return what a program may read: interpreter, packages and the system's libraries."""
     own = {sys.prefix, sys.base_prefix, sys.exec_prefix, *sys.path}
     own |= {os.path.realpath(path) for path in own}
     own |= {"/usr", "/lib", "/lib64", "/etc/ld.so.cache"}
@@ -86,7 +86,7 @@ def readable() -> list[str]:
 
 
 def other_user(number: int) -> int | None:
-    """Which user root becomes: one of its own, or nobody; None for who is not root outside."""
+    """Return the user that root becomes: a new one, or nobody; None if not root outside."""
     if os.geteuid() != 0:
         return None
     users, groups = (
@@ -105,9 +105,9 @@ def other_user(number: int) -> int | None:
 
 
 def gain_namespaces(library: Library, who: int | None) -> bool:
-    """Be allowed to make namespaces, where the system lets us: as root or in one of users.
+    """Get permission to make namespaces if the system allows: as root, or in a user namespace.
 
-    Root without that power becomes another user first, lest its files stay its own.
+    Root without that capability becomes another user first, so that its files are not its own.
     """
     if library.can("unshare", NEW_IPC):
         return True
@@ -126,7 +126,7 @@ def gain_namespaces(library: Library, who: int | None) -> bool:
 
 
 def change_user(who: int | None) -> None:
-    """Be a user that owns nothing and runs nothing else; Unsupported where root cannot."""
+    """Become a user that owns nothing and runs nothing else; raise Unsupported if root cannot."""
     if who is None or os.geteuid() != 0:
         return
     try:
@@ -143,7 +143,7 @@ def change_user(who: int | None) -> None:
 
 
 def empty_root(library: Library) -> bool:
-    """Put an empty file system in place of the root, with what is readable in it; else False."""
+    """Replace the root by a file system with only what is readable; return False if impossible."""
     flags = NEW_MOUNTS | NEW_NET | NEW_IPC | NEW_UTS | NEW_CGROUP
     if not library.can("unshare", flags):
         return False
@@ -186,7 +186,7 @@ def empty_root(library: Library) -> bool:
 
 
 def hide_files(library: Library, writable: str | None) -> None:
-    """Leave some folders to read and one to write to; with Landlock 4 and 6 no TCP nor signals."""
+    """Allow reading some folders and writing to one; with Landlock 4 and 6, no TCP or signals."""
     try:
         version = library.system(LANDLOCK_CREATE, None, 0, LANDLOCK_VERSION)
     except Unsupported:
@@ -211,7 +211,7 @@ def hide_files(library: Library, writable: str | None) -> None:
 
 
 def limit(seconds: float, own_user: bool) -> None:
-    """Set the most of memory, time, files and (for a user of its own) threads."""
+    """Limit memory, time, files and (for a user of its own) threads."""
     for what, most in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, WRITTEN),
@@ -228,7 +228,7 @@ def limit(seconds: float, own_user: bool) -> None:
 
 
 def refuse_calls(library: Library) -> None:
-    """Refuse every system call but those of `syscalls`."""
+    """Refuse every system call except those in `syscalls`."""
     code = syscalls.assembled(syscalls.filter_of(platform.machine()))
     buffer = ctypes.create_string_buffer(code, len(code))
     held = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(buffer))
@@ -239,7 +239,10 @@ def lock(library: Library, seconds: float, namespaces: bool, who: int | None, wr
     """Give everything up, for good.
 
     `namespaces` says whether they may be made, `who` which user root becomes, `writes` whether
-    there is a folder to write to; where there are no namespaces there is none. Raises Unsupported.
+    there is a folder to write to; without namespaces there is none.
+
+    Raises:
+        Unsupported: the system lacks something.
     """
     if platform.machine() not in syscalls.MACHINES:
         raise Unsupported(f"no list of system calls for {platform.machine()}")

@@ -23,14 +23,14 @@ OF_PLAIN_VALUES = {
     for name in dir(kind)
     if not name.startswith("_")
 }
-"""Methods that a test means of a plain value: a stranger's would be told what is right."""
+"""Methods that a test expects of a plain value: a stranger's would be told what is right."""
 
 
 class Remote:
-    """Something of the program's that is not a plain value: a function, a class, an object.
+    """Something in the program that is not a plain value: a function, a class, an object.
 
-    It can be called, read, iterated over and handed back. It is equal to itself alone: whatever
-    the program says about equality is never asked.
+    It can be called, read, iterated over and passed back. It is equal only to itself: the program
+    is never asked about equality.
     """
 
     __slots__ = ("_asker", "_constructed", "_kind", "_number")
@@ -101,7 +101,7 @@ def _text(found: Any) -> str:
 
 
 class Asker:
-    """Asks the prisoner; `fault` says what makes a verdict impossible, once there is one."""
+    """Asks the prisoner; `fault` says what makes a verdict impossible, if anything does."""
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
@@ -110,7 +110,7 @@ class Asker:
         self.fault: BaseException | None = None
 
     def ask(self, do: str, *args: Any, **kwargs: Any) -> Any:
-        """What the prisoner answers; raises what the program raised."""
+        """Return the prisoner's answer; raise what the program raised."""
         if isinstance(self.fault, Broken):
             raise self.fault
         known: dict[int, Any] = {}
@@ -208,8 +208,8 @@ class Asker:
 class Names(dict[str, Any]):
     """The names of the tests: their own, then the program's, then Python's.
 
-    A name of Python's own stays so, whatever the program calls its functions, unless it is
-    `tested`: `sorted` in `assert sorted(f(x)) == [1]` is the judge's.
+    A name of Python's own keeps its meaning, whatever the program calls its functions, unless it
+    is `tested`: `sorted` in `assert sorted(f(x)) == [1]` is the judge's.
     """
 
     def __init__(self, asker: Asker) -> None:
@@ -224,9 +224,9 @@ class Names(dict[str, Any]):
 
 
 def builtins_tested(tests: ast.Module) -> list[str]:
-    """Names of Python's own that may be those of the functions under test, likeliest first.
+    """Return names of Python's own that the functions under test may have, likeliest first.
 
-    They are none where the tests use a name that is neither theirs nor Python's.
+    There are none if the tests use a name that is neither theirs nor Python's.
     """
     loaded: list[str] = []
     bound: set[str] = set()
@@ -248,7 +248,7 @@ def builtins_tested(tests: ast.Module) -> list[str]:
 
 
 def verdict(tests: str, pipe: Pipe) -> str:
-    """PASSED if the tests run to their end, else FAILED; FOREIGN and why if they cannot be run."""
+    """Return PASSED if the tests run to their end, else FAILED, or FOREIGN and why they cannot."""
     asker = Asker(pipe)
     names = Names(asker)
     try:

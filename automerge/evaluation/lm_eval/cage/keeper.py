@@ -1,8 +1,8 @@
-"""Between the caller and a program: makes its process and its judge's, and ends both in time.
+"""Between the caller and a program: start its process and its judge's, and end both in time.
 
-Standard input holds the program and its seconds as JSON; another descriptor, the first argument,
+Standard input holds the program and its time limit as JSON; another descriptor, the first argument,
 holds the tests, which only the judge reads: they are never in the memory that the program's process
-begins with. Standard output gets one line, the verdict, UNSUPPORTED with a reason, or LATE.
+starts with. Standard output gets one line: the verdict, UNSUPPORTED with a reason, or LATE.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def keep(program_from: int, tests_from: int) -> str:
-    """Make both processes, let them begin together, and wait for the verdict or the end of time."""
+    """Start both processes, let them begin together, and wait for the verdict or the time limit."""
     library = jail.Library()
     who = jail.other_user(2 * (os.getpid() % 2**22))
     namespaces = jail.gain_namespaces(library, who)
@@ -96,7 +96,7 @@ def keep(program_from: int, tests_from: int) -> str:
 
 
 def start(work: Callable[[], None]) -> int:
-    """A process of our own that does some work and ends."""
+    """Fork a process that does some work and ends."""
     child = os.fork()
     if not child:
         try:
@@ -107,7 +107,7 @@ def start(work: Callable[[], None]) -> int:
 
 
 def keep_open(*needed: int) -> None:
-    """Close every descriptor but these; standard input, output and error lead nowhere."""
+    """Close every descriptor except these; standard input, output and error lead nowhere."""
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(nothing, stream)
@@ -118,7 +118,7 @@ def keep_open(*needed: int) -> None:
 
 
 def within(descriptor: int, seconds: float) -> bytes | None:
-    """What can be read there by then, None where nothing can; the clock runs on regardless."""
+    """Return what can be read there within some seconds; None if nothing can."""
     until = time.monotonic() + seconds
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)

@@ -18,11 +18,11 @@ from automerge.evaluation.guards import MetricError
 from automerge.evaluation.lm_eval.cage import judge, keeper
 
 STARTING_S = 20.0
-"""How long the processes may take to come up and end, beside the program's own time."""
+"""How long the processes may take to start and end, in addition to the program's own time."""
 TRIED_S = 5.0
-"""How long the program may take that a cage is tried with."""
+"""Time limit of the program that a cage is tried with."""
 TRIES = 3
-"""How often processes are begun that do not come up in time."""
+"""How often processes that do not start in time are started again."""
 BEGIN = (
     "import sys; sys.path += {paths!r}; "
     "from automerge.evaluation.lm_eval.cage.keeper import main; sys.path.remove({home!r}); main()"
@@ -30,9 +30,11 @@ BEGIN = (
 
 
 def passes(program: str, tests: str, seconds: float) -> bool:
-    """Whether tests run to their end against a program, in a cage, within some seconds.
+    """Return whether tests run to their end against a program, in a cage, within some seconds.
 
-    Raises PreflightError where there can be none, MetricError where the tests cannot be judged.
+    Raises:
+        PreflightError: the system cannot cage a program.
+        MetricError: the tests cannot be judged.
     """
     for _ in range(TRIES):
         said = _judged(program, tests, seconds)
@@ -56,7 +58,7 @@ def passes(program: str, tests: str, seconds: float) -> bool:
 
 
 def _judged(program: str, tests: str, seconds: float) -> str:
-    """What the keeper says of a program."""
+    """Return what the keeper says about a program."""
     if not hasattr(os, "memfd_create") or not hasattr(os, "fork"):
         return f"{keeper.UNSUPPORTED}: this is not Linux"
     packages = [path for path in {sysconfig.get_path(n) for n in ("purelib", "platlib")} if path]
@@ -92,7 +94,7 @@ def _judged(program: str, tests: str, seconds: float) -> str:
 
 
 def _holding(asked: dict[str, str | float]) -> int:
-    """A file in memory with something as JSON, to be read from its beginning."""
+    """Return a file in memory with something as JSON, to be read from its beginning."""
     held = os.memfd_create("automerge")
     view = memoryview(json.dumps(asked).encode())
     while view:
@@ -103,7 +105,7 @@ def _holding(asked: dict[str, str | float]) -> int:
 
 @cache
 def caging_fault() -> str | None:
-    """Why programs cannot be locked in on this machine; None where they can."""
+    """Say why programs cannot be locked in on this machine; return None if they can."""
     try:
         passes("def f(): return 1", "assert f() == 1", TRIED_S)
     except (PreflightError, MetricError) as error:

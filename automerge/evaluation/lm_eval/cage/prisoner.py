@@ -1,4 +1,4 @@
-"""Run a program, then do with what it defines as the judge asks. Nothing here is trusted."""
+"""Run a program, then use what it defines as the judge asks. Nothing here is trusted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DEEDS: dict[str, Callable[..., Any]] = {
 
 
 class Back:
-    """A function or iterator of the tests, which the program was handed."""
+    """A function or iterator of the tests that was passed to the program."""
 
     def __init__(self, server: Server, number: int) -> None:
         self._server, self._number = server, number
@@ -81,7 +81,7 @@ class Server:
         self._pipe.send(answer)
 
     def ask(self, do: str, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Have the judge call a function of the tests, or ask an iterator of theirs."""
+        """Ask the judge to call a function of the tests, or one of their iterators."""
         encoder = Encoder({}, self._refer)
         self._pipe.send(
             {
@@ -119,7 +119,7 @@ class Server:
 
 
 def _nearest(kind: type[BaseException]) -> tuple[str, bool]:
-    """The name of the class of Python's own that an exception is of, and whether it is that one."""
+    """Return the nearest built-in class of an exception, and whether it is the exception's own."""
     for base in kind.__mro__:
         if EXCEPTIONS.get(base.__name__) is base:
             return base.__name__, base is kind

@@ -146,7 +146,7 @@ Instruction = tuple[int, int, int, int]
 
 
 def rules(machine: str) -> dict[int, tuple[Where, ...]]:
-    """The numbers of the calls that are allowed, with what their arguments must be."""
+    """Return the numbers of the calls that are allowed, with what their arguments must be."""
     column = tuple(MACHINES).index(machine)
     limited = {numbers[column]: where for numbers, where in LIMITED.values()}
     free = (numbers[column] for numbers in ALLOWED.values())
@@ -154,7 +154,7 @@ def rules(machine: str) -> dict[int, tuple[Where, ...]]:
 
 
 def filter_of(machine: str) -> list[Instruction]:
-    """The filter, as instructions of BPF: whatever has no rule is refused.
+    """Return the filter, as BPF instructions: whatever does not have a rule is refused.
 
     Numbers of another architecture end the process.
     """
@@ -185,5 +185,5 @@ def _check(where: Where) -> list[Instruction]:
 
 
 def assembled(program: list[Instruction]) -> bytes:
-    """The instructions as the kernel reads them."""
+    """Return the instructions as the kernel reads them."""
     return b"".join(struct.pack("=HBBI", *line) for line in program)

@@ -1,10 +1,10 @@
-"""Values between the judge and the prisoner: plain data, rebuilt at the other end from nothing.
+"""Values between the judge and the prisoner: plain data, rebuilt from scratch at the other end.
 
-What arrives are exact types of Python's own library. An instance of a subclass arrives as its base
-(a namedtuple as a tuple, a member of an IntEnum as an int), so no method of a stranger's comes
-along. Containers that can change keep their identity within one call: the same list twice is one
-list, and what the callee does to it is done to the caller's. Anything else is a reference, whose
-meaning is the sender's affair.
+Only exact types of Python's own library arrive. An instance of a subclass arrives as its base (a
+namedtuple as a tuple, a member of an IntEnum as an int), so no stranger's method comes along.
+Mutable containers keep their identity within one call: the same list twice is one list, and changes
+by the callee are made to the caller's. Anything else is a reference, which only the sender can
+interpret.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ MODULES = frozenset(
         *("statistics", "string", "sys", "time", "typing"),
     }
 )
-"""Modules that a name may stand for on the other side: the real one is imported there."""
+"""Modules that may be passed by name: the other side imports the real one."""
 SOURCES = MODULES - {"numpy", "sys", "time", "typing", "functools", "random", "json", "copy"}
-"""Those whose functions and classes go over by name: none makes an object that equals anything."""
+"""Modules whose functions and classes are passed by name: none makes objects equal to anything."""
 HIDDEN = {"eval", "exec", "compile", "open", "input", "breakpoint", "globals", "locals", "vars"}
 NUMBERS = re.compile(r"[<>|=]?[biufcSU][0-9]{1,6}")
 """The kinds of numpy's arrays that are plain."""
@@ -45,11 +45,11 @@ CHANGING: dict[type, str] = {
 
 
 class Broken(BaseException):
-    """The other side is gone, or sent what is not a message; no test may catch it."""
+    """The other side is gone or sent something that is not a message; no test may catch it."""
 
 
 class Foreign(TypeError):
-    """A value that cannot go over."""
+    """A value that cannot be sent."""
 
 
 class Pipe:
@@ -107,14 +107,14 @@ class Encoder:
         self._refer = refer
 
     def value(self, value: Any) -> Any:
-        """One value, or the number of a container that the other side has."""
+        """Encode one value, or the number of a container that the other side has."""
         number = self._numbers.get(id(value))
         if number is not None:
             return ["@", number]
         return self.content(value)
 
     def content(self, value: Any) -> Any:
-        """One value with what it holds."""
+        """Encode one value with its contents."""
         kind = type(value)
         if value is None or kind is bool or kind is float or kind is str:
             return value
@@ -205,7 +205,7 @@ class Decoder:
         self._resolve = resolve
 
     def value(self, node: Any) -> Any:
-        """One value."""
+        """Decode one value."""
         if not isinstance(node, list):
             if node is None or type(node) in (bool, int, float, str):
                 return node
@@ -216,7 +216,7 @@ class Decoder:
             raise Broken(f"not a value: {e}") from None
 
     def refill(self, number: int, node: list[Any]) -> None:
-        """Give a container that both sides have what it now holds."""
+        """Give a container that both sides have its new contents."""
         self._fill(self.known[number], node[0], node[3])
 
     def _build(self, tag: str, rest: list[Any]) -> Any:
