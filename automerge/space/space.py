@@ -19,7 +19,7 @@ from automerge.space.parameters import (
     FloatParameter,
     Parameter,
 )
-from automerge.space.rewriting import as_sum
+from automerge.space.rewriting import as_sums
 from automerge.space.structure import Structure
 from automerge.trial import Params
 
@@ -197,10 +197,8 @@ class Space:
         not have as such are read as sums of task vectors: so a search by task arithmetic knows
         where the base, the sources and the uniform average lie.
         """
-        params = self._read(recipe)
-        if params is None and (rewritten := as_sum(recipe, self.base)) is not None:
-            params = self._read(rewritten)
-        return params
+        same = (recipe, *as_sums(recipe, self.base))
+        return next((p for p in map(self._read, same) if p is not None), None)
 
     def _read(self, recipe: Recipe) -> Params | None:
         method = self.methods.get(recipe.method)

@@ -10,6 +10,8 @@ from automerge.recipe import Profile, Recipe, RecipeSource, Value
 SMALL_WEIGHT, LARGE_WEIGHT = 0.4, 0.7
 """Of each task vector in a sum. The optimum is 0.3 to 0.5 for eight tasks (Ilharco et al. 2023,
 arXiv:2212.04089), and larger for fewer."""
+MAX_TOTAL_WEIGHT = 3.0
+"""Of all task vectors together, about the paper's for eight: many more would break the model."""
 TIES_DENSITY = 0.2
 """Share of elements kept (Yadav et al. 2023, arXiv:2306.01708, with λ = 1)."""
 DARE_DENSITY = 0.8
@@ -18,12 +20,12 @@ DARE_DENSITY = 0.8
 
 def small_sum(sources: Sequence[str], base: str) -> Recipe:
     """Return task arithmetic at a weight that suits many tasks."""
-    return _anchored("task_arithmetic", sources, base, {"weight": SMALL_WEIGHT})
+    return _sum(sources, base, SMALL_WEIGHT)
 
 
 def large_sum(sources: Sequence[str], base: str) -> Recipe:
     """Return task arithmetic at a weight that suits few tasks."""
-    return _anchored("task_arithmetic", sources, base, {"weight": LARGE_WEIGHT})
+    return _sum(sources, base, LARGE_WEIGHT)
 
 
 def metagpt(sources: Sequence[str], base: str) -> Recipe:
@@ -82,6 +84,12 @@ def usual_merges(
     for method in ("dare_linear", "dare_ties"):
         if method in methods:
             yield method.replace("_", "-"), dare(method, sources, base, seed)
+
+
+def _sum(sources: Sequence[str], base: str, weight: float) -> Recipe:
+    """Return task arithmetic with one weight for all."""
+    each = min(weight, MAX_TOTAL_WEIGHT / len(sources))
+    return _anchored("task_arithmetic", sources, base, {"weight": each})
 
 
 def _anchored(

@@ -36,6 +36,7 @@ def train(
     rows: int | None = None,
     saved=None,
     model_class=AutoModelForCausalLM,
+    seed: int = 1,
     **config,
 ) -> Trained:
     """Save a base, and an adapter over it with random factors; `rows` resizes the embedding."""
@@ -43,7 +44,7 @@ def train(
     base = save(perturb(build().to(dtype), 3, 0.2), root / "base")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.manual_seed(1)
+        torch.manual_seed(seed)
         wrapped = get_peft_model(opened(base, dtype, rows, model_class), lora(**config))
         with torch.no_grad():
             for parameter in wrapped.parameters():

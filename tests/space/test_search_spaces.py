@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,24 +10,39 @@ import pytest
 
 from automerge.config import load_config
 from automerge.methods import METHODS, check_recipe
-from automerge.space import CategoricalParameter, build_space
+from automerge.space import CategoricalParameter, Space, SpaceSettings, build_space
 
 SPACES = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
 
 
-def space_of(path: Path, folder: Path):
-    for name in ("base", "math", "code"):
+POOL = next(path for path in SPACES if path.stem == "lora_pool")
+
+
+def settings_of(path: Path, folder: Path, sources: Sequence[str]) -> SpaceSettings:
+    for name in ("base", *sources):
         (folder / name).mkdir(exist_ok=True)
+    models = ", ".join(sources)
     study = folder / "study.yaml"
     study.write_text(
-        f"base: base\nmodels: [math, code]\ntasks: [gsm8k]\nsearch: {{space: '{path}'}}\n"
+        f"base: base\nmodels: [{models}]\ntasks: [gsm8k]\nsearch: {{space: '{path}'}}\n"
     )
-    config = load_config(study)
-    return build_space(config.space_settings(), "base", ("math", "code"), 8, METHODS)
+    return load_config(study).space_settings()
+
+
+def space_of(path: Path, folder: Path) -> Space:
+    sources = ("math", "code")
+    return build_space(settings_of(path, folder, sources), "base", sources, 8, METHODS)
 
 
 def test_there_are_ready_spaces():
-    assert [path.stem for path in SPACES] == ["components", "depth", "layers", "per_layer", "quick"]
+    assert [path.stem for path in SPACES] == [
+        "components",
+        "depth",
+        "layers",
+        "lora_pool",
+        "per_layer",
+        "quick",
+    ]
 
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)

@@ -277,6 +277,23 @@ def test_averages_lie_in_a_space_of_sums(average: Recipe, expected: dict[str, fl
         assert weight == pytest.approx(expected.get(source.name, 0.0), abs=2e-6)
 
 
+def test_averages_lie_in_a_space_of_normalised_sums_with_the_bases_part_in_lambda() -> None:
+    settings = plain_settings(
+        "task_arithmetic", fixed={"normalize": True}, bounds={"lambda": (0.3, 3.0)}
+    )
+    space = build_space(settings, "base", SOURCES, N_LAYERS, METHODS)
+    thirds = (("base", 1.0), ("math", 1.5), ("law", 0.5))
+    sources = tuple(RecipeSource(n, {"weight": Profile.of(w)}) for n, w in thirds)
+    params = space.params(Recipe("linear", sources))
+    assert params is not None
+    recipe = space.recipe(params)
+    assert recipe.knobs["normalize"] is True
+    assert recipe.knobs["lambda"] == Profile.of(2 / 3)
+    shares = {s.name: s.knobs["weight"].at(Place("t", "mlp", 0.3)) for s in recipe.sources}
+    assert shares == pytest.approx({"math": 0.75, "code": 0, "org/chat-1.5": 0, "law": 0.25})
+    assert space.params(single("base")) is None
+
+
 def test_averages_that_are_no_sum_with_these_weights_are_not_read_as_one() -> None:
     halves = tuple(RecipeSource(n, {"weight": Profile.of(0.5)}) for n in SOURCES)
     bent = (*halves[1:], RecipeSource(SOURCES[0], {"weight": Profile.of([0.0, 1.0])}))
