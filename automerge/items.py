@@ -14,6 +14,10 @@ BASELINE_SHARES = 4
 """Base, sources and the user's recipes are each scored on this many candidates' worth of items,
 because all other candidates are compared with them and predicted from them."""
 
+SLOPE_SHARES = 1 / 3
+"""How much of a candidate's items one is scored on that is measured with slopes: a pass forwards
+and backwards takes about three times as long as one forwards."""
+
 POOL_SHARES = 8
 """How many candidates' worth of items the search draws from, at most."""
 
@@ -82,7 +86,7 @@ class ItemDraw:
     per_candidate: int | None
     seed: int
 
-    def draw(self, pool: Items, trial: int, shares: int = 1) -> Items:
+    def draw(self, pool: Items, trial: int, shares: float = 1) -> Items:
         """Draw the items of a trial, as its number and the seed determine.
 
         Objectives of the same task get the same items.
@@ -92,12 +96,13 @@ class ItemDraw:
             trial: the trial's number.
             shares: how many candidates' worth of items to draw.
         """
-        if self.per_candidate is None:
+        if self.per_candidate is None and shares >= 1:
             return pool
-        limit = shares * self.per_candidate
         drawn: dict[str, set[int]] = {task: set() for task in pool}
         for tasks in self.members.values():
             available = {task: pool[task] for task in tasks if task in pool}
+            whole = self.per_candidate or sum(map(len, available.values()))
+            limit = max(1, round(shares * whole))
             for task, doc in shuffled(available, self.seed, trial)[:limit]:
                 drawn[task].add(doc)
         return {task: tuple(sorted(ids)) for task, ids in drawn.items()}

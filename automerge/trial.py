@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Literal, TypeAlias
 
 from automerge.objective import ItemScores, joined
-from automerge.recipe import Recipe
+from automerge.recipe import Coordinate, Recipe
 
 Part = Literal["search", "select", "test"]
 PARTS: tuple[Part, ...] = ("search", "select", "test")
@@ -34,7 +34,9 @@ FailureKind = Literal["invalid", "error", "oom", "timeout", "infra"]
 class Job:
     """One measurement to make: a recipe on items of one part of the split.
 
-    A part may be measured in several blocks, numbered from 0; each item is in exactly one.
+    A part may be measured in several blocks, numbered from 0; each item is in exactly one. With
+    `temperatures`, slopes are wanted too: they tell how far apart choices are by leaf task; for a
+    task that is not among them, the worker guesses.
     """
 
     trial: int
@@ -42,6 +44,7 @@ class Job:
     part: Part
     items: Items
     block: int = 0
+    temperatures: Mapping[str, float] | None = None
 
     @property
     def key(self) -> tuple[int, Part, int]:
@@ -76,12 +79,25 @@ class Weights:
 
 
 @dataclass(frozen=True)
+class Slope:
+    """An objective's smooth loss on the items of a measurement, and its derivatives.
+
+    `loss` is to be minimised, whatever the objective's direction; `by` has its derivative per unit
+    of each number of the recipe that has one.
+    """
+
+    loss: float
+    by: Mapping[Coordinate, float]
+
+
+@dataclass(frozen=True)
 class Measured:
     """Item scores of every objective, by objective name.
 
     `margins` say, for objectives that have any, how far items are from the other score, as
-    `evaluation.base.Scored` describes. `arithmetic` is a digest of how the machine rounds;
-    `weights` is set for test items only.
+    `evaluation.base.Scored` describes. `slopes` are there where they were asked for, for objectives
+    that have any. `arithmetic` is a digest of how the machine rounds; `weights` is set for test
+    items only.
     """
 
     scores: Mapping[str, ItemScores]
@@ -92,6 +108,7 @@ class Measured:
     arithmetic: str = ""
     weights: Weights | None = None
     margins: Mapping[str, ItemScores] = field(default_factory=dict)
+    slopes: Mapping[str, Slope] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,7 +156,8 @@ def _joined(blocks: Sequence[Mapping[str, ItemScores]]) -> dict[str, ItemScores]
 class Trial:
     """One recipe of a study, numbered in the order it was proposed.
 
-    `params` is None for recipes that no sampler proposed and the space cannot express.
+    `params` is None for recipes that no sampler proposed and the space cannot express. With
+    `slopes`, it is measured with slopes, on fewer items for the same price.
     """
 
     number: int
@@ -147,6 +165,7 @@ class Trial:
     origin: Origin
     name: str
     params: Params | None = None
+    slopes: bool = False
 
 
 def proposed_name(number: int) -> str:

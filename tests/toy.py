@@ -6,12 +6,12 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from automerge.objective import ItemScores, Objective
-from automerge.recipe import Recipe
-from automerge.trial import Failed, Items, Job, Measured, Outcome, Part, Timings
+from automerge.recipe import Profile, Recipe, RecipeSource
+from automerge.trial import Failed, Items, Job, Measured, Outcome, Part, Slope, Timings
 
 OBJECTIVES = (
     Objective("first", "one", "acc", "none", "maximize"),
@@ -52,6 +52,33 @@ def margins(recipe: Recipe, items: Items) -> dict[str, ItemScores]:
     return {objective.name: ItemScores(own, tuple(level - draw(*item) for item in own))}
 
 
+def slopes(recipe: Recipe) -> dict[str, Slope]:
+    """By differences, of a loss without noise; asked for or not, so that every store has some."""
+    step = 1e-4
+    found = {}
+    for objective in OBJECTIVES:
+        level = quality(recipe, objective.name)
+        by = {}
+        for at in recipe.coordinates:
+            if (at.knob, at.knot) == ("weight", 0):
+                moved = tuple(
+                    RecipeSource(s.name, {**s.knobs, "weight": raised(s.knobs["weight"], step)})
+                    if s.name == at.source
+                    else s
+                    for s in recipe.sources
+                )
+                other = quality(replace(recipe, sources=moved), objective.name)
+                by[at] = (level - other) / step
+        found[objective.name] = Slope(1 - level, by)
+    return found
+
+
+def raised(profile: Profile, step: float) -> Profile:
+    """A profile with its first knot raised."""
+    (selector, (knot, *knots)), *others = profile.parts
+    return Profile(((selector, (knot + step, *knots)), *others))
+
+
 @dataclass(frozen=True)
 class ToyWorker:
     """Measures by formula; `witness`, if given, gets a line for every measurement made."""
@@ -75,6 +102,7 @@ class ToyWorker:
             Timings(0.1, 0.2, 0.3, 1.0),
             tokens=7,
             margins=margins(job.recipe, job.items),
+            slopes=slopes(job.recipe) if job.part == "search" else {},
         )
         if self.witness is not None:
             line = f"{job.part} {job.block} {job.recipe.id} {os.getpid()}\n"

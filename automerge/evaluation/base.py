@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from automerge.errors import Fault, PreflightError
 from automerge.objective import Direction, ItemScores, Objective
 from automerge.trial import Items, Part
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from automerge.evaluation.split import Split
@@ -107,6 +108,7 @@ class Scored:
     `tokens` counts those that the model ran. `notes` are shares worth a look, by name. `margins`
     say how far some items are from the other score: finite numbers, above 0 where the score is 1
     and below 0 where it is 0, in one unit per leaf task. Objectives without margins are left out.
+    `losses` are the smooth losses whose slopes were asked for, by objective.
     """
 
     scores: Mapping[str, ItemScores]
@@ -115,6 +117,7 @@ class Scored:
     tokens: int = 0
     notes: Mapping[str, float] = field(default_factory=dict)
     margins: Mapping[str, ItemScores] = field(default_factory=dict)
+    losses: Mapping[str, float] = field(default_factory=dict)
 
 
 class Scorer(Protocol):
@@ -140,6 +143,37 @@ class Scorer(Protocol):
         Raises:
             InvalidOutput: the model is broken; the trial is invalid.
             MetricError: a task did not return one finite number per item.
+        """
+        ...
+
+
+Backward: TypeAlias = Callable[[str, "Tensor", bool], None]
+"""Takes an objective's name, a scalar with a graph, and whether the graph is needed again."""
+
+
+@runtime_checkable
+class SlopeScorer(Scorer, Protocol):
+    """A scorer that knows the smooth losses behind its scores.
+
+    The law: the gradients of all scalars of an objective that it hands over add up to that of the
+    objective's loss, a mean over items that is to be minimised whatever the objective's direction;
+    `Scored.losses` has its value. Objectives without such a loss are in neither.
+    """
+
+    def score_with_slopes(
+        self, items: Items, temperatures: Mapping[str, float], backward: Backward
+    ) -> Scored:
+        """Return the item scores of every objective, and hand over what their slopes follow from.
+
+        Args:
+            items: doc ids by leaf task, of this evaluator's leaf tasks only.
+            temperatures: how far apart choices are, by leaf task, in the unit of its margins.
+            backward: called with parts of the objectives' losses, each at once after its forward
+                pass.
+
+        Raises:
+            InvalidOutput: the model is broken; the trial is invalid.
+            MetricError: a task gave something else than one finite number per item.
         """
         ...
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from automerge.errors import Fault, PreflightError
 from automerge.evaluation.base import (
+    Backward,
     Entry,
     Evaluator,
     Live,
@@ -17,6 +18,7 @@ from automerge.evaluation.base import (
     Scored,
     Scorer,
     Settings,
+    SlopeScorer,
     TaskFault,
     TasksRefused,
 )
@@ -163,10 +165,24 @@ class PanelScorer:
 
     def score(self, items: Items) -> Scored:
         """Return the item scores of every objective, in the study's order."""
-        found = [
-            scorer.score({leaf: ids for leaf, ids in items.items() if leaf in own})
-            for scorer, own in self._scorers
-        ]
+        return self._together(
+            [scorer.score(_own(items, leaves)) for scorer, leaves in self._scorers]
+        )
+
+    def score_with_slopes(
+        self, items: Items, temperatures: Mapping[str, float], backward: Backward
+    ) -> Scored:
+        """Return the same, and hand over losses of the evaluators that know them."""
+        return self._together(
+            [
+                scorer.score_with_slopes(_own(items, leaves), temperatures, backward)
+                if isinstance(scorer, SlopeScorer)
+                else scorer.score(_own(items, leaves))
+                for scorer, leaves in self._scorers
+            ]
+        )
+
+    def _together(self, found: Sequence[Scored]) -> Scored:
         scores = {name: own for scored in found for name, own in scored.scores.items()}
         return Scored(
             {name: scores[name] for name in self._names},
@@ -175,4 +191,9 @@ class PanelScorer:
             sum(scored.tokens for scored in found),
             {note: share for scored in found for note, share in scored.notes.items()},
             {name: own for scored in found for name, own in scored.margins.items() if own.items},
+            {name: loss for scored in found for name, loss in scored.losses.items()},
         )
+
+
+def _own(items: Items, leaves: frozenset[str]) -> Items:
+    return {leaf: ids for leaf, ids in items.items() if leaf in leaves}

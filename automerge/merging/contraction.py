@@ -81,18 +81,19 @@ class Contraction:
             parameter.requires_grad_(False)
             parameter.grad = None
 
-    def slopes(self, loss: Tensor) -> dict[Coordinate, float]:
+    def slopes(self, loss: Tensor, keep: bool = False) -> dict[Coordinate, float]:
         """Run a loss backwards.
 
         Args:
-            loss: A scalar computed from the model since this was entered; its graph is used up.
+            loss: A scalar computed from the model since this was entered.
+            keep: Whether its graph is needed again.
 
         Returns:
             ∂loss/∂number per number that the loss depends on.
         """
         self._slopes = {}
         if loss.requires_grad:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward(retain_graph=keep)  # type: ignore[no-untyped-call]
         return self._slopes
 
     def _contract(self, parameter: Tensor) -> None:

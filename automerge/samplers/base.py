@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from automerge.space import Space
 from automerge.trial import Params
+
+
+@dataclass(frozen=True, slots=True)
+class Slopes:
+    """A goal's smooth loss, and its derivatives in the parameters.
+
+    Attributes:
+        loss: to be minimised, on the trial's items; in another unit than the goal's.
+        by_role: role → derivative per fraction of the role's range (`Space.position`); roles that
+            have none are not among them.
+    """
+
+    loss: float
+    by_role: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +32,13 @@ class Told:
     Attributes:
         losses: one per goal, to be minimised.
         errors: the standard error of each loss; 0 where it is exact, None where nothing is known.
+        slopes: of each goal's smooth loss, None for a goal without one; None where none was
+            measured.
     """
 
     losses: tuple[float, ...]
     errors: tuple[float, ...] | None = None
+    slopes: tuple[Slopes | None, ...] | None = None
 
     @property
     def is_finite(self) -> bool:
@@ -51,6 +69,13 @@ class Sampler(Protocol):
             params: what was proposed when the study first asked.
         """
         return self.ask(number) == params
+
+    def wants_slopes(self, number: int) -> bool:
+        """Return whether trial `number`, which was just asked for, is to be measured with slopes.
+
+        It is then measured on a third of the items, for the same price.
+        """
+        return False
 
     def tell(self, number: int, params: Params | None, told: Told | None) -> None:
         """Report a trial, once.

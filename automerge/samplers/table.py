@@ -10,6 +10,7 @@ from automerge.extensions import Table
 from automerge.samplers import optuna
 from automerge.samplers.base import Sampler, SamplerFactory
 from automerge.samplers.cma import CmaSampler
+from automerge.samplers.descent import DescentSampler
 from automerge.samplers.gp import GpSampler
 from automerge.samplers.random import RandomSampler
 from automerge.space import Space
@@ -69,6 +70,7 @@ SAMPLERS = Samplers(
             "tpe": optuna.tpe,
             "nsga2": optuna.nsga2,
             "nsga3": optuna.nsga3,
+            "descent": DescentSampler,
             "gp": GpSampler,
             "random": RandomSampler,
         },

@@ -46,6 +46,8 @@ class _Check:
         self._row: tuple[Any, ...] = ()
         self._trials = 0
         self._duplicates: set[int] = set()
+        self._numbers_of: list[int] = []
+        """How many numbers each trial's recipe has."""
 
     def run(self) -> None:
         self._facts()
@@ -54,6 +56,7 @@ class _Check:
         measured = self._check_measurements()
         self._check_scores(measured)
         self._check_margins()
+        self._check_slopes(measured)
         failed = self._check_failures(measured)
         self._check_events(
             {trial for trial, part, _ in measured.values() if part == "search"}
@@ -138,8 +141,8 @@ class _Check:
     def _check_trials(self) -> None:
         models = None if self._study is None else {BASE, *self._study.current.sources}
         ids: list[str] = []
-        columns = "number, origin, name, recipe_id, recipe, params, duplicate_of"
-        for number, origin, name, recipe_id, text, params, of in self._rows(
+        columns = "number, origin, name, recipe_id, recipe, params, duplicate_of, slopes"
+        for number, origin, name, recipe_id, text, params, of, slopes in self._rows(
             "trials", columns, "ORDER BY number"
         ):
             self._need(number == len(ids), "number", f"trial {len(ids)}", number)
@@ -156,7 +159,9 @@ class _Check:
                 fits = 0 <= of < number and of not in self._duplicates and ids[of] == recipe_id
                 self._need(fits, "duplicate_of", "an earlier trial with this recipe", of)
                 self._duplicates.add(number)
+            self._need(slopes in (0, 1), "slopes", "0 or 1", slopes)
             ids.append(recipe_id)
+            self._numbers_of.append(len(recipe.coordinates))
         self._trials = len(ids)
 
     def _recipe(self, text: str) -> Recipe:
@@ -264,6 +269,21 @@ class _Check:
             self._need(bool(fits), "ids", "items that have a score", docs[:5].tolist())
             if len(np.unique(docs)) < n:
                 raise self._refuse("ids", "an item comes twice")
+
+    def _check_slopes(self, measured: Mapping[int, tuple[int, str, int]]) -> None:
+        known = self._objectives
+        columns = "measurement, objective, loss, numbers, derivatives"
+        for measurement, objective, loss, numbers, derivatives in self._rows("slopes", columns):
+            self._need(measurement in measured, "measurement", "a measurement", measurement)
+            self._need(not known or objective in known, "objective", "an objective", objective)
+            self._need(abs(loss) <= LARGEST, "loss", f"a number up to {LARGEST:g}", loss)
+            n = len(numbers) // 4
+            self._need(len(numbers) == 4 * n, "numbers", "int32 numbers", f"{len(numbers)} bytes")
+            at = np.frombuffer(numbers, dtype="<i4")
+            trial, *_ = measured[measurement]
+            fits = bool(((at >= 0) & (at < self._numbers_of[trial])).all())
+            self._need(fits and len(np.unique(at)) == n, "numbers", "numbers of the recipe", at[:5])
+            self._numbers("derivatives", derivatives, n, -LARGEST)
 
     def _pools(self) -> dict[tuple[str, str], NDArray[np.bool_]] | None:
         """Which items each part of the split has; None of a study that has not begun."""

@@ -47,6 +47,7 @@ TABLES: Mapping[str, tuple[int, Mapping[str, Types]]] = {
             "recipe": _TEXT,
             "params": (str, NoneType),
             "duplicate_of": (int, NoneType),
+            "slopes": _INT,
         },
     ),
     "events": (1, {"seq": _INT, "kind": _TEXT, "trial": _INT, "at": _REAL}),
@@ -84,6 +85,16 @@ TABLES: Mapping[str, tuple[int, Mapping[str, Types]]] = {
             "item_margins": _BLOB,
         },
     ),
+    "slopes": (
+        2,
+        {
+            "measurement": _INT,
+            "objective": _TEXT,
+            "loss": _REAL,
+            "numbers": _BLOB,
+            "derivatives": _BLOB,
+        },
+    ),
     "failures": (
         2,
         {
@@ -103,7 +114,7 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, digest BLOB NOT NU
 CREATE TABLE trials (
     number INTEGER PRIMARY KEY, origin TEXT NOT NULL, name TEXT NOT NULL,
     recipe_id TEXT NOT NULL, recipe TEXT NOT NULL, params TEXT, duplicate_of INTEGER,
-    digest BLOB NOT NULL);
+    slopes INTEGER NOT NULL, digest BLOB NOT NULL);
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, trial INTEGER NOT NULL, at REAL NOT NULL,
     digest BLOB NOT NULL);
@@ -119,6 +130,10 @@ CREATE TABLE margins (
     measurement INTEGER NOT NULL, objective TEXT NOT NULL, task TEXT NOT NULL,
     ids BLOB NOT NULL, item_margins BLOB NOT NULL, digest BLOB NOT NULL,
     PRIMARY KEY (measurement, objective, task)) WITHOUT ROWID;
+CREATE TABLE slopes (
+    measurement INTEGER NOT NULL, objective TEXT NOT NULL, loss REAL NOT NULL,
+    numbers BLOB NOT NULL, derivatives BLOB NOT NULL, digest BLOB NOT NULL,
+    PRIMARY KEY (measurement, objective)) WITHOUT ROWID;
 CREATE TABLE failures (
     trial INTEGER NOT NULL, part TEXT NOT NULL, kind TEXT NOT NULL, reason TEXT NOT NULL,
     traceback TEXT NOT NULL, at REAL NOT NULL, digest BLOB NOT NULL, PRIMARY KEY (trial, part));

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from automerge.objective import ItemScores
+from automerge.recipe import Coordinate
 
 
 def pack(scores: ItemScores) -> Iterator[tuple[str, bytes, bytes, bytes | None]]:
@@ -36,3 +37,21 @@ def unpack(rows: Sequence[tuple[Any, ...]]) -> ItemScores:
         if row_weights is not None:
             weights += np.frombuffer(row_weights, dtype="<f8").tolist()
     return ItemScores(tuple(items), tuple(values), tuple(weights) or None)
+
+
+def pack_slope(
+    coordinates: Sequence[Coordinate], by: Mapping[Coordinate, float]
+) -> tuple[bytes, bytes]:
+    """Which numbers of a recipe have derivatives, as little-endian int32, and these as float64."""
+    numbers = [i for i, coordinate in enumerate(coordinates) if coordinate in by]
+    derivatives = [by[coordinates[i]] for i in numbers]
+    return np.array(numbers, dtype="<i4").tobytes(), np.array(derivatives, dtype="<f8").tobytes()
+
+
+def unpack_slope(
+    coordinates: Sequence[Coordinate], numbers: bytes, derivatives: bytes
+) -> dict[Coordinate, float]:
+    """Invert `pack_slope`."""
+    at = np.frombuffer(numbers, dtype="<i4").tolist()
+    values = np.frombuffer(derivatives, dtype="<f8").tolist()
+    return {coordinates[i]: value for i, value in zip(at, values, strict=True)}

@@ -35,13 +35,24 @@ from automerge.store.file import (
     put,
     readable,
 )
-from automerge.store.items import pack, unpack
+from automerge.store.items import pack, pack_slope, unpack, unpack_slope
 from automerge.store.record import KEYS, Current, Decided, StudyRecord
 from automerge.store.run_folder import RunLock, check_own_files, journal_mode
 from automerge.store.schema import META, misfit
 from automerge.text.printable import inert
 from automerge.text.redaction import redact, without_secrets
-from automerge.trial import Failed, Job, Measured, Outcome, Part, Timings, Trial, Weights, together
+from automerge.trial import (
+    Failed,
+    Job,
+    Measured,
+    Outcome,
+    Part,
+    Slope,
+    Timings,
+    Trial,
+    Weights,
+    together,
+)
 
 
 @dataclass(frozen=True)
@@ -196,7 +207,7 @@ class Store:
         recipe = json.dumps(trial.recipe.plain())
         row = (trial.number, trial.origin, trial.name, trial.recipe.id, recipe, params)
         with self._transaction() as db:
-            insert(db, "trials", [(*row, duplicate_of)])
+            insert(db, "trials", [(*row, duplicate_of, int(trial.slopes))])
             _event(db, "ask", trial.number)
 
     def tell(self, number: int) -> None:
@@ -256,6 +267,15 @@ class Store:
                         for task, ids, values, _ in pack(margins)
                     ],
                 )
+                coordinates = job.recipe.coordinates
+                insert(
+                    db,
+                    "slopes",
+                    [
+                        (number, name, slope.loss, *pack_slope(coordinates, slope.by))
+                        for name, slope in outcome.slopes.items()
+                    ],
+                )
             else:
                 texts = (inert(redact(text)) for text in (outcome.reason, outcome.traceback))
                 failure = (job.trial, job.part, outcome.kind, *texts, time.time())
@@ -266,7 +286,9 @@ class Store:
     # Reading
 
     def trials(self) -> list[Trial]:
-        rows = self._rows("SELECT number, recipe, origin, name, params FROM trials ORDER BY number")
+        rows = self._rows(
+            "SELECT number, recipe, origin, name, params, slopes FROM trials ORDER BY number"
+        )
         return [
             Trial(
                 number,
@@ -274,8 +296,9 @@ class Store:
                 origin,
                 name,
                 None if params is None else json.loads(params),
+                bool(slopes),
             )
-            for number, recipe, origin, name, params in rows
+            for number, recipe, origin, name, params, slopes in rows
         ]
 
     def duplicates(self) -> dict[int, int]:
@@ -315,19 +338,42 @@ class Store:
         for measurement, trial, *rest in rows:
             blocks.setdefault(trial, []).append((measurement, *rest))
         for trial, measured in blocks.items():
-            yield trial, together([self._measured(*row) for row in measured])
+            yield trial, together([self._measured(trial, *row) for row in measured])
         for trial, kind, reason, traceback in self._rows(
             "SELECT trial, kind, reason, traceback FROM failures WHERE part = ? ORDER BY rowid",
             part,
         ):
             yield trial, Failed(kind, reason, traceback)
 
-    def _measured(self, measurement: int, timings: str, tokens: int, notes: str) -> Measured:
+    def _measured(
+        self, trial: int, measurement: int, timings: str, tokens: int, notes: str
+    ) -> Measured:
         scores = self._packed("scores", "ids, item_values, weights", measurement)
         margins = self._packed("margins", "ids, item_margins, NULL", measurement)
         return Measured(
-            scores, Timings(**json.loads(timings)), tokens, json.loads(notes), margins=margins
+            scores,
+            Timings(**json.loads(timings)),
+            tokens,
+            json.loads(notes),
+            margins=margins,
+            slopes=self._slopes(trial, measurement),
         )
+
+    def _slopes(self, trial: int, measurement: int) -> dict[str, Slope]:
+        """A measurement's slopes by objective."""
+        rows = self._rows(
+            "SELECT objective, loss, numbers, derivatives FROM slopes WHERE measurement = ? "
+            "ORDER BY objective",
+            measurement,
+        )
+        if not rows:
+            return {}
+        [(recipe,)] = self._rows("SELECT recipe FROM trials WHERE number = ?", trial)
+        coordinates = Recipe.from_plain(json.loads(recipe)).coordinates
+        return {
+            name: Slope(loss, unpack_slope(coordinates, numbers, derivatives))
+            for name, loss, numbers, derivatives in rows
+        }
 
     def _packed(self, table: str, columns: str, measurement: int) -> dict[str, ItemScores]:
         """Numbers per item by objective, of a table that has them in these columns."""

@@ -12,9 +12,9 @@ from automerge import pareto
 from automerge.constraint import Bound, Constraint, bounds
 from automerge.estimation.scoreboard import Scoreboard
 from automerge.objective import Estimate, Objective, goals, losses
-from automerge.samplers.base import Told
+from automerge.samplers.base import Slopes, Told
 from automerge.space import Space
-from automerge.trial import BASELINES, Failed, Outcome, Trial, parent_names
+from automerge.trial import BASELINES, Failed, Outcome, Params, Slope, Trial, parent_names
 
 PENALTY = 2.0
 """Added to each loss, in ranges of it, for a violation as large as the baselines' range."""
@@ -62,7 +62,7 @@ class Estimates:
         self.values[trial.number] = self._board.estimates(at)
         if trial.origin in BASELINES:
             self._baselines[trial.number] = trial
-        self.told[trial.number] = self._told(trial.number)
+        self.told[trial.number] = self._told(trial, outcome.slopes)
         self._join_front(trial.number)
 
     def renew(self) -> None:
@@ -72,6 +72,11 @@ class Estimates:
         self.front = {}
         for number in self.values:
             self._join_front(number)
+
+    @property
+    def temperatures(self) -> dict[str, float]:
+        """How far apart choices are, by leaf task, in the unit of its margins."""
+        return {}
 
     def losses(self, numbers: Iterable[int]) -> NDArray[np.float64]:
         """Return values to minimise, shape (trials, objectives)."""
@@ -85,21 +90,31 @@ class Estimates:
             (trials[n].name, tuple(v.value for v in self.values[n].values())) for n in self.front
         )
 
-    def _told(self, number: int) -> Told:
+    def _told(self, trial: Trial, found: Mapping[str, Slope]) -> Told:
         """Return losses with their errors, increased by the trial's constraint violations.
 
         An exact penalty: feasible trials keep their losses.
         """
+        number = trial.number
         searched = goals(self._objectives)
         values = self.values[number]
+        slopes = None
+        if found and (params := trial.params) is not None:
+            slopes = tuple(self._slopes(params, found.get(o.name)) for o in searched)
         errors = tuple(values[objective.name].stderr for objective in searched)
         own = losses(self._objectives, values)
         missed = self.missed(number)
         if not missed:
-            return Told(own, errors)
+            return Told(own, errors, slopes)
         ranges = (self._range(objective.name) for objective in searched)
         penalised = (x + PENALTY * missed * s for x, s in zip(own, ranges, strict=True))
-        return Told(tuple(penalised), errors)
+        return Told(tuple(penalised), errors, slopes)
+
+    def _slopes(self, params: Params, slope: Slope | None) -> Slopes | None:
+        """Return an objective's slopes in the space's parameters."""
+        if slope is None:
+            return None
+        return Slopes(slope.loss, self._space.pull_back(params, slope.by))
 
     def missed(self, number: int, errors: float = 0.0) -> float:
         """Return the sum of a trial's violations, each in ranges of the baselines' values.

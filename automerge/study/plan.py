@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from automerge.constraint import Constraint
-from automerge.items import BASELINE_SHARES, ItemDraw, StudyItems
+from automerge.items import BASELINE_SHARES, SLOPE_SHARES, ItemDraw, StudyItems
 from automerge.objective import Objective
 from automerge.recipe import Recipe
 from automerge.study.limits import Limits
@@ -56,10 +56,11 @@ class Plan:
 
     def search_items(self, trial: Trial) -> Items:
         """Return the search items a trial is measured on."""
-        return self.draw.draw(self.items.search, trial.number, _shares(trial.origin))
+        shares = SLOPE_SHARES if trial.slopes else _shares(trial.origin)
+        return self.draw.draw(self.items.search, trial.number, shares)
 
     def n_items(self, origin: Origin) -> int:
-        """Return how many search items a trial is measured on."""
+        """Return the price of a trial, in search items measured without slopes."""
         return self._n_items[_shares(origin)]
 
     @cached_property

@@ -215,7 +215,14 @@ class Search:
             name, recipe = opened
             return Trial(number, recipe, "start", name, self._space.params(recipe))
         params = self._sampler.ask(number)
-        return Trial(number, self._space.recipe(params), "sampler", proposed_name(number), params)
+        return Trial(
+            number,
+            self._space.recipe(params),
+            "sampler",
+            proposed_name(number),
+            params,
+            self._sampler.wants_slopes(number),
+        )
 
     def _opening_step(self) -> tuple[str, Recipe] | None:
         """Return what the opening wants measured next, by all that was told so far."""
@@ -276,7 +283,10 @@ class Search:
 
     def _submit(self, trial: Trial) -> None:
         items = self._plan.search_items(trial)
-        self._dispatcher.submit(Job(trial.number, trial.recipe, "search", items))
+        temperatures = self.estimates.temperatures if trial.slopes else None
+        self._dispatcher.submit(
+            Job(trial.number, trial.recipe, "search", items, temperatures=temperatures)
+        )
 
     def _watch(self, job: Job, outcome: Outcome) -> None:
         spent, plan = self._spent(), self._plan

@@ -7,6 +7,7 @@ failure becomes a value.
 from __future__ import annotations
 
 import logging
+import math
 import platform
 import time
 import traceback
@@ -20,7 +21,7 @@ from automerge.checkpoints import ModelWatch, open_together, sampled_digest
 from automerge.checkpoints.architecture import language_class, read_config
 from automerge.checkpoints.reader import read_json
 from automerge.errors import DeviceLost, PreflightError
-from automerge.evaluation.base import Live, OpenTasks
+from automerge.evaluation.base import Live, OpenTasks, Scored, SlopeScorer
 from automerge.evaluation.guards import InvalidOutput
 from automerge.evaluation.panel import Panel
 from automerge.evidence import EvidenceFolders, cache_folder
@@ -37,10 +38,12 @@ from automerge.merging import (
     plan_memory,
 )
 from automerge.methods import METHODS
-from automerge.trial import Failed, Job, Measured, Outcome, Part, Timings
+from automerge.recipe import Coordinate
+from automerge.trial import Failed, Job, Measured, Outcome, Part, Slope, Timings
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
@@ -164,7 +167,7 @@ class MergeWorker:
         try:
             self._engine.merge_into(self._model, job.recipe)
             merged = time.perf_counter()
-            scored = self._scorer.score(job.items)
+            scored, slopes = self._score(job)
         except (InvalidMerge, InvalidOutput, PreflightError) as error:
             return Failed("invalid", str(error))
         except torch.OutOfMemoryError as error:
@@ -189,7 +192,28 @@ class MergeWorker:
             arithmetic(),
             self._engine.weights(self._model, job.recipe) if job.part == "test" else None,
             scored.margins,
+            slopes,
         )
+
+    def _score(self, job: Job) -> tuple[Scored, dict[str, Slope]]:
+        """Score the model, with slopes where the job wants them and the tasks have them."""
+        scorer = self._scorer
+        if job.temperatures is None or job.recipe.slices or not isinstance(scorer, SlopeScorer):
+            return scorer.score(job.items), {}
+        totals: dict[str, dict[Coordinate, float]] = {}
+        with self._engine.contraction(self._model, job.recipe) as contraction:
+
+            def backward(objective: str, loss: Tensor, keep: bool) -> None:
+                total = totals.setdefault(objective, {})
+                for coordinate, slope in contraction.slopes(loss, keep).items():
+                    total[coordinate] = total.get(coordinate, 0.0) + slope
+
+            scored = scorer.score_with_slopes(job.items, job.temperatures, backward)
+        return scored, {
+            name: Slope(scored.losses[name], total)
+            for name, total in totals.items()
+            if all(map(math.isfinite, (scored.losses[name], *total.values())))
+        }
 
     def identity(self) -> dict[str, str]:
         """Return versions, digests of the models on this machine, the kind of device, and the kind

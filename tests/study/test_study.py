@@ -18,7 +18,7 @@ from automerge.executors.base import Executor
 from automerge.executors.local import LocalExecutor
 from automerge.objective import estimates, losses
 from automerge.samplers import SAMPLERS
-from automerge.samplers.base import Told
+from automerge.samplers.base import Sampler, Told
 from automerge.store.store import Store
 from automerge.study import Driver, Limits, Plan, Snapshot
 from automerge.study.estimates import Estimates
@@ -201,7 +201,7 @@ def test_what_misses_a_constraint_is_not_on_the_front(tmp_path: Path) -> None:
 def test_the_sampler_learns_losses_made_worse_by_what_is_missed(tmp_path: Path) -> None:
     told: dict[int, Told | None] = {}
 
-    class Listening:
+    class Listening(Sampler):
         def __init__(self) -> None:
             self.inner = SAMPLERS["random"](SPACE, 2, 0, 20)
 
@@ -234,7 +234,7 @@ def test_what_is_no_goal_is_kept_and_not_traded_off(tmp_path: Path) -> None:
         goals = (replace(first, goal=False), second)
         return replace(long, objectives=goals, opening=NOTHING)
 
-    class Alone:
+    class Alone(Sampler):
         def __init__(self) -> None:
             self.inner = SAMPLERS["random"](SPACE, 1, 0, 30)
 
@@ -469,7 +469,7 @@ def test_invalid_merges_never_end_the_search_and_never_reach_the_front(tmp_path:
 def test_a_proposal_already_measured_is_told_but_neither_measured_nor_charged(
     tmp_path: Path,
 ) -> None:
-    class Repeats:
+    class Repeats(Sampler):
         """Proposes the same point twice before it moves on."""
 
         def __init__(self) -> None:
@@ -509,7 +509,7 @@ def test_a_proposal_already_measured_is_told_but_neither_measured_nor_charged(
 
 
 def test_a_space_with_nothing_new_ends_the_search(tmp_path: Path) -> None:
-    class Stuck:
+    class Stuck(Sampler):
         def ask(self, number: int):  # type: ignore[no-untyped-def]
             return SAMPLERS["random"](SPACE, 2, 0, 20).ask(4)
 
@@ -531,7 +531,7 @@ def test_snapshots_count_up_to_the_budget(tmp_path: Path) -> None:
     assert all(math.isfinite(v) for s in watcher.snapshots for _, row in s.front for v in row)
 
 
-class Listener:
+class Listener(Sampler):
     """The random sampler, remembering what it is told of."""
 
     def __init__(self) -> None:

@@ -30,11 +30,15 @@ class Choices:
 
     def margin(self, log_likelihoods: Sequence[float]) -> float:
         """Return the margin of `smooth.margin`, from the log-likelihoods of all requests."""
+        return margin(self.compared(log_likelihoods), self.right, self.lengths)
+
+    def compared(self, log_likelihoods: Sequence[float]) -> list[float]:
+        """Return each choice's log-likelihood before it is divided."""
         n = len(self.lengths)
         own = list(log_likelihoods[:n])
         if self.unconditional:
             own = [mine - bare for mine, bare in zip(own, log_likelihoods[n:], strict=True)]
-        return margin(own, self.right, self.lengths)
+        return own
 
 
 def margins(

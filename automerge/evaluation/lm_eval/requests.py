@@ -141,6 +141,14 @@ class TokenisedRequests:
             self._known[item] = TokenisedItem(tuple(requests), tuple(spans))
         return self._known[item]
 
+    def continued(self, context: str, continuation: str) -> Request | None:
+        """Token ids of a continuation; None where it holds no token, or more than a model can
+        take."""
+        before, after = self._pair(context, continuation)
+        longest = self._lm.max_length
+        fits = before and 0 < len(after) <= longest
+        return request(before, after, longest) if fits else None
+
     def _requests(self, instance: Instance) -> Iterator[Request]:
         longest = self._lm.max_length
         pairs = (

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from automerge.evaluation.base import Scored
+from automerge.evaluation.base import Backward, Scored
 from automerge.evaluation.generation.base import Generator
 from automerge.evaluation.generation.static import StaticGenerator
 from automerge.evaluation.guards import check_log_likelihoods
@@ -15,10 +15,17 @@ from automerge.evaluation.lm_eval.answers import Answer, Answers
 from automerge.evaluation.lm_eval.generated_answers import generate
 from automerge.evaluation.lm_eval.isolation import isolated
 from automerge.evaluation.lm_eval.judge import Judge
+from automerge.evaluation.lm_eval.losses import Losses
 from automerge.evaluation.lm_eval.metric_check import try_metrics
 from automerge.evaluation.lm_eval.requests import Item, TokenisedRequests, build_requests
 from automerge.evaluation.lm_eval.tasks import TaskSet
-from automerge.evaluation.loglikelihood.forward import Path, find_path, log_likelihoods
+from automerge.evaluation.loglikelihood.backward import run_backwards
+from automerge.evaluation.loglikelihood.forward import (
+    LogLikelihood,
+    Path,
+    find_path,
+    log_likelihoods,
+)
 from automerge.evaluation.loglikelihood.packing import Request
 from automerge.objective import ItemScores
 from automerge.trial import Items
@@ -60,6 +67,7 @@ class LmEvalScorer:
         self._instances = build_requests(task_set.tasks, task_set.settings, self._lm)
         self._tokens = TokenisedRequests(self._lm)
         self._judge = Judge(task_set, self._instances, self._count_tokens)
+        self._losses = Losses(task_set, self._instances, self._tokens, self._judge)
         self._path: Path | None = None
         with isolated():
             try_metrics(self._judge, task_set, self._instances)
@@ -72,7 +80,42 @@ class LmEvalScorer:
             MetricError: a task returned something that is not a number.
         """
         began = time.perf_counter()
-        answers = self.answer(items)
+        return self._judged(items, self.answer(items), began)
+
+    def score_with_slopes(
+        self, items: Items, temperatures: Mapping[str, float], backward: Backward
+    ) -> Scored:
+        """Score as `score` does, and hand over the losses behind the scores.
+
+        Raises:
+            InvalidOutput: the model is broken (see `guards`).
+            MetricError: a task returned something that is not a number.
+        """
+        began = time.perf_counter()
+        chosen = self._chosen(items)
+        with isolated():
+            units = self._losses.units(items, temperatures)
+            losses: dict[str, float] = {}
+
+            def derivatives(number: int, values: Sequence[float]) -> dict[str, Sequence[float]]:
+                rows = {}
+                for name, loss in units[number].losses.items():
+                    value, rows[name] = loss(values)
+                    losses[name] = losses.get(name, 0.0) + value
+                return rows
+
+            path = self._find_path([r for unit in units for r in unit.requests])
+            requests = [unit.requests for unit in units]
+            found, tokens = run_backwards(
+                self._model, path, requests, derivatives, backward, self._batch_size
+            )
+        answered: dict[Item, list[LogLikelihood]] = {item: [] for item in chosen}
+        for unit, own in zip(units, found, strict=True):
+            answered[unit.item] += [] if unit.extra else own
+        scored = self._judged(items, self._answers(chosen, answered, tokens), began)
+        return replace(scored, losses=losses)
+
+    def _judged(self, items: Items, answers: Answers, began: float) -> Scored:
         answered = time.perf_counter()
         scores, notes = self.judge(items, answers)
         margins = self._judge.margins(scores, answers)
@@ -92,11 +135,28 @@ class LmEvalScorer:
             InvalidOutput: the model is broken (see `guards`).
         """
         chosen = self._chosen(items)
+        with isolated():
+            answered, tokens = self._score_tokens(chosen)
+        return self._answers(chosen, answered, tokens)
+
+    def _answers(
+        self,
+        chosen: Mapping[Item, Sequence[Instance]],
+        answered: Mapping[Item, Sequence[LogLikelihood]],
+        tokens: int,
+    ) -> Answers:
+        """Put answers to log-likelihood requests together with those that are generated now."""
+        self._check(chosen, answered)
+        found: dict[int, Answer] = {}
+        for item, instances in chosen.items():
+            for instance, start, stop in self._tokens.of(item, instances).spans:
+                own = answered[item][start:stop]
+                rolling = instance.request_type == "loglikelihood_rolling"
+                found[id(instance)] = sum(a.logprob for a in own) if rolling else own[0]
         self._generator.weights_changed()
         with isolated():
-            found, tokens = self._score_tokens(chosen)
             notes: dict[str, float] = {}
-            for task in items:
+            for task in dict.fromkeys(name for name, _ in chosen):
                 waiting = [
                     instance
                     for (name, _), instances in chosen.items()
@@ -135,45 +195,45 @@ class LmEvalScorer:
 
     def _score_tokens(
         self, chosen: Mapping[Item, Sequence[Instance]]
-    ) -> tuple[dict[int, Answer], int]:
-        """Answer log-likelihood requests; by the instance's identity, and how many tokens ran."""
-        tokenised = {item: self._tokens.of(item, own) for item, own in chosen.items()}
-        tokenised = {item: found for item, found in tokenised.items() if found.spans}
-        requests = [request for found in tokenised.values() for request in found.requests]
+    ) -> tuple[dict[Item, Sequence[LogLikelihood]], int]:
+        """Answer log-likelihood requests, item by item, and say how many tokens ran."""
+        tokenised = {item: self._tokens.of(item, own).requests for item, own in chosen.items()}
+        requests = [request for own in tokenised.values() for request in own]
         if not requests:
-            return {}, 0
+            return dict.fromkeys(chosen, ()), 0
         by_task: dict[str, list[int]] = {}
-        counts: Counter[str] = Counter()
         first: dict[Item, int] = {}
         total = 0
-        for item, found in tokenised.items():
+        for item, own in tokenised.items():
             first[item] = total
-            total += len(found.requests)
-            counts[item[0]] += 1
+            total += len(own)
             by_task.setdefault(item[0], []).extend(range(first[item], total))
         path = self._find_path(requests)
-        answered, tokens = log_likelihoods(
-            self._model, path, requests, self._batch_size, list(by_task.values())
-        )
-        for task, numbers in by_task.items():
-            check_log_likelihoods(
-                task,
-                [answered[number].logprob for number in numbers],
-                [len(requests[number].targets) for number in numbers],
-                counts[task],
-            )
-        answers: dict[int, Answer] = {}
-        for item, found in tokenised.items():
-            for instance, start, stop in found.spans:
-                own = answered[first[item] + start : first[item] + stop]
-                rolling = instance.request_type == "loglikelihood_rolling"
-                answers[id(instance)] = sum(a.logprob for a in own) if rolling else own[0]
-        return answers, tokens
+        sets = [numbers for numbers in by_task.values() if numbers]
+        answered, tokens = log_likelihoods(self._model, path, requests, self._batch_size, sets)
+        return {
+            item: answered[first[item] : first[item] + len(own)] for item, own in tokenised.items()
+        }, tokens
+
+    def _check(
+        self,
+        chosen: Mapping[Item, Sequence[Instance]],
+        answered: Mapping[Item, Sequence[LogLikelihood]],
+    ) -> None:
+        """Refuse log-likelihoods that no working model gives, task by task."""
+        for task in dict.fromkeys(name for name, _ in chosen):
+            own = [item for item in chosen if item[0] == task and answered[item]]
+            requests = [r for item in own for r in self._tokens.of(item, chosen[item]).requests]
+            values = [answer.logprob for item in own for answer in answered[item]]
+            if own:
+                check_log_likelihoods(task, values, [len(r.targets) for r in requests], len(own))
 
     def _find_path(self, requests: Sequence[Request]) -> Path:
         """Compare ways of running the model once, on the first weights that tell them apart."""
         if self._path is not None:
             return self._path
+        if not requests:
+            return Path()
         path = find_path(self._model, requests)
         if path != Path():
             self._path = path

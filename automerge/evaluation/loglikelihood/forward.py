@@ -211,6 +211,10 @@ def max_position(model: PreTrainedModel) -> int:
     return min((span for span in spans if isinstance(span, int) and span > 0), default=UNLIMITED)
 
 
+Span: TypeAlias = tuple[int, int, int]
+"""A request, and the first and the one behind the last of its targets."""
+
+
 def _score(
     model: PreTrainedModel,
     path: Path,
@@ -219,23 +223,47 @@ def _score(
     branching: bool,
     prefix: Prefix,
 ) -> Iterator[tuple[int, LogLikelihood]]:
+    """Run one batch."""
+    logits, places, targets, spans = _run(model, path, requests, batch, branching, prefix)
+    values, greedy = _read(logits, places, targets)
+    for number, start, stop in spans:
+        yield number, LogLikelihood(sum(values[start:stop]), all(greedy[start:stop]))
+
+
+def run_rows(
+    model: PreTrainedModel, path: Path, requests: Sequence[Request], rows: Sequence[Row]
+) -> tuple[Tensor, list[int], list[int], list[Span]]:
+    """Run rows that hold all their tokens, as one batch.
+
+    Returns:
+        Logits [places, vocabulary]; for all requests' targets, one after the other, the places that
+        predict them, and their ids; where in these each request's targets are.
+    """
+    return _run(model, path, requests, rows, any(row.branches for row in rows), ())
+
+
+def _run(
+    model: PreTrainedModel,
+    path: Path,
+    requests: Sequence[Request],
+    batch: Sequence[Row],
+    branching: bool,
+    prefix: Prefix,
+) -> tuple[Tensor, list[int], list[int], list[Span]]:
     """Run one batch; every output position is read once, however many requests need it."""
     place: dict[tuple[int, int], int] = {}
     places: list[int] = []
     targets: list[int] = []
-    spans: list[tuple[int, int, int]] = []
+    spans: list[Span] = []
     for index, row in enumerate(batch):
         for pick in row.picks:
             start = len(places)
             places += [place.setdefault((index, c), len(place)) for c in pick.columns]
             targets += requests[pick.request].targets
             spans.append((pick.request, start, len(places)))
-    device = model.device
-    at_rows, at_columns = torch.tensor(list(place), device=device).T
+    at_rows, at_columns = torch.tensor(list(place), device=model.device).T
     logits = _logits(model, path, batch, branching, prefix, at_rows, at_columns)
-    values, greedy = _read(logits, places, targets)
-    for number, start, stop in spans:
-        yield number, LogLikelihood(sum(values[start:stop]), all(greedy[start:stop]))
+    return logits, places, targets, spans
 
 
 def _read(

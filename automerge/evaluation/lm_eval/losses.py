@@ -1,0 +1,228 @@
+"""Smooth losses behind lm-eval's metrics: functions of log-likelihoods, item by item.
+
+They are what slopes follow; what is believed, stored and reported stays the metric. Multiple choice
+has the tempered probability of a wrong choice, log-likelihoods and rolling ones −log p in the
+metric's unit, and generated answers −log p of the document's own target, per token.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+from automerge.evaluation.lm_eval.answers import Answers
+from automerge.evaluation.lm_eval.choices import Choices, item_choices
+from automerge.evaluation.lm_eval.item_scores import item_scores
+from automerge.evaluation.lm_eval.judge import Judge
+from automerge.evaluation.lm_eval.metrics import OUTPUT_TOKENS
+from automerge.evaluation.lm_eval.requests import Item, TokenisedItem, TokenisedRequests
+from automerge.evaluation.lm_eval.tasks import TaskSet
+from automerge.evaluation.loglikelihood.packing import Request
+from automerge.evaluation.smooth import Form, choice_loss
+from automerge.objective import Objective
+from automerge.trial import Items
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.task import Task
+
+FORM: Form = "probability"
+"""The probability of a wrong choice: unlike cross-entropy, items that are wrong by far have little
+slope, as they have little chance to become right."""
+
+GUESS = 6.0
+"""Nats between choices, where no temperature is given: a margin of common tasks."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A sum of log-likelihoods times factors."""
+
+    factors: tuple[float, ...]
+
+    def __call__(self, log_likelihoods: Sequence[float]) -> tuple[float, Sequence[float]]:
+        """Return the loss and its derivative with respect to each log-likelihood."""
+        pairs = zip(self.factors, log_likelihoods, strict=True)
+        return math.fsum(f * x for f, x in pairs if f), self.factors
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The tempered probability of a wrong choice, times a weight; further requests do not count."""
+
+    choices: Choices
+    temperature: float
+    weight: float
+
+    def __call__(self, log_likelihoods: Sequence[float]) -> tuple[float, Sequence[float]]:
+        """Return the loss and its derivative with respect to each log-likelihood."""
+        n = len(self.choices.lengths)
+        own = self.choices.compared(log_likelihoods)
+        found = choice_loss(own, self.choices.right, self.temperature, FORM, self.choices.lengths)
+        slopes = [self.weight * slope for slope in found.slopes]
+        bare = [-slope for slope in slopes] if self.choices.unconditional else []
+        rest = len(log_likelihoods) - n - len(bare)
+        return self.weight * found.value, [*slopes, *bare, *[0.0] * rest]
+
+
+Loss: TypeAlias = Linear | Chosen
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Requests of an item on which losses depend together, and these losses by objective.
+
+    `first` is the number of its first request within the item. `extra` says that the requests are
+    none of lm-eval's: nobody asked for their answers.
+    """
+
+    item: Item
+    first: int
+    requests: tuple[Request, ...]
+    losses: Mapping[str, Loss] = field(default_factory=dict)
+    extra: bool = False
+
+
+class Losses:
+    """The losses of a study's objectives.
+
+    Args:
+        task_set: The tasks and the objectives they serve.
+        instances: lm-eval's requests of every item.
+        tokens: Their token ids.
+        judge: Tells how many words or bytes an item has.
+    """
+
+    def __init__(
+        self,
+        task_set: TaskSet,
+        instances: Mapping[Item, Sequence[Instance]],
+        tokens: TokenisedRequests,
+        judge: Judge,
+    ) -> None:
+        self._task_set = task_set
+        self._instances = instances
+        self._tokens = tokens
+        self._judge = judge
+        self._sizes: dict[tuple[str, Item], float] = {}
+
+    def units(self, items: Items, temperatures: Mapping[str, float]) -> list[Unit]:
+        """Cut the requests of some items into what must be run in one batch.
+
+        Args:
+            items: Doc ids by leaf task.
+            temperatures: By leaf task, in the unit of its margins.
+
+        Returns:
+            All log-likelihood requests, in the order of items, and those that only losses need.
+            The loss of an objective is the sum of its losses; it is a mean over items.
+        """
+        by_item: dict[Item, dict[str, Loss]] = {}
+        for objective in self._task_set.objectives:
+            for item, loss in self._objective_losses(objective, items, temperatures).items():
+                by_item.setdefault(item, {})[objective.name] = loss
+        units = []
+        for task, ids in items.items():
+            for doc_id in ids:
+                item = task, doc_id
+                units += self._item_units(item, by_item.get(item, {}))
+        return units
+
+    def _item_units(self, item: Item, losses: Mapping[str, Loss]) -> list[Unit]:
+        requests = self._tokens.of(item, self._instances[item]).requests
+        if any(isinstance(loss, Chosen) for loss in losses.values()):
+            return [Unit(item, 0, requests, losses)]
+        factors = {name: loss.factors for name, loss in losses.items() if isinstance(loss, Linear)}
+        units = [
+            Unit(item, i, (request,), {name: Linear((row[i],)) for name, row in factors.items()})
+            for i, request in enumerate(requests)
+        ]
+        if not requests and losses and (target := self._target(item)) is not None:
+            units.append(Unit(item, 0, (target,), losses, extra=True))
+        return units
+
+    def _objective_losses(
+        self, objective: Objective, items: Items, temperatures: Mapping[str, float]
+    ) -> dict[Item, Loss]:
+        """An objective's losses by item; items without one are not among them."""
+        if objective.metric == OUTPUT_TOKENS:
+            return {}
+        leaves = self._task_set.members[objective.name]
+        weights: dict[Item, float] = {}
+        for task in leaves:
+            own = [(task, doc_id) for doc_id in items.get(task, ())]
+            if objective.aggregation == "mean_of_means":
+                weights |= dict.fromkeys(own, 1 / max(len(own), 1) / len(leaves))
+            elif objective.aggregation in ("weighted_perplexity", "bits_per_byte"):
+                weights |= self._sizes_of(objective, own)
+            else:
+                weights |= dict.fromkeys(own, 1.0)
+        if objective.aggregation in ("weighted_perplexity", "bits_per_byte"):
+            total = math.fsum(weights.values())
+            unit = math.log(2) if objective.aggregation == "bits_per_byte" else 1.0
+            weights = dict.fromkeys(weights, 1 / total / unit if total else 0.0)
+        elif objective.aggregation != "mean_of_means":
+            weights = dict.fromkeys(weights, 1 / max(len(weights), 1))
+        found: dict[Item, Loss] = {}
+        for item, weight in weights.items():
+            task = self._task_set.tasks[item[0]]
+            sign = -1.0 if _against(task, objective) else 1.0
+            loss = self._loss(item, objective.metric, sign * weight, temperatures.get(item[0]))
+            if loss is not None:
+                found[item] = loss
+        return found
+
+    def _loss(
+        self, item: Item, metric: str, weight: float, temperature: float | None
+    ) -> Loss | None:
+        task, instances = self._task_set.tasks[item[0]], self._instances[item]
+        kind = instances[0].request_type
+        if task.OUTPUT_TYPE == "multiple_choice":
+            choices = item_choices(task, metric, instances[0].doc, len(instances))
+            if choices is None:
+                return None
+            temperature = temperature or GUESS / statistics.median(choices.lengths)
+            return Chosen(choices, temperature, weight)
+        if kind == "generate_until":
+            target = self._target(item)
+            return None if target is None else Linear((-weight / len(target.targets),))
+        if task.OUTPUT_TYPE not in ("loglikelihood", "loglikelihood_rolling"):
+            return None
+        known: TokenisedItem = self._tokens.of(item, instances)
+        return Linear((-weight,) * len(known.requests))
+
+    def _target(self, item: Item) -> Request | None:
+        """The document's target as what a model would have to generate; None where it is no text
+        or does not fit."""
+        task, instance = self._task_set.tasks[item[0]], self._instances[item][0]
+        target = task.doc_to_target(instance.doc)
+        target = target[0] if isinstance(target, list) and target else target
+        if not isinstance(target, str) or not target.strip():
+            return None
+        delimiter = str(getattr(task.config, "target_delimiter", " "))
+        return self._tokens.continued(instance.args[0], delimiter + target)
+
+    def _sizes_of(self, objective: Objective, items: Sequence[Item]) -> dict[Item, float]:
+        """How many words or bytes items have: what the metric says whatever the answers are."""
+        key = objective.name
+        unknown = [item for item in items if (key, item) not in self._sizes]
+        if unknown:
+            [task] = {task for task, _ in unknown}
+            made_up = {item: (-1.0,) * len(self._instances[item]) for item in unknown}
+            ids = [doc_id for _, doc_id in unknown]
+            judged = self._judge.task_metrics(task, objective.filter, ids, Answers(made_up, 0))
+            scores = item_scores(objective, [(item, judged[item[1]]) for item in unknown])
+            pairs = zip(scores.items, scores.weights or (), strict=True)
+            self._sizes |= {(key, item): size for item, size in pairs}
+        return {item: self._sizes[key, item] for item in items}
+
+
+def _against(task: Task, objective: Objective) -> bool:
+    """Whether an objective wants less of what the loss wants more of."""
+    higher = task.higher_is_better().get(objective.metric)
+    if higher is None:
+        higher = objective.aggregation in ("mean", "mean_of_means")
+    return bool(higher) == (objective.direction == "minimize")

@@ -1,0 +1,125 @@
+"""Log-likelihoods with what it takes to run a loss of them backwards.
+
+A loss is a function of the log-likelihoods of an item's requests. Its derivatives with respect to
+them are numbers, so a batch is run once forwards, the loss of each of its items is differentiated
+on the spot, and Σ derivative · log-likelihood is run backwards: it has the gradient of the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from automerge.evaluation.base import Backward
+from automerge.evaluation.loglikelihood.forward import (
+    MAX_LOGITS,
+    MISSING,
+    LogLikelihood,
+    Path,
+    batch_tokens,
+    run_rows,
+)
+from automerge.evaluation.loglikelihood.packing import Request, Row, unique_tokens
+
+Derivatives: TypeAlias = Callable[[int, Sequence[float]], Mapping[str, Sequence[float]]]
+"""From the number of a unit and the log-likelihoods of its requests, in nats: per loss, by name,
+its derivative with respect to each of them."""
+
+GRAPH = 4
+"""Copies of a batch's logits that a graph holds, beside those of one without."""
+
+
+def run_backwards(
+    model: PreTrainedModel,
+    path: Path,
+    units: Sequence[Sequence[Request]],
+    derivatives: Derivatives,
+    backward: Backward,
+    batch_size: int,
+) -> tuple[list[list[LogLikelihood]], int]:
+    """Score requests and run losses of them backwards, a batch at a time.
+
+    Args:
+        model: Some of its parameters want gradients.
+        path: How the model is run; prefixes are not shared between batches.
+        units: Requests by what must be in one batch, for its losses depend on all of it.
+        derivatives: Of the losses of a unit.
+        backward: Called for each batch and each loss that it has a part in.
+        batch_size: As for `log_likelihoods`.
+
+    Returns:
+        The answers of each unit's requests, and the number of tokens run.
+    """
+    answers = [[MISSING] * len(unit) for unit in units]
+    if not any(units):
+        return answers, 0
+    layout = replace(path.layout, prefixes=False)
+    vocabulary = model.config.get_text_config().vocab_size
+    tokens = 0
+    limit = batch_tokens([request for unit in units for request in unit], batch_size)
+    for batch in _batches(units, limit, max(1, MAX_LOGITS // GRAPH // vocabulary)):
+        requests = [request for number in batch for request in units[number]]
+        owners = [(number, k) for number in batch for k in range(len(units[number]))]
+        [group, *_] = layout.groups(requests, [range(len(requests))])
+        tokens += sum(len(row.tokens) for row in group.rows)
+        with torch.enable_grad():
+            found, greedy = _score(model, path, requests, group.rows)
+        values = found.detach().tolist()
+        for (number, k), value, best in zip(owners, values, greedy, strict=True):
+            answers[number][k] = LogLikelihood(value, best)
+        factors: dict[str, list[float]] = {}
+        start = 0
+        for number in batch:
+            stop = start + len(units[number])
+            for loss, own in derivatives(number, values[start:stop]).items():
+                factors.setdefault(loss, [0.0] * len(requests))[start:stop] = own
+            start = stop
+        for i, (loss, row) in enumerate(factors.items()):
+            weights = torch.tensor(row, device=found.device, dtype=found.dtype)
+            backward(loss, found @ weights, i + 1 < len(factors))
+    return answers, tokens
+
+
+def _batches(units: Sequence[Sequence[Request]], tokens: int, picked: int) -> Iterator[list[int]]:
+    """Numbers of units, longest first, as many together as the limits allow, at least one."""
+    batch: list[int] = []
+    n_tokens = n_picked = 0
+    longest = {n: max((len(r.inputs) for r in unit), default=0) for n, unit in enumerate(units)}
+    for number in sorted(longest, key=lambda number: -longest[number]):
+        if not units[number]:
+            continue
+        own = unique_tokens(units[number])
+        targets = sum(len(request.targets) for request in units[number])
+        if batch and (n_tokens + own > tokens or n_picked + targets > picked):
+            yield batch
+            batch, n_tokens, n_picked = [], 0, 0
+        batch.append(number)
+        n_tokens += own
+        n_picked += targets
+    if batch:
+        yield batch
+
+
+def _score(
+    model: PreTrainedModel, path: Path, requests: Sequence[Request], rows: Sequence[Row]
+) -> tuple[Tensor, list[bool]]:
+    """Summed log-probabilities of each request's targets, with their graph, and whether greedy
+    decoding gives the targets."""
+    logits, places, targets, spans = run_rows(model, path, requests, rows)
+    device = logits.device
+    read, wanted = torch.tensor(places, device=device), torch.tensor(targets, device=device)
+    scores = logits.float().log_softmax(dim=-1)
+    values = scores[read, wanted]
+    best = (scores.detach().argmax(dim=-1)[read] == wanted).tolist()
+    owner = torch.empty(len(places), dtype=torch.long)
+    greedy = [True] * len(requests)
+    for number, start, stop in spans:
+        owner[start:stop] = number
+        greedy[number] = all(best[start:stop])
+    sums = torch.zeros(len(requests), dtype=values.dtype, device=device)
+    return sums.index_add(0, owner.to(device), values), greedy

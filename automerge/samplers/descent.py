@@ -1,0 +1,295 @@
+"""Descent along slopes of smooth losses, for all trade-offs at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import optimize
+from threadpoolctl import ThreadpoolController
+
+from automerge.arrays import Floats, Indices
+from automerge.pareto import nondominated
+from automerge.recipe import uniform_average
+from automerge.samplers.base import Sampler, Told
+from automerge.samplers.gp import GpSampler
+from automerge.samplers.gradient_process import Surrogate, best_hyperparameters, fit
+from automerge.space import Branch, Space
+from automerge.trial import Params
+
+MAX_ROWS = 1500
+"""Slopes a surrogate is made from at most, points times coordinates: it costs their cube."""
+MAX_FIT_ROWS = 500
+"""The same where hyperparameters are chosen."""
+STEP, MIN_STEP, MAX_STEP = 0.6, 0.15, 3.0
+"""How far a coordinate may go at first from a point that was measured, and the limits of that, in
+prior standard deviations."""
+LONGER, SHORTER = 1.5, 0.7
+"""What a step is multiplied by where the loss still falls at its end, and where it rises."""
+JITTER = 0.02
+"""The same for a point that is measured again, so that the recipe is another."""
+STARTS = 3
+"""Measured points that a proposal is looked for around."""
+GP_EVERY = 4
+"""Every so many proposals one is left to the Gaussian process on the true objectives."""
+MIN_AGREEING, MIN_CORRELATION = 10, 0.2
+"""With this many points, losses must rank at least so well by the surrogate, or the Gaussian
+process gets most of the proposals."""
+
+
+@dataclass
+class _Branch:
+    """What is known of one region: points (roles,), slopes (objectives, smooth roles) at them."""
+
+    points: list[Floats] = field(default_factory=list)
+    slopes: list[Floats] = field(default_factory=list)
+    losses: list[Floats] = field(default_factory=list)
+    smooth: Indices | None = None
+    step: float = STEP
+    fitted: tuple[int, list[tuple[float, float]]] = (0, [])
+    surrogates: tuple[int, list[Surrogate]] | None = None
+
+
+class DescentSampler(Sampler):
+    """Follows slopes from the uniform average, with one model of each loss for all directions.
+
+    Every measurement with slopes says how each objective's loss falls at a point. A Gaussian
+    process per loss learns from all of them (`gradient_process`), so what was seen on the way to
+    one trade-off serves the others. Directions take turns: all objectives alike, each alone, then
+    any mixture. A proposal minimises its direction's mixture of losses within a step of a point
+    that was measured. Every fourth proposal is left to `gp`, which sees the true objectives only:
+    where losses rank recipes badly, or there are none, it gets most of them.
+    """
+
+    def __init__(self, space: Space, n_objectives: int, seed: int, budget: int) -> None:
+        self._space = space
+        self._n = n_objectives
+        self._seed = seed
+        self._inner = GpSampler(space, n_objectives, seed, budget)
+        self._by_branch: dict[int, _Branch] = {}
+        self._wanted: set[int] = set()
+        self._without = 0
+        """Measurements that slopes were wanted of and that have none."""
+        self._asked = 0
+        self._descents = 0
+        self._losses: dict[int, tuple[int, Floats]] = {}
+        """Of every trial the number of its branch and its losses."""
+        self._steps: dict[int, tuple[Floats, Floats]] = {}
+        """Where each proposal that is being measured came from, and its weights of the losses."""
+        self._positions: dict[int, Floats] = {}
+        self._threads = ThreadpoolController()
+
+    def ask(self, number: int) -> Params:
+        """Propose parameters for trial `number`."""
+        self._asked += 1
+        if not self._descends():
+            return self._inner.ask(number)
+        rng = np.random.default_rng([self._seed, number])
+        with self._threads.limit(limits=1, user_api="blas"):
+            params = self._descend(number, rng)
+        self._descents += 1
+        self._wanted.add(number)
+        self._inner.repeat(number, params)
+        return params
+
+    def wants_slopes(self, number: int) -> bool:
+        """Return whether trial `number` follows slopes."""
+        return number in self._wanted
+
+    def tell(self, number: int, params: Params | None, told: Told | None) -> None:
+        """Report a trial; its slopes are learned from, and its losses by `gp`."""
+        self._inner.tell(number, params, told)
+        if params is None or told is None or not told.is_finite:
+            return
+        branch = self._space.branches.index(self._space.branch(params))
+        self._losses[number] = branch, np.array(told.losses)
+        position = self._scaled(self._space.position(params)[: len(self._space.roles)])
+        self._positions[number] = position
+        if number not in self._wanted:
+            return
+        slopes = told.slopes
+        if slopes is None or any(slope is None or not slope.by_role for slope in slopes):
+            self._without += 1
+            return
+        known = self._by_branch.setdefault(branch, _Branch())
+        rows: list[Mapping[str, float]] = [slope.by_role for slope in slopes if slope is not None]
+        roles = [role for role in self._space.roles if all(role in row for row in rows)]
+        smooth = np.array([self._space.columns[role] for role in roles])
+        if known.smooth is None:
+            known.smooth = smooth
+        if not np.array_equal(known.smooth, smooth):
+            self._without += 1
+            return
+        found = np.array([[row[role] for role in roles] for row in rows])
+        if not np.isfinite(found).all():
+            self._without += 1
+            return
+        if number in self._steps:
+            start, weights = self._steps.pop(number)
+            along = float(
+                (position - start)[smooth] @ (weights @ found * self._space.scales[smooth])
+            )
+            known.step *= LONGER if along < 0 else SHORTER
+            known.step = min(max(known.step, MIN_STEP), MAX_STEP)
+        known.points.append(position)
+        known.slopes.append(found * self._space.scales[smooth])
+        known.losses.append(np.array(told.losses))
+
+    def _descends(self) -> bool:
+        """Whether the next proposal follows slopes."""
+        with_slopes = sum(len(known.points) for known in self._by_branch.values())
+        if self._without > max(2, with_slopes):
+            return False
+        if self._asked % GP_EVERY == 0:
+            return False
+        return self._agrees() or self._asked % GP_EVERY == 1
+
+    def _agrees(self) -> bool:
+        """Whether the surrogates rank what was measured as the objectives do, as far as known."""
+        for known in self._by_branch.values():
+            if len(known.points) < MIN_AGREEING:
+                continue
+            values = self._values(known)
+            losses = np.array(known.losses)
+            found = [_correlation(values[:, j], losses[:, j]) for j in range(self._n)]
+            if np.mean(found) < MIN_CORRELATION:
+                return False
+        return True
+
+    def _scaled(self, fractions: Floats) -> Floats:
+        return np.asarray((fractions - 0.5) / self._space.scales)
+
+    def _descend(self, trial: int, rng: np.random.Generator) -> Params:
+        number = self._branch_number()
+        branch, known = self._space.branches[number], self._by_branch.get(number)
+        if known is None or known.smooth is None:
+            return self._start(branch, rng)
+        start, at, weights = self._minimum(known, self._direction(rng))
+        self._steps[trial] = start, weights
+        if (np.abs(at - np.array(known.points)).max(axis=1) < JITTER / 2).any():
+            at = at + JITTER * rng.standard_normal(at.shape)
+        return self._params(branch, at)
+
+    def _branch_number(self) -> int:
+        """The branches in turn until each has been tried, then mostly the best of them."""
+        branches = range(len(self._space.branches))
+        tried = [number for number in branches if number in self._by_branch]
+        if self._descents < len(branches):
+            return self._descents % len(branches)
+        if not tried or self._descents % 5 == 4:
+            return self._descents // 5 % len(branches)
+        numbers = [branch for branch, _ in self._losses.values()]
+        losses = np.array([own for _, own in self._losses.values()])
+        spread = losses.max(axis=0) - losses.min(axis=0)
+        totals = (losses / np.where(spread > 0, spread, 1.0)).sum(axis=1)
+        rows = [*zip(numbers, totals.tolist(), strict=True)]
+        best = {b: min(total for n, total in rows if n == b) for b in tried}
+        return min(tried, key=lambda b: best[b])
+
+    def _start(self, branch: Branch, rng: np.random.Generator) -> Params:
+        """Near the best that was measured here, else the uniform average, else the prior's mean."""
+        start = np.zeros(len(self._space.roles))
+        own = {n: losses for n, (b, losses) in self._losses.items() if self._branch(b) is branch}
+        average = self._space.params(uniform_average(self._space.sources))
+        if own:
+            rows = np.array(list(own.values()))
+            spread = rows.max(axis=0) - rows.min(axis=0)
+            totals = (rows / np.where(spread > 0, spread, 1.0)).sum(axis=1)
+            start = self._positions[list(own)[int(totals.argmin())]]
+        elif average is not None:
+            start = self._scaled(self._space.position(average)[: len(start)])
+        return self._params(branch, start + JITTER * rng.standard_normal(len(start)))
+
+    def _branch(self, number: int) -> Branch:
+        return self._space.branches[number]
+
+    def _params(self, branch: Branch, at: Floats) -> Params:
+        fractions = np.clip(0.5 + at * self._space.scales, 0.0, 1.0)
+        code = self._space.codes[self._space.branches.index(branch)]
+        return self._space.at(np.append(fractions, code))
+
+    def _direction(self, rng: np.random.Generator) -> Floats:
+        """Weights of the objectives, which sum to 1."""
+        n, turn = self._n, self._descents
+        if n == 1:
+            return np.ones(1)
+        if turn <= n:
+            return np.full(n, 1 / n) if turn in (0, n) else np.asarray(np.eye(n)[turn - 1])
+        turn %= 2 * (n + 1)
+        if turn < n:
+            return np.asarray(np.eye(n)[turn])
+        return np.full(n, 1 / n) if turn == n else rng.dirichlet(np.ones(n))
+
+    def _surrogates(self, known: _Branch) -> list[Surrogate]:
+        """A surrogate per objective, of the latest points that there is room for."""
+        assert known.smooth is not None
+        n = len(known.points)
+        if known.surrogates is not None and known.surrogates[0] == n:
+            return known.surrogates[1]
+        points, slopes = np.array(known.points), np.array(known.slopes)
+        size = len(known.smooth)
+        if n >= 1.3 * known.fitted[0]:
+            rows = slice(-max(2, MAX_FIT_ROWS // size), None)
+            targets = [slopes[rows, j] for j in range(self._n)]
+            known.fitted = n, best_hyperparameters(points[rows], targets, known.smooth)
+        rows = slice(-max(4, MAX_ROWS // size), None)
+        found = [
+            fit(points[rows], slopes[rows, j], known.smooth, *known.fitted[1][j])
+            for j in range(self._n)
+        ]
+        known.surrogates = n, found
+        return found
+
+    def _values(self, known: _Branch) -> Floats:
+        """What the surrogates say of the points measured, (n, objectives)."""
+        points = np.array(known.points)
+        return np.stack([s.value(points) for s in self._surrogates(known)], axis=1)
+
+    def _minimum(self, known: _Branch, direction: Floats) -> tuple[Floats, Floats, Floats]:
+        """The least mixture of losses within a step of the best points measured.
+
+        Returns:
+            The point measured, the one found, and the losses' weights.
+        """
+        points, values = np.array(known.points), self._values(known)
+        surrogates = self._surrogates(known)
+        shares = direction / self._ranges(known, values)
+        totals = values @ shares
+
+        def mixture(at: Floats) -> tuple[float, Floats]:
+            row = at[None]
+            value = sum(w * s.value(row)[0] for w, s in zip(shares, surrogates, strict=True))
+            slope = sum(w * s.slope(row)[0] for w, s in zip(shares, surrogates, strict=True))
+            return float(value), np.asarray(slope)
+
+        low, high = self._scaled(np.zeros(points.shape[1])), self._scaled(np.ones(points.shape[1]))
+        best: tuple[Floats, Floats] = points[0], points[0]
+        least = np.inf
+        for start in points[np.argsort(totals, kind="stable")[:STARTS]]:
+            bounds = np.stack(
+                [np.maximum(start - known.step, low), np.minimum(start + known.step, high)], 1
+            )
+            found = optimize.minimize(
+                mixture, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": 50}
+            )
+            if found.fun < least:
+                best, least = (start, np.array(found.x)), float(found.fun)
+        return *best, shares
+
+    def _ranges(self, known: _Branch, values: Floats) -> Floats:
+        """What a loss of 1 is worth for each objective: their ranges among the best points."""
+        front = values[nondominated(values)]
+        spread = front.max(axis=0) - front.min(axis=0)
+        steepness = np.linalg.norm(np.array(known.slopes)[0], axis=1)
+        usable = len(front) > 1 and len(values) > self._n
+        found = np.where(usable & (spread > 0), spread, np.where(steepness > 0, steepness, 1.0))
+        return np.asarray(found)
+
+
+def _correlation(a: Floats, b: Floats) -> float:
+    """Spearman's rank correlation."""
+    x, y = (np.argsort(np.argsort(v)).astype(float) for v in (a, b))
+    x, y = x - x.mean(), y - y.mean()
+    size = float(np.sqrt((x @ x) * (y @ y)))
+    return float(x @ y) / size if size else 0.0
