@@ -19,9 +19,9 @@ from automerge.estimation.narrow import narrowed
 FACTORS = 6
 """Factors per candidate."""
 PRIOR_INTERCEPT, PRIOR_LOADING = 2.0, 4.0
-"""How many candidates' values an item's mean, and its lack of loadings, count as."""
+"""How many candidates' values an item's mean, and zero loadings, are worth a priori."""
 PRIOR_NOISE = 8.0
-"""How many values the noise that is usual for an objective counts as in that of an item."""
+"""How many values an objective's usual noise is worth in the noise of an item."""
 LEAST_NOISE = 1e-4
 """Of the variance of an objective's values: where candidates agree, they need not in future."""
 FIRST_FIT, NEXT_FIT, LAST_FIT = 8, 1.5, 400
@@ -52,8 +52,8 @@ class Factors:
         """Begin with no candidate.
 
         Args:
-            groups: (columns,), the number of each item's objective; objectives have units and
-                usual noise of their own.
+            groups: (columns,), the number of each item's objective; each objective has its own
+                unit and usual noise.
         """
         n = len(groups)
         self._groups = groups
@@ -90,7 +90,7 @@ class Factors:
     def settle(self) -> None:
         """Learn from all candidates again, from nothing, as if they had come in any other order.
 
-        Where there are too many for that, or too few for anything, all stays as it is.
+        If there are too many for that, or too few to learn from, nothing changes.
         """
         if FIRST_FIT <= len(self._rows) <= LAST_FIT:
             self._fit(from_nothing=True)
@@ -110,7 +110,7 @@ class Factors:
 
         No value is predicted with the help of itself: items are used as they were learned from the
         other candidates, and on an item the candidate saw, its factors are those of all its other
-        items. So the predictions of seen and unseen items err alike.
+        items. So predictions of seen and unseen items have the same kind of error.
         """
         row = self._rows[candidate]
         columns = row.columns

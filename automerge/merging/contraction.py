@@ -21,7 +21,7 @@ Share = tuple[int, Coordinate, float]
 
 
 class Contraction:
-    """While entered, the model's parameters want gradients, which are contracted as they come.
+    """While entered, the model's parameters require gradients, which are contracted as they come.
 
     A recipe's smooth numbers (see `methods.base.Knob`) have slopes. A knob at a tensor is a sum of
     a profile's knots, and its slope is spread over them by the same weights.
@@ -110,7 +110,7 @@ class Contraction:
 
 
 def _part(gradient: Tensor, parameter: Tensor, target: Tensor) -> Tensor:
-    """The gradient of what part of a parameter a tensor is."""
+    """Return the gradient of the part of a parameter that a tensor is."""
     if target.shape == parameter.shape and target.stride() == parameter.stride():
         return gradient
     offset = target.storage_offset() - parameter.storage_offset()
@@ -119,7 +119,7 @@ def _part(gradient: Tensor, parameter: Tensor, target: Tensor) -> Tensor:
 
 
 def _shares(recipe: Recipe, step: Step) -> list[Share]:
-    """What numbers of a recipe the smooth knobs of a tensor's merge come from."""
+    """List the numbers of a recipe that the smooth knobs of a tensor's merge come from."""
     assert step.method is not None
     shares: list[Share] = []
     for index, which in enumerate(smooth_knobs(step.method, len(step.sources))):

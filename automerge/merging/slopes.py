@@ -123,7 +123,7 @@ class TensorSlopes:
         return rows
 
     def _along(self, gradient: Tensor, whole: bool) -> list[float]:
-        """⟨G, x₀⟩, 0 unless `whole`, and ⟨G, xᵢ − x₀⟩ of the operands x.
+        """Return ⟨G, x₀⟩, 0 unless `whole`, and ⟨G, xᵢ − x₀⟩ of the operands x.
 
         Differences are taken before the products: those of the operands themselves nearly cancel.
         """
@@ -154,7 +154,7 @@ class TensorSlopes:
         ]
 
     def _differentiated(self, gradient: Tensor) -> list[float]:
-        """Slopes by PyTorch's derivatives of the eager kernel with respect to its scalars."""
+        """Return slopes by PyTorch's derivatives of the eager kernel in its scalars."""
         merge = TensorMerge(self._step, self._method, self._workspace)
         moving = [any(column) for column in zip(*self._rows, strict=True)]
         precision = working_precision(merge.tensors)
@@ -169,7 +169,7 @@ class TensorSlopes:
 
 
 def moved(values: Values, which: SmoothKnob, by: float) -> Values:
-    """Values with one of them moved."""
+    """Return values with one of them moved."""
     to = _value(values, which) + by
     if which.source is None:
         return replace(values, number={**values.number, which.knob: to})
@@ -190,7 +190,7 @@ def _sum(derivatives: Sequence[float]) -> float:
 
 
 def inner(gradient: Tensor, x: Tensor, less: Tensor | None, precision: torch.dtype) -> float:
-    """⟨G, x − less⟩ of flat tensors, block by block, on the gradient's device."""
+    """Return ⟨G, x − less⟩ of flat tensors, block by block, on the gradient's device."""
     total = 0.0
     for start in range(0, len(x), BLOCK):
         block = slice(start, start + BLOCK)
@@ -203,12 +203,12 @@ def inner(gradient: Tensor, x: Tensor, less: Tensor | None, precision: torch.dty
 
 
 def flat(scalars: Coefficients) -> list[float]:
-    """The numbers of a first stage, source by source, then those all share."""
+    """Return the numbers of a first stage, source by source, then those that all share."""
     return [*(value for one in scalars.each for value in one), *scalars.shared]
 
 
 def _with_leaves(scalars: Coefficients, leaves: Sequence[Tensor]) -> Coefficients:
-    """The scalars with a tensor in the place of each number: kernels compute with either."""
+    """Return the scalars with a tensor for each number: kernels compute with either."""
     rest = iter(leaves)
     each = tuple(tuple(next(rest) for _ in one) for one in scalars.each)
     return Coefficients(each, tuple(rest), scalars.switches)  # type: ignore[arg-type]

@@ -16,8 +16,8 @@ import numpy as np
 from automerge.arrays import Floats
 
 INTERACTION = 0.5
-"""Prior size of a mode in which components differ in how they vary over depth, beside that of the
-same variation alike in all components."""
+"""Prior size of a mode in which components differ in how they vary over depth, relative to that of
+the same variation in all components."""
 
 
 def contrasts(n: int) -> Floats:

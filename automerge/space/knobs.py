@@ -122,7 +122,7 @@ def _value_of(profile: Profile, selector: str, depth: float) -> float | None:
 
 
 def same(one: Profile, other: Profile, depths: Sequence[float]) -> bool:
-    """Whether two profiles give every tensor the same value, as far as their selectors tell."""
+    """Return whether two profiles give every tensor the same value, by their selectors."""
     selectors = [[selector for selector, _ in profile.parts] for profile in (one, other)]
     patterns = any("*" in selector for listed in selectors for selector in listed)
     if patterns and selectors[0] != selectors[1] and selectors[0] != [DEFAULT]:

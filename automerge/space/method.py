@@ -234,7 +234,7 @@ def _stated(value: float | str) -> Profile:
 
 
 def _equal(one: Profile | bool, other: Profile | bool | None, depths: tuple[float, ...]) -> bool:
-    """Whether two knob values do the same at these depths."""
+    """Return whether two knob values do the same at these depths."""
     if isinstance(one, Profile) and isinstance(other, Profile):
         return same(one, other, depths)
     return one is other

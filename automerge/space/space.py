@@ -241,7 +241,7 @@ class Space:
 
     @cached_property
     def prior(self) -> Floats:
-        """Branch probabilities without knowledge: methods alike, then their sets of models."""
+        """Branch probabilities without knowledge: equal for methods, then for sets of models."""
         methods = [branch.method for branch in self.branches]
         return np.array([1 / len(self.methods) / methods.count(method) for method in methods])
 
@@ -257,7 +257,7 @@ class Space:
         )
 
     def position(self, params: Params) -> Floats:
-        """Return a position in which near means alike: (roles + codes,).
+        """Return a position in which near means similar: (roles + codes,).
 
         Fractions in [0, 1] of the ranges of all roles (the middle for inactive roles), then the
         branch's code.

@@ -68,7 +68,7 @@ def files_of(path: Path) -> list[Path]:
     """Return a file, or the files in a folder.
 
     Raises:
-        PreflightError: it is no regular file, a circle of links, or too large.
+        PreflightError: it is not a regular file, is a circle of links, or is too large.
     """
     if path.is_dir():
         try:

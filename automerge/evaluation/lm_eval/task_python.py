@@ -28,7 +28,7 @@ def code_files(path: Path, root: yaml.Node | None) -> dict[Path, bytes]:
     A module names others by its imports, and data by string literals.
 
     Raises:
-        PreflightError: a file is too large, or is no regular file.
+        PreflightError: a file is too large, or is not a regular file.
     """
     folder, found = path.parent, dict[Path, bytes]()
     waiting = [

@@ -23,7 +23,7 @@ FAILURES = (
     AttributeError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError,
     yaml.YAMLError,
 )  # fmt: skip
-"""What reading a file that is no task file may raise."""
+"""What reading a file that is not a task file may raise."""
 
 
 class Unreadable(ValueError):
@@ -34,7 +34,7 @@ def read_text(path: Path) -> str:
     """Return a task file's text.
 
     Raises:
-        Unreadable: it is no regular file, too large, or not UTF-8.
+        Unreadable: it is not a regular file, is too large, or is not UTF-8.
         OSError: it cannot be read.
     """
     try:
