@@ -15,15 +15,15 @@ import math
 import random
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 
 from automerge.recipe import single, uniform_average
-from automerge.samplers.base import Sampler, SamplerFactory, Told
+from automerge.samplers.base import Sampler, SamplerFactory, Slopes, Told
 from automerge.space import Space
-from automerge.testing.spaces import losses, space
+from automerge.testing.spaces import losses, slopes, space
 from automerge.trial import Params
 
 SPACE = space()
@@ -31,10 +31,15 @@ TRIALS = 24
 """Enough to leave every sampler's random start behind."""
 
 
-def measured(space: Space, params: Params, n_objectives: int) -> Told:
-    """Return what a sampler is told of parameters: smooth losses, and errors that vary."""
+def measured(space: Space, params: Params, n_objectives: int, with_slopes: bool = False) -> Told:
+    """Return what a sampler is told of parameters: smooth losses, errors that vary, slopes."""
     values = losses(space, params, n_objectives)
-    return Told(tuple(values), tuple(0.01 + 0.05 * value for value in values))
+    errors = tuple(0.01 + 0.05 * value for value in values)
+    if not with_slopes:
+        return Told(tuple(values), errors)
+    rows = slopes(space, params, n_objectives)
+    found = (Slopes(value, row) for value, row in zip(values, rows, strict=True))
+    return Told(tuple(values), errors, tuple(found))
 
 
 def drive(
@@ -55,7 +60,8 @@ def drive(
             asked.append(sampler.ask(len(asked)))
         number = pending.pop(rng.randrange(len(pending)))
         failed = number % 7 == 6
-        told = None if failed else measured(space, asked[number], n_objectives)
+        wanted = sampler.wants_slopes(number)
+        told = None if failed else measured(space, asked[number], n_objectives, wanted)
         sampler.tell(number, asked[number], told)
     return asked
 
@@ -82,7 +88,8 @@ class Log:
                 continue
             number = pending[call % len(pending)]
             failed = number % 5 == 4
-            values = None if failed else measured(SPACE, self.asked[number], n_objectives)
+            wanted = sampler.wants_slopes(number)
+            values = None if failed else measured(SPACE, self.asked[number], n_objectives, wanted)
             sampler.tell(number, self.asked[number], values)
             self.told[number] = values
             self.order.append(("tell", number))
@@ -96,6 +103,29 @@ class Log:
                 assert sampler.repeat(number, self.asked[number])
             else:
                 assert sampler.ask(number) == self.asked[number]
+
+
+def distorted(params: Params, kind: str, rng: np.random.Generator) -> Told:
+    """Return what is told of parameters, with slopes that are not what they should be."""
+    told = measured(SPACE, params, 2, with_slopes=True)
+    assert told.slopes is not None
+    if kind == "missing":
+        return replace(told, slopes=None)
+    if kind == "half":
+        return replace(told, slopes=(told.slopes[0], None))
+
+    def change(slope: float) -> float:
+        if kind == "noise":
+            return float(rng.normal())
+        return 1000 * slope if kind == "scaled" else math.nan
+
+    found = (
+        None
+        if slopes is None
+        else Slopes(slopes.loss, {role: change(slope) for role, slope in slopes.by_role.items()})
+        for slopes in told.slopes
+    )
+    return replace(told, slopes=tuple(found))
 
 
 class SamplerLaws:
@@ -204,6 +234,24 @@ class SamplerLaws:
             values = tuple(losses(SPACE, params, 2))
             sampler.tell(number, params, Told(values, errors[number % len(errors)]))
             assert SPACE.active(params)
+
+    @pytest.mark.parametrize("kind", ["missing", "half", "noise", "scaled", "no numbers"])
+    def test_slopes_of_any_quality_are_borne(self, make: SamplerFactory, kind: str) -> None:
+        rng = np.random.default_rng(5)
+
+        def propose(told: list[Told] | None) -> tuple[list[Params], list[Told]]:
+            sampler = make(SPACE, 2, 0, TRIALS)
+            asked, heard = [], []
+            for number in range(TRIALS):
+                asked.append(sampler.ask(number))
+                heard.append(told[number] if told else distorted(asked[-1], kind, rng))
+                sampler.tell(number, asked[-1], heard[-1])
+                assert SPACE.active(asked[-1])
+            return asked, heard
+
+        asked, told = propose(None)
+        assert len({repr(params) for params in asked}) > TRIALS // 2
+        assert propose(told)[0] == asked
 
     def test_trials_nobody_asked_for_may_be_told(self, make: SamplerFactory) -> None:
         sampler = make(SPACE, 2, 0, 12)

@@ -62,6 +62,26 @@ def branch_cost(branch: Branch) -> float:
     return float(np.random.default_rng(label).uniform(0, 0.3))
 
 
+def slopes(space: Space, params: Params, n_objectives: int) -> list[dict[str, float]]:
+    """Return the derivatives of `losses` by role, per fraction of a role's range, by differences.
+
+    Roles at a bound are left out, and those that have no slope.
+    """
+    h, position = 0.002, space.position(params)
+    found: list[dict[str, float]] = [{} for _ in range(n_objectives)]
+    for role in space.branch(params).roles:
+        column = space.columns[role]
+        if space.smooth[column] and h <= position[column] <= 1 - h:
+            ends = []
+            for by in (-h, h):
+                moved = position.copy()
+                moved[column] += by
+                ends.append(losses(space, space.at(moved), n_objectives))
+            for j, (below, above) in enumerate(zip(*ends, strict=True)):
+                found[j][role] = (above - below) / (2 * h)
+    return found
+
+
 def losses(space: Space, params: Params, n_objectives: int) -> list[float]:
     """Return squared distances to one optimum per objective, plus what the branch costs."""
     branch = space.branch(params)
