@@ -49,7 +49,7 @@ class MergeTime:
         return self.moved / self.merge
 
     def plain(self) -> dict[str, object]:
-        """Return JSON-ready, with ratio and bandwidth."""
+        """Return JSON-ready values, with ratio and bandwidth."""
         return {**asdict(self), "ratio": self.ratio, "bandwidth": self.bandwidth}
 
 

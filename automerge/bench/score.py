@@ -81,7 +81,7 @@ class ScoreTime:
         return self.ours / self.stock
 
     def plain(self) -> dict[str, float]:
-        """Return JSON-ready, with the sum and ratios."""
+        """Return JSON-ready values, with our total and the ratios."""
         return {
             **asdict(self),
             "ours": self.ours,

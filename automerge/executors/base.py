@@ -16,23 +16,30 @@ class Worker(Protocol):
     """Measures jobs, one at a time, on one device; never raises for a bad recipe."""
 
     def prepare(self, part: Part) -> None:
-        """Called before each job of a part: make sure that what will be read is as it was.
+        """Check that the models are unchanged; called before each job of a part.
 
-        Raises ModelsChanged where it is not; that ends the study.
+        Raises:
+            ModelsChanged: they are not, which ends the study.
         """
 
     def measure(self, job: Job) -> Outcome:
-        """Measure a job; raises ModelsChanged as `prepare` does, and DeviceLost."""
+        """Measure a job.
+
+        Raises:
+            ModelsChanged: as `prepare` does.
+            DeviceLost: the device can no longer be used by this process.
+        """
 
     def identity(self) -> Mapping[str, str]:
-        """What must be equal for scores of two workers to be comparable: versions, models, device.
+        """Return what must be equal for two workers' scores to be comparable.
 
-        What the driver cannot know itself, such as the device, is compared between workers.
+        This is versions, models and the device. What the driver cannot know itself, such as the
+        device, is compared between workers.
         """
 
 
 WorkerFactory: TypeAlias = Callable[[], Worker]
-"""Called once in the process that measures; picklable, unless that is the driver's."""
+"""Called once in the process that measures; picklable, unless that is the driver's process."""
 
 
 class Executor(Protocol):
@@ -41,30 +48,30 @@ class Executor(Protocol):
     The law:
 
     - Each job that was submitted and not withdrawn comes back once, with what its worker measured.
-      Failure is a value; workers that are lost are replaced inside.
+      Failure is a value; the executor itself replaces workers that are lost.
     - A worker has one job at a time, and is told the job's part before it.
-    - ModelsChanged, and what else of `SearchAborted` a worker raises, ends the study: it comes out
-      of `next_finished`, as does the PreflightError of a worker that cannot be built.
-    - A worker outside the driver's process whose identity is not the expected one, or not that of
-      the workers before it, measures nothing.
-    - After `close` nothing is measured and nothing comes back; closing again does nothing.
+    - ModelsChanged, like any other `SearchAborted` that a worker raises, ends the study: it is
+      raised by `next_finished`, as is the PreflightError of a worker that cannot be built.
+    - A worker outside the driver's process whose identity differs from the expected one, or from
+      that of earlier workers, measures nothing.
+    - After `close`, nothing is measured and nothing comes back; closing again does nothing.
     """
 
     @property
     def slots(self) -> int:
-        """How many jobs keep every worker busy; at least one."""
+        """The number of jobs that keep every worker busy; at least one."""
         ...
 
     def submit(self, job: Job) -> None:
-        """Queue a job; returns at once."""
+        """Queue a job, and return immediately."""
         ...
 
     def withdraw(self) -> list[Job]:
-        """Take back the jobs that wait for a worker, and return them."""
+        """Take back and return the jobs that are waiting for a worker."""
         ...
 
     def next_finished(self, timeout_s: float) -> tuple[Job, Outcome] | None:
-        """Wait for any job to finish; return None when none did in time.
+        """Wait for any job to finish; return None if none did in time.
 
         Raises:
             ClusterLost: no worker is left and none can be started.
@@ -82,11 +89,11 @@ class Start:
 
     Attributes:
         worker: builds a worker.
-        workers: how many there are to be; None for as many as there is room for.
-        gpus: how many GPUs each of them takes.
+        workers: the number of workers; None for as many as there is room for.
+        gpus: the number of GPUs per worker.
         address: the cluster to join; None for this machine.
-        expected: what every worker's identity must say, as far as the driver knows.
-        note: takes a sentence for users, while no worker is up.
+        expected: every worker's identity, as far as the driver knows it.
+        note: called with a sentence for users while no worker is up.
     """
 
     worker: WorkerFactory
@@ -104,16 +111,16 @@ def _nothing(address: str | None) -> Sequence[str]:
 
 @dataclass(frozen=True)
 class Launcher:
-    """An executor that a study can name, and what it is capable of.
+    """An executor that a study can name, and its capabilities.
 
     Attributes:
-        start: starts it.
-        parallel: several workers measure at once. On a CPU each then computes with one thread, and
-            a deterministic study must say how many there are.
-        in_driver: its worker lives in the driver's process, and takes over what the driver has
-            opened; otherwise workers are built from a pickle.
-        joins: it can join a cluster at an address.
-        warnings: what users should know before code is sent to an address.
+        start: starts the executor.
+        parallel: whether several workers measure at once. On a CPU, each then uses one thread, and
+            a deterministic study must fix their number.
+        in_driver: whether its worker lives in the driver's process, and takes over what the driver
+            has opened; otherwise, workers are built from a pickle.
+        joins: whether it can join a cluster at an address.
+        warnings: returns what users should know before code is sent to an address.
     """
 
     start: Callable[[Start], Executor]

@@ -1,4 +1,4 @@
-"""When a measurement has hung."""
+"""When a measurement counts as hung."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 MIN_S = 300.0
 TIMES_MEDIAN = 4.0
 KNOWN = 3
-"""Measurements that must have been seen before any is called late."""
+"""The number of measurements that must have finished before any counts as late."""
 REMEMBERED = 101
 
 
 @dataclass
 class Deadline:
-    """Learns how long an item takes; says how long a measurement of some items may take.
+    """Learns how long an item takes, and limits how long a measurement may take.
 
-    No limit before `KNOWN` measurements; then `TIMES_MEDIAN` times the median, never under
-    `min_s`. Durations are of a monotonic clock: setting the time of day changes nothing.
+    There is no limit before `KNOWN` measurements; then it is `TIMES_MEDIAN` times the median, and
+    at least `min_s`. Durations come from a monotonic clock, so setting the time changes nothing.
     """
 
     min_s: float = MIN_S
@@ -29,7 +29,7 @@ class Deadline:
         self._seconds.append(took_s / max(n_items, 1))
 
     def limit_s(self, n_items: int) -> float | None:
-        """How long so many items may take; None where it is not known yet."""
+        """Return how many seconds this many items may take; None if it is not known yet."""
         if len(self._seconds) < KNOWN:
             return None
         typical = statistics.median(self._seconds)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 
 def differences(identity: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
-    """Return in words what of a worker's identity is not as wanted; nothing where all is."""
+    """Describe how a worker's identity differs from the wanted one; empty if it does not."""
     return [
         f"{what} {identity.get(what, 'missing')} instead of {value}"
         for what, value in wanted.items()

@@ -27,7 +27,7 @@ class LocalExecutor:
         return waiting
 
     def next_finished(self, timeout_s: float) -> tuple[Job, Outcome] | None:
-        """Run the oldest job to its end, whatever the timeout."""
+        """Run the oldest job to its end, regardless of the timeout."""
         del timeout_s
         if not self._queue:
             return None

@@ -1,4 +1,4 @@
-"""The executors, by the name that `executor:` gives; each imports what it needs late."""
+"""The executors, by their names in `executor:`; each imports what it needs when it starts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _ray_warnings(address: str | None) -> Sequence[str]:
 
 
 def _admit(name: str, outside: object) -> Launcher:
-    """Take an executor from outside the package; raise TypeError for other things."""
+    """Accept an executor from outside the package; raise TypeError for anything else."""
     del name
     if not isinstance(outside, Launcher):
         raise TypeError(f"expected an automerge.executors.Launcher, got {type(outside).__name__}")

@@ -43,7 +43,7 @@ def warm_start(run: Path, digests: Mapping[str, str], limit: int) -> Warm:
         limit: how many recipes are taken at most, evenly spaced on the front.
 
     Raises:
-        StateError: the folder holds no study.
+        StateError: the folder contains no study.
         ConfigError: none of the front's merges can be made of this study's models.
     """
     with open_study(run) as store:

@@ -1,1 +1,1 @@
-"""The truth on disk: run folder, store and what is read back from it."""
+"""The truth on disk: the run folder, the store, and what is read back from it."""

@@ -1,7 +1,7 @@
-"""What the rows of a store must be to each other, checked once, where the store is opened.
+"""How the rows of a store must relate to each other, checked once when the store is opened.
 
-Digests tell what was damaged; they do not stop a stranger, who can compute them too. After this
-check every reader may rely on types, limits and references.
+Digests reveal damage; they do not stop tampering, since anyone can compute them. After this check,
+every reader may rely on types, limits and references.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from automerge.store.schema import META, NAME, NOTES, PARAMS, RECIPE, TIMINGS, m
 from automerge.trial import PARTS, FailureKind, Items, Origin, Part
 
 LARGEST = 1e15
-"""Of an item's score or weight: beyond any log-likelihood of a document."""
+"""The largest score or weight of an item: beyond any log-likelihood of a document."""
 LATEST = 1e11
-"""Unix seconds, to the year 5138."""
+"""The latest time in Unix seconds, in the year 5138."""
 
 
 def check_study(db: sqlite3.Connection, path: Path) -> None:
-    """Raise StateError, naming row and column, for what no study holds."""
+    """Raise StateError, naming row and column, if the content is not that of a study."""
     _Check(db, path).run()
 
 
@@ -116,7 +116,7 @@ class _Check:
                 self._need(task in items, "value", f"a task of {part}", task)
 
     def _check_references(self) -> None:
-        """Facts that name trials or objectives of the study."""
+        """Check facts that name trials or objectives of the study."""
         if self._study is None:
             return
         self._table = "meta"
@@ -286,7 +286,7 @@ class _Check:
             self._numbers("derivatives", derivatives, n, -LARGEST)
 
     def _pools(self) -> dict[tuple[str, str], NDArray[np.bool_]] | None:
-        """Which items each part of the split has; None of a study that has not begun."""
+        """Return which items each part of the split has; None if the study has not begun."""
         if self._inputs is None:
             return None
         pools: dict[tuple[str, str], NDArray[np.bool_]] = {}
@@ -325,7 +325,7 @@ class _Check:
 
 
 def _parts(inputs: Inputs) -> Iterator[tuple[Part, Items]]:
-    """Yield the items of each part, sealed ones too."""
+    """Yield the items of each part, including sealed ones."""
     yield "search", inputs.items.search
     yield "select", inputs.items.select
     yield "test", inputs.items.test.for_files()

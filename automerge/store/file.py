@@ -1,7 +1,8 @@
-"""The file a study is kept in: opened without trust, and read back as it was written.
+"""The file that a study is stored in: opened without trust, and read back as it was written.
 
-Every row carries a digest of itself, and `seals` a count and a sum of the digests of each table, so
-that a changed, added or lost row is noticed, which SQLite does not do. Schema in docs/store.md.
+Every row has a digest of itself, and `seals` has a count and a sum of the digests of each table, so
+that a changed, added or lost row is detected, which SQLite does not do. The schema is described in
+docs/store.md.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from automerge.store.run_folder import check_own_files, is_running
 SCHEMA_VERSION = 5
 FILE = "study.sqlite"
 MAX_BYTES = 2**34
-"""A larger file is no study's."""
+"""No study's file is larger."""
 MAX_VALUE = 2**28
-"""Bytes of the longest text or blob."""
+"""The maximum size of a text or blob in bytes."""
 
 Value: TypeAlias = str | int | float | bytes | None
 Types: TypeAlias = tuple[type, ...]
@@ -107,7 +108,7 @@ TABLES: Mapping[str, tuple[int, Mapping[str, Types]]] = {
         },
     ),
 }
-"""The tables: how many of the first columns name a row, and what each column holds."""
+"""The tables: how many of the first columns identify a row, and the types of all columns."""
 
 _SQL = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, digest BLOB NOT NULL);
@@ -143,18 +144,21 @@ STATEMENTS = tuple(statement.strip() for statement in _SQL.strip().split(";\n"))
 
 _DIGEST = 16
 _SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")
-"""How a rollback journal ends that names a file for SQLite to delete; a study's never does."""
+"""The end of a rollback journal that names a file for SQLite to delete; no study's does."""
 _STEPS = 10_000_000
 _STEPS_PER_BYTE = 20
 _STEPS_AT_ONCE = 100_000
-"""So many steps of SQLite's machine to check a file; a tree of pages in circles takes more."""
+"""Limits on the steps of SQLite's machine to check a file; pages that form a cycle take more."""
 
 
 def connect(path: Path, *, write: bool) -> tuple[sqlite3.Connection, Path | None]:
-    """Open a study's file; also the folder of a private copy, for the caller to delete.
+    """Open a study's file.
 
-    A reader never changes the run folder: what a killed writer left half done is read from a copy,
-    in which SQLite can end it.
+    A reader never changes the run folder: what a killed writer left unfinished is read from a copy,
+    in which SQLite can complete or undo it.
+
+    Returns:
+        The connection, and the folder of a private copy for the caller to delete, if there is one.
     """
     run = path.parent
     check_own_files(run)
@@ -162,7 +166,7 @@ def connect(path: Path, *, write: bool) -> tuple[sqlite3.Connection, Path | None
     _check_journal(journal)
     for file in _parts(path):
         if file.exists() and file.stat().st_size > MAX_BYTES:
-            raise StateError(f"{file}: larger than {MAX_BYTES >> 30} GiB; that is no study's file")
+            raise StateError(f"{file}: larger than {MAX_BYTES >> 30} GiB; not the file of a study")
     copy = None
     if not write and not is_running(run) and _is_unfinished(path):
         copy = Path(tempfile.mkdtemp(prefix="automerge-study-"))
@@ -181,12 +185,12 @@ def connect(path: Path, *, write: bool) -> tuple[sqlite3.Connection, Path | None
 
 
 def _parts(path: Path) -> tuple[Path, ...]:
-    """The file and what SQLite keeps beside it; its index of the log can be made again."""
+    """Return the file and what SQLite keeps beside it, except its index of the log."""
     return path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-journal")
 
 
 def _is_unfinished(path: Path) -> bool:
-    """Whether a writer that is gone left a log or a journal, or the file as one with a log."""
+    """Return whether a dead writer left a log, a journal, or a file that expects a log."""
     if any(part.exists() for part in _parts(path)[1:]):
         return True
     with path.open("rb") as file:
@@ -194,7 +198,7 @@ def _is_unfinished(path: Path) -> bool:
 
 
 def _check_journal(journal: Path) -> None:
-    """Refuse a journal at whose end SQLite would delete another file."""
+    """Refuse a journal that would make SQLite delete another file."""
     try:
         with journal.open("rb") as file:
             file.seek(-min(journal.stat().st_size, len(_SUPER_JOURNAL)), 2)
@@ -203,13 +207,13 @@ def _check_journal(journal: Path) -> None:
         return
     if end == _SUPER_JOURNAL:
         raise StateError(
-            f"{journal}: names another file, which SQLite would delete; automerge writes no such "
-            "journal: do not use this folder, or remove that file"
+            f"{journal}: names another file, which SQLite would delete; automerge never writes "
+            "such a journal: do not use this folder, or remove the journal"
         )
 
 
 def create(db: sqlite3.Connection) -> None:
-    """Make the tables, empty and sealed; inside a transaction."""
+    """Create the tables, empty and sealed; call inside a transaction."""
     for statement in STATEMENTS:
         db.execute(statement)
     db.executemany(
@@ -218,7 +222,7 @@ def create(db: sqlite3.Connection) -> None:
 
 
 def insert(db: sqlite3.Connection, table: str, rows: Iterable[Sequence[Value]]) -> None:
-    """Add rows, each with its digest; inside a transaction."""
+    """Add rows, each with its digest; call inside a transaction."""
     marks = ", ".join("?" * (len(TABLES[table][1]) + 1))
     n = total = 0
     for row in rows:
@@ -230,7 +234,7 @@ def insert(db: sqlite3.Connection, table: str, rows: Iterable[Sequence[Value]]) 
 
 
 def put(db: sqlite3.Connection, key: str, value: str) -> None:
-    """Set a fact of `meta`; inside a transaction."""
+    """Set a fact in `meta`; call inside a transaction."""
     for (digest,) in db.execute("SELECT digest FROM meta WHERE key = ?", (key,)).fetchall():
         db.execute("DELETE FROM meta WHERE key = ?", (key,))
         _reseal(db, "meta", -1, -int.from_bytes(digest, "big"))
@@ -238,14 +242,14 @@ def put(db: sqlite3.Connection, key: str, value: str) -> None:
 
 
 def next_number(db: sqlite3.Connection, table: str) -> int:
-    """The number of the next row; inside a transaction."""
+    """Return the number of the next row; call inside a transaction."""
     column = next(iter(TABLES[table][1]))
     found: int = db.execute(f"SELECT coalesce(max({column}), 0) + 1 FROM {table}").fetchone()[0]
     return found
 
 
 def row_digest(table: str, row: Sequence[Value]) -> bytes:
-    """Sixteen bytes that name a row's content, its types included."""
+    """Return sixteen bytes that identify a row's content, including its types."""
     digest = hashlib.blake2b(table.encode(), digest_size=_DIGEST)
     for value in row:
         if isinstance(value, bytes):
@@ -269,22 +273,22 @@ def _reseal(db: sqlite3.Connection, table: str, n: int, total: int) -> None:
 
 
 def check_schema(db: sqlite3.Connection, path: Path) -> None:
-    """Refuse another version, tables other than ours, and views and triggers, which would run."""
+    """Refuse other versions, tables other than ours, and views and triggers, which would run."""
     found = dict(db.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"))
     if str(found.get("meta")).startswith("CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT"):
         rows = db.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchall()
         version = str(rows[0][0])[:40] if rows else "nothing"
         if version != str(SCHEMA_VERSION):
             raise StateError(
-                f"{path} has schema version {version}, this automerge reads version "
-                f"{SCHEMA_VERSION}; use the automerge that wrote it, or choose another --out"
+                f"{path} has schema version {version}, but this automerge reads version "
+                f"{SCHEMA_VERSION}; use the automerge that wrote it or choose another --out"
             )
     if sorted(found.values()) != sorted(STATEMENTS):
         raise refusal(path, "its tables are not those of a study")
 
 
 def check_rows(db: sqlite3.Connection, path: Path) -> None:
-    """Refuse a file whose pages, types of values, digests or seals are not as they were written."""
+    """Refuse a file whose pages, types, digests or seals are not as they were written."""
     (found,) = db.execute("PRAGMA integrity_check(1)").fetchone()
     if found != "ok":
         raise refusal(path, str(found).splitlines()[-1])
@@ -299,7 +303,7 @@ def check_rows(db: sqlite3.Connection, path: Path) -> None:
             n += 1
             total += int.from_bytes(digest, "big")
         if seals.get(table) != (n, (total % 2 ** (8 * _DIGEST)).to_bytes(_DIGEST, "big")):
-            raise refusal(path, f"rows of the table {table} are lost or were added")
+            raise refusal(path, f"rows of the table {table} were lost or added")
 
 
 def _check_types(
@@ -322,20 +326,20 @@ def refusal(
     row: Sequence[Any] = (),
     column: str | None = None,
 ) -> StateError:
-    """The error for a file, row or value that no automerge wrote."""
+    """Return the error for a file, row or value that automerge did not write."""
     where = str(path)
     if table is not None:
         key = ", ".join(repr(value)[:60] for value in row[: TABLES[table][0]])
         where += f", table {table}, row {key}" + (f", {column}" if column else "")
     return StateError(
-        f"{where}: {problem}; the file is damaged or was changed: restore a copy, or start again "
+        f"{where}: {problem}; the file is damaged or was changed: restore a copy or start again "
         "with another --out"
     )
 
 
 @contextmanager
 def bounded(db: sqlite3.Connection, path: Path) -> Iterator[None]:
-    """Give up on a file whose pages refer to each other without end."""
+    """Give up on a file whose pages form a cycle."""
     size = sum(part.stat().st_size for part in _parts(path) if part.exists())
     left = (_STEPS + _STEPS_PER_BYTE * size) // _STEPS_AT_ONCE
 
@@ -353,7 +357,7 @@ def bounded(db: sqlite3.Connection, path: Path) -> Iterator[None]:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into one sentence with what to do."""
+    """Turn SQLite's errors into a sentence that says what to do."""
     try:
         yield
     except (sqlite3.Error, UnicodeError, OverflowError, OSError) as error:
@@ -363,11 +367,11 @@ def readable(path: Path) -> Iterator[None]:
         if "interrupted" in str(error):
             raise refusal(path, "its pages refer to each other without end") from error
         if "full" in str(error) or "disk I/O" in str(error):
-            advice = "free some space; what was measured is safe, the same command goes on"
+            advice = "free some space; nothing measured is lost: run the same command to resume"
         elif "locked" in str(error):
-            advice = "another process holds it; try again"
+            advice = "another process is using it; try again"
         elif isinstance(error, OSError) or "readonly" in said or "unable to open" in said:
             advice = "check that the folder and the file may be read and written"
         else:
-            advice = "the file is damaged; restore a copy, or start again with another --out"
+            advice = "the file is damaged; restore a copy or start again with another --out"
         raise StateError(f"{path}: {said}; {advice}") from error

@@ -1,4 +1,4 @@
-"""Item scores as bytes, a row for each leaf task."""
+"""Item scores as bytes, with a row per leaf task."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from automerge.recipe import Coordinate
 
 
 def pack(scores: ItemScores) -> Iterator[tuple[str, bytes, bytes, bytes | None]]:
-    """One row for each leaf task: ids as little-endian int32, values and weights as float64."""
+    """Yield a row per leaf task: ids as little-endian int32, values and weights as float64."""
     tasks = dict.fromkeys(task for task, _ in scores.items)
     for task in tasks:
         at = [i for i, (name, _) in enumerate(scores.items) if name == task]
@@ -27,7 +27,7 @@ def pack(scores: ItemScores) -> Iterator[tuple[str, bytes, bytes, bytes | None]]
 
 
 def unpack(rows: Sequence[tuple[Any, ...]]) -> ItemScores:
-    """Invert `pack` for rows in the order of tasks."""
+    """Invert `pack`, given rows in the order of tasks."""
     items: list[tuple[str, int]] = []
     values: list[float] = []
     weights: list[float] = []

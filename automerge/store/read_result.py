@@ -25,26 +25,36 @@ from automerge.trial import BASELINES, PARTS, Failed, Measured, Outcome, Part
 
 
 def open_study(run: Path) -> Store:
-    """Open a study for reading; StateError when the folder holds none."""
+    """Open a study for reading.
+
+    Raises:
+        StateError: the folder contains no study, or one that is damaged or of another version.
+    """
     if not exists(run):
-        raise StateError(f"{run} holds no study; give the folder that `automerge search` named")
+        raise StateError(f"{run} contains no study; give the folder that `automerge search` named")
     return Store(run, write=False)
 
 
 def study_objectives(store: Store) -> tuple[Objective, ...]:
-    """The objectives the study was begun with."""
+    """Return the objectives that the study was started with."""
     return store.study.begun.inputs.objectives
 
 
 def study_state(store: Store, run: Path) -> State:
-    """Whether a study runs, was interrupted, has failed or is finished."""
+    """Return whether a study is running, was interrupted, has failed or is finished."""
     if is_running(run):
         return "running"
     return store.study.current.state
 
 
 def study_result(run: Path, store: Store, *, state: State | None = None) -> StudyResult:
-    """Everything a report shows, as values."""
+    """Return everything that a report shows, as values.
+
+    Args:
+        run: the run folder.
+        store: the study's store.
+        state: the study's state, if it is known; else it is read from the store.
+    """
     study = store.study
     begun, current, decided, inputs = study.begun, study.current, study.decided, study.begun.inputs
     objectives = inputs.objectives
@@ -103,14 +113,14 @@ def study_result(run: Path, store: Store, *, state: State | None = None) -> Stud
 
 
 def arithmetic_warnings(store: Store) -> tuple[str, ...]:
-    """What is to be known of scores that machines of several kinds gave."""
+    """Return a warning if scores come from machines of several kinds."""
     kinds = store.arithmetics()
     if len(kinds) < 2:
         return ()
     return (
         f"scores come from {len(kinds)} kinds of processors or libraries, which round differently "
-        f"({', '.join(kinds)}): the same model may have other last bits, and so other scores, on "
-        "each; --deterministic and small differences do not hold across them",
+        f"({', '.join(kinds)}): the same model may differ in its last bits, and so in its scores, "
+        "between them; --deterministic does not hold across them, nor do small differences",
     )
 
 
@@ -122,7 +132,7 @@ def _clustered(outcome: Outcome, clusters: Mapping[str, Sequence[int]]) -> Outco
 
 
 def knee(store: Store, objectives: Iterable[Objective], numbers: list[int]) -> int | None:
-    """The front's merged model with the best trade-off on select items."""
+    """Return the trial with the best trade-off on select items among the given ones, if any."""
     objectives = tuple(objectives)
     outcomes = store.outcomes("select")
     measured = {n: o for n in numbers if isinstance(o := outcomes.get(n), Measured)}
@@ -132,7 +142,7 @@ def knee(store: Store, objectives: Iterable[Objective], numbers: list[int]) -> i
 
 
 def with_exported(result: StudyResult, run: Path) -> StudyResult:
-    """The same study, with the models that are exported by now."""
+    """Return the same study, updated with the models that are exported by now."""
     trials = (replace(t, model_dir=_model_dir(run, t.trial.name)) for t in result.trials)
     return replace(result, trials=tuple(trials))
 

@@ -1,6 +1,6 @@
-"""What a study is, apart from its trials: how it began, how it stands, and what it decided.
+"""A study apart from its trials: how it began, its current state, and what it decided.
 
-A `StudyRecord` is a value. `plain` gives the JSON that `automerge.store.schema` describes, whose
+A `StudyRecord` is a value. `plain` returns the JSON that `automerge.store.schema` describes, whose
 version is the store's; `from_plain` reads what fits that schema.
 """
 
@@ -21,18 +21,21 @@ Plain: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Inputs:
-    """What models and tasks were found to be.
+    """What is known about models and tasks from examining them.
 
     Attributes:
-        items: what the split gave to search, select and test.
+        objectives: the objectives, in order.
+        items: the items that the split assigned to search, select and test.
         members: objective → its leaf tasks.
-        split: a digest of the split and of the documents.
-        clusters: leaf task → the cluster of each item, where some depend on each other.
-        n_layers: the base's.
-        dtype: what most of the base is stored in, as torch calls it.
+        split: a digest of the split and the documents.
+        n_layers: the base's number of layers.
+        dtype: the torch name of the dtype that most of the base is stored in.
         tasks: task → its digest.
+        clusters: leaf task → the cluster of each item, if some depend on each other.
         evidence: kind → source → digest of what was gathered.
-        score_commands: what scores a model on the test items; see `automerge.store.result`.
+        warnings: sentences for the user.
+        score_commands: commands that score a model on the test items, as in
+            `automerge.store.result`.
         warm: recipes of an earlier study that are measured first, by the names of their trials.
     """
 
@@ -96,13 +99,15 @@ class Begun:
     """What was fixed when the study began.
 
     Attributes:
-        inputs: its models and tasks.
-        sampler: the name in `SAMPLERS`, "auto" resolved.
-        window: how many trials a deterministic study keeps in flight; None where results are taken
-            as they come.
-        fingerprint: of the configuration.
+        inputs: the study's models and tasks.
+        sampler: the name in `SAMPLERS`, with "auto" resolved.
+        window: the number of trials that a deterministic study keeps in flight; None if results are
+            taken as they come.
+        fingerprint: a digest of the configuration.
         origins: base and sources, as they were named then.
-        started: ISO 8601.
+        machine: a description of the driver's machine.
+        started: the time in ISO 8601.
+        command: the command line.
     """
 
     inputs: Inputs
@@ -128,16 +133,17 @@ class Begun:
 
 @dataclass(frozen=True)
 class StudyModel:
-    """Where the base or a source is, and what finds it again.
+    """Where the base or a source is, and how to find it again.
 
     Attributes:
-        name: in the study.
-        path: the folder.
-        relative: the same, from the run folder.
-        reference: as the configuration names it, a folder or a hub id.
+        name: its name in the study.
+        path: its folder.
+        relative: its folder, relative to the run folder.
+        reference: its folder or hub id, as in the configuration.
         revision: the commit of a hub id.
-        digest: of all its files.
-        sample: of a sample of them.
+        digest: a digest of all its files.
+        sample: a digest of a sample of them.
+        license: the licence that its card names.
     """
 
     name: str
@@ -152,7 +158,7 @@ class StudyModel:
 
 @dataclass(frozen=True)
 class Run:
-    """The versions of packages that a run had, and how many measurements there were before it."""
+    """The versions of packages in a run, and the number of measurements before it."""
 
     after: int
     versions: Versions
@@ -164,11 +170,11 @@ class Current:
 
     Attributes:
         config: the configuration as `StudyConfig.to_plain` writes it, without secrets.
-        models: base and sources, where they are.
+        models: where base and sources are.
         folder: the run folder's path.
-        versions: of the first run, and of each that had others than the one before.
+        versions: the versions in the first run, and in each run that differs from the one before.
         state: how the last run ended.
-        finished: when the study was, in ISO 8601.
+        finished: when the study finished, in ISO 8601.
     """
 
     config: Plain
@@ -192,7 +198,7 @@ class Current:
 
     @property
     def budget(self) -> int | None:
-        """How many trials the configuration allows; None for any number."""
+        """The number of trials that the configuration allows; None for any number."""
         budget = self.config["budget"]
         return None if budget == "unlimited" else int(budget)
 
@@ -231,7 +237,7 @@ class Current:
 
 @dataclass(frozen=True)
 class Freeze:
-    """The digest of a shortlist that was opened, and after how many trials."""
+    """A shortlist that was frozen: its digest, and the number of trials before it."""
 
     digest: str
     trials: int
@@ -242,11 +248,11 @@ class Decided:
     """What selection decided; models are trial numbers.
 
     Attributes:
-        shortlist: the merges that were measured on select items.
-        frozen: every shortlist that was, in order.
-        believed: what the search estimated, by trial and objective.
-        baselines: what the front is compared with.
-        front: None before it is chosen.
+        shortlist: the merges that are measured on select items.
+        frozen: every shortlist so far, in order.
+        believed: the search's estimates, by trial and objective.
+        baselines: the models that the front is compared with.
+        front: the front; None before it is chosen.
     """
 
     shortlist: tuple[int, ...] = ()
@@ -285,14 +291,14 @@ class Decided:
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """All of this; what was measured is in the trials."""
+    """Everything about a study except what was measured."""
 
     begun: Begun
     current: Current
     decided: Decided = Decided()
 
     def plain(self) -> Mapping[str, Plain]:
-        """Return the record as JSON values, by the parts that are written by themselves."""
+        """Return the record as JSON values, by the parts that are written separately."""
         return {
             "begun": self.begun.plain(),
             "current": self.current.plain(),
@@ -310,7 +316,7 @@ class StudyRecord:
 
 
 KEYS = ("begun", "current", "decided")
-"""The parts of a record, each of which is a fact in a store's `meta`."""
+"""The parts of a record, each of which is one fact in a store's `meta`."""
 
 
 def _lists(mapping: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:

@@ -1,4 +1,4 @@
-"""What a report needs to know about a study: values only, read from the store by the caller."""
+"""What a report needs to know about a study: values only, which the caller reads from the store."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from automerge.trial import Failed, Measured, Outcome, Part, Trial
 MODELS = "models"
 """The folder of exported models in a run folder."""
 MODEL = "MODEL"
-"""Where a command template names the model's folder."""
+"""The placeholder for the model's folder in a command."""
 
 Versions: TypeAlias = Mapping[str, str]
-"""Packages to versions."""
+"""Package → version."""
 State = Literal["running", "interrupted", "finished", "failed"]
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """A trial with its outcome in each part of the split that was tried.
+    """A trial with its outcome in each part of the split that it was measured on.
 
-    `believed` holds the search's own estimates (with control variates) by objective name; without
-    them the plain estimates on search items stand in. `model_dir` is relative to the run folder.
+    `believed` has the search's own estimates (with control variates) by objective name; without
+    them, the plain estimates on search items are used. `model_dir` is relative to the run folder.
     """
 
     trial: Trial
@@ -35,12 +35,12 @@ class TrialResult:
     model_dir: str | None = None
 
     def scores(self, part: Part, objective: str) -> ItemScores | None:
-        """The item scores of one part and objective; None where nothing was measured."""
+        """Return the item scores of one part and objective; None if nothing was measured."""
         outcome = self.outcomes.get(part)
         return outcome.scores.get(objective) if isinstance(outcome, Measured) else None
 
     def search_estimate(self, objective: Objective) -> Estimate | None:
-        """What the search believed; None where it measured nothing."""
+        """Return what the search believed; None if it measured nothing."""
         if objective.name in self.believed:
             return self.believed[objective.name]
         scores = self.scores("search", objective.name)
@@ -59,7 +59,7 @@ class TrialResult:
 class ModelOrigin:
     """Where a base or source came from; `name` is its name in the study.
 
-    `license` is what its card says, which anyone may have written: it is kept in one short line.
+    `license` is what its card says, which anyone may have written: it is reduced to a short line.
     """
 
     name: str
@@ -77,9 +77,9 @@ class ModelOrigin:
 class Provenance:
     """What ran, on what and when.
 
-    `tasks` maps tasks to digests. `started` and `finished` are
-    ISO 8601. `score_commands` are the lm_eval commands, to run in the run folder, that score a
-    model on the test items; `MODEL` in them stands for the model's folder.
+    `tasks` maps tasks to digests. `started` and `finished` are times in ISO 8601. `score_commands`
+    are the lm_eval commands, to be run in the run folder, that score a model on the test items;
+    `MODEL` in them stands for the model's folder.
     """
 
     versions: Versions
@@ -96,10 +96,10 @@ class Provenance:
 class StudyResult:
     """A study as a report sees it; `front`, `base`, `parents`, `uniform`, `knee` are trial numbers.
 
-    `front` was chosen on select items and is empty before that; it may hold parents. `parents`
-    are the sources unchanged, in the order of `sources`, as far as they were tried. `budget` counts
-    trials; `openings` counts the shortlists that were frozen: more than one where a study that had
-    been tested was extended.
+    `front` is chosen on select items, empty before that, and may contain parents. `parents` are the
+    unchanged sources, in the order of `sources`, as far as they were tried. `budget` is a number of
+    trials; `openings` is the number of shortlists that were frozen, more than one if a study was
+    extended after a test.
     """
 
     study: str
@@ -125,22 +125,22 @@ class StudyResult:
 
     @property
     def goals(self) -> tuple[Objective, ...]:
-        """The objectives that are to be better; the others only serve constraints."""
+        """The objectives that are optimised; the others only serve constraints."""
         return goals(self.objectives)
 
     @property
     def limits(self) -> str:
-        """The budget in words: 200 trials, 20000 items or 8h."""
+        """The budget in words, such as "200 trials" or "20000 items or 8h"."""
         trials = None if self.budget is None else count(self.budget, "trial")
         return limits_in_words(trials, self.max_items, self.max_time)
 
 
 def limits_in_words(trials: str | None, max_items: int | None, max_time: str | None) -> str:
-    """What ends a search first: its trials, in words, items or time; None is no limit."""
+    """Say what limits a search: trials, given in words, items or time; None is no limit."""
     items = None if max_items is None else count(max_items, "item")
     return " or ".join(limit for limit in (trials, items, max_time) if limit is not None)
 
 
 def count(number: int, noun: str) -> str:
-    """Write a number with its noun: 1 trial, 2 trials."""
+    """Format a number with its noun: 1 trial, 2 trials."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

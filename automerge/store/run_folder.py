@@ -1,4 +1,4 @@
-"""Who writes in a run folder, and how its disk makes things durable."""
+"""Who writes to a run folder, and how its disk makes writes durable."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from automerge.errors import StateError
 LOCK = "study.lock"
 OWNER = "study.owner"
 PATIENCE_S = 0.5
-"""How long a writer waits for the lock: longer than a reader that asks for it holds it."""
+"""How long a writer waits for the lock: longer than a reader holds it while asking for it."""
 
 LOCAL_FILE_SYSTEMS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "overlay")
-"""Where SQLite's write-ahead log works: it needs memory shared by all who have the file open."""
+"""Where SQLite's write-ahead log works, which needs memory shared by all who open the file."""
 
 
 OWN = ("study.", "front.json", "report.html", "optuna.journal", "test_samples.json")
-"""How names of automerge's own files in a run folder begin."""
+"""The beginnings of the names of automerge's own files in a run folder."""
 OWN_FOLDERS = ("models", "tasks", "items")
 MAX_OWNER_BYTES = 10_000
 
@@ -32,7 +32,10 @@ MAX_OWNER_BYTES = 10_000
 def check_own_files(run: Path) -> None:
     """Refuse links, pipes and devices in place of automerge's own files and folders.
 
-    Writing through a link changes a file elsewhere; reading a pipe or a device may never end.
+    Writing through a link would change a file elsewhere; reading a pipe or a device may never end.
+
+    Raises:
+        StateError: there is one.
     """
     try:
         found = [entry for entry in os.scandir(run) if entry.name.startswith((*OWN, *OWN_FOLDERS))]
@@ -48,15 +51,17 @@ def check_own_files(run: Path) -> None:
             kind = "a link" if entry.is_symlink() else "of another kind"
             expected = "folder" if is_folder else "plain file"
             raise StateError(
-                f"{entry.path} is {kind}; expected a {expected} of automerge's own: remove it, or "
-                "give another run folder"
+                f"{entry.path} is {kind}; expected a {expected} of automerge's own: remove it or "
+                "choose another run folder"
             )
 
 
 class RunLock:
-    """The right to write in a run folder; it dies with the process that holds it.
+    """The right to write to a run folder, which ends with the process that holds it.
 
-    Raises StateError, naming the holder, where another process has it.
+    Raises:
+        StateError: another process holds it, which the message names, or the folder cannot be
+            locked.
     """
 
     def __init__(self, run: Path) -> None:
@@ -77,7 +82,7 @@ class RunLock:
             ) from None
         except NotImplementedError as error:
             raise StateError(
-                f"the file system of {run} cannot lock files; give an --out on another one"
+                f"the file system of {run} cannot lock files; choose an --out on another one"
             ) from error
         except OSError as error:
             self._lock.release()
@@ -92,10 +97,10 @@ class RunLock:
 
 
 def journal_mode(run: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
-    """SQLite's journal for a folder: the log where the disk is this machine's, else a rollback.
+    """Return SQLite's journal mode for a folder: a log on a local disk, else a rollback journal.
 
     The log makes a transaction durable with one write to disk instead of four, but does not work
-    over a network, nor where the file system is not known.
+    over a network, so it is not used on unknown file systems either.
     """
     try:
         lines = [line.split() for line in mounts.read_text(errors="replace").splitlines()]
@@ -121,7 +126,7 @@ def _ourselves() -> dict[str, object]:
 
 
 def _boot() -> str:
-    """What tells this start of the machine from others; "" where the system does not say."""
+    """Return what identifies this boot of the machine; "" if the system does not say."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -129,18 +134,18 @@ def _boot() -> str:
 
 
 def _restarted(holder: Mapping[str, object]) -> str:
-    """A hint for file servers that keep a lock whose holder is gone."""
+    """Return a hint for file servers that keep the lock of a process that is gone."""
     ours = _ourselves()
     if holder.get("host") != ours["host"] or holder.get("boot") == ours["boot"]:
         return ""
     return (
-        ". That process ended when this machine restarted: the file server still holds its lock; "
-        f"delete {LOCK}"
+        ". That process ended when this machine restarted, but the file server still holds its "
+        f"lock; delete {LOCK}"
     )
 
 
 def is_running(run: Path) -> bool:
-    """Whether a living process, on whichever host, writes the study."""
+    """Return whether a live process, on any host, is writing the study."""
     try:
         descriptor = os.open(run / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -157,7 +162,7 @@ def is_running(run: Path) -> bool:
 
 
 def owner(run: Path) -> Mapping[str, object]:
-    """Process, host, boot and time of who wrote last; empty where nobody does."""
+    """Return process, host, boot and time of the writer; empty if there is none."""
     try:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
         with os.fdopen(os.open(run / OWNER, flags), "rb") as file:

@@ -1,6 +1,6 @@
-"""What the JSON in a study's store may be: types with limits, so that a stranger's store is data.
+"""What the JSON in a study's store may be: types with limits, so that anyone's store is mere data.
 
-A field says what it is by its type alone; whatever reads the store may rely on it.
+A field says what it is by its type alone, and readers of the store may rely on it.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from automerge.objective import Aggregation, Direction
 Name: TypeAlias = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$", max_length=200)
 ]
-"""What models, studies and trials are called: never a path, so it may name a file."""
+"""A name of a model, study or trial: never a path, so it may be used as a file name."""
 Entry: TypeAlias = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:\-]*$", max_length=200)
 ]
-"""A method or sampler in its table; those of extensions are `MODULE:NAME`."""
+"""The name of a method or sampler in its table; those of extensions are `MODULE:NAME`."""
 Short: TypeAlias = Annotated[str, StringConstraints(max_length=10_000)]
 Long: TypeAlias = Annotated[str, StringConstraints(max_length=1_000_000)]
 Count: TypeAlias = Annotated[int, Field(ge=0, le=10**12)]
 Seconds: TypeAlias = Annotated[float, Field(ge=0, le=10**11, allow_inf_nan=False)]
-"""A time of people (Unix seconds, to the year 5138), or a duration."""
+"""A time in Unix seconds, up to the year 5138, or a duration."""
 Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 Digest: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
-"""Of a file of evidence."""
+"""The digest of an evidence file."""
 Knots: TypeAlias = Annotated[list[Number], Field(min_length=1, max_length=10_000)]
 Knob: TypeAlias = bool | Number | Knots | dict[Short, Number | Knots] | Short
 Params: TypeAlias = Annotated[dict[Short, bool | Number | Short], Field(max_length=100_000)]
@@ -39,7 +39,7 @@ class _Exact(BaseModel):
 
 
 class StoredSlice(_Exact):
-    """Layers of a recipe that stacks some."""
+    """A slice of a recipe."""
 
     layers: dict[Name, Annotated[list[Count], Field(min_length=2, max_length=2)]]
     sources: dict[Name, dict[Short, Knob]] = {}
@@ -63,7 +63,7 @@ class StoredRecipe(_Exact):
 
 
 class StoredTimings(_Exact):
-    """Seconds of a measurement's phases."""
+    """The duration of a measurement's phases, in seconds."""
 
     merge: Seconds
     forward: Seconds
@@ -72,7 +72,7 @@ class StoredTimings(_Exact):
 
 
 class StoredEstimate(_Exact):
-    """What was believed of a value; NaN where nothing was."""
+    """An estimate of a value; NaN if there is none."""
 
     value: float
     stderr: float
@@ -102,7 +102,7 @@ class StoredOrigin(_Exact):
 
 
 class StoredModel(StoredOrigin):
-    """The same with what finds it again: its path from the run folder, and digests of it."""
+    """The same, with its path relative to the run folder and digests to find it again."""
 
     reference: Short
     relative: Short
@@ -111,7 +111,7 @@ class StoredModel(StoredOrigin):
 
 
 class StoredConfig(BaseModel):
-    """What readers ask of a configuration; the rest is compared, never read."""
+    """What readers need of a configuration; the rest is compared but never read."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -132,7 +132,7 @@ Docs: TypeAlias = list[Annotated[int, Field(ge=0, lt=2**31)]]
 Numbers: TypeAlias = Annotated[list[Count], Field(max_length=1_000_000)]
 Texts: TypeAlias = Annotated[list[Long], Field(max_length=100_000)]
 TrialKey: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
-"""A trial's number, as JSON has keys."""
+"""A trial's number as text, since keys in JSON are text."""
 
 
 class StoredItems(_Exact):
@@ -144,7 +144,7 @@ class StoredItems(_Exact):
 
 
 class StoredInputs(_Exact):
-    """What models and tasks were found to be."""
+    """What is known about models and tasks from examining them."""
 
     objectives: Annotated[list[StoredObjective], Field(min_length=1, max_length=1000)]
     items: StoredItems
@@ -174,7 +174,7 @@ class StoredBegun(_Exact):
 
 
 class StoredRun(_Exact):
-    """The versions that a run had, and how many measurements there were before it."""
+    """The versions in a run, and the number of measurements before it."""
 
     after: Count
     versions: dict[Short, Short]
@@ -192,7 +192,7 @@ class StoredCurrent(_Exact):
 
 
 class StoredFreeze(_Exact):
-    """A shortlist that was opened, and after how many trials."""
+    """A shortlist that was frozen: its digest, and the number of trials before it."""
 
     digest: Short
     trials: Count
@@ -209,7 +209,7 @@ class StoredDecided(_Exact):
 
 
 class StoredWeights(_Exact):
-    """The weights that test scores are of, and by which arithmetic."""
+    """The weights that test scores belong to, and the arithmetic they were computed with."""
 
     digest: Short
     without: list[Short]
@@ -241,7 +241,10 @@ NAME = _adapter(Name)
 
 
 def misfit(kind: TypeAdapter[Any], text: str) -> str | None:
-    """Say what of a JSON text is not as it must be: where, what is expected, and what it is."""
+    """Describe how a JSON text does not fit: where, what is expected, and what it is.
+
+    None if it fits.
+    """
     try:
         kind.validate_json(text)
     except ValidationError as error:
@@ -260,7 +263,7 @@ def _step(step: int | str) -> str:
 
 
 def _short(value: object) -> str:
-    """A value as people can read it: its beginning."""
+    """Format the beginning of a value for people."""
     if isinstance(value, dict | list):
         return f"{'a mapping' if isinstance(value, dict) else 'a list'} of {len(value)}"
     text = value if isinstance(value, str) else str(value) if _is_small(value) else "a huge number"

@@ -1,9 +1,9 @@
 """One SQLite file per study: the only truth, written by the driver alone.
 
-Every change is one transaction, given to the disk before the call returns (`synchronous = EXTRA`).
-`tests/store/test_store.py` kills writers, which proves that a transaction is whole or absent and
-that what was acknowledged had left the process; that the disk keeps its promise no kill can prove.
-The file and its schema: `automerge.store.file`; what is checked: `automerge.store.check`.
+Every change is one transaction, written to disk before the call returns (`synchronous = EXTRA`).
+`tests/store/test_store.py` kills writers, which proves that a transaction is whole or absent, and
+that what was acknowledged had left the process, but not that the disk keeps what it was told to
+flush. The file and its schema are in `automerge.store.file`, its checks in `automerge.store.check`.
 """
 
 from __future__ import annotations
@@ -57,14 +57,19 @@ from automerge.trial import (
 
 @dataclass(frozen=True)
 class Event:
-    """One call the sampler received, in the order of the calls."""
+    """One call that the sampler received."""
 
     kind: Literal["ask", "tell"]
     trial: int
 
 
 class Store:
-    """Reads and writes one study. Writers hold the folder's lock; readers need none."""
+    """Reads and writes one study. Writers hold the folder's lock; readers do not need it.
+
+    Raises:
+        StateError: another process holds the lock, or the file is damaged, of another version, or
+            cannot be opened.
+    """
 
     def __init__(self, run: Path, *, write: bool) -> None:
         self.path = run / FILE
@@ -87,9 +92,9 @@ class Store:
             raise
 
     def _open(self, write: bool) -> None:
-        """Make the tables of a new study; of another, see that all is as it was written."""
+        """Create the tables of a new study; check those of an existing one."""
         with bounded(self._db, self.path):
-            # Readers keep to what was there when they came: what they check is what they read.
+            # Readers stay in one transaction, so that what they read is what they checked.
             self._db.execute("BEGIN IMMEDIATE" if write else "BEGIN")
             tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
             if write and not tables:
@@ -111,7 +116,7 @@ class Store:
     def close(self) -> None:
         if db := getattr(self, "_db", None):
             if self._lock is not None:
-                # At rest a study is one file; readers at work keep the log, and lose nothing by it.
+                # At rest, a study is a single file; while there are readers, the log stays.
                 with suppress(sqlite3.Error):
                     db.execute("PRAGMA busy_timeout = 0")
                     db.execute("PRAGMA journal_mode = DELETE")
@@ -141,15 +146,15 @@ class Store:
 
     @property
     def begun(self) -> bool:
-        """Whether the folder holds a study, rather than an empty store."""
+        """Whether the folder contains a study rather than an empty store."""
         return self._fact("begun") is not None
 
     @property
     def study(self) -> StudyRecord:
-        """How the study began, how it stands, and what it decided.
+        """How the study began, its current state, and what it decided.
 
         Raises:
-            StateError: it was not begun.
+            StateError: it has not begun.
         """
         if self._study is None:
             facts = {key: self._fact(key) for key in KEYS}
@@ -162,26 +167,26 @@ class Store:
         return self._study
 
     def begin(self, record: StudyRecord) -> None:
-        """Write down what a study begins with, whole."""
+        """Record what a study begins with."""
         if self.begun:
-            raise ValueError("the study has begun")
+            raise ValueError("the study has already begun")
         self._put_facts(record.plain())
 
     def renew(self, current: Current) -> None:
-        """Write down what a run changes."""
+        """Record what a run changes."""
         self._put_facts({"current": current.plain()})
 
     def decide(self, decided: Decided) -> None:
-        """Write down what selection decides."""
+        """Record what selection decides."""
         self._put_facts({"decided": decided.plain()})
 
     def _fact(self, key: str) -> Any:
-        """Return a JSON value of `meta`; None where there is none."""
+        """Return a JSON value of `meta`; None if there is none."""
         rows = self._rows("SELECT value FROM meta WHERE key = ?", key)
         return json.loads(rows[0][0]) if rows else None
 
     def _put_facts(self, facts: Mapping[str, Mapping[str, object]]) -> None:
-        """Set parts of the record in one transaction, without secrets, as their schema has them."""
+        """Set parts of the record in one transaction, without secrets, checking their schema."""
         texts = {key: json.dumps(_kept(fact)) for key, fact in facts.items()}
         for key, text in texts.items():
             if problem := misfit(META[key], text):
@@ -192,17 +197,17 @@ class Store:
         self._study = None
 
     def searched_s(self) -> float:
-        """Seconds of searching in all runs so far, each up to its last recorded measurement."""
+        """Return the seconds of search in all runs, each up to its last recorded measurement."""
         return float(self._fact("searched_s") or 0.0)
 
     def arithmetics(self) -> tuple[str, ...]:
-        """How the machines round that scores came from."""
+        """Return the kinds of arithmetic of the machines that scores came from."""
         return tuple(self._fact("arithmetics") or ())
 
     # Writing
 
     def ask(self, trial: Trial, *, duplicate_of: int | None = None) -> None:
-        """Record a trial, as an "ask" event too, before anything is done with it."""
+        """Record a trial, with an "ask" event, before anything is done with it."""
         params = None if trial.params is None else json.dumps(dict(trial.params))
         recipe = json.dumps(trial.recipe.plain())
         row = (trial.number, trial.origin, trial.name, trial.recipe.id, recipe, params)
@@ -211,17 +216,17 @@ class Store:
             _event(db, "ask", trial.number)
 
     def tell(self, number: int) -> None:
-        """Record that the sampler is told of a trial: a duplicate, or one measured before."""
+        """Record that the sampler is told about a trial: a duplicate, or one measured before."""
         with self._transaction() as db:
             _event(db, "tell", number)
 
     def scored_weights(self, number: int) -> tuple[Weights, str] | None:
-        """What is known of the weights a trial's test scores are of, and by which arithmetic."""
+        """Return the weights and arithmetic that a trial's test scores belong to; None if unknown."""
         known = (self._fact("weights") or {}).get(str(number))
         return known and (Weights(known["digest"], tuple(known["without"])), known["arithmetic"])
 
     def _witness(self, db: sqlite3.Connection, number: int, outcome: Measured) -> None:
-        """Keep the kinds of arithmetic of all scores, and the weights of test scores."""
+        """Record the kinds of arithmetic of all scores, and the weights of test scores."""
         facts: dict[str, Any] = {}
         kinds = self.arithmetics()
         if outcome.arithmetic and outcome.arithmetic not in kinds:
@@ -235,9 +240,13 @@ class Store:
     def record(
         self, job: Job, outcome: Outcome, *, tell: bool = False, searched_s: float | None = None
     ) -> None:
-        """Record what a job gave, and with `tell` that the sampler is told of it.
+        """Record the outcome of a job.
 
-        `searched_s` is how long was searched until now, by a clock that nobody sets.
+        Args:
+            job: the job.
+            outcome: its outcome.
+            tell: whether to record as well that the sampler is told about it.
+            searched_s: the seconds of search until now, by a monotonic clock.
         """
         with self._transaction() as db:
             if searched_s is not None:
@@ -302,7 +311,7 @@ class Store:
         ]
 
     def duplicates(self) -> dict[int, int]:
-        """Trial → the earlier trial whose result it shares."""
+        """Return trial → the earlier trial whose result it shares."""
         sql = "SELECT number, duplicate_of FROM trials WHERE duplicate_of IS NOT NULL"
         return dict(self._rows(sql))
 
@@ -310,7 +319,7 @@ class Store:
         return [Event(*row) for row in self._rows("SELECT kind, trial FROM events ORDER BY seq")]
 
     def times(self) -> dict[int, tuple[float, float | None]]:
-        """When each trial was asked and told, in Unix seconds; no order follows from them."""
+        """Return when each trial was asked and told, in Unix seconds, which imply no order."""
         asked: dict[int, float] = {}
         told: dict[int, float] = {}
         for kind, trial, at in self._rows("SELECT kind, trial, at FROM events ORDER BY seq"):
@@ -318,14 +327,15 @@ class Store:
         return {trial: (at, told.get(trial)) for trial, at in asked.items()}
 
     def outcomes(self, part: Part) -> dict[int, Outcome]:
-        """Every result of one part by trial number, all its blocks together."""
+        """Return the outcomes of one part by trial number, with all blocks combined."""
         return dict(self.each_outcome(part))
 
     def each_outcome(self, part: Part) -> Iterator[tuple[int, Outcome]]:
-        """The same one by one, which holds one trial's item scores in memory at a time.
+        """Yield the same one by one, with one trial's item scores in memory at a time.
 
-        Measurements come first: of the search in the order in which the sampler was told of them,
-        else in that of their first blocks. A trial with a failed block comes again, as a failure.
+        Measurements come first: for the search in the order in which the sampler was told about
+        them, else in that of their first blocks. A trial with a failed block comes again, as a
+        failure.
         """
         rows = self._rows(
             "SELECT id, trial, timings, tokens, notes FROM measurements LEFT JOIN "
@@ -376,7 +386,7 @@ class Store:
         }
 
     def _packed(self, table: str, columns: str, measurement: int) -> dict[str, ItemScores]:
-        """Numbers per item by objective, of a table that has them in these columns."""
+        """Return numbers per item by objective, from a table with these columns."""
         packed: dict[str, list[tuple[Any, ...]]] = {}
         for objective, *row in self._rows(
             f"SELECT objective, task, {columns} FROM {table} "
@@ -394,17 +404,17 @@ class Store:
         ]
 
     def blocks(self, part: Part) -> dict[int, int]:
-        """How many blocks of a part each trial was measured on."""
+        """Return the number of blocks of a part that each trial was measured on."""
         sql = "SELECT trial, count(*) FROM measurements WHERE part = ? GROUP BY trial"
         return {int(trial): int(n) for trial, n in self._rows(sql, part)}
 
     def failed(self, part: Part) -> set[int]:
-        """The trials that gave no scores on a part."""
+        """Return the trials that failed on a part."""
         sql = "SELECT trial FROM failures WHERE part = ?"
         return {int(trial) for (trial,) in self._rows(sql, part)}
 
     def counts(self) -> dict[str, int]:
-        """How many trials were asked, measured and failed in the search, duplicates apart."""
+        """Count the trials asked, measured and failed in the search, and duplicates separately."""
         asked, duplicates = self._rows("SELECT count(*), count(duplicate_of) FROM trials")[0]
         measured = self._rows("SELECT count(*) FROM measurements WHERE part = 'search'")[0][0]
         failed = self._rows("SELECT count(*) FROM failures WHERE part = 'search'")[0][0]
@@ -417,7 +427,7 @@ class Store:
 
 
 def exists(run: Path) -> bool:
-    """Whether a folder holds a study."""
+    """Return whether a folder contains a study."""
     return (run / FILE).is_file()
 
 
@@ -426,7 +436,7 @@ def _event(db: sqlite3.Connection, kind: str, trial: int) -> None:
 
 
 def _kept(fact: Mapping[str, object]) -> Mapping[str, object]:
-    """Return a part of the record without secrets; the paths of models are needed as they are."""
+    """Return a part of the record without secrets, but with the paths of models as they are."""
     return {
         key: value if key == "models" else without_secrets(value) for key, value in fact.items()
     }

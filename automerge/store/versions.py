@@ -1,4 +1,4 @@
-"""Which scores of a study are of which versions of the libraries: a resumed run may have others."""
+"""Which library versions a study's scores come from, since a resumed run may have others."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from automerge.trial import PARTS
 
 
 def record_versions(store: Store, now: Versions) -> None:
-    """Keep the versions that a run measures with, where they are not those of the run before."""
+    """Record the versions that a run measures with, if they differ from those of the last run."""
     measured = len(store.measurements())
     current = store.study.current
-    kept = [run for run in current.versions if run.after < measured]  # the others gave no scores
+    kept = [run for run in current.versions if run.after < measured]  # others measured nothing
     if not kept or now != kept[-1].versions:
         kept.append(Run(measured, now))
     if tuple(kept) != current.versions:
@@ -24,7 +24,7 @@ def record_versions(store: Store, now: Versions) -> None:
 
 
 def all_versions(store: Store) -> Versions:
-    """Every package's version, or its versions one after the other where runs had several."""
+    """Return every package's version, or its versions in order if runs had several."""
     runs = [run.versions for run in store.study.current.versions]
     names = dict.fromkeys(name for versions in runs for name in versions)
     held = {name: dict.fromkeys(versions.get(name, "none") for versions in runs) for name in names}
@@ -32,7 +32,7 @@ def all_versions(store: Store) -> Versions:
 
 
 def version_warnings(store: Store) -> tuple[str, ...]:
-    """Say of every change of versions what was measured since, and that it may show."""
+    """Return a warning per change of versions, with the trials that were measured since."""
     measured = store.measurements()
     warnings = []
     for before, now in pairwise(store.study.current.versions):
@@ -41,20 +41,21 @@ def version_warnings(store: Store) -> tuple[str, ...]:
         warnings.append(
             f"versions changed after {count(now.after, 'measurement')}: "
             f"{changes(before.versions, now.versions)}; scores "
-            f"from before and after may differ for that alone. Trials measured since, by items: "
+            f"from before and after may differ for this reason alone. Trials measured since, by "
+            f"items: "
             f"{scored or 'none yet'}"
         )
     return tuple(warnings)
 
 
 def changes(before: Versions, now: Versions) -> str:
-    """Name what differs: torch 2.12.0, now 2.13.0."""
+    """Name what differs, as in "torch 2.12.0, now 2.13.0"."""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return ", ".join(f"{n} {before.get(n, 'none')}, now {now.get(n, 'none')}" for n in names)
 
 
 def _ranges(numbers: Iterable[int]) -> str:
-    """Write numbers as ranges: 3, 5 to 9."""
+    """Format numbers as ranges: 3, 5 to 9."""
     found: list[list[int]] = []
     for number in sorted(numbers):
         if found and number == found[-1][-1] + 1:

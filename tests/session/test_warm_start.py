@@ -91,5 +91,5 @@ def test_a_study_without_a_front_yet_gives_what_is_nondominated_so_far(
 def test_what_cannot_carry_over_is_refused(earlier: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="can be made of these models; remove warm_start"):
         warm_start(earlier, {"base": "0", "c": "3"}, 100)
-    with pytest.raises(StateError, match="holds no study"):
+    with pytest.raises(StateError, match="contains no study"):
         warm_start(tmp_path, DIGESTS, 100)

@@ -66,7 +66,7 @@ def test_a_store_begins_with_a_record_once(tmp_path: Path) -> None:
         store.begin(record)
         assert store.begun
         assert store.study == record
-        with pytest.raises(ValueError, match="has begun"):
+        with pytest.raises(ValueError, match="has already begun"):
             store.begin(record)
     with Store(tmp_path, write=False) as store:
         assert store.study == record

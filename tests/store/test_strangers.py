@@ -219,7 +219,7 @@ def test_a_lost_row_is_seen() -> None:
             db.execute(f"DELETE FROM {table} WHERE {key} = ({last})")
             db.commit()
             db.close()
-            with pytest.raises(StateError, match=f"rows of the table {table} are lost"):
+            with pytest.raises(StateError, match=f"rows of the table {table} were lost"):
                 Store(run, write=False)
 
 

@@ -1,4 +1,4 @@
-"""Measure on Ray: one persistent actor per worker, no barrier. Only here is ray imported."""
+"""Measure on Ray: one persistent actor per worker, no barrier. Ray is imported only here."""
 
 from automerge.executors.ray.cluster import cluster_warnings
 from automerge.executors.ray.executor import RETRIES, RayExecutor

@@ -1,4 +1,4 @@
-"""Workers as Ray holds them: an actor each, being built or at work."""
+"""Workers as Ray actors, being built or at work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Actor:
         return platform.node(), self._worker.identity()
 
     def prepare(self, part: Part) -> None:
-        """Comes before every job: that it returned tells that the worker lived to begin one."""
+        """Prepare for a job; that this returned shows that the worker was alive to begin it."""
         self._worker.prepare(part)
 
     def measure(self, job: Job) -> Outcome:
@@ -37,7 +37,7 @@ class Starting:
 
     actor: Any
     placed: Any
-    """The reference to what a process returns that has its place, before the worker is built."""
+    """The reference that becomes ready once the actor has its place, before its worker is built."""
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Running:
     actor: Any
     job: Job
     prepared: Any
-    """The reference to `prepare`'s return."""
+    """The reference to what `prepare` returns."""
     since: float
-    """When it was sent, then when it was seen begun, of the monotonic clock."""
+    """When the job was sent, later when it was seen to begin, on the monotonic clock."""
     begun: bool = False

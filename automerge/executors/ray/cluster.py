@@ -1,4 +1,4 @@
-"""The Ray that workers run on: started for a search, or joined."""
+"""The Ray cluster that workers run on: started for a search, or joined."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _PORT = re.compile(r":\d+$")
 
 
 class Cluster:
-    """A Ray, with the room it has for workers.
+    """A Ray cluster, and the room it has for workers.
 
-    One that runs in this process already is left running.
+    If Ray is already initialised in this process, it is left running.
     """
 
     def __init__(self, settings: RaySettings) -> None:
@@ -42,18 +42,18 @@ class Cluster:
         self._head: str = ray.get_runtime_context().gcs_address
 
     def fits(self) -> int:
-        """Return how many workers the cluster has room for, were it free."""
+        """Return how many workers the cluster would have room for if it were idle."""
         held = self.ray.cluster_resources()
         return int(min(held.get(what, 0) / needed for what, needed in self._needs().items()))
 
     def _needs(self) -> dict[str, float]:
-        """What a worker takes."""
+        """Return the resources that a worker takes."""
         settings = self._settings
         needs = {"CPU": settings.cpus_per_worker, "GPU": settings.gpus_per_worker}
         return {what: needed for what, needed in needs.items() if needed}
 
     def missing(self) -> str:
-        """Say what the cluster has, what of it is free, and what a worker asks for."""
+        """Describe what the cluster has, how much of it is free, and what a worker asks for."""
         held, free = self.ray.cluster_resources(), self.ray.available_resources()
         has = " and ".join(
             f"{_number(held.get(what, 0))} {what}s ({_number(free.get(what, 0))} free)"
@@ -66,7 +66,7 @@ class Cluster:
         return f"no worker is up: the cluster has {has}, each worker asks for {asked}{advice}"
 
     def meet_head(self) -> None:
-        """Wait until the head can be reached: without it, what is asked of Ray never returns.
+        """Wait until the head can be reached, since without it calls of Ray never return.
 
         Raises:
             ClusterLost: it cannot be reached for `HEAD_PATIENCE_S`.
@@ -82,7 +82,7 @@ class Cluster:
             time.sleep(1)
 
     def leave(self) -> None:
-        """Stop a Ray that we started; where the head is gone, this process ends without Ray."""
+        """Stop Ray if we started it; if the head is gone, let this process end without Ray."""
         if self.gone:
             atexit.register(_leave)
         elif self._owned:
@@ -92,7 +92,7 @@ class Cluster:
 def cluster_warnings(
     address: str | None, environment: Mapping[str, str] = os.environ
 ) -> tuple[str, ...]:
-    """What to know of a cluster before sending it code."""
+    """Return what users should know about a cluster before sending it code."""
     if address is None or environment.get("RAY_AUTH_MODE") == "token":
         return ()
     return (
@@ -102,7 +102,7 @@ def cluster_warnings(
 
 
 def _leave() -> None:
-    """End the process at once: without a head, Ray's own end hangs and then crashes."""
+    """End the process immediately: without a head, Ray's shutdown hangs and then crashes."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(ClusterLost.exit_code)
@@ -122,10 +122,10 @@ def _number(value: float) -> str:
 
 
 def _demand_a_token() -> None:
-    """Make a Ray of our own refuse whoever lacks a token drawn for it: it listens to the network.
+    """Make a Ray that we start require a random token, since it listens on the network.
 
-    Ray reads these variables when it is imported, and gives them to its processes. One imported
-    before keeps its own default, which since 2.60 is a token too.
+    Ray reads these variables when it is imported, and passes them to its processes. If it was
+    imported before, it keeps its own default, which since 2.60 is a token too.
     """
     if "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"

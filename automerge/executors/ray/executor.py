@@ -1,4 +1,4 @@
-"""Give jobs to Ray's actors, and replace those that die or hang."""
+"""Assign jobs to Ray actors, and replace actors that die or hang."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from automerge.trial import Failed, FailureKind, Job, Measured, Outcome, Part, c
 logger = logging.getLogger(__name__)
 
 RETRIES = 2
-"""How often a job whose worker died is given to a fresh one."""
+"""How many times a job whose worker died is tried again on another worker."""
 LOOK_S = 10.0
-"""How often the head is looked for, and asked whether the cluster has room for more workers."""
+"""The interval at which the head is checked, and whether there is room for more workers."""
 
 
 class RayExecutor:
-    """Keeps actors, each with at most one job; replaces those that die or hang.
+    """Keeps actors, each with at most one job, and replaces those that die or hang.
 
-    A job whose worker dies, or loses its GPU, is tried again on another worker, `RETRIES` times,
-    then it is a failure of kind "infra"; one that hangs is a failure of kind "timeout" after as
-    many. Jobs go only to workers that are up: `slots` falls when a node is lost, and rises when one
-    joins. When no worker comes up at all, ClusterLost is raised.
+    A job whose worker dies, or loses its GPU, is tried again on another worker up to `RETRIES`
+    times, and then fails with the kind "infra"; one that hangs as often fails with the kind
+    "timeout". Jobs are only given to workers that are up: `slots` falls when a node is lost, and
+    rises when one joins. If no worker comes up at all, ClusterLost is raised.
     """
 
     def __init__(
@@ -63,20 +63,20 @@ class RayExecutor:
 
     @property
     def slots(self) -> int:
-        """How many workers are up; one where none is yet."""
+        """The number of workers that are up; one if none is yet."""
         return max(1, len(self._idle) + len(self._running))
 
     def _capacity(self) -> int:
-        """How many workers the cluster holds, or will once it has grown."""
+        """Return how many workers the cluster has room for, at least one since it may grow."""
         return max(1, self._cluster.fits())
 
     def _any_placed(self) -> bool:
-        """Whether some worker has its place and is being built."""
+        """Return whether any worker has its place and is being built."""
         refs = [one.placed for one in self._starting.values()]
         return bool(refs and self._ray.wait(refs, num_returns=1, timeout=0)[0])
 
     def _say_what_is_missing(self) -> None:
-        """Say, once until a worker comes up, what the workers wait for."""
+        """Note what workers are waiting for, once until a worker comes up."""
         if not self._waits:
             self._waits = True
             minutes = self._settings.patience_s / 60
@@ -113,7 +113,7 @@ class RayExecutor:
         return None
 
     def _look(self) -> None:
-        """Follow the cluster's size, and notice when no worker is left."""
+        """Follow the cluster's size, and raise ClusterLost if no worker is left."""
         now = time.monotonic()
         if self._idle or self._running:
             self._alive = now
@@ -147,9 +147,10 @@ class RayExecutor:
             self._welcome(actor, host, identity)
 
     def _welcome(self, actor: Any, host: str, identity: Mapping[str, str]) -> None:
-        """Take a worker on; one whose scores could not be compared with the others' is sent away.
+        """Accept a worker, unless its scores cannot be compared with those of the others.
 
-        The first such ends the study before anything is measured; later ones only cost themselves.
+        If that is so for the first worker, the study ends before anything is measured; later ones
+        are just not used.
         """
         others = {**identity, **self._identity}
         differing = differences(identity, others)
@@ -199,7 +200,7 @@ class RayExecutor:
         return run.job, outcome
 
     def _hung(self) -> tuple[Job, Outcome] | None:
-        """Kill a worker that takes far too long; its job is tried again or has failed."""
+        """Kill a worker that takes far too long; its job is tried again or fails."""
         self._see_begun()
         now = time.monotonic()
         for ref, run in self._running.items():
@@ -213,7 +214,7 @@ class RayExecutor:
         return None
 
     def _see_begun(self) -> None:
-        """Note which jobs were begun since: their time counts from here."""
+        """Record which jobs have begun since: their time counts from now."""
         waiting = {run.prepared: run for run in self._running.values() if not run.begun}
         if waiting:
             seen, _ = self._ray.wait([*waiting], num_returns=len(waiting), timeout=0)
@@ -229,7 +230,7 @@ class RayExecutor:
         return None
 
     def _replace(self, actor: Any, error: Exception) -> None:
-        """Start another worker for one that is gone."""
+        """Start another worker for one that died; raise ClusterLost if too many died in a row."""
         self._lost_in_a_row += 1
         if self._lost_in_a_row > (RETRIES + 1) * self._wanted + RETRIES:
             raise ClusterLost(
@@ -239,7 +240,7 @@ class RayExecutor:
         self._exchange(actor)
 
     def _exchange(self, actor: Any) -> None:
-        """Start another worker in place of one, which must not answer late."""
+        """Kill a worker, which must not answer late, and start another in its place."""
         self._cluster.meet_head()
         self._ray.kill(actor)
         self._add_actors(1)
@@ -265,7 +266,7 @@ class RayExecutor:
             self._running[ref] = Running(actor, job, prepared, time.monotonic())
 
     def close(self) -> None:
-        """Stop our actors, and our Ray if we started it; other Rays are left alone."""
+        """Stop our actors, and Ray if we started it; other clusters are left running."""
         if not self._cluster.gone:
             running = [run.actor for run in self._running.values()]
             starting = [one.actor for one in self._starting.values()]

@@ -1,4 +1,4 @@
-"""Where Ray's workers run, and what each of them takes."""
+"""Where Ray's workers run, and the resources each of them takes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from automerge.executors.deadline import MIN_S
 
 @dataclass(frozen=True)
 class RaySettings:
-    """Where the workers run and what each of them takes.
+    """Where the workers run, and the resources each of them takes.
 
-    `workers` None is as many as fit, which follows a cluster that grows. `address` None starts a
-    Ray of our own on this machine, and stops it at the end. Without any worker for `patience_s`
-    the cluster counts as lost; no measurement is called hung before `min_deadline_s`. A worker
-    whose identity differs from `expected`, or from the first worker's, measures nothing.
+    If `workers` is None, there are as many as fit, even as the cluster grows. If `address` is None,
+    Ray is started on this machine and stopped at the end. Without any worker for `patience_s`, the
+    cluster counts as lost; no measurement counts as hung before `min_deadline_s`. A worker whose
+    identity differs from `expected`, or from the first worker's, measures nothing.
     """
 
     workers: int | None
