@@ -221,7 +221,7 @@ class Store:
             _event(db, "tell", number)
 
     def scored_weights(self, number: int) -> tuple[Weights, str] | None:
-        """Return the weights and arithmetic that a trial's test scores belong to; None if unknown."""
+        """Return the weights and arithmetic of a trial's test scores; None if unknown."""
         known = (self._fact("weights") or {}).get(str(number))
         return known and (Weights(known["digest"], tuple(known["without"])), known["arithmetic"])
 

@@ -235,7 +235,7 @@ def test_another_schema_is_refused_by_its_version(tmp_path: Path, version: objec
         put(db, "schema_version", json.dumps(version))
     for write in (False, True):
         with pytest.raises(
-            StateError, match=r"schema version.*; use the automerge that wrote it, or"
+            StateError, match=r"schema version.*; use the automerge that wrote it or"
         ):
             Store(tmp_path, write=write)
     (tmp_path / FILE).unlink()
