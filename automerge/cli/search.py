@@ -69,7 +69,8 @@ def search(
         Text, option("A folder with your own lm-eval tasks.", "--include-path", metavar="DIR")
     ] = None,
     sampler: Annotated[
-        Text, option("auto, gp, cma, tpe, nsga2, nsga3 or random.", "--sampler")
+        Text,
+        option("auto, descent, gp, cma, tpe, nsga2, nsga3, map, de, qd or random.", "--sampler"),
     ] = None,
     seed: Annotated[Text, option("Seed of every proposal and random mask.", "--seed")] = None,
     out: Annotated[

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from automerge.space import Space
 from automerge.trial import Params
@@ -87,6 +87,15 @@ class Sampler(Protocol):
             params: its parameters; None where the space cannot express its recipe.
             told: what was measured; None for a failure.
         """
+        ...
+
+
+@runtime_checkable
+class Remarking(Protocol):
+    """A sampler that has something to say of its search."""
+
+    def remarks(self) -> Sequence[str]:
+        """Return sentences for the user, once the search has ended."""
         ...
 
 

@@ -60,7 +60,7 @@ def probe(space: Space, start: Floats, method: str, turn: int, seed: int) -> Flo
     near = start[:d] + size * space.scales * signs
     alike = [branch.method == method for branch in space.branches]
     apart = np.where(alike, np.abs(space.codes - start[d:]).sum(axis=1), np.inf)
-    position = np.append(_reflected(near), space.codes[int(np.argmin(apart))])
+    position = np.append(reflected(near), space.codes[int(np.argmin(apart))])
     return np.asarray(space.settled(position[None])[0])
 
 
@@ -76,7 +76,7 @@ def near(space: Space, parents: Floats, n: int, rng: np.random.Generator) -> Flo
     stays = rng.random(n) >= P_SWITCH
     branches[stays] = space.branch_numbers(first[stays])
     # Where they will lie once measured, so that inactive roles tell no two points apart.
-    return space.settled(np.hstack([_reflected(shares), space.codes[branches]]))
+    return space.settled(np.hstack([reflected(shares), space.codes[branches]]))
 
 
 def closer(space: Space, parents: Floats, n: int, rng: np.random.Generator) -> Floats:
@@ -85,7 +85,7 @@ def closer(space: Space, parents: Floats, n: int, rng: np.random.Generator) -> F
     first, second, third = parents[rng.integers(len(parents), size=(3, n))]
     along = rng.uniform(-0.5, 1, (n, 1)) * (rng.random((n, 1)) < P_CROSSOVER)
     shares = first[:, :d] + along * (second - third)[:, :d] + CLOSER * _steps(space, n, rng)
-    return space.settled(np.hstack([_reflected(shares), first[:, d:]]))
+    return space.settled(np.hstack([reflected(shares), first[:, d:]]))
 
 
 def _steps(space: Space, n: int, rng: np.random.Generator) -> Floats:
@@ -94,6 +94,6 @@ def _steps(space: Space, n: int, rng: np.random.Generator) -> Floats:
     return np.asarray(sizes * space.scales * rng.standard_normal((n, len(space.roles))))
 
 
-def _reflected(fractions: Floats) -> Floats:
+def reflected(fractions: Floats) -> Floats:
     """Reflect at the bounds: clipped there, points would crowd where losses may be steep."""
     return np.asarray(1 - np.abs(1 - np.abs(fractions)))

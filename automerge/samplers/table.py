@@ -10,8 +10,11 @@ from automerge.extensions import Table
 from automerge.samplers import optuna
 from automerge.samplers.base import Sampler, SamplerFactory
 from automerge.samplers.cma import CmaSampler
+from automerge.samplers.de import DeSampler
 from automerge.samplers.descent import DescentSampler
 from automerge.samplers.gp import GpSampler
+from automerge.samplers.map import MapSampler
+from automerge.samplers.qd import QdSampler
 from automerge.samplers.random import RandomSampler
 from automerge.space import Space
 
@@ -72,6 +75,9 @@ SAMPLERS = Samplers(
             "nsga3": optuna.nsga3,
             "descent": DescentSampler,
             "gp": GpSampler,
+            "map": MapSampler,
+            "de": DeSampler,
+            "qd": QdSampler,
             "random": RandomSampler,
         },
         "automerge.samplers",

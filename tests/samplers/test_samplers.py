@@ -59,7 +59,7 @@ def reached(name: str, space: Space, n_objectives: int, seed: int, budget: int =
     ("name", "n_objectives"),
     [
         pytest.param(name, n, marks=[pytest.mark.slow] if name == "gp" and n > 1 else [])
-        for name in ("cma", "gp", "nsga2", "nsga3")
+        for name in ("cma", "gp", "nsga2", "nsga3", "de", "qd")
         for n in (1, 2, 3)
     ],
 )
@@ -69,6 +69,14 @@ def test_search_beats_chance_on_smooth_losses(name: str, n_objectives: int) -> N
     budget = 200 if name.startswith("nsga") else 100
     found = [reached(name, wide, n_objectives, seed, budget) for seed in range(4)]
     chance = [reached("random", wide, n_objectives, seed, budget) for seed in range(4)]
+    assert np.mean(found) > np.mean(chance)
+
+
+@pytest.mark.parametrize("n_objectives", [1, 2, 3])
+def test_map_beats_chance_where_losses_are_nearly_quadratic(n_objectives: int) -> None:
+    narrow = space("task_arithmetic", leave_out=False, switches=False)
+    found = [reached("map", narrow, n_objectives, seed, 50) for seed in range(4)]
+    chance = [reached("random", narrow, n_objectives, seed, 50) for seed in range(4)]
     assert np.mean(found) > np.mean(chance)
 
 
