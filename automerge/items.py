@@ -15,17 +15,17 @@ BASELINE_SHARES = 4
 because all other candidates are compared with them and predicted from them."""
 
 SLOPE_SHARES = 1 / 3
-"""How much of a candidate's items one is scored on that is measured with slopes: a pass forwards
-and backwards takes about three times as long as one forwards."""
+"""The share of a candidate's items that it is scored on if slopes are measured: a forward and
+backward pass takes about three times as long as a forward pass."""
 
 POOL_SHARES = 8
-"""How many candidates' worth of items the search draws from, at most."""
+"""The search draws from at most this many candidates' worth of items."""
 
 
 class Sealed:
-    """Test items that nothing reads before the front is chosen; how many there are is public.
+    """Test items that nothing reads before the front is chosen; only their number is public.
 
-    Whoever selects on test items, or fits anything to them, has scores that promise too much.
+    Scores on test items are optimistic if anything was selected by them or fitted to them.
     """
 
     __slots__ = ("__items",)
@@ -35,14 +35,14 @@ class Sealed:
 
     @property
     def count(self) -> int:
-        """How many items there are in all tasks."""
+        """The number of items in all tasks together."""
         return count_items(self.__items)
 
     def open(self, front: Sequence[int] | None) -> Items:
         """Return the items to test a front on.
 
         Args:
-            front: the trials that were chosen, which may be none; None before the choice.
+            front: the trials that were chosen, possibly none; None before the choice.
 
         Raises:
             ValueError: the front is not chosen yet.
@@ -52,7 +52,7 @@ class Sealed:
         return self.__items
 
     def for_files(self) -> Items:
-        """Return the items to write them down, or to score a model outside of the study."""
+        """Return the items, for writing them to files or scoring a model outside the study."""
         return self.__items
 
     def __eq__(self, other: object) -> bool:

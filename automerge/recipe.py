@@ -127,9 +127,9 @@ def neighbours(n_knots: int, depth: float) -> tuple[tuple[int, float], ...]:
 
 @dataclass(frozen=True)
 class Coordinate:
-    """One number of a recipe: a knot of a knob's profile, counted from 0 at the first layer.
+    """One number of a recipe: a knot of a knob's profile, numbered from 0 at the first layer.
 
-    `source` is the source whose knob it is; None for a knob of the recipe.
+    `source` is the source that the knob belongs to; None for a knob of the recipe itself.
     """
 
     source: str | None
@@ -322,7 +322,7 @@ class Recipe:
 
     @property
     def coordinates(self) -> tuple[Coordinate, ...]:
-        """Every number of the recipe, source by source, then its own; none where it has slices."""
+        """The numbers of the recipe, by source and then its own; none if it has slices."""
         if self.slices:
             return ()
         owners = (*((source.name, source.knobs) for source in self.sources), (None, self.knobs))

@@ -82,8 +82,8 @@ class Weights:
 class Slope:
     """An objective's smooth loss on the items of a measurement, and its derivatives.
 
-    `loss` is to be minimised, whatever the objective's direction; `by` has its derivative per unit
-    of each number of the recipe that has one.
+    `loss` is minimised, whatever the objective's direction; `by` has its derivative with respect to
+    each number of the recipe that has one.
     """
 
     loss: float
@@ -95,9 +95,8 @@ class Measured:
     """Item scores of every objective, by objective name.
 
     `margins` say, for objectives that have any, how far items are from the other score, as
-    `evaluation.base.Scored` describes. `slopes` are there where they were asked for, for objectives
-    that have any. `arithmetic` is a digest of how the machine rounds; `weights` is set for test
-    items only.
+    `evaluation.base.Scored` describes. `slopes` are set on request, for objectives that have any.
+    `arithmetic` is a digest of how the machine rounds; `weights` is set for test items only.
     """
 
     scores: Mapping[str, ItemScores]

@@ -1,4 +1,4 @@
-"""Regular files within limits of size: no pipe is waited for, no device is read to no end."""
+"""Read regular files of limited size, without blocking on pipes or reading devices for ever."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 
 class Unfit(ValueError):
-    """A path names no regular file, or one that is too large; says which."""
+    """A path is not a regular file, or is too large; the message says which."""
 
 
 def regular_size(path: Path, limit: int) -> int:
@@ -17,7 +17,7 @@ def regular_size(path: Path, limit: int) -> int:
 
     Raises:
         Unfit: it is a folder, a pipe or a device, or has more than `limit` bytes.
-        OSError: nothing is there, or it cannot be looked at.
+        OSError: it does not exist or cannot be examined.
     """
     found = path.stat()
     _demand_regular(path, found)
@@ -27,7 +27,7 @@ def regular_size(path: Path, limit: int) -> int:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file to read; nothing else, such as a pipe, is waited for.
+    """Open a regular file for reading, without blocking on anything else, such as a pipe.
 
     Raises:
         Unfit: it is a folder, a pipe or a device.
@@ -58,4 +58,4 @@ def read_regular(path: Path, limit: int) -> bytes:
 
 def _demand_regular(path: Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
-        raise Unfit(f"{path}: not a regular file; replace it by one")
+        raise Unfit(f"{path}: not a regular file; replace it with one")

@@ -17,10 +17,10 @@ def trials_table(result: StudyResult) -> list[Row]:
     """Return one row per trial, by number, all with the same columns.
 
     The columns are `number`, `name`, `origin`, `state` ("measured", "failed", or "waiting" for one
-    without a result), `method`, `failure` (the reason), `params.NAME` for each parameter, None
-    where the trial has none of that name, and `PART.OBJECTIVE.value`, `.stderr` and `.n` for each
-    part of the split and objective, None where nothing was measured. On search items these are the
-    search's own estimates, on which proposals were based.
+    without a result), `method`, `failure` (the reason), `params.NAME` for each parameter (None if
+    the trial does not have it), and `PART.OBJECTIVE.value`, `.stderr` and `.n` for each part of the
+    split and objective (None if nothing was measured). On search items, these are the search's own
+    estimates, which proposals were based on.
     """
     names = sorted({name for found in result.trials for name in found.trial.params or ()})
     return [_row(found, names, result.objectives) for found in result.trials]

@@ -42,7 +42,12 @@ def unpack(rows: Sequence[tuple[Any, ...]]) -> ItemScores:
 def pack_slope(
     coordinates: Sequence[Coordinate], by: Mapping[Coordinate, float]
 ) -> tuple[bytes, bytes]:
-    """Which numbers of a recipe have derivatives, as little-endian int32, and these as float64."""
+    """Return the indices of numbers with a derivative as little-endian int32, and it as float64.
+
+    Args:
+        coordinates: the numbers of a recipe, in order.
+        by: the derivatives of those that have one.
+    """
     numbers = [i for i, coordinate in enumerate(coordinates) if coordinate in by]
     derivatives = [by[coordinates[i]] for i in numbers]
     return np.array(numbers, dtype="<i4").tobytes(), np.array(derivatives, dtype="<f8").tobytes()

@@ -370,7 +370,7 @@ class Store:
         )
 
     def _slopes(self, trial: int, measurement: int) -> dict[str, Slope]:
-        """A measurement's slopes by objective."""
+        """Return a measurement's slopes by objective."""
         rows = self._rows(
             "SELECT objective, loss, numbers, derivatives FROM slopes WHERE measurement = ? "
             "ORDER BY objective",
