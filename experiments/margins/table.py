@@ -26,7 +26,7 @@ from automerge.space import Space
 from automerge.trial import Job, Measured, Params
 from experiments.estimation.table import open_demo, position
 
-CHUNK = 20
+CHUNK = 10
 Floats = NDArray[np.float64]
 
 
