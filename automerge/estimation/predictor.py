@@ -48,6 +48,8 @@ class Predictor:
         self._has_margin = np.zeros(len(groups), dtype=np.bool_)
         self._temperatures = np.ones(len(groups))
         self._waiting: list[tuple[_Seen, bool]] = []
+        self._kinds = kinds
+        self._chosen: dict[int, float] = {}
 
     def add(
         self, scores: Mapping[str, ItemScores], margins: Mapping[str, ItemScores], is_parent: bool
@@ -65,11 +67,25 @@ class Predictor:
             self._factors.add(seen.columns, self._smooth(seen))
             return
         self._waiting.append((seen, is_parent))
+        self._chosen = self._choose_temperatures()
         if len(self._waiting) == FIRST_FIT:
-            self._choose_temperatures()
+            for task, chosen in self._chosen.items():
+                self._temperatures[self._tasks == task] = chosen
             for earlier, _ in self._waiting:
                 self._factors.add(earlier.columns, self._smooth(earlier))
             self._waiting = []
+
+    @property
+    def temperatures(self) -> dict[tuple[str, str], float]:
+        """The temperature by objective and leaf task, where there are margins.
+
+        Each parent's margins may change it, until there are enough candidates to learn from.
+        """
+        return {
+            kind: self._chosen[number]
+            for kind, number in self._kinds.items()
+            if number in self._chosen
+        }
 
     def settle(self) -> None:
         """Learn from all candidates again, in whichever order they came."""
@@ -99,11 +115,17 @@ class Predictor:
         tempered = right_probability(seen.values, self._temperatures[seen.columns])
         return np.where(seen.are_margins, tempered, seen.values)
 
-    def _choose_temperatures(self) -> None:
-        """Choose from the parents that are here; where none is, from all candidates."""
+    def _choose_temperatures(self) -> dict[int, float]:
+        """Return temperatures by number of objective and task.
+
+        They come from the parents that are waiting; where none is, from all that wait.
+        """
         parents = [seen for seen, is_parent in self._waiting if is_parent]
         chosen = parents or [seen for seen, _ in self._waiting]
-        tasks = np.concatenate([self._tasks[seen.columns[seen.are_margins]] for seen in chosen])
-        margins = np.concatenate([seen.values[seen.are_margins] for seen in chosen])
-        for task in np.unique(tasks):
-            self._temperatures[self._tasks == task] = temperature(margins[tasks == task])
+        found: dict[int, list[Floats]] = {}
+        for seen in chosen:
+            tasks = self._tasks[seen.columns]
+            for task in np.unique(tasks[seen.are_margins]).tolist():
+                own = seen.values[seen.are_margins & (tasks == task)]
+                found.setdefault(task, []).append(own)
+        return {task: temperature(np.concatenate(own)) for task, own in found.items()}

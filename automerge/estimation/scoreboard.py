@@ -70,6 +70,11 @@ class Scoreboard:
             self._predictor.add(scores, margins or {}, is_parent)
         return len(self._plain) - 1
 
+    @property
+    def temperatures(self) -> dict[tuple[str, str], float]:
+        """The temperature of margins, by objective and leaf task, where there are any."""
+        return self._predictor.temperatures
+
     def settle(self) -> None:
         """Learn what predicts items again, from all candidates, in whichever order they came."""
         self._predictor.settle()

@@ -21,7 +21,7 @@ from automerge.evaluation.base import (
 from automerge.evaluation.guards import InvalidOutput, MetricError
 from automerge.evaluation.split import Split
 from automerge.extensions import raised_at
-from automerge.objective import Objective
+from automerge.objective import ItemScores, Objective
 from automerge.trial import Items, Part
 
 
@@ -134,7 +134,7 @@ class _Scorer:
         """Score, and check what was returned.
 
         Raises:
-            InvalidOutput: a score is not finite.
+            InvalidOutput: a score or margin is not finite.
             MetricError: the scorer failed, or did not score the items asked for.
         """
         with _blaming(self._name, MetricError):
@@ -149,9 +149,21 @@ class _Scorer:
                         f"{objective!r} and returned {got}, or in another order; expected one "
                         "score per item, in the items' order"
                     )
-                if broken := [value for value in scores.values if not math.isfinite(value)]:
-                    raise InvalidOutput(
-                        f"evaluator {self._name!r} returned {broken[0]} for an item of "
-                        f"{objective!r}; expected a finite number"
+                self._check(objective, scores, "")
+                margins = scored.margins.get(objective)
+                if margins is not None and not set(margins.items) <= set(scores.items):
+                    raise MetricError(
+                        f"evaluator {self._name!r} returned margins of items of {objective!r} "
+                        "that have no score; leave them out"
                     )
+                self._check(objective, margins, "margin ")
         return scored
+
+    def _check(self, objective: str, found: ItemScores | None, kind: str) -> None:
+        """Raise InvalidOutput where a number is not finite."""
+        for value in () if found is None else found.values:
+            if not math.isfinite(value):
+                raise InvalidOutput(
+                    f"evaluator {self._name!r} returned {kind}{value} for an item of "
+                    f"{objective!r}; expected a finite number"
+                )

@@ -75,8 +75,11 @@ class Estimates:
 
     @property
     def temperatures(self) -> dict[str, float]:
-        """How far apart choices are, by leaf task, in the unit of its margins."""
-        return {}
+        """How far apart choices are, by leaf task, in the unit of its first objective's margins."""
+        found: dict[str, float] = {}
+        for (_, task), temperature in self._board.temperatures.items():
+            found.setdefault(task, temperature)
+        return found
 
     def losses(self, numbers: Iterable[int]) -> NDArray[np.float64]:
         """Return values to minimise, shape (trials, objectives)."""

@@ -200,6 +200,18 @@ class EvaluatorLaws:
             assert min(scored.forward_s, scored.score_s, scored.tokens) >= 0
             assert all(math.isfinite(share) for share in scored.notes.values())
 
+    def test_margins_are_finite_of_items_with_a_score_and_agree_with_it(
+        self, tasks: OpenTasks, live: Live
+    ) -> None:
+        scored = tasks.attach(live).score(some_items(tasks))
+        scores = values(scored)
+        for name, own in scored.margins.items():
+            assert own.items, name
+            assert len(set(own.items)) == len(own.items)
+            for item, margin in zip(own.items, own.values, strict=True):
+                assert math.isfinite(margin)
+                assert margin == 0 or scores[name][item] == (margin > 0), item
+
     def test_where_no_item_is_asked_for_there_is_no_score(
         self, tasks: OpenTasks, live: Live
     ) -> None:

@@ -97,3 +97,25 @@ def test_guesses_begin_with_enough_candidates_and_are_probabilities_of_margins()
     found = predictor.predictions(15)
     assert ((found["o"][:100] >= 0) & (found["o"][:100] <= 1)).all()
     assert found["p"].mean() < -30
+
+
+def test_temperatures_are_the_parents_and_stay_once_there_is_enough_to_learn_from() -> None:
+    pool = {"o": [("t", 0), ("t", 1), ("u", 0)], "p": [("v", 0)]}
+    predictor = Predictor(pool)
+
+    def enter(margin: float, *, is_parent: bool) -> dict[tuple[str, str], float]:
+        items = (("t", 0), ("t", 1), ("u", 0))
+        scores = {"o": ItemScores(items, (1.0,) * 3), "p": ItemScores((("v", 0),), (1.0,))}
+        margins = {"o": ItemScores(items, (margin, margin, 10 * margin))}
+        predictor.add(scores, margins, is_parent=is_parent)
+        return predictor.temperatures
+
+    assert predictor.temperatures == {}
+    share = TEMPERATURE_SHARE
+    assert enter(100.0, is_parent=False) == {("o", "t"): 100 * share, ("o", "u"): 1000 * share}
+    assert enter(2.0, is_parent=True) == {("o", "t"): 2 * share, ("o", "u"): 20 * share}
+    last = enter(4.0, is_parent=True)
+    assert last == {("o", "t"): 3 * share, ("o", "u"): 30 * share}
+    for _ in range(FIRST_FIT):
+        assert enter(7.0, is_parent=False) == last
+    assert enter(7.0, is_parent=True) == last

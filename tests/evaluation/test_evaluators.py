@@ -191,6 +191,11 @@ def broken(folder: Path, old: str, new: str) -> tuple[EvaluatorFactory, Case]:
             "scores = [self.logprob(lines[i]) for i in ids] if self.model.train() else []",
             "test_the_model_and_the_generators_are_left_as_they_were",
         ),
+        (  # margins that say otherwise than the scores
+            "return Scored(found)",
+            "return Scored(found, margins=found)",
+            "test_margins_are_finite_of_items_with_a_score_and_agree_with_it",
+        ),
         (  # all items, whatever is asked for
             "ids = items.get(name, ())",
             "ids = range(len(lines))",
@@ -251,6 +256,18 @@ def test_an_outside_evaluator_that_cannot_be_opened_says_so_in_one_sentence(
             "asked for 3 items of 'lines' and returned 3, or in another order",
         ),
         ("return Scored(found)", "return Scored({})", MetricError, "returned none"),
+        (
+            "return Scored(found)",
+            "return Scored(found, margins={'lines': ItemScores((('lines', 0),), (1e999,))})",
+            InvalidOutput,
+            "returned margin inf for an",
+        ),
+        (
+            "return Scored(found)",
+            "return Scored(found, margins={'lines': ItemScores((('lines', 1),), (0.5,))})",
+            MetricError,
+            "that have no score",
+        ),
     ],
 )
 def test_what_an_outside_scorer_returns_is_checked(
