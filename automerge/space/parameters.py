@@ -1,12 +1,12 @@
 """Parameters of a search space, their priors, and their coordinates on the real line.
 
-A number in [low, high] is a logistic function of a coordinate z on the whole real line: u = 1 / (1
-+ exp(-4 s z)), value = low + u (high - low), where s is the standard deviation of u's prior
-relative to that of a uniform one. At z = 0 the value is the middle and du/dz = s, so a step of 0.1
-is a tenth of the range for a number whose prior is uniform, and as likely a step for any other. The
-map is smooth and monotone: it has no kinks for a covariance matrix to learn, and unlike clamping
-and folding it sends no region to one value. u is rounded to six decimals, so that a bound is
-reached, and parameters survive text.
+A number in [low, high] is a logistic function of a coordinate z on the whole real line:
+u = 1 / (1 + exp(-4 s z)), value = low + u (high - low), where s is the standard deviation of u's
+prior relative to that of a uniform one. At z = 0 the value is the middle and du/dz = s, so a step
+of 0.1 is a tenth of the range for a number whose prior is uniform, and as likely a step for any
+other. The map is smooth and monotone: it has no kinks for a covariance matrix to learn, and unlike
+clamping and folding it sends no region to one value. u is rounded to six decimals, so that a bound
+is reached, and parameters survive text.
 """
 
 from __future__ import annotations
