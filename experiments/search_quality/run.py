@@ -58,6 +58,7 @@ class Row:
     """Mean loss of the model with the best mean on select items, on the test items."""
     uniform: float
     best_parent: float
+    """The lowest of base and sources."""
     ahead: float
     """Mean loss of the uniform average less `mean`."""
     ahead_error: float
@@ -145,7 +146,9 @@ def compared(
         volume_before=round(1e6 * volume_before, 4),
         mean=round(float(truth.losses(chosen).mean()), 5),
         uniform=round(float(before["uniform"].mean()), 5),
-        best_parent=round(min(float(row.mean()) for row in before.values()), 5),
+        best_parent=round(
+            min(float(row.mean()) for name, row in before.items() if name != "uniform"), 5
+        ),
         ahead=round(ahead, 5),
         ahead_error=round(error, 5),
         significant=significant,
