@@ -72,6 +72,14 @@ def search(
         Text,
         option("auto, descent, gp, cma, tpe, nsga2, nsga3, map, de, qd or random.", "--sampler"),
     ] = None,
+    warm_start: Annotated[
+        Text,
+        option(
+            "An earlier study's folder, whose front is measured first.",
+            "--warm-start",
+            metavar="RUN",
+        ),
+    ] = None,
     seed: Annotated[Text, option("Seed of every proposal and random mask.", "--seed")] = None,
     out: Annotated[
         Text, option("The study's folder. Default: runs/NAME.", "--out", metavar="DIR")
@@ -129,6 +137,7 @@ def search(
         "task": task,
         "include_path": include_path,
         "sampler": sampler,
+        "warm_start": warm_start,
         "seed": seed,
         "out": out,
         "name": name,

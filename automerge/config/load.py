@@ -38,6 +38,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "allow_code_eval": ("allow_code_eval",),
         "extension": ("extensions",),
         "sampler": ("sampler",),
+        "warm_start": ("warm_start",),
         "budget": ("budget",),
         "max_items": ("max_items",),
         "max_time": ("max_time",),

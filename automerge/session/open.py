@@ -109,7 +109,7 @@ def _warmed(config: StudyConfig, found: Examined) -> Inputs:
         return found.inputs
     digests = {model.name: model.digest for model in found.models}
     limit = max(round(WARM_FRACTION * config.expected_budget), 1)
-    warm = warm_start(Path(config.warm_start), digests, limit)
+    warm = warm_start(Path(config.warm_start), digests, limit, config.locate(("warm_start",)))
     warnings = (*found.inputs.warnings, *warm.notes)
     return replace(found.inputs, warm=warm.recipes, warnings=warnings)
 

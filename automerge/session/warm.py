@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from automerge import pareto
-from automerge.errors import ConfigError, Fault
+from automerge.errors import ConfigError, Fault, Location
 from automerge.methods import METHODS, check_recipe
 from automerge.objective import estimates, losses
 from automerge.recipe import BASE, Recipe, RecipeSource
@@ -31,7 +31,9 @@ class Warm:
     notes: tuple[str, ...]
 
 
-def warm_start(run: Path, digests: Mapping[str, str], limit: int) -> Warm:
+def warm_start(
+    run: Path, digests: Mapping[str, str], limit: int, location: Location | None = None
+) -> Warm:
     """Read the front of an earlier study, finished or not.
 
     Models are the same if their files are, whatever they are called. Only recipes carry over, no
@@ -41,6 +43,7 @@ def warm_start(run: Path, digests: Mapping[str, str], limit: int) -> Warm:
         run: the earlier study's run folder.
         digests: of this study's base and sources, by name.
         limit: how many recipes are taken at most, evenly spaced on the front.
+        location: where the configuration names the study, for errors.
 
     Raises:
         StateError: the folder contains no study.
@@ -61,9 +64,8 @@ def warm_start(run: Path, digests: Mapping[str, str], limit: int) -> Warm:
         else:
             without.append(trial.name)
     if not carried:
-        raise ConfigError(
-            [Fault(f"warm_start: {_why_nothing(run, trials)}; remove warm_start, or name another")]
-        )
+        message = f"warm_start: {_why_nothing(run, trials)}; remove warm_start, or name another"
+        raise ConfigError([Fault(message, location)])
     kept = _spaced(list(carried), limit)
     count = f"{len(kept)} of the {len(trials)} merges on the front of {run}"
     notes = [f"warm_start: {count} are measured again here, before the sampler's first proposal"]

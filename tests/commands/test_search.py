@@ -432,6 +432,32 @@ def test_the_library_searches_from_the_mapping_that_a_file_would_hold(
     assert study.report.is_file()
 
 
+def test_a_warm_start_measures_an_earlier_front_on_models_of_other_names(
+    finished: Path, zoo: Path, tmp_path: Path
+) -> None:
+    before = automerge.load_study(finished)
+    study = automerge.search(
+        {
+            "base": zoo / "base",
+            "models": {"first": zoo / "left", "second": zoo / "right"},
+            "tasks": ["say"],
+            "include_path": zoo / "tasks",
+            "warm_start": finished,
+            "budget": 8,
+            "evaluation": {"items_per_candidate": 20},
+            "export": "none",
+            "out": tmp_path / "out",
+        }
+    )
+    trials = [found.trial for found in study.result.trials]
+    names = {f"warm-{m.name}" for m in before.front if m.kind == "front"}
+    warm = [trial for trial in trials if trial.name.startswith("warm-")]
+    assert warm
+    assert {trial.name for trial in warm} <= names
+    assert {s.name for trial in warm for s in trial.recipe.sources} <= {"first", "second"}
+    assert any("warm_start: " in warning for warning in study.result.warnings)
+
+
 def test_a_recipe_of_an_adapter_without_a_base_still_says_whose_it_is(
     finished: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:
