@@ -27,6 +27,9 @@ def count_items(items: Items) -> int:
     return sum(map(len, items.values()))
 
 
+NO_ROOM = "no_room_for_slopes"
+"""The note of a measurement that was to have slopes, which did not fit into memory."""
+
 FailureKind = Literal["invalid", "error", "oom", "timeout", "infra"]
 
 

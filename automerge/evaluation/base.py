@@ -92,12 +92,14 @@ class TasksRefused(PreflightError):
 class Live:
     """The model of a worker, whose weights change between calls of a scorer.
 
-    `distance_to_base` measures it as it is at the call.
+    `distance_to_base` measures it as it is at the call. A pass forwards may keep `graph_bytes` for
+    a pass backwards; None is no limit.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     distance_to_base: Callable[[], float]
+    graph_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,10 @@ class Scorer(Protocol):
         ...
 
 
+class NoRoom(Exception):
+    """What one item keeps for a pass backwards does not fit into `Live.graph_bytes`."""
+
+
 Backward: TypeAlias = Callable[[str, "Tensor", bool], None]
 """Takes an objective's name, a scalar with a graph, and whether the graph is needed again."""
 
@@ -172,6 +178,7 @@ class SlopeScorer(Scorer, Protocol):
                 pass.
 
         Raises:
+            NoRoom: losses cannot be run backwards in the memory there is; scores can be had.
             InvalidOutput: the model is broken; the trial is invalid.
             MetricError: a task gave something else than one finite number per item.
         """

@@ -1,7 +1,8 @@
 """How much memory merging needs, computed from headers before any weight is read.
 
 Sources are mapped files, which need not fit: the system drops and rereads their pages. The live
-model and one tensor's merge must fit; what is computed once is kept as far as there is room.
+model and one tensor's merge must fit; what is computed once is kept as far as there is room. Slopes
+are done without where two gradients and some activations do not fit.
 """
 
 from __future__ import annotations
@@ -28,29 +29,36 @@ rest is for activations, tasks and the pages of the models' files."""
 DEVICE_SHARE = 0.7
 """The share of what the live model leaves free on a GPU that may be filled with copies of the
 models it is merged from; the rest is for activations."""
+GRAPH_SHARE = 0.5
+"""The share of what all that leaves which a pass forwards may keep for one backwards; the rest is
+for what either of them makes and drops."""
 GB = 10**9
 
 
 @dataclass(frozen=True)
 class Need:
     """Bytes of the live model; of the largest tensor's merge, at least; of everything that would be
-    computed once and kept; of the largest tensor, two of which wait to be copied to a GPU."""
+    computed once and kept; of the largest tensor, two of which wait to be copied to a GPU; where
+    slopes are wanted, of the gradients of the two largest tensors, in the live model's dtype."""
 
     live: int
     step: int
     computed: int
     largest: int = 0
+    gradients: int = 0
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
     """What is needed, the bytes free for it, and how many of them may be filled with computed
-    values and, on a GPU, with copies of the models."""
+    values, on a GPU with copies of the models, and with what a pass forwards keeps for one
+    backwards (0 where slopes do not fit, or were not asked for)."""
 
     need: Need
     host_free: int | None
     budget: int
     device_budget: int = 0
+    graph: int = 0
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -94,9 +102,16 @@ def plan_memory(
     if faults:
         raise PreflightError(map(Fault, faults))
     left = 2 * GB if host_free is None else host_free - on_host
-    device_left = 0 if device_free is None else device_free - need.live
-    budget, device_budget = int(left * SHARE / workers), int(device_left * DEVICE_SHARE)
-    return MemoryPlan(need, host_free, budget, device_budget)
+    budget = int(left * SHARE / workers)
+    if device_free is None:
+        device_budget, spare = 0, left / workers - budget - need.gradients
+    else:
+        device_left = device_free - need.live
+        device_left -= need.gradients if need.gradients < device_left else 0
+        device_budget = int(device_left * DEVICE_SHARE)
+        spare = device_free - need.live - need.gradients - device_budget
+    graph = int(max(spare, 0) * GRAPH_SHARE) if need.gradients else 0
+    return MemoryPlan(need, host_free, budget, device_budget, graph)
 
 
 def plan_free_memory(device: str = "cpu") -> MemoryPlan:
@@ -110,15 +125,18 @@ def estimate(
     dtype: str,
     methods: Sequence[str],
     more_layers: int = 0,
+    slopes: bool = False,
 ) -> Need:
     """Compute what merging all sources into a live model of a dtype ("auto": as stored) may need.
 
-    The live model may get `more_layers` layers in addition to the base's.
+    The live model may get `more_layers` layers in addition to the base's. `slopes` says whether
+    gradients are wanted of what it holds.
     """
     sources = [name for name in checkpoints if name != base]
     declared = [METHODS[name] for name in methods]
     seen: dict[tuple[Method, TensorInfo], int] = {}
     live = layered = step = computed = 0
+    sizes = []
     for name, info in checkpoints[base].tensors.items():
         stored = dtype == "auto" or not info.mergeable
         size = info.n_elements * ITEM_BYTES[info.dtype if stored else dtype]
@@ -127,6 +145,7 @@ def estimate(
         computed += sum(info.n_bytes for model in checkpoints.values() if rearranged(model, name))
         if not info.mergeable:
             continue
+        sizes.append(size)
         for method in declared:
             count = min(len(sources), method.max_sources or len(sources))
             step = max(step, step_bytes(method, info, count))
@@ -135,7 +154,8 @@ def estimate(
             computed += seen[method, info]
     layers = sum(stacks(checkpoints[base].tensors).values())
     largest = max((i.n_bytes for i in checkpoints[base].tensors.values() if i.mergeable), default=0)
-    return Need(live + more_layers * layered // max(layers, 1), step, computed, largest)
+    gradients = sum(sorted(sizes)[-2:]) if slopes else 0
+    return Need(live + more_layers * layered // max(layers, 1), step, computed, largest, gradients)
 
 
 def kept_bytes(method: Method, info: TensorInfo, count: int) -> int:

@@ -12,7 +12,7 @@ import platform
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from automerge.checkpoints import ModelWatch, open_together, sampled_digest
 from automerge.checkpoints.architecture import language_class, read_config
 from automerge.checkpoints.reader import read_json
 from automerge.errors import DeviceLost, PreflightError
-from automerge.evaluation.base import Live, OpenTasks, Scored, SlopeScorer
+from automerge.evaluation.base import Live, NoRoom, OpenTasks, Scored, SlopeScorer
 from automerge.evaluation.guards import InvalidOutput
 from automerge.evaluation.panel import Panel
 from automerge.evidence import EvidenceFolders, cache_folder
@@ -39,7 +39,7 @@ from automerge.merging import (
 )
 from automerge.methods import METHODS
 from automerge.recipe import Coordinate
-from automerge.trial import Failed, Job, Measured, Outcome, Part, Slope, Timings
+from automerge.trial import NO_ROOM, Failed, Job, Measured, Outcome, Part, Slope, Timings
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +64,8 @@ class WorkerSpec:
     `dtype` "auto" is float32 on a CPU and the base's own on a GPU. `threads` None is one for a
     small model, else torch's choice; a worker
     given some of a machine's cores takes as much of its memory. `methods` are what recipes may
-    use, as far as known. `extensions` are imported before anything else.
+    use, as far as known. `slopes` says whether jobs may want them. `extensions` are imported before
+    anything else.
     """
 
     models: Mapping[str, Path]
@@ -77,6 +78,7 @@ class WorkerSpec:
     threads: int | None = None
     methods: tuple[str, ...] = ()
     more_layers: int = 0
+    slopes: bool = False
     extensions: tuple[Extension, ...] = ()
 
 
@@ -106,7 +108,7 @@ class MergeWorker:
         checkpoints = open_together(spec.models, spec.base)
         dtype = compute_dtype(spec.dtype, device)
         stored = str(dtype).removeprefix("torch.")
-        need = estimate(checkpoints, spec.base, stored, spec.methods, spec.more_layers)
+        need = estimate(checkpoints, spec.base, stored, spec.methods, spec.more_layers, spec.slopes)
         plan = plan_memory(
             need, free_host_bytes(), free_device_bytes(device), workers_here(spec.threads, device)
         )
@@ -123,7 +125,13 @@ class MergeWorker:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             assets, local_files_only=True, trust_remote_code=False
         )
-        live = Live(self._model, tokenizer, lambda: self._engine.distance(self._model, spec.base))
+        self._room_for_slopes = plan.graph > 0
+        live = Live(
+            self._model,
+            tokenizer,
+            lambda: self._engine.distance(self._model, spec.base),
+            plan.graph,
+        )
         self._scorer = (tasks or spec.panel.open(spec.run)).attach(live)
 
     def prepare(self, part: Part) -> None:
@@ -150,14 +158,19 @@ class MergeWorker:
         return outcome
 
     def _measure_with_room(self, job: Job) -> Outcome:
-        """Measure; where a device's memory runs out, copies of models on it make room, once."""
+        """Measure; where a device's memory runs out, copies of models on it make room, once, and
+        then slopes do, for good."""
         import torch
 
         outcome = self._measure(job)
-        if isinstance(outcome, Failed) and outcome.kind == "oom":
+        if _out_of_memory(outcome):
             left = self._engine.leave_devices()
             torch.cuda.empty_cache()
             outcome = self._measure(job) if left else outcome
+        if _out_of_memory(outcome) and job.temperatures is not None and self._room_for_slopes:
+            self._room_for_slopes = False
+            torch.cuda.empty_cache()
+            outcome = self._measure(job)
         return outcome
 
     def _measure(self, job: Job) -> Outcome:
@@ -200,6 +213,18 @@ class MergeWorker:
         scorer = self._scorer
         if job.temperatures is None or job.recipe.slices or not isinstance(scorer, SlopeScorer):
             return scorer.score(job.items), {}
+        found = self._score_with_slopes(scorer, job, job.temperatures)
+        if found is not None:
+            return found
+        scored = scorer.score(job.items)
+        return replace(scored, notes={**scored.notes, NO_ROOM: 1.0}), {}
+
+    def _score_with_slopes(
+        self, scorer: SlopeScorer, job: Job, temperatures: Mapping[str, float]
+    ) -> tuple[Scored, dict[str, Slope]] | None:
+        """Score the model with slopes; None where they do not fit into memory."""
+        if not self._room_for_slopes:
+            return None
         totals: dict[str, dict[Coordinate, float]] = {}
         with self._engine.contraction(self._model, job.recipe) as contraction:
 
@@ -208,7 +233,11 @@ class MergeWorker:
                 for coordinate, slope in contraction.slopes(loss, keep).items():
                     total[coordinate] = total.get(coordinate, 0.0) + slope
 
-            scored = scorer.score_with_slopes(job.items, job.temperatures, backward)
+            try:
+                scored = scorer.score_with_slopes(job.items, temperatures, backward)
+            except NoRoom:
+                self._room_for_slopes = False
+                return None
         return scored, {
             name: Slope(scored.losses[name], total)
             for name, total in totals.items()
@@ -224,6 +253,10 @@ class MergeWorker:
         if whole or self._model.device.type == "cpu":
             identity["arithmetic"] = arithmetic()
         return identity
+
+
+def _out_of_memory(outcome: Outcome) -> bool:
+    return isinstance(outcome, Failed) and outcome.kind == "oom"
 
 
 def expected_identity(digests: Mapping[str, str]) -> dict[str, str]:

@@ -190,6 +190,29 @@ def test_a_gpu_holds_copies_of_models_in_most_of_what_the_live_model_leaves():
     assert plan_memory(need, 50 * GB).device_budget == 0
 
 
+def test_slopes_need_the_gradients_of_two_tensors_in_the_live_models_dtype():
+    made = models(((24, 16), (16,), (24, 20)))
+    assert estimate(made, "base", "float32", ["ties"]).gradients == 0
+    assert estimate(made, "base", "float32", ["ties"], slopes=True).gradients == 4 * 24 * 36
+
+
+@pytest.mark.parametrize(
+    ("gradients", "device", "workers", "graph"),
+    [
+        (0, None, 1, 0),
+        (1 * GB, None, 1, 2 * GB),
+        (GB // 2, None, 2, GB),
+        (5 * GB, None, 1, 0),
+        (1 * GB, 85 * GB, 1, 21 * GB // 2),
+        (71 * GB, 85 * GB, 1, 0),
+        (100 * GB, 85 * GB, 1, 0),
+    ],
+)
+def test_a_pass_backwards_gets_half_of_what_all_else_leaves(gradients, device, workers, graph):
+    need = Need(2 * GB if device is None else 14 * GB, 1 * GB, 0, gradients=gradients)
+    assert plan_memory(need, 13 * GB, device, workers).graph == graph
+
+
 def test_a_plan_says_when_not_all_can_be_kept():
     need = Need(2 * GB, 0, computed=4 * GB)
     assert plan_memory(need, 10 * GB).warnings == ()

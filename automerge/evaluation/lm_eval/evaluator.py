@@ -121,4 +121,5 @@ class LmEvalTasks:
             self.task_set,
             self.task_set.settings.batch_size,
             self.task_set.settings.max_length,
+            live.graph_bytes,
         )

@@ -49,6 +49,7 @@ class LmEvalScorer:
         task_set: TaskSet,
         batch_size: int = 16,
         max_length: int | None = None,
+        graph_bytes: int | None = None,
     ) -> None:
         from lm_eval.models.huggingface import HFLM
 
@@ -64,6 +65,7 @@ class LmEvalScorer:
         self._model = model
         self._task_set = task_set
         self._batch_size = batch_size
+        self._graph_bytes = graph_bytes
         self._instances = build_requests(task_set.tasks, task_set.settings, self._lm)
         self._tokens = TokenisedRequests(self._lm)
         self._judge = Judge(task_set, self._instances, self._count_tokens)
@@ -88,6 +90,7 @@ class LmEvalScorer:
         """Score as `score` does, and hand over the losses behind the scores.
 
         Raises:
+            NoRoom: losses cannot be run backwards in the memory there is.
             InvalidOutput: the model is broken (see `guards`).
             MetricError: a task returned something that is not a number.
         """
@@ -107,7 +110,13 @@ class LmEvalScorer:
             path = self._find_path([r for unit in units for r in unit.requests])
             requests = [unit.requests for unit in units]
             found, tokens = run_backwards(
-                self._model, path, requests, derivatives, backward, self._batch_size
+                self._model,
+                path,
+                requests,
+                derivatives,
+                backward,
+                self._batch_size,
+                self._graph_bytes,
             )
         answered: dict[Item, list[LogLikelihood]] = {item: [] for item in chosen}
         for unit, own in zip(units, found, strict=True):

@@ -3,19 +3,22 @@
 A loss is a function of the log-likelihoods of an item's requests. Its derivatives with respect to
 them are numbers, so a batch is run once forwards, the loss of each of its items is differentiated
 on the spot, and Σ derivative · log-likelihood is run backwards: it has the gradient of the loss.
+Where what a batch keeps for that does not fit into memory, it is cut; where one item alone does not
+fit, layers are run again instead.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from automerge.evaluation.base import Backward
+from automerge.evaluation.base import Backward, NoRoom
 from automerge.evaluation.loglikelihood.forward import (
     MAX_LOGITS,
     MISSING,
@@ -24,7 +27,8 @@ from automerge.evaluation.loglikelihood.forward import (
     batch_tokens,
     run_rows,
 )
-from automerge.evaluation.loglikelihood.packing import Request, Row, unique_tokens
+from automerge.evaluation.loglikelihood.graph import Graph, lean_layers
+from automerge.evaluation.loglikelihood.packing import Layout, Request, Row, unique_tokens
 
 Derivatives: TypeAlias = Callable[[int, Sequence[float]], Mapping[str, Sequence[float]]]
 """From the number of a unit and the log-likelihoods of its requests, in nats: per loss, by name,
@@ -41,6 +45,7 @@ def run_backwards(
     derivatives: Derivatives,
     backward: Backward,
     batch_size: int,
+    graph_bytes: int | None = None,
 ) -> tuple[list[list[LogLikelihood]], int]:
     """Score requests and run losses of them backwards, a batch at a time.
 
@@ -51,9 +56,13 @@ def run_backwards(
         derivatives: Of the losses of a unit.
         backward: Called for each batch and each loss that it has a part in.
         batch_size: As for `log_likelihoods`.
+        graph_bytes: What a batch may keep for its pass backwards; None is no limit.
 
     Returns:
         The answers of each unit's requests, and the number of tokens run.
+
+    Raises:
+        NoRoom: One unit keeps more.
     """
     answers = [[MISSING] * len(unit) for unit in units]
     if not any(units):
@@ -62,27 +71,85 @@ def run_backwards(
     vocabulary = model.config.get_text_config().vocab_size
     tokens = 0
     limit = batch_tokens([request for unit in units for request in unit], batch_size)
-    for batch in _batches(units, limit, max(1, MAX_LOGITS // GRAPH // vocabulary)):
-        requests = [request for number in batch for request in units[number]]
-        owners = [(number, k) for number in batch for k in range(len(units[number]))]
-        [group, *_] = layout.groups(requests, [range(len(requests))])
-        tokens += sum(len(row.tokens) for row in group.rows)
-        with torch.enable_grad():
-            found, greedy = _score(model, path, requests, group.rows)
-        values = found.detach().tolist()
-        for (number, k), value, best in zip(owners, values, greedy, strict=True):
-            answers[number][k] = LogLikelihood(value, best)
-        factors: dict[str, list[float]] = {}
-        start = 0
-        for number in batch:
-            stop = start + len(units[number])
-            for loss, own in derivatives(number, values[start:stop]).items():
-                factors.setdefault(loss, [0.0] * len(requests))[start:stop] = own
-            start = stop
-        for i, (loss, row) in enumerate(factors.items()):
-            weights = torch.tensor(row, device=found.device, dtype=found.dtype)
-            backward(loss, found @ weights, i + 1 < len(factors))
+    graph = None if graph_bytes is None else Graph(model, path, graph_bytes)
+    for numbers in _batches(units, limit, max(1, MAX_LOGITS // GRAPH // vocabulary)):
+        for batch in _cut(_laid_out(units, numbers, layout), units, layout, graph):
+            tokens += sum(len(row.tokens) for row in batch.rows)
+            with lean_layers(model) if batch.lean else contextlib.nullcontext():
+                _run(model, path, units, batch, derivatives, backward, answers)
     return answers, tokens
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Units by number, with the rows that they are run as; `lean` says that layers run again."""
+
+    numbers: Sequence[int]
+    rows: Sequence[Row]
+    lean: bool = False
+
+
+def _laid_out(units: Sequence[Sequence[Request]], numbers: Sequence[int], layout: Layout) -> _Batch:
+    requests = [request for number in numbers for request in units[number]]
+    [group, *_] = layout.groups(requests, [range(len(requests))])
+    return _Batch(numbers, group.rows)
+
+
+def _cut(
+    batch: _Batch, units: Sequence[Sequence[Request]], layout: Layout, graph: Graph | None
+) -> Iterator[_Batch]:
+    """Halve a batch until its parts fit; run layers again where a unit alone does not.
+
+    Raises:
+        NoRoom: one does not fit even so.
+    """
+    if graph is None or graph.fits(batch.rows, lean=False):
+        yield batch
+        return
+    alone = [_laid_out(units, [number], layout) for number in batch.numbers]
+    lean = not all(graph.fits(one.rows, lean=False) for one in alone)
+    if lean and not all(graph.fits(one.rows, lean=True) for one in alone):
+        raise NoRoom
+    waiting = [replace(batch, lean=lean)]
+    while waiting:
+        part = waiting.pop()
+        if len(part.numbers) == 1 or graph.fits(part.rows, lean):
+            yield part
+            continue
+        middle = len(part.numbers) // 2
+        waiting += [
+            replace(_laid_out(units, half, layout), lean=lean)
+            for half in (part.numbers[middle:], part.numbers[:middle])
+        ]
+
+
+def _run(
+    model: PreTrainedModel,
+    path: Path,
+    units: Sequence[Sequence[Request]],
+    batch: _Batch,
+    derivatives: Derivatives,
+    backward: Backward,
+    answers: list[list[LogLikelihood]],
+) -> None:
+    """Run a batch forwards, enter its answers, and run its losses backwards."""
+    requests = [request for number in batch.numbers for request in units[number]]
+    owners = [(number, k) for number in batch.numbers for k in range(len(units[number]))]
+    with torch.enable_grad():
+        found, greedy = _score(model, path, requests, batch.rows)
+    values = found.detach().tolist()
+    for (number, k), value, best in zip(owners, values, greedy, strict=True):
+        answers[number][k] = LogLikelihood(value, best)
+    factors: dict[str, list[float]] = {}
+    start = 0
+    for number in batch.numbers:
+        stop = start + len(units[number])
+        for loss, own in derivatives(number, values[start:stop]).items():
+            factors.setdefault(loss, [0.0] * len(requests))[start:stop] = own
+        start = stop
+    for i, (loss, row) in enumerate(factors.items()):
+        weights = torch.tensor(row, device=found.device, dtype=found.dtype)
+        backward(loss, found @ weights, i + 1 < len(factors))
 
 
 def _batches(units: Sequence[Sequence[Request]], tokens: int, picked: int) -> Iterator[list[int]]:
