@@ -7,7 +7,7 @@ from scipy import special
 
 from automerge.arrays import Floats
 
-TEMPERATURE_SHARE = 0.25
+TEMPERATURE_SHARE = 0.5
 """The temperature in medians of |margin| (`experiments/margins`)."""
 
 

@@ -1,6 +1,6 @@
 """Replay draws of items from a table: what margins are worth to the search's estimates.
 
-    OMP_NUM_THREADS=1 python -m experiments.margins.coverage FOLDER NAME [--replays 4]
+    OMP_NUM_THREADS=1 python -m experiments.margins.coverage FOLDER NAME [--replays 4] [--warm 20]
 
 Every replay is one study: base, sources and uniform average on four shares of items, then the draws
 in an order of their own, each on n fresh items per objective. The truth is the mean over all items.
@@ -21,8 +21,6 @@ from experiments.margins.results import save
 from experiments.margins.table import Floats, Merges, read
 
 SIZES = (25, 35, 50, 70, 100, 140)
-WARM = 20
-"""The first of the draws are not counted: a study's first estimates have nothing to learn from."""
 LEVEL = 1.6449
 BEFORE, SCORES, MARGINS = "before", "factors of scores", "factors of margins"
 ESTIMATORS = ("mean", BEFORE, SCORES, MARGINS)
@@ -54,8 +52,10 @@ def neighbours(rows: Floats, position: Floats, positions: Floats, candidate: int
     return control_variates(rows[candidate], np.stack([predicted, means]))
 
 
-def replay(table: Merges, n: int, seed: int) -> dict[str, Floats]:
+def replay(table: Merges, n: int, seed: int, warm: int) -> dict[str, Floats]:
     """Draw items for all merges, and estimate when told and at the end.
+
+    The first `warm` draws are not counted: a study's first estimates have little to learn from.
 
     Returns:
         (draws, objectives, 2): error and standard error, by estimator and ", when told".
@@ -97,11 +97,11 @@ def replay(table: Merges, n: int, seed: int) -> dict[str, Floats]:
         is_parent = candidate < table.firsts - 1
         boards[SCORES].add(place, shown)
         boards[MARGINS].add(place, shown, near, is_parent=is_parent)
-        if candidate >= table.firsts + WARM:
+        if candidate >= table.firsts + warm:
             note(", when told", candidate, candidate + 1)
     for board in boards.values():
         board.settle()
-    first = table.firsts + WARM
+    first = table.firsts + warm
     for candidate in range(first, len(scores)):
         note("", candidate, len(scores))
     truth = scores[first:].mean(axis=2)
@@ -116,11 +116,11 @@ def replay(table: Merges, n: int, seed: int) -> dict[str, Floats]:
     }
 
 
-def summarise(table: Merges, n: int, replays: int) -> dict[str, dict[str, float]]:
+def summarise(table: Merges, n: int, replays: int, warm: int) -> dict[str, dict[str, float]]:
     """Root mean square error, coverage and bias by estimator, over all draws and replays."""
     found: dict[str, list[Floats]] = {}
     for seed in range(replays):
-        for name, errors in replay(table, n, seed).items():
+        for name, errors in replay(table, n, seed, warm).items():
             found.setdefault(name, []).append(errors)
     summary = {}
     for name, parts in found.items():
@@ -139,11 +139,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("name")
     parser.add_argument("--replays", type=int, default=4)
+    parser.add_argument("--warm", type=int, default=20)
     args = parser.parse_args()
     table = read(args.folder)
     for n in SIZES:
         if n * BASELINE_SHARES <= table.scores.shape[2]:
-            save(args.name, "estimates", str(n), summarise(table, n, args.replays))
+            save(args.name, "estimates", str(n), summarise(table, n, args.replays, args.warm))
 
 
 if __name__ == "__main__":
