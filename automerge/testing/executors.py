@@ -21,7 +21,16 @@ import pytest
 
 from automerge.errors import ModelsChanged, PreflightError
 from automerge.executors import Executor, Launcher, Start
-from automerge.testing.workers import FAILING, IDENTITY, PLACE, FormulaWorker, job, scores, unbuilt
+from automerge.testing.workers import (
+    FAILING,
+    IDENTITY,
+    PLACE,
+    FormulaWorker,
+    job,
+    margins,
+    scores,
+    unbuilt,
+)
 from automerge.trial import PARTS, Failed, Job, Measured, Outcome
 
 if TYPE_CHECKING:
@@ -97,6 +106,7 @@ class ExecutorLaws:
             else:
                 assert isinstance(outcome, Measured), outcome
                 assert outcome.scores == scores(one)
+                assert outcome.margins == margins(one)
 
     def test_workers_are_where_the_launcher_says(self, launcher: Launcher) -> None:
         if not launcher.in_driver:

@@ -33,6 +33,11 @@ def scores(job: Job) -> dict[str, ItemScores]:
     return {"score": ItemScores(tuple(items), tuple(digest[0] / 256 for digest in digests))}
 
 
+def margins(job: Job) -> dict[str, ItemScores]:
+    """Return what goes with the scores."""
+    return {name: found.rows(range(0, len(found.items), 2)) for name, found in scores(job).items()}
+
+
 @dataclass
 class FormulaWorker:
     """Scores by formula; refuses a job whose part it was not told.
@@ -59,7 +64,12 @@ class FormulaWorker:
             return Failed("error", f"told {told!r} before a job of {job.part}")
         if job.trial == FAILING:
             return Failed("invalid", "made to fail")
-        return Measured(scores(job), Timings(0.0, 0.0, 0.0, 0.0), notes={PLACE: float(os.getpid())})
+        return Measured(
+            scores(job),
+            Timings(0.0, 0.0, 0.0, 0.0),
+            notes={PLACE: float(os.getpid())},
+            margins=margins(job),
+        )
 
     def identity(self) -> Mapping[str, str]:
         """Say what was given."""
