@@ -73,7 +73,7 @@ def choice_loss(
     Args:
         log_likelihoods: in nats, one per choice.
         right: the indices of the right choices, at least one.
-        temperature: in the unit of `margin`, above 0; about the median |margin| of a task's items
+        temperature: in the unit of `margin`, above 0; about half the median |margin| of a task
             ranks merges best (`experiments/margins`).
         form: which of the three.
         lengths: what the metric divides each log-likelihood by; None divides by nothing.
