@@ -57,7 +57,7 @@ class Search(Section):
     depth: Depth = unsafe(Depth(knots=3))
     components: tuple[tuple[str, ...], ...] = unsafe(((DEFAULT,),), min_length=1, max_length=64)
     knobs: dict[str, Any] = unsafe({})
-    deviation: float = unsafe(0.1, gt=0, le=0.25)
+    deviation: float = unsafe(0.05, gt=0, le=0.25)
     varying: tuple[str, ...] = unsafe(("weight", "t"))
     shared: tuple[str, ...] = unsafe(())
     leave_out: bool = unsafe(True)
