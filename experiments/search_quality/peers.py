@@ -134,7 +134,7 @@ def evolve(python: Path, evolution: Path, run: Path, candidates: int, seed: int)
             ],
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""},
+            env={**os.environ, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1"},
             check=True,
         )
     return time.monotonic() - start
