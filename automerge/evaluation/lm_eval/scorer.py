@@ -109,10 +109,12 @@ class LmEvalScorer:
 
             path = self._find_path([r for unit in units for r in unit.requests])
             requests = [unit.requests for unit in units]
+            kinds = [frozenset(unit.losses) for unit in units]
             found, tokens = run_backwards(
                 self._model,
                 path,
                 requests,
+                kinds,
                 derivatives,
                 backward,
                 self._batch_size,

@@ -10,7 +10,7 @@ fit, layers are run again instead.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -42,6 +42,7 @@ def run_backwards(
     model: PreTrainedModel,
     path: Path,
     units: Sequence[Sequence[Request]],
+    kinds: Sequence[Hashable],
     derivatives: Derivatives,
     backward: Backward,
     batch_size: int,
@@ -53,6 +54,8 @@ def run_backwards(
         model: Some of its parameters want gradients.
         path: How the model is run; prefixes are not shared between batches.
         units: Requests by what must be in one batch, for its losses depend on all of it.
+        kinds: Of each unit, equal where it has the same losses as another: every loss of a batch is
+            a pass backwards of its own.
         derivatives: Of the losses of a unit.
         backward: Called for each batch and each loss that it has a part in.
         batch_size: As for `log_likelihoods`.
@@ -72,7 +75,8 @@ def run_backwards(
     tokens = 0
     limit = batch_tokens([request for unit in units for request in unit], batch_size)
     graph = None if graph_bytes is None else Graph(model, path, graph_bytes)
-    for numbers in _batches(units, limit, max(1, MAX_LOGITS // GRAPH // vocabulary)):
+    picked = max(1, MAX_LOGITS // GRAPH // vocabulary)
+    for numbers in _batches(units, kinds, limit, picked):
         for batch in _cut(_laid_out(units, numbers, layout), units, layout, graph):
             tokens += sum(len(row.tokens) for row in batch.rows)
             with lean_layers(model) if batch.lean else contextlib.nullcontext():
@@ -152,14 +156,25 @@ def _run(
         backward(loss, found @ weights, i + 1 < len(factors))
 
 
-def _batches(units: Sequence[Sequence[Request]], tokens: int, picked: int) -> Iterator[list[int]]:
-    """Numbers of units, longest first, as many together as the limits allow, at least one."""
+def _batches(
+    units: Sequence[Sequence[Request]], kinds: Sequence[Hashable], tokens: int, picked: int
+) -> Iterator[list[int]]:
+    """Numbers of units of one kind, longest first, as many together as the limits allow."""
+    by_kind: dict[Hashable, list[int]] = {}
+    for number, kind in enumerate(kinds):
+        if units[number]:
+            by_kind.setdefault(kind, []).append(number)
+    for numbers in by_kind.values():
+        yield from _kind_batches(units, numbers, tokens, picked)
+
+
+def _kind_batches(
+    units: Sequence[Sequence[Request]], numbers: Sequence[int], tokens: int, picked: int
+) -> Iterator[list[int]]:
     batch: list[int] = []
     n_tokens = n_picked = 0
-    longest = {n: max((len(r.inputs) for r in unit), default=0) for n, unit in enumerate(units)}
-    for number in sorted(longest, key=lambda number: -longest[number]):
-        if not units[number]:
-            continue
+    longest = {n: max(len(request.inputs) for request in units[n]) for n in numbers}
+    for number in sorted(numbers, key=lambda number: -longest[number]):
         own = unique_tokens(units[number])
         targets = sum(len(request.targets) for request in units[number])
         if batch and (n_tokens + own > tokens or n_picked + targets > picked):
