@@ -73,7 +73,7 @@ class Sampler(Protocol):
     def wants_slopes(self, number: int) -> bool:
         """Return whether trial `number`, which was just asked for, is to be measured with slopes.
 
-        It is then measured on a third of the items, for the same price.
+        It is then measured on a ninth of the items, for a third of the price.
         """
         return False
 

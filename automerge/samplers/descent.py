@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from scipy import optimize
 from threadpoolctl import ThreadpoolController
 
 from automerge.arrays import Floats, Indices
+from automerge.items import SLOPE_PRICE
 from automerge.pareto import nondominated
 from automerge.recipe import uniform_average
 from automerge.samplers.base import Sampler, Told
@@ -31,8 +33,12 @@ JITTER = 0.02
 """The same for a point that is measured again, so that the recipe is another."""
 STARTS = 3
 """Measured points that a proposal is looked for around."""
-GP_EVERY = 4
-"""Every so many proposals one is left to the Gaussian process on the true objectives."""
+GP_SHARE, SETTLED, SETTLE_SHARE = 0.15, 0.55, 0.7
+"""How much of the budget is left to the Gaussian process on the true objectives; after which share
+of it most of what remains goes to measuring, without slopes and on all items, what the losses
+promise; and how much of it."""
+CAUTION = 2.0
+"""Standard errors a start's losses are taken to be worse than they seem."""
 MIN_AGREEING, MIN_CORRELATION = 10, 0.2
 """With this many points, losses must rank at least so well by the surrogate, or the Gaussian
 process gets most of the proposals."""
@@ -58,8 +64,9 @@ class DescentSampler(Sampler):
     process per loss learns from all of them (`gradient_process`), so what was seen on the way to
     one trade-off serves the others. Directions take turns: all objectives alike, each alone, then
     any mixture. A proposal minimises its direction's mixture of losses within a step of a point
-    that was measured. Every fourth proposal is left to `gp`, which sees the true objectives only:
-    where losses rank recipes badly, or there are none, it gets most of them.
+    that was measured. Later most proposals are such minima, measured without slopes on all items.
+    Some are left to `gp`, which sees the true objectives only: where losses rank recipes badly, or
+    there are none, it gets most.
     """
 
     def __init__(self, space: Space, n_objectives: int, seed: int, budget: int) -> None:
@@ -72,9 +79,14 @@ class DescentSampler(Sampler):
         self._without = 0
         """Measurements that slopes were wanted of and that have none."""
         self._asked = 0
+        self._told = self._others = 0
+        """Trials told, and those of them that were told before any was asked for."""
+        self._budget = budget
+        self._prices = {"descend": 0.0, "settle": 0.0, "gp": 0.0}
+        """What was asked for, in trials without slopes."""
         self._descents = 0
         self._losses: dict[int, tuple[int, Floats]] = {}
-        """Of every trial the number of its branch and its losses."""
+        """Of every trial the number of its branch, and its losses with some caution."""
         self._steps: dict[int, tuple[Floats, Floats]] = {}
         """Where each proposal that is being measured came from, and its weights of the losses."""
         self._positions: dict[int, Floats] = {}
@@ -82,14 +94,20 @@ class DescentSampler(Sampler):
 
     def ask(self, number: int) -> Params:
         """Propose parameters for trial `number`."""
+        if self._asked == 0:
+            self._others = self._told
         self._asked += 1
-        if not self._descends():
-            return self._inner.ask(number)
+        move = self._move()
         rng = np.random.default_rng([self._seed, number])
+        if move == "gp":
+            self._prices["gp"] += 1
+            return self._inner.ask(number)
         with self._threads.limit(limits=1, user_api="blas"):
             params = self._descend(number, rng)
         self._descents += 1
-        self._wanted.add(number)
+        self._prices[move] += SLOPE_PRICE if move == "descend" else 1
+        if move == "descend":
+            self._wanted.add(number)
         self._inner.repeat(number, params)
         return params
 
@@ -100,10 +118,12 @@ class DescentSampler(Sampler):
     def tell(self, number: int, params: Params | None, told: Told | None) -> None:
         """Report a trial; its slopes are learned from, and its losses by `gp`."""
         self._inner.tell(number, params, told)
+        self._told += 1
         if params is None or told is None or not told.is_finite:
             return
         branch = self._space.branches.index(self._space.branch(params))
-        self._losses[number] = branch, np.array(told.losses)
+        errors = np.nan_to_num(np.array(told.errors or (0.0,) * self._n), posinf=0.0)
+        self._losses[number] = branch, np.array(told.losses) + CAUTION * errors
         position = self._scaled(self._space.position(params)[: len(self._space.roles)])
         self._positions[number] = position
         if number not in self._wanted:
@@ -136,14 +156,21 @@ class DescentSampler(Sampler):
         known.slopes.append(found * self._space.scales[smooth])
         known.losses.append(np.array(told.losses))
 
-    def _descends(self) -> bool:
-        """Whether the next proposal follows slopes."""
+    def _move(self) -> Literal["descend", "settle", "gp"]:
+        """What the next proposal is for."""
         with_slopes = sum(len(known.points) for known in self._by_branch.values())
         if self._without > max(2, with_slopes):
-            return False
-        if self._asked % GP_EVERY == 0:
-            return False
-        return self._agrees() or self._asked % GP_EVERY == 1
+            return "gp"
+        total = max(self._budget - self._others, 1)
+        spent = sum(self._prices.values())
+        agrees = self._agrees()
+        share = GP_SHARE if agrees else 1 - GP_SHARE
+        if spent > GP_SHARE * total and self._prices["gp"] < share * (spent - GP_SHARE * total):
+            return "gp"
+        late = spent - SETTLED * total
+        return (
+            "settle" if with_slopes and self._prices["settle"] < SETTLE_SHARE * late else "descend"
+        )
 
     def _agrees(self) -> bool:
         """Whether the surrogates rank what was measured as the objectives do, as far as known."""

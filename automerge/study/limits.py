@@ -20,9 +20,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class Spent:
-    """What a search has used: trials asked, items sent out, seconds, and the pace of a worker."""
+    """What a search has used: trials, items sent out, seconds, and the pace of a worker.
 
-    trials: int
+    `trials` and `items` are what was asked for, by price: a trial with slopes is a third of one.
+    """
+
+    trials: float
     items: int
     seconds: float
     seconds_per_item: float
@@ -46,9 +49,9 @@ def allows(
     return left > 0 and to_come * spent.seconds_per_item / workers() <= left
 
 
-def expected_trials(limits: Limits, spent: Spent, per_trial: int, later_items: int) -> int:
+def expected_trials(limits: Limits, spent: Spent, per_trial: int, later_items: int) -> float:
     """Return how many trials the search will have asked for at its end, at its present pace."""
-    found = [] if limits.trials is None else [limits.trials]
+    found: list[float] = [] if limits.trials is None else [limits.trials]
     if limits.items is not None and per_trial:
         left = limits.items - spent.items - later_items
         found.append(spent.trials + max(left, 0) // per_trial)

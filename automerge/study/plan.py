@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from automerge.constraint import Constraint
-from automerge.items import BASELINE_SHARES, SLOPE_SHARES, ItemDraw, StudyItems
+from automerge.items import BASELINE_SHARES, SLOPE_PRICE, SLOPE_SHARES, ItemDraw, StudyItems
 from automerge.objective import Objective
 from automerge.recipe import Recipe
 from automerge.study.limits import Limits
@@ -60,8 +60,13 @@ class Plan:
         return self.draw.draw(self.items.search, trial.number, shares)
 
     def n_items(self, origin: Origin) -> int:
-        """Return the price of a trial, in search items measured without slopes."""
+        """Return how many search items a trial is measured on that has no slopes."""
         return self._n_items[_shares(origin)]
+
+    def price(self, trial: Trial) -> tuple[float, int]:
+        """Return what a trial costs: in trials, and in search items measured without slopes."""
+        items = self.n_items(trial.origin)
+        return (SLOPE_PRICE, round(SLOPE_PRICE * items)) if trial.slopes else (1.0, items)
 
     @cached_property
     def _n_items(self) -> dict[int, int]:

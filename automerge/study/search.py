@@ -39,11 +39,11 @@ class Search:
         for number, original in self._duplicate_of.items():
             self._sharing.setdefault(original, []).append(number)
         self._by_recipe: dict[str, int] = {}
-        self._items = 0
+        self._price, self._items = 0.0, 0
         for number, trial in self.trials.items():
             self._by_recipe.setdefault(trial.recipe.id, number)
             if number not in self._duplicate_of:
-                self._items += plan.n_items(trial.origin)
+                self._charge(trial)
         self._measured_s = 0.0
         self._measured_items = 0
         self._arrived: dict[int, Outcome] = {}
@@ -159,20 +159,26 @@ class Search:
         items, later = self._plan.n_items(origin), self._plan.n_later
         if allows(limits, spent, items, later, lambda: self._dispatcher.slots):
             return True
-        if not self._dispatcher.running and spent.trials != limits.trials:
+        reached = limits.trials is not None and spent.trials >= limits.trials
+        if not self._dispatcher.running and not reached:
             self._observer.note(
-                f"stopping the search after {spent.trials} trials; the remaining time or items are "
-                "reserved for selection and test"
+                f"stopping the search after {len(self.trials)} trials; the remaining time or items "
+                "are reserved for selection and test"
             )
         return False
 
     def _spent(self) -> Spent:
         return Spent(
-            trials=len(self.trials) - len(self._duplicate_of),
+            trials=round(self._price, 6),
             items=self._items,
             seconds=self._elapsed_s,
             seconds_per_item=self._measured_s / max(self._measured_items, 1),
         )
+
+    def _charge(self, trial: Trial) -> None:
+        price, items = self._plan.price(trial)
+        self._price += price
+        self._items += items
 
     @property
     def _elapsed_s(self) -> float:
@@ -192,7 +198,7 @@ class Search:
             self.trials[trial.number] = trial
             if original is None:
                 self._by_recipe[trial.recipe.id] = trial.number
-                self._items += self._plan.n_items(trial.origin)
+                self._charge(trial)
                 self._submit(trial)
                 return True
             self._duplicate_of[trial.number] = original
@@ -249,7 +255,7 @@ class Search:
         self.estimates.enter(self.trials[number], outcome)
         if isinstance(outcome, Measured):
             self._measured_s += outcome.timings.total
-            self._measured_items += self._plan.n_items(self.trials[number].origin)
+            self._measured_items += self._plan.price(self.trials[number])[1]
 
     def _tell(self, trial: Trial) -> None:
         told = self.estimates.told.get(self._duplicate_of.get(trial.number, trial.number))
@@ -288,13 +294,19 @@ class Search:
             Job(trial.number, trial.recipe, "search", items, temperatures=temperatures)
         )
 
+    def _expected(self, spent: Spent) -> int:
+        """Return how many trials there will be, if those to come cost what those so far did."""
+        plan, asked = self._plan, len(self.trials) - len(self._duplicate_of)
+        priced = expected_trials(plan.limits, spent, plan.n_items("sampler"), plan.n_later)
+        return asked + round((priced - spent.trials) * asked / max(spent.trials, 1))
+
     def _watch(self, job: Job, outcome: Outcome) -> None:
         spent, plan = self._spent(), self._plan
         self._observer.update(
             Snapshot(
                 phase="search",
                 done=len(self.estimates.ended),
-                total=expected_trials(plan.limits, spent, plan.n_items("sampler"), plan.n_later),
+                total=self._expected(spent),
                 running=self._dispatcher.running,
                 slots=self._dispatcher.slots,
                 failed=self.estimates.failed,

@@ -107,7 +107,9 @@ def run(model, path, items, room):
     def derivatives(number, values):
         return {"one": [1.0, -0.5], "other": [0.25 * number, 1.0]}
 
-    answers, _ = run_backwards(model, path, items, derivatives, backward, 64, room)
+    answers, _ = run_backwards(
+        model, path, items, [()] * len(items), derivatives, backward, 64, room
+    )
     return answers, totals, len(batches) // 2
 
 
