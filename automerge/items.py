@@ -14,13 +14,8 @@ BASELINE_SHARES = 4
 """Base, sources and the user's recipes are each scored on this many candidates' worth of items,
 because all other candidates are compared with them and predicted from them."""
 
-SLOPE_SHARES = 1 / 9
-"""How much of a candidate's items one is scored on that is measured with slopes: a slope is known
-well from few."""
-
-SLOPE_PRICE = 1 / 3
-"""What such a candidate costs beside others: a pass forwards and backwards takes about three times
-as long as one forwards."""
+SLOPE_PASSES = 3
+"""Forward passes that take as long as a forward and backward pass, which slopes cost."""
 
 POOL_SHARES = 8
 """The search draws from at most this many candidates' worth of items."""

@@ -158,8 +158,8 @@ def _joined(blocks: Sequence[Mapping[str, ItemScores]]) -> dict[str, ItemScores]
 class Trial:
     """One recipe of a study, numbered in the order it was proposed.
 
-    `params` is None for recipes that no sampler proposed and the space cannot express. With
-    `slopes`, it is measured with slopes, on fewer items for the same price.
+    `params` is None for recipes that no sampler proposed and the space cannot express. `slopes`
+    is the share of a candidate's items that it is measured on with slopes; 0 without.
     """
 
     number: int
@@ -167,7 +167,7 @@ class Trial:
     origin: Origin
     name: str
     params: Params | None = None
-    slopes: bool = False
+    slopes: float = 0.0
 
 
 def proposed_name(number: int) -> str:

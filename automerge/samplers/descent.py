@@ -11,7 +11,7 @@ from scipy import optimize
 from threadpoolctl import ThreadpoolController
 
 from automerge.arrays import Floats, Indices
-from automerge.items import SLOPE_PRICE
+from automerge.items import SLOPE_PASSES
 from automerge.pareto import nondominated
 from automerge.recipe import uniform_average
 from automerge.samplers.base import Sampler, Told
@@ -33,6 +33,9 @@ JITTER = 0.02
 """The same for a point that is measured again, so that the recipe is another."""
 STARTS = 3
 """Measured points that a proposal is looked for around."""
+FEW, MANY, LITTLE_NOISE = 1 / 9, 1 / 3, 0.1
+"""Shares of a candidate's items that slopes are measured on: the few where noise is no larger than
+this share of the variance of the slopes."""
 GP_SHARE, SETTLED, SETTLE_SHARE = 0.15, 0.55, 0.7
 """How much of the budget is left to the Gaussian process on the true objectives; after which share
 of it most of what remains goes to measuring, without slopes and on all items, what the losses
@@ -51,6 +54,7 @@ class _Branch:
     points: list[Floats] = field(default_factory=list)
     slopes: list[Floats] = field(default_factory=list)
     losses: list[Floats] = field(default_factory=list)
+    noisier: list[float] = field(default_factory=list)
     smooth: Indices | None = None
     step: float = STEP
     fitted: tuple[int, list[tuple[float, float]]] = (0, [])
@@ -75,7 +79,8 @@ class DescentSampler(Sampler):
         self._seed = seed
         self._inner = GpSampler(space, n_objectives, seed, budget)
         self._by_branch: dict[int, _Branch] = {}
-        self._wanted: set[int] = set()
+        self._wanted: dict[int, float] = {}
+        """The share of items that each proposal is to have slopes on."""
         self._without = 0
         """Measurements that slopes were wanted of and that have none."""
         self._asked = 0
@@ -105,15 +110,20 @@ class DescentSampler(Sampler):
         with self._threads.limit(limits=1, user_api="blas"):
             params = self._descend(number, rng)
         self._descents += 1
-        self._prices[move] += SLOPE_PRICE if move == "descend" else 1
         if move == "descend":
-            self._wanted.add(number)
+            self._wanted[number] = self._share()
+        self._prices[move] += SLOPE_PASSES * self._wanted[number] if move == "descend" else 1
         self._inner.repeat(number, params)
         return params
 
-    def wants_slopes(self, number: int) -> bool:
-        """Return whether trial `number` follows slopes."""
-        return number in self._wanted
+    def wants_slopes(self, number: int) -> float:
+        """Return a third of the items, or less where slopes are known well from few; 0 for none."""
+        return self._wanted.get(number, 0.0)
+
+    def _share(self) -> float:
+        """Few items where slopes had little noise so far."""
+        noises = [noise for known in self._by_branch.values() for _, noise in known.fitted[1]]
+        return FEW if noises and np.median(noises) <= LITTLE_NOISE else MANY
 
     def tell(self, number: int, params: Params | None, told: Told | None) -> None:
         """Report a trial; its slopes are learned from, and its losses by `gp`."""
@@ -155,6 +165,7 @@ class DescentSampler(Sampler):
         known.points.append(position)
         known.slopes.append(found * self._space.scales[smooth])
         known.losses.append(np.array(told.losses))
+        known.noisier.append(MANY / self._wanted[number])
 
     def _move(self) -> Literal["descend", "settle", "gp"]:
         """What the next proposal is for."""
@@ -255,14 +266,18 @@ class DescentSampler(Sampler):
         if known.surrogates is not None and known.surrogates[0] == n:
             return known.surrogates[1]
         points, slopes = np.array(known.points), np.array(known.slopes)
+        noisier = np.array(known.noisier)
         size = len(known.smooth)
         if n >= 1.3 * known.fitted[0]:
             rows = slice(-max(2, MAX_FIT_ROWS // size), None)
             targets = [slopes[rows, j] for j in range(self._n)]
-            known.fitted = n, best_hyperparameters(points[rows], targets, known.smooth)
+            known.fitted = (
+                n,
+                best_hyperparameters(points[rows], targets, known.smooth, noisier[rows]),
+            )
         rows = slice(-max(4, MAX_ROWS // size), None)
         found = [
-            fit(points[rows], slopes[rows, j], known.smooth, *known.fitted[1][j])
+            fit(points[rows], slopes[rows, j], known.smooth, *known.fitted[1][j], noisier[rows])
             for j in range(self._n)
         ]
         known.surrogates = n, found

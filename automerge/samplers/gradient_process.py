@@ -19,10 +19,10 @@ from scipy import linalg
 
 from automerge.arrays import Floats, Indices
 
-LENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0)
-NOISES = (1e-3, 1e-2, 1e-1, 1.0)
-"""What hyperparameters are chosen from: length scales in units of the coordinates, and the variance
-of a slope's noise beside that of the slope itself."""
+LENGTHS = (0.5, 1.0, 2.0, 4.0)
+NOISES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""What hyperparameters are chosen from: length scales, times √d, as far apart as d coordinates move
+points; and the variance of a slope's noise beside that of the slope itself."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,9 @@ class Surrogate:
         return np.exp(-(d**2).sum(axis=2) / 2), d[:, :, self.smooth]
 
 
-def fit(points: Floats, slopes: Floats, smooth: Indices, length: float, noise: float) -> Surrogate:
+def fit(
+    points: Floats, slopes: Floats, smooth: Indices, length: float, noise: float, noisier: Floats
+) -> Surrogate:
     """Return the posterior of a function whose slopes were seen.
 
     Args:
@@ -66,33 +68,33 @@ def fit(points: Floats, slopes: Floats, smooth: Indices, length: float, noise: f
         smooth: which coordinates these are, (s,).
         length: the kernel's length scale.
         noise: variance of a slope's noise, relative to the variance of slopes.
+        noisier: what it is multiplied by at each point, (n,).
     """
-    factor, targets = _factor(points, slopes, smooth, length, noise)
+    factor, targets = _factor(points, slopes, smooth, length, noise * noisier)
     weights = linalg.cho_solve((factor, True), targets).reshape(slopes.shape)
     return Surrogate(points / length, smooth, weights, length)
 
 
 def best_hyperparameters(
-    points: Floats, targets: Sequence[Floats], smooth: Indices
+    points: Floats, targets: Sequence[Floats], smooth: Indices, noisier: Floats
 ) -> list[tuple[float, float]]:
     """Return the length and noise of the greatest marginal likelihood for each function.
 
     The signal's variance is that which maximises it given the others.
     """
-    found: list[tuple[float, tuple[float, float]]] = [(-math.inf, (LENGTHS[2], NOISES[1]))] * len(
-        targets
-    )
-    for length in LENGTHS:
+    unit = math.sqrt(points.shape[1])
+    found = [(-math.inf, (2 * unit, 0.1))] * len(targets)
+    for length in (factor * unit for factor in LENGTHS):
         for noise in NOISES:
             for j, slopes in enumerate(targets):
-                value = _likelihood(points, slopes, smooth, length, noise)
+                value = _likelihood(points, slopes, smooth, length, noise * noisier)
                 if value > found[j][0]:
                     found[j] = (value, (length, noise))
     return [best for _, best in found]
 
 
 def _likelihood(
-    points: Floats, slopes: Floats, smooth: Indices, length: float, noise: float
+    points: Floats, slopes: Floats, smooth: Indices, length: float, noise: Floats
 ) -> float:
     factor, targets = _factor(points, slopes, smooth, length, noise)
     white = linalg.solve_triangular(factor, targets, lower=True)
@@ -103,7 +105,7 @@ def _likelihood(
 
 
 def _factor(
-    points: Floats, slopes: Floats, smooth: Indices, length: float, noise: float
+    points: Floats, slopes: Floats, smooth: Indices, length: float, noise: Floats
 ) -> tuple[Floats, Floats]:
     """The Cholesky factor of the slopes' covariance, (ns, ns), and the slopes in unit length."""
     scaled = points / length
@@ -114,5 +116,5 @@ def _factor(
     blocks = -kernel[:, :, None, None] * d[:, :, :, None] * d[:, :, None, :]
     blocks[:, :, range(s), range(s)] += kernel[:, :, None]
     covariance = blocks.transpose(0, 2, 1, 3).reshape(n * s, n * s)
-    covariance[range(n * s), range(n * s)] += noise
+    covariance[range(n * s), range(n * s)] += np.repeat(noise, s)
     return linalg.cholesky(covariance, lower=True), (slopes * length).reshape(-1)

@@ -159,7 +159,7 @@ class _Check:
                 fits = 0 <= of < number and of not in self._duplicates and ids[of] == recipe_id
                 self._need(fits, "duplicate_of", "an earlier trial with this recipe", of)
                 self._duplicates.add(number)
-            self._need(slopes in (0, 1), "slopes", "0 or 1", slopes)
+            self._need(0 <= slopes <= 1, "slopes", "a share of a candidate's items", slopes)
             ids.append(recipe_id)
             self._numbers_of.append(len(recipe.coordinates))
         self._trials = len(ids)

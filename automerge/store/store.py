@@ -212,7 +212,7 @@ class Store:
         recipe = json.dumps(trial.recipe.plain())
         row = (trial.number, trial.origin, trial.name, trial.recipe.id, recipe, params)
         with self._transaction() as db:
-            insert(db, "trials", [(*row, duplicate_of, int(trial.slopes))])
+            insert(db, "trials", [(*row, duplicate_of, trial.slopes)])
             _event(db, "ask", trial.number)
 
     def tell(self, number: int) -> None:
@@ -305,7 +305,7 @@ class Store:
                 origin,
                 name,
                 None if params is None else json.loads(params),
-                bool(slopes),
+                slopes,
             )
             for number, recipe, origin, name, params, slopes in rows
         ]

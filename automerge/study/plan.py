@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from automerge.constraint import Constraint
-from automerge.items import BASELINE_SHARES, SLOPE_PRICE, SLOPE_SHARES, ItemDraw, StudyItems
+from automerge.items import BASELINE_SHARES, SLOPE_PASSES, ItemDraw, StudyItems
 from automerge.objective import Objective
 from automerge.recipe import Recipe
 from automerge.study.limits import Limits
@@ -56,7 +56,7 @@ class Plan:
 
     def search_items(self, trial: Trial) -> Items:
         """Return the search items a trial is measured on."""
-        shares = SLOPE_SHARES if trial.slopes else _shares(trial.origin)
+        shares = trial.slopes or _shares(trial.origin)
         return self.draw.draw(self.items.search, trial.number, shares)
 
     def n_items(self, origin: Origin) -> int:
@@ -66,7 +66,8 @@ class Plan:
     def price(self, trial: Trial) -> tuple[float, int]:
         """Return what a trial costs: in trials, and in search items measured without slopes."""
         items = self.n_items(trial.origin)
-        return (SLOPE_PRICE, round(SLOPE_PRICE * items)) if trial.slopes else (1.0, items)
+        price = SLOPE_PASSES * trial.slopes or 1.0
+        return price, round(price * items)
 
     @cached_property
     def _n_items(self) -> dict[int, int]:

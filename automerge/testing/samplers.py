@@ -60,7 +60,7 @@ def drive(
             asked.append(sampler.ask(len(asked)))
         number = pending.pop(rng.randrange(len(pending)))
         failed = number % 7 == 6
-        wanted = sampler.wants_slopes(number)
+        wanted = sampler.wants_slopes(number) > 0
         told = None if failed else measured(space, asked[number], n_objectives, wanted)
         sampler.tell(number, asked[number], told)
     return asked
@@ -88,7 +88,7 @@ class Log:
                 continue
             number = pending[call % len(pending)]
             failed = number % 5 == 4
-            wanted = sampler.wants_slopes(number)
+            wanted = sampler.wants_slopes(number) > 0
             values = None if failed else measured(SPACE, self.asked[number], n_objectives, wanted)
             sampler.tell(number, self.asked[number], values)
             self.told[number] = values

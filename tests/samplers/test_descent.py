@@ -24,7 +24,7 @@ def bowl(rng: np.random.Generator, d: int) -> tuple[Floats, Floats]:
 def test_values_and_slopes_of_a_surrogate_belong_together():
     rng = np.random.default_rng(0)
     points, slopes = rng.normal(size=(9, 5)), rng.normal(size=(9, 3))
-    found = gradient_process.fit(points, slopes, np.array([0, 2, 4]), 2.0, 0.1)
+    found = gradient_process.fit(points, slopes, np.array([0, 2, 4]), 2.0, 0.1, np.ones(9))
     at, h = rng.normal(size=(4, 5)), 1e-5
     for i in range(5):
         ends = [found.value(at + by * np.eye(5)[i]) for by in (-h, h)]
@@ -52,12 +52,14 @@ def test_a_surrogate_is_the_conditional_mean_of_the_naive_covariance():
     rows = [(i, a) for i in range(4) for a in range(3)]
     covariance = np.array(
         [[both(points[i], a, points[j], b) for j, b in rows] for i, a in rows]
-    ) + (noise / length**2) * np.eye(12)
+    ) + (noise / length**2) * np.diag(np.repeat([1.0, 2.0, 1.0, 3.0], 3))
     at = rng.normal(size=3)
     expected = np.array([cross(at, points[j], b) for j, b in rows]) @ np.linalg.solve(
         covariance, slopes.reshape(-1)
     )
-    found = gradient_process.fit(points, slopes, np.arange(3), length, noise)
+    found = gradient_process.fit(
+        points, slopes, np.arange(3), length, noise, np.array([1.0, 2.0, 1.0, 3.0])
+    )
     assert found.value(at[None])[0] == pytest.approx(expected, rel=1e-4)
 
 
@@ -67,7 +69,9 @@ def test_little_noise_is_told_from_much():
     points = rng.normal(size=(12, 4))
     exact = (points - optimum) @ matrix
     targets = [exact, exact + exact.std() * rng.normal(size=exact.shape)]
-    (_, little), (_, much) = gradient_process.best_hyperparameters(points, targets, np.arange(4))
+    (_, little), (_, much) = gradient_process.best_hyperparameters(
+        points, targets, np.arange(4), np.ones(12)
+    )
     assert little < much
 
 
@@ -108,7 +112,7 @@ def searched(name: str, seed: int, distort, budget: int = 36) -> tuple[float, fl
         position = WIDE.position(params)
         true.append(losses(position))
         values = tuple(x + 0.05 * rng.normal() for x in true[-1])
-        wanted = number >= 5 and sampler.wants_slopes(number)
+        wanted = number >= 5 and sampler.wants_slopes(number) > 0
         told = Told(values, (0.05, 0.05), slopes(position) if wanted else None)
         sampler.tell(number, params, told)
     reference = [1.5, 1.5]
