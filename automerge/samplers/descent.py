@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -42,9 +43,9 @@ of it most of what remains goes to measuring, without slopes and on all items, w
 promise; and how much of it."""
 CAUTION = 2.0
 """Standard errors a start's losses are taken to be worse than they seem."""
-MIN_AGREEING, MIN_CORRELATION = 10, 0.2
-"""With this many points, losses must rank at least so well by the surrogate, or the Gaussian
-process gets most of the proposals."""
+MIN_AGREEING, MIN_CORRELATION = 8, 0.1
+"""With this many points measured without slopes, losses must rank at least so well by the
+surrogate, or the Gaussian process gets most of the proposals."""
 
 
 @dataclass
@@ -178,20 +179,25 @@ class DescentSampler(Sampler):
         share = GP_SHARE if agrees else 1 - GP_SHARE
         if spent > GP_SHARE * total and self._prices["gp"] < share * (spent - GP_SHARE * total):
             return "gp"
-        late = spent - SETTLED * total
-        return (
-            "settle" if with_slopes and self._prices["settle"] < SETTLE_SHARE * late else "descend"
-        )
+        due = SETTLE_SHARE * (spent - SETTLED * total)
+        return "settle" if with_slopes and self._prices["settle"] < due else "descend"
 
     def _agrees(self) -> bool:
-        """Whether the surrogates rank what was measured as the objectives do, as far as known."""
-        for known in self._by_branch.values():
-            if len(known.points) < MIN_AGREEING:
+        """Whether the surrogates rank what was measured on many items as the objectives do.
+
+        They are believed until the upper end of the correlation's interval says otherwise.
+        """
+        for number, known in self._by_branch.items():
+            own = [n for n, (b, _) in self._losses.items() if b == number and n not in self._wanted]
+            if not known.points or len(own) < MIN_AGREEING:
                 continue
-            values = self._values(known)
-            losses = np.array(known.losses)
-            found = [_correlation(values[:, j], losses[:, j]) for j in range(self._n)]
-            if np.mean(found) < MIN_CORRELATION:
+            points = np.array([self._positions[n] for n in own])
+            losses = np.array([self._losses[n][1] for n in own])
+            found = [
+                _correlation(surrogate.value(points), losses[:, j])
+                for j, surrogate in enumerate(self._surrogates(known))
+            ]
+            if np.mean(found) + 2 / math.sqrt(len(own) * self._n) < MIN_CORRELATION:
                 return False
         return True
 
