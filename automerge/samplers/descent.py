@@ -37,6 +37,9 @@ STARTS = 3
 FEW, MANY, LITTLE_NOISE = 1 / 9, 1 / 3, 0.1
 """Shares of a candidate's items that slopes are measured on: the few where noise is no larger than
 this share of the variance of the slopes."""
+FAVOUR = 0.7
+"""How far a direction favours an objective: what is won by giving up the others is on no front that
+anybody wants."""
 GP_SHARE, SETTLED, SETTLE_SHARE = 0.15, 0.55, 0.7
 """How much of the budget is left to the Gaussian process on the true objectives; after which share
 of it most of what remains goes to measuring, without slopes and on all items, what the losses
@@ -254,16 +257,14 @@ class DescentSampler(Sampler):
         return self._space.at(np.append(fractions, code))
 
     def _direction(self, rng: np.random.Generator) -> Floats:
-        """Weights of the objectives, which sum to 1."""
-        n, turn = self._n, self._descents
-        if n == 1:
-            return np.ones(1)
-        if turn <= n:
-            return np.full(n, 1 / n) if turn in (0, n) else np.asarray(np.eye(n)[turn - 1])
-        turn %= 2 * (n + 1)
-        if turn < n:
-            return np.asarray(np.eye(n)[turn])
-        return np.full(n, 1 / n) if turn == n else rng.dirichlet(np.ones(n))
+        """Weights of the objectives, which sum to 1 and leave none out."""
+        n = self._n
+        even = np.full(n, 1 / n)
+        turn = self._descents % (2 * (n + 1))
+        if n == 1 or turn == 0:
+            return even
+        chosen = rng.dirichlet(np.ones(n)) if turn > n else np.eye(n)[turn - 1]
+        return np.asarray(FAVOUR * chosen + (1 - FAVOUR) * even)
 
     def _surrogates(self, known: _Branch) -> list[Surrogate]:
         """A surrogate per objective, of the latest points that there is room for."""
