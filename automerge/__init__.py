@@ -7,8 +7,7 @@
         print(member.name, member.kind, member.scores)
 
 `search` runs or resumes a study, `load_study` reads one, `load_config` checks a configuration,
-`Recipe` is one way to merge. Everything that is the user's to mend is raised as an
-`AutomergeError`.
+`Recipe` is one way to merge. Every error that the user can fix is an `AutomergeError`.
 """
 
 from __future__ import annotations

@@ -78,6 +78,12 @@ class ModelsChanged(SearchAborted):
     """A model's files are no longer those that the study was started with."""
 
 
+class WeightsDiffer(AutomergeError):
+    """An exported model would not be the one that was scored."""
+
+    exit_code = 4
+
+
 class StateError(AutomergeError):
     """The run folder is locked, damaged, or belongs to another configuration."""
 

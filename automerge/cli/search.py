@@ -12,6 +12,7 @@ import typer
 from automerge.cli.options import Extensions, Text, console, option
 from automerge.errors import ConfigError
 from automerge.text.redaction import redact
+from automerge.text.say import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -189,7 +190,7 @@ def _load(path: Path | None, given: Mapping[str, object], screen: Console) -> St
             )
     loaded = load_with_options(path, given)
     for note in loaded.notes:
-        screen.print(f"note: {note}", markup=False, soft_wrap=True)
+        say(screen, f"note: {note}")
     return loaded
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Optional
 import typer
 
 from automerge.cli.options import Extensions, Run, console, option
+from automerge.text.say import say
 
 
 def export(
@@ -27,7 +28,7 @@ def export(
     screen = console()
     load_extensions(extension or (), Path.cwd())
     for folder in export_trials(run, trial, screen):
-        screen.print(str(folder), markup=False, soft_wrap=True)
+        say(screen, str(folder))
 
 
 def status(
@@ -50,7 +51,7 @@ def report(run: Run) -> None:
 
     screen = console()
     for path in write_reports(run):
-        screen.print(str(path), markup=False, soft_wrap=True)
+        say(screen, str(path))
 
 
 def export_trials(
@@ -67,7 +68,7 @@ def export_trials(
     from automerge.commands.export_trials import write_trials
 
     path = write_trials(run, file_format, out)
-    console().print(str(path), markup=False, soft_wrap=True)
+    say(console(), str(path))
 
 
 def dashboard(
@@ -84,6 +85,6 @@ def dashboard(
     from automerge.commands import dashboard as shown
 
     path = shown.write_optuna_storage(run)
-    console().print(str(path), markup=False, soft_wrap=True)
+    say(console(), str(path))
     if serve:
         shown.serve(path, port)

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from automerge.errors import ConfigError, Fault, nearest
+from automerge.text.say import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,27 +60,24 @@ def print_merge_times(
     where = choose_device(device)
     threads = torch.get_num_threads()
     if not as_json:
-        console.print(
+        say(
+            console,
             f"{SIZES[shape].n_parameters / 1e6:.0f} M parameters in bfloat16 on {where}, {threads} "
             f"thread(s); ratio: to copying the bytes a merge reads and writes\n"
             f"{'method':<18} {'sources':>7} {'first s':>8} {'merge s':>8} {'GB/s':>6} {'ratio':>6}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
         )
     times = []
     for time in bench_merge(shape, sources, methods or DEFAULT, repeats, where):
         times.append(time.plain())
         if not as_json:
-            console.print(
+            say(
+                console,
                 f"{time.method:<18} {time.sources:>7} {time.first:>8.2f} {time.merge:>8.3f} "
                 f"{time.bandwidth / 1e9:>6.1f} {time.ratio:>6.2f}",
-                markup=False,
-                highlight=False,
             )
     if as_json:
         found = {"shape": shape, "device": where, "threads": threads, "times": times}
-        console.print(json.dumps(found, indent=1), markup=False, highlight=False, soft_wrap=True)
+        say(console, json.dumps(found, indent=1))
 
 
 def print_score_times(
@@ -134,7 +132,7 @@ def print_score_times(
 
     def show(line: str) -> None:
         if not as_json:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            say(console, line)
 
     columns = ("stock s", "its model", "floor s", "merge s", "forward s", "rest s")
     lengths = None if context is None or choice is None else Lengths(context, choice)
@@ -167,7 +165,7 @@ def print_score_times(
             "times": [time.plain() for time in times],
             "median": median.plain(),
         }
-        console.print(json.dumps(found, indent=1), markup=False, highlight=False, soft_wrap=True)
+        say(console, json.dumps(found, indent=1))
 
 
 def _line(name: str, time: ScoreTime) -> str:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from automerge.errors import PreflightError
 from automerge.objective import Objective, estimates
 from automerge.recipe import Value
+from automerge.samplers.optuna import quiet
 from automerge.store.read_result import open_study, study_objectives
 from automerge.store.store import Store
 from automerge.text.redaction import redact
@@ -41,7 +40,7 @@ def write_optuna_storage(run: Path) -> Path:
     recipes and failures are user attributes. The file appears whole or not at all, and is rewritten
     only when the study has grown. It is an export: nothing reads it back.
     """
-    with open_study(run) as store, _quiet():
+    with open_study(run) as store, quiet():
         path = run / FILE
         name = store.study.current.name
         parts = (len(store.outcomes(part)) for part in PARTS[1:])
@@ -74,21 +73,6 @@ def serve(path: Path, port: int) -> None:
             f"`optuna-dashboard {path}` shows it wherever that is installed"
         ) from error
     run_server(_storage(path), host=LOOPBACK, port=port)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Optuna's logging and its warnings about experimental features."""
-    import optuna
-
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            yield
-    finally:
-        optuna.logging.set_verbosity(before)
 
 
 def _storage(path: Path) -> Any:

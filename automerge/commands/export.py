@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from automerge.commands.model_folder import write_model
-from automerge.errors import Fault, PreflightError, StateError
+from automerge.errors import Fault, PreflightError, StateError, WeightsDiffer
 from automerge.evidence import EVIDENCE
 from automerge.extensions import installed
 from automerge.files.atomic import write_atomically
@@ -103,7 +103,6 @@ def _write(
 ) -> None:
     """Write one model and compare its weights with those that were scored."""
     from automerge.machine.arithmetic import arithmetic
-    from automerge.merging import WeightsDiffer
 
     with open_study(run) as store:
         known = store.scored_weights(trial.number)

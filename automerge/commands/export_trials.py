@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from automerge.files.atomic import write_bytes_atomically
 from automerge.objective import Objective, estimate
 from automerge.store.read_result import open_study, study_objectives
 from automerge.store.store import Store
+from automerge.text.json_number import finite
 from automerge.text.printable import inert
 from automerge.text.redaction import redact
 from automerge.trial import PARTS, Failed, Measured, Outcome
@@ -88,7 +88,7 @@ def _part(part: str, outcome: Outcome | None, objectives: Sequence[Objective]) -
             row |= dict.fromkeys(columns)
         else:
             found = estimate(measured.scores[objective.name], objective.aggregation)
-            numbers = (_finite(found.value), _finite(found.stderr), found.n)
+            numbers = (finite(found.value), finite(found.stderr), found.n)
             row |= dict(zip(columns, numbers, strict=True))
     seconds = {} if measured is None else asdict(measured.timings)
     for key in ("merge", "forward", "score", "total"):
@@ -113,10 +113,6 @@ def _time(seconds: float | None) -> str | None:
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def to_csv(rows: Sequence[Row]) -> bytes:

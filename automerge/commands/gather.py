@@ -6,23 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from automerge.commands.bars import progress_bars
 from automerge.errors import ConfigError, nearest
 from automerge.evidence import KINDS
 from automerge.files.yaml_file import dump_yaml
 from automerge.recipe import BASE
 from automerge.session.gathering import GatherSettings, gather
+from automerge.text.say import say
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import TaskID
 
 
 def gather_command(
     models: Sequence[str], kind: str, text: Path, settings: GatherSettings, console: Console
 ) -> None:
     """Gather evidence from models, the base first, and print a recipe's `evidence`."""
-    from rich.progress import Progress as Bars
-
     from automerge.inspection.examine import name_models
     from automerge.session.preflight import open_models
 
@@ -34,16 +33,9 @@ def gather_command(
         {BASE: named[base], **{n: named[n] for n in sources}}, BASE, lambda _: None
     )
     folders = {name: folder.path for name, folder in opened.folders.items()}
-    with Bars(console=console, transient=True, disable=not console.is_terminal) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def show(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = bars.add_task(name, total=total)
-            bars.update(tasks[name], completed=done)
-
+    with progress_bars(console) as show:
         found = gather(folders, tuple(folders), kind, text, settings, show)
     plain = {"evidence": {kind: {name: file.digest for name, file in found.items()}}}
-    console.print(dump_yaml(plain), end="", markup=False, highlight=False, soft_wrap=True)
+    say(console, dump_yaml(plain), end="")
     for name, file in found.items():
-        console.print(f"# {name}: {file.path}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"# {name}: {file.path}")

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from automerge.commands.bars import progress_bars
 from automerge.errors import PreflightError
 from automerge.files.atomic import write_atomically
 from automerge.text.redaction import redact
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from automerge.inspection.weights import Progress
 
 
 def inspect_models(
@@ -27,10 +25,11 @@ def inspect_models(
     Raises ConfigError, or PreflightError for models that cannot be read.
     """
     from automerge.inspection import InspectionText, examine, html_page, name_models, plain
+    from automerge.text.terminal import Plain
 
     named = name_models(models)
-    with _progress() as progress:
-        found = examine(named, weights, progress)
+    with progress_bars(Plain(stderr=True)) as show:
+        found = examine(named, weights, lambda done, total: show("reading weights", done, total))
     if as_json:
         sys.stdout.write(redact(json.dumps(plain(found), indent=2, allow_nan=False)) + "\n")
     else:
@@ -40,19 +39,3 @@ def inspect_models(
             raise PreflightError(f"{html}: cannot be written: there is no folder {html.parent}")
         write_atomically(html, html_page(found))
     return found.mergeable
-
-
-@contextmanager
-def _progress() -> Iterator[Progress | None]:
-    """Show a progress bar over the weights, on a terminal."""
-    from rich.progress import Progress as Bar
-
-    from automerge.text.terminal import Plain
-
-    console = Plain(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    with Bar(console=console, transient=True) as bar:
-        task = bar.add_task("reading weights", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

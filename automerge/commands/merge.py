@@ -10,6 +10,7 @@ from automerge.config.recipe_file import read_recipe
 from automerge.errors import ConfigError, Fault
 from automerge.evidence import EVIDENCE
 from automerge.recipe import BASE
+from automerge.text.say import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +27,7 @@ def merge_file(path: Path, out: Path, console: Console) -> None:
     file = read_recipe(path)
     references = dict(file.alone())
     for note in file.notes:
-        console.print(f"note: {note}", markup=False, soft_wrap=True)
+        say(console, f"note: {note}")
     base = file.recipe.base or BASE
     if base in file.models:
         references[base] = file.models[base]
@@ -36,12 +37,12 @@ def merge_file(path: Path, out: Path, console: Console) -> None:
     if reference != base:
         _refuse_adapters(models, file.locate)
     for warning in models.warnings:
-        console.print(f"warning: {warning}", markup=False, soft_wrap=True)
+        say(console, f"warning: {warning}")
     watch = ModelWatch({name: folder.path for name, folder in models.folders.items()})
     folder = path.absolute().parent
     evidence = [folder, folder / EVIDENCE]
     write_model(file.recipe, models.checkpoints, references, out, watch, console, evidence=evidence)
-    console.print(f"wrote {out}", markup=False, soft_wrap=True)
+    say(console, f"wrote {out}")
 
 
 def _refuse_adapters(models: Models, locate: Locate) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from automerge.commands.bars import progress_bars
 from automerge.recipe import BASE
 
 if TYPE_CHECKING:
@@ -48,11 +48,11 @@ def write_model(
         "recipe.yaml": recipe_text(recipe, used, folder.name),
         "mergekit.yaml": mergekit_text(recipe, references, where, adapters),
     }
-    with _progress(console, folder.name) as show:
+    with progress_bars(console) as show:
 
         def progress(done: int, total: int) -> None:
             watch.check()
-            show(done, total)
+            show(f"writing {folder.name}", done, total)
 
         watch.check()
         merge_to_folder(
@@ -64,16 +64,3 @@ def write_model(
             scored=scored,
             evidence=EvidenceFolders([*evidence, cache_folder()]),
         )
-
-
-@contextmanager
-def _progress(console: Console | None, name: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar over a model's tensors, on a terminal."""
-    if console is None or not console.is_terminal:
-        yield lambda done, total: None
-        return
-    from rich.progress import Progress
-
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task(f"writing {name}", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

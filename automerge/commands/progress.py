@@ -15,6 +15,7 @@ from rich.text import Text
 from automerge.objective import Objective
 from automerge.study import Observer, Snapshot
 from automerge.text.redaction import redact
+from automerge.text.say import say
 
 _PHASES = {"search": "searching", "select": "selecting", "test": "testing"}
 _ROWS = 8
@@ -36,10 +37,10 @@ class Lines:
 
     def update(self, snapshot: Snapshot) -> None:
         counted = f"{_PHASES[snapshot.phase]} {snapshot.done}/{snapshot.total}"
-        self._console.print(f"{counted}  {snapshot.last}", markup=False, soft_wrap=True)
+        say(self._console, f"{counted}  {snapshot.last}")
 
     def note(self, message: str) -> None:
-        self._console.print(f"note: {message}", markup=False, soft_wrap=True)
+        say(self._console, f"note: {message}")
 
 
 class LiveView:

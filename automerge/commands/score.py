@@ -14,6 +14,7 @@ from automerge.objective import ItemScores, Objective, estimate
 from automerge.session.panel import study_panel
 from automerge.session.workers import scoring_dtype
 from automerge.store.store import Store
+from automerge.text.say import say
 from automerge.trial import Items
 
 if TYPE_CHECKING:
@@ -40,11 +41,11 @@ def score_command(
     if as_json:
         rows = zip(scores.items, scores.values, strict=True)
         plain = [{"task": leaf, "item": i, "score": value} for (leaf, i), value in rows]
-        console.print(json.dumps(plain), markup=False, highlight=False, soft_wrap=True)
+        say(console, json.dumps(plain))
         return
     found = estimate(scores, objective.aggregation)
     text = f"{task}: {found.value:.6g} (standard error {found.stderr:.3g}, {found.n} test items)"
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    say(console, text)
 
 
 def _load(extensions: list[str], config: StudyConfig) -> None:

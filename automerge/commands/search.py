@@ -22,6 +22,7 @@ from automerge.store.read_result import with_exported
 from automerge.store.result import MODELS, State, limits_in_words
 from automerge.store.store import Store
 from automerge.study import Driver, Observer
+from automerge.text.say import say
 from automerge.trial import BASELINES, count_items
 
 if TYPE_CHECKING:
@@ -62,16 +63,15 @@ def run_search(config: StudyConfig, console: Console, command: str) -> int:
     interrupt, study = _run(config, console, command)
     run = _shown(Path(config.out))
     if interrupt.requested:
-        console.print(
+        say(
+            console,
             f"Stopped. What was measured is in {run}; run the same command to resume.",
-            markup=False,
-            soft_wrap=True,
         )
         return interrupt.exit_code
     console.print(FrontTable(study.summary))
     written = ["report.html", "front.json", *([MODELS] if (run / MODELS).is_dir() else [])]
     for name in written:
-        console.print(f"{name:12} {run / name}", markup=False, soft_wrap=True)
+        say(console, f"{name:12} {run / name}")
     return 0
 
 
@@ -172,15 +172,14 @@ def _introduce(session: Session, console: Console) -> None:
     if counts["asked"]:
         lines.append(f"resuming    {counts['measured']} measured, {counts['failed']} failed before")
     for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+        say(console, line)
     for warning in session.warnings:
-        console.print(f"warning: {warning}", markup=False, soft_wrap=True)
+        say(console, f"warning: {warning}")
     if trials is not None and 0 < trials <= len(plan.first):
-        console.print(
+        say(
+            console,
             f"note: a budget of {trials} covers only the initial trials (base, sources, uniform "
             f"average, your recipes: {len(plan.first)}); nothing is searched",
-            markup=False,
-            soft_wrap=True,
         )
 
 

@@ -22,6 +22,7 @@ from automerge.files.yaml_file import dump_yaml
 from automerge.store.result import MODELS
 from automerge.store.store import Store
 from automerge.study import label
+from automerge.text.say import say
 from automerge.trial import PARTS, Measured, Part
 
 if TYPE_CHECKING:
@@ -81,9 +82,9 @@ def selftest(console: Console, *, chaos: bool, times: int) -> bool:
         rows = []
         for check in checks:
             rows.append(check())
-            console.print(_line(rows[-1]), markup=False, soft_wrap=True)
+            say(console, _line(rows[-1]))
             if not rows[-1].passed:
-                console.print(demo_study.last_output, markup=False, soft_wrap=True)
+                say(console, demo_study.last_output)
     print_rows(rows, console)
     return all(row.passed for row in rows)
 

@@ -23,6 +23,7 @@ from automerge.space.structure import Structure
 from automerge.store.store import Store, exists
 from automerge.study.opening import opening
 from automerge.study.usual import usual_merges
+from automerge.text.say import say
 from automerge.trial import Measured
 
 if TYPE_CHECKING:
@@ -62,9 +63,9 @@ def show_space(path: Path, n_sources: int | None, n_layers: int | None, console:
         "example    a random draw:",
     ]
     for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+        say(console, line)
     example = space.recipe(draw(space, np.random.default_rng(config.seed)))
-    console.print(dump_yaml(example.plain()).rstrip(), markup=False, soft_wrap=True)
+    say(console, dump_yaml(example.plain()).rstrip())
 
 
 def list_spaces(folder: Path, console: Console) -> None:
@@ -81,8 +82,8 @@ def list_spaces(folder: Path, console: Console) -> None:
         first = path.read_text(encoding="utf-8").partition("\n")[0]
         comment = first.removeprefix("#").strip() if first.startswith("#") else ""
         sizes = f"{max(branch.dimension for branch in space.branches):>5} dimensions"
-        console.print(f"{path.stem:<14} {sizes}  {comment}", markup=False, soft_wrap=True)
-    console.print(f"for {N_SOURCES} sources and {N_LAYERS} layers", markup=False, soft_wrap=True)
+        say(console, f"{path.stem:<14} {sizes}  {comment}")
+    say(console, f"for {N_SOURCES} sources and {N_LAYERS} layers")
 
 
 def study_space(config: StudyConfig, n_layers: int) -> Space:

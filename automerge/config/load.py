@@ -18,6 +18,7 @@ from automerge.config.search import Search
 from automerge.config.section import KEY
 from automerge.config.settings import StudyConfig
 from automerge.errors import ConfigError, Fault, Location
+from automerge.evaluation.base import default_name
 from automerge.evaluation.table import LM_EVAL, PYTHON
 from automerge.extensions import install, read_extension
 from automerge.files.document import Document, GivenMapping
@@ -299,8 +300,7 @@ class _Draft:
         for task in written:
             if task.get("name") is None and isinstance(task.get("task"), str):
                 alone = sum(other.get("task") == task["task"] for other in written) == 1
-                metric = task.get("metric")
-                task["name"] = task["task"] if alone or not metric else f"{task['task']}:{metric}"
+                task["name"] = default_name(task["task"], task.get("metric"), alone)
 
     def _complete_evaluated(self, i: int, task: dict[str, Plain], files: dict[str, Plain]) -> None:
         """Write `python: MODULE:FUNCTION` out, and move a file of items out of the task."""

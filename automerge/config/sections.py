@@ -8,6 +8,8 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from automerge.config.section import Section, refuse, unsafe
+from automerge.evaluation.base import BATCH_SIZE
+from automerge.evaluation.split import SHARES
 from automerge.recipe import Recipe
 
 
@@ -25,7 +27,7 @@ class NamedRecipe(Section):
 class Evaluation(Section):
     """How candidates are scored."""
 
-    batch_size: int = unsafe(32, ge=1, le=65536)
+    batch_size: int = unsafe(BATCH_SIZE, ge=1, le=65536)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = unsafe("auto")
     device: Literal["auto", "cpu", "cuda"] = unsafe("auto")
     items_per_candidate: Literal["full"] | int = unsafe(200)
@@ -53,9 +55,9 @@ class EvidenceText(Section):
 class Split(Section):
     """The shares of each task's items for search, selection and the sealed test."""
 
-    search: float = unsafe(0.5, gt=0, lt=1)
-    select: float = unsafe(0.25, gt=0, lt=1)
-    test: float = unsafe(0.25, gt=0, lt=1)
+    search: float = unsafe(SHARES["search"], gt=0, lt=1)
+    select: float = unsafe(SHARES["select"], gt=0, lt=1)
+    test: float = unsafe(SHARES["test"], gt=0, lt=1)
     max_select: int | None = unsafe(None, ge=8)
     max_test: int | None = unsafe(None, ge=8)
 

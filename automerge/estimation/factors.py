@@ -22,11 +22,12 @@ PRIOR_INTERCEPT, PRIOR_LOADING = 2.0, 4.0
 """How many candidates' values an item's mean, and zero loadings, are worth a priori."""
 PRIOR_NOISE = 8.0
 """How many values an objective's usual noise is worth in the noise of an item."""
-LEAST_NOISE = 1e-4
-"""Of the variance of an objective's values: where candidates agree, they need not in future."""
+MIN_NOISE = 1e-4
+"""Smallest noise of an item, as a fraction of the variance of its objective's values: candidates
+that agreed so far may still differ."""
 FIRST_FIT, NEXT_FIT, LAST_FIT = 8, 1.5, 400
-"""All is learned again at so many candidates, then whenever there are so many times more, up to
-this many; other candidates are fitted to the items, and the items updated, one by one."""
+"""Everything is refitted at FIRST_FIT candidates, then each time their number has grown by a factor
+of NEXT_FIT, up to LAST_FIT; in between, each candidate is fitted and the items are updated."""
 FIRST_SWEEPS, SWEEPS = 12, 3
 """Alternations of a first fit, which begins from nothing, and of later ones."""
 
@@ -189,7 +190,7 @@ class Factors:
         counts = np.bincount(groups, self._counts, self._n_groups)
         usual = (squares / np.maximum(counts, 1))[groups]
         noise = (self._squares + PRIOR_NOISE * usual) / (self._counts + PRIOR_NOISE)
-        self._noise = np.maximum(noise, LEAST_NOISE)
+        self._noise = np.maximum(noise, MIN_NOISE)
 
     def _update(self, row: _Row, factors: Floats) -> None:
         """Learn from one more candidate, by recursive least squares."""

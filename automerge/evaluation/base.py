@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from automerge.evaluation.split import Split
 
+BATCH_SIZE = 32
+"""Sequences that are scored together unless the configuration says otherwise."""
 TASKS_FOLDER, ITEMS_FOLDER = "tasks", "items"
 """Where a run folder holds copies: lm-eval's task files, and what other evaluators read."""
 
@@ -41,6 +43,17 @@ class Entry:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+def default_name(task: str, metric: str | None, alone: bool) -> str:
+    """Name an objective that was given no name.
+
+    Args:
+        task: the task's name.
+        metric: which of its metrics, if the entry says so.
+        alone: whether no other entry has this task.
+    """
+    return task if alone or not metric else f"{task}:{metric}"
+
+
 @dataclass(frozen=True)
 class Settings:
     """Settings of all tasks of a study; names follow the configuration.
@@ -57,7 +70,7 @@ class Settings:
     apply_chat_template: bool = False
     fewshot_as_multiturn: bool | None = None
     system_instruction: str | None = None
-    batch_size: int = 16
+    batch_size: int = BATCH_SIZE
     max_length: int | None = None
 
     @property

@@ -51,8 +51,8 @@ def check_log_likelihoods(
         return
     if max(per_token) - min(per_token) <= 1e-6 * abs(per_token[0]):
         raise InvalidOutput(
-            f"all {len(logprobs)} log-likelihoods in task {task!r} are {per_token[0]:.6g} a token; "
-            "the merged model ignores its input"
+            f"all {len(logprobs)} log-likelihoods in task {task!r} are {per_token[0]:.6g} per "
+            "token; the merged model ignores its input"
         )
 
 

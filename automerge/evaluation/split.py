@@ -13,6 +13,8 @@ from automerge.errors import Fault, PreflightError
 from automerge.evaluation.duplicates import find_clusters
 from automerge.trial import PARTS, Items, Part
 
+SHARES: Mapping[Part, float] = MappingProxyType({"search": 0.5, "select": 0.25, "test": 0.25})
+"""Shares of a task's documents unless the configuration says otherwise."""
 MIN_ITEMS = 8
 """Fewer items than this in a part say little about a model."""
 
@@ -45,9 +47,7 @@ class SplitPlan:
     added to a task later move others only by joining their cluster.
     """
 
-    fractions: Mapping[Part, float] = field(
-        default_factory=lambda: {"search": 0.5, "select": 0.25, "test": 0.25}
-    )
+    fractions: Mapping[Part, float] = field(default_factory=lambda: SHARES)
     max_items: Mapping[Part, int] = field(default_factory=dict)
     salt: str = "automerge"
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 
 from automerge.inspection.model import Inspection, Weights
+from automerge.text.json_number import finite
 
 VERSION = 1
 
@@ -24,7 +24,9 @@ def plain(found: Inspection) -> dict[str, object]:
                 "warnings": list(verdict.warnings),
                 "nearest": None
                 if (nearest := found.nearest.get(name)) is None
-                else {k: finite(v) for k, v in asdict(nearest).items()},
+                else {
+                    k: finite(v) if isinstance(v, float) else v for k, v in asdict(nearest).items()
+                },
             }
             for name, verdict in found.verdicts.items()
         },
@@ -47,8 +49,3 @@ def plain_weights(weights: Weights) -> dict[str, object]:
         "pairs": [asdict(pair) for pair in weights.pairs],
         "not_finite": [asdict(found) for found in weights.not_finite],
     }
-
-
-def finite(value: object) -> object:
-    """Return the value, or None for a float that JSON cannot represent."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -71,7 +71,8 @@ COUNTERPARTS: Mapping[str, Counterpart] = {
     "model_stock": Counterpart("model_stock", {"filter_wise": False}),
     "model_stock_rows": Counterpart("model_stock", {"filter_wise": True}),
 }
-"""mergekit's counterpart of each of our methods; one of theirs may be two of ours, by a base."""
+"""mergekit's counterpart of each of our methods; with and without a base, one of its methods may be
+two of ours."""
 SWITCHES: Mapping[str, Mapping[str, bool]] = {
     "nuslerp": {"nuslerp_flatten": True},
     "model_stock": {"filter_wise": False},

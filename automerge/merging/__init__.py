@@ -12,7 +12,6 @@ from automerge.merging.memory import (
 from automerge.merging.resident import MergeReport, ResidentEngine
 from automerge.merging.streaming import merge_to_folder
 from automerge.merging.tensor import InvalidMerge
-from automerge.merging.witness import WeightsDiffer
 
 __all__ = [
     "InvalidMerge",
@@ -20,7 +19,6 @@ __all__ = [
     "MergeReport",
     "Need",
     "ResidentEngine",
-    "WeightsDiffer",
     "estimate",
     "free_device_bytes",
     "free_host_bytes",

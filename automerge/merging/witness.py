@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from automerge.errors import AutomergeError
+from automerge.errors import WeightsDiffer
 from automerge.trial import Weights
-
-
-class WeightsDiffer(AutomergeError):
-    """An exported model would not be the one that was scored."""
-
-    exit_code: ClassVar[int] = 4
 
 
 def tensor_digest(tensor: Tensor) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Sequence
 
@@ -16,6 +15,7 @@ from automerge.report.compare import Versus, verdict
 from automerge.report.sections import recipe_yaml
 from automerge.report.summary import Member, Summary
 from automerge.store.result import MODELS, ModelOrigin, StudyResult, count
+from automerge.text.json_number import finite
 from automerge.text.redaction import redact
 
 FILE = "README.md"
@@ -73,7 +73,7 @@ def _data(
             metric_type=o.metric,
             metric_name=f"{o.metric},{o.filter}",
             metric_value=test.value,
-            metric_args={"low": _finite(test.low), "high": _finite(test.high)},
+            metric_args={"low": finite(test.low), "high": finite(test.high)},
         )
         for o, test in _tests(result.objectives, member)
         if not o.is_exact
@@ -89,10 +89,6 @@ def _data(
         eval_results=results or None,
         tags=["merge", "automerge", member.trial.trial.recipe.method],
     )
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _license(origins: Sequence[ModelOrigin]) -> tuple[str | None, str | None]:

@@ -16,6 +16,7 @@ from automerge.report.compare import Versus, verdict
 from automerge.report.hypervolume import progress
 from automerge.report.summary import Member, Summary
 from automerge.store.result import TrialResult
+from automerge.text.json_number import finite
 
 MAX_TRIALS = 1500
 _MAX_STEPS = 400
@@ -97,24 +98,20 @@ def _means(summary: Summary) -> Plain | None:
 def _score(found: Interval | None) -> list[float | None] | None:
     if found is None or not math.isfinite(found.value):
         return None
-    return [found.value, _finite(found.low), _finite(found.high)]
+    return [found.value, finite(found.low), finite(found.high)]
 
 
 def _versus(found: Versus | None, objective: Objective) -> list[object] | None:
     if found is None or not math.isfinite(found.difference.difference):
         return None
     d = found.difference
-    low, high = _finite(d.low), _finite(d.high)
+    low, high = finite(d.low), finite(d.high)
     return [d.difference, low, high, found.against, verdict(d, objective)]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _values(trial: TrialResult, objectives: Sequence[Objective]) -> list[float | None]:
     found = (trial.search_estimate(o) for o in objectives)
-    return [None if e is None else _finite(e.value) for e in found]
+    return [None if e is None else finite(e.value) for e in found]
 
 
 def _shown_rows(losses: NDArray[np.float64]) -> list[int]:
@@ -186,7 +183,7 @@ def _correlation(values: Sequence[object], losses: NDArray[np.float64]) -> float
     x, y = x[known], -losses[known]
     if len(x) < 4 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
-    return _finite(float(stats.spearmanr(x, y).statistic))
+    return finite(float(stats.spearmanr(x, y).statistic))
 
 
 def _correlation_ratio(values: Sequence[object], losses: NDArray[np.float64]) -> float | None:
@@ -202,4 +199,4 @@ def _correlation_ratio(values: Sequence[object], losses: NDArray[np.float64]) ->
     for row, rank in zip(known, ranks.tolist(), strict=True):
         groups.setdefault(str(values[row]), []).append(rank)
     between = sum(len(g) * (np.mean(g) - ranks.mean()) ** 2 for g in groups.values())
-    return _finite(math.sqrt(between / np.sum((ranks - ranks.mean()) ** 2)))
+    return finite(math.sqrt(between / np.sum((ranks - ranks.mean()) ** 2)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
@@ -14,6 +13,7 @@ from automerge.objective import Objective
 from automerge.report.compare import Versus
 from automerge.report.conclusion import conclusion
 from automerge.report.summary import Member, Summary
+from automerge.text.json_number import finite
 from automerge.trial import PARTS
 
 SCHEMA_VERSION = 1
@@ -41,7 +41,7 @@ def front_document(summary: Summary) -> Plain:
         "members": [_member(m, summary.likely.get(m.name)) for m in summary.members],
         "hypervolume": _hypervolume(summary),
         "optimism": {
-            name: {"value": _number(o.value), "stderr": _number(o.stderr), "models": o.models}
+            name: {"value": finite(o.value), "stderr": finite(o.stderr), "models": o.models}
             for name, o in summary.optimism.items()
         },
     }
@@ -62,7 +62,7 @@ def _objective(objective: Objective, summary: Summary) -> Plain:
         "goal": objective.goal,
         "aggregation": objective.aggregation,
         "best_parent": summary.best_parent.get(objective.name),
-        "smallest_detectable_difference": _number(summary.detectable.get(objective.name)),
+        "smallest_detectable_difference": finite(summary.detectable.get(objective.name)),
     }
 
 
@@ -72,7 +72,7 @@ def _member(member: Member, likely: float | None) -> Plain:
         "name": member.name,
         "kind": member.kind,
         "on_front": member.on_front,
-        "nondominated_probability": _number(likely),
+        "nondominated_probability": finite(likely),
         "knee": member.knee,
         "trial": trial.trial.number,
         "recipe": trial.trial.recipe.plain(),
@@ -88,8 +88,8 @@ def _member(member: Member, likely: float | None) -> Plain:
         "constraints": [
             {
                 "constraint": str(kept.constraint),
-                "value": _number(kept.value),
-                "bound": _number(kept.bound),
+                "value": finite(kept.value),
+                "bound": finite(kept.bound),
                 "verdict": kept.verdict,
             }
             for kept in member.kept
@@ -101,10 +101,10 @@ def _interval(found: Interval | None) -> Plain | None:
     if found is None:
         return None
     return {
-        "value": _number(found.value),
-        "stderr": _number(found.stderr),
-        "low": _number(found.low),
-        "high": _number(found.high),
+        "value": finite(found.value),
+        "stderr": finite(found.stderr),
+        "low": finite(found.low),
+        "high": finite(found.high),
         "n": found.n,
     }
 
@@ -118,11 +118,11 @@ def _versus(comparisons: Mapping[str, Versus], name: str | None) -> Plain:
 
 def _difference(difference: Difference) -> Plain:
     return {
-        "difference": _number(difference.difference),
-        "low": _number(difference.low),
-        "high": _number(difference.high),
+        "difference": finite(difference.difference),
+        "low": finite(difference.low),
+        "high": finite(difference.high),
         "n": difference.n,
-        "smallest_detectable": _number(smallest_detectable_difference(difference)),
+        "smallest_detectable": finite(smallest_detectable_difference(difference)),
     }
 
 
@@ -130,13 +130,9 @@ def _hypervolume(summary: Summary) -> Plain | None:
     if (found := summary.hypervolume) is None:
         return None
     return {
-        "reference": {name: _number(value) for name, value in found.reference.items()},
-        "ideal": {name: _number(value) for name, value in found.ideal.items()},
-        "front": _number(found.front),
-        "parents": _number(found.parents),
-        "uniform": _number(found.uniform),
+        "reference": {name: finite(value) for name, value in found.reference.items()},
+        "ideal": {name: finite(value) for name, value in found.ideal.items()},
+        "front": finite(found.front),
+        "parents": finite(found.parents),
+        "uniform": finite(found.uniform),
     }
-
-
-def _number(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

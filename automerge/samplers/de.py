@@ -18,7 +18,7 @@ POPULATION_SHARE, MIN_POPULATION, MAX_POPULATION = 0.2, 6, 40
 DIFFERENCE, CROSSOVER = 0.5, 0.5
 """F and CR, the factor of differences and the probability that a coordinate is changed."""
 N_BEST = 5
-"""A mutation begins at one of so many best of the population."""
+"""How many of the best of the population a mutation may begin at."""
 SPREAD = 0.02
 """Standard deviation that is added to a mutation, in standard deviations of the prior, so that
 copies in the population do not end the search."""

@@ -29,7 +29,7 @@ N_PROBES, PROBED = 10, 0.25
 """Probes before the first model, half the dimensions where that is more, but no more than this
 share of the budget."""
 ANYWHERE_EVERY = 4
-"""One in so many probes is drawn from the prior; the others are about the best start."""
+"""One probe in this many is drawn from the prior; the others are about the best start."""
 MIN_POINTS = 3
 """Points a model needs."""
 REFIT_GROWTH = 1.1

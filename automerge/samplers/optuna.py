@@ -42,19 +42,19 @@ class OptunaSampler(Sampler):
         self._seed = seed
         self._make = make
         self._asked: dict[int, optuna.trial.Trial] = {}
-        with _quiet():
+        with quiet():
             self._study = optuna.create_study(directions=["minimize"] * n_objectives)
 
     def ask(self, number: int) -> Params:
         """Propose parameters for trial `number`."""
-        with _quiet():
+        with quiet():
             return self._ask(number)
 
     def tell(self, number: int, params: Params | None, told: Told | None) -> None:
         """Report a trial; recipes the space cannot express teach these samplers nothing."""
         from optuna.trial import TrialState
 
-        with _quiet():
+        with quiet():
             if number not in self._asked:
                 if params is None:
                     return
@@ -102,7 +102,7 @@ def _flat(space: Space, params: Params) -> dict[str, Value]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence Optuna's messages and warnings about experimental features."""
     from optuna.exceptions import ExperimentalWarning
 

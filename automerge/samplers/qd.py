@@ -17,7 +17,8 @@ N_BINS = 6
 OUTLIERS = 0.1
 """Share of the losses beyond the last bin's edge, which count as in the last bin."""
 N_INITIAL, INITIAL_FRACTION = 6, 0.15
-"""Trials before the first crossover: so many, or a share of the budget; the first trials count."""
+"""Trials before the first crossover: N_INITIAL, or this share of the budget if that is more; the
+first trials count."""
 MIX_STD = 0.3
 """Standard deviation of the weights of two parents about 1; their sum is divided out."""
 P_MUTATION = 0.8

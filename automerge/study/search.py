@@ -142,6 +142,7 @@ class Search:
             try:
                 if trial.params is not None:
                     self._space.position(trial.params)
+                    self._space.active(trial.params)
             except ValueError as error:
                 raise StateError(
                     f"{self._store.path}, trial {trial.number}: its parameters are outside this "

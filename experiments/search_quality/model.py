@@ -85,7 +85,7 @@ def make_rows(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> tuple
 
 
 def _bucketed(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Sort rows by length within runs of sixteen batches, whose order is then drawn anew.
+    """Sort rows by length within runs of sixteen batches, whose order is then drawn again.
 
     Training cuts a batch to its longest row: rows of one length leave little padding.
     """

@@ -208,7 +208,7 @@ def workers_killed(scratch: Path, times: int, rng: random.Random) -> Row:
     finished: list[tuple[Job, Outcome]] = []
 
     def strike() -> None:
-        """Strike anew only once the job struck before has been measured, whatever that takes."""
+        """Strike again only once the job struck before has been measured, whatever that takes."""
         nonlocal struck
         goal = 0
         while struck < times and not stop.wait(rng.uniform(0.01, 0.05)):
@@ -256,7 +256,7 @@ def nodes_killed(scratch: Path, times: int, rng: random.Random) -> Row:
 
 
 def line_cut(scratch: Path, times: int, rng: random.Random) -> Row:
-    """The line to a host is cut for a moment, or until its node counts as lost and joins anew."""
+    """The line to a host is cut for a moment, or until its node counts as lost and joins again."""
     stop, report = scratch / "stop", scratch / "report.json"
     with two_hosts(scratch) as hosts:
         hosts.start_ray(HEAD)

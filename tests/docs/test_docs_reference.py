@@ -10,6 +10,7 @@ import typer.main
 from automerge import cli
 from automerge.config import StudyConfig
 from automerge.config.section import leaves
+from automerge.samplers import SAMPLERS
 from automerge.store.schema import META, StoredBegun, StoredCurrent, StoredDecided, StoredInputs
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -54,3 +55,8 @@ def test_the_facts_of_a_store_are_those_listed():
         assert listed[key] == set(kind.model_fields)
     said = names(re.sub(r"\([^()]*\)", "", inputs.split("In the code")[0]))
     assert said == set(StoredInputs.model_fields)
+
+
+def test_the_samplers_of_a_study_are_those_listed():
+    row = next(row for row in CONFIGURATION.splitlines() if row.startswith("| `sampler` |"))
+    assert names(re.sub(r"\([^()]*\)", "", row.split("|")[4])) == set(SAMPLERS)

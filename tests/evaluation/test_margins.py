@@ -98,7 +98,7 @@ def test_margins_are_what_the_metric_compares(scored):
 
 def test_every_item_has_a_margin_where_its_right_answer_is_one_of_its_choices(scored):
     _, _, found, rows = scored
-    whole = {"index/acc", "text", "several", "mutual/acc", "contexts"}
+    whole = {"index:acc", "text", "several", "mutual:acc", "contexts"}
     whole |= {
         f"{task}/{metric}" for task in ("index", "mutual") for metric in ("acc_norm", "acc_bytes")
     }

@@ -52,7 +52,7 @@ def test_objectives_take_metric_filter_direction_and_aggregation_from_the_task(f
 def test_two_metrics_of_one_task_get_two_names(folder):
     specs = (TaskSpec("choice", "acc"), TaskSpec("choice", "acc_norm"))
     task_set = load_tasks(specs, Settings(folder))
-    assert [o.name for o in task_set.objectives] == ["choice/acc", "choice/acc_norm"]
+    assert [o.name for o in task_set.objectives] == ["choice:acc", "choice:acc_norm"]
     assert list(task_set.tasks) == ["choice"]
 
 

@@ -12,10 +12,11 @@ import torch
 import automerge
 from automerge.checkpoints import open_together, whole_digest
 from automerge.commands.export import export_models
+from automerge.errors import WeightsDiffer
 from automerge.evaluation.base import Entry, Settings
 from automerge.evaluation.panel import Panel
 from automerge.machine.arithmetic import arithmetic
-from automerge.merging import WeightsDiffer, merge_to_folder
+from automerge.merging import merge_to_folder
 from automerge.merging.witness import tensor_digest, weights_digest
 from automerge.methods import METHODS
 from automerge.recipe import uniform_average

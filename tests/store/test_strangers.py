@@ -26,6 +26,7 @@ from automerge.errors import AutomergeError, StateError
 from automerge.executors.local import LocalExecutor
 from automerge.recipe import Recipe
 from automerge.samplers import SAMPLERS
+from automerge.space.method import METHOD
 from automerge.store.file import STATEMENTS, TABLES, row_digest
 from automerge.store.record import Run, StudyModel, StudyRecord
 from automerge.store.result import ModelOrigin
@@ -304,6 +305,24 @@ def test_any_part_of_any_fact_and_recipe_is_read_or_refused_by_name(data: st.Dat
         db.commit()
         db.close()
         read_or_refused(run, data.draw(st.sampled_from(COMMANDS)))
+
+
+def test_recorded_parameters_that_lack_one_are_refused_by_trial() -> None:
+    with run_folder() as run:
+        db = sqlite3.connect(run / FILE)
+        rows = db.execute("SELECT number, params FROM trials WHERE origin = 'sampler'").fetchall()
+        for number, text in rows:
+            params = json.loads(text)
+            lacking = {name: params[name] for name in params if name == METHOD}
+            assert lacking != params
+            db.execute(
+                "UPDATE trials SET params = ? WHERE number = ?", (json.dumps(lacking), number)
+            )
+        db.commit()
+        db.close()
+        reseal(run / FILE)
+        with pytest.raises(StateError, match=rf"trial {rows[0][0]}: its parameters .* lack"):
+            resume(run)
 
 
 def read_or_refused(run: Path, command: tuple[str, ...]) -> None:

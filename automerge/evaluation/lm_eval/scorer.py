@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from automerge.evaluation.base import Backward, Scored
+from automerge.evaluation.base import BATCH_SIZE, Backward, Scored
 from automerge.evaluation.generation.base import Generator
 from automerge.evaluation.generation.static import StaticGenerator
 from automerge.evaluation.guards import check_log_likelihoods
@@ -47,7 +47,7 @@ class LmEvalScorer:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         task_set: TaskSet,
-        batch_size: int = 16,
+        batch_size: int = BATCH_SIZE,
         max_length: int | None = None,
         graph_bytes: int | None = None,
     ) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from automerge.errors import PreflightError, nearest
-from automerge.evaluation.base import Settings, TaskFault, TasksRefused
+from automerge.evaluation.base import Settings, TaskFault, TasksRefused, default_name
 from automerge.evaluation.lm_eval.cage.launch import caging_fault
 from automerge.evaluation.lm_eval.code_eval import replaced, runs_code_caged
 from automerge.evaluation.lm_eval.dataset_splits import on_splits, split_faults
@@ -290,7 +290,7 @@ def _name(spec: TaskSpec, specs: Sequence[TaskSpec]) -> str:
     if spec.name is not None:
         return spec.name
     alone = sum(other.task == spec.task for other in specs) == 1
-    return spec.task if alone or spec.metric is None else f"{spec.task}/{spec.metric}"
+    return default_name(spec.task, spec.metric, alone)
 
 
 def _named(value: object) -> object:

@@ -212,7 +212,7 @@ def max_position(model: PreTrainedModel) -> int:
 
 
 Span: TypeAlias = tuple[int, int, int]
-"""A request, and the first and the one behind the last of its targets."""
+"""A request, and the half-open range of its targets: the first, and one past the last."""
 
 
 def _score(
