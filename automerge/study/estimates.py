@@ -132,6 +132,15 @@ class Estimates:
             total += max(shortfall, 0.0) / self._range(name)
         return total
 
+    def compromise(self, number: int) -> float:
+        """Return a trial's mean loss in ranges of the baselines' values, one error worse."""
+        own, searched = self.values[number], goals(self._objectives)
+        total = 0.0
+        for objective in searched:
+            found = own[objective.name]
+            total += (objective.loss(found.value) + found.stderr) / self._range(objective.name)
+        return total / max(len(searched), 1)
+
     def _bounds(self) -> list[Bound]:
         """Return the constraints whose references are measured."""
         values = {t.name: self.values[n] for n, t in self._baselines.items()}

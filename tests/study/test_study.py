@@ -24,7 +24,7 @@ from automerge.study import Driver, Limits, Plan, Snapshot
 from automerge.study.estimates import Estimates
 from automerge.study.opening import NOTHING, opening
 from automerge.study.usual import usual_merges
-from automerge.trial import PARTS, Job, Measured, Outcome, Params, Timings
+from automerge.trial import BASELINES, PARTS, Job, Measured, Outcome, Params, Timings
 from tests.studies import SPACE, toy_plan, toy_store
 from tests.toy import OBJECTIVES, ToyWorker, fails
 
@@ -172,6 +172,33 @@ def test_selection_ends_when_it_is_decided_and_drops_what_is_dominated(tmp_path:
     dropped = {n for n in shortlist if blocks[n] < max(blocks.values())}
     assert not dropped & set(front)
     assert all(blocks[n] == max(blocks.values()) for n in range(4)), "a baseline was dropped"
+
+
+def test_the_best_compromise_has_a_place_on_the_shortlist(tmp_path: Path) -> None:
+    def wide(budget: int) -> Plan:
+        return replace(long_plan(budget), constraints=(), shortlist=4)
+
+    run(tmp_path, 30, planned=wide)
+    with Store(tmp_path, write=False) as store:
+        trials, outcomes = store.trials(), store.outcomes("search")
+        decided = store.study.decided
+    searched = Estimates(OBJECTIVES, (), wide(30).pool, SPACE)
+    for trial in trials:
+        if trial.number in outcomes:
+            searched.enter(trial, outcomes[trial.number])
+    searched.renew()
+    merges = [t.number for t in trials if t.origin not in BASELINES and t.number in searched.values]
+    spans = {}
+    for o in OBJECTIVES:
+        own = [searched.values[n][o.name].value for n in range(4)]
+        spans[o.name] = max(own) - min(own)
+
+    def naive(number: int) -> float:
+        found = searched.values[number]
+        return sum((found[o.name].stderr - found[o.name].value) / spans[o.name] for o in OBJECTIVES)
+
+    assert len(decided.shortlist) == 4
+    assert min(merges, key=naive) in decided.shortlist
 
 
 def test_what_misses_a_constraint_is_not_on_the_front(tmp_path: Path) -> None:
