@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from automerge.cli.bench import bench_merge, bench_score
 from automerge.cli.installation import selftest, version
 from automerge.cli.models import convert, gather, inspect, merge, score
+from automerge.cli.refining import refine
 from automerge.cli.search import search
 from automerge.cli.spaces import list_, show
 from automerge.cli.studies import dashboard, export, export_trials, report, status
@@ -43,6 +44,7 @@ COMMANDS = (
     export,
     merge,
     gather,
+    refine,
     score,
     convert,
     inspect,
