@@ -40,6 +40,7 @@ from automerge.evaluation.base import (
     OpenTasks,
     Scored,
     Settings,
+    SlopeScorer,
 )
 from automerge.evaluation.split import document_hash
 from automerge.objective import ItemScores
@@ -50,6 +51,9 @@ MAX_ITEMS = 12
 """How many items of a leaf task are scored, so that the laws are quick."""
 CLOSE = 1e-4
 """How much batches of other items may move a score: rounding of float32 over a text."""
+
+STEP = 0.01
+"""How far the weights are moved to see what a loss does, in standard deviations of each tensor."""
 
 
 @contextmanager
@@ -100,13 +104,38 @@ def values(scored: Scored) -> dict[str, dict[tuple[str, int], float]]:
     }
 
 
+@contextmanager
+def differentiable(live: Live) -> Iterator[None]:
+    """Let a model's weights have gradients."""
+    live.model.requires_grad_(True)
+    try:
+        yield
+    finally:
+        live.model.requires_grad_(False)
+
+
+@contextmanager
+def moved(live: Live, way: Sequence[torch.Tensor], step: float) -> Iterator[None]:
+    """Move a model's weights some steps along a way; give them back at the end."""
+    before = [parameter.detach().clone() for parameter in live.model.parameters()]
+    with torch.no_grad():
+        for parameter, direction in zip(live.model.parameters(), way, strict=True):
+            parameter += step * direction
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, old in zip(live.model.parameters(), before, strict=True):
+                parameter.copy_(old)
+
+
 def generators() -> list[str]:
     """Return the states of the process's random generators."""
     return [repr(random.getstate()), repr(np.random.get_state()), repr(torch.get_rng_state())]
 
 
 class EvaluatorLaws:
-    """Every law of `automerge.evaluation.base`: of Evaluator, OpenTasks and Scorer.
+    """Every law of `automerge.evaluation.base`: of Evaluator, OpenTasks, Scorer and SlopeScorer.
 
     The fixture `make` is an `EvaluatorFactory`, `entries` what it is built from. `originals` are
     the files and folders that these name, `settings` those of the study, `live` the model that is
@@ -211,6 +240,40 @@ class EvaluatorLaws:
             for item, margin in zip(own.items, own.values, strict=True):
                 assert math.isfinite(margin)
                 assert margin == 0 or scores[name][item] == (margin > 0), item
+
+    def test_what_is_handed_over_has_the_gradient_of_the_losses(
+        self, tasks: OpenTasks, live: Live
+    ) -> None:
+        scorer = tasks.attach(live)
+        if not isinstance(scorer, SlopeScorer):
+            pytest.skip("scores without slopes")
+        items = some_items(tasks)
+        parameters = list(live.model.parameters())
+        generator = torch.Generator().manual_seed(2)
+        way = [torch.randn(p.shape, generator=generator).to(p) * p.std() for p in parameters]
+        along: dict[str, float] = {}
+
+        def backward(name: str, loss: torch.Tensor, keep: bool) -> None:
+            gradients = torch.autograd.grad(loss, parameters, retain_graph=keep, allow_unused=True)
+            pairs = zip(gradients, way, strict=True)
+            rise = sum(float((g * w).sum()) for g, w in pairs if g is not None)
+            along[name] = along.get(name, 0.0) + rise
+
+        def losses_at(step: float) -> Mapping[str, float]:
+            with moved(live, way, step):
+                return scorer.score_with_slopes(items, temperatures, lambda *_: None).losses
+
+        temperatures = dict.fromkeys(items, 1.0)
+        with differentiable(live):
+            scored = scorer.score_with_slopes(items, temperatures, backward)
+            before, after = losses_at(-STEP), losses_at(STEP)
+        assert along.keys() == scored.losses.keys() <= {o.name for o in tasks.objectives}
+        _same(values(scored), values(scorer.score(items)))
+        for name, loss in scored.losses.items():
+            expected = (after[name] - before[name]) / (2 * STEP)
+            # Log-likelihoods are rounded to some 2⁻²⁰ of themselves, and the loss bends.
+            scale = max(abs(expected), abs(loss))
+            assert along[name] == pytest.approx(expected, abs=0.02 * scale), name
 
     def test_where_no_item_is_asked_for_there_is_no_score(
         self, tasks: OpenTasks, live: Live

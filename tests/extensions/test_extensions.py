@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import random
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +20,8 @@ from automerge.checkpoints import MemoryCheckpoint
 from automerge.config import load_config
 from automerge.config.recipe_file import read_recipe
 from automerge.errors import ConfigError
+from automerge.evaluation.table import EVALUATORS
+from automerge.executors import EXECUTORS
 from automerge.extensions import Table, install, load_extensions, modules, read_extension
 from automerge.merging import ResidentEngine
 from automerge.methods import METHODS, Method
@@ -203,6 +207,41 @@ def test_an_installed_package_adds_to_a_table_by_its_entry_point(
     assert tuple(table)[-2:] == ("doubled", "broken")
     assert "method 'broken' cannot be loaded" in str(table.problem("broken"))
     sys.modules.pop("my_merges", None)
+
+
+TABLES: Mapping[str, Table[Any]] = {
+    "methods": METHODS,
+    "samplers": SAMPLERS.factories,
+    "evaluators": EVALUATORS,
+    "executors": EXECUTORS,
+}
+
+
+@pytest.mark.parametrize("group", TABLES)
+def test_every_table_takes_entry_points_of_its_group(
+    group: str, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (mine / "my_package.py").write_text(
+        "from my_merges import DOUBLED as methods, chance as samplers\n"
+        "from automerge.evaluation.properties import Properties as evaluators\n"
+        "from automerge.executors import Launcher\n"
+        "executors = Launcher(lambda start: None, in_driver=True)\n"
+        "nothing = 1\n"
+    )
+    info = mine / "my_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        f"[automerge.{group}]\nadded = my_package:{group}\nwrong = my_package:nothing\n"
+    )
+    monkeypatch.syspath_prepend(str(mine))
+    table = copy.copy(TABLES[group])
+    vars(table).pop("_points", None)  # what was installed when the table was first read
+    assert {"added", "wrong"} <= set(table)
+    assert table.problem("added") is None
+    assert "expected a" in str(table.problem("wrong"))
+    for name in ("my_merges", "my_package"):
+        sys.modules.pop(name, None)
 
 
 def test_faults_of_extensions_have_their_place_beside_those_of_the_file(mine: Path) -> None:
