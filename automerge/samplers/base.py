@@ -79,6 +79,11 @@ class Sampler(Protocol):
         """
         return 0.0
 
+    def favourites(self) -> Sequence[int]:
+        """Return the trials that it takes for the best compromises, the best first, if it can tell
+        better than from their scores alone."""
+        return ()
+
     def tell(self, number: int, params: Params | None, told: Told | None) -> None:
         """Report a trial, once.
 

@@ -124,6 +124,29 @@ class DescentSampler(Sampler):
         """Return a third of the items, or less where slopes are known well from few; 0 for none."""
         return self._wanted.get(number, 0.0)
 
+    def favourites(self) -> list[int]:
+        """Return the trials with the least even mixture of losses by their surrogates.
+
+        Slopes tell neighbours apart that differ by less than their scores' errors.
+        """
+        if not self._agrees():
+            return []
+        number, known = max(
+            self._by_branch.items(), key=lambda each: len(each[1].points), default=(0, None)
+        )
+        if known is None or not known.points:
+            return []
+        own = [n for n, (b, _) in self._losses.items() if b == number]
+        points = np.array([self._positions[n] for n in own])
+        near = _distances(points, np.array(known.points)).min(axis=1) <= known.step
+        ranges = self._ranges(known, self._values(known))
+        totals = sum(
+            surrogate.value(points) / span
+            for surrogate, span in zip(self._surrogates(known), ranges, strict=True)
+        )
+        order = np.argsort(np.where(near, totals, np.inf), kind="stable")
+        return [own[int(i)] for i in order]
+
     def _share(self) -> float:
         """Few items where slopes had little noise so far."""
         noises = [noise for known in self._by_branch.values() for _, noise in known.fitted[1]]
@@ -334,6 +357,11 @@ class DescentSampler(Sampler):
         usable = len(front) > 1 and len(values) > self._n
         found = np.where(usable & (spread > 0), spread, np.where(steepness > 0, steepness, 1.0))
         return np.asarray(found)
+
+
+def _distances(a: Floats, b: Floats) -> Floats:
+    """The largest difference of any coordinate, (n, m), of points (n, d) and (m, d)."""
+    return np.asarray(np.abs(a[:, None] - b[None]).max(axis=2))
 
 
 def _correlation(a: Floats, b: Floats) -> float:

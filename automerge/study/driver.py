@@ -39,7 +39,8 @@ class Driver:
         try:
             self._search.run()
             if not stop():
-                self._selection.select(self._search.trials, self._search.estimates)
+                search = self._search
+                self._selection.select(search.trials, search.estimates, search.favourites)
             if not stop():
                 self._selection.test(self._search.trials)
             return not stop()

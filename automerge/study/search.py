@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from automerge.errors import SearchAborted, StateError
 from automerge.recipe import Recipe
@@ -50,6 +50,11 @@ class Search:
         self._errors_in_a_row: list[str] = []
         self._exhausted = False
         self._searched_s = store.searched_s()
+
+    @property
+    def favourites(self) -> Sequence[int]:
+        """The trials that the sampler takes for the best compromises, the best first."""
+        return self._sampler.favourites()
 
     def run(self) -> None:
         """Search until a limit is reached, the space is exhausted, or it is stopped."""

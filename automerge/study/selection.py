@@ -35,12 +35,14 @@ class Selection:
         self._stop = context.stop
         self._front: tuple[tuple[str, tuple[float, ...]], ...] = ()
 
-    def select(self, trials: Mapping[int, Trial], searched: Estimates) -> None:
+    def select(
+        self, trials: Mapping[int, Trial], searched: Estimates, favourites: Sequence[int] = ()
+    ) -> None:
         """Freeze a shortlist and measure it block by block until its front is decided."""
         plan = self._plan
         searched.renew()
         self._front = searched.front_values(trials)
-        shortlist = shortlisted(plan, trials, searched)
+        shortlist = shortlisted(plan, trials, searched, favourites)
         measured = {n: trials[n] for n in sorted(searched.values) if trials[n].origin in BASELINES}
         self._freeze(trials, shortlist, searched, [*measured, *shortlist])
         cut = blocks(plan.items.select, plan.draw.members, plan.draw.seed)
@@ -172,11 +174,14 @@ class Selection:
             )
 
 
-def shortlisted(plan: Plan, trials: Mapping[int, Trial], searched: Estimates) -> list[int]:
+def shortlisted(
+    plan: Plan, trials: Mapping[int, Trial], searched: Estimates, favourites: Sequence[int]
+) -> list[int]:
     """Return the merges to measure on select items: greedily the most hypervolume on search items.
 
     A quarter of the places is for the best compromises instead, which is what most people take: the
-    least mean loss in ranges of the baselines' losses, with one standard error for caution. Merges
+    sampler's favourites, else the least mean loss in ranges of the baselines' losses, with one
+    standard error for caution. Merges
     that miss a constraint by more than one standard error are left out; if all do, those that miss
     least are taken.
     """
@@ -186,7 +191,8 @@ def shortlisted(plan: Plan, trials: Mapping[int, Trial], searched: Estimates) ->
     if not kept:
         return sorted(sorted(merges, key=lambda n: missed[n])[: plan.shortlist])
     reference = pareto.reference_point(searched.losses(searched.values))
-    compromises = sorted(kept, key=lambda n: searched.compromise(n))[: plan.shortlist // 4]
+    ranked = [n for n in favourites if n in kept] + sorted(kept, key=searched.compromise)
+    compromises = list(dict.fromkeys(ranked))[: plan.shortlist // 4]
     left = [n for n in kept if n not in compromises]
     places = min(plan.shortlist - len(compromises), len(left))
     chosen = pareto.greedy_subset(searched.losses(left), places, reference) if left else ()

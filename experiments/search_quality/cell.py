@@ -178,6 +178,6 @@ def search(session: Session, executor: Executor) -> Searched:
     phase.run()
     seconds = time.process_time() - start
     searching = False
-    Selection(context).select(phase.trials, phase.estimates)
+    Selection(context).select(phase.trials, phase.estimates, phase.favourites)
     front = session.store.study.decided.front or ()
     return Searched(front, metered.tokens, len(phase.trials), seconds)
