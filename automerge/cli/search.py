@@ -81,6 +81,9 @@ def search(
             metavar="RUN",
         ),
     ] = None,
+    slopes: Annotated[
+        Text, option("auto (where samplers can follow them) or off.", "--slopes")
+    ] = None,
     seed: Annotated[Text, option("Seed of every proposal and random mask.", "--seed")] = None,
     out: Annotated[
         Text, option("The study's folder. Default: runs/NAME.", "--out", metavar="DIR")
@@ -138,6 +141,7 @@ def search(
         "task": task,
         "include_path": include_path,
         "sampler": sampler,
+        "slopes": slopes,
         "warm_start": warm_start,
         "seed": seed,
         "out": out,

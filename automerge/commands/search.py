@@ -168,6 +168,7 @@ def _introduce(session: Session, console: Console) -> None:
         f"sampler     {session.sampler}, seed {config.seed}, budget "
         f"{limits_in_words(counted, config.max_items, config.max_time)}",
     ]
+    lines += [] if session.slopes is None else [f"slopes      {session.slopes}"]
     lines += [f"constraint  {constraint}" for constraint in plan.constraints]
     if counts["asked"]:
         lines.append(f"resuming    {counts['measured']} measured, {counts['failed']} failed before")

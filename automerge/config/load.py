@@ -39,6 +39,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "allow_code_eval": ("allow_code_eval",),
         "extension": ("extensions",),
         "sampler": ("sampler",),
+        "slopes": ("slopes",),
         "warm_start": ("warm_start",),
         "budget": ("budget",),
         "max_items": ("max_items",),

@@ -78,6 +78,7 @@ class StudyConfig(Section):
     warm_start: str | None = safe(None)
     starts: Annotated[int, Field(ge=0, le=1000)] | Literal["auto"] = safe("auto")
     sampler: Annotated[str, entry_of(SAMPLERS)] = unsafe("auto")
+    slopes: Literal["auto", "off"] = unsafe("auto")
     budget: int | Literal["unlimited"] = safe(200)
     max_items: int | None = safe(None, ge=1)
     max_time: str | None = safe(None)
@@ -145,6 +146,13 @@ class StudyConfig(Section):
     def _multiturn(cls, value: bool | None, info: ValidationInfo) -> bool | None:
         if value and info.data.get("apply_chat_template") is False:
             refuse([((), "fewshot_as_multiturn needs apply_chat_template: true")])
+        return value
+
+    @field_validator("slopes")
+    @classmethod
+    def _followed(cls, value: str, info: ValidationInfo) -> str:
+        if value == "off" and info.data.get("sampler") == "descent":
+            refuse([((), "descent follows slopes: remove slopes: off, or choose another sampler")])
         return value
 
     @field_validator("budget", mode="before")

@@ -6,7 +6,7 @@ a scorer to a live model. `table.EVALUATORS` lists the evaluators; `panel.Panel`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
@@ -249,6 +249,16 @@ class OpenTasks(Protocol):
         Raises:
             PreflightError: the tasks cannot be scored on such a model.
         """
+        ...
+
+
+@runtime_checkable
+class SmoothTasks(OpenTasks, Protocol):
+    """Open tasks whose scorer is a `SlopeScorer`."""
+
+    @property
+    def smooth(self) -> Collection[str]:
+        """The objectives that have a smooth loss, by name."""
         ...
 
 

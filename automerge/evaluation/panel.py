@@ -19,6 +19,7 @@ from automerge.evaluation.base import (
     Scorer,
     Settings,
     SlopeScorer,
+    SmoothTasks,
     TaskFault,
     TasksRefused,
 )
@@ -125,6 +126,13 @@ class OpenPanel:
     def parts(self) -> Mapping[str, tuple[Part, ...]]:
         """The parts that documents of leaf tasks may be in."""
         return {leaf: own for tasks, _ in self.opened for leaf, own in tasks.parts.items()}
+
+    @property
+    def smooth(self) -> tuple[str, ...]:
+        """The objectives with a smooth loss, in the study's order."""
+        able = [tasks for tasks, _ in self.opened if isinstance(tasks, SmoothTasks)]
+        found = {name for tasks in able for name in tasks.smooth}
+        return tuple(o.name for o in self.objectives if o.name in found)
 
     def documents(self) -> dict[str, Sequence[object]]:
         """Return each leaf task's documents."""

@@ -7,6 +7,7 @@ import math
 from typing import TypeAlias
 
 from automerge.objective import Objective
+from automerge.report.followed import in_words
 from automerge.store.result import StudyResult
 from automerge.trial import PARTS, Measured, Part
 
@@ -108,6 +109,7 @@ def study_facts(result: StudyResult) -> list[tuple[str, str]]:
         ("finished", p.finished or "not yet"),
         ("machine", p.machine),
         ("sampler and seed", f"{result.sampler}, {result.seed}"),
+        ("slopes", in_words(result)),
         ("sources", ", ".join(result.sources)),
         ("layers", str(result.n_layers)),
     ]

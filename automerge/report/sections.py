@@ -13,6 +13,7 @@ from automerge.objective import Objective
 from automerge.report.charts import MAX_TRIALS, measured_trials
 from automerge.report.commands import score_commands
 from automerge.report.compare import verdict
+from automerge.report.followed import Followed, followed
 from automerge.report.run_sections import (
     duration,
     elapsed,
@@ -68,6 +69,7 @@ def sections(summary: Summary) -> Row:
         "progress": bool(measured),
         "progress_text": _progress_text(summary, len(measured)),
         "parameters": len(parameters),
+        "followed": [_followed(row) for row in followed(result)],
         "failures": failures(result),
         "failures_text": f"{failed(result)} of {count(len(result.trials), 'model')} failed.",
         "phases": phases(result),
@@ -219,6 +221,11 @@ def _hypervolume(summary: Summary) -> list[tuple[str, str]]:
         ("uniform average", found.uniform),
     ]
     return [(name, f"{100 * share:.1f} %") for name, share in shares if share is not None]
+
+
+def _followed(row: Followed) -> Row:
+    rank = "too few" if row.rank is None else f"{row.rank:.2f}".replace("-", "−")
+    return {"name": row.objective, "n": row.n_trials, "rank": rank}
 
 
 def _models(summary: Summary) -> list[Row]:

@@ -20,7 +20,8 @@ from automerge.space import Space
 
 AUTO = "auto"
 MAX_GP_DIMENSIONS, MAX_GP_TRIALS = 100, 1000
-"""Up to here a Gaussian process is the best sampler, and cheap compared with a measurement."""
+"""Up to here a Gaussian process is the best sampler, and cheap compared with a measurement. Where
+slopes are followed, it has a part in that too, in any number of dimensions."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,29 @@ class Samplers(Mapping[str, SamplerFactory]):
         """Return why there is no sampler of this name; None where there is one."""
         return None if name == AUTO else self.factories.problem(name)
 
-    def resolve(self, name: str, space: Space, n_objectives: int, budget: int) -> str:
-        """Return the sampler a name stands for; every name but `auto` stands for itself."""
+    def may_want_slopes(self, name: str) -> bool:
+        """Return whether a sampler may follow slopes, as one from outside may."""
+        factory = self.factories[name]
+        if isinstance(factory, type):
+            return getattr(factory, "wants_slopes", None) is not Sampler.wants_slopes
+        return name not in self.factories.own
+
+    def resolve(
+        self, name: str, space: Space, n_objectives: int, budget: int, slopes: bool = False
+    ) -> str:
+        """Return the sampler a name stands for; every name but `auto` stands for itself.
+
+        Args:
+            name: in the configuration.
+            space: what is searched.
+            n_objectives: how many losses each trial has.
+            budget: expected number of trials.
+            slopes: whether all objectives have slopes in the space.
+        """
         if name != AUTO:
             return name
+        if slopes and budget <= MAX_GP_TRIALS:
+            return "descent"
         small = len(space.roles) <= MAX_GP_DIMENSIONS and budget <= MAX_GP_TRIALS
         return "gp" if small else "cma"
 

@@ -18,6 +18,7 @@ from automerge.session.folder import SAMPLES, check_folder, discard, make_folder
 from automerge.session.panel import study_panel
 from automerge.session.plan import plan_study
 from automerge.session.resume import check_unchanged, resume
+from automerge.session.slopes import in_words, obstacle, wanted
 from automerge.session.surroundings import machine, versions
 from automerge.session.warm import warm_start
 from automerge.session.workers import start_workers
@@ -42,6 +43,8 @@ class Session:
     space: Space
     sampler: str
     """The sampler's name, "auto" resolved."""
+    slopes: str | None
+    """Which slopes are followed, in words."""
     executor: Callable[[Callable[[str], None]], Executor]
     """Starts workers; told what to say while none is up."""
     warnings: tuple[str, ...]
@@ -89,7 +92,11 @@ def _record(config: StudyConfig, found: Examined, command: str) -> StudyRecord:
     begun = Begun(
         inputs=inputs,
         sampler=SAMPLERS.resolve(
-            config.sampler, space, len(goals(plan.objectives)), config.expected_budget
+            config.sampler,
+            space,
+            len(goals(plan.objectives)),
+            config.expected_budget,
+            obstacle(config, space, inputs) is None,
         ),
         window=window,
         fingerprint=config.fingerprint(),
@@ -144,6 +151,7 @@ def _session(store: Store, config: StudyConfig, found: Examined | None, new: boo
         plan,
         space,
         begun.sampler,
+        in_words(config, space, begun.inputs, begun.sampler),
         partial(_start, store, config, found),
         (
             *begun.inputs.warnings,
@@ -162,4 +170,6 @@ def _start(
     if found is None:
         found = examine(config, run)
         check_unchanged(store, found.inputs, found.models)
-    return start_workers(config, run, store.study.begun.inputs.n_layers, found, note)
+    begun = store.study.begun
+    slopes = wanted(config, begun.sampler)
+    return start_workers(config, run, begun.inputs.n_layers, slopes, found, note)

@@ -44,6 +44,7 @@ def plan_study(config: StudyConfig, inputs: Inputs, window: int | None) -> tuple
         shortlist=config.shortlist,
         resolution=config.resolution,
         window=window,
+        slopes=config.slopes != "off",
         opening=opening(
             list(usual_merges(sources, BASE, config.search.methods, config.seed)),
             sources,

@@ -18,9 +18,23 @@ if TYPE_CHECKING:
 
 
 def start_workers(
-    config: StudyConfig, run: Path, n_layers: int, found: Examined, note: Callable[[str], None]
+    config: StudyConfig,
+    run: Path,
+    n_layers: int,
+    slopes: bool,
+    found: Examined,
+    note: Callable[[str], None],
 ) -> Executor:
-    """Start the workers of a study; `n_layers` is the base's."""
+    """Start the workers of a study.
+
+    Args:
+        config: its settings.
+        run: the run folder.
+        n_layers: the base's.
+        slopes: whether jobs may want slopes.
+        found: its models and tasks.
+        note: told what to say while no worker is up.
+    """
     from automerge.worker.worker import MergeWorker, WorkerSpec, choose_device, expected_identity
 
     launcher = EXECUTORS[config.executor]
@@ -41,6 +55,7 @@ def start_workers(
         threads=1 if launcher.parallel and device == "cpu" else None,
         methods=tuple(dict.fromkeys([*config.search.methods, *recipe_methods])),
         more_layers=max([config.search.layers.repeat, *deeper]),
+        slopes=slopes,
         extensions=installed(config.extensions),
     )
     opened = (found.tasks, found.watch) if launcher.in_driver else ()

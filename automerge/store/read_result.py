@@ -17,11 +17,12 @@ from automerge.store.result import (
     State,
     StudyResult,
     TrialResult,
+    count,
 )
 from automerge.store.run_folder import is_running
 from automerge.store.store import Store, exists
 from automerge.store.versions import all_versions, version_warnings
-from automerge.trial import BASELINES, PARTS, Failed, Measured, Outcome, Part
+from automerge.trial import BASELINES, NO_ROOM, PARTS, Failed, Measured, Outcome, Part
 
 
 def open_study(run: Path) -> Store:
@@ -94,6 +95,7 @@ def study_result(run: Path, store: Store, *, state: State | None = None) -> Stud
         max_time=current.max_time,
         constraints=current.constraints,
         openings=len(decided.frozen),
+        smooth=inputs.smooth,
         provenance=Provenance(
             versions=all_versions(store),
             models=begun.origins,
@@ -108,6 +110,7 @@ def study_result(run: Path, store: Store, *, state: State | None = None) -> Stud
             *inputs.warnings,
             *version_warnings(store),
             *arithmetic_warnings(store),
+            *_slope_warnings(outcomes.values()),
         ),
     )
 
@@ -121,6 +124,17 @@ def arithmetic_warnings(store: Store) -> tuple[str, ...]:
         f"scores come from {len(kinds)} kinds of processors or libraries, which round differently "
         f"({', '.join(kinds)}): the same model may differ in its last bits, and so in its scores, "
         "between them; --deterministic does not hold across them, nor do small differences",
+    )
+
+
+def _slope_warnings(outcomes: Iterable[Mapping[Part, Outcome]]) -> tuple[str, ...]:
+    measured = [found for own in outcomes if isinstance(found := own.get("search"), Measured)]
+    n = sum(NO_ROOM in found.notes for found in measured)
+    if not n:
+        return ()
+    return (
+        f"slopes did not fit into memory: {count(n, 'trial')} that were to have them were "
+        "measured without",
     )
 
 

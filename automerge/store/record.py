@@ -37,6 +37,7 @@ class Inputs:
         score_commands: commands that score a model on the test items, as in
             `automerge.store.result`.
         warm: recipes of an earlier study that are measured first, by the names of their trials.
+        smooth: objectives that have a smooth loss, whose slopes can be followed.
     """
 
     objectives: tuple[Objective, ...]
@@ -51,6 +52,7 @@ class Inputs:
     warnings: tuple[str, ...] = ()
     score_commands: tuple[tuple[str, ...], ...] = ()
     warm: Mapping[str, Recipe] = field(default_factory=dict)
+    smooth: tuple[str, ...] = ()
 
     def plain(self) -> Plain:
         """Return the inputs as JSON values."""
@@ -72,6 +74,7 @@ class Inputs:
             "warnings": list(self.warnings),
             "score_commands": [list(command) for command in self.score_commands],
             "warm": {name: recipe.plain() for name, recipe in self.warm.items()},
+            "smooth": list(self.smooth),
         }
 
     @classmethod
@@ -91,6 +94,7 @@ class Inputs:
             warnings=tuple(plain["warnings"]),
             score_commands=tuple(map(tuple, plain["score_commands"])),
             warm={name: Recipe.from_plain(own) for name, own in plain["warm"].items()},
+            smooth=tuple(plain["smooth"]),
         )
 
 

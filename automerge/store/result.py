@@ -99,7 +99,7 @@ class StudyResult:
     `front` is chosen on select items, empty before that, and may contain parents. `parents` are the
     unchanged sources, in the order of `sources`, as far as they were tried. `budget` is a number of
     trials; `openings` is the number of shortlists that were frozen, more than one if a study was
-    extended after a test.
+    extended after a test. `smooth` are the objectives that have a smooth loss.
     """
 
     study: str
@@ -122,6 +122,7 @@ class StudyResult:
     max_time: str | None = None
     constraints: tuple[Constraint, ...] = ()
     openings: int = 0
+    smooth: tuple[str, ...] = ()
 
     @property
     def goals(self) -> tuple[Objective, ...]:

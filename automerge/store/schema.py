@@ -158,6 +158,7 @@ class StoredInputs(_Exact):
     warnings: Texts
     score_commands: list[list[Long]]
     warm: dict[Name, StoredRecipe]
+    smooth: list[Short]
 
 
 class StoredBegun(_Exact):

@@ -30,7 +30,7 @@ class Plan:
     `opening` is measured before and between the sampler's first proposals, `first` before it.
     `resolution` is the half width of paired differences at which selection is decided. With a
     `window`, that many trials are in flight and results are told in the order asked, so that trials
-    do not depend on timing; None takes results as they come.
+    do not depend on timing; None takes results as they come. Without `slopes`, none are measured.
     """
 
     objectives: tuple[Objective, ...]
@@ -42,6 +42,7 @@ class Plan:
     shortlist: int
     resolution: float
     window: int | None = None
+    slopes: bool = True
     opening: Opening = NOTHING
 
     @property

@@ -13,7 +13,7 @@ from automerge.study.context import Context
 from automerge.study.estimates import Estimates
 from automerge.study.limits import Spent, allows, expected_trials
 from automerge.study.watch import Snapshot, described
-from automerge.trial import Failed, Job, Measured, Outcome, Trial, proposed_name
+from automerge.trial import NO_ROOM, Failed, Job, Measured, Outcome, Trial, proposed_name
 
 DUPLICATES_IN_A_ROW = 100
 """This many proposals in a row that were already measured mean that the space is exhausted."""
@@ -49,6 +49,8 @@ class Search:
         self._arrived: dict[int, Outcome] = {}
         self._errors_in_a_row: list[str] = []
         self._exhausted = False
+        self._said = False
+        """Whether it was said that slopes do not fit into memory."""
         self._searched_s = store.searched_s()
 
     @property
@@ -233,7 +235,7 @@ class Search:
             "sampler",
             proposed_name(number),
             params,
-            self._sampler.wants_slopes(number),
+            self._sampler.wants_slopes(number) if self._plan.slopes else 0.0,
         )
 
     def _opening_step(self) -> tuple[str, Recipe] | None:
@@ -307,6 +309,13 @@ class Search:
         return asked + round((priced - spent.trials) * asked / max(spent.trials, 1))
 
     def _watch(self, job: Job, outcome: Outcome) -> None:
+        if isinstance(outcome, Measured) and NO_ROOM in outcome.notes and not self._said:
+            self._said = True
+            self._observer.note(
+                "slopes do not fit into memory beside the model: trials that were to follow them "
+                "are measured without; use a larger device, fewer workers, shorter items, a "
+                "smaller evaluation.dtype, or slopes: off"
+            )
         spent, plan = self._spent(), self._plan
         self._observer.update(
             Snapshot(

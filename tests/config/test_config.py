@@ -106,6 +106,18 @@ def test_a_study_is_read_with_defaults(folder):
     assert settings.leave_out
 
 
+def test_slopes_are_followed_or_not(folder):
+    assert load(STUDY, folder).slopes == "auto"
+    off = load(STUDY, folder, slopes="off")
+    assert off.slopes == "off"
+    assert off.fingerprint() != load(STUDY, folder).fingerprint()
+    refused = r"--slopes: descent follows slopes: remove slopes: off"
+    with pytest.raises(ConfigError, match=refused):
+        load(STUDY, folder, slopes="off", sampler="descent")
+    with pytest.raises(ConfigError, match="--slopes: unknown value"):
+        load(STUDY, folder, slopes="on")
+
+
 def test_settings_know_where_they_were_written(folder):
     config = load(STUDY, folder, seed="3", model=["math=../study/math"])
     source = str(folder / "my-study.yaml")

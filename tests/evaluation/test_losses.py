@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from automerge.evaluation.base import Settings, SlopeScorer
+from automerge.evaluation.lm_eval.losses import smooth_objectives
 from automerge.evaluation.lm_eval.scorer import LmEvalScorer
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
 from automerge.evaluation.lm_eval.tasks import TaskSpec, load_tasks
@@ -101,6 +102,15 @@ def test_losses_are_the_formulas_and_scores_those_of_plain_scoring(opened):
         assert scored.scores[name].items == scores.items
         assert scored.scores[name].values == pytest.approx(scores.values, rel=1e-4), name
     assert set(scored.margins) == set(plain.margins)
+
+
+def test_the_driver_knows_which_objectives_have_a_loss(opened, task_folder, tmp_path):
+    _, _, task_set, _, _ = opened
+    assert smooth_objectives(task_set) == tuple(o.name for o in task_set.objectives)
+    folder = copy_tasks(task_folder, tmp_path / "tasks")
+    without = (TaskSpec("generate", "output_tokens", direction="minimize"), TaskSpec("word", "acc"))
+    task_set = load_tasks(without, Settings(include_path=folder))
+    assert smooth_objectives(task_set) == ("word",)
 
 
 def test_what_is_handed_over_has_the_gradient_of_the_loss(opened):

@@ -48,6 +48,15 @@ def test_auto_stands_for_a_sampler_of_the_table_and_behaves_like_it() -> None:
     assert SAMPLERS.resolve("tpe", SPACE, 2, 20) == "tpe"
 
 
+def test_auto_descends_where_there_are_slopes_and_those_who_follow_them_are_known():
+    assert SAMPLERS.resolve("auto", SPACE, 2, 20, slopes=True) == "descent"
+    assert SAMPLERS.resolve("auto", SPACE, 2, 20) == "gp"
+    assert SAMPLERS.resolve("gp", SPACE, 2, 20, slopes=True) == "gp"
+    assert SAMPLERS.resolve("auto", SPACE, 2, 10**5, slopes=True) == "cma"
+    able = [name for name in SAMPLERS.factories if SAMPLERS.may_want_slopes(name)]
+    assert able == ["descent"]
+
+
 def reached(name: str, space: Space, n_objectives: int, seed: int, budget: int = 100) -> float:
     sampler = SAMPLERS[name](space, n_objectives, seed, budget)
     asked = drive(sampler, space, budget, n_objectives, workers=4, seed=seed)

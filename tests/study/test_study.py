@@ -19,12 +19,13 @@ from automerge.executors.local import LocalExecutor
 from automerge.objective import estimates, losses
 from automerge.samplers import SAMPLERS
 from automerge.samplers.base import Sampler, Told
+from automerge.store.read_result import study_result
 from automerge.store.store import Store
 from automerge.study import Driver, Limits, Plan, Snapshot
 from automerge.study.estimates import Estimates
 from automerge.study.opening import NOTHING, opening
 from automerge.study.usual import usual_merges
-from automerge.trial import BASELINES, PARTS, Job, Measured, Outcome, Params, Timings
+from automerge.trial import BASELINES, NO_ROOM, PARTS, Job, Measured, Outcome, Params, Timings
 from tests.studies import SPACE, toy_plan, toy_store
 from tests.toy import OBJECTIVES, ToyWorker, fails
 
@@ -598,3 +599,40 @@ def test_a_duplicate_that_a_kill_left_untold_is_told_on_resuming(tmp_path: Path)
         told = [event.trial for event in store.events() if event.kind == "tell"]
     assert sampler.told.count(duplicate.number) == 1
     assert told.count(duplicate.number) == 1
+
+
+@dataclass(frozen=True)
+class Full(ToyWorker):
+    """A worker without room for slopes."""
+
+    def measure(self, job: Job) -> Outcome:
+        outcome = super().measure(job)
+        assert isinstance(outcome, Measured)
+        notes = {} if job.temperatures is None else {NO_ROOM: 1.0}
+        return replace(outcome, slopes={}, notes=notes)
+
+
+def test_slopes_are_measured_only_where_the_plan_has_them(tmp_path):
+    run(tmp_path / "with", 20, sampler="descent")
+    run(
+        tmp_path / "without",
+        20,
+        sampler="descent",
+        planned=lambda budget: replace(toy_plan(budget), slopes=False),
+    )
+    with_slopes, without = (content(tmp_path / name)[0] for name in ("with", "without"))
+    assert any(trial.slopes for trial in with_slopes)
+    assert not any(trial.slopes for trial in without)
+
+
+def test_a_study_says_once_that_slopes_do_not_fit_and_so_does_its_report(tmp_path):
+    watcher = Watcher()
+    assert run(tmp_path, 20, sampler="descent", worker=Full(), watcher=watcher)
+    [note] = [note for note in watcher.notes if "slopes" in note]
+    assert "do not fit into memory" in note
+    with Store(tmp_path, write=False) as store:
+        result = study_result(tmp_path, store)
+    n = sum(trial.trial.slopes > 0 for trial in result.trials)
+    assert n > 1
+    [warning] = [text for text in result.warnings if "slopes" in text]
+    assert f"{n} trials" in warning

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from automerge.errors import PreflightError
 from automerge.evaluation.base import TASKS_FOLDER, Entry, Live, Settings, TaskFault, TasksRefused
 from automerge.evaluation.lm_eval.claims import claim_warnings
+from automerge.evaluation.lm_eval.losses import smooth_objectives
 from automerge.evaluation.lm_eval.samples import reproduce_commands
 from automerge.evaluation.lm_eval.scorer import LmEvalScorer
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
@@ -93,6 +95,11 @@ class LmEvalTasks:
     def parts(self) -> Mapping[str, tuple[Part, ...]]:
         """The parts of tasks that have their own dataset splits."""
         return self.task_set.parts
+
+    @cached_property
+    def smooth(self) -> tuple[str, ...]:
+        """The objectives whose documents have a smooth loss."""
+        return smooth_objectives(self.task_set)
 
     def documents(self) -> dict[str, list[dict[str, Any]]]:
         """Return every leaf task's documents, by lm-eval's doc id."""

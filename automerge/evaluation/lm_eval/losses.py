@@ -11,10 +11,12 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from automerge.evaluation.lm_eval.answers import Answers
 from automerge.evaluation.lm_eval.choices import Choices, item_choices
+from automerge.evaluation.lm_eval.isolation import isolated
 from automerge.evaluation.lm_eval.item_scores import item_scores
 from automerge.evaluation.lm_eval.judge import Judge
 from automerge.evaluation.lm_eval.metrics import OUTPUT_TOKENS
@@ -35,6 +37,10 @@ slope, as they have little chance to become right."""
 
 GUESS = 6.0
 """Nats between choices, where no temperature is given: a margin of common tasks."""
+
+
+TRIED = 8
+"""Documents of a task of which one must have a loss."""
 
 
 @dataclass(frozen=True)
@@ -195,12 +201,11 @@ class Losses:
         return Linear((-weight,) * len(known.requests))
 
     def _target(self, item: Item) -> Request | None:
-        """The document's target as what a model would have to generate; None where it is no text
-        or does not fit."""
+        """The document's target as what a model would have to generate; None where there is none
+        or it does not fit."""
         task, instance = self._task_set.tasks[item[0]], self._instances[item][0]
-        target = task.doc_to_target(instance.doc)
-        target = target[0] if isinstance(target, list) and target else target
-        if not isinstance(target, str) or not target.strip():
+        target = _answer(task, instance.doc)
+        if target is None:
             return None
         delimiter = str(getattr(task.config, "target_delimiter", " "))
         return self._tokens.continued(instance.args[0], delimiter + target)
@@ -218,6 +223,45 @@ class Losses:
             pairs = zip(scores.items, scores.weights or (), strict=True)
             self._sizes |= {(key, item): size for item, size in pairs}
         return {item: self._sizes[key, item] for item in items}
+
+
+def smooth_objectives(task_set: TaskSet) -> tuple[str, ...]:
+    """List the objectives that have a loss, as far as the first documents of their tasks show."""
+    with isolated():
+        return tuple(
+            objective.name
+            for objective in task_set.objectives
+            if objective.metric != OUTPUT_TOKENS
+            and all(
+                _has_loss(task_set.tasks[leaf], objective.metric)
+                for leaf in task_set.members[objective.name]
+            )
+        )
+
+
+def _has_loss(task: Task, metric: str) -> bool:
+    documents = list(islice(task.eval_docs, TRIED))
+    if task.OUTPUT_TYPE == "multiple_choice":
+        return any(
+            item_choices(task, metric, document, factor * len(task.doc_to_choice(document)))
+            for document in documents
+            for factor in (1, 2)
+        )
+    if task.OUTPUT_TYPE == "generate_until":
+        return any(_answer(task, document) for document in documents)
+    return task.OUTPUT_TYPE in ("loglikelihood", "loglikelihood_rolling")
+
+
+def _answer(task: Task, document: Any) -> str | None:
+    """Return a document's target where it is a text that a model might generate, not a test of it.
+
+    A list of targets stands for its first.
+    """
+    if getattr(task.config, "unsafe_code", False):
+        return None
+    target = task.doc_to_target(document)
+    target = target[0] if isinstance(target, list) and target else target
+    return target if isinstance(target, str) and target.strip() else None
 
 
 def _against(task: Task, objective: Objective) -> bool:

@@ -1,0 +1,64 @@
+"""Whether a study follows slopes, and what is said of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from automerge.config import load_config
+from automerge.methods import METHODS
+from automerge.recipe import BASE
+from automerge.session.slopes import in_words, obstacle, wanted
+from automerge.space import build_space
+from automerge.testing.studies import plain_record
+from tests.studies import toy_plan
+
+INPUTS = replace(plain_record(toy_plan(20), ("a", "b"), 4).begun.inputs, smooth=("first", "second"))
+
+
+def study(**settings):
+    config = load_config(
+        {
+            "base": "org/base@1",
+            "models": {"a": "org/a@1", "b": "org/b@1"},
+            "tasks": ["arc_easy"],
+            **settings,
+        }
+    )
+    return config, build_space(config.space_settings(), BASE, ("a", "b"), 4, METHODS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "smooth", "said"),
+    [
+        ({}, ("first", "second"), None),
+        ({"slopes": "off"}, ("first", "second"), "switched off"),
+        ({"search": {"layers": {"drop": 1}}}, ("first", "second"), "drop or repeat layers"),
+        ({"search": {"methods": ["ram"]}}, ("first", "second"), "no parameter"),
+        ({}, ("first",), "no usable loss for second"),
+    ],
+)
+def test_auto_follows_slopes_where_all_goals_have_them_or_it_is_said_why_not(
+    settings, smooth, said
+):
+    config, space = study(**settings)
+    inputs = replace(INPUTS, smooth=smooth)
+    found = obstacle(config, space, inputs) or ""
+    if said is None:
+        assert not found
+        assert in_words(config, space, inputs, "descent") == "follow first, second"
+    else:
+        assert said in found
+        assert in_words(config, space, inputs, "gp") == f"none: {found}"
+
+
+def test_a_chosen_sampler_follows_what_it_can():
+    config, space = study(sampler="descent")
+    some = replace(INPUTS, smooth=("first",))
+    expected = "follow first; objectives without a usable loss: second"
+    assert in_words(config, space, some, "descent") == expected
+    assert wanted(config, "descent")
+    config, space = study(sampler="gp")
+    assert in_words(config, space, some, "gp") is None
+    assert not wanted(config, "gp")
