@@ -272,8 +272,8 @@ class EvaluatorLaws:
         for name, loss in scored.losses.items():
             expected = (after[name] - before[name]) / (2 * STEP)
             # Log-likelihoods are rounded to some 2⁻²⁰ of themselves, and the loss bends.
-            scale = max(abs(expected), abs(loss))
-            assert along[name] == pytest.approx(expected, abs=0.02 * scale), name
+            error = 0.01 * abs(expected) + 2**-20 * abs(loss) / STEP
+            assert along[name] == pytest.approx(expected, abs=error), name
 
     def test_where_no_item_is_asked_for_there_is_no_score(
         self, tasks: OpenTasks, live: Live
