@@ -22,7 +22,7 @@ from automerge.evaluation.base import default_name
 from automerge.evaluation.table import LM_EVAL, PYTHON
 from automerge.extensions import install, read_extension
 from automerge.files.document import Document, GivenMapping
-from automerge.files.references import NAME, is_folder, join, resolve, short_name
+from automerge.files.references import NAME, is_folder, join, resolve, short_name, split_name
 from automerge.files.yaml_file import Plain, Step, load_yaml
 from automerge.mergekit import Evolution, is_evolve, parse_evolve
 from automerge.recipe import DEFAULT
@@ -188,9 +188,13 @@ class _Draft:
         """Return models listed as NAME=PATH, or as PATH, whose last part becomes the name."""
         models: dict[str, str] = {}
         for text, origin in zip(texts, origins, strict=True):
-            name, separator, reference = text.partition("=")
-            if not separator or not NAME.fullmatch(name):
-                name, reference = short_name(text), text
+            try:
+                name, reference = split_name(text, origin.folder)
+            except ValueError as error:
+                self.faults.append(Fault(str(error), origin.locate(key=False)))
+                self._unresolved = True
+                continue
+            name = name or short_name(text)
             self._origins["models", name] = origin
             if name in models:
                 problem = f"two models are named {name!r}; write NAME=PATH"

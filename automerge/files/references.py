@@ -43,6 +43,22 @@ def resolve(text: str, *folders: Path) -> str:
     )
 
 
+def split_name(text: str, folder: Path) -> tuple[str, str]:
+    """Split NAME=REFERENCE into both; the name is "" where the text is a reference alone.
+
+    Text that exists in `folder`, or has a `/` before its first `=`, is a reference.
+
+    Raises:
+        ValueError: the name is no name, or nothing follows it; the message is for the user.
+    """
+    name, equals, reference = text.partition("=")
+    if not equals or "/" in name or exists(join(folder, text)):
+        return "", text
+    if not NAME.fullmatch(name) or not reference:
+        raise ValueError(f"{text!r}: expected NAME=PATH_OR_HUB_ID")
+    return name, reference
+
+
 def is_local(reference: str) -> bool:
     """Return whether a resolved reference is a folder rather than a hub id."""
     return Path(reference).is_absolute()

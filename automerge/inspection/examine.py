@@ -11,9 +11,7 @@ from automerge.checkpoints import (
     Checkpoint,
     ModelFolder,
     is_adapter,
-    open_checkpoint,
     places,
-    resolve,
 )
 from automerge.checkpoints.presented import saved_config
 from automerge.checkpoints.vocabularies.alignment import tied
@@ -21,12 +19,12 @@ from automerge.checkpoints.vocabularies.chat_templates import chat_template
 from automerge.checkpoints.vocabularies.size import n_rows
 from automerge.checkpoints.vocabularies.vocabulary import Relation, relations
 from automerge.errors import ConfigError, Fault, Location, PreflightError
-from automerge.files.references import NAME, short_name
+from automerge.files.references import short_name, split_name
 from automerge.inspection.model import Inspection, ModelFacts, Verdict, Weights
 from automerge.inspection.nearest import find_nearest
 from automerge.inspection.weights import Progress, measure
 from automerge.recipe import BASE, BASE_VOCABULARY
-from automerge.session.preflight import compare_aligned
+from automerge.session.preflight import compare_aligned, find_models
 
 
 def name_models(arguments: Sequence[str]) -> dict[str, str]:
@@ -40,15 +38,16 @@ def name_models(arguments: Sequence[str]) -> dict[str, str]:
     named: dict[str, str] = {}
     faults = []
     for i, argument in enumerate(arguments):
-        name, equals, reference = argument.partition("=")
-        if not equals or "/" in name or Path(argument).exists():
-            name, reference = "" if i else BASE, argument
-        elif not NAME.fullmatch(name) or not reference:
-            faults.append(Fault(f"{argument!r}: expected NAME=PATH_OR_HUB_ID"))
+        try:
+            name, reference = split_name(argument, Path.cwd())
+        except ValueError as error:
+            faults.append(Fault(str(error)))
             continue
-        elif name in named:
+        if name in named:
             faults.append(Fault(f"two models are named {name!r}; choose another name for one"))
             continue
+        if not name and i == 0:
+            name = BASE
         named[name or free_name(reference, named)] = reference
     if faults:
         raise ConfigError(faults)
@@ -79,7 +78,10 @@ def examine(
         PreflightError: a model cannot be read at all.
     """
     base = next(iter(references))
-    folders, checkpoints = open_all(references)
+    opened = find_models(references, base, Location)
+    if opened.faults:
+        raise PreflightError(opened.faults)
+    folders, checkpoints = opened.folders, opened.checkpoints
     found, unreadable = read_relations(checkpoints, base)
     verdicts = {
         name: judge(checkpoints, base, name, unreadable.get(name, ()))
@@ -105,31 +107,6 @@ def examine(
         find_nearest(checkpoints, base),
         measured,
     )
-
-
-def open_all(
-    references: Mapping[str, str],
-) -> tuple[dict[str, ModelFolder], dict[str, Checkpoint]]:
-    """Find and open all models, the base first.
-
-    Raises:
-        PreflightError: some cannot be opened; names the faults of all of them.
-    """
-    faults: list[Fault] = []
-    folders: dict[str, ModelFolder] = {}
-    checkpoints: dict[str, Checkpoint] = {}
-    base = next(iter(references))
-    for name, reference in references.items():
-        try:
-            folders[name] = resolve(reference)
-            if name != base and base not in checkpoints and is_adapter(folders[name].path):
-                continue  # the base's own fault is reported already
-            checkpoints[name] = open_checkpoint(folders[name].path, checkpoints.get(base))
-        except PreflightError as error:
-            faults += [replace(fault, location=Location(name)) for fault in error.faults]
-    if faults:
-        raise PreflightError(faults)
-    return folders, checkpoints
 
 
 def read_relations(

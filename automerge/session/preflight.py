@@ -16,6 +16,7 @@ from automerge.checkpoints import (
     align,
     alike_but_for_vocabulary,
     check_models,
+    is_adapter,
     layout,
     notes,
     open_checkpoint,
@@ -82,23 +83,48 @@ def open_models(
     All get the vocabulary that was chosen. `view` is what is compared: `whole` models, or models
     `without_layers` for a recipe that says itself which layers are merged.
     """
+    found = find_models(
+        references, base, lambda name: locate(("base",) if name == base else ("models", name))
+    )
+    if base not in found.checkpoints:
+        raise PreflightError(found.faults)
+    aligned = compare_aligned(found.checkpoints, base, vocabulary, view)
+    if faults := [*found.faults, *aligned.faults]:
+        raise PreflightError(faults)
+    return Models(base, found.folders, aligned.checkpoints, aligned.warnings)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Models that were found and opened, the base first, and what keeps others from it."""
+
+    folders: Mapping[str, ModelFolder]
+    checkpoints: Mapping[str, Checkpoint]
+    faults: tuple[Fault, ...]
+
+
+def find_models(
+    references: Mapping[str, str], base: str, locate: Callable[[str], Location | None]
+) -> Found:
+    """Find and open models by name, `base` first, since adapters belong to it.
+
+    Args:
+        references: paths or hub ids by name.
+        base: the base's name.
+        locate: finds where a model was named.
+    """
     faults: list[Fault] = []
     folders: dict[str, ModelFolder] = {}
     checkpoints: dict[str, Checkpoint] = {}
     for name in (base, *(name for name in references if name != base)):
         try:
             folders[name] = resolve(references[name])
+            if name != base and base not in checkpoints and is_adapter(folders[name].path):
+                continue  # the base's own fault is reported already
             checkpoints[name] = open_checkpoint(folders[name].path, checkpoints.get(base))
         except PreflightError as error:
-            location = locate(("base",) if name == base else ("models", name))
-            faults += [replace(fault, location=location) for fault in error.faults]
-    if base not in checkpoints:
-        raise PreflightError(faults)
-    aligned = compare_aligned(checkpoints, base, vocabulary, view)
-    faults += aligned.faults
-    if faults:
-        raise PreflightError(faults)
-    return Models(base, folders, aligned.checkpoints, aligned.warnings)
+            faults += [replace(fault, location=locate(name)) for fault in error.faults]
+    return Found(folders, checkpoints, tuple(faults))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from automerge.files.references import is_local, join, resolve, short_name, split_revision
+from automerge.files.references import (
+    is_local,
+    join,
+    resolve,
+    short_name,
+    split_name,
+    split_revision,
+)
 
 
 def test_a_folder_becomes_an_absolute_path(tmp_path):
@@ -67,3 +74,14 @@ def test_paths_of_a_file_are_relative_to_its_folder():
     assert join(Path("/a/b"), "../c") == Path("/a/c")
     assert join(Path("/a/b"), "/c") == Path("/c")
     assert join(Path("/a"), "~") == Path.home()
+
+
+def test_a_name_is_split_off_where_the_text_is_no_path(tmp_path: Path) -> None:
+    (tmp_path / "a=b").mkdir()
+    assert split_name("maths=./models/m=1", tmp_path) == ("maths", "./models/m=1")
+    assert split_name("maths=org/name@main", tmp_path) == ("maths", "org/name@main")
+    for alone in ("./models/a=b", "a=b", "org/name"):
+        assert split_name(alone, tmp_path) == ("", alone)
+    for wrong in ("my maths=x", "=x", "maths="):
+        with pytest.raises(ValueError, match="expected NAME=PATH_OR_HUB_ID"):
+            split_name(wrong, tmp_path)
