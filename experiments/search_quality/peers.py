@@ -9,8 +9,10 @@ One number is optimised, as mergekit-evolve does: the sum of the tasks' metrics,
 makes them higher when better. The genome is what the `components` space has: task arithmetic, two
 groups of layers with interpolated weights, and separate weights for attention, feed-forward and the
 rest. It starts from equal weights and asks for a GPU, which Ray is told there is: nothing uses it.
-All candidates are scored on the same first items of the search part, which is fixed. A row with the
-sampler `mergekit-evolve` is appended to results/cells.csv.
+Merging is in memory: on disk, mergekit 0.1.4 calls a function that PyTorch lacks for processors,
+and lm_eval 0.4.9.1 refuses the device it is given. All candidates are scored on the same first
+items of the search part, which is fixed. A row with the sampler `mergekit-evolve` is appended to
+results/cells.csv.
 """
 
 from __future__ import annotations
@@ -64,9 +66,10 @@ def main() -> None:
     with opened(config) as (session, executor):
         write_tasks(session, config, run / "tasks", given.items)
         evolution = run / "evolve.yaml"
-        evolution.write_text(yaml.safe_dump(genome(session, config)), encoding="utf-8")
+        copies = copy_models(config.references, run / "models")
+        evolution.write_text(yaml.safe_dump(genome(session, copies)), encoding="utf-8")
         seconds = evolve(given.python, evolution, run, given.candidates, given.seed)
-        best = read_recipe(run / "storage" / "best_config.yaml").among(config.references)
+        best = read_recipe(run / "storage" / "best_config.yaml").among(copies)
         items = {t: ids[: given.items] for t, ids in session.plan.items.search.items()}
         executor.submit(Job(-1, best, "search", items))
         finished = executor.next_finished(1.0)
@@ -93,13 +96,26 @@ def write_tasks(session: Session, config: StudyConfig, folder: Path, n_items: in
         (folder / f"{task}.yaml").write_text(yaml.safe_dump(plain), encoding="utf-8")
 
 
-def genome(session: Session, config: StudyConfig) -> Mapping[str, Any]:
-    """The file mergekit-evolve reads."""
+def copy_models(references: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """Copies whose tokenizer has the name that transformers 4 knows it by."""
+    copies = {}
+    for name, reference in references.items():
+        shutil.copytree(reference, folder / name, dirs_exist_ok=True)
+        file = folder / name / "tokenizer_config.json"
+        plain = json.loads(file.read_text(encoding="utf-8"))
+        plain["tokenizer_class"] = "PreTrainedTokenizerFast"
+        file.write_text(json.dumps(plain), encoding="utf-8")
+        copies[name] = str(folder / name)
+    return copies
+
+
+def genome(session: Session, models: Mapping[str, str]) -> Mapping[str, Any]:
+    """The file mergekit-evolve reads; the base is among the models, by that name."""
     objectives = session.plan.objectives
     return {
         "genome": {
-            "models": list(config.models.values()),
-            "base_model": config.base,
+            "models": [folder for name, folder in models.items() if name != "base"],
+            "base_model": models["base"],
             "merge_method": "task_arithmetic",
             "layer_granularity": session.space.n_layers // 2,
             "normalize": False,
@@ -130,7 +146,7 @@ def evolve(python: Path, evolution: Path, run: Path, candidates: int, seed: int)
                 *("--storage-path", str(run / "storage"), "--task-search-path", str(run / "tasks")),
                 *("--max-fevals", str(candidates), "--random-seed", str(seed)),
                 *("--no-merge-cuda", "--no-reshard", "--no-save-final-model", "--no-wandb"),
-                *("--batch-size", "64"),
+                *("--batch-size", "64", "--in-memory"),
             ],
             stdout=log,
             stderr=subprocess.STDOUT,
