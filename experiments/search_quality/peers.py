@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -38,6 +39,8 @@ from experiments.search_quality.cell import Cell, opened, settings, zoo_config
 from experiments.search_quality.run import RESULTS, append, compared
 from experiments.search_quality.truth import Truth
 
+RECEIVED = re.compile(r"^Received (\d+) genotypes", re.MULTILINE)
+"""How many candidates a generation has: whole ones are scored, so more than were asked for."""
 LAUNCH = """
 import sys, ray
 ray.init(address="local", num_cpus=1, num_gpus=1, include_dashboard=False)
@@ -75,10 +78,11 @@ def main() -> None:
         finished = executor.next_finished(1.0)
         assert finished is not None
         assert isinstance(finished[1], Measured)
-        spent = given.candidates * finished[1].tokens
+        scored = sum(map(int, RECEIVED.findall((run / "log.txt").read_text(encoding="utf-8"))))
+        spent = scored * finished[1].tokens
         truth = Truth(session, executor, given.runs / f"truth-{name.replace('/', '-')}")
         named = replace(cell, sampler="mergekit-evolve")
-        append(compared(named, truth, [best], given.candidates, spent, seconds), given.out)
+        append(compared(named, truth, [best], scored, spent, seconds), given.out)
 
 
 def write_tasks(session: Session, config: StudyConfig, folder: Path, n_items: int) -> None:
