@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """No space left on the disk, quota exceeded, or file too large."""
@@ -23,6 +23,10 @@ class Location:
     def __str__(self) -> str:
         numbers = (str(n) for n in (self.line, self.column) if n is not None)
         return ":".join((self.source, *numbers))
+
+
+Locate: TypeAlias = Callable[[Sequence[str | int]], Location | None]
+"""Finds where a value was written, by the keys and positions that lead to it."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from automerge.text.say import say
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from automerge.session.preflight import Locate, Models
+    from automerge.errors import Locate
+    from automerge.session.preflight import Models
 
 
 def merge_file(path: Path, out: Path, console: Console) -> None:

@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from automerge.errors import Location
+from automerge.errors import Locate, Location
 from automerge.files.yaml_file import Step
-
-
-class Locator(Protocol):
-    """Finds where a value was written."""
-
-    def __call__(self, path: Sequence[Step]) -> Location | None: ...
 
 
 def nowhere(path: Sequence[Step]) -> Location | None:
@@ -24,5 +17,5 @@ def nowhere(path: Sequence[Step]) -> Location | None:
 class Origin:
     """Where the settings come from; not part of their value."""
 
-    locate: Locator = field(default=nowhere, compare=False)
+    locate: Locate = field(default=nowhere, compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)

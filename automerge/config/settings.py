@@ -18,7 +18,7 @@ from automerge.config.checks import (
     task_faults,
 )
 from automerge.config.duration import seconds
-from automerge.config.origin import Locator, Origin
+from automerge.config.origin import Origin
 from automerge.config.search import Search
 from automerge.config.section import (
     Problem,
@@ -33,7 +33,7 @@ from automerge.config.section import (
 )
 from automerge.config.sections import Evaluation, EvidenceText, NamedRecipe, Split
 from automerge.config.task import Task
-from automerge.errors import Location
+from automerge.errors import Locate, Location
 from automerge.executors import EXECUTORS
 from automerge.files.references import NAME
 from automerge.files.yaml_file import Step
@@ -278,7 +278,7 @@ class StudyConfig(Section):
         """What a file for another program asks for that these settings cannot express."""
         return self._origin.notes
 
-    def located_by(self, locate: Locator, notes: tuple[str, ...] = ()) -> StudyConfig:
+    def located_by(self, locate: Locate, notes: tuple[str, ...] = ()) -> StudyConfig:
         """Return the same settings, with where they were written and what they leave out."""
         located = self.model_copy()
         located._origin = Origin(locate, notes)

@@ -34,7 +34,6 @@ from automerge.methods import METHODS
 from automerge.methods.check import recipe_faults
 from automerge.recipe import (
     BASE,
-    PlainPath,
     Profile,
     Recipe,
     RecipeSource,
@@ -139,7 +138,7 @@ class _Merge:
         yield from slice_notes(recipe)
         yield from vocabulary_notes(recipe.vocabulary)
 
-    def _locate(self, path: PlainPath) -> Location:
+    def _locate(self, path: Sequence[str | int]) -> Location:
         """Return where a part of the recipe was written; for knobs shared by slices, the first."""
         groups: Iterable[int] = range(len(self._groups))
         if path[0] == "slices":

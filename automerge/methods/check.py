@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, TypeAlias
 
-from automerge.errors import Fault, Location, nearest
+from automerge.errors import Fault, Locate, nearest
 from automerge.extensions import Table
 from automerge.methods.base import Knob, Method
 from automerge.recipe import PlainPath, Profile, Recipe, Value, slice_faults
@@ -13,8 +13,6 @@ from automerge.recipe import PlainPath, Profile, Recipe, Value, slice_faults
 STORAGE_DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 Knobs: TypeAlias = Mapping[str, Profile | Value]
-Locate: TypeAlias = Callable[[PlainPath], Location | None]
-"""Finds where a part of a recipe was written, by its path in `Recipe.plain`."""
 
 
 def check_recipe(recipe: Recipe, methods: Table[Method]) -> list[str]:
@@ -23,7 +21,7 @@ def check_recipe(recipe: Recipe, methods: Table[Method]) -> list[str]:
 
 
 def recipe_faults(recipe: Recipe, methods: Table[Method], locate: Locate) -> list[Fault]:
-    """List the same for a recipe that was written in a file."""
+    """List the same for a recipe from a file; `locate` takes paths in `Recipe.plain`."""
     return [Fault(problem, locate(path)) for path, problem in problems(recipe, methods)]
 
 

@@ -26,13 +26,11 @@ from automerge.checkpoints import (
 )
 from automerge.checkpoints.architecture import at, headless, language_class, read_config
 from automerge.checkpoints.stacked import stacked_config
-from automerge.errors import Fault, Location, PreflightError
+from automerge.errors import Fault, Locate, Location, PreflightError
 from automerge.evaluation.base import OpenTasks, TasksRefused
 from automerge.evaluation.panel import Panel
 from automerge.evaluation.split import Split, SplitPlan, split_documents
 from automerge.recipe import BASE_VOCABULARY, Place, Recipe, Vocabulary
-
-Locate = Callable[[Sequence[str | int]], Location | None]
 
 View = Callable[[Checkpoint], Checkpoint]
 
