@@ -146,12 +146,13 @@ def evolve(python: Path, evolution: Path, run: Path, candidates: int, seed: int)
     with (run / "log.txt").open("w", encoding="utf-8") as log:
         subprocess.run(
             [
-                *(str(python), "-c", LAUNCH, str(evolution)),
+                *(str(python.absolute()), "-c", LAUNCH, str(evolution)),
                 *("--storage-path", str(run / "storage"), "--task-search-path", str(run / "tasks")),
                 *("--max-fevals", str(candidates), "--random-seed", str(seed)),
                 *("--no-merge-cuda", "--no-reshard", "--no-save-final-model", "--no-wandb"),
                 *("--batch-size", "64", "--in-memory"),
             ],
+            cwd=run,
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1"},
