@@ -44,6 +44,8 @@ GP_SHARE, SETTLED, SETTLE_SHARE = 0.15, 0.55, 0.7
 """How much of the budget is left to the Gaussian process on the true objectives; after which share
 of it most of what remains goes to measuring, without slopes and on all items, what the losses
 promise; and how much of it."""
+ROUNDS, LATEST = 2, 4
+"""How often each branch is tried before they are compared, by this many of their latest trials."""
 CAUTION = 2.0
 """Standard errors a start's losses are taken to be worse than they seem."""
 MIN_AGREEING, MIN_CORRELATION = 8, 0.1
@@ -88,6 +90,7 @@ class DescentSampler(Sampler):
         self._without = 0
         """Measurements that slopes were wanted of and that have none."""
         self._asked = 0
+        self._asked_for: set[int] = set()
         self._told = self._others = 0
         """Trials told, and those of them that were told before any was asked for."""
         self._budget = budget
@@ -95,7 +98,8 @@ class DescentSampler(Sampler):
         """What was asked for, in trials without slopes."""
         self._descents = 0
         self._losses: dict[int, tuple[int, Floats]] = {}
-        """Of every trial the number of its branch, and its losses with some caution."""
+        """Of every trial the number of its branch, and its losses."""
+        self._errors: dict[int, Floats] = {}
         self._steps: dict[int, tuple[Floats, Floats]] = {}
         """Where each proposal that is being measured came from, and its weights of the losses."""
         self._positions: dict[int, Floats] = {}
@@ -106,6 +110,7 @@ class DescentSampler(Sampler):
         if self._asked == 0:
             self._others = self._told
         self._asked += 1
+        self._asked_for.add(number)
         move = self._move()
         rng = np.random.default_rng([self._seed, number])
         if move == "gp":
@@ -115,7 +120,7 @@ class DescentSampler(Sampler):
             params = self._descend(number, rng)
         self._descents += 1
         if move == "descend":
-            self._wanted[number] = self._share()
+            self._wanted[number] = self._share(params)
         self._prices[move] += SLOPE_PASSES * self._wanted[number] if move == "descend" else 1
         self._inner.repeat(number, params)
         return params
@@ -147,9 +152,11 @@ class DescentSampler(Sampler):
         order = np.argsort(np.where(near, totals, np.inf), kind="stable")
         return [own[int(i)] for i in order]
 
-    def _share(self) -> float:
-        """Few items where slopes had little noise so far."""
-        noises = [noise for known in self._by_branch.values() for _, noise in known.fitted[1]]
+    def _share(self, params: Params) -> float:
+        """Few items where slopes of the branch had little noise so far."""
+        branch = self._space.branches.index(self._space.branch(params))
+        known = self._by_branch.get(branch, _Branch())
+        noises = [noise for _, noise in known.fitted[1]]
         return FEW if noises and np.median(noises) <= LITTLE_NOISE else MANY
 
     def tell(self, number: int, params: Params | None, told: Told | None) -> None:
@@ -160,7 +167,8 @@ class DescentSampler(Sampler):
             return
         branch = self._space.branches.index(self._space.branch(params))
         errors = np.nan_to_num(np.array(told.errors or (0.0,) * self._n), posinf=0.0)
-        self._losses[number] = branch, np.array(told.losses) + CAUTION * errors
+        self._losses[number] = branch, np.array(told.losses)
+        self._errors[number] = errors
         position = self._scaled(self._space.position(params)[: len(self._space.roles)])
         self._positions[number] = position
         if number not in self._wanted:
@@ -242,25 +250,29 @@ class DescentSampler(Sampler):
         return self._params(branch, at)
 
     def _branch_number(self) -> int:
-        """The branches in turn until each has been tried, then mostly the best of them."""
-        branches = range(len(self._space.branches))
-        tried = [number for number in branches if number in self._by_branch]
-        if self._descents < len(branches):
-            return self._descents % len(branches)
-        if not tried or self._descents % 5 == 4:
-            return self._descents // 5 % len(branches)
-        numbers = [branch for branch, _ in self._losses.values()]
-        losses = np.array([own for _, own in self._losses.values()])
+        """The branches in turn twice, then mostly the one whose latest trials were best."""
+        n = len(self._space.branches)
+        if self._descents < ROUNDS * n or self._descents % 4 == 3:
+            return self._descents % n
+        own = [(b, row) for number, (b, row) in self._losses.items() if number in self._asked_for]
+        if not own:
+            return self._descents % n
+        losses = np.array([row for _, row in own])
         spread = losses.max(axis=0) - losses.min(axis=0)
         totals = (losses / np.where(spread > 0, spread, 1.0)).sum(axis=1)
-        rows = [*zip(numbers, totals.tolist(), strict=True)]
-        best = {b: min(total for n, total in rows if n == b) for b in tried}
-        return min(tried, key=lambda b: best[b])
+        latest: dict[int, list[float]] = {}
+        for (branch, _), total in zip(own, totals.tolist(), strict=True):
+            latest.setdefault(branch, []).append(total)
+        return min(latest, key=lambda branch: float(np.mean(latest[branch][-LATEST:])))
 
     def _start(self, branch: Branch, rng: np.random.Generator) -> Params:
         """Near the best that was measured here, else the uniform average, else the prior's mean."""
         start = np.zeros(len(self._space.roles))
-        own = {n: losses for n, (b, losses) in self._losses.items() if self._branch(b) is branch}
+        own = {
+            n: losses + CAUTION * self._errors[n]
+            for n, (b, losses) in self._losses.items()
+            if self._branch(b) is branch
+        }
         average = self._space.params(uniform_average(self._space.sources))
         if own:
             rows = np.array(list(own.values()))
