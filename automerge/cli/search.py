@@ -39,6 +39,10 @@ def search(
     max_items: Annotated[
         Text, option("Score at most this many items in total.", "--max-items")
     ] = None,
+    patience: Annotated[
+        Text,
+        option("End after this many proposals in a row that win nothing.", "--patience"),
+    ] = None,
     constraint: Annotated[
         Optional[list[str]],  # noqa: UP045
         option(
@@ -135,6 +139,7 @@ def search(
         "budget": budget,
         "max_time": max_time,
         "max_items": max_items,
+        "patience": patience,
         "constraint": constraint,
         "base": base,
         "model": model,

@@ -166,7 +166,7 @@ def _introduce(session: Session, console: Console) -> None:
         f"{count_items(plan.items.select)} to select, {plan.items.test.count} sealed for the test",
         f"space       {session.space.describe()}",
         f"sampler     {session.sampler}, seed {config.seed}, budget "
-        f"{limits_in_words(counted, config.max_items, config.max_time)}",
+        f"{limits_in_words(counted, config.max_items, config.max_time, config.patience)}",
     ]
     lines += [] if session.slopes is None else [f"slopes      {session.slopes}"]
     lines += [f"constraint  {constraint}" for constraint in plan.constraints]

@@ -50,6 +50,7 @@ def study_status(run: Path) -> dict[str, object]:
             "budget": budget,
             "max_items": current.max_items,
             "max_time": current.max_time,
+            "patience": current.patience,
             **counts,
             "remaining": None if budget is None else max(0, budget - done),
             "selected": len(store.outcomes("select")),

@@ -44,6 +44,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "budget": ("budget",),
         "max_items": ("max_items",),
         "max_time": ("max_time",),
+        "patience": ("patience",),
         "constraint": ("constraints",),
         "seed": ("seed",),
         "executor": ("executor",),
@@ -59,7 +60,15 @@ OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Option → the key of the configuration that it replaces."""
-NUMBERS = ("budget", "max_items", "seed", "workers", "batch_size", "items_per_candidate")
+NUMBERS = (
+    "budget",
+    "max_items",
+    "patience",
+    "seed",
+    "workers",
+    "batch_size",
+    "items_per_candidate",
+)
 
 
 def load_config(source: Path | str | Mapping[str, object]) -> StudyConfig:

@@ -82,6 +82,7 @@ class StudyConfig(Section):
     budget: int | Literal["unlimited"] = safe(200)
     max_items: int | None = safe(None, ge=1)
     max_time: str | None = safe(None)
+    patience: int | None = safe(None, ge=1, le=10**6)
     constraints: tuple[str, ...] = unsafe((), max_length=64)
     seed: int = unsafe(0, ge=0, lt=2**32)
     executor: Annotated[str, entry_of(EXECUTORS)] = safe("local")

@@ -32,6 +32,7 @@ def front_document(summary: Summary) -> Plain:
         "budget": result.budget,
         "max_items": result.max_items,
         "max_time": result.max_time,
+        "patience": result.patience,
         "sampler": result.sampler,
         "seed": result.seed,
         "conclusion": list(conclusion(summary)),

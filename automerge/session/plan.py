@@ -40,6 +40,7 @@ def plan_study(config: StudyConfig, inputs: Inputs, window: int | None) -> tuple
             None if config.budget == "unlimited" else config.budget,
             config.max_items,
             config.max_seconds,
+            config.patience,
         ),
         shortlist=config.shortlist,
         resolution=config.resolution,

@@ -93,6 +93,7 @@ def study_result(run: Path, store: Store, *, state: State | None = None) -> Stud
         budget=current.budget,
         max_items=current.max_items,
         max_time=current.max_time,
+        patience=current.patience,
         constraints=current.constraints,
         openings=len(decided.frozen),
         smooth=inputs.smooth,
@@ -108,6 +109,7 @@ def study_result(run: Path, store: Store, *, state: State | None = None) -> Stud
         ),
         warnings=(
             *inputs.warnings,
+            *decided.remarks,
             *version_warnings(store),
             *arithmetic_warnings(store),
             *_slope_warnings(outcomes.values()),

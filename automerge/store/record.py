@@ -215,6 +215,10 @@ class Current:
         return self.config.get("max_time")
 
     @property
+    def patience(self) -> int | None:
+        return self.config.get("patience")
+
+    @property
     def constraints(self) -> tuple[Constraint, ...]:
         return tuple(map(Constraint.parse, self.config.get("constraints", ())))
 
@@ -249,7 +253,7 @@ class Freeze:
 
 @dataclass(frozen=True)
 class Decided:
-    """What selection decided; models are trial numbers.
+    """What search and selection decided; models are trial numbers.
 
     Attributes:
         shortlist: the merges that are measured on select items.
@@ -257,6 +261,7 @@ class Decided:
         believed: the search's estimates, by trial and objective.
         baselines: the models that the front is compared with.
         front: the front; None before it is chosen.
+        remarks: what the search had to say at its end.
     """
 
     shortlist: tuple[int, ...] = ()
@@ -264,6 +269,7 @@ class Decided:
     believed: Mapping[int, Mapping[str, Estimate]] = field(default_factory=dict)
     baselines: tuple[int, ...] = ()
     front: tuple[int, ...] | None = None
+    remarks: tuple[str, ...] = ()
 
     def plain(self) -> Plain:
         """Return it as JSON values."""
@@ -276,6 +282,7 @@ class Decided:
             },
             "baselines": list(self.baselines),
             "front": None if self.front is None else list(self.front),
+            "remarks": list(self.remarks),
         }
 
     @classmethod
@@ -290,6 +297,7 @@ class Decided:
             },
             baselines=tuple(plain["baselines"]),
             front=None if plain["front"] is None else tuple(plain["front"]),
+            remarks=tuple(plain.get("remarks", ())),
         )
 
 

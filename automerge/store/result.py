@@ -120,6 +120,7 @@ class StudyResult:
     warnings: tuple[str, ...] = ()
     max_items: int | None = None
     max_time: str | None = None
+    patience: int | None = None
     constraints: tuple[Constraint, ...] = ()
     openings: int = 0
     smooth: tuple[str, ...] = ()
@@ -133,13 +134,17 @@ class StudyResult:
     def limits(self) -> str:
         """The budget in words, such as "200 trials" or "20000 items or 8h"."""
         trials = None if self.budget is None else count(self.budget, "trial")
-        return limits_in_words(trials, self.max_items, self.max_time)
+        return limits_in_words(trials, self.max_items, self.max_time, self.patience)
 
 
-def limits_in_words(trials: str | None, max_items: int | None, max_time: str | None) -> str:
-    """Say what limits a search: trials, given in words, items or time; None is no limit."""
+def limits_in_words(
+    trials: str | None, max_items: int | None, max_time: str | None, patience: int | None
+) -> str:
+    """Say what ends a search first: its trials, in words, items, time or patience; None is none."""
     items = None if max_items is None else count(max_items, "item")
-    return " or ".join(limit for limit in (trials, items, max_time) if limit is not None)
+    waiting = None if patience is None else f"{count(patience, 'proposal')} without a win"
+    limits = (trials, items, max_time, waiting)
+    return " or ".join(limit for limit in limits if limit is not None)
 
 
 def count(number: int, noun: str) -> str:

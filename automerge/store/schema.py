@@ -121,6 +121,7 @@ class StoredConfig(BaseModel):
     models: dict[Name, Short]
     max_items: Count | None = None
     max_time: Short | None = None
+    patience: Count | None = None
     constraints: list[Short] = []
     search: dict[Short, Any] = {}
     evaluation: dict[Short, Any] = {}
@@ -207,6 +208,7 @@ class StoredDecided(_Exact):
     believed: dict[TrialKey, dict[Short, StoredEstimate]]
     baselines: Numbers
     front: Numbers | None
+    remarks: list[Long] = []
 
 
 class StoredWeights(_Exact):

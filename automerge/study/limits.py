@@ -11,11 +11,13 @@ class Limits:
     """Limits of a study; None is no limit.
 
     `items` and `seconds` cover selection and test as well, for which the search leaves room.
+    `patience` is how many proposals in a row may win nothing (see `study.patience`).
     """
 
     trials: int | None
     items: int | None = None
     seconds: float | None = None
+    patience: int | None = None
 
 
 @dataclass(frozen=True)

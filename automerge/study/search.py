@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from automerge.errors import SearchAborted, StateError
 from automerge.recipe import Recipe
-from automerge.samplers.base import Sampler
+from automerge.samplers.base import Remarking, Sampler
 from automerge.space import Space
 from automerge.study.context import Context
 from automerge.study.estimates import Estimates
 from automerge.study.limits import Spent, allows, expected_trials
+from automerge.study.patience import Patience
 from automerge.study.watch import Snapshot, described
 from automerge.trial import NO_ROOM, Failed, Job, Measured, Outcome, Trial, proposed_name
 
@@ -48,6 +50,7 @@ class Search:
         self._measured_items = 0
         self._arrived: dict[int, Outcome] = {}
         self._errors_in_a_row: list[str] = []
+        self._patience = Patience(plan.limits.patience)
         self._exhausted = False
         self._said = False
         """Whether it was said that slopes do not fit into memory."""
@@ -81,6 +84,25 @@ class Search:
             self._arrived[job.trial] = outcome
             self._settle()
             self._watch(job, outcome)
+        if not self._stop():
+            self._conclude()
+
+    def _conclude(self) -> None:
+        """Say why the search ended early, and what its sampler has to say of it; keep both."""
+        remarks: list[str] = []
+        if self._patience.is_exhausted:
+            remarks.append(
+                f"the search ended early, after {self._spent().trials} trials: none of the last "
+                f"{self._plan.limits.patience} proposals was better, beyond errors, than all that "
+                "was measured before them (patience)"
+            )
+        if isinstance(self._sampler, Remarking):
+            remarks += self._sampler.remarks()
+        for remark in remarks:
+            self._observer.note(remark)
+        decided = self._store.study.decided
+        if decided.remarks != tuple(remarks):
+            self._store.decide(replace(decided, remarks=tuple(remarks)))
 
     def _settle(self) -> None:
         """Tell what has arrived and ask again after each; under a window, in the order asked.
@@ -161,6 +183,8 @@ class Search:
 
     def _allowed(self) -> bool:
         """Return whether the limits leave room for one more trial."""
+        if self._patience.is_exhausted:
+            return False
         spent, limits = self._spent(), self._plan.limits
         first = self._plan.first
         origin = first[len(self.trials)].origin if self._next_is_first else "sampler"
@@ -268,6 +292,8 @@ class Search:
     def _tell(self, trial: Trial) -> None:
         told = self.estimates.told.get(self._duplicate_of.get(trial.number, trial.number))
         self._sampler.tell(trial.number, trial.params, told)
+        if trial.number not in self._duplicate_of:
+            self._patience.enter(told, trial.origin == "sampler")
 
     def _tell_duplicate(self, number: int) -> None:
         self._store.tell(number)
