@@ -91,8 +91,9 @@ class Search:
         """Say why the search ended early, and what its sampler has to say of it; keep both."""
         remarks: list[str] = []
         if self._patience.is_exhausted:
+            n = len(self.trials) - len(self._duplicate_of)
             remarks.append(
-                f"the search ended early, after {self._spent().trials} trials: none of the last "
+                f"the search ended early, after {n} trials: none of the last "
                 f"{self._plan.limits.patience} proposals was better, beyond errors, than all that "
                 "was measured before them (patience)"
             )
@@ -170,7 +171,7 @@ class Search:
         for trial in self.trials.values():
             try:
                 if trial.params is not None:
-                    self._space.position(trial.params)
+                    self._space.position(self._space.active(trial.params))
                     self._space.active(trial.params)
             except ValueError as error:
                 raise StateError(
