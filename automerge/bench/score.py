@@ -126,7 +126,7 @@ def bench_score(
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    engine, model = _models(shape, device)
+    engine, model = live_models(shape, device)
     if device == "cpu" and model.num_parameters() < SMALL_MODEL:
         torch.set_num_threads(1)
     tokenizer = transformers.AutoTokenizer.from_pretrained(demo.BASE, local_files_only=True)
@@ -278,7 +278,7 @@ def _timed(model: PreTrainedModel) -> Iterator[list[float]]:
             handle.remove()
 
 
-def _models(shape: str | None, device: str) -> tuple[ResidentEngine, PreTrainedModel]:
+def live_models(shape: str | None, device: str) -> tuple[ResidentEngine, PreTrainedModel]:
     """Return an engine for a base and three fine-tunes, the demo's or random, and a live model.
 
     It computes in float32 on a CPU, in bfloat16 on a GPU.

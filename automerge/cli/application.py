@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from automerge.cli.bench import bench_merge, bench_score
+from automerge.cli.bench import bench_merge, bench_score, bench_slopes
 from automerge.cli.installation import selftest, version
 from automerge.cli.models import convert, gather, inspect, merge, score
 from automerge.cli.refining import refine
@@ -61,6 +61,7 @@ for _command in COMMANDS:
 bench = typer.Typer(help="Benchmarks.", no_args_is_help=True)
 bench.command("merge")(bench_merge)
 bench.command("score")(bench_score)
+bench.command("slopes")(bench_slopes)
 app.add_typer(bench, name="bench")
 
 space = typer.Typer(help="Search spaces.", no_args_is_help=True)

@@ -65,3 +65,46 @@ def bench_score(
         device,
         as_json,
     )
+
+
+def bench_slopes(
+    shape: Annotated[
+        Text, option("Random weights: tiny, 0.5b, 1.5b, ... Default: the demo's.", "--shape")
+    ] = None,
+    task: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        option("A multiple-choice task of the demo; may be given more than once.", "--task"),
+    ] = None,
+    context: Annotated[
+        Optional[int],  # noqa: UP045
+        option("Synthetic items: tokens before the choices.", "--context"),
+    ] = None,
+    choice: Annotated[
+        Optional[int],  # noqa: UP045
+        option("Synthetic items: tokens in each of the four choices.", "--choice"),
+    ] = None,
+    items: Annotated[int, option("Items per task.", "--items")] = 100,
+    batch_size: Annotated[int, option("Requests per batch.", "--batch-size")] = 64,
+    repeats: Annotated[int, option("Timed candidates.", "--repeats")] = 5,
+    method: Annotated[str, option("The method that candidates are merged by.", "--method")] = (
+        "task_arithmetic"
+    ),
+    device: Annotated[str, option("auto, cpu or cuda.", "--device")] = "auto",
+    as_json: Annotated[bool, option("Print JSON.", "--json")] = False,
+) -> None:
+    """Time measurements with slopes, against a forward pass over the same items and the floor."""
+    from automerge.commands.bench import print_slope_times
+
+    print_slope_times(
+        console(),
+        shape,
+        tuple(task or ()),
+        context,
+        choice,
+        items,
+        batch_size,
+        repeats,
+        method,
+        device,
+        as_json,
+    )

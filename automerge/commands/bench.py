@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from automerge.bench.score import ScoreTime
+    from automerge.bench.slopes import SlopeTime
 
 DEVICES = ("auto", "cpu", "cuda")
 BYTES_FREE = 3 * 10**9
@@ -100,32 +101,12 @@ def print_score_times(
     PreflightError for a GPU that is not there.
     """
     from automerge.bench.score import ScoreTime, Work, bench_score
-    from automerge.bench.score_tasks import CHOICE_TASKS, MAX_SHOTS, TASKS, Lengths
-    from automerge.bench.shapes import SIZES
+    from automerge.bench.score_tasks import TASKS, Lengths
     from automerge.worker.worker import choose_device
 
-    faults = [
-        f"--task must be one of {', '.join(CHOICE_TASKS)}, whose answers are choices; got {task!r}"
-        f"{nearest(task, CHOICE_TASKS)}"
-        for task in tasks
-        if task not in CHOICE_TASKS
-    ]
-    if (context is None) != (choice is None) or (tasks and context is not None):
-        faults.append("--context and --choice are given together, and without --task")
-    faults += [] if shape is None else unknown_shape(shape)
-    if shape in SIZES:
-        faults += too_large(14 * SIZES[shape].n_parameters, "a smaller --shape")
-    limits = (
-        *(("--fewshot", fewshot, 0, MAX_SHOTS), ("--items", items, 1, 2000)),
-        *(("--context", context, 1, 4096), ("--choice", choice, 1, 1024)),
-        *(("--batch-size", batch_size, 1, 65536), ("--repeats", repeats, 1, 1000)),
+    faults = score_faults(
+        shape, tasks, context, choice, fewshot, items, batch_size, repeats, device
     )
-    faults += [
-        f"{name} must lie in [{low}, {high}]; got {value}"
-        for name, value, low, high in limits
-        if value is not None and not low <= value <= high
-    ]
-    faults += unknown_device(device)
     if faults:
         raise ConfigError([Fault(fault) for fault in faults])
     where = choose_device(device)
@@ -166,6 +147,119 @@ def print_score_times(
             "median": median.plain(),
         }
         say(console, json.dumps(found, indent=1))
+
+
+def print_slope_times(
+    console: Console,
+    shape: str | None,
+    tasks: Sequence[str],
+    context: int | None,
+    choice: int | None,
+    items: int,
+    batch_size: int,
+    repeats: int,
+    method: str,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Time measurements with slopes, printing a line per repeat, then medians; JSON if asked for.
+
+    Arguments are those of `print_score_times`. Raises ConfigError for unknown names, or where the
+    models do not fit into memory, and PreflightError for a GPU that is not there.
+    """
+    from automerge.bench.score_tasks import TASKS, Lengths
+    from automerge.bench.slopes import SlopeTime, SlopeWork, bench_slopes
+    from automerge.methods import METHODS
+    from automerge.worker.worker import choose_device
+
+    faults = score_faults(shape, tasks, context, choice, 0, items, batch_size, repeats, device)
+    if method not in METHODS:
+        faults.append(f"unknown method {method!r}{nearest(method, tuple(METHODS))}")
+    if faults:
+        raise ConfigError([Fault(fault) for fault in faults])
+    where = choose_device(device)
+
+    def show(line: str) -> None:
+        if not as_json:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    lengths = None if context is None or choice is None else Lengths(context, choice)
+    times: list[SlopeTime] = []
+    made = lengths or tasks or TASKS
+    for step in bench_slopes(shape, made, items, batch_size, repeats, method, where):
+        if isinstance(step, SlopeWork):
+            work = step
+            show(
+                f"{work.items} items, {work.requests} requests; {work.parameters / 1e6:.1f} M "
+                f"parameters in {work.dtype} on {where}, {work.threads} thread(s), {method}, "
+                f"{work.numbers} numbers\n"
+                f"MB: weights {work.weights / 1e6:.0f}, kept for a batch {work.graph / 1e6:.0f}, "
+                f"two gradients {work.gradients / 1e6:.0f}; peak beside the weights "
+                f"{work.peak / 1e6:.0f}\n"
+                f"{'':<8}{'floor s':>11}{'forward s':>11}{'slopes s':>11}{'to forward':>12}"
+                f"{'to floor':>12}"
+            )
+        else:
+            times.append(step)
+            show(_slope_line(str(len(times)), step))
+    median = SlopeTime.median(times)
+    show(_slope_line("median", median))
+    if as_json:
+        found = {
+            "shape": shape or "demo",
+            "device": where,
+            "method": method,
+            "tasks": asdict(lengths) if lengths else list(tasks or TASKS),
+            "work": asdict(work),
+            "times": [time.plain() for time in times],
+            "median": median.plain(),
+        }
+        console.print(json.dumps(found, indent=1), markup=False, highlight=False, soft_wrap=True)
+
+
+def _slope_line(name: str, time: SlopeTime) -> str:
+    parts = "".join(f"{part:>11.3f}" for part in (time.floor, time.forward, time.slopes))
+    return f"{name:<8}{parts}{time.to_forward:>12.2f}{time.to_floor:>12.2f}"
+
+
+def score_faults(
+    shape: str | None,
+    tasks: Sequence[str],
+    context: int | None,
+    choice: int | None,
+    fewshot: int,
+    items: int,
+    batch_size: int,
+    repeats: int,
+    device: str,
+) -> list[str]:
+    """Return the faults of a scoring benchmark's arguments."""
+    from automerge.bench.score_tasks import CHOICE_TASKS, MAX_SHOTS
+    from automerge.bench.shapes import SIZES
+
+    faults = [
+        f"--task must be one of {', '.join(CHOICE_TASKS)}, whose answers are choices; got {task!r}"
+        f"{nearest(task, CHOICE_TASKS)}"
+        for task in tasks
+        if task not in CHOICE_TASKS
+    ]
+    if (context is None) != (choice is None) or (tasks and context is not None):
+        faults.append("--context and --choice are given together, and without --task")
+    faults += [] if shape is None else unknown_shape(shape)
+    if shape in SIZES:
+        faults += too_large(14 * SIZES[shape].n_parameters, "a smaller --shape")
+    limits = (
+        *(("--fewshot", fewshot, 0, MAX_SHOTS), ("--items", items, 1, 2000)),
+        *(("--context", context, 1, 4096), ("--choice", choice, 1, 1024)),
+        *(("--batch-size", batch_size, 1, 65536), ("--repeats", repeats, 1, 1000)),
+    )
+    faults += [
+        f"{name} must lie in [{low}, {high}]; got {value}"
+        for name, value, low, high in limits
+        if value is not None and not low <= value <= high
+    ]
+    faults += unknown_device(device)
+    return faults
 
 
 def _line(name: str, time: ScoreTime) -> str:

@@ -100,6 +100,15 @@ def _saved(
     model: PreTrainedModel, path: Path, requests: Sequence[Request], rows: Sequence[Row]
 ) -> int:
     """Count the bytes of all storages that a pass keeps, beside the model's own."""
+    with torch.enable_grad(), keeping(model) as kept:
+        run_rows(model, path, requests, rows)
+    return sum(kept.values())
+
+
+@contextlib.contextmanager
+def keeping(model: PreTrainedModel) -> Iterator[dict[int, int]]:
+    """Yield a dictionary that fills with the bytes of what is kept, beside the model's own, by
+    address."""
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     kept: dict[int, int] = {}
 
@@ -109,9 +118,8 @@ def _saved(
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        run_rows(model, path, requests, rows)
-    return sum(kept.values())
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        yield kept
 
 
 @contextlib.contextmanager
