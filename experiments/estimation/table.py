@@ -123,7 +123,7 @@ def position(space: Space, params: Params | None) -> NDArray[np.float64] | None:
 
 
 def open_demo(
-    config: StudyConfig, folder: Path
+    config: StudyConfig, folder: Path, slopes: bool = False
 ) -> tuple[MergeWorker, Space, tuple[Objective, ...]]:
     """A worker for the demo's models and tasks, and its search space."""
     models = preflight.open_models(config.references, BASE, config.locate)
@@ -140,6 +140,7 @@ def open_demo(
         device="cpu",
         threads=1,
         methods=tuple(config.search.methods),
+        slopes=slopes,
     )
     sources = tuple(config.models)
     space = build_space(config.space_settings(), BASE, sources, models.n_layers, METHODS)
