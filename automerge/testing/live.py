@@ -50,7 +50,7 @@ def tiny_live() -> Live:
         eos_token_id=2,
         pad_token_id=0,
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model: PreTrainedModel = LlamaForCausalLM(config)
     model.eval().requires_grad_(False)

@@ -100,9 +100,9 @@ def test_every_item_has_a_margin_where_its_right_answer_is_one_of_its_choices(sc
     _, _, found, rows = scored
     whole = {"index:acc", "text", "several", "mutual:acc", "contexts"}
     whole |= {
-        f"{task}/{metric}" for task in ("index", "mutual") for metric in ("acc_norm", "acc_bytes")
+        f"{task}:{metric}" for task in ("index", "mutual") for metric in ("acc_norm", "acc_bytes")
     }
-    whole |= {"mutual/acc_mutual_info"}
+    whole |= {"mutual:acc_mutual_info"}
     for name in whole:
         assert found.margins[name].items == found.scores[name].items
     beyond = [("beyond", i) for i, row in enumerate(rows) if row["answer"] < 2]

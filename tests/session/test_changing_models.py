@@ -64,7 +64,7 @@ SLOW = pytest.mark.slow
     [
         (overwrite, ()),
         pytest.param(rename_over, (), marks=SLOW),
-        (truncate, ()),
+        pytest.param(truncate, (), marks=SLOW),
         pytest.param(flip_and_restore_the_time, (), marks=SLOW),
         pytest.param(overwrite, RAY, marks=SLOW),
         pytest.param(truncate, RAY, marks=SLOW),
