@@ -104,6 +104,8 @@ class DescentSampler(Sampler):
         """Where each proposal that is being measured came from, and its weights of the losses."""
         self._positions: dict[int, Floats] = {}
         self._threads = ThreadpoolController()
+        self._followed = _widest(space)
+        """The branches that slopes are followed in, by number."""
 
     def ask(self, number: int) -> Params:
         """Propose parameters for trial `number`."""
@@ -251,12 +253,13 @@ class DescentSampler(Sampler):
 
     def _branch_number(self) -> int:
         """The branches in turn twice, then mostly the one whose latest trials were best."""
-        n = len(self._space.branches)
+        n = len(self._followed)
         if self._descents < ROUNDS * n or self._descents % 4 == 3:
-            return self._descents % n
+            return self._followed[self._descents % n]
         own = [(b, row) for number, (b, row) in self._losses.items() if number in self._asked_for]
+        own = [(b, row) for b, row in own if b in self._followed]
         if not own:
-            return self._descents % n
+            return self._followed[self._descents % n]
         losses = np.array([row for _, row in own])
         spread = losses.max(axis=0) - losses.min(axis=0)
         totals = (losses / np.where(spread > 0, spread, 1.0)).sum(axis=1)
@@ -369,6 +372,17 @@ class DescentSampler(Sampler):
         usable = len(front) > 1 and len(values) > self._n
         found = np.where(usable & (spread > 0), spread, np.where(steepness > 0, steepness, 1.0))
         return np.asarray(found)
+
+
+def _widest(space: Space) -> list[int]:
+    """The first branch of each method among those with the most models: others are special cases
+    with weights of 0, and left to `gp`."""
+    found: dict[str, int] = {}
+    for number, branch in enumerate(space.branches):
+        best = found.get(branch.method)
+        if best is None or len(branch.models) > len(space.branches[best].models):
+            found[branch.method] = number
+    return [*found.values()]
 
 
 def _distances(a: Floats, b: Floats) -> Floats:

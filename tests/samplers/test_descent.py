@@ -10,6 +10,8 @@ from automerge.pareto import hypervolume
 from automerge.recipe import single, uniform_average
 from automerge.samplers import SAMPLERS, gradient_process
 from automerge.samplers.base import Slopes, Told
+from automerge.testing.samplers import measured
+from automerge.testing.spaces import space
 from tests.samplers.test_beginnings import SOURCES, WIDE
 
 D = len(WIDE.roles)
@@ -154,3 +156,16 @@ def test_its_favourites_are_better_compromises_than_what_scored_best():
         means = [sum(row) for row in true]
         ranks.append(sorted(means).index(means[favourites[0]]))
     assert np.median(ranks) < len(true) / 8
+
+
+def test_slopes_are_followed_with_all_sources_however_many_may_be_left_out():
+    wide = space()
+    sampler = SAMPLERS["descent"](wide, 2, 0, 60)
+    sets = set()
+    for number in range(24):
+        params = sampler.ask(number)
+        if sampler.wants_slopes(number):
+            sets.add((wide.branch(params).method, len(wide.branch(params).models)))
+        sampler.tell(number, params, measured(wide, params, 2, sampler.wants_slopes(number) > 0))
+    assert len(wide.branches) > len(sets)
+    assert sets == {("linear", 3), ("slerp", 2), ("ties", 3)}
