@@ -6,6 +6,7 @@ from automerge.refinement.losses import LOSSES
 from automerge.refinement.numbers import Number, explicit, numbers, with_values
 from automerge.refinement.objective import Aim, Measure, Text, TextObjective
 from automerge.refinement.pieces import LEAST, Pieces, divided
+from automerge.refinement.room import Room, find_room
 
 __all__ = [
     "DETAILS",
@@ -17,12 +18,14 @@ __all__ = [
     "Number",
     "Pieces",
     "Progress",
+    "Room",
     "Steps",
     "Text",
     "TextObjective",
     "detailed",
     "divided",
     "explicit",
+    "find_room",
     "numbers",
     "refine",
     "with_values",

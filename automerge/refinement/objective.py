@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from automerge.evaluation.loglikelihood.graph import lean_layers
 from automerge.merging import InvalidMerge, ResidentEngine
 from automerge.recipe import Coordinate, Recipe, single
 from automerge.refinement import losses
 from automerge.refinement.pieces import Piece, Pieces, batches
+from automerge.refinement.room import Room
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -77,7 +80,7 @@ class TextObjective:
         texts: what it is run on; the mean of all means over a text and source is the loss.
         tokens: per batch, about, of all texts together.
         seed: of the order of sequences.
-        room: tokens that fit into memory at once; a batch is run in as many parts as this takes.
+        room: what fits into memory at once; a batch is run in as many parts as this takes.
     """
 
     def __init__(
@@ -88,7 +91,7 @@ class TextObjective:
         texts: Sequence[Text],
         tokens: int,
         seed: int,
-        room: int,
+        room: Room,
     ) -> None:
         self._model, self._engine, self._loss, self._texts = model, engine, loss, texts
         self._room = room
@@ -145,7 +148,8 @@ class TextObjective:
             return math.inf, {}
         value = 0.0
         total: dict[Coordinate, float] = {}
-        with self._engine.contraction(self._model, recipe) as contraction:
+        lean = lean_layers(self._model) if self._room.lean else nullcontext()
+        with self._engine.contraction(self._model, recipe) as contraction, lean:
             for i, batch in enumerate(pieces):
                 positions = sum(len(piece) - 1 for piece in batch)
                 share = 1 / (len(self.aims) * positions)
@@ -231,7 +235,7 @@ class TextObjective:
         """Divide sequences into those that are run together, longest first."""
         part: list[Piece] = []
         for piece in sorted(pieces, key=lambda piece: -len(piece)):
-            if part and (len(part) + 1) * len(part[0]) > self._room:
+            if part and (len(part) + 1) * len(part[0]) > self._room.tokens:
                 yield part
                 part = []
             part.append(piece)
@@ -242,27 +246,3 @@ class TextObjective:
 def _ends(batch: Sequence[Piece]) -> list[int]:
     """Return where the positions of each sequence but the last end."""
     return list(accumulate(len(piece) - 1 for piece in batch))[:-1]
-
-
-def saved_bytes(model: PreTrainedModel, length: int) -> int:
-    """Measure the bytes that a graph keeps per token, beside parameters, on a sequence of a length.
-
-    Args:
-        model: with parameters that want gradients.
-        length: of the sequence, in tokens.
-    """
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def count(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    tokens = torch.zeros((1, length), dtype=torch.long, device=model.device)
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda kept: kept):
-        rows: Any = model(input_ids=tokens, use_cache=False)
-        value = losses.entropy(rows.logits[0]).sum()
-    del value
-    return -(-sum(kept.values()) // length)

@@ -20,16 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from automerge.merging import MemoryPlan, ResidentEngine
-    from automerge.refinement import Aim, Best, Measure, Progress, Text
-
-ACTIVATION_SHARE = 0.8
-"""The share of the memory that merging leaves free which a batch's activations may take."""
-DEVICE_COPIES = 0.5
-"""The share of the usual copies of models on a GPU that is made beside activations."""
-PROBE = 32
-"""Tokens that memory is measured on."""
-GRAPH = 4
-"""Copies of a batch's logits that a graph holds, beside those of one without."""
+    from automerge.refinement import Aim, Best, Measure, Progress, Room, Text
 
 
 @dataclass(frozen=True)
@@ -151,7 +142,7 @@ class Refiner:
         device = choose_device(self._settings.device)
         dtype = compute_dtype("auto", device)
         stored = str(dtype).removeprefix("torch.")
-        need = estimate(checkpoints, reference, stored, (self.recipe.method,))
+        need = estimate(checkpoints, reference, stored, (self.recipe.method,), slopes=True)
         self._plan = plan_memory(need, free_host_bytes(), free_device_bytes(device))
         opened = checkpoints[reference]
         model = load_model(opened.path, opened.assets, dtype)
@@ -166,8 +157,7 @@ class Refiner:
         from automerge.merging import ResidentEngine
 
         evidence = EvidenceFolders([folder, folder / EVIDENCE, cache_folder()])
-        copies = int(self._plan.device_budget * DEVICE_COPIES)
-        return ResidentEngine(checkpoints, self._plan.budget, copies, evidence)
+        return ResidentEngine(checkpoints, self._plan.budget, self._plan.device_budget, evidence)
 
     def refine(self, paths: Mapping[str | None, Path], watch: Watch) -> Refined:
         """Refine the recipe on texts, files or folders.
@@ -177,6 +167,16 @@ class Refiner:
             PreflightError: a text is too short or cannot be read, a sequence does not fit into
                 memory, or the recipe's model is broken.
         """
+        import torch
+
+        try:
+            return self._refine(paths, watch)
+        except torch.OutOfMemoryError as error:
+            raise PreflightError(
+                "out of device memory: choose a smaller --length, or a larger device"
+            ) from error
+
+    def _refine(self, paths: Mapping[str | None, Path], watch: Watch) -> Refined:
         from automerge.refinement import Steps, TextObjective, refine
 
         settings = self._settings
@@ -208,17 +208,24 @@ class Refiner:
         labels = {aim: aim.source or texts[aim.text].name for aim in objective.aims}
         return Refined(best, before, after, labels, len(self._numbers))
 
+    @property
+    def _length(self) -> int:
+        """Tokens of a sequence: as asked, or as many as the model takes."""
+        from automerge.evaluation.loglikelihood.forward import max_position
+
+        longest = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        asked = self._settings.length
+        return min(asked, max_position(self._model), longest or asked)
+
     def _texts(self, paths: Mapping[str | None, Path]) -> list[Text]:
         """Read, tokenize and divide the texts."""
-        from automerge.evaluation.loglikelihood.forward import max_position
         from automerge.evidence.gather import Text as Documents
         from automerge.evidence.gather import read_text, sequences
         from automerge.refinement import LEAST, Text, divided
 
         settings = self._settings
         readers = texts_for(self.recipe, paths, settings.loss)
-        longest = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
-        length = min(settings.length, max_position(self._model), longest or settings.length)
+        length = self._length
         # Two tenths are held back; what is left lasts for all steps where there is enough.
         wanted = max(settings.steps * settings.tokens // len(readers), LEAST * length)
         found = []
@@ -251,33 +258,20 @@ class Refiner:
                 "is left: choose fewer --steps or --tokens"
             )
 
-    def _room(self) -> int:
-        """Return how many tokens fit into memory at once; raises PreflightError for too few."""
-        from automerge.evaluation.loglikelihood.forward import MAX_LOGITS
-        from automerge.merging import free_device_bytes, free_host_bytes
+    def _room(self) -> Room:
+        """Return what fits into memory at once; raises PreflightError if no sequence does."""
         from automerge.merging.memory import gb
-        from automerge.refinement.objective import saved_bytes
+        from automerge.refinement import find_room
 
         self._engine.merge_into(self._model, self.recipe)
-        vocabulary: int = self._model.config.get_text_config().vocab_size
-        room = max(1, MAX_LOGITS // GRAPH // vocabulary)
         with self._engine.contraction(self._model, self.recipe) as contraction:
             if not contraction.coordinates:
                 raise ConfigError("none of the recipe's numbers has a slope for this model")
-            per_token = saved_bytes(self._model, PROBE)
-        device = str(self._model.device)
-        if self._model.device.type == "cpu":
-            free, kept = free_host_bytes(), self._plan.budget
-        else:
-            free, kept = free_device_bytes(device), int(self._plan.device_budget * DEVICE_COPIES)
-        if free is None:
-            return room
-        left = max(0, int((free - kept - 2 * self._plan.need.largest) * ACTIVATION_SHARE))
-        needed = self._settings.length * per_token
-        if left < needed:
+            room = find_room(self._model, self._length, self._settings.tokens, self._plan.graph)
+        if room is None:
+            left = gb(self._plan.graph, math.floor)
             raise PreflightError(
-                f"a sequence of {self._settings.length} tokens needs {gb(needed)} for its slopes, "
-                f"but {gb(left, math.floor)} of memory is left: choose a smaller --length, or a "
-                "larger device"
+                f"the slopes of a sequence of {self._length} tokens do not fit into the {left} of "
+                "memory that is left: choose a smaller --length, or a larger device"
             )
-        return min(room, left // per_token)
+        return room
