@@ -458,6 +458,7 @@ def test_a_warm_start_measures_an_earlier_front_on_models_of_other_names(
     assert any("warm_start: " in warning for warning in study.result.warnings)
 
 
+@pytest.mark.slow
 def test_a_recipe_of_an_adapter_without_a_base_still_says_whose_it_is(
     finished: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:

@@ -58,6 +58,7 @@ def test_recipes_name_the_evidence_they_were_merged_with(folder: Path, run: Path
         assert dict(recipe.evidence["input_gram"]) == expected
 
 
+@pytest.mark.slow
 def test_a_model_is_exported_and_merged_again_only_with_the_files_at_hand(
     folder: Path, run: Path
 ) -> None:

@@ -265,9 +265,8 @@ def shown(page: str, beginning: str) -> str:
     return str(found)
 
 
-@pytest.mark.parametrize(
-    "executor", ["my_executor:WRITTEN", pytest.param("ray", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["my_executor:WRITTEN", "ray"])
 def test_a_search_with_everything_from_outside_is_resumed_only_with_the_same_modules(
     tmp_path: Path, executor: str
 ) -> None:
