@@ -249,6 +249,7 @@ def stopped(
     return child.wait(), said
 
 
+@pytest.mark.slow
 def test_a_search_stopped_and_killed_at_any_phase_ends_like_an_undisturbed_one(
     finished: Path, zoo: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:

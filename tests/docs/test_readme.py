@@ -41,6 +41,7 @@ def test_the_commands_run_with_small_budgets(tmp_path: Path) -> None:
     assert (tmp_path / "merged/model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_the_python_shown_runs(tmp_path: Path) -> None:
     plain = yaml.safe_load(
         demo.CONFIG.read_text(encoding="utf-8").replace("./", f"{demo.folder()}/")
