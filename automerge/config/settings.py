@@ -46,7 +46,7 @@ MAX_MODELS = 64
 UNKNOWN_BUDGET = 200
 """The budget samplers assume where only time limits a search."""
 
-TRIALS_PER_START = 10
+TRIALS_PER_START = 6
 """A search of this many trials may begin with one of the usual merges."""
 
 

@@ -16,10 +16,16 @@ import numpy as np
 
 from automerge.arrays import Floats
 from automerge.recipe import Profile, Recipe, RecipeSource, single, uniform_average
+from automerge.study.usual import sum_of_task_vectors, usual_weight
 
 TEMPERATURE = 0.5
 """Of the softmax of losses, in ranges of the parents' losses: the worst parent's weight is e⁻² of
 the best one's."""
+LINE_STEPS = 4
+"""Weights a line search tries at most."""
+LONGER, CLOSEST = 1.4, 0.1
+"""What the largest weight is multiplied by while it is the best; how near to a weight that was
+measured, in its own size, another is not worth a trial."""
 
 Losses: TypeAlias = Mapping[str, tuple[float, ...] | None]
 """Recipe's id → its losses, one per goal; None where its measurement failed. Recipes that are being
@@ -85,6 +91,9 @@ def _steps(
 ) -> Iterator[tuple[str, Recipe | Rule]]:
     fixed = list(usual)
     yield from fixed[:1]
+    if fixed and fixed[0][0] == "sum":
+        for step in range(1, LINE_STEPS):
+            yield f"sum-{step}", partial(line_search, sources, base)
     yield "cocktail", partial(cocktail, sources, base, None)
     yield from fixed[1:3]
     for size in range(2, len(sources)):
@@ -149,6 +158,65 @@ def greedy_soup(sources: Sequence[str], base: str, losses: Losses) -> Recipe | N
         if height is not None and float(height.mean()) <= best:
             soup, best = tried, float(height.mean())
     return None
+
+
+def line_search(sources: Sequence[str], base: str, losses: Losses) -> Recipe | None:
+    """Return the next sum of task vectors on the way to the best weight for all of them.
+
+    One coefficient is what task arithmetic tunes (Ilharco et al. 2023, arXiv:2212.04089, section
+    2.2). Weights grow while the largest is the best, then follow the parabola through the best and
+    its neighbours, until that is as good as measured. The base has weight 0, and the uniform
+    average is the sum with 1 / number of sources. The loss is the mean of all, in ranges of the
+    parents'.
+
+    Args:
+        sources: their names.
+        base: its name.
+        losses: None is returned until those of all parents, of the uniform average and of the last
+            sum are known.
+    """
+    parents = _parents(sources, base)
+    known = {0.0: single(base).id, 1 / len(sources): uniform_average(sources).id}
+    weight: float | None = usual_weight(len(sources))
+    while weight is not None:
+        if weight not in known:
+            known[weight] = sum_of_task_vectors(sources, base, weight).id
+        weights = sorted(known)
+        missing = [w for w in weights if known[w] not in losses]
+        if missing:
+            found = missing == [weight] and weight != 1 / len(sources)
+            return sum_of_task_vectors(sources, base, weight) if found else None
+        heights = _heights([known[w] for w in weights], parents, losses)
+        if heights is None:
+            return None
+        weight = _next_weight(np.array(weights), heights.mean(axis=1))
+    return None
+
+
+def _next_weight(weights: Floats, heights: Floats) -> float | None:
+    """Return where a line search goes on; None where that is as good as measured.
+
+    Args:
+        weights: ascending, at least two, the first 0.
+        heights: the losses there.
+    """
+    best = int(heights.argmin())
+    if best == len(weights) - 1:
+        found = LONGER * weights[best]
+    elif best == 0:
+        found = weights[1] / 2
+    else:
+        left, at, right = weights[best - 1 : best + 2]
+        rise_left, rise_right = heights[best - 1] - heights[best], heights[best + 1] - heights[best]
+        if not math.isfinite(rise_left + rise_right):
+            found = (at + (right if math.isinf(rise_right) else left)) / 2
+        else:
+            upper, lower = (right - at) ** 2 * rise_left, (at - left) ** 2 * rise_right
+            slope = (right - at) * rise_left + (at - left) * rise_right
+            found = at + 0.5 * (upper - lower) / slope if slope > 0 else at
+    found = round(float(found), 3)
+    near = np.abs(weights[1:] - found) < CLOSEST * weights[1:]
+    return None if found <= 0 or near.any() else found
 
 
 def _parents(sources: Sequence[str], base: str) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from automerge.recipe import Profile, Recipe, RecipeSource, Value
 
-SMALL_WEIGHT, LARGE_WEIGHT = 0.4, 0.7
+USUAL_WEIGHT = 0.4
 """Of each task vector in a sum. The optimum is 0.3 to 0.5 for eight tasks (Ilharco et al. 2023,
 arXiv:2212.04089), and larger for fewer."""
 MAX_TOTAL_WEIGHT = 3.0
@@ -18,14 +18,14 @@ DARE_DENSITY = 0.8
 """Share of elements kept where models are merged (Yu et al. 2024, arXiv:2311.03099)."""
 
 
-def small_sum(sources: Sequence[str], base: str) -> Recipe:
-    """Return task arithmetic at a weight that suits many tasks."""
-    return _sum(sources, base, SMALL_WEIGHT)
+def usual_weight(n_sources: int) -> float:
+    """Return the weight of each task vector that a sum of so many begins with."""
+    return min(USUAL_WEIGHT, MAX_TOTAL_WEIGHT / n_sources)
 
 
-def large_sum(sources: Sequence[str], base: str) -> Recipe:
-    """Return task arithmetic at a weight that suits few tasks."""
-    return _sum(sources, base, LARGE_WEIGHT)
+def sum_of_task_vectors(sources: Sequence[str], base: str, weight: float) -> Recipe:
+    """Return task arithmetic with one weight for all."""
+    return _anchored("task_arithmetic", sources, base, {"weight": weight})
 
 
 def metagpt(sources: Sequence[str], base: str) -> Recipe:
@@ -72,24 +72,16 @@ def usual_merges(
     """
     sums = "task_arithmetic" in methods
     if sums:
-        yield "sum", small_sum(sources, base)
+        yield "sum", sum_of_task_vectors(sources, base, usual_weight(len(sources)))
     if sums or "metagpt" in methods:
         yield "metagpt", metagpt(sources, base)
     if "ties" in methods:
         yield "ties", ties(sources, base)
     if len(sources) > 1 and (sums or "model_stock" in methods):
         yield "model-stock", model_stock(sources, base)
-    if sums:
-        yield "large-sum", large_sum(sources, base)
     for method in ("dare_linear", "dare_ties"):
         if method in methods:
             yield method.replace("_", "-"), dare(method, sources, base, seed)
-
-
-def _sum(sources: Sequence[str], base: str, weight: float) -> Recipe:
-    """Return task arithmetic with one weight for all."""
-    each = min(weight, MAX_TOTAL_WEIGHT / len(sources))
-    return _anchored("task_arithmetic", sources, base, {"weight": each})
 
 
 def _anchored(

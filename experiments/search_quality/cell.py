@@ -74,7 +74,7 @@ def settings(cell: Cell, config: Path, run: Path) -> StudyConfig:
             "tasks": plain["tasks"],
             "search": space,
             "sampler": sampler,
-            **dict(yaml.safe_load(f"{{{o.replace('=', ': ')}}}").popitem() for o in others),
+            **dict(_setting(other) for other in others),
             "budget": cell.budget,
             "seed": cell.seed,
             "executor": "local",
@@ -85,6 +85,15 @@ def settings(cell: Cell, config: Path, run: Path) -> StudyConfig:
             "out": str(run),
         }
     )
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """Return the key and value of KEY=VALUE: a number as one, whatever else as it is."""
+    key, _, value = text.partition("=")
+    try:
+        return key, float(value) if "." in value else int(value)
+    except ValueError:
+        return key, value
 
 
 class Metered:

@@ -13,8 +13,16 @@ from hypothesis import strategies as st
 from automerge.methods import METHODS, check_recipe
 from automerge.recipe import Recipe, single, uniform_average
 from automerge.space import Knots, build_space
-from automerge.study.opening import TEMPERATURE, Opening, cocktail, greedy_soup, opening
-from automerge.study.usual import usual_merges
+from automerge.study.opening import (
+    LINE_STEPS,
+    TEMPERATURE,
+    Opening,
+    cocktail,
+    greedy_soup,
+    line_search,
+    opening,
+)
+from automerge.study.usual import sum_of_task_vectors, usual_merges
 from automerge.testing.spaces import plain_settings
 
 SOURCES = ("a", "b", "c", "d")
@@ -41,7 +49,7 @@ def test_usual_merges_can_be_made_and_have_names_of_their_own(sources: tuple[str
 def test_usual_merges_are_those_of_searched_methods_and_lie_in_their_space() -> None:
     methods = ("task_arithmetic", "ties", "dare_ties")
     found = dict(usual_merges(SOURCES, "base", methods, 3))
-    assert set(found) == {"sum", "metagpt", "ties", "model-stock", "large-sum", "dare-ties"}
+    assert set(found) == {"sum", "metagpt", "ties", "model-stock", "dare-ties"}
     assert dict(usual_merges(SOURCES, "base", ("slerp",), 3)) == {}
     settings = plain_settings(*methods, depth=Knots(3), seed=3)
     space = build_space(settings, "base", SOURCES, 6, METHODS)
@@ -108,6 +116,50 @@ def test_the_greedy_soup_measures_what_the_papers_recipe_does(seed: int, failing
     assert wortsman(values) == kept
 
 
+def searched_line(loss, steps: int) -> dict[float, float]:
+    """The weights a line search measures, with their losses."""
+    losses = told(base=loss(0.0), **dict.fromkeys(SOURCES, 2.0))
+    losses[uniform_average(SOURCES).id] = (loss(1 / len(SOURCES)),)
+    found: dict[float, float] = {}
+    while len(found) < steps and (recipe := line_search(SOURCES, "base", losses)) is not None:
+        (weight,) = {float(w) for w in weights(recipe).values()}
+        assert recipe == sum_of_task_vectors(SOURCES, "base", weight)
+        assert weight not in found
+        found[weight] = loss(weight)
+        losses[recipe.id] = (found[weight],) if math.isfinite(found[weight]) else None
+    return found
+
+
+@pytest.mark.parametrize("best", [0.05, 0.12, 0.25, 0.4, 0.65, 0.9, 1.3])
+def test_a_line_search_ends_near_the_best_weight(best: float) -> None:
+    """Of a loss that is the square of a weight's distance, the parabola is exact."""
+    found = searched_line(lambda w: (w - best) ** 2, 20)
+    tried = [*found, 1 / len(SOURCES)]
+    assert min(abs(w - best) for w in tried) < 0.1 * 1.4 * best
+    assert len(found) < 10
+
+
+def test_a_line_search_needs_few_weights_where_the_usual_one_is_near() -> None:
+    found = searched_line(lambda w: (w - 0.6) ** 2, LINE_STEPS)
+    assert min(abs(w - 0.6) for w in found) < 0.1 * 0.6
+
+
+def test_a_line_search_goes_back_from_weights_that_fail() -> None:
+    found = searched_line(lambda w: math.inf if w > 0.5 else 1 - w, 20)
+    assert list(found) == [0.4, 0.56, 0.48]
+
+
+def test_a_line_search_waits_for_what_is_being_measured() -> None:
+    losses = told(base=1.0, **dict.fromkeys(SOURCES, 2.0))
+    assert line_search(SOURCES, "base", losses) is None
+    losses[uniform_average(SOURCES).id] = (0.9,)
+    first = line_search(SOURCES, "base", losses)
+    assert first is not None
+    assert line_search(SOURCES, "base", losses) == first
+    losses[first.id] = (0.8,)
+    assert line_search(SOURCES, "base", losses) != first
+
+
 def test_an_opening_gives_each_step_once_and_no_more_than_its_limit() -> None:
     usual = list(usual_merges(SOURCES, "base", ("task_arithmetic", "ties"), 0))
     for limit in (0, 1, 3, 100):
@@ -128,8 +180,9 @@ def test_an_opening_gives_each_step_once_and_no_more_than_its_limit() -> None:
 
 def test_a_rule_that_waits_lets_later_steps_go_first() -> None:
     usual = list(usual_merges(SOURCES, "base", ("task_arithmetic",), 0))
-    whole = opening(usual, SOURCES, "base", 1, 3)
-    assert [name for name, _ in whole.steps] == ["start-sum", "start-cocktail", "start-metagpt"]
+    whole = opening(usual, SOURCES, "base", 1, 6)
+    names = ["sum", "sum-1", "sum-2", "sum-3", "cocktail", "metagpt"]
+    assert [name for name, _ in whole.steps] == [f"start-{name}" for name in names]
     step = whole.next({"start-sum"}, set(), {})
     assert step is not None
     assert step[0] == "start-metagpt"
