@@ -183,7 +183,8 @@ def test_a_search_over_layers_exports_what_it_measured(
     config = zoo / "layers.yaml"
     text = (zoo / "automerge.yaml").read_text().replace("name: tiny", "name: layers")
     text = text.replace("depth: {knots: 2}}", "depth: {knots: 2}, layers: {drop: 1, repeat: 2}}")
-    config.write_text(text.replace("shortlist: 3", "shortlist: 9"))
+    text = text.replace("shortlist: 3", "shortlist: 9")
+    config.write_text(f"{text}properties: [parameters]\n")  # the smaller are on the front
     done = run(zoo, environment, "search", str(config), "--budget", "24")
     assert done.returncode == 0, done.stderr
     finished = zoo / "runs" / "layers"
