@@ -37,6 +37,8 @@ STARTS = 3
 FEW, MANY, LITTLE_NOISE = 1 / 9, 1 / 3, 0.1
 """Shares of a candidate's items that slopes are measured on: the few where noise is no larger than
 this share of the variance of the slopes."""
+MIN_FITTED = 3
+"""Points that tell noise from change."""
 FAVOUR = 0.7
 """How far a direction favours an objective: what is won by giving up the others is on no front that
 anybody wants."""
@@ -46,8 +48,8 @@ of it most of what remains goes to measuring, without slopes and on all items, w
 promise; and how much of it."""
 ROUNDS, LATEST = 2, 4
 """How often each branch is tried before they are compared, by this many of their latest trials."""
-CAUTION = 2.0
-"""Standard errors a start's losses are taken to be worse than they seem."""
+CAUTION = 1.0
+"""Standard errors a start's mean loss is taken to be worse than it seems."""
 MIN_AGREEING, MIN_CORRELATION = 8, 0.1
 """With this many points measured without slopes, losses must rank at least so well by the
 surrogate, or the Gaussian process gets most of the proposals."""
@@ -103,6 +105,8 @@ class DescentSampler(Sampler):
         self._steps: dict[int, tuple[Floats, Floats]] = {}
         """Where each proposal that is being measured came from, and its weights of the losses."""
         self._positions: dict[int, Floats] = {}
+        self._whole: set[int] = set()
+        """Trials that have every model switched on."""
         self._threads = ThreadpoolController()
         self._followed = _widest(space)
         """The branches that slopes are followed in, by number."""
@@ -159,7 +163,8 @@ class DescentSampler(Sampler):
         branch = self._space.branches.index(self._space.branch(params))
         known = self._by_branch.get(branch, _Branch())
         noises = [noise for _, noise in known.fitted[1]]
-        return FEW if noises and np.median(noises) <= LITTLE_NOISE else MANY
+        known_well = known.fitted[0] >= MIN_FITTED and np.median(noises) <= LITTLE_NOISE
+        return FEW if known_well else MANY
 
     def tell(self, number: int, params: Params | None, told: Told | None) -> None:
         """Report a trial; its slopes are learned from, and its losses by `gp`."""
@@ -173,6 +178,8 @@ class DescentSampler(Sampler):
         self._errors[number] = errors
         position = self._scaled(self._space.position(params)[: len(self._space.roles)])
         self._positions[number] = position
+        if not any(value is False for value in params.values()):
+            self._whole.add(number)
         if number not in self._wanted:
             return
         slopes = told.slopes
@@ -269,25 +276,24 @@ class DescentSampler(Sampler):
         return min(latest, key=lambda branch: float(np.mean(latest[branch][-LATEST:])))
 
     def _start(self, branch: Branch, rng: np.random.Generator) -> Params:
-        """Near the best that was measured here, else the uniform average, else the prior's mean."""
+        """Near the best that was measured, else the uniform average, else the prior's mean.
+
+        Branches share roles, so one begins with what another found. A model that is switched off
+        has no slopes, so what lacks one is no start.
+        """
         start = np.zeros(len(self._space.roles))
-        own = {
-            n: losses + CAUTION * self._errors[n]
-            for n, (b, losses) in self._losses.items()
-            if self._branch(b) is branch
-        }
+        own = [n for n in self._losses if n in self._whole]
         average = self._space.params(uniform_average(self._space.sources))
         if own:
-            rows = np.array(list(own.values()))
+            rows = np.array([self._losses[n][1] for n in own])
             spread = rows.max(axis=0) - rows.min(axis=0)
-            totals = (rows / np.where(spread > 0, spread, 1.0)).sum(axis=1)
-            start = self._positions[list(own)[int(totals.argmin())]]
+            units = np.where(spread > 0, spread, 1.0)
+            errors = np.linalg.norm(np.array([self._errors[n] for n in own]) / units, axis=1)
+            totals = (rows / units).sum(axis=1) + CAUTION * errors
+            start = self._positions[own[int(totals.argmin())]]
         elif average is not None:
             start = self._scaled(self._space.position(average)[: len(start)])
         return self._params(branch, start + JITTER * rng.standard_normal(len(start)))
-
-    def _branch(self, number: int) -> Branch:
-        return self._space.branches[number]
 
     def _params(self, branch: Branch, at: Floats) -> Params:
         fractions = np.clip(0.5 + at * self._space.scales, 0.0, 1.0)
