@@ -129,6 +129,12 @@ def search(
         Optional[bool],  # noqa: UP045
         option("Let tasks run model-written code, sandboxed.", "--allow-code-eval"),
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Say what the search will cost, from one candidate; keep nothing."
+        ),
+    ] = False,
     extension: Extensions = None,
 ) -> None:
     """Search merge recipes, choose a front on fresh items, test it on sealed ones.
@@ -168,6 +174,11 @@ def search(
     given = {key: value for key, value in overrides.items() if value is not None}
     screen = console()
     loaded = _load(config, given, screen)
+    if dry_run:
+        from automerge.commands.dry_run import print_cost
+
+        print_cost(loaded, screen)
+        return
 
     from automerge.commands.search import run_search
 

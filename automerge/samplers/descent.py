@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -259,21 +259,31 @@ class DescentSampler(Sampler):
         return self._params(branch, at)
 
     def _branch_number(self) -> int:
-        """The branches in turn twice, then mostly the one whose latest trials were best."""
-        n = len(self._followed)
+        """The branches in turn twice, then mostly the first, unless another's latest trials were
+        better beyond their errors."""
+        first, n = self._followed[0], len(self._followed)
         if self._descents < ROUNDS * n or self._descents % 4 == 3:
             return self._followed[self._descents % n]
-        own = [(b, row) for number, (b, row) in self._losses.items() if number in self._asked_for]
-        own = [(b, row) for b, row in own if b in self._followed]
-        if not own:
-            return self._followed[self._descents % n]
-        losses = np.array([row for _, row in own])
-        spread = losses.max(axis=0) - losses.min(axis=0)
-        totals = (losses / np.where(spread > 0, spread, 1.0)).sum(axis=1)
-        latest: dict[int, list[float]] = {}
-        for (branch, _), total in zip(own, totals.tolist(), strict=True):
-            latest.setdefault(branch, []).append(total)
-        return min(latest, key=lambda branch: float(np.mean(latest[branch][-LATEST:])))
+        own = [k for k, (b, _) in self._losses.items() if k in self._asked_for]
+        own = [k for k in own if self._losses[k][0] in self._followed]
+        totals = dict(zip(own, self._totals(own).tolist(), strict=True))
+        latest: dict[int, list[list[float]]] = {}
+        for k in own:
+            latest.setdefault(self._losses[k][0], []).append(totals[k])
+        means = {b: np.mean(found[-LATEST:], axis=0) for b, found in latest.items()}
+        if first not in means:
+            return first
+        best = min(means, key=lambda b: float(means[b][0]))
+        gap, variance = means[first][0] - means[best][0], means[first][1] + means[best][1]
+        return best if gap > math.sqrt(variance / LATEST) else first
+
+    def _totals(self, trials: Sequence[int]) -> Floats:
+        """The sums of the losses, in units of their ranges, and the variances: (trials, 2)."""
+        rows = np.array([self._losses[n][1] for n in trials]).reshape(len(trials), self._n)
+        errors = np.array([self._errors[n] for n in trials]).reshape(len(trials), self._n)
+        spread = np.ptp(rows, axis=0) if len(rows) else np.ones(self._n)
+        units = np.where(spread > 0, spread, 1.0)
+        return np.stack([(rows / units).sum(axis=1), ((errors / units) ** 2).sum(axis=1)], axis=1)
 
     def _start(self, branch: Branch, rng: np.random.Generator) -> Params:
         """Near the best that was measured, else the uniform average, else the prior's mean.
@@ -285,12 +295,8 @@ class DescentSampler(Sampler):
         own = [n for n in self._losses if n in self._whole]
         average = self._space.params(uniform_average(self._space.sources))
         if own:
-            rows = np.array([self._losses[n][1] for n in own])
-            spread = rows.max(axis=0) - rows.min(axis=0)
-            units = np.where(spread > 0, spread, 1.0)
-            errors = np.linalg.norm(np.array([self._errors[n] for n in own]) / units, axis=1)
-            totals = (rows / units).sum(axis=1) + CAUTION * errors
-            start = self._positions[own[int(totals.argmin())]]
+            total, variance = self._totals(own).T
+            start = self._positions[own[int((total + CAUTION * np.sqrt(variance)).argmin())]]
         elif average is not None:
             start = self._scaled(self._space.position(average)[: len(start)])
         return self._params(branch, start + JITTER * rng.standard_normal(len(start)))

@@ -147,15 +147,18 @@ def test_an_opening_is_measured_once_beside_the_samplers_proposals(tmp_path: Pat
     with Store(tmp_path, write=False) as store:
         trials = store.trials()
     started = [trial for trial in trials if trial.origin == "start"]
-    expected = ["sum", "cocktail", "metagpt", "model-stock", "cocktail-1", "cocktail-2"]
-    assert sorted(trial.name for trial in started) == sorted(f"start-{name}" for name in expected)
+    expected = {"sum", "cocktail", "metagpt"}
+    later = {"model-stock", "cocktail-1", "cocktail-2"}
+    names = {trial.name.removeprefix("start-") for trial in started}
+    searched = names - expected - later
+    assert names >= expected
+    assert searched <= {"sum-1", "sum-2", "sum-3"}
+    assert "sum-1" in searched
     own = [trial for trial in trials if trial.origin == "sampler"]
-    assert len(own) == 20 - 4 - len(expected)
+    assert len(own) == 20 - 4 - len(started)
     # Softmax weights of base and sources are an average, which this space has as a sum.
-    assert {trial.name for trial in started if trial.params is None} == {
-        "start-metagpt",
-        "start-model-stock",
-    }
+    outside = {"start-metagpt", "start-model-stock"} & {trial.name for trial in started}
+    assert {trial.name for trial in started if trial.params is None} == outside
 
 
 def test_selection_ends_when_it_is_decided_and_drops_what_is_dominated(tmp_path: Path) -> None:
