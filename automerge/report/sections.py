@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import yaml
 
 from automerge.estimation import Difference, Interval
 from automerge.objective import Objective
-from automerge.report.charts import MAX_TRIALS, measured_trials
+from automerge.report.charts import MAX_TRIALS, measured_trials, search_losses
 from automerge.report.commands import score_commands
 from automerge.report.compare import verdict
+from automerge.report.course import Stage, prospect, stages
 from automerge.report.followed import Followed, followed
+from automerge.report.gains import gain_rows
+from automerge.report.hypervolume import progress
 from automerge.report.run_sections import (
     duration,
     elapsed,
@@ -68,6 +72,10 @@ def sections(summary: Summary) -> Row:
         "models": _models(summary),
         "progress": bool(measured),
         "progress_text": _progress_text(summary, len(measured)),
+        "prospect": prospect(progress(search_losses(result.goals, result.trials)))
+        if len(result.goals) > 1
+        else "",
+        "stages": [_stage(row) for row in stages(result)] if result.front else [],
         "parameters": len(parameters),
         "followed": [_followed(row) for row in followed(result)],
         "failures": failures(result),
@@ -228,6 +236,11 @@ def _followed(row: Followed) -> Row:
     return {"name": row.objective, "n": row.n_trials, "rank": rank}
 
 
+def _stage(row: Stage) -> Row:
+    tokens = f"{row.tokens:,}" if row.tokens else ""
+    return {"name": row.name, "trials": row.trials, "tokens": tokens, "front": row.front}
+
+
 def _models(summary: Summary) -> list[Row]:
     rows = {m.name: knob_rows(m.trial.trial.recipe, summary.result.n_layers) for m in summary.front}
     largest: dict[str, float] = {}
@@ -246,6 +259,8 @@ def _model(
         above = knobs.setdefault(row.knob, [])
         heat = _heat_row(row, largest[row.knob] or 1.0)
         above.append(heat | {"first": not above or above[-1]["source"] != heat["source"]})
+    if gains := gain_rows(result, recipe):
+        knobs["gain over equal weights, % of the loss"] = _gain_rows(gains)
     folder = member.trial.model_dir
     last = sum(piece.n_layers for piece in recipe.slices) or result.n_layers
     return {
@@ -259,6 +274,19 @@ def _model(
         "recipe": recipe_yaml(recipe.plain()),
         "command": _command(result, folder) if folder and _tested(member) else "",
     }
+
+
+def _gain_rows(gains: Sequence[KnobRow]) -> list[Row]:
+    """Return rows of gains in percent, whose ranges are their sums."""
+    percent = [replace(row, values=tuple(100 * (v or 0.0) for v in row.values)) for row in gains]
+    largest = max(abs(v or 0.0) for row in percent for v in row.values) or 1.0
+    rows: list[Row] = []
+    for row in percent:
+        heat = _heat_row(row, largest)
+        total = f"{math.fsum(v or 0.0 for v in row.values):+.2f}".replace("-", "−")
+        first = not rows or rows[-1]["source"] != heat["source"]
+        rows.append(heat | {"range": total, "first": first})
+    return rows
 
 
 def _command(result: StudyResult, folder: str) -> str:

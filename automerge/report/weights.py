@@ -76,18 +76,20 @@ def _rows(knob: str, source: str, profile: Profile, n_layers: int) -> list[KnobR
         KnobRow(
             knob,
             source,
-            _selector_name(selector, alone),
-            tuple(interpolate(knots, depth) for depth in _depths(n_layers)),
+            selector_name(selector, alone),
+            tuple(interpolate(knots, depth) for depth in depths(n_layers)),
         )
         for selector, knots in profile.parts
     ]
 
 
-def _selector_name(selector: str, alone: bool) -> str:
+def selector_name(selector: str, alone: bool) -> str:
+    """Return how a selector is shown; "" for one that has no others beside it."""
     if selector == DEFAULT:
         return "" if alone else "rest"
     return selector
 
 
-def _depths(n_layers: int) -> Sequence[float]:
+def depths(n_layers: int) -> Sequence[float]:
+    """Return the depth of every layer, from 0 to 1."""
     return [layer / (n_layers - 1) if n_layers > 1 else 0.0 for layer in range(max(n_layers, 1))]
