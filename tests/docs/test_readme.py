@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
 
 from automerge import demo
 from automerge.config import load_config
+from automerge.report.front import front_document
+from automerge.report.summary import summarise
+from experiments.readme_picture.draw import draw, rows
 from tests.command_line import REPOSITORY, automerge, surroundings
+from tests.report.factory import study
 
+SVG = "{http://www.w3.org/2000/svg}"
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
@@ -102,3 +109,22 @@ def test_configurations_shown_are_valid(file: str, text: str, tmp_path: Path) ->
         text += "base: ./base\nmodels: {maths: ./maths}\ntasks: [gsm8k]\n"
     path.write_text(text)
     assert load_config(path).models, file
+
+
+def test_the_picture_is_of_the_budget_that_the_text_gives() -> None:
+    (name,) = re.findall(r"!\[The front[^]]*\]\(([^)]+)\)", README)
+    picture = ElementTree.parse(REPOSITORY / name).getroot()
+    words = " ".join("".join(text.itertext()) for text in picture.iter(f"{SVG}text"))
+    (budget,) = set(re.findall(r"`make demo` runs `automerge search --budget (\d+)`", README))
+    assert f"budget {budget}," in words
+
+
+def test_the_picture_shows_every_tested_model() -> None:
+    front = json.loads(json.dumps(front_document(summarise(study()))))
+    picture = ElementTree.fromstring(draw(front))
+    words = {"".join(text.itertext()) for text in picture.iter(f"{SVG}text")}
+    shown = [row.name for row in rows(front)]
+    assert len(shown) > 3
+    for member in front["members"]:
+        if member["name"] in shown and member["kind"] in ("front", "base"):
+            assert member["name"] in words
