@@ -167,6 +167,7 @@ def _parameters(
                 "name": name,
                 "categories": categories,
                 "associations": associations,
+                "counts": [_known(values, losses[:, k]) for k in range(len(objectives))],
                 "values": [
                     None if v is None else v if categories is None else categories.index(str(v))
                     for v in own
@@ -174,6 +175,11 @@ def _parameters(
             }
         )
     return found
+
+
+def _known(values: Sequence[object], losses: NDArray[np.float64]) -> int:
+    """Count the trials that have both a value and a loss."""
+    return sum(v is not None and bool(np.isfinite(x)) for v, x in zip(values, losses, strict=True))
 
 
 def _correlation(values: Sequence[object], losses: NDArray[np.float64]) -> float | None:

@@ -141,6 +141,9 @@ def test_charts_hold_the_numbers_of_the_members():
 def test_correlations_point_to_better_scores():
     summary = summarise(study(n_trials=150))
     found = {p["name"]: p for p in chart_data(summary)["parameters"]}
+    for parameter in found.values():
+        known = [value for value in parameter["values"] if value is not None]
+        assert len(known) >= max(parameter["counts"])
     assert found["maths-expert.weight"]["associations"][0] > 0.3
     assert found["method"]["categories"] == ["dare_ties", "task_arithmetic", "ties"]
     assert 0 <= found["method"]["associations"][0] <= 1

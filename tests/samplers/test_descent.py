@@ -169,3 +169,30 @@ def test_slopes_are_followed_with_all_sources_however_many_may_be_left_out():
         sampler.tell(number, params, measured(wide, params, 2, sampler.wants_slopes(number) > 0))
     assert len(wide.branches) > len(sets)
     assert sets == {("linear", 3), ("slerp", 2), ("ties", 3)}
+
+
+def test_a_descent_starts_where_every_source_is_switched_on():
+    """A source alone may score best, but has slopes in its own weight only."""
+    droppable = space("task_arithmetic", sources=SOURCES)
+    sampler = SAMPLERS["descent"](droppable, 1, 0, 60)
+    recipes = [*map(single, SOURCES), uniform_average(SOURCES)]
+    for number, recipe in enumerate(recipes):
+        told = Told((float(recipe is recipes[-1]),), (0.0,))
+        sampler.tell(number, droppable.params(recipe), told)
+    assert any(value is False for value in (droppable.params(recipes[0]) or {}).values())
+    params = sampler.ask(len(recipes))
+    assert not any(value is False for value in params.values())
+    assert len(droppable.recipe(params).sources) == len(SOURCES)
+
+
+def test_a_descent_starts_from_the_best_that_is_so_beyond_its_error():
+    """The mean of many items is believed before a better one of few."""
+    average, few = WIDE.position(WIDE.params(uniform_average(SOURCES)))[:D], []
+    for loss, error in ((0.9, 0.01), (0.9, 0.5)):
+        sampler = SAMPLERS["descent"](WIDE, 1, 0, 60)
+        sampler.tell(0, WIDE.params(uniform_average(SOURCES)), Told((1.0,), (0.01,)))
+        at = np.append(np.clip(average + 0.2, 0, 0.99), WIDE.codes[0])
+        sampler.tell(1, WIDE.at(at), Told((loss,), (error,)))
+        few.append(WIDE.position(sampler.ask(2))[:D])
+    near = [float(np.abs(found - average).mean()) for found in few]
+    assert near[0] > 0.1 > near[1]

@@ -1,12 +1,15 @@
-// Each parameter against one objective, the most strongly associated first.
+// Each parameter against one objective, the most surely associated first.
 
 const FEW = 8;
 let judged = 0;
 let everything = false;
 
+// The lower end of the 95 % interval of an association's size (Fisher's z): six dots in a row prove nothing.
 function association(parameter) {
   const value = parameter.associations[judged];
-  return value === null ? 0 : Math.abs(value);
+  const n = parameter.counts[judged];
+  if (value === null || n < 5) return -9;
+  return Math.atanh(Math.min(Math.abs(value), 0.999)) - 1.96 / Math.sqrt(n - 3);
 }
 
 function drawParameter(width, parameter) {
@@ -55,7 +58,8 @@ function drawParameters(width) {
     const value = parameter.associations[judged];
     const sign = value > 0 && parameter.categories === null ? "+" : "";
     const symbol = parameter.categories === null ? "ρ" : "η";
-    caption.append(html("span", "number", value === null ? "" : `${symbol} ${sign}${value.toFixed(2).replace("-", "−")}`));
+    const size = value === null ? "" : `${symbol} ${sign}${value.toFixed(2).replace("-", "−")}, `;
+    caption.append(html("span", "number", `${size}${parameter.counts[judged]} trials`));
     panel.append(caption, drawParameter(inner, parameter));
     return panel;
   });
