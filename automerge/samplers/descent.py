@@ -178,7 +178,7 @@ class DescentSampler(Sampler):
         self._errors[number] = errors
         position = self._scaled(self._space.position(params)[: len(self._space.roles)])
         self._positions[number] = position
-        if not any(value is False for value in params.values()):
+        if len(self._space.recipe(params).sources) == len(self._space.branches[branch].models):
             self._whole.add(number)
         if number not in self._wanted:
             return
