@@ -12,8 +12,9 @@ from automerge.cli.installation import selftest, version
 from automerge.cli.models import convert, gather, inspect, merge, score
 from automerge.cli.refining import refine
 from automerge.cli.search import search
-from automerge.cli.spaces import list_, show
-from automerge.cli.studies import dashboard, export, export_trials, report, status
+from automerge.cli.spaces import list_
+from automerge.cli.spaces import show as show_space
+from automerge.cli.studies import dashboard, export, export_trials, report, show, status
 
 
 class Interrupted(Exception):
@@ -49,6 +50,7 @@ COMMANDS = (
     convert,
     inspect,
     status,
+    show,
     report,
     export_trials,
     dashboard,
@@ -65,6 +67,6 @@ bench.command("slopes")(bench_slopes)
 app.add_typer(bench, name="bench")
 
 space = typer.Typer(help="Search spaces.", no_args_is_help=True)
-space.command("show")(show)
+space.command("show")(show_space)
 space.command("list")(list_)
 app.add_typer(space, name="space")

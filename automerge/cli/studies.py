@@ -45,6 +45,18 @@ def status(
         print_status(progress, console())
 
 
+def show(
+    run: Run,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every model, with intervals and differences.")
+    ] = False,
+) -> None:
+    """Show which model to take, and the front, as the end of a search does."""
+    from automerge.commands.search import show as show_front
+
+    show_front(run, every, console())
+
+
 def report(run: Run) -> None:
     """Regenerate RUN/front.json and RUN/report.html from the store."""
     from automerge.commands.search import write_reports

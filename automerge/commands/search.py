@@ -68,7 +68,7 @@ def run_search(config: StudyConfig, console: Console, command: str) -> int:
             f"Stopped. What was measured is in {run}; run the same command to resume.",
         )
         return interrupt.exit_code
-    console.print(FrontTable(study.summary))
+    console.print(FrontTable(study.summary, run))
     written = ["report.html", "front.json", *([MODELS] if (run / MODELS).is_dir() else [])]
     for name in written:
         say(console, f"{name:12} {run / name}")
@@ -90,6 +90,13 @@ def export_trials(run: Path, trials: Sequence[int] | None, console: Console) -> 
     _export(study, chosen, console)
     names = {found.trial.number: found.trial.name for found in result.trials}
     return [run / MODELS / names[number] for number in chosen]
+
+
+def show(run: Path, every: bool, console: Console) -> None:
+    """Print a study's results as the end of its search does, or all of them."""
+    from automerge.report.table import FrontTable
+
+    console.print(FrontTable(load_study(run).summary, _shown(run), every))
 
 
 def write_reports(run: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from automerge.estimation import Interval
 from automerge.objective import Objective
 from automerge.public_benchmarks import benchmark
+from automerge.report.choice import choose
 from automerge.report.commands import score_commands
 from automerge.report.compare import Versus, verdict
 from automerge.report.sections import recipe_yaml
@@ -116,8 +117,11 @@ def _introduction(summary: Summary, member: Member, name: str) -> tuple[str, ...
         if member.on_front
         else f"It is not on the front of the study, which tried {len(result.trials)} models."
     )
+    found = choose(summary)
+    advice = escape(found.sentence) if found is not None and found.name == member.name else ""
     return (
         f"# {escape(name)}",
+        advice,
         f"A merge of {sources}{base} by {escape(recipe.method)}, found by automerge as "
         f"{escape(member.name)} of the study *{escape(result.study)}*. {chosen}",
     )

@@ -61,7 +61,8 @@ def _believed_interval(believed: Estimate) -> Interval:
     return Interval(value, low, high, stderr, n)
 
 
-def _select_losses(trial: TrialResult, objectives: Sequence[Objective]) -> float | None:
+def select_losses(trial: TrialResult, objectives: Sequence[Objective]) -> float | None:
+    """Return the sum of a trial's losses on select items; None without scores."""
     total = 0.0
     for o in objectives:
         scores = trial.scores("select", o.name)
@@ -75,6 +76,6 @@ def best_on_select(
     trials: Sequence[TrialResult], objectives: Sequence[Objective]
 ) -> TrialResult | None:
     """Return the trial with the smallest sum of losses on select items; None without scores."""
-    losses = [(_select_losses(t, objectives), row) for row, t in enumerate(trials)]
+    losses = [(select_losses(t, objectives), row) for row, t in enumerate(trials)]
     known = [(loss, row) for loss, row in losses if loss is not None and not math.isnan(loss)]
     return trials[min(known)[1]] if known else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from automerge.report.choice import choose
 from automerge.report.means import Means
 from automerge.report.summary import Summary
 from automerge.store.result import StudyResult, count
@@ -12,7 +13,7 @@ from automerge.trial import Measured
 
 
 def conclusion(summary: Summary) -> tuple[str, ...]:
-    """Return sentences about what was found, the claim first.
+    """Return sentences about what was found, the model to take first.
 
     Claims are made only about sealed test items. Those about several front models are corrected for
     their number (Bonferroni).
@@ -41,7 +42,9 @@ def conclusion(summary: Summary) -> tuple[str, ...]:
             "No claim is made before the sealed test items are scored.",
         )
     claims = _mean_claims(summary, summary.means) if summary.means else _gain_claims(summary)
-    return tuple(claim for claim in (*claims, _openings(result)) if claim)
+    take = choose(summary)
+    first = "" if take is None else take.sentence
+    return tuple(claim for claim in (first, *claims, _openings(result)) if claim)
 
 
 def _openings(result: StudyResult) -> str:
@@ -76,16 +79,16 @@ def _mean_claims(summary: Summary, means: Means) -> Sequence[str]:
     n, k = len(summary.front), len(summary.result.goals)
     unit = summary.units[summary.result.goals[0].name]
     where = summary.result.goals[0].name if k == 1 else f"the mean of {k} objectives"
-    versus = means.versus[means.chosen]
     return (
-        f"{_share(len(means.winners), n, 'every parent')} on {where}.",
+        f"{_share(len(means.winners), n, 'every parent')} on {where}{_corrected(n)}.",
         _uniform_claim(summary, len(means.uniform_winners), f" on {where}"),
-        f"{means.chosen}, the best there on the select items: {unit.difference(versus.difference)}"
-        f"{unit.noun} against the best parent, {means.best_parent}, on the test items "
-        f"(95 % interval {unit.difference(versus.low)} to {unit.difference(versus.high)}).",
-        f"The smallest difference that this test split could have shown: "
+        "The smallest difference that this test split could have shown: "
         f"{unit.value(means.detectable)}{unit.noun}.",
     )
+
+
+def _corrected(n: int) -> str:
+    return f" (95 % confidence over all {n} together: stricter than the stars)" if n > 1 else ""
 
 
 def _gain_claims(summary: Summary) -> Sequence[str]:
@@ -98,7 +101,7 @@ def _gain_claims(summary: Summary) -> Sequence[str]:
     gains = len(summary.gains)
     where = " on an objective without measurable loss on another"
     return (
-        f"{_share(gains, n, 'the best parent')}{where}.",
+        f"{_share(gains, n, 'the best parent')}{where}{_corrected(n)}.",
         _uniform_claim(summary, len(summary.uniform_gains), where),
         f"The smallest differences that this test split could have shown: {sizes}."
         if sizes

@@ -10,6 +10,7 @@ from typing import TypeAlias
 from automerge.estimation import Difference, Interval, smallest_detectable_difference
 from automerge.files.atomic import write_atomically
 from automerge.objective import Objective
+from automerge.report.choice import choose
 from automerge.report.compare import Versus
 from automerge.report.conclusion import conclusion
 from automerge.report.summary import Member, Summary
@@ -36,6 +37,7 @@ def front_document(summary: Summary) -> Plain:
         "sampler": result.sampler,
         "seed": result.seed,
         "conclusion": list(conclusion(summary)),
+        "choice": _choice(summary),
         "objectives": [_objective(o, summary) for o in result.objectives],
         "constraints": [str(constraint) for constraint in result.constraints],
         "openings": result.openings,
@@ -52,6 +54,17 @@ def write_front(summary: Summary, folder: Path) -> Path:
     """Write `front.json` into the run folder, whole or not at all."""
     text = json.dumps(front_document(summary), indent=2, ensure_ascii=False, allow_nan=False)
     return write_atomically(folder / FILE, text + "\n")
+
+
+def _choice(summary: Summary) -> Plain | None:
+    if (found := choose(summary)) is None:
+        return None
+    return {
+        "name": found.name,
+        "rule": found.rule,
+        "beats_parent": found.beats_parent,
+        "beats_uniform": found.beats_uniform,
+    }
 
 
 def _objective(objective: Objective, summary: Summary) -> Plain:

@@ -65,13 +65,13 @@ def means_of(
     versus = {
         t.trial.name: difference
         for t in trials
-        if t is not best and (difference := _mean_versus(t, best, objectives, LEVEL))
+        if t is not best and (difference := mean_versus(t, best, objectives, LEVEL))
     }
     if chosen.trial.name not in versus:
         return None
 
     def beats(trial: TrialResult, rival: TrialResult) -> bool:
-        difference = _mean_versus(trial, rival, objectives, corrected)
+        difference = mean_versus(trial, rival, objectives, corrected)
         return difference is not None and difference.low > 0
 
     return Means(
@@ -97,9 +97,10 @@ def _mean_score(trial: TrialResult, objectives: Sequence[Objective]) -> Interval
     return mean_interval(known, [o.task for o in objectives])
 
 
-def _mean_versus(
+def mean_versus(
     a: TrialResult, b: TrialResult, objectives: Sequence[Objective], level: float
 ) -> Difference | None:
+    """Return the difference of two models' means on test items; None if a score is missing."""
     differences = [compare(a, b, o, level) for o in objectives]
     known = [d for d in differences if d is not None]
     if len(known) != len(objectives):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -13,7 +16,8 @@ from rich.text import Text
 from automerge.constraint import Constraint
 from automerge.estimation import Difference, Interval
 from automerge.objective import Objective
-from automerge.report.compare import verdict
+from automerge.report.choice import choose
+from automerge.report.compare import select_losses, verdict
 from automerge.report.conclusion import conclusion
 from automerge.report.summary import Member, Summary
 from automerge.text.terminal import harmless, in_encoding
@@ -29,29 +33,47 @@ KINDS = {"front": "front", "parent": "parent", "base": "base", "baseline": "aver
 _STYLES = {"better": "green", "worse": "red", "unclear": ""}
 
 
+SHOWN = 6
+"""The maximum number of merges in the short table."""
+
+
 @dataclass(frozen=True)
 class FrontTable:
-    """Draws the front for `rich`: a table if it fits, else a few lines per model.
+    """Draws the front for `rich`: the model to take, then a table, then what can be concluded.
 
-    Characters that the encoding lacks are replaced by ASCII or question marks.
+    The short table has test scores only, of the best merges on select items and of the parents, and
+    fits 80 columns: objectives without room are left out, and named. `every` draws all models with
+    their intervals and differences: a table if it fits, else a few lines per model. Characters that
+    the encoding lacks are replaced by ASCII or question marks.
     """
 
     summary: Summary
+    run: Path | None = None
+    every: bool = False
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        summary = self.summary
-        writer = _Writer(summary, options.encoding)
-        if summary.members:
-            yield writer.text(f"{summary.result.study}: {PART_TITLES[summary.part]}", "bold")
-            table = writer.table()
-            natural = Measurement.get(console, options.update(max_width=10_000), table)
-            if natural.maximum <= options.max_width:
-                yield table
+        writer = _Writer(self.summary, options.encoding)
+        first, *others = conclusion(self.summary)
+        yield writer.text(first, "bold")
+        if self.summary.members:
+            short = None if self.every else writer.short(console, options)
+            if short is None:
+                yield from self._all(writer, console, options)
             else:
-                yield from writer.blocks()
-            yield from writer.notes()
-        for row, sentence in enumerate(conclusion(summary)):
-            yield writer.text(sentence, "" if row else "bold")
+                yield short
+                yield from writer.short_notes(self.run)
+        for sentence in others:
+            yield writer.text(sentence)
+
+    def _all(self, writer: _Writer, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield writer.text(f"{self.summary.result.study}: {PART_TITLES[self.summary.part]}", "bold")
+        table = writer.table()
+        natural = Measurement.get(console, options.update(max_width=10_000), table)
+        if natural.maximum <= options.max_width:
+            yield table
+        else:
+            yield from writer.blocks()
+        yield from writer.notes()
 
 
 @dataclass(frozen=True)
@@ -61,6 +83,98 @@ class _Writer:
 
     def text(self, text: str, style: str = "") -> Text:
         return Text(in_encoding(harmless(text), self.encoding), style=style)
+
+    def short(self, console: Console, options: ConsoleOptions) -> Table | None:
+        """Return the short table with as many objectives as fit; None if none does."""
+        goals = self.summary.result.objectives
+        for shown in range(len(goals), 0, -1):
+            table = self._short(goals[:shown])
+            natural = Measurement.get(console, options.update(max_width=10_000), table)
+            if natural.maximum <= options.max_width:
+                if shown < len(goals):
+                    left = ", ".join(o.name for o in goals[shown:])
+                    table.caption = self.text(f"no room for {left}")
+                return table
+        return None
+
+    def _short(self, objectives: Sequence[Objective]) -> Table:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+        table.add_column("model", no_wrap=True)
+        for title in ("mean", "gain") if self.shows_mean else ():
+            table.add_column(title, justify="right", no_wrap=True)
+        for name in _short_names([o.name for o in objectives]):
+            table.add_column(self.text(name), justify="right", no_wrap=True)
+        table.add_column("sure", justify="right", no_wrap=True)
+        merges, rest = self.ranked()[:SHOWN], [m for m in self.summary.members if m.kind != "front"]
+        for row, member in enumerate((*merges, *rest)):
+            cells = [self.score(member, o) for o in objectives]
+            table.add_row(
+                self.text(member.name, "bold" if member.kind == "front" else "dim"),
+                *self.mean_cells(member),
+                *cells,
+                self.sure(member),
+                end_section=row + 1 == len(merges),
+            )
+        return table
+
+    def ranked(self) -> list[Member]:
+        """Return the merges on the front, that to take first, then by their means on select."""
+        found = choose(self.summary)
+        goals = self.summary.result.goals if self.shows_mean else ()
+
+        def key(member: Member) -> tuple[bool, float]:
+            losses = select_losses(member.trial, goals)
+            return (
+                found is None or member.name != found.name,
+                math.inf if losses is None else losses,
+            )
+
+        return sorted(self.summary.front, key=key)
+
+    def score(self, member: Member, objective: Objective) -> Text:
+        found = member.scores[objective.name][self.summary.part]
+        unit = self.summary.units[objective.name]
+        return self.text("" if found is None else unit.value(found.value))
+
+    def mean_cells(self, member: Member) -> list[Text]:
+        means = self.summary.means
+        if means is None or not self.shows_mean:
+            return []
+        goal = self.summary.result.goals[0]
+        unit = self.summary.units[goal.name]
+        score, versus = means.scores.get(member.name), means.versus.get(member.name)
+        value = self.text("" if score is None else unit.value(score.value))
+        if versus is None:
+            return [value, self.text("")]
+        found = verdict(versus, goal)
+        mark = " " if found == "unclear" else "*"
+        return [value, self.text(unit.difference(versus.difference) + mark, _STYLES[found])]
+
+    def sure(self, member: Member) -> Text:
+        likely = self.summary.likely.get(member.name)
+        if member.kind == "front" and likely is not None:
+            return self.text(f"{100 * likely:.0f} %")
+        return self.text(KINDS[member.kind], "dim")
+
+    def short_notes(self, run: Path | None) -> RenderResult:
+        """Say what the columns are and where the rest is."""
+        part = PART_TITLES[self.summary.part]
+        means = self.summary.means
+        gain = (
+            f" gain: over {means.best_parent} on the mean; *: its 95 % interval excludes 0."
+            if means is not None and self.shows_mean
+            else ""
+        )
+        sure = (
+            " sure: how often nothing here dominates it, in resamples of the test items."
+            if self.summary.likely
+            else ""
+        )
+        yield self.text(f"{part[0].upper()}{part[1:]}.{gain}{sure}", "dim")
+        more = len(self.summary.front) - SHOWN
+        if run is not None:
+            which = f"{more} more merges, intervals" if more > 0 else "intervals"
+            yield self.text(f"{which}, differences: automerge show {run} --all", "dim")
 
     def table(self) -> Table:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
@@ -164,6 +278,15 @@ class _Writer:
             f"{name} {self.summary.units[name].difference(found.value)}"
             for name, found in self.summary.optimism.items()
         )
+
+
+def _short_names(names: Sequence[str]) -> list[str]:
+    """Return names without a beginning that all share, up to an underscore."""
+    head, _, _ = names[0].partition("_")
+    head += "_"
+    if len(names) < 2 or not all(name.startswith(head) and name != head for name in names):
+        return list(names)
+    return [name.removeprefix(head) for name in names]
 
 
 def _surviving(member: Member) -> bool:

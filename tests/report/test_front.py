@@ -151,7 +151,7 @@ def test_a_clear_winner_is_called_one():
     assert name in summary.means.winners
     assert summary.means.chosen == name
     assert name in summary.gains
-    first = conclusion(summary)[0]
+    first = conclusion(summary)[1]
     assert "every parent on the mean of 2 objectives" in first
     assert not first.startswith("None")
 

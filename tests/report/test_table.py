@@ -3,6 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
+from automerge.report.choice import choose
 from automerge.report.summary import summarise
 from automerge.report.table import FrontTable
 
@@ -11,9 +12,10 @@ from .factory import OBJECTIVES, PERPLEXITY, all_failed, empty, running, study
 RESULT = study(n_trials=20)
 
 
-def printed(result, width):
+def printed(result, width, every=True):
     file = io.StringIO()
-    Console(file=file, width=width, color_system=None).print(FrontTable(summarise(result)))
+    table = FrontTable(summarise(result), every=every)
+    Console(file=file, width=width, color_system=None).print(table)
     return file.getvalue()
 
 
@@ -58,3 +60,27 @@ def test_percent_and_other_units_have_their_own_decimals():
     cells = base.split()
     assert len(cells[1].split(".")[1]) == 1
     assert len(cells[4].split(".")[1]) in (2, 3)
+
+
+@pytest.mark.parametrize("result", [RESULT, running(RESULT), study(OBJECTIVES[:1], n_trials=20)])
+def test_the_short_table_fits_80_columns_and_is_one_line_a_model(result):
+    text = printed(result, 80, every=False)
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert len(text.splitlines()) < 35
+    summary = summarise(result)
+    for member in [m for m in summary.members if m.kind != "front"]:
+        assert sum(line.split()[:1] == [member.name] for line in text.splitlines()) == 1
+
+
+def test_the_first_line_names_the_model_to_take_and_it_is_the_first_row():
+    text = printed(RESULT, 200, every=False).splitlines()
+    name = choose(summarise(RESULT)).name
+    assert f" {name} (" in text[0]
+    header = next(row for row, line in enumerate(text) if line.lstrip().startswith("model"))
+    assert text[header + 2].split()[0] == name
+
+
+def test_objectives_without_room_are_named():
+    text = " ".join(printed(RESULT, 60, every=False).split())
+    assert "no room for" in text
+    assert "safety" in text.split("no room for")[1]
