@@ -14,7 +14,7 @@ from automerge.cli.refining import refine
 from automerge.cli.search import search
 from automerge.cli.spaces import list_
 from automerge.cli.spaces import show as show_space
-from automerge.cli.studies import dashboard, export, export_trials, report, show, status
+from automerge.cli.studies import dashboard, export, export_trials, pick, report, runs, show, status
 
 
 class Interrupted(Exception):
@@ -50,7 +50,9 @@ COMMANDS = (
     convert,
     inspect,
     status,
+    runs,
     show,
+    pick,
     report,
     export_trials,
     dashboard,

@@ -16,8 +16,13 @@ from automerge.text.say import say
 def export(
     run: Run,
     trial: Annotated[
-        Optional[list[int]],  # noqa: UP045
-        option("A trial's number; may be given more than once. Default: the front.", "--trial"),
+        Optional[list[str]],  # noqa: UP045
+        option(
+            "A trial's number or name, best (the model to take) or knee; may be given more than "
+            "once. Default: the front.",
+            "--trial",
+            metavar="TRIAL",
+        ),
     ] = None,
     extension: Extensions = None,
 ) -> None:
@@ -55,6 +60,48 @@ def show(
     from automerge.commands.search import show as show_front
 
     show_front(run, every, console())
+
+
+def pick(
+    run: Run,
+    prefer: Annotated[
+        str,
+        option(
+            "Weights of objectives. Default: all goals alike.",
+            "--prefer",
+            metavar="NAME=WEIGHT,...",
+        ),
+    ] = "",
+    at_least: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        option(
+            "The worst score allowed on select items, in the metric's unit (0.6 is 60 %); may be "
+            "given more than once.",
+            "--min",
+            metavar="NAME=SCORE",
+        ),
+    ] = None,
+) -> None:
+    """Pick a merge from the front by weights and bounds, on select items; quote its test scores."""
+    from automerge.commands.pick import print_pick
+
+    print_pick(run, prefer, at_least or (), console())
+
+
+def runs(
+    folder: Annotated[
+        Path, typer.Argument(metavar="[DIR]", help="A folder of run folders.")
+    ] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List studies: their state, trials, the model to take and when they began."""
+    from automerge.commands.runs import list_runs, print_runs
+
+    rows = list_runs(folder)
+    if as_json:
+        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+    else:
+        print_runs(rows, console())
 
 
 def report(run: Run) -> None:

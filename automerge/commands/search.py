@@ -75,21 +75,42 @@ def run_search(config: StudyConfig, console: Console, command: str) -> int:
     return 0
 
 
-def export_trials(run: Path, trials: Sequence[int] | None, console: Console) -> list[Path]:
-    """Write the models of some trials, or of the front, to RUN/models; return their folders."""
+def export_trials(run: Path, trials: Sequence[str] | None, console: Console) -> list[Path]:
+    """Write the models of some trials, or of the front, to RUN/models; return their folders.
+
+    Args:
+        run: the study's folder.
+        trials: numbers, names, "best" (the model to take) or "knee".
+        console: where progress is shown.
+    """
     study = load_study(run)
     result = study.result
-    known = {found.trial.number for found in result.trials}
-    if unknown := sorted(set(trials or ()) - known):
-        raise ConfigError(
-            f"{run} has no trial {', '.join(map(str, unknown))}; it has 0 to {len(known) - 1}"
-        )
-    chosen = trials or [n for n in result.front if _merged(result, n)]
+    chosen = _numbers(study, trials or ()) or [n for n in result.front if _merged(result, n)]
     if not chosen:
         raise ConfigError(f"{run} has no front yet; name trials with --trial")
     _export(study, chosen, console)
     names = {found.trial.number: found.trial.name for found in result.trials}
     return [run / MODELS / names[number] for number in chosen]
+
+
+def _numbers(study: Study, words: Sequence[str]) -> list[int]:
+    """Return the numbers of trials that are named by number, name, "best" or "knee"."""
+    from automerge.report.choice import choose
+
+    taken, knee = choose(study.summary), study.knee
+    trials = {found.trial.name: found.trial.number for found in study.result.trials}
+    known = {str(number): number for number in trials.values()} | trials
+    if taken is not None:
+        known["best"] = trials[taken.name]
+    if knee is not None:
+        known["knee"] = knee.trial
+    if unknown := [word for word in words if word not in known]:
+        more = ", best and knee" if "best" in known else ""
+        last = max(trials.values(), default=-1)
+        raise ConfigError(
+            f"{study.run} has no trial {', '.join(unknown)}; it has 0 to {last}, their names{more}"
+        )
+    return list(dict.fromkeys(known[word] for word in words))
 
 
 def show(run: Path, every: bool, console: Console) -> None:
