@@ -19,6 +19,7 @@ from automerge.checkpoints.layout import Stored, Target, layout, reference_model
 from automerge.checkpoints.low_rank import LowRank, LowRankCheckpoint, write_sum
 from automerge.checkpoints.memory import MemoryCheckpoint
 from automerge.checkpoints.naming import find_keys, stored_parts
+from automerge.checkpoints.noise import noise_folder
 from automerge.checkpoints.places import places
 from automerge.checkpoints.presented import notes, present
 from automerge.checkpoints.reader import Checkpoint, SafetensorsCheckpoint
@@ -81,6 +82,7 @@ __all__ = [
     "find_keys",
     "is_adapter",
     "layout",
+    "noise_folder",
     "notes",
     "open_checkpoint",
     "open_together",

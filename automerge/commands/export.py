@@ -12,6 +12,7 @@ from automerge.errors import Fault, PreflightError, StateError, WeightsDiffer
 from automerge.evidence import EVIDENCE
 from automerge.extensions import installed
 from automerge.files.atomic import write_atomically
+from automerge.files.noise import is_noise
 from automerge.recipe import BASE, Recipe
 from automerge.report.card import model_card
 from automerge.session.resume import locate_model
@@ -148,6 +149,8 @@ def _open_models(run: Path) -> tuple[Mapping[str, Checkpoint], dict[str, str], M
         folders[model.name] = folder
         repository = model.reference.partition("@")[0]
         named = f"{repository}@{model.revision}" if model.revision else str(folder)
+        if is_noise(model.reference):
+            named = model.reference
         references[model.name] = named
     watch = ModelWatch(folders, {model.name: model.digest for model in models})
     watch.verify()

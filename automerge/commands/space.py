@@ -188,7 +188,7 @@ def _structure(structure: Structure) -> str:
 
 def _first_trials(space: Space, config: StudyConfig) -> Iterator[str]:
     """Yield what a search begins with, and of which of it no sampler can learn."""
-    sources = space.sources
+    sources = space.trained
     usual = list(usual_merges(sources, BASE, config.search.methods, config.seed))
     start = opening(usual, sources, BASE, len([t for t in config.tasks if t.goal]), config.n_starts)
     fixed: Mapping[str, Recipe] = {

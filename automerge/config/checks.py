@@ -9,6 +9,7 @@ from automerge.config.sections import NamedRecipe
 from automerge.config.task import Task
 from automerge.constraint import BEST_PARENT, Constraint
 from automerge.errors import nearest
+from automerge.files.noise import is_noise
 from automerge.files.references import NAME
 from automerge.objective import PROPERTIES
 from automerge.recipe import DEFAULT
@@ -27,6 +28,10 @@ def model_faults(models: Mapping[str, str], base: str | None) -> Iterator[Proble
         base: the base's reference; None if it is not known.
     """
     first = {} if base is None else {base: "the base"}
+    if base is not None and is_noise(base):
+        yield (), "the base cannot be noise, which is added to it; name a model"
+    if models and all(map(is_noise, models.values())):
+        yield (), "all sources are noise; name at least one fine-tune of the base"
     for name, reference in models.items():
         if not NAME.fullmatch(name):
             yield (name, KEY), f"{name!r} is not a valid name: use {NAME_RULE}"

@@ -109,8 +109,11 @@ class Search(Section):
             refuse(problems)
         return names
 
-    def for_space(self, seed: int) -> SpaceSettings:
-        """Return the same as the search space's settings; `seed` is that of random masks."""
+    def for_space(self, seed: int, noise: tuple[str, ...] = ()) -> SpaceSettings:
+        """Return the same as the search space's settings.
+
+        `seed` is that of random masks, `noise` the names of sources that are noise.
+        """
         ranges = {k: v for k, v in self.knobs.items() if isinstance(v, tuple)}
         declared = declared_knobs(self.methods)
         switches = tuple(k for k in ranges if declared[k].kind == "bool")
@@ -128,6 +131,7 @@ class Search(Section):
             drop=self.layers.drop,
             repeat=self.layers.repeat,
             seed=seed,
+            noise=noise,
         )
 
 

@@ -35,6 +35,7 @@ from automerge.config.sections import Evaluation, EvidenceText, NamedRecipe, Spl
 from automerge.config.task import Task
 from automerge.errors import Locate, Location
 from automerge.executors import EXECUTORS
+from automerge.files.noise import is_noise
 from automerge.files.references import NAME
 from automerge.files.yaml_file import Step
 from automerge.methods import METHODS
@@ -196,8 +197,9 @@ class StudyConfig(Section):
         tasks, models = info.data.get("tasks"), info.data.get("models")
         if tasks is None or models is None:
             return texts  # their faults are reported first
+        known = tuple(name for name, text in models.items() if not is_noise(text))
         names = [*(task.name for task in tasks), *info.data.get("properties", ())]
-        if problems := list(constraint_faults(texts, names, tuple(models))):
+        if problems := list(constraint_faults(texts, names, known)):
             refuse(problems)
         return texts
 
@@ -266,9 +268,19 @@ class StudyConfig(Section):
         """All models by name, the base first, as `base`."""
         return {"base": self.base, **self.models}
 
+    @property
+    def noise(self) -> tuple[str, ...]:
+        """The names of the sources that are low-rank noise."""
+        return tuple(name for name, reference in self.models.items() if is_noise(reference))
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The names of the sources that are models: all but noise."""
+        return tuple(name for name in self.models if name not in self.noise)
+
     def space_settings(self) -> SpaceSettings:
         """Return what is searched, as the search space's settings."""
-        return self.search.for_space(self.seed)
+        return self.search.for_space(self.seed, self.noise)
 
     def locate(self, path: Sequence[Step]) -> Location | None:
         """Return where a setting was written; None for one read back from a study."""

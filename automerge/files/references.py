@@ -1,10 +1,12 @@
-"""References to models: a local folder as an absolute path, or a hub id with a revision."""
+"""References to models: a folder as an absolute path, a hub id with a revision, or noise."""
 
 from __future__ import annotations
 
 import os
 import re
 from pathlib import Path
+
+from automerge.files.noise import Noise, is_noise
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", re.ASCII)
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -14,7 +16,8 @@ NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 def resolve(text: str, *folders: Path) -> str:
     """Turn what a user wrote into a reference.
 
-    Text that exists on disk or begins with `.`, `/` or `~` is a path; all else is a hub id.
+    Text that exists on disk or begins with `.`, `/` or `~` is a path; text that
+    begins with `noise:` is low-rank noise (`automerge.files.noise`); all else is a hub id.
 
     Args:
         text: what the user wrote.
@@ -25,6 +28,8 @@ def resolve(text: str, *folders: Path) -> str:
     """
     if not text or "\0" in text:
         raise ValueError("expected a folder or a hub id, got nothing")
+    if is_noise(text):
+        return Noise.parse(text).text
     paths = list(dict.fromkeys(join(folder, text) for folder in folders))
     if (found := next(filter(is_folder, paths), None)) is not None:
         return str(found)

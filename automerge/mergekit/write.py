@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from automerge.errors import ConfigError, Fault
+from automerge.files.noise import is_noise
 from automerge.files.yaml_file import Plain, dump_yaml
 from automerge.mergekit.setting import setting
 from automerge.mergekit.slices import slice_notes
@@ -118,6 +119,9 @@ class _Writer:
 
     def problems(self) -> Iterator[str]:
         """Yield messages on what mergekit cannot do."""
+        for name in self._recipe.models:
+            if is_noise(self._models.get(name, "")):
+                yield f"mergekit has no noise: it cannot make {name!r} ({self._models[name]})"
         for part in self._parts:
             yield from _beyond(part.recipe, self._method, self._names, part.places)
 

@@ -293,7 +293,7 @@ class DescentSampler(Sampler):
         """
         start = np.zeros(len(self._space.roles))
         own = [n for n in self._losses if n in self._whole]
-        average = self._space.params(uniform_average(self._space.sources))
+        average = self._space.params(uniform_average(self._space.trained))
         if own:
             total, variance = self._totals(own).T
             start = self._positions[own[int((total + CAUTION * np.sqrt(variance)).argmin())]]

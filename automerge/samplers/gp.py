@@ -74,7 +74,7 @@ class GpSampler(Sampler):
         probes = min(max(N_PROBES, len(space.roles) // 2), round(PROBED * budget))
         self._probes = max(probes, len(space.methods))
         self._columns = _columns(space)
-        average = space.params(uniform_average(space.sources))
+        average = space.params(uniform_average(space.trained))
         self._average = None if average is None else space.position(average)
         """Where to begin before any start is measured."""
         self._starts: list[int] = []

@@ -130,7 +130,7 @@ def _cost(
     device_free = free_device_bytes(choose_device(config.evaluation.device))
     items = plan.draw.draw(plan.items.search, 0, 1)
     begun = time.monotonic()
-    _measured(executor, [uniform_average(tuple(config.models))], items)
+    _measured(executor, [uniform_average(config.trained)], items)
     first = time.monotonic() - begun
     recipes = _candidates(session, config.seed)
     without = _measured(executor, recipes, items)

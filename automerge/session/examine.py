@@ -119,7 +119,7 @@ def _evidence(config: StudyConfig, models: Models) -> dict[str, dict[str, str]]:
         config.evidence.tokens, config.evidence.length, config.evaluation.device
     )
     text = Path(config.evidence.text)
-    found = {kind: gather(folders, tuple(config.models), kind, text, settings) for kind in kinds}
+    found = {kind: gather(folders, config.trained, kind, text, settings) for kind in kinds}
     return {
         kind: {name: file.digest for name, file in files.items()} for kind, files in found.items()
     }

@@ -20,9 +20,9 @@ from automerge.study.usual import usual_merges
 
 def plan_study(config: StudyConfig, inputs: Inputs, window: int | None) -> tuple[Plan, Space]:
     """Return what is measured and the space; raise ConfigError if limits leave nothing."""
-    sources = tuple(config.models)
+    sources = config.trained
     settings = replace(config.space_settings(), evidence=inputs.evidence)
-    space = build_space(settings, BASE, sources, inputs.n_layers, METHODS)
+    space = build_space(settings, BASE, tuple(config.models), inputs.n_layers, METHODS)
     n_items = config.evaluation.items_per_candidate
     plan = Plan(
         objectives=inputs.objectives,

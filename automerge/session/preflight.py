@@ -18,6 +18,7 @@ from automerge.checkpoints import (
     check_models,
     is_adapter,
     layout,
+    noise_folder,
     notes,
     open_checkpoint,
     places,
@@ -30,6 +31,7 @@ from automerge.errors import Fault, Locate, Location, PreflightError
 from automerge.evaluation.base import OpenTasks, TasksRefused
 from automerge.evaluation.panel import Panel
 from automerge.evaluation.split import Split, SplitPlan, split_documents
+from automerge.files.noise import Noise, is_noise
 from automerge.recipe import BASE_VOCABULARY, Place, Recipe, Vocabulary
 
 View = Callable[[Checkpoint], Checkpoint]
@@ -116,6 +118,14 @@ def find_models(
     checkpoints: dict[str, Checkpoint] = {}
     for name in (base, *(name for name in references if name != base)):
         try:
+            if is_noise(references[name]):
+                if name == base:
+                    raise PreflightError("noise is added to a base; name a model as the base")
+                if base in checkpoints:
+                    noise = Noise.parse(references[name])
+                    folders[name] = noise_folder(noise, checkpoints[base])
+                    checkpoints[name] = open_checkpoint(folders[name].path, checkpoints[base])
+                continue
             folders[name] = resolve(references[name])
             if name != base and base not in checkpoints and is_adapter(folders[name].path):
                 continue  # the base's own fault is reported already

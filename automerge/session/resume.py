@@ -10,6 +10,7 @@ from pathlib import Path
 from automerge.config import StudyConfig, differences
 from automerge.errors import ConfigError, Fault, PreflightError
 from automerge.evaluation.base import TASKS_FOLDER
+from automerge.files.noise import is_noise
 from automerge.recipe import BASE
 from automerge.store.record import Inputs, StudyModel
 from automerge.store.store import Store
@@ -62,7 +63,9 @@ def _with_models_found(config: StudyConfig, models: Sequence[StudyModel], run: P
     found = dict(config.references)
     for model in models:
         name = model.name
-        if model.revision or name not in found or Path(found[name]).expanduser().is_dir():
+        if name not in found or is_noise(found[name]):
+            continue
+        if model.revision or Path(found[name]).expanduser().is_dir():
             continue
         if (folder := locate_model(run, model)).is_dir():
             found[name] = str(folder)
@@ -82,6 +85,9 @@ def _models_elsewhere(
     for model in models:
         name = model.name
         where = ("base",) if name == BASE else ("models", name)
+        if is_noise(config.references[name]):
+            found.append(model)
+            continue
         folder = resolve(config.references[name])
         if whole_digest(folder.path) != model.digest:
             faults.append(

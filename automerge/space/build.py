@@ -9,11 +9,16 @@ from itertools import combinations
 from automerge.errors import ConfigError, Fault
 from automerge.recipe import DEFAULT, Profile, canonical
 from automerge.space import deviations
-from automerge.space.checks import model_faults, settings_faults
+from automerge.space.checks import WEIGHT, model_faults, settings_faults, takes_noise
 from automerge.space.declarations import KnobDeclaration, MethodDeclaration
 from automerge.space.knobs import KnobSpace
 from automerge.space.method import MethodSpace
-from automerge.space.parameters import BooleanParameter, CategoricalParameter, FloatParameter
+from automerge.space.parameters import (
+    UNIFORM_SCALE,
+    BooleanParameter,
+    CategoricalParameter,
+    FloatParameter,
+)
 from automerge.space.settings import Depth, Groups, Knots, SpaceSettings
 from automerge.space.space import Space
 from automerge.space.structure import Structure
@@ -54,7 +59,7 @@ def build_space(
             fault
             for method in chosen
             for fault in _size_faults(
-                method, settings, _candidates(method, base, sources), n_layers
+                method, settings, _candidates(method, settings, base, sources), n_layers
             )
         ]
     if faults:
@@ -71,11 +76,16 @@ def build_space(
         Structure(n_layers, settings.drop, settings.repeat)
         if settings.drop or settings.repeat
         else None,
+        settings.noise,
     )
 
 
-def _candidates(method: MethodDeclaration, base: str, sources: tuple[str, ...]) -> tuple[str, ...]:
+def _candidates(
+    method: MethodDeclaration, settings: SpaceSettings, base: str, sources: tuple[str, ...]
+) -> tuple[str, ...]:
     """Return the models a method may merge, apart from its anchor."""
+    if not takes_noise(method):
+        sources = tuple(source for source in sources if source not in settings.noise)
     joins = not method.anchored and method.max_sources is not None
     return (base, *sources) if joins else sources
 
@@ -122,7 +132,8 @@ def _size_faults(
     for knob in _searched(method, settings):
         rows, columns = _width(knob, settings, n_layers)
         each = knob.scope == "source" and knob.name not in settings.shared
-        dimension += rows * columns * (len(models) if each else 1)
+        noise = sum(model in settings.noise for model in models) if knob.name == WEIGHT else 0
+        dimension += rows * columns * (len(models) if each else 1 + noise)
     if dimension > MAX_DIMENSION:
         yield (
             f"{method.name} has {dimension} dimensions, more than {MAX_DIMENSION}; use fewer "
@@ -139,13 +150,14 @@ def _method_space(
     n_layers: int,
 ) -> MethodSpace:
     """Build the space of one method; the settings have no faults."""
-    models = _candidates(method, base, sources)
+    models = _candidates(method, settings, base, sources)
     size = len(models) if method.max_sources is None else min(method.max_sources, len(models))
     selections = {" + ".join(names): names for names in combinations(models, size)}
     single = len(selections) == 1
     knobs = _searched(method, settings)
     per_source = [knob for knob in knobs if knob.scope == "source"]
     droppable = models if settings.leave_out and method.min_sources < size else ()
+    droppable = tuple(model for model in droppable if model not in settings.noise)
     fixed = {
         scope: {
             knob.name: value if isinstance(value, bool) else Profile.of(value)
@@ -168,19 +180,12 @@ def _method_space(
         used={model: _switch(method.name, f"use[{model}]") for model in droppable},
         knobs={
             model: tuple(
-                _knob_space(
-                    method.name,
-                    knob,
-                    settings,
-                    n_layers,
-                    "" if knob.name in settings.shared else f"[{model}]",
-                )
-                for knob in per_source
+                _knob_space(method.name, knob, settings, n_layers, model) for knob in per_source
             )
             for model in models
         },
         recipe_knobs=tuple(
-            _knob_space(method.name, knob, settings, n_layers, "")
+            _knob_space(method.name, knob, settings, n_layers, None)
             for knob in knobs
             if knob.scope == "recipe"
         ),
@@ -203,10 +208,14 @@ def _switch(method: str, role: str) -> BooleanParameter:
 
 
 def _knob_space(
-    method: str, knob: KnobDeclaration, settings: SpaceSettings, n_layers: int, owner: str
+    method: str, knob: KnobDeclaration, settings: SpaceSettings, n_layers: int, model: str | None
 ) -> KnobSpace:
-    """Lay one knob out over component groups and depth."""
+    """Lay one knob, of a model or of the recipe, out over component groups and depth."""
     low, high = settings.bounds.get(knob.name, knob.search or knob.domain)
+    small = model in settings.noise and knob.name == WEIGHT
+    if small:
+        low, high = -max(abs(low), abs(high)), max(abs(low), abs(high))
+    own = model is not None and (small or knob.name not in settings.shared)
     n_groups, columns = _width(knob, settings, n_layers)
     groups = settings.components if n_groups > 1 else ((DEFAULT,),)
     if isinstance(settings.depth, Groups) and columns > 1:
@@ -218,7 +227,7 @@ def _knob_space(
     else:
         knot_entries = tuple(range(columns))
         depths = tuple(j / max(columns - 1, 1) for j in range(columns))
-    common = f"{knob.name}{owner}"
+    common = f"{knob.name}[{model}]" if own else knob.name
     scales = deviations.scales(n_groups, columns, settings.deviation).tolist()
     reach = canonical((high - low) / 2)
     rows = []
@@ -230,6 +239,7 @@ def _knob_space(
             if i or j:
                 row.append(FloatParameter(name, role, -reach, reach, scales[i][j]))
             else:
-                row.append(FloatParameter(name, role, canonical(low), canonical(high)))
+                prior = settings.deviation if small else UNIFORM_SCALE
+                row.append(FloatParameter(name, role, canonical(low), canonical(high), prior))
         rows.append(tuple(row))
     return KnobSpace(knob.name, groups, tuple(rows), knot_entries, depths)

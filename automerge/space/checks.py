@@ -17,6 +17,18 @@ Located: TypeAlias = tuple[tuple[int, ...], str]
 """Where in a list of lists something is, and what is wrong with it."""
 
 
+WEIGHT = "weight"
+"""The knob that scales a source's task vector."""
+
+
+def takes_noise(method: MethodDeclaration) -> bool:
+    """Return whether a method adds task vectors with weights, of which noise's may be negative."""
+    return method.anchored and any(
+        knob.name == WEIGHT and knob.scope == "source" and knob.domain[0] < 0
+        for knob in method.knobs
+    )
+
+
 def model_faults(base: str, sources: Sequence[str]) -> Iterator[str]:
     """Yield what is wrong with the models."""
     if not sources:
@@ -48,6 +60,15 @@ def settings_faults(
                 yield f"{name} needs evidence of the kind {kind}; set `evidence: {{text: FILE}}`"
     if isinstance(settings.depth, Knots | Groups) and settings.depth.count < 1:
         yield f"depth needs at least 1 value; got {settings.depth.count}"
+    if settings.noise:
+        chosen = [methods[name] for name in settings.methods if name in methods]
+        if chosen and not any(map(takes_noise, chosen)):
+            yield (
+                f"no chosen method merges noise ({', '.join(settings.noise)}), which takes one "
+                "that adds weighted task vectors; add task_arithmetic"
+            )
+        if WEIGHT in settings.fixed:
+            yield "noise needs weights that are searched: remove `weight`, or the noise"
     yield from (message for _, message in component_faults(settings.components))
     yield from _coverage_faults(settings.components)
     yield from _knob_faults(settings, [methods[n] for n in settings.methods if n in methods])

@@ -51,6 +51,8 @@ class SpaceSettings:
         repeat: how many neighbouring layers may be run twice, at most.
         seed: decides the random masks of seeded methods, the same for every recipe.
         dtype: of the merged models, where it is not the base's.
+        noise: sources that are random: merged only by methods that add task vectors, with weights
+            that are 0 a priori and vary as deviations do.
         evidence: the digest of each kind of evidence that a method needs, by source.
     """
 
@@ -68,4 +70,5 @@ class SpaceSettings:
     repeat: int
     seed: int
     dtype: str | None = None
+    noise: tuple[str, ...] = ()
     evidence: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

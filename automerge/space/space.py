@@ -57,6 +57,12 @@ class Space:
     methods: Mapping[str, MethodSpace]
     dtype: str | None = None
     structure: Structure | None = None
+    noise: tuple[str, ...] = ()
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The sources that are models: all but noise."""
+        return tuple(source for source in self.sources if source not in self.noise)
 
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:

@@ -64,6 +64,7 @@ SETTINGS = {
         dtype="bfloat16",
     ),
     "shared": dataclasses.replace(PLAIN, shared=("density", "weight"), leave_out=True),
+    "noise": dataclasses.replace(PLAIN, leave_out=True, shared=("weight",), noise=("law",)),
     "fewer and more layers": dataclasses.replace(PLAIN, leave_out=True, drop=2, repeat=3),
 }
 
