@@ -37,7 +37,7 @@ STARTS = 3
 FEW, MANY, LITTLE_NOISE = 1 / 9, 1 / 3, 0.1
 """Shares of a candidate's items that slopes are measured on: the few where noise is no larger than
 this share of the variance of the slopes."""
-MIN_FITTED = 3
+MIN_FITTED = 2
 """Points that tell noise from change."""
 FAVOUR = 0.7
 """How far a direction favours an objective: what is won by giving up the others is on no front that
@@ -74,11 +74,11 @@ class DescentSampler(Sampler):
 
     Every measurement with slopes says how each objective's loss falls at a point. A Gaussian
     process per loss learns from all of them (`gradient_process`), so what was seen on the way to
-    one trade-off serves the others. Directions take turns: all objectives alike, each alone, then
-    any mixture. A proposal minimises its direction's mixture of losses within a step of a point
-    that was measured. Later most proposals are such minima, measured without slopes on all items.
-    Some are left to `gp`, which sees the true objectives only: where losses rank recipes badly, or
-    there are none, it gets most.
+    one trade-off serves the others. Directions take turns: all objectives alike, each alone, all
+    alike again, then any mixtures. A proposal minimises its direction's mixture of losses within a
+    step of a point that was measured. Later most proposals are such minima, measured without slopes
+    on all items. Some are left to `gp`, which sees the true objectives only: where losses rank
+    recipes badly, or there are none, it gets most.
     """
 
     def __init__(self, space: Space, n_objectives: int, seed: int, budget: int) -> None:
@@ -311,7 +311,7 @@ class DescentSampler(Sampler):
         n = self._n
         even = np.full(n, 1 / n)
         turn = self._descents % (2 * (n + 1))
-        if n == 1 or turn == 0:
+        if n == 1 or turn in (0, n + 1):
             return even
         chosen = rng.dirichlet(np.ones(n)) if turn > n else np.eye(n)[turn - 1]
         return np.asarray(FAVOUR * chosen + (1 - FAVOUR) * even)

@@ -23,9 +23,8 @@ TEMPERATURE = 0.5
 the best one's."""
 LINE_STEPS = 4
 """Weights a line search tries at most."""
-LONGER, CLOSEST = 1.4, 0.1
-"""What the largest weight is multiplied by while it is the best; how near to a weight that was
-measured, in its own size, another is not worth a trial."""
+LONGER, SHORTEST = 1.4, 0.02
+"""What the largest weight is multiplied by while it is the best; the least that is tried."""
 
 Losses: TypeAlias = Mapping[str, tuple[float, ...] | None]
 """Recipe's id → its losses, one per goal; None where its measurement failed. Recipes that are being
@@ -164,10 +163,10 @@ def line_search(sources: Sequence[str], base: str, losses: Losses) -> Recipe | N
     """Return the next sum of task vectors on the way to the best weight for all of them.
 
     One coefficient is what task arithmetic tunes (Ilharco et al. 2023, arXiv:2212.04089, section
-    2.2). Weights grow while the largest is the best, then follow the parabola through the best and
-    its neighbours, until that is as good as measured. The base has weight 0, and the uniform
-    average is the sum with 1 / number of sources. The loss is the mean of all, in ranges of the
-    parents'.
+    2.2). Weights grow while the largest is the best, and shrink while none is better than the base.
+    Between weights that were measured it is up to the sampler. The base has weight 0, and the
+    uniform average is the sum with 1 / number of sources. The loss is the mean of all, in ranges of
+    the parents'.
 
     Args:
         sources: their names.
@@ -194,7 +193,7 @@ def line_search(sources: Sequence[str], base: str, losses: Losses) -> Recipe | N
 
 
 def _next_weight(weights: Floats, heights: Floats) -> float | None:
-    """Return where a line search goes on; None where that is as good as measured.
+    """Return where a line search goes on; None where the best weight has neighbours.
 
     Args:
         weights: ascending, at least two, the first 0.
@@ -202,21 +201,9 @@ def _next_weight(weights: Floats, heights: Floats) -> float | None:
     """
     best = int(heights.argmin())
     if best == len(weights) - 1:
-        found = LONGER * weights[best]
-    elif best == 0:
-        found = weights[1] / 2
-    else:
-        left, at, right = weights[best - 1 : best + 2]
-        rise_left, rise_right = heights[best - 1] - heights[best], heights[best + 1] - heights[best]
-        if not math.isfinite(rise_left + rise_right):
-            found = (at + (right if math.isinf(rise_right) else left)) / 2
-        else:
-            upper, lower = (right - at) ** 2 * rise_left, (at - left) ** 2 * rise_right
-            slope = (right - at) * rise_left + (at - left) * rise_right
-            found = at + 0.5 * (upper - lower) / slope if slope > 0 else at
-    found = round(float(found), 3)
-    near = np.abs(weights[1:] - found) < CLOSEST * weights[1:]
-    return None if found <= 0 or near.any() else found
+        return round(float(LONGER * weights[best]), 3)
+    halved = round(float(weights[1] / 2), 3)
+    return halved if best == 0 and halved > SHORTEST else None
 
 
 def _parents(sources: Sequence[str], base: str) -> list[str]:
