@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from automerge.testing.evaluators import EvaluatorLaws
     from automerge.testing.executors import ExecutorLaws
+    from automerge.testing.generators import GeneratorLaws
     from automerge.testing.methods import MethodLaws
     from automerge.testing.samplers import SamplerLaws
 
-__all__ = ["EvaluatorLaws", "ExecutorLaws", "MethodLaws", "SamplerLaws"]
+__all__ = ["EvaluatorLaws", "ExecutorLaws", "GeneratorLaws", "MethodLaws", "SamplerLaws"]
 
 _HOMES = {
     "EvaluatorLaws": "automerge.testing.evaluators",
     "ExecutorLaws": "automerge.testing.executors",
+    "GeneratorLaws": "automerge.testing.generators",
     "MethodLaws": "automerge.testing.methods",
     "SamplerLaws": "automerge.testing.samplers",
 }
