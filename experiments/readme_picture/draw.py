@@ -80,7 +80,7 @@ def draw(front: Mapping[str, Any]) -> str:
     for number, row in enumerate(shown):
         parts += _row(row, TOP + ROW * number, x, columns)
     style = (
-        "text{font:13px system-ui,sans-serif;fill:#333}.title{font-weight:600;font-size:14px}"
+        "text{font:13px system-ui,sans-serif;fill:#333}.title{font-weight:600;font-size:13px}"
         ".middle{text-anchor:middle}.grid{stroke:#ddd}"
     )
     return (

@@ -43,7 +43,7 @@ def run_all(folder: Path, budgets: dict[str, str]) -> None:
 
 
 def test_the_commands_run_with_small_budgets(tmp_path: Path) -> None:
-    run_all(tmp_path, {"40": "7", "60": "8", "20": "6", "name": "trial-6"})
+    run_all(tmp_path, {"40": "7", "60": "8", "20": "7", "name": "trial-7"})
     assert (tmp_path / "runs/demo/report.html").is_file()
     assert (tmp_path / "merged/model.safetensors").is_file()
 
