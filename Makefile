@@ -14,7 +14,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 setup: $(VENV)/.ready
 
 demo: setup
-	$(BIN)/automerge search --budget 40
+	$(BIN)/automerge demo --budget 40
 
 test: setup lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not gpu" -n 2 --dist loadfile

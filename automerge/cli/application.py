@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -11,7 +11,7 @@ from automerge.cli.bench import bench_merge, bench_score, bench_slopes
 from automerge.cli.installation import selftest, version
 from automerge.cli.models import convert, gather, inspect, merge, score
 from automerge.cli.refining import refine
-from automerge.cli.search import search
+from automerge.cli.search import demo, search
 from automerge.cli.spaces import list_
 from automerge.cli.spaces import show as show_space
 from automerge.cli.studies import dashboard, export, export_trials, pick, report, runs, show, status
@@ -36,12 +36,32 @@ app = typer.Typer(
     cls=_Commands,
     help="Search for the best merges of language models.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print automerge's version."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
 COMMANDS = (
     search,
+    demo,
     export,
     merge,
     gather,

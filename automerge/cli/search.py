@@ -20,6 +20,18 @@ if TYPE_CHECKING:
     from automerge.config import StudyConfig
 
 DEFAULT_CONFIG = "automerge.yaml"
+NOT_OF_THE_DEMO = (
+    "model",
+    "task",
+    "include_path",
+    "constraint",
+    "name",
+    "warm_start",
+    "apply_chat_template",
+    "allow_task_code",
+    "allow_code_eval",
+)
+"""Options that mean a study of one's own, by their names in `OPTIONS`."""
 
 
 def search(
@@ -27,7 +39,7 @@ def search(
         Optional[Path],  # noqa: UP045
         typer.Argument(
             metavar="[CONFIG]",
-            help=f"A study's YAML. Default: ./{DEFAULT_CONFIG}, or the demo when there is none.",
+            help=f"A study's YAML. Default: ./{DEFAULT_CONFIG}; without any YAML here, the demo.",
             show_default=False,
         ),
     ] = None,
@@ -187,6 +199,30 @@ def search(
         raise typer.Exit(code)
 
 
+def demo(
+    budget: Annotated[str, typer.Option("--budget", help="Number of recipes to measure.")] = "40",
+    seed: Annotated[Text, option("Seed of every proposal and random mask.", "--seed")] = None,
+    out: Annotated[
+        Text, option("The study's folder. Default: runs/demo.", "--out", metavar="DIR")
+    ] = None,
+) -> None:
+    """Search the built-in demo: four small models and their tasks, in a minute or two.
+
+    Run the same command to resume it; raise --budget to extend it.
+    """
+    from automerge import demo as shipped
+    from automerge.commands.search import run_search
+    from automerge.config import load_with_options
+
+    given = {"budget": budget, "seed": seed, "out": out}
+    loaded = load_with_options(
+        shipped.CONFIG, {key: value for key, value in given.items() if value is not None}
+    )
+    code = run_search(loaded, console(), command=_command_line())
+    if code:
+        raise typer.Exit(code)
+
+
 def _load(path: Path | None, given: Mapping[str, object], screen: Console) -> StudyConfig:
     """Load the configuration: the file named, the one found here, options alone, or the demo's."""
     from automerge.config import load_with_options
@@ -195,13 +231,10 @@ def _load(path: Path | None, given: Mapping[str, object], screen: Console) -> St
         here = Path(DEFAULT_CONFIG)
         if here.exists():
             path = here
-        elif "model" in given or "task" in given:
-            raise ConfigError(
-                f"--model and --task need a --base, or a configuration file ({DEFAULT_CONFIG})"
-            )
         else:
             from automerge import demo
 
+            _refuse_demo(given)
             path = demo.CONFIG
             screen.print(
                 f"No configuration given and no ./{DEFAULT_CONFIG} here: searching the built-in "
@@ -212,6 +245,28 @@ def _load(path: Path | None, given: Mapping[str, object], screen: Console) -> St
     for note in loaded.notes:
         say(screen, f"note: {note}")
     return loaded
+
+
+def _refuse_demo(given: Mapping[str, object]) -> None:
+    """Refuse to search the demo where a study of one's own was probably meant."""
+    files = sorted(
+        file.name
+        for file in Path().iterdir()
+        if file.suffix in (".yaml", ".yml") and not file.name.startswith(".")
+    )
+    options = ", ".join(f"--{n.replace('_', '-')}" for n in NOT_OF_THE_DEMO if n in given)
+    if not files and not options:
+        return
+    if options:
+        problem = f"no --base, and no ./{DEFAULT_CONFIG}, to go with {options}"
+    else:
+        problem = f"no configuration given, and no ./{DEFAULT_CONFIG}"
+    if files:
+        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+        remedy = f"name one of the files here ({', '.join(files[:3])}{more}): automerge search FILE"
+    else:
+        remedy = f"give --base MODEL, or write {DEFAULT_CONFIG}"
+    raise ConfigError(f"{problem}; {remedy}; the built-in demo is automerge demo")
 
 
 def _command_line() -> str:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version as installed
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,82 @@ def test_help_is_quick_and_a_closed_pipe_is_quiet() -> None:
         shell = ["bash", "-o", "pipefail", "-c", command]
         done = subprocess.run(shell, capture_output=True, text=True, check=False)
         assert done.stderr == ""
+
+
+def test_version_is_a_command_and_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = []
+    for argument in ("version", "--version"):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([argument])
+        assert not ended.value.code
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] == f"automerge {installed('automerge-llm')}\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_commands(shell: str) -> None:
+    name = "_AUTOMERGE_COMPLETE"
+    words = {"COMP_WORDS": "automerge sea", "COMP_CWORD": "1"}
+    zsh_and_fish = {
+        "_TYPER_COMPLETE_ARGS": "automerge sea",
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+    }
+    script = "import sys; sys.argv = ['automerge']; from automerge.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, **words, **zsh_and_fish, name: f"complete_{shell}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "search" in done.stdout
+    assert "export" not in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("files", "arguments", "said"),
+    [
+        (["mine.yml"], [], "name one of the files here (mine.yml)"),
+        (["a.yaml", "b.yaml", "c.yml", "d.yml"], [], "(a.yaml, b.yaml, c.yml and 1 more)"),
+        (["mine.yml"], ["--budget", "3"], "mine.yml"),
+        (["mine.yml"], ["--task", "x"], "to go with --task"),
+        ([], ["--model", "a=b", "--task", "x"], "to go with --model, --task"),
+        ([], ["--include-path", "tasks"], "to go with --include-path"),
+        ([], ["--constraint", "x >= 1", "--dry-run"], "to go with --constraint"),
+    ],
+)
+def test_the_demo_is_not_searched_where_another_study_was_meant(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    files: list[str],
+    arguments: list[str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in files:
+        Path(name).touch()
+    code, error = fails(capsys, "search", *arguments)
+    assert code == 2
+    assert said in error
+    assert "automerge demo" in error
+    assert sorted(file.name for file in tmp_path.iterdir()) == files
+
+
+@pytest.mark.parametrize("files", [[], [".pre-commit-config.yaml"], ["notes.txt"]])
+def test_without_any_study_here_the_demo_is_loaded(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    files: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in files:
+        Path(name).touch()
+    for command in ("search", "demo"):
+        code, error = fails(capsys, command, "--budget", "many")
+        assert (code, "--budget: expected a whole number" in error) == (2, True)
 
 
 def test_the_help_of_sampler_names_every_sampler() -> None:

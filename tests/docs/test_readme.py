@@ -105,8 +105,8 @@ def test_configurations_shown_are_valid(file: str, text: str, tmp_path: Path) ->
         path.write_text(text)
         assert read_recipe(path).recipe.method == shown["method"], file
         return
-    if "search" in shown:
-        text += "base: ./base\nmodels: {maths: ./maths}\ntasks: [gsm8k]\n"
+    rest = {"base": "./base", "models": "{maths: ./maths}", "tasks": "[gsm8k]"}
+    text += "".join(f"{key}: {value}\n" for key, value in rest.items() if key not in shown)
     path.write_text(text)
     assert load_config(path).models, file
 
@@ -115,7 +115,7 @@ def test_the_picture_is_of_the_budget_that_the_text_gives() -> None:
     (name,) = re.findall(r"!\[The front[^]]*\]\(([^)]+)\)", README)
     picture = ElementTree.parse(REPOSITORY / name).getroot()
     words = " ".join("".join(text.itertext()) for text in picture.iter(f"{SVG}text"))
-    (budget,) = set(re.findall(r"`make demo` runs `automerge search --budget (\d+)`", README))
+    (budget,) = set(re.findall(r"`make demo` runs `automerge demo --budget (\d+)`", README))
     assert f"budget {budget}," in words
 
 
