@@ -29,7 +29,7 @@ def write_zoo(folder: Path) -> Path:
         "include_path: ./tasks\n"
         "search: {methods: [linear, task_arithmetic, ties], depth: {knots: 2}}\n"
         "sampler: random\n"
-        "budget: 9\n"
+        "budget: 9\nstarts: 0\n"
         "evaluation: {batch_size: 16, items_per_candidate: 40}\n"
         "shortlist: 3\n"
     )
