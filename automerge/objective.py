@@ -13,7 +13,7 @@ from automerge.arrays import Floats
 
 Direction = Literal["maximize", "minimize"]
 Aggregation = Literal[
-    "mean", "mean_of_means", "perplexity", "weighted_perplexity", "bits_per_byte", "exact"
+    "mean", "mean_of_means", "perplexity", "weighted_perplexity", "bits_per_byte", "ratio", "exact"
 ]
 AGGREGATIONS: tuple[Aggregation, ...] = (
     "mean",
@@ -32,6 +32,8 @@ MODEL_ITEM = (MODEL_TASK, 0)
 """Stands for the model itself, in place of an item of a task."""
 PROPERTIES: tuple[str, ...] = ("distance_to_base", "parameters")
 """What can be measured of a model itself, without a task."""
+KL_TO_BASE = "kl_to_base"
+"""What is measured of a model beside its base, on text or on the prompts of tasks."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,8 @@ def estimate(scores: ItemScores, aggregation: Aggregation) -> Estimate:
         return Estimate(mean, standard_error(influences), n)
     ratio, residuals = ratio_of_means(scores)
     stderr = standard_error(residuals)
+    if aggregation == "ratio":
+        return Estimate(ratio, stderr, n)
     if aggregation == "weighted_perplexity":
         return Estimate(perplexity(ratio), perplexity(ratio) * stderr, n)
     return Estimate(-ratio / math.log(2), stderr / math.log(2), n)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from automerge.config import StudyConfig
 from automerge.errors import ConfigError, Fault, StateError, nearest
@@ -81,9 +81,15 @@ def _score(
     tokenizer = transformers.AutoTokenizer.from_pretrained(
         path, local_files_only=True, trust_remote_code=False
     )
-    scored = tasks.attach(Live(model, tokenizer, _no_base)).score(items)
+    scored = tasks.attach(Live(model, tokenizer, _no_distance, _no_base)).score(items)
     return tasks.objectives[0], scored.scores[task]
 
 
-def _no_base() -> float:
+def _no_distance() -> float:
     raise StateError("a model folder alone has no distance to a base")
+
+
+def _no_base() -> NoReturn:
+    raise StateError(
+        "a model folder alone has no base to compare it with: kl_to_base is measured by the search"
+    )

@@ -25,6 +25,7 @@ from automerge.files.document import Document, GivenMapping
 from automerge.files.references import NAME, is_folder, join, resolve, short_name, split_name
 from automerge.files.yaml_file import Plain, Step, load_yaml
 from automerge.mergekit import Evolution, is_evolve, parse_evolve
+from automerge.objective import KL_TO_BASE
 from automerge.recipe import DEFAULT
 
 OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -232,6 +233,8 @@ class _Draft:
         self._resolve_evidence()
         if isinstance(data.get("tasks"), list):
             self._complete_tasks(data["tasks"])
+        if isinstance(data.get("properties"), list):
+            self._complete_properties(data["properties"])
         if isinstance(data.get("search"), dict):
             self._complete_search()
         if isinstance(data.get("recipes"), list):
@@ -338,6 +341,24 @@ class _Draft:
             self.fault(("tasks", i, "items"), f"expected a file, got {json.dumps(items)}")
         elif python is not None:
             self.fault(("tasks", i), "a Python task needs `items: FILE`, with one item per line")
+
+    def _complete_properties(self, properties: list[Plain]) -> None:
+        """Move the text of `kl_to_base: FILE` out of the list of properties."""
+        for i, written in enumerate(properties):
+            if not isinstance(written, dict):
+                continue
+            path = ("properties", i, KL_TO_BASE)
+            text = written.get(KL_TO_BASE)
+            if len(written) != 1 or not isinstance(text, str):
+                shown = json.dumps(written)
+                problem = f"expected a name or {{{KL_TO_BASE}: FILE}}, got {shown}"
+                self.fault(path[:2], problem)
+            else:
+                file = join(self._origin(path).folder, text)
+                if not file.exists():
+                    self.fault(path, f"no such file or folder: {file}")
+                self.data.setdefault("item_files", {})[KL_TO_BASE] = str(file)
+            properties[i] = KL_TO_BASE
 
     def _complete_search(self) -> None:
         search: dict[str, Plain] = self.data["search"]

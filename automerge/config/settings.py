@@ -34,12 +34,13 @@ from automerge.config.section import (
 from automerge.config.sections import Evaluation, EvidenceText, NamedRecipe, Split
 from automerge.config.task import Task
 from automerge.errors import Locate, Location
+from automerge.evaluation.table import LM_EVAL
 from automerge.executors import EXECUTORS
 from automerge.files.noise import is_noise
 from automerge.files.references import NAME
 from automerge.files.yaml_file import Step
 from automerge.methods import METHODS
-from automerge.objective import PROPERTIES
+from automerge.objective import KL_TO_BASE, PROPERTIES
 from automerge.samplers import SAMPLERS
 from automerge.space import SpaceSettings
 
@@ -65,7 +66,9 @@ class StudyConfig(Section):
     models: dict[str, str] = unsafe(min_length=1, max_length=MAX_MODELS)
     tasks: tuple[Task, ...] = unsafe(min_length=1, max_length=64)
     item_files: dict[str, str] = safe({})
-    properties: tuple[Annotated[str, one_of(PROPERTIES, "property")], ...] = unsafe(())
+    properties: tuple[Annotated[str, one_of((*PROPERTIES, KL_TO_BASE), "property")], ...] = unsafe(
+        ()
+    )
     include_path: str | None = safe(None)
     apply_chat_template: bool = unsafe(False)
     fewshot_as_multiturn: bool | None = unsafe(None)
@@ -209,6 +212,14 @@ class StudyConfig(Section):
         if "distance_to_base" in self.properties and (layers.drop or layers.repeat):
             problem = "distance_to_base needs models with the base's layers: remove search.layers"
             refuse([(("properties",), problem)])
+        return self
+
+    @model_validator(mode="after")
+    def _prompted(self) -> StudyConfig:
+        prompts = any(task.evaluator == LM_EVAL for task in self.tasks)
+        if KL_TO_BASE in self.properties and KL_TO_BASE not in self.item_files and not prompts:
+            problem = f"no task is lm-eval's, so there are no prompts: {{{KL_TO_BASE}: FILE}}"
+            refuse([(("properties", self.properties.index(KL_TO_BASE)), problem)])
         return self
 
     @model_validator(mode="after")

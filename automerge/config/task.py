@@ -13,7 +13,7 @@ from pydantic import (
 
 from automerge.config.section import KEY, Problem, Section, entry_of, refuse, unsafe
 from automerge.errors import nearest
-from automerge.evaluation.table import EVALUATORS, LM_EVAL
+from automerge.evaluation.table import DIVERGENCE, EVALUATORS, LM_EVAL
 from automerge.evaluation.table import PROPERTIES as PROPERTIES_EVALUATOR
 from automerge.objective import Direction
 from automerge.trial import PARTS, Part
@@ -59,7 +59,7 @@ class Task(Section):
             for name in fields
             if getattr(self, name) not in (None, {})
         ]
-        if self.evaluator == PROPERTIES_EVALUATOR:
+        if self.evaluator in (PROPERTIES_EVALUATOR, DIVERGENCE):
             problems.append((("evaluator",), "list properties under `properties:`"))
         if problems:
             refuse(problems)

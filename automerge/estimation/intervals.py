@@ -165,6 +165,8 @@ def influence(scores: ItemScores, aggregation: Aggregation) -> Floats:
     if aggregation == "mean_of_means":
         return mean_of_means(scores)[1]
     ratio, residuals = ratio_of_means(scores)
+    if aggregation == "ratio":
+        return residuals
     if aggregation == "weighted_perplexity":
         return -perplexity(ratio) * residuals
     return -residuals / math.log(2)
@@ -220,13 +222,15 @@ def _ratio_interval(
     scores: ItemScores, aggregation: Aggregation, level: float
 ) -> tuple[float, float]:
     ratio, residuals = ratio_of_means(scores)
-    to_value: Callable[[float], float] = (
-        (lambda mean: -mean / math.log(2)) if aggregation == "bits_per_byte" else _exponential
-    )
     if is_constant(residuals, abs(ratio)):
         low, high = -math.inf, math.inf
     else:
         low, high = student_interval(ratio, standard_error(residuals), len(residuals), level)
+    if aggregation == "ratio":
+        return low, high
+    to_value: Callable[[float], float] = (
+        (lambda mean: -mean / math.log(2)) if aggregation == "bits_per_byte" else _exponential
+    )
     return to_value(high), to_value(low)  # both transforms are decreasing
 
 

@@ -7,6 +7,7 @@ a scorer to a live model. `table.EVALUATORS` lists the evaluators; `panel.Panel`
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
@@ -105,13 +106,15 @@ class TasksRefused(PreflightError):
 class Live:
     """The model of a worker, whose weights change between calls of a scorer.
 
-    `distance_to_base` measures it as it is at the call. A pass forwards may keep `graph_bytes` for
-    a pass backwards; None is no limit.
+    `distance_to_base` measures it as it is at the call. While `base` is entered, the model holds
+    the base's weights; afterwards it holds its own again, the same bits. A pass forwards may keep
+    `graph_bytes` for a pass backwards; None is no limit.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     distance_to_base: Callable[[], float]
+    base: Callable[[], AbstractContextManager[None]]
     graph_bytes: int | None = None
 
 

@@ -9,7 +9,7 @@ from automerge.evaluation.base import Entry, Evaluator, EvaluatorFactory, Settin
 from automerge.evaluation.outside import outside
 from automerge.extensions import Table
 
-LM_EVAL, PYTHON, PROPERTIES = "lm_eval", "python", "properties"
+LM_EVAL, PYTHON, PROPERTIES, DIVERGENCE = "lm_eval", "python", "properties", "divergence"
 
 
 def _lm_eval(entries: Sequence[Entry], settings: Settings) -> Evaluator:
@@ -30,6 +30,12 @@ def _properties(entries: Sequence[Entry], settings: Settings) -> Evaluator:
     return Properties(entries, settings)
 
 
+def _divergence(entries: Sequence[Entry], settings: Settings) -> Evaluator:
+    from automerge.evaluation.divergence.evaluator import Divergence
+
+    return Divergence(entries, settings)
+
+
 def _admit(name: str, found: object) -> EvaluatorFactory:
     """Accept an evaluator's class or factory from outside; raise TypeError for other things."""
     if not callable(found):
@@ -41,7 +47,7 @@ def _admit(name: str, found: object) -> EvaluatorFactory:
 
 EVALUATORS: Table[EvaluatorFactory] = Table(
     "evaluator",
-    {LM_EVAL: _lm_eval, PYTHON: _python, PROPERTIES: _properties},
+    {LM_EVAL: _lm_eval, PYTHON: _python, PROPERTIES: _properties, DIVERGENCE: _divergence},
     "automerge.evaluators",
     _admit,
 )

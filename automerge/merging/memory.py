@@ -16,7 +16,7 @@ import torch
 
 from automerge.checkpoints import Checkpoint, TensorInfo, rearranged
 from automerge.checkpoints.layout import stacks
-from automerge.checkpoints.places import LAYER
+from automerge.checkpoints.places import LAYER, outer_component
 from automerge.checkpoints.safetensors_file import ITEM_BYTES
 from automerge.errors import Fault, PreflightError
 from automerge.merging.order import EXACT, N_BINS
@@ -126,21 +126,25 @@ def estimate(
     methods: Sequence[str],
     more_layers: int = 0,
     slopes: bool = False,
+    heads: int = 1,
 ) -> Need:
     """Compute what merging all sources into a live model of a dtype ("auto": as stored) may need.
 
     The live model may get `more_layers` layers in addition to the base's. `slopes` says whether
-    gradients are wanted of what it holds.
+    gradients are wanted of what it holds. It holds so many output `heads`: 2 where the base's is
+    kept beside its own.
     """
     sources = [name for name in checkpoints if name != base]
     declared = [METHODS[name] for name in methods]
     seen: dict[tuple[Method, TensorInfo], int] = {}
-    live = layered = step = computed = 0
+    live = layered = step = computed = head = 0
     sizes = []
     for name, info in checkpoints[base].tensors.items():
         stored = dtype == "auto" or not info.mergeable
         size = info.n_elements * ITEM_BYTES[info.dtype if stored else dtype]
         live += size
+        if not LAYER.match(name) and outer_component(name) == "embedding":
+            head = max(head, size)
         layered += size if LAYER.match(name) else 0
         computed += sum(info.n_bytes for model in checkpoints.values() if rearranged(model, name))
         if not info.mergeable:
@@ -155,6 +159,7 @@ def estimate(
     layers = sum(stacks(checkpoints[base].tensors).values())
     largest = max((i.n_bytes for i in checkpoints[base].tensors.values() if i.mergeable), default=0)
     gradients = sum(sorted(sizes)[-2:]) if slopes else 0
+    live += (heads - 1) * head
     return Need(live + more_layers * layered // max(layers, 1), step, computed, largest, gradients)
 
 

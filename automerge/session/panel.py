@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ from automerge.config import StudyConfig
 from automerge.config.task import Task
 from automerge.evaluation.base import Entry, Settings
 from automerge.evaluation.panel import Panel
-from automerge.evaluation.table import LM_EVAL, PROPERTIES
+from automerge.evaluation.table import DIVERGENCE, LM_EVAL, PROPERTIES
+from automerge.objective import KL_TO_BASE
 
 
 def study_panel(config: StudyConfig) -> Panel:
@@ -20,7 +23,10 @@ def study_panel(config: StudyConfig) -> Panel:
         )
         for task in config.tasks
     ]
-    entries += [Entry(PROPERTIES, name, name) for name in config.properties]
+    entries += [
+        _divergence(config, entries) if name == KL_TO_BASE else Entry(PROPERTIES, name, name)
+        for name in config.properties
+    ]
     settings = Settings(
         include_path=None if config.include_path is None else Path(config.include_path),
         allow_task_code=config.allow_task_code,
@@ -32,6 +38,22 @@ def study_panel(config: StudyConfig) -> Panel:
         max_length=config.evaluation.max_length,
     )
     return Panel(tuple(entries), settings)
+
+
+def _divergence(config: StudyConfig, tasks: Sequence[Entry]) -> Entry:
+    """Compare predictions on the text that was named, else on the prompts of lm-eval's tasks,
+    without few-shot examples."""
+    if KL_TO_BASE in config.item_files:
+        options: dict[str, Any] = {"text": config.item_files[KL_TO_BASE]}
+    else:
+        own = {task.task: task for task in tasks if task.evaluator == LM_EVAL}
+        options = {
+            "tasks": tuple(
+                replace(task, name=name, options={**task.options, "num_fewshot": 0})
+                for name, task in own.items()
+            )
+        }
+    return Entry(DIVERGENCE, KL_TO_BASE, KL_TO_BASE, "minimize", options=options)
 
 
 def _options(config: StudyConfig, task: Task) -> dict[str, Any]:

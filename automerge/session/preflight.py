@@ -31,6 +31,7 @@ from automerge.errors import Fault, Locate, Location, PreflightError
 from automerge.evaluation.base import OpenTasks, TasksRefused
 from automerge.evaluation.panel import Panel
 from automerge.evaluation.split import Split, SplitPlan, split_documents
+from automerge.evaluation.table import DIVERGENCE
 from automerge.files.noise import Noise, is_noise
 from automerge.recipe import BASE_VOCABULARY, Place, Recipe, Vocabulary
 
@@ -216,13 +217,13 @@ def open_tasks(panel: Panel, run: Path, locate: Locate) -> OpenTasks:
     try:
         return panel.open(run, keep=True)
     except TasksRefused as error:
-        faults = [
-            Fault(
-                fault.message,
-                locate(("tasks", fault.spec, fault.field)) or locate(("tasks", fault.spec)),
-            )
-            for fault in error.task_faults
-        ]
+        faults = []
+        for fault in error.task_faults:
+            if panel.entries[fault.spec].evaluator == DIVERGENCE:
+                where = locate(("properties",))
+            else:
+                where = locate(("tasks", fault.spec, fault.field)) or locate(("tasks", fault.spec))
+            faults.append(Fault(fault.message, where))
         raise PreflightError(faults) from None
 
 

@@ -37,7 +37,8 @@ def tiny_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def tiny_live() -> Live:
-    """Return a random Llama of two layers, in evaluation mode, without gradients."""
+    """Return a random Llama of two layers, in evaluation mode, without gradients; its base is
+    another."""
     tokenizer = tiny_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -54,14 +55,27 @@ def tiny_live() -> Live:
         torch.manual_seed(0)
         model: PreTrainedModel = LlamaForCausalLM(config)
     model.eval().requires_grad_(False)
-    first = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    generator = torch.Generator().manual_seed(3)
+    base = {
+        name: tensor + tensor.std() * torch.randn(tensor.shape, generator=generator).to(tensor)
+        for name, tensor in model.state_dict().items()
+    }
 
     def distance() -> float:
         now = model.state_dict()
-        moved = sum(float((now[name] - tensor).square().sum()) for name, tensor in first.items())
-        return float((moved / sum(float(t.square().sum()) for t in first.values())) ** 0.5)
+        moved = sum(float((now[name] - tensor).square().sum()) for name, tensor in base.items())
+        return float((moved / sum(float(t.square().sum()) for t in base.values())) ** 0.5)
 
-    return Live(model, tokenizer, distance)
+    @contextmanager
+    def as_base() -> Iterator[None]:
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        model.load_state_dict(base)
+        try:
+            yield
+        finally:
+            model.load_state_dict(before)
+
+    return Live(model, tokenizer, distance, as_base)
 
 
 @contextmanager

@@ -11,7 +11,8 @@ import math
 import platform
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +25,7 @@ from automerge.errors import DeviceLost, PreflightError
 from automerge.evaluation.base import Live, NoRoom, OpenTasks, Scored, SlopeScorer
 from automerge.evaluation.guards import InvalidOutput
 from automerge.evaluation.panel import Panel
+from automerge.evaluation.table import DIVERGENCE
 from automerge.evidence import EvidenceFolders, cache_folder
 from automerge.extensions import Extension, install
 from automerge.machine.arithmetic import arithmetic
@@ -38,7 +40,7 @@ from automerge.merging import (
     plan_memory,
 )
 from automerge.methods import METHODS
-from automerge.recipe import Coordinate
+from automerge.recipe import Coordinate, Recipe, single
 from automerge.trial import NO_ROOM, Failed, Job, Measured, Outcome, Part, Slope, Timings
 
 if TYPE_CHECKING:
@@ -108,7 +110,15 @@ class MergeWorker:
         checkpoints = open_together(spec.models, spec.base)
         dtype = compute_dtype(spec.dtype, device)
         stored = str(dtype).removeprefix("torch.")
-        need = estimate(checkpoints, spec.base, stored, spec.methods, spec.more_layers, spec.slopes)
+        need = estimate(
+            checkpoints,
+            spec.base,
+            stored,
+            spec.methods,
+            spec.more_layers,
+            spec.slopes,
+            heads=1 + any(entry.evaluator == DIVERGENCE for entry in spec.panel.entries),
+        )
         plan = plan_memory(
             need, free_host_bytes(), free_device_bytes(device), workers_here(spec.threads, device)
         )
@@ -126,13 +136,27 @@ class MergeWorker:
             assets, local_files_only=True, trust_remote_code=False
         )
         self._room_for_slopes = plan.graph > 0
+        self._base_name = spec.base
+        self._held: Recipe | None = None
         live = Live(
             self._model,
             tokenizer,
             lambda: self._engine.distance(self._model, spec.base),
+            self._base,
             plan.graph,
         )
         self._scorer = (tasks or spec.panel.open(spec.run)).attach(live)
+
+    @contextmanager
+    def _base(self) -> Iterator[None]:
+        """Let the model hold the base for a while."""
+        held = self._held
+        self._engine.merge_into(self._model, single(self._base_name))
+        try:
+            yield
+        finally:
+            if held is not None:
+                self._engine.merge_into(self._model, held)
 
     def prepare(self, part: Part) -> None:
         """Check whether the models' files were touched; before select and test, read them whole."""
@@ -179,6 +203,7 @@ class MergeWorker:
         start = time.perf_counter()
         try:
             self._engine.merge_into(self._model, job.recipe)
+            self._held = job.recipe
             merged = time.perf_counter()
             scored, slopes = self._score(job)
         except (InvalidMerge, InvalidOutput, PreflightError) as error:

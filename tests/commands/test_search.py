@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import os
+import random
 import shlex
 import shutil
 import signal
@@ -24,6 +25,7 @@ from automerge.store.store import Store
 from automerge.trial import PARTS, Measured
 from tests import command_line
 from tests.command_line import AUTOMERGE, REPOSITORY, surroundings
+from tests.evaluation.toys import phrase
 from tests.zoo import write_zoo
 
 
@@ -484,8 +486,10 @@ def test_properties_of_the_model_are_objectives_and_bounds_hold(
     config = zoo / "close.yaml"
     text = (zoo / "automerge.yaml").read_text().replace("name: tiny", "name: close")
     text = text.replace("tasks: [choose,", "tasks: [{task: choose, goal: false},")
+    (zoo / "plain.txt").write_text(phrase(random.Random(1), 30_000, 30_000))
     config.write_text(
-        f"{text}properties: [distance_to_base, parameters]\nconstraints:\n"
+        f"{text}properties: [distance_to_base, parameters, {{kl_to_base: plain.txt}}]\n"
+        "constraints:\n"
         "  - distance_to_base <= 0.04\n  - choose >= best_parent - 0.5\nexport: none\n"
         "split: {search: 0.1, select: 0.8, test: 0.1}\nresolution: 0\n"
     )
@@ -502,14 +506,23 @@ def test_properties_of_the_model_are_objectives_and_bounds_hold(
     assert members["base"]["scores"]["distance_to_base"]["test"]["value"] == 0
     moved = [m["scores"]["distance_to_base"]["test"]["value"] for m in members.values()]
     assert 0 < max(moved) < 1
+    damage = {name: m["scores"]["kl_to_base"]["test"] for name, m in members.items()}
+    assert damage["base"]["value"] == pytest.approx(0, abs=1e-6)
+    assert all(own["value"] > 0.01 for name, own in damage.items() if name != "base")
+    assert all(own["n"] > 8 for own in damage.values())
     assert len({m["scores"]["parameters"]["test"]["value"] for m in members.values()}) == 1
     for member in members.values():
         kept = {row["constraint"]: row for row in member["constraints"]}["distance_to_base <= 0.04"]
         assert (kept["verdict"] == "kept") == (kept["value"] <= 0.04)
         assert kept["verdict"] == "kept" or not member["on_front"]
     assert any(member["on_front"] for member in members.values())
-    assert [o["goal"] for o in front["objectives"]] == [False, True, True, True]
-    assert set(front["hypervolume"]["ideal"]) == {"say", "distance_to_base", "parameters"}
+    assert [o["goal"] for o in front["objectives"]] == [False, True, True, True, True]
+    assert set(front["hypervolume"]["ideal"]) == {
+        "say",
+        "distance_to_base",
+        "parameters",
+        "kl_to_base",
+    }
     assert "Constraints" in (zoo / "runs" / "close" / "report.html").read_text()
     wrong = run(zoo, environment, "search", str(config), "--constraint", "chose >= 1")
     assert wrong.returncode == 2

@@ -571,3 +571,40 @@ def test_a_study_from_before_dataset_splits_is_resumed(folder):
     text = STUDY.replace("- gsm8k", "- {task: gsm8k, split: {search: train}}")
     (change,) = differences(config.to_plain(), load(text, folder))
     assert (change.field, change.safe) == ("tasks", False)
+
+
+def test_damage_is_measured_on_prompts_or_on_a_text(folder):
+    (folder / "plain.txt").write_text("some text")
+    bare = load(STUDY + "properties: [parameters, kl_to_base]\n", folder)
+    assert (bare.properties, bare.item_files) == (("parameters", "kl_to_base"), {})
+    text = load(STUDY + "properties: [{kl_to_base: plain.txt}]\n", folder)
+    assert text.properties == ("kl_to_base",)
+    assert text.item_files == {"kl_to_base": str(folder / "plain.txt")}
+    assert StudyConfig.from_plain(text.to_plain()) == text
+
+
+@pytest.mark.parametrize(
+    ("properties", "expected"),
+    [
+        ("[{kl_to_base: gone.txt}]", "12:27: no such file or folder: gone.txt"),
+        ("[{kl_to_base: 3}]", "12:14: expected a name or {kl_to_base: FILE}, got"),
+        ("[{kl: text.txt}]", "12:14: expected a name or {kl_to_base: FILE}, got"),
+        ("[kl_to_bas]", "12:14: unknown property 'kl_to_bas'; did you mean 'kl_to_base'?"),
+    ],
+)
+def test_a_text_that_is_not_there_is_located(folder, properties, expected):
+    found = faults(STUDY + f"properties: {properties}\n", folder)
+    assert any(f":{expected}" in fault for fault in found), found
+
+
+def test_damage_on_prompts_needs_tasks_that_have_some(folder):
+    (folder / "mine.py").write_text(
+        "def mine(model, tokenizer, items): return [0.0 for _ in items]"
+    )
+    (folder / "items.jsonl").write_text("{}\n")
+    study = (
+        "base: ./base\nmodels: [./math]\nextensions: [./mine.py]\n"
+        "tasks: [{python: 'mine:mine', items: items.jsonl}]\nproperties: [kl_to_base]\n"
+    )
+    [fault] = faults(study, folder)
+    assert "5:14: no task is lm-eval's, so there are no prompts: {kl_to_base: FILE}" in fault

@@ -122,7 +122,9 @@ def test_other_means_take_students_t_on_differences():
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
 
 
-@pytest.mark.parametrize("aggregation", ["perplexity", "weighted_perplexity", "bits_per_byte"])
+@pytest.mark.parametrize(
+    "aggregation", ["perplexity", "weighted_perplexity", "bits_per_byte", "ratio"]
+)
 def test_ratio_differences_agree_with_a_paired_bootstrap(aggregation):
     rng = np.random.default_rng(5)
     weights = rng.integers(50, 150, 500).astype(float)
@@ -135,6 +137,8 @@ def test_ratio_differences_agree_with_a_paired_bootstrap(aggregation):
 
     def value(x):
         ratio = x[rows].sum(axis=1) / weights[rows].sum(axis=1)
+        if aggregation == "ratio":
+            return ratio
         return -ratio / math.log(2) if aggregation == "bits_per_byte" else np.exp(-ratio)
 
     draws = value(a) - value(b)

@@ -66,7 +66,7 @@ def test_perplexity_limits_are_those_of_the_mean_log_likelihood():
     assert found.low < found.value < found.high
 
 
-@pytest.mark.parametrize("aggregation", ["weighted_perplexity", "bits_per_byte"])
+@pytest.mark.parametrize("aggregation", ["weighted_perplexity", "bits_per_byte", "ratio"])
 def test_ratio_intervals_agree_with_a_bootstrap(aggregation):
     rng = np.random.default_rng(3)
     weights = rng.integers(50, 150, 400)
@@ -75,7 +75,11 @@ def test_ratio_intervals_agree_with_a_bootstrap(aggregation):
     rows = rng.integers(0, 400, (4000, 400))
     ratios = values[rows].sum(axis=1) / weights[rows].sum(axis=1)
     limits = np.quantile(ratios, [0.975, 0.025])
-    expected = np.exp(-limits) if aggregation == "weighted_perplexity" else -limits / math.log(2)
+    expected = {
+        "weighted_perplexity": np.exp(-limits),
+        "bits_per_byte": -limits / math.log(2),
+        "ratio": limits[::-1],
+    }[aggregation]
     assert (found.low, found.high) == pytest.approx(tuple(expected), rel=0.01)
     assert found.high - found.low == pytest.approx(expected[1] - expected[0], rel=0.1)
 

@@ -17,8 +17,9 @@ from automerge.errors import PreflightError
 from automerge.evaluation.base import Entry, EvaluatorFactory, Settings
 from automerge.evaluation.guards import InvalidOutput, MetricError
 from automerge.evaluation.panel import Panel
-from automerge.evaluation.table import EVALUATORS, LM_EVAL, PROPERTIES, PYTHON
+from automerge.evaluation.table import DIVERGENCE, EVALUATORS, LM_EVAL, PROPERTIES, PYTHON
 from automerge.extensions import attribute, load_extensions, modules
+from automerge.objective import KL_TO_BASE
 from automerge.objective import PROPERTIES as NAMES
 from automerge.testing import EvaluatorLaws
 from automerge.testing.live import tiny_live
@@ -79,10 +80,25 @@ def property_case(folder: Path, task_folder: Path) -> Case:
     return Case([Entry(PROPERTIES, name, name) for name in NAMES])
 
 
+def divergence_case(folder: Path, task_folder: Path) -> Case:
+    own = folder / "tasks"
+    shutil.copytree(task_folder, own)
+    text = folder / "text.txt"
+    rng = random.Random(0)
+    text.write_text("\n".join(phrase(rng, 10, 40) for _ in range(60)))
+    tasks = tuple(Entry(LM_EVAL, name, name, options={}) for name in ("choice", "generate"))
+    entries = [
+        Entry(DIVERGENCE, KL_TO_BASE, KL_TO_BASE, options={"text": str(text)}),
+        Entry(DIVERGENCE, KL_TO_BASE, "prompts", "minimize", False, {"tasks": tasks}),
+    ]
+    return Case(entries, Settings(own), [own, text])
+
+
 CASES: Mapping[str, Callable[[Path, Path], Case]] = {
     LM_EVAL: lm_eval_case,
     PYTHON: python_case,
     PROPERTIES: property_case,
+    DIVERGENCE: divergence_case,
 }
 """What each entry of EVALUATORS is tried with; an entry that is not here fails the suite."""
 

@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,7 @@ def opened(folder: Path, *functions: str, items: str = "items.jsonl"):
 
 
 def live(model=None) -> Live:
-    return Live(model or make_model(), make_tokenizer(), lambda: math.nan)
+    return Live(model or make_model(), make_tokenizer(), lambda: math.nan, nullcontext)
 
 
 def test_scores_are_the_functions_in_the_order_of_the_items_asked_for(folder: Path) -> None:

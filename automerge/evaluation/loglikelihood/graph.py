@@ -55,11 +55,12 @@ class Graph:
         self._model, self._path, self._limit = model, path, limit
         self._n_logits: int = model.config.get_text_config().vocab_size
 
-    def fits(self, rows: Sequence[Row], lean: bool) -> bool:
-        """Return whether a batch fits; `lean` says that layers keep their inputs only."""
+    def fits(self, rows: Sequence[Row], lean: bool, logits: int = LOGITS) -> bool:
+        """Return whether a batch fits; `lean` says that layers keep their inputs only, `logits` how
+        many copies of the logits there are."""
         kept = self._lean if lean else self._whole
         places = sum(len({c for pick in row.picks for c in pick.columns}) for row in rows)
-        return kept(rows) + 4 * LOGITS * self._n_logits * places <= self._limit
+        return kept(rows) + 4 * logits * self._n_logits * places <= self._limit
 
     @cached_property
     def _whole(self) -> Kept:

@@ -1,0 +1,1 @@
+"""How far a model's predictions are from its base's, on text."""
