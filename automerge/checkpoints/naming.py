@@ -92,3 +92,11 @@ def stored_parts(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     views = {name: tensor.detach().as_subclass(View) for name, tensor in state.items()}
     stored = revert_weight_conversion(model, views)
     return {name: tensor.as_subclass(torch.Tensor) for name, tensor in stored.items()}
+
+
+def same_part(tensor: Tensor, owner: Tensor, part: Tensor) -> Tensor:
+    """Return the part of a tensor that `part` is of `owner`, which has the tensor's shape."""
+    if part.shape == owner.shape and part.stride() == owner.stride():
+        return tensor
+    offset = part.storage_offset() - owner.storage_offset()
+    return tensor.contiguous().as_strided(part.shape, part.stride(), offset)

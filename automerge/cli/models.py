@@ -30,7 +30,12 @@ def gather(
         typer.Argument(metavar="BASE [NAME=]MODEL...", help="Models: folders or hub ids."),
     ],
     text: Annotated[
-        Path, typer.Option("--text", help="A text file, or a folder of them.", metavar="PATH")
+        list[str],
+        typer.Option(
+            "--text",
+            help="A text file, or a folder of them; NAME=PATH for one model. May be repeated.",
+            metavar="[NAME=]PATH",
+        ),
     ],
     kind: Annotated[
         str, typer.Option("--kind", help="What to gather.", metavar="KIND")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from automerge.commands.bars import progress_bars
-from automerge.errors import ConfigError, nearest
+from automerge.commands.named_texts import named_texts
+from automerge.errors import ConfigError, Fault, nearest
 from automerge.evidence import KINDS
 from automerge.files.yaml_file import dump_yaml
 from automerge.recipe import BASE
@@ -19,9 +19,16 @@ if TYPE_CHECKING:
 
 
 def gather_command(
-    models: Sequence[str], kind: str, text: Path, settings: GatherSettings, console: Console
+    models: Sequence[str],
+    kind: str,
+    texts: Sequence[str],
+    settings: GatherSettings,
+    console: Console,
 ) -> None:
-    """Gather evidence from models, the base first, and print a recipe's `evidence`."""
+    """Gather evidence from models, the base first, and print a recipe's `evidence`.
+
+    Where every text is of a named model, only those models' evidence is gathered.
+    """
     from automerge.inspection.examine import name_models
     from automerge.session.preflight import open_models
 
@@ -29,12 +36,21 @@ def gather_command(
         raise ConfigError(f"unknown kind of evidence {kind!r}{nearest(kind, tuple(KINDS))}")
     named = name_models(models)
     base, *sources = named
+    read = {BASE if name == base else name: path for name, path in named_texts(texts).items()}
+    faults = [
+        Fault(f"--text {name}=…: there is no model {name!r}{nearest(name, sources)}")
+        for name in read
+        if name is not None and name not in (BASE, *sources)
+    ]
+    if faults:
+        raise ConfigError(faults)
     opened = open_models(
         {BASE: named[base], **{n: named[n] for n in sources}}, BASE, lambda _: None
     )
     folders = {name: folder.path for name, folder in opened.folders.items()}
     with progress_bars(console) as show:
-        found = gather(folders, tuple(folders), kind, text, settings, show)
+        names = tuple(name for name in folders if None in read or name in read)
+        found = gather(folders, names, kind, read, settings, show)
     plain = {"evidence": {kind: {name: file.digest for name, file in found.items()}}}
     say(console, dump_yaml(plain), end="")
     for name, file in found.items():

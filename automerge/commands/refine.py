@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from automerge.commands.interrupt import Interrupt
 from automerge.commands.model_folder import write_model
+from automerge.commands.named_texts import named_texts
 from automerge.config.recipe_file import RecipeFile, read_recipe, recipe_text
 from automerge.errors import ConfigError, Fault, nearest
 from automerge.evidence import EVIDENCE
 from automerge.files.atomic import write_atomically
-from automerge.files.references import NAME
 from automerge.methods import METHODS
 from automerge.recipe import BASE
 from automerge.session.refining import Refined, Refiner, RefineSettings, Watch, texts_for
@@ -101,32 +101,6 @@ def refine_file(
         )
         say(f"wrote {export}")
     return interrupt.exit_code if interrupt.requested else 0
-
-
-def named_texts(arguments: Sequence[str]) -> dict[str | None, Path]:
-    """Read texts given as NAME=PATH or PATH; at most one has no name.
-
-    Raises:
-        ConfigError: with all faults found.
-    """
-    named: dict[str | None, Path] = {}
-    faults = []
-    for argument in arguments:
-        before, equals, after = argument.partition("=")
-        plain = not equals or "/" in before or Path(argument).exists()
-        name, path = (None, argument) if plain else (before, after)
-        if name is not None and (not NAME.fullmatch(name) or not path):
-            faults.append(Fault(f"--text {argument!r}: expected [NAME=]PATH"))
-        elif name in named:
-            twice = "two texts have no name" if name is None else f"two texts are named {name!r}"
-            faults.append(Fault(f"{twice}; write NAME=PATH, each with a name of its own"))
-        elif not Path(path).exists():
-            faults.append(Fault(f"--text {path}: there is no such file or folder"))
-        else:
-            named[name] = Path(path)
-    if faults:
-        raise ConfigError(faults)
-    return named
 
 
 def _check(settings: RefineSettings, path: Path, out: Path) -> None:

@@ -275,11 +275,19 @@ class _Draft:
         if isinstance(evidence, str):
             evidence = self.data["evidence"] = {"text": evidence}
             self._origins["evidence", "text"] = self._origin(("evidence",))
-        if isinstance(evidence, dict) and isinstance(text := evidence.get("text"), str):
-            path = join(self._origin(("evidence", "text")).folder, text)
-            if not path.exists():
-                self.fault(("evidence", "text"), f"no such file or folder: {path}")
-            evidence["text"] = str(path)
+        if not isinstance(evidence, dict):
+            return
+        text = evidence.get("text")
+        places: list[tuple[dict[str, Plain], tuple[str, ...]]] = [(evidence, ("text",))]
+        if isinstance(text, dict):
+            places = [(text, ("text", str(name))) for name in text]
+        for mapping, path in places:
+            name = path[-1]
+            if isinstance(given := mapping.get(name), str):
+                found = join(self._origin(("evidence", *path)).folder, given)
+                if not found.exists():
+                    self.fault(("evidence", *path), f"no such file or folder: {found}")
+                mapping[name] = str(found)
 
     def _load_extensions(self) -> None:
         """Import the user's modules, so that what they define can be named below."""

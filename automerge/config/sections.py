@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
@@ -45,11 +46,18 @@ class Evaluation(Section):
 
 
 class EvidenceText(Section):
-    """The text on which evidence is gathered, for methods that need it."""
+    """The text on which evidence is gathered, for methods that need it: for all, or per source."""
 
-    text: str = unsafe(min_length=1)
+    text: str | dict[str, str] = unsafe(min_length=1)
     tokens: int = unsafe(65_536, ge=1, le=10**9)
     length: int = unsafe(512, ge=1, le=10**6)
+
+    @property
+    def texts(self) -> dict[str | None, Path]:
+        """The texts by source; None for all sources that are not named."""
+        if isinstance(self.text, str):
+            return {None: Path(self.text)}
+        return {name: Path(path) for name, path in self.text.items()}
 
 
 class Split(Section):

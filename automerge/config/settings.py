@@ -33,7 +33,7 @@ from automerge.config.section import (
 )
 from automerge.config.sections import Evaluation, EvidenceText, NamedRecipe, Split
 from automerge.config.task import Task
-from automerge.errors import Locate, Location
+from automerge.errors import Locate, Location, nearest
 from automerge.evaluation.table import LM_EVAL
 from automerge.executors import EXECUTORS
 from automerge.files.noise import is_noise
@@ -235,6 +235,16 @@ class StudyConfig(Section):
             for i, name in enumerate(self.search.methods)
             if METHODS[name].needs and self.evidence is None
         ]
+        if self.evidence is not None and isinstance(self.evidence.text, dict):
+            named = tuple(self.evidence.text)
+            problems += [
+                (("evidence", "text", name), f"no source {name!r}{nearest(name, self.trained)}")
+                for name in named
+                if name not in self.trained
+            ]
+            if lacking := [name for name in self.trained if name not in named]:
+                problem = f"no text for {', '.join(lacking)}: name one per source, or one for all"
+                problems.append((("evidence", "text"), problem))
         if problems:
             refuse(problems)
         return self

@@ -1,6 +1,14 @@
 """Evidence: what is computed once from a model and data, for methods that need it."""
 
-from automerge.evidence.base import INPUT_GRAM, KINDS, Evidence, Kind
+from automerge.evidence.base import (
+    BASE_GRADIENT,
+    BASE_SQUARED_GRADIENT,
+    INPUT_GRAM,
+    KINDS,
+    SQUARED_GRADIENT,
+    Evidence,
+    Kind,
+)
 from automerge.evidence.file import (
     EVIDENCE,
     EvidenceFile,
@@ -11,9 +19,12 @@ from automerge.evidence.file import (
 )
 
 __all__ = [
+    "BASE_GRADIENT",
+    "BASE_SQUARED_GRADIENT",
     "EVIDENCE",
     "INPUT_GRAM",
     "KINDS",
+    "SQUARED_GRADIENT",
     "Evidence",
     "EvidenceFile",
     "EvidenceFolders",

@@ -9,10 +9,11 @@ to the same bits wherever the file is available, and is refused where it is not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,17 +21,57 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of evidence; a new `version` means that the same input gives different numbers."""
+    """One kind of evidence; a new `version` means that the same input gives different numbers.
+
+    `elements` counts the numbers it may have for a tensor of some shape, in float32. `at` says
+    whose weights it is computed at: the source's own, or the base's, on the source's text.
+    """
 
     name: str
     meaning: str
     version: int
+    elements: Callable[[tuple[int, ...]], int]
+    at: Literal["source", "base"] = "source"
+
+
+def _inputs_squared(shape: tuple[int, ...]) -> int:
+    return shape[1] ** 2 if len(shape) == 2 else 0
 
 
 INPUT_GRAM = Kind(
-    "input_gram", "mean of x xᵀ over the inputs x of a linear layer, (inputs, inputs), float32", 1
+    "input_gram",
+    "mean of x xᵀ over the inputs x of a linear layer, (inputs, inputs), float32",
+    1,
+    _inputs_squared,
 )
-KINDS: Mapping[str, Kind] = MappingProxyType({kind.name: kind for kind in (INPUT_GRAM,)})
+SQUARED_GRADIENT = Kind(
+    "squared_gradient",
+    "mean per token of the squared gradient of log p(label), labels drawn from the model: the "
+    "diagonal of the Fisher information, of the tensor's shape, float32",
+    1,
+    math.prod,
+)
+BASE_SQUARED_GRADIENT = Kind(
+    "base_squared_gradient",
+    "the same of the base, on the source's text",
+    1,
+    math.prod,
+    at="base",
+)
+BASE_GRADIENT = Kind(
+    "base_gradient",
+    "mean gradient of −log p(next token) of the base on the source's text, of the tensor's shape, "
+    "float32",
+    1,
+    math.prod,
+    at="base",
+)
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        kind.name: kind
+        for kind in (INPUT_GRAM, SQUARED_GRADIENT, BASE_SQUARED_GRADIENT, BASE_GRADIENT)
+    }
+)
 
 
 class Evidence(Protocol):

@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from automerge.checkpoints.safetensors_file import TensorInfo, header_bytes
+from automerge.checkpoints.writer import raw_bytes
 from automerge.errors import PreflightError, disk_is_full
 from automerge.evidence.base import KINDS
 from automerge.files.cache import cache_home
@@ -80,20 +82,23 @@ def write_evidence(
         folder: where to write it; made if it does not exist.
         kind: the name of one of `KINDS`.
         origin: the model, data and version it was computed from, as JSON values.
-        tensors: by the name of the checkpoint's tensor that they belong to.
+        tensors: by the name of the checkpoint's tensor that they belong to; each is read twice,
+            one at a time.
 
     Raises:
         PreflightError: the folder cannot be written to.
     """
-    from safetensors.torch import save_file
-
-    # A single entry, since the order of several may differ between files of the same content.
     metadata = {"evidence": json.dumps({"kind": kind, "origin": origin}, sort_keys=True)}
+    names = sorted(tensors)
+    infos = {name: _info(tensors[name]) for name in names}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".evidence-", dir=folder) as scratch:
             made = Path(scratch) / "made"
-            save_file(dict(tensors), made, metadata=metadata)
+            with made.open("wb") as file:
+                file.write(header_bytes(infos, metadata))
+                for name in names:
+                    file.write(raw_bytes(tensors[name]))
             digest = file_digest(made)
             path = folder / f"{digest}{ENDING}"
             made.replace(path)
@@ -103,6 +108,10 @@ def write_evidence(
             raise PreflightError(f"cannot write evidence to {folder}: {error}; {advice}") from error
         raise
     return EvidenceFile(path, kind, digest, origin)
+
+
+def _info(tensor: Tensor) -> TensorInfo:
+    return TensorInfo(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
 
 
 def open_evidence(path: Path) -> EvidenceFile:

@@ -93,6 +93,8 @@ def gather_input_gram(
     import torch
 
     linear = _linear_layers(model, tensors)
+    if not linear:
+        return {}
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = dict.fromkeys(linear, 0)
 

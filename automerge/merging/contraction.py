@@ -11,6 +11,7 @@ from types import TracebackType
 
 from torch import Tensor, nn
 
+from automerge.checkpoints.naming import same_part
 from automerge.merging.plan import Step
 from automerge.merging.slopes import SmoothKnob, TensorSlopes, smooth_knobs
 from automerge.merging.workspace import Workspace
@@ -102,20 +103,11 @@ class Contraction:
         assert isinstance(parameter, nn.Parameter)
         parameter.grad = None
         for target, merge, shares in self._merges[parameter]:
-            found = merge.contract(_part(whole, parameter, target))
+            found = merge.contract(same_part(whole, parameter, target))
             for index, coordinate, weight in shares:
                 known = self._slopes.get(coordinate, 0.0)
                 self._slopes[coordinate] = known + weight * found[index]
             self._workspace.release()
-
-
-def _part(gradient: Tensor, parameter: Tensor, target: Tensor) -> Tensor:
-    """Return the gradient of the part of a parameter that a tensor is."""
-    if target.shape == parameter.shape and target.stride() == parameter.stride():
-        return gradient
-    offset = target.storage_offset() - parameter.storage_offset()
-    alike = gradient.contiguous()
-    return alike.as_strided(target.shape, target.stride(), offset)
 
 
 def _shares(recipe: Recipe, step: Step) -> list[Share]:

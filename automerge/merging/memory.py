@@ -19,6 +19,7 @@ from automerge.checkpoints.layout import stacks
 from automerge.checkpoints.places import LAYER, outer_component
 from automerge.checkpoints.safetensors_file import ITEM_BYTES
 from automerge.errors import Fault, PreflightError
+from automerge.evidence import INPUT_GRAM, KINDS
 from automerge.merging.order import EXACT, N_BINS
 from automerge.merging.ranks import NARROW
 from automerge.methods import METHODS, Method, Operands
@@ -197,9 +198,11 @@ def step_bytes(method: Method, info: TensorInfo, count: int) -> int:
     """
     if method.extent == "tensor":
         whole = (count + method.anchored + 1) * info.n_elements * working_bytes(info)
-        # Gram matrices, and what is solved with them in float64.
-        inputs = info.shape[-1] if method.needs and len(info.shape) == 2 else 0
-        return whole + inputs * inputs * (4 * count + 32)
+        # Evidence of every source, and for Gram matrices what is solved with them in float64.
+        for kind in method.needs:
+            solved = 32 if kind == INPUT_GRAM.name else 0
+            whole += KINDS[kind].elements(info.shape) * (4 * count + solved)
+        return whole
     return 16 * info.n_elements if "ranks" in method.statistics else 0
 
 

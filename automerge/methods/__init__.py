@@ -23,12 +23,14 @@ from automerge.methods.dare_ties import DARE_TIES
 from automerge.methods.della import DELLA
 from automerge.methods.della_linear import DELLA_LINEAR
 from automerge.methods.emr_uni import EMR_UNI
+from automerge.methods.fisher import FISHER
 from automerge.methods.geometric_median import GEOMETRIC_MEDIAN
 from automerge.methods.iso_c import ISO_C
 from automerge.methods.iso_cts import ISO_CTS
 from automerge.methods.karcher import KARCHER
 from automerge.methods.linear import LINEAR
 from automerge.methods.magmax import MAGMAX
+from automerge.methods.mats import MATS
 from automerge.methods.metagpt import METAGPT
 from automerge.methods.model_stock import MODEL_STOCK
 from automerge.methods.model_stock_rows import MODEL_STOCK_ROWS
@@ -46,8 +48,10 @@ from automerge.methods.sce import SCE
 from automerge.methods.slerp import SLERP
 from automerge.methods.star import STAR
 from automerge.methods.task_arithmetic import TASK_ARITHMETIC
+from automerge.methods.tatr import TATR
 from automerge.methods.ties import TIES
 from automerge.methods.tsv_m import TSV_M
+from automerge.methods.ubgm import UBGM
 from automerge.methods.varm import VARM
 from automerge.methods.widen import WIDEN
 
@@ -104,6 +108,10 @@ OWN = (
     ISO_CTS,
     OPCM,
     REGMEAN,
+    MATS,
+    FISHER,
+    UBGM,
+    TATR,
 )
 METHODS: Table[Method] = Table(
     "method", {method.name: method for method in OWN}, "automerge.methods", admit

@@ -118,8 +118,8 @@ def _evidence(config: StudyConfig, models: Models) -> dict[str, dict[str, str]]:
     settings = GatherSettings(
         config.evidence.tokens, config.evidence.length, config.evaluation.device
     )
-    text = Path(config.evidence.text)
-    found = {kind: gather(folders, config.trained, kind, text, settings) for kind in kinds}
+    texts = config.evidence.texts
+    found = {kind: gather(folders, config.trained, kind, texts, settings) for kind in kinds}
     return {
         kind: {name: file.digest for name, file in files.items()} for kind, files in found.items()
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING
 from automerge.errors import PreflightError
 from automerge.evidence import KINDS, EvidenceFile, EvidenceFolders, cache_folder, write_evidence
 from automerge.evidence.gather import Text, gather_input_gram, read_text, sequences
+from automerge.evidence.gradients import gather_gradient, gather_squared_gradient
+from automerge.evidence.parts import Parts, groups
 from automerge.recipe import BASE, single
 
 if TYPE_CHECKING:
@@ -19,8 +22,17 @@ if TYPE_CHECKING:
 
     from automerge.merging import ResidentEngine
 
-GATHERED = {"input_gram": gather_input_gram}
+GATHERED = {
+    "input_gram": gather_input_gram,
+    "squared_gradient": gather_squared_gradient,
+    "base_squared_gradient": gather_squared_gradient,
+    "base_gradient": gather_gradient,
+}
 """What gathers each kind, from a live model, its tensors and sequences of tokens."""
+
+SHARE = 0.5
+"""The share of the memory that a live model leaves free that sums may fill; what does not fit is
+gathered in another pass over the text. The rest is for activations and gradients."""
 
 
 @dataclass(frozen=True)
@@ -40,30 +52,36 @@ def gather(
     folders: Mapping[str, Path],
     names: tuple[str, ...],
     kind: str,
-    text: Path,
+    texts: Mapping[str | None, Path],
     settings: GatherSettings,
     progress: Progress | None = None,
 ) -> dict[str, EvidenceFile]:
     """Gather one kind of evidence of some models, unless the cache has it already.
 
+    What an earlier call did before it was stopped is not done again.
+
     Args:
         folders: models by name, `base` among them: sources are merged into its live model.
         names: the models whose evidence is wanted.
         kind: one of `automerge.evidence.KINDS`.
-        text: a file, or a folder of text files; every model reads it with the base's tokenizer.
+        texts: a file, or a folder of text files, per model; None for all that are not named. Every
+            model reads with the base's tokenizer.
 
     Raises:
-        PreflightError: the text cannot be read, or a model cannot be loaded.
+        PreflightError: a text cannot be read, a model cannot be loaded, or it takes too much
+            memory.
     """
     from automerge.checkpoints import sampled_digest
 
-    read = read_text(text)
+    read = {path: read_text(path) for path in dict.fromkeys(texts.values())}
+    own = {name: read[texts.get(name) or texts[None]] for name in names}
+    models = {name: BASE if KINDS[kind].at == "base" else name for name in names}
     cache = cache_folder()
     origins = {
         name: {
-            "model": sampled_digest(folders[name]),
+            "model": sampled_digest(folders[models[name]]),
             "base": sampled_digest(folders[BASE]),
-            "text": read.digest,
+            "text": own[name].digest,
             "kind": kind,
             "version": KINDS[kind].version,
             "tokens": settings.tokens,
@@ -71,16 +89,17 @@ def gather(
         }
         for name in names
     }
-    found = {name: _cached(cache, origin) for name, origin in origins.items()}
-    missing = tuple(name for name, file in found.items() if file is None)
-    if missing:
-        live = _Live(folders, settings.device)
-        for name in missing:
+    found: dict[str, EvidenceFile] = {}
+    live: _Live | None = None
+    for name, origin in origins.items():
+        file = _cached(cache, origin)
+        if file is None:
+            live = live or _Live(folders, settings.device)
             watch = None if progress is None else _named(progress, name)
-            file = live.gather(name, kind, read, settings, origins[name], cache, watch)
-            found[name] = file
-            (cache / f"{_key(origins[name])}.json").write_text(json.dumps(file.digest))
-    return {name: file for name, file in found.items() if file is not None}
+            file = live.gather(models[name], kind, own[name], settings, origin, cache, watch)
+            (cache / f"{_key(origin)}.json").write_text(json.dumps(file.digest))
+        found[name] = file
+    return found
 
 
 def _named(progress: Progress, name: str) -> Callable[[int, int], None]:
@@ -134,5 +153,20 @@ class _Live:
         self._engine.merge_into(self._model, single(name))
         tensors = self._engine.tensors(self._model)
         pieces = list(sequences(text, self._tokenizer, settings.length, settings.tokens))
-        gathered = GATHERED[kind](self._model, tensors, pieces, progress)
-        return write_evidence(cache, kind, origin, gathered)
+        folder = cache / f"parts-{_key(origin)}"
+        parts = Parts(folder)
+        shapes = {n: tuple(t.shape) for n, t in tensors.items() if n not in parts.done}
+        for group in groups(KINDS[kind], shapes, self._room()):
+            wanted = {name: tensors[name] for name in group}
+            parts.add(group, GATHERED[kind](self._model, wanted, pieces, progress))
+        file = write_evidence(cache, kind, origin, parts)
+        shutil.rmtree(folder, ignore_errors=True)
+        return file
+
+    def _room(self) -> int | None:
+        """Return the bytes that sums may fill, on the model's device and on the host."""
+        from automerge.merging.memory import free_device_bytes, free_host_bytes
+
+        free = (free_host_bytes(), free_device_bytes(self._model.device.type))
+        known = [size for size in free if size is not None]
+        return int(SHARE * min(known)) if known else None

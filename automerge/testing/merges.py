@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from automerge.checkpoints import MemoryCheckpoint, Stored, TensorInfo
-from automerge.evidence import MemoryEvidence
+from automerge.evidence import BASE_GRADIENT, INPUT_GRAM, MemoryEvidence
 from automerge.merging.plan import Step
 from automerge.merging.tensor import merge_tensor
 from automerge.merging.workspace import Workspace
@@ -39,6 +39,8 @@ VALUES: Mapping[str, tuple[float, ...]] = {
     "common": (0.5,),
     "rank": (0.5,),
     "off_diagonal": (0.8,),
+    "floor": (0.5,),
+    "iterations": (3.0,),
     "eta": (0.4, 0.6, 0.7, 0.5),
 }
 """By knob, a value for each source; knobs of other names get their defaults."""
@@ -99,16 +101,18 @@ def recipe(method: Method, switch: bool = True, **changes: Any) -> Recipe:
 
 
 def evidence(recipe: Recipe, like: Tensor) -> dict[str, MemoryEvidence]:
-    """Return a different Gram matrix per source, by the digest that the recipe names."""
+    """Return different evidence of each kind per source, by the digest that the recipe names."""
     made = {}
     for kind, digests in recipe.evidence.items():
         for seed, digest in enumerate(digests.values()):
-            inputs = torch.randn(
-                (64, like.shape[-1] if like.ndim else 1),
-                generator=torch.Generator().manual_seed(seed),
-            )
-            gram = (inputs.T @ inputs) / len(inputs)
-            made[digest] = MemoryEvidence(kind, digest, {NAME: gram})
+            generator = torch.Generator().manual_seed(seed)
+            if kind == INPUT_GRAM.name:
+                inputs = torch.randn((64, like.shape[-1] if like.ndim else 1), generator=generator)
+                found = (inputs.T @ inputs) / len(inputs)
+            else:
+                found = torch.randn(like.shape, generator=generator)
+                found = found.square() if kind != BASE_GRADIENT.name else found
+            made[digest] = MemoryEvidence(kind, digest, {NAME: found})
     return made
 
 

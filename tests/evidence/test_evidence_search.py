@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 
 from automerge.config import load_config
 from automerge.errors import ConfigError, PreflightError
+from automerge.evidence.file import open_evidence
 from automerge.evidence.gather import read_text
+from automerge.session.gathering import GatherSettings, _Live, gather
 from automerge.store.store import Store
 from tests import command_line
 from tests.command_line import surroundings
@@ -58,6 +60,32 @@ def test_recipes_name_the_evidence_they_were_merged_with(folder: Path, run: Path
         assert dict(recipe.evidence["input_gram"]) == expected
 
 
+def test_every_source_may_have_a_text_of_its_own_in_several_passes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "one.txt").write_text("w1 w2 w3 w4 w5 w6")
+    (tmp_path / "two.txt").write_text("w7 w8 w9")
+    texts = {None: tmp_path / "one.txt", "right": tmp_path / "two.txt"}
+    models = {"base": folder / "base", "left": folder / "left", "right": folder / "right"}
+
+    def gathered(cache: str, kind: str) -> dict[str, str]:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / cache))
+        found = gather(models, ("left", "right"), kind, texts, GatherSettings(100, 8, "cpu"))
+        assert not list((tmp_path / cache).rglob("*.part"))
+        return {name: file.digest for name, file in found.items()}
+
+    whole = gathered("whole", "squared_gradient")
+    assert len(set(whole.values())) == 2
+    monkeypatch.setattr(_Live, "_room", lambda _: 4 * 72 * 32 + 4)  # about one tensor at a time
+    assert gathered("parts", "squared_gradient") == whole
+    origins = [
+        open_evidence(path).origin for path in (tmp_path / "parts").rglob("*.evidence.safetensors")
+    ]
+    assert len({origin["text"] for origin in origins}) == 2
+    of_base = gathered("parts", "base_gradient")
+    assert len(set(of_base.values())) == 2  # the same weights, two texts
+
+
 @pytest.mark.slow
 def test_a_model_is_exported_and_merged_again_only_with_the_files_at_hand(
     folder: Path, run: Path
@@ -98,6 +126,32 @@ def test_gather_prints_what_a_recipe_names_and_makes_nothing_twice(folder: Path,
     }
     with pytest.raises(PreflightError, match=r"nothing.txt: cannot be read as text"):
         read_text(folder / "nothing.txt")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{left: plain.txt, rigth: plain.txt}", "no source 'rigth'; did you mean 'right'?"),
+        ("{left: plain.txt, right: plain.txt}", "no text for adapter: name one per source"),
+        ("{left: none.txt}", "no such file or folder"),
+    ],
+)
+def test_a_text_per_source_is_checked_with_its_place(folder: Path, text: str, message: str) -> None:
+    written = (folder / "automerge.yaml").read_text()
+    (folder / "texts.yaml").write_text(written.replace("text: ./plain.txt", f"text: {text}"))
+    with pytest.raises(ConfigError, match=r"texts\.yaml:\d+:\d+: ") as caught:
+        load_config(folder / "texts.yaml")
+    assert message in str(caught.value)
+
+
+def test_gather_takes_a_text_per_model_and_refuses_a_model_it_does_not_know(folder: Path) -> None:
+    arguments = ("gather", "./base", "left=./left", "--kind", "base_gradient", "--tokens", "50")
+    done = automerge(folder, *arguments, "--text", "left=plain.txt")
+    assert done.returncode == 0, done.stderr
+    assert list(yaml.safe_load(done.stdout)["evidence"]["base_gradient"]) == ["left"]
+    refused = automerge(folder, *arguments, "--text", "lift=plain.txt")
+    assert refused.returncode == 2
+    assert "there is no model 'lift'; did you mean 'left'?" in refused.stderr
 
 
 def test_a_method_that_needs_evidence_without_text_is_refused_with_its_place(

@@ -1,0 +1,91 @@
+"""Evidence gathered in parts that fit into memory, kept until all of it is there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from automerge.errors import PreflightError
+from automerge.evidence.base import Kind
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ITEM_BYTES = 4
+"""Of a float32."""
+
+
+def groups(kind: Kind, shapes: Mapping[str, tuple[int, ...]], room: int | None) -> list[list[str]]:
+    """Divide tensors into groups whose evidence fits into memory; those without any are left out.
+
+    Args:
+        kind: what is gathered.
+        shapes: of the tensors, by name.
+        room: bytes for the sums of one group; None for any number.
+
+    Raises:
+        PreflightError: a single tensor's evidence does not fit.
+    """
+    found: list[list[str]] = []
+    left = 0
+    for name, shape in shapes.items():
+        size = ITEM_BYTES * kind.elements(shape)
+        if not size:
+            continue
+        if room is not None and size > room:
+            raise PreflightError(
+                f"{kind.name} of {name} {list(shape)} takes {size / 1e9:.2g} GB, but only "
+                f"{room / 1e9:.2g} GB of memory may be used: stop other programs or use a larger "
+                "machine"
+            )
+        if not found or (room is not None and size > left):
+            found.append([])
+            left = room or 0
+        found[-1].append(name)
+        left -= size
+    return found
+
+
+class Parts(Mapping[str, "Tensor"]):
+    """Tensors in files of a folder, each written whole or not at all; one is read at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[str, Path] = {}
+        self.done: set[str] = set()
+        """The tensors asked for so far, with evidence or without."""
+        for path in sorted(folder.glob("*.part")):
+            self._open(path)
+
+    def add(self, asked: Sequence[str], found: Mapping[str, Tensor]) -> None:
+        """Keep what was found for some tensors."""
+        from safetensors.torch import save_file
+
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{len(self.done):06d}.part"
+        scratch = path.with_suffix(".scratch")
+        save_file(dict(found), scratch, metadata={"asked": json.dumps(list(asked))})
+        scratch.replace(path)
+        self._open(path)
+
+    def _open(self, path: Path) -> None:
+        from safetensors import safe_open
+
+        with safe_open(path, "pt") as file:
+            self.done.update(json.loads(file.metadata()["asked"]))
+            self._files.update(dict.fromkeys(file.keys(), path))
+
+    def __getitem__(self, name: str) -> Tensor:
+        from safetensors import safe_open
+
+        with safe_open(self._files[name], "pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._files))
+
+    def __len__(self) -> int:
+        return len(self._files)

@@ -1,0 +1,130 @@
+"""Methods that need evidence against their papers' formulas, naively in float64."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from automerge.checkpoints import MemoryCheckpoint
+from automerge.evidence import MemoryEvidence
+from automerge.merging.tensor import merge_tensor
+from automerge.merging.workspace import Workspace
+from automerge.methods import METHODS
+from automerge.recipe import Profile, RecipeSource
+from automerge.testing.merges import NAME, count, evidence, merge, recipe, step, tensors
+from tests.methods.dataless import EVIDENCED
+
+
+def fisher(base, sources, weights, knobs, kinds):
+    numerator, divisor = np.zeros(base.shape), np.zeros(base.shape)
+    for w, x, f in zip(weights, sources, kinds["squared_gradient"], strict=True):
+        importance = w * np.maximum(f, knobs["floor"] * f.mean())
+        numerator += importance * x
+        divisor += importance
+    return numerator / divisor
+
+
+def ubgm(base, sources, weights, knobs, kinds):
+    prior = sum(kinds["base_squared_gradient"]) / len(sources)
+    prior = np.maximum(prior, knobs["floor"] * prior.mean())
+    own = kinds["squared_gradient"]
+    together = prior + sum(w * h for w, h in zip(weights, own, strict=True))
+    merged = base.copy()
+    for w, x, h in zip(weights, sources, own, strict=True):
+        merged += knobs["lambda"] * w * (prior + h) / together * (x - base)
+    return merged
+
+
+def tatr(base, sources, weights, knobs, kinds):
+    gradients = kinds["base_gradient"]
+    omega = np.zeros(base.shape)
+    for k, g in enumerate(gradients):
+        for i, x in enumerate(sources):
+            omega += np.abs(g) * np.abs(x - base) if k != i else 0
+    kept = np.ones(base.size, dtype=bool)
+    kept[np.argsort(-omega.reshape(-1))[: int(knobs["ratio"] * base.size)]] = False
+    summed = sum(w * (x - base) for w, x in zip(weights, sources, strict=True))
+    return base + knobs["lambda"] * kept.reshape(base.shape) * summed
+
+
+def regmean(base, sources, weights, knobs, kinds):
+    if base.ndim != 2:
+        return sum(w * x for w, x in zip(weights, sources, strict=True)) / sum(weights)
+    alpha = knobs["off_diagonal"]
+    grams = [alpha * g + (1 - alpha) * np.diag(np.diag(g)) for g in kinds["input_gram"]]
+    total = sum(w * g for w, g in zip(weights, grams, strict=True))
+    moment = sum(w * x @ g for w, x, g in zip(weights, sources, grams, strict=True))
+    return moment @ np.linalg.inv(total)
+
+
+def mats(base, sources, weights, knobs, kinds):
+    """Conjugate gradients: the error's energy is least in the Krylov space of the residual."""
+    average = sum(w * x for w, x in zip(weights, sources, strict=True)) / sum(weights)
+    if base.ndim != 2:
+        return average
+    grams = kinds["input_gram"]
+    total = sum(w * g for w, g in zip(weights, grams, strict=True))
+    residual = sum(w * x @ g for w, x, g in zip(weights, sources, grams, strict=True))
+    residual = residual - average @ total
+    powers = [residual]
+    for _ in range(int(knobs["iterations"]) - 1):
+        powers.append(powers[-1] @ total)
+    basis = np.linalg.qr(np.stack([p.reshape(-1) for p in powers], axis=1))[0]
+    images = np.stack([(v.reshape(base.shape) @ total).reshape(-1) for v in basis.T], axis=1)
+    steps = np.linalg.solve(basis.T @ images, basis.T @ residual.reshape(-1))
+    return average + (basis @ steps).reshape(base.shape)
+
+
+FORMULAS = {f.__name__: f for f in (fisher, ubgm, tatr, regmean, mats)}
+
+
+def positive(made):
+    """Weights above 0: a system of Gram matrices is then definite."""
+    sources = tuple(
+        RecipeSource(s.name, {**s.knobs, "weight": Profile.of(0.3 + 0.2 * i)})
+        for i, s in enumerate(made.sources)
+    )
+    return replace(made, sources=sources)
+
+
+@pytest.mark.parametrize("name", sorted(EVIDENCED))
+@pytest.mark.parametrize("shape", [(7, 5), (64,), (2, 12, 9)], ids=str)
+def test_method_agrees_with_its_paper(name, shape):
+    method = METHODS[name]
+    inputs = tensors(count(method), shape)
+    made = positive(recipe(method))
+    if name == "tatr":
+        made = replace(made, knobs={**made.knobs, "ratio": Profile.of(0.3)})
+    weights = [s.knobs["weight"].parts[0][1][0] for s in made.sources]
+    knobs = {k: v.parts[0][1][0] for k, v in made.knobs.items()}
+    files = evidence(made, inputs[0])
+    kinds = {
+        kind: [files[digest].read(NAME).double().numpy() for digest in digests.values()]
+        for kind, digests in made.evidence.items()
+    }
+    base, *sources = (t.double().numpy() for t in inputs)
+    expected = FORMULAS[name](base, sources, weights, knobs, kinds)
+    np.testing.assert_allclose(merge(method, made, *inputs).numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_every_method_that_needs_evidence_has_a_formula():
+    assert FORMULAS.keys() == EVIDENCED.keys()
+
+
+def test_a_source_decides_where_only_it_is_sure_and_nobody_means_the_average():
+    method = METHODS["fisher"]
+    made = replace(recipe(method), knobs={"floor": Profile.of(0.0)})
+    made = replace(made, sources=positive(made).sources[:2])
+    tensors = {"m0": torch.tensor([1.0, 2.0, 3.0]), "m1": torch.tensor([5.0, 6.0, 7.0])}
+    sure = (torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1e-30, 0.0]))
+    files = {
+        digest: MemoryEvidence("squared_gradient", digest, {NAME: f})
+        for digest, f in zip(made.evidence["squared_gradient"].values(), sure, strict=False)
+    }
+    models = {name: MemoryCheckpoint({NAME: tensor}) for name, tensor in tensors.items()}
+    merged = merge_tensor(step(method, made, sure[0]), Workspace(models, evidence=files))
+    average = (0.3 * 3 + 0.5 * 7) / 0.8
+    torch.testing.assert_close(merged, torch.tensor([1.0, 6.0, average]))
