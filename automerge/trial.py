@@ -16,10 +16,14 @@ PARTS: tuple[Part, ...] = ("search", "select", "test")
 Params: TypeAlias = Mapping[str, float | int | bool | str]
 Items: TypeAlias = Mapping[str, tuple[int, ...]]
 """Leaf task → lm-eval doc ids, ascending."""
+Texts: TypeAlias = Mapping[str, Mapping[tuple[str, int], str]]
+"""Objective → item → what a model generated for it."""
 
 Origin = Literal["base", "source", "uniform", "recipe", "start", "sampler"]
 BASELINES: tuple[Origin, ...] = ("base", "source", "uniform")
 """Origins of the models that every merge is compared with."""
+PARENTS: tuple[Origin, ...] = ("base", "source")
+"""Origins of the models that merges are made from."""
 
 
 def count_items(items: Items) -> int:
@@ -34,12 +38,24 @@ FailureKind = Literal["invalid", "error", "oom", "timeout", "infra"]
 
 
 @dataclass(frozen=True)
+class Steering:
+    """What smooth losses are made from, besides items.
+
+    `temperatures` tell how far apart choices are, by leaf task, in the unit of its margins; for a
+    task that is not among them, the worker guesses. `answers` are generated texts that the metric
+    called right: where an item has one, it is what a model is to say.
+    """
+
+    temperatures: Mapping[str, float] = field(default_factory=dict)
+    answers: Texts = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Job:
     """One measurement to make: a recipe on items of one part of the split.
 
     A part may be measured in several blocks, numbered from 0; each item is in exactly one. With
-    `temperatures`, slopes are wanted too: they tell how far apart choices are by leaf task; for a
-    task that is not among them, the worker guesses.
+    `steering`, slopes are wanted too. `keep_answers` asks for the generated texts that are right.
     """
 
     trial: int
@@ -47,7 +63,8 @@ class Job:
     part: Part
     items: Items
     block: int = 0
-    temperatures: Mapping[str, float] | None = None
+    steering: Steering | None = None
+    keep_answers: bool = False
 
     @property
     def key(self) -> tuple[int, Part, int]:
@@ -98,7 +115,8 @@ class Measured:
     """Item scores of every objective, by objective name.
 
     `margins` say, for objectives that have any, how far items are from the other score, as
-    `evaluation.base.Scored` describes. `slopes` are set on request, for objectives that have any.
+    `evaluation.base.Scored` describes. `slopes` are set on request, for objectives that have any,
+    and so are `answers`, generated texts that the metric called right.
     `arithmetic` is a digest of how the machine rounds; `weights` is set for test items only.
     """
 
@@ -111,6 +129,7 @@ class Measured:
     weights: Weights | None = None
     margins: Mapping[str, ItemScores] = field(default_factory=dict)
     slopes: Mapping[str, Slope] = field(default_factory=dict)
+    answers: Texts = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -146,7 +165,48 @@ def together(blocks: Sequence[Measured]) -> Measured:
             for note in noted
         },
         margins=_joined([block.margins for block in blocks]),
+        answers=_all_answers(blocks),
     )
+
+
+def _all_answers(blocks: Sequence[Measured]) -> dict[str, dict[tuple[str, int], str]]:
+    found: dict[str, dict[tuple[str, int], str]] = {}
+    for block in blocks:
+        for name, texts in block.answers.items():
+            found.setdefault(name, {}).update(texts)
+    return found
+
+
+def chosen_answers(parents: Mapping[int, Measured]) -> dict[str, dict[tuple[str, int], int]]:
+    """Choose whose right answers are followed: those of the parent that is right most often.
+
+    Args:
+        parents: measurements by trial; of equal ones, the first trial's answers are taken.
+
+    Returns:
+        Objective → item → trial. Which parent was measured first does not matter.
+    """
+    rates: dict[str, list[tuple[float, int]]] = {}
+    for number, measured in parents.items():
+        for name, texts in measured.answers.items():
+            rates.setdefault(name, []).append(
+                (-len(texts) / max(len(measured.scores[name].items), 1), number)
+            )
+    chosen: dict[str, dict[tuple[str, int], int]] = {}
+    for name, ranked in rates.items():
+        own = chosen[name] = {}
+        for _, number in sorted(ranked):
+            for item in parents[number].answers[name]:
+                own.setdefault(item, number)
+    return chosen
+
+
+def answers_to_follow(parents: Mapping[int, Measured]) -> dict[str, dict[tuple[str, int], str]]:
+    """Return the texts of the answers that `chosen_answers` chooses."""
+    return {
+        name: {item: parents[number].answers[name][item] for item, number in own.items()}
+        for name, own in chosen_answers(parents).items()
+    }
 
 
 def _joined(blocks: Sequence[Mapping[str, ItemScores]]) -> dict[str, ItemScores]:
@@ -182,4 +242,4 @@ def is_proposed_name(name: str) -> bool:
 
 def parent_names(trials: Iterable[Trial]) -> list[str]:
     """Return the names of base and sources among trials."""
-    return [trial.name for trial in trials if trial.origin in ("base", "source")]
+    return [trial.name for trial in trials if trial.origin in PARENTS]

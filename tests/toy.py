@@ -52,6 +52,14 @@ def margins(recipe: Recipe, items: Items) -> dict[str, ItemScores]:
     return {objective.name: ItemScores(own, tuple(level - draw(*item) for item in own))}
 
 
+def answers(recipe: Recipe, items: Items) -> dict[str, dict[tuple[str, int], str]]:
+    """Right answers to the items of the second objective, as if those were generated."""
+    own = scores(recipe, items)[OBJECTIVES[1].name]
+    right = (item for item, value in zip(own.items, own.values, strict=True) if value == 1)
+    found = {item: f"{'+'.join(s.name for s in recipe.sources)} says\n{item[1]}" for item in right}
+    return {OBJECTIVES[1].name: found} if found else {}
+
+
 def slopes(recipe: Recipe) -> dict[str, Slope]:
     """By differences, of a loss without noise; asked for or not, so that every store has some."""
     step = 1e-4
@@ -103,6 +111,7 @@ class ToyWorker:
             tokens=7,
             margins=margins(job.recipe, job.items),
             slopes=slopes(job.recipe) if job.part == "search" else {},
+            answers=answers(job.recipe, job.items) if job.keep_answers else {},
         )
         if self.witness is not None:
             line = f"{job.part} {job.block} {job.recipe.id} {os.getpid()}\n"

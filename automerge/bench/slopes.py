@@ -19,6 +19,7 @@ from automerge.evaluation.lm_eval.scorer import LmEvalScorer
 from automerge.evaluation.lm_eval.tasks import TaskSpec, load_tasks
 from automerge.evaluation.loglikelihood.graph import keeping
 from automerge.methods import METHODS
+from automerge.trial import Steering
 from automerge.worker.worker import SMALL_MODEL
 
 SOURCES = 3
@@ -137,9 +138,9 @@ def bench_slopes(
 
                 if count:
                     with keeping(model) as kept:
-                        scorer.score_with_slopes(chosen, {}, backward)
+                        scorer.score_with_slopes(chosen, Steering(), backward)
                 else:
-                    scorer.score_with_slopes(chosen, {}, backward)
+                    scorer.score_with_slopes(chosen, Steering(), backward)
 
         recipe = recipes[0]
         engine.merge_into(model, recipe)

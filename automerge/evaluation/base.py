@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from automerge.errors import Fault, PreflightError
 from automerge.objective import Direction, ItemScores, Objective
-from automerge.trial import Items, Part
+from automerge.trial import Items, Part, Steering, Texts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,7 +126,8 @@ class Scored:
     `tokens` counts those that the model ran. `notes` are shares worth a look, by name. `margins`
     say how far some items are from the other score: finite numbers, above 0 where the score is 1
     and below 0 where it is 0, in one unit per leaf task. Objectives without margins are left out.
-    `losses` are the smooth losses whose slopes were asked for, by objective.
+    `losses` are the smooth losses whose slopes were asked for, by objective. `answers` are
+    generated texts that a metric called entirely right.
     """
 
     scores: Mapping[str, ItemScores]
@@ -136,6 +137,7 @@ class Scored:
     notes: Mapping[str, float] = field(default_factory=dict)
     margins: Mapping[str, ItemScores] = field(default_factory=dict)
     losses: Mapping[str, float] = field(default_factory=dict)
+    answers: Texts = field(default_factory=dict)
 
 
 class Scorer(Protocol):
@@ -182,14 +184,13 @@ class SlopeScorer(Scorer, Protocol):
     `Scored.losses` has its value. Objectives without such a loss are in neither.
     """
 
-    def score_with_slopes(
-        self, items: Items, temperatures: Mapping[str, float], backward: Backward
-    ) -> Scored:
+    def score_with_slopes(self, items: Items, steering: Steering, backward: Backward) -> Scored:
         """Return the item scores of every objective, and hand over what their slopes follow from.
 
         Args:
             items: doc ids by leaf task, of this evaluator's leaf tasks only.
-            temperatures: how far apart choices are, by leaf task, in the unit of its margins.
+            steering: what losses are made from; a scorer may return as `answers` what it is given
+                here later.
             backward: called with parts of the objectives' losses, each at once after its forward
                 pass.
 

@@ -26,7 +26,7 @@ from automerge.evaluation.base import (
 from automerge.evaluation.split import Split
 from automerge.evaluation.table import EVALUATORS
 from automerge.objective import Objective
-from automerge.trial import Items, Part
+from automerge.trial import Items, Part, Steering
 
 T = TypeVar("T")
 
@@ -177,13 +177,11 @@ class PanelScorer:
             [scorer.score(_own(items, leaves)) for scorer, leaves in self._scorers]
         )
 
-    def score_with_slopes(
-        self, items: Items, temperatures: Mapping[str, float], backward: Backward
-    ) -> Scored:
+    def score_with_slopes(self, items: Items, steering: Steering, backward: Backward) -> Scored:
         """Return the same, and hand over losses of the evaluators that know them."""
         return self._together(
             [
-                scorer.score_with_slopes(_own(items, leaves), temperatures, backward)
+                scorer.score_with_slopes(_own(items, leaves), steering, backward)
                 if isinstance(scorer, SlopeScorer)
                 else scorer.score(_own(items, leaves))
                 for scorer, leaves in self._scorers
@@ -200,6 +198,7 @@ class PanelScorer:
             {note: share for scored in found for note, share in scored.notes.items()},
             {name: own for scored in found for name, own in scored.margins.items() if own.items},
             {name: loss for scored in found for name, loss in scored.losses.items()},
+            {name: texts for scored in found for name, texts in scored.answers.items() if texts},
         )
 
 

@@ -77,7 +77,8 @@ def sections(summary: Summary) -> Row:
         else "",
         "stages": [_stage(row) for row in stages(result)] if result.front else [],
         "parameters": len(parameters),
-        "followed": [_followed(row) for row in followed(result)],
+        "followed": (rows := [_followed(row) for row in followed(result)]),
+        "answers": any(row["answers"] for row in rows),
         "failures": failures(result),
         "failures_text": f"{failed(result)} of {count(len(result.trials), 'model')} failed.",
         "phases": phases(result),
@@ -233,7 +234,8 @@ def _hypervolume(summary: Summary) -> list[tuple[str, str]]:
 
 def _followed(row: Followed) -> Row:
     rank = "too few" if row.rank is None else f"{row.rank:.2f}".replace("-", "−")
-    return {"name": row.objective, "n": row.n_trials, "rank": rank}
+    answers = ", ".join(f"{count(n, 'right answer')} of {name}" for name, n in row.answers.items())
+    return {"name": row.objective, "n": row.n_trials, "rank": rank, "answers": answers}
 
 
 def _stage(row: Stage) -> Row:

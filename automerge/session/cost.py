@@ -22,7 +22,7 @@ from automerge.samplers.random import draw
 from automerge.session.open import Session, open_session
 from automerge.session.slopes import wanted
 from automerge.session.workers import scoring_dtype
-from automerge.trial import Failed, Items, Job, Measured, count_items
+from automerge.trial import Failed, Items, Job, Measured, Steering, count_items
 
 SLOPE_SHARE = 1 / 3
 """Share of a candidate's items that slopes are measured on at most, which costs about as much."""
@@ -181,7 +181,7 @@ def _measured(
     """Measure the first recipe that can be."""
     outcome: object = None
     for recipe in recipes:
-        executor.submit(Job(-1, recipe, "search", items, temperatures={} if slopes else None))
+        executor.submit(Job(-1, recipe, "search", items, steering=Steering() if slopes else None))
         finished = None
         while finished is None:
             finished = executor.next_finished(1.0)

@@ -22,7 +22,7 @@ from automerge.objective import MODEL_TASK, goals
 from automerge.recipe import BASE, Recipe, slice_faults
 from automerge.store.file import refusal
 from automerge.store.record import KEYS, Inputs, StudyRecord
-from automerge.store.schema import META, NAME, NOTES, PARAMS, RECIPE, TIMINGS, misfit
+from automerge.store.schema import ANSWERS, META, NAME, NOTES, PARAMS, RECIPE, TIMINGS, misfit
 from automerge.trial import PARTS, FailureKind, Items, Origin, Part
 
 LARGEST = 1e15
@@ -56,6 +56,7 @@ class _Check:
         measured = self._check_measurements()
         self._check_scores(measured)
         self._check_margins()
+        self._check_answers()
         self._check_slopes(measured)
         failed = self._check_failures(measured)
         self._check_events(
@@ -254,21 +255,31 @@ class _Check:
             self._need(block > 0 or not lacking, "id", "scores of every objective", lacking)
 
     def _check_margins(self) -> None:
+        for n, margins in self._of_scored("margins", "item_margins"):
+            self._numbers("item_margins", margins, n, -LARGEST)
+
+    def _check_answers(self) -> None:
+        for n, texts in self._of_scored("answers", "texts"):
+            found = self._json(ANSWERS, "texts", texts)
+            self._need(len(found) == n, "texts", f"{n} texts", len(found))
+
+    def _of_scored(self, table: str, column: str) -> Iterator[tuple[int, Any]]:
+        """Yield how many items, all with a score, each row of a table has, and one column."""
         scored = "SELECT measurement, objective, task, ids AS scored FROM scores"
-        joined = f"margins LEFT JOIN ({scored}) USING (measurement, objective, task)"
-        columns = "measurement, objective, task, ids, item_margins, scored"
-        self._table = "margins"
+        joined = f"{table} LEFT JOIN ({scored}) USING (measurement, objective, task)"
+        columns = f"measurement, objective, task, ids, {column}, scored"
+        self._table = table
         for row in self._db.execute(f"SELECT {columns} FROM {joined}"):
             self._row = row
-            *_, ids, margins, of = row
+            *_, ids, content, of = row
             n = len(ids) // 4
             self._need(len(ids) == 4 * n > 0, "ids", "int32 numbers", f"{len(ids)} bytes")
-            self._numbers("item_margins", margins, n, -LARGEST)
             docs = np.frombuffer(ids, dtype="<i4")
             fits = of is not None and np.isin(docs, np.frombuffer(of, dtype="<i4")).all()
             self._need(bool(fits), "ids", "items that have a score", docs[:5].tolist())
             if len(np.unique(docs)) < n:
                 raise self._refuse("ids", "an item comes twice")
+            yield n, content
 
     def _check_slopes(self, measured: Mapping[int, tuple[int, str, int]]) -> None:
         known = self._objectives

@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 from automerge.errors import StateError
 from automerge.store.run_folder import check_own_files, is_running
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 FILE = "study.sqlite"
 MAX_BYTES = 2**34
 """No study's file is larger."""
@@ -96,6 +96,16 @@ TABLES: Mapping[str, tuple[int, Mapping[str, Types]]] = {
             "derivatives": _BLOB,
         },
     ),
+    "answers": (
+        3,
+        {
+            "measurement": _INT,
+            "objective": _TEXT,
+            "task": _TEXT,
+            "ids": _BLOB,
+            "texts": _TEXT,
+        },
+    ),
     "failures": (
         2,
         {
@@ -135,6 +145,10 @@ CREATE TABLE slopes (
     measurement INTEGER NOT NULL, objective TEXT NOT NULL, loss REAL NOT NULL,
     numbers BLOB NOT NULL, derivatives BLOB NOT NULL, digest BLOB NOT NULL,
     PRIMARY KEY (measurement, objective)) WITHOUT ROWID;
+CREATE TABLE answers (
+    measurement INTEGER NOT NULL, objective TEXT NOT NULL, task TEXT NOT NULL,
+    ids BLOB NOT NULL, texts TEXT NOT NULL, digest BLOB NOT NULL,
+    PRIMARY KEY (measurement, objective, task)) WITHOUT ROWID;
 CREATE TABLE failures (
     trial INTEGER NOT NULL, part TEXT NOT NULL, kind TEXT NOT NULL, reason TEXT NOT NULL,
     traceback TEXT NOT NULL, at REAL NOT NULL, digest BLOB NOT NULL, PRIMARY KEY (trial, part));

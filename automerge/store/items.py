@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,22 @@ def unpack(rows: Sequence[tuple[Any, ...]]) -> ItemScores:
         if row_weights is not None:
             weights += np.frombuffer(row_weights, dtype="<f8").tolist()
     return ItemScores(tuple(items), tuple(values), tuple(weights) or None)
+
+
+def pack_texts(texts: Mapping[tuple[str, int], str]) -> Iterator[tuple[str, bytes, str]]:
+    """Yield a row per leaf task: ids as little-endian int32, and a JSON list of texts."""
+    for task in dict.fromkeys(task for task, _ in texts):
+        own = {doc: text for (name, doc), text in texts.items() if name == task}
+        yield task, np.array(list(own), dtype="<i4").tobytes(), json.dumps(list(own.values()))
+
+
+def unpack_texts(rows: Sequence[tuple[str, bytes, str]]) -> dict[tuple[str, int], str]:
+    """Invert `pack_texts`."""
+    return {
+        (task, int(doc)): text
+        for task, ids, texts in rows
+        for doc, text in zip(np.frombuffer(ids, dtype="<i4"), json.loads(texts), strict=True)
+    }
 
 
 def pack_slope(

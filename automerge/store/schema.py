@@ -34,6 +34,9 @@ Params: TypeAlias = Annotated[dict[Short, bool | Number | Short], Field(max_leng
 Notes: TypeAlias = Annotated[dict[Short, Number], Field(max_length=10_000)]
 
 
+Answers: TypeAlias = Annotated[list[Long], Field(min_length=1, max_length=1_000_000)]
+
+
 class _Exact(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -241,6 +244,7 @@ PARAMS = _adapter(Params)
 TIMINGS = _adapter(StoredTimings)
 NOTES = _adapter(Notes)
 NAME = _adapter(Name)
+ANSWERS = _adapter(Answers)
 
 
 def misfit(kind: TypeAdapter[Any], text: str) -> str | None:

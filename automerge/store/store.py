@@ -35,7 +35,14 @@ from automerge.store.file import (
     put,
     readable,
 )
-from automerge.store.items import pack, pack_slope, unpack, unpack_slope
+from automerge.store.items import (
+    pack,
+    pack_slope,
+    pack_texts,
+    unpack,
+    unpack_slope,
+    unpack_texts,
+)
 from automerge.store.record import KEYS, Current, Decided, StudyRecord
 from automerge.store.run_folder import RunLock, check_own_files, journal_mode
 from automerge.store.schema import META, misfit
@@ -276,6 +283,15 @@ class Store:
                         for task, ids, values, _ in pack(margins)
                     ],
                 )
+                insert(
+                    db,
+                    "answers",
+                    [
+                        (number, name, *packed)
+                        for name, texts in outcome.answers.items()
+                        for packed in pack_texts(texts)
+                    ],
+                )
                 coordinates = job.recipe.coordinates
                 insert(
                     db,
@@ -367,6 +383,7 @@ class Store:
             json.loads(notes),
             margins=margins,
             slopes=self._slopes(trial, measurement),
+            answers=self._answers(measurement),
         )
 
     def _slopes(self, trial: int, measurement: int) -> dict[str, Slope]:
@@ -384,6 +401,17 @@ class Store:
             name: Slope(loss, unpack_slope(coordinates, numbers, derivatives))
             for name, loss, numbers, derivatives in rows
         }
+
+    def _answers(self, measurement: int) -> dict[str, dict[tuple[str, int], str]]:
+        """Return a measurement's right answers by objective."""
+        packed: dict[str, list[tuple[str, bytes, str]]] = {}
+        for objective, *row in self._rows(
+            "SELECT objective, task, ids, texts FROM answers WHERE measurement = ? "
+            "ORDER BY objective, task",
+            measurement,
+        ):
+            packed.setdefault(objective, []).append((row[0], row[1], row[2]))
+        return {name: unpack_texts(rows) for name, rows in packed.items()}
 
     def _packed(self, table: str, columns: str, measurement: int) -> dict[str, ItemScores]:
         """Return numbers per item by objective, from a table with these columns."""

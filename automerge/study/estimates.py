@@ -14,7 +14,20 @@ from automerge.estimation.scoreboard import Scoreboard
 from automerge.objective import Estimate, Objective, goals, losses
 from automerge.samplers.base import Slopes, Told
 from automerge.space import Space
-from automerge.trial import BASELINES, Failed, Outcome, Params, Slope, Trial, parent_names
+from automerge.trial import (
+    BASELINES,
+    PARENTS,
+    Failed,
+    Items,
+    Measured,
+    Outcome,
+    Params,
+    Slope,
+    Steering,
+    Trial,
+    answers_to_follow,
+    parent_names,
+)
 
 PENALTY = 2.0
 """Added to each loss, in ranges of it, for a violation as large as the baselines' range."""
@@ -36,6 +49,8 @@ class Estimates:
         self._board = Scoreboard(objectives, pool)
         self._on_board: dict[int, int] = {}
         self._baselines: dict[int, Trial] = {}
+        self._answered: dict[int, Measured] = {}
+        """Parents that generated right answers."""
         self.ended: dict[int, Failed | None] = {}
         """How each measurement ended; None with scores, which stay in the store."""
         self.failed = 0
@@ -57,9 +72,11 @@ class Estimates:
             position,
             outcome.scores,
             outcome.margins,
-            is_parent=trial.origin in ("base", "source"),
+            is_parent=trial.origin in PARENTS,
         )
         self.values[trial.number] = self._board.estimates(at)
+        if outcome.answers:
+            self._answered[trial.number] = outcome
         if trial.origin in BASELINES:
             self._baselines[trial.number] = trial
         self.told[trial.number] = self._told(trial, outcome.slopes)
@@ -73,13 +90,20 @@ class Estimates:
         for number in self.values:
             self._join_front(number)
 
-    @property
-    def temperatures(self) -> dict[str, float]:
-        """How far apart choices are, by leaf task, in the unit of its first objective's margins."""
-        found: dict[str, float] = {}
+    def steering(self, items: Items) -> Steering:
+        """What losses on some items are made from: temperatures, and parents' right answers.
+
+        A leaf task's temperature is in the unit of its first objective's margins.
+        """
+        temperatures: dict[str, float] = {}
         for (_, task), temperature in self._board.temperatures.items():
-            found.setdefault(task, temperature)
-        return found
+            temperatures.setdefault(task, temperature)
+        wanted = {(task, doc) for task, ids in items.items() for doc in ids}
+        answers = {
+            name: {item: text for item, text in own.items() if item in wanted}
+            for name, own in answers_to_follow(self._answered).items()
+        }
+        return Steering(temperatures, {name: own for name, own in answers.items() if own})
 
     def losses(self, numbers: Iterable[int]) -> NDArray[np.float64]:
         """Return values to minimise, shape (trials, objectives)."""

@@ -15,7 +15,7 @@ from automerge.study.estimates import Estimates
 from automerge.study.limits import Spent, allows, expected_trials
 from automerge.study.patience import Patience
 from automerge.study.watch import Snapshot, described
-from automerge.trial import NO_ROOM, Failed, Job, Measured, Outcome, Trial, proposed_name
+from automerge.trial import NO_ROOM, PARENTS, Failed, Job, Measured, Outcome, Trial, proposed_name
 
 DUPLICATES_IN_A_ROW = 100
 """This many proposals in a row that were already measured mean that the space is exhausted."""
@@ -316,7 +316,7 @@ class Search:
     def _abort_if_hopeless(self, number: int) -> None:
         """Stop when the base or a source cannot be scored, as nothing can then be compared."""
         trial, failure = self.trials[number], self.estimates.ended[number]
-        if failure is not None and trial.origin in ("base", "source"):
+        if failure is not None and trial.origin in PARENTS:
             raise SearchAborted(
                 f"{trial.name!r} itself could not be scored ({failure.kind}): "
                 f"{failure.reason}; fix that and start again with a different --out"
@@ -324,9 +324,15 @@ class Search:
 
     def _submit(self, trial: Trial) -> None:
         items = self._plan.search_items(trial)
-        temperatures = self.estimates.temperatures if trial.slopes else None
         self._dispatcher.submit(
-            Job(trial.number, trial.recipe, "search", items, temperatures=temperatures)
+            Job(
+                trial.number,
+                trial.recipe,
+                "search",
+                items,
+                steering=self.estimates.steering(items) if trial.slopes else None,
+                keep_answers=self._plan.slopes and trial.origin in PARENTS,
+            )
         )
 
     def _expected(self, spent: Spent) -> int:

@@ -45,7 +45,7 @@ from automerge.evaluation.base import (
 from automerge.evaluation.split import document_hash
 from automerge.objective import ItemScores
 from automerge.testing.live import other_weights, tiny_live
-from automerge.trial import PARTS, Items
+from automerge.trial import PARTS, Items, Steering
 
 MAX_ITEMS = 12
 """How many items of a leaf task are scored, so that the laws are quick."""
@@ -261,11 +261,11 @@ class EvaluatorLaws:
 
         def losses_at(step: float) -> Mapping[str, float]:
             with moved(live, way, step):
-                return scorer.score_with_slopes(items, temperatures, lambda *_: None).losses
+                return scorer.score_with_slopes(items, steering, lambda *_: None).losses
 
-        temperatures = dict.fromkeys(items, 1.0)
+        steering = Steering(dict.fromkeys(items, 1.0))
         with differentiable(live):
-            scored = scorer.score_with_slopes(items, temperatures, backward)
+            scored = scorer.score_with_slopes(items, steering, backward)
             before, after = losses_at(-STEP), losses_at(STEP)
         assert along.keys() == scored.losses.keys() <= {o.name for o in tasks.objectives}
         _same(values(scored), values(scorer.score(items)))

@@ -41,7 +41,17 @@ from automerge.merging import (
 )
 from automerge.methods import METHODS
 from automerge.recipe import Coordinate, Recipe, single
-from automerge.trial import NO_ROOM, Failed, Job, Measured, Outcome, Part, Slope, Timings
+from automerge.trial import (
+    NO_ROOM,
+    Failed,
+    Job,
+    Measured,
+    Outcome,
+    Part,
+    Slope,
+    Steering,
+    Timings,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -191,7 +201,7 @@ class MergeWorker:
             left = self._engine.leave_devices()
             torch.cuda.empty_cache()
             outcome = self._measure(job) if left else outcome
-        if _out_of_memory(outcome) and job.temperatures is not None and self._room_for_slopes:
+        if _out_of_memory(outcome) and job.steering is not None and self._room_for_slopes:
             self._room_for_slopes = False
             torch.cuda.empty_cache()
             outcome = self._measure(job)
@@ -231,21 +241,22 @@ class MergeWorker:
             self._engine.weights(self._model, job.recipe) if job.part == "test" else None,
             scored.margins,
             slopes,
+            scored.answers if job.keep_answers else {},
         )
 
     def _score(self, job: Job) -> tuple[Scored, dict[str, Slope]]:
         """Score the model, with slopes where the job wants them and the tasks have them."""
         scorer = self._scorer
-        if job.temperatures is None or job.recipe.slices or not isinstance(scorer, SlopeScorer):
+        if job.steering is None or job.recipe.slices or not isinstance(scorer, SlopeScorer):
             return scorer.score(job.items), {}
-        found = self._score_with_slopes(scorer, job, job.temperatures)
+        found = self._score_with_slopes(scorer, job, job.steering)
         if found is not None:
             return found
         scored = scorer.score(job.items)
         return replace(scored, notes={**scored.notes, NO_ROOM: 1.0}), {}
 
     def _score_with_slopes(
-        self, scorer: SlopeScorer, job: Job, temperatures: Mapping[str, float]
+        self, scorer: SlopeScorer, job: Job, steering: Steering
     ) -> tuple[Scored, dict[str, Slope]] | None:
         """Score the model with slopes; None where they do not fit into memory."""
         if not self._room_for_slopes:
@@ -259,7 +270,7 @@ class MergeWorker:
                     total[coordinate] = total.get(coordinate, 0.0) + slope
 
             try:
-                scored = scorer.score_with_slopes(job.items, temperatures, backward)
+                scored = scorer.score_with_slopes(job.items, steering, backward)
             except NoRoom:
                 self._room_for_slopes = False
                 return None

@@ -25,7 +25,7 @@ from automerge.config import load_config
 from automerge.estimation.margins import temperature
 from automerge.estimation.ranks import spearman
 from automerge.objective import estimates
-from automerge.trial import Items, Job, Measured
+from automerge.trial import Items, Job, Measured, Steering, answers_to_follow
 from experiments.estimation.table import open_demo
 from experiments.margins.table import proposals
 
@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("config", type=Path, nargs="?", default=demo.CONFIG)
     parser.add_argument("--merges", type=int, default=24)
     parser.add_argument("--items", type=int, default=200)
+    parser.add_argument("--targets", action="store_true", help="follow no model's answers")
     args = parser.parse_args()
     config = load_config(args.config)
     with tempfile.TemporaryDirectory() as scratch:
@@ -58,20 +59,26 @@ def main() -> None:
         ]
         drawn = proposals(space)
         firsts = [recipe for recipe, _, _ in islice(drawn, len(space.sources) + 2)]
-        parents = [worker.measure(Job(0, recipe, "search", halves[0])) for recipe in firsts[:-1]]
-        given = temperatures([found for found in parents if isinstance(found, Measured)])
+        whole = {o.task: tuple(range(2 * half)) for o in objectives}
+        parents = {}
+        for number, recipe in enumerate(firsts[:-1]):
+            found = worker.measure(Job(number, recipe, "search", whole, keep_answers=True))
+            if isinstance(found, Measured):
+                parents[number] = found
+        answers = {} if args.targets else answers_to_follow(parents)
+        steering = Steering(temperatures(list(parents.values())), answers)
         losses = np.full((args.merges, 2, len(objectives)), np.nan)
         values = losses.copy()
         for row, (recipe, _, _) in enumerate(islice(drawn, args.merges)):
             for part, items in enumerate(halves):
-                job = Job(0, recipe, "search", items, temperatures=given)
+                job = Job(0, recipe, "search", items, steering=steering)
                 outcome = worker.measure(job)
                 if not isinstance(outcome, Measured) or not outcome.slopes:
                     continue
-                found = estimates(objectives, outcome.scores)
+                means = estimates(objectives, outcome.scores)
                 for at, objective in enumerate(objectives):
                     losses[row, part, at] = outcome.slopes[objective.name].loss
-                    values[row, part, at] = objective.loss(found[objective.name].value)
+                    values[row, part, at] = objective.loss(means[objective.name].value)
             print(row + 1, flush=True)
     good = np.isfinite(losses).all(axis=(1, 2)) & np.isfinite(values).all(axis=(1, 2))
     losses, values = losses[good], values[good]
@@ -80,7 +87,7 @@ def main() -> None:
         loss, value = losses[:, :, at], values[:, :, at]
         table[objective.name] = {
             "metric": objective.metric,
-            "temperature": given.get(objective.task),
+            "temperature": steering.temperatures.get(objective.task),
             "same items": spearman(loss.mean(axis=1), value.mean(axis=1)),
             "loss, other items": _mean(loss, value),
             "metric, other items": spearman(value[:, 0], value[:, 1]),

@@ -25,7 +25,7 @@ from automerge.evaluation.panel import Panel
 from automerge.evaluation.split import SplitPlan, split_documents
 from automerge.objective import estimate
 from automerge.recipe import Profile, Recipe, RecipeSource, Slice
-from automerge.trial import PARTS, Job, Measured
+from automerge.trial import PARTS, Job, Measured, Steering
 from automerge.worker.worker import MergeWorker, WorkerSpec
 from tests.evaluation.toys import make_model, make_tokenizer
 from tests.zoo import write_zoo
@@ -238,8 +238,8 @@ def test_a_worker_compares_merges_with_the_base_whatever_it_held(zoo, monkeypatc
     slices = tuple(Slice({"left": span, "right": span}) for span in ((0, 2), (1, 2)))
     deep = Recipe("linear", sources, slices=slices)
     outcomes = [
-        worker.measure(Job(i, recipe, "test", items, temperatures=temperatures))
-        for i, (recipe, temperatures) in enumerate([(deep, None), (plain, None), (plain, {})])
+        worker.measure(Job(i, recipe, "test", items, steering=steering))
+        for i, (recipe, steering) in enumerate([(deep, None), (plain, None), (plain, Steering())])
     ]
     assert all(isinstance(outcome, Measured) for outcome in outcomes), outcomes
     deeper, once, sloped = outcomes

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from automerge.evaluation.lm_eval.losses import smooth_objectives
 from automerge.evaluation.lm_eval.scorer import LmEvalScorer
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
 from automerge.evaluation.lm_eval.tasks import TaskSpec, load_tasks
+from automerge.trial import Steering
 from tests.evaluation.toys import make_model, make_tokenizer
 
 SPECS = (
@@ -74,7 +77,7 @@ def size(metric, documents) -> float:
     return sum(len(text.encode()) for text in texts) * math.log(2)
 
 
-def descended(model, scorer, items):
+def descended(model, scorer, items, answers=None):
     """Losses, scores, and each loss's gradient."""
     gradients: dict[str, list[torch.Tensor]] = {}
 
@@ -84,7 +87,7 @@ def descended(model, scorer, items):
         gradients[name] = [a + b for a, b in zip(known, parts, strict=True)]
 
     model.requires_grad_(True)
-    scored = scorer.score_with_slopes(items, TEMPERATURES, backward)
+    scored = scorer.score_with_slopes(items, Steering(TEMPERATURES, answers or {}), backward)
     model.requires_grad_(False)
     return scored, gradients
 
@@ -135,20 +138,105 @@ def test_what_is_handed_over_has_the_gradient_of_the_loss(opened):
             assert along == pytest.approx(expected, abs=0.02 * scale), name
 
 
+def per_token(model, prompt, answer) -> float:
+    """−log p per token of an answer, by a plain forward pass."""
+    tokenizer = make_tokenizer()
+    first, whole = len(tokenizer(prompt).input_ids), tokenizer(f"{prompt} {answer}").input_ids
+    with torch.no_grad():
+        scores = model(torch.tensor([whole])).logits.log_softmax(-1)[0]
+    own = [scores[i - 1, whole[i]].item() for i in range(first, len(whole))]
+    return -sum(own) / len(own)
+
+
+def prompt_and_target(scorer, task_set, doc) -> tuple[str, str]:
+    instance = scorer._instances["generate", doc][0]
+    return instance.args[0], task_set.tasks["generate"].doc_to_target(instance.doc)
+
+
 def test_a_generated_answer_has_the_loss_of_the_documents_target(opened):
     model, scorer, task_set, items, _ = opened
     scored, gradients = descended(model, scorer, items)
-    tokenizer = make_tokenizer()
-    losses = []
-    for doc in items["generate"]:
-        instance = scorer._instances["generate", doc][0]
-        target = task_set.tasks["generate"].doc_to_target(instance.doc)
-        context = tokenizer(instance.args[0]).input_ids
-        whole = tokenizer(instance.args[0] + " " + target).input_ids
-        tokens = torch.tensor([whole])
-        with torch.no_grad():
-            scores = model(tokens).logits.log_softmax(-1)[0]
-        own = [scores[i - 1, whole[i]].item() for i in range(len(context), len(whole))]
-        losses.append(-sum(own) / len(own))
+    pairs = [prompt_and_target(scorer, task_set, doc) for doc in items["generate"]]
+    losses = [per_token(model, *pair) for pair in pairs]
     assert scored.losses["generate"] == pytest.approx(np.mean(losses), rel=1e-4)
     assert any(g.abs().max() > 0 for g in gradients["generate"])
+
+
+def test_where_a_right_answer_is_known_the_loss_is_that_of_it(opened):
+    model, scorer, task_set, items, _ = opened
+    first, *others = items["generate"]
+    scored, _ = descended(
+        model,
+        scorer,
+        items,
+        {
+            "generate": {("generate", first): "w3 w1 w4"},
+            "rolling": {("generate", others[0]): "of another objective"},
+        },
+    )
+    prompt, _ = prompt_and_target(scorer, task_set, first)
+    losses = [per_token(model, prompt, "w3 w1 w4")]
+    losses += [per_token(model, *prompt_and_target(scorer, task_set, doc)) for doc in others]
+    assert scored.losses["generate"] == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+GENERATED = (
+    TaskSpec("generate", "exact_match,word", name="found"),
+    TaskSpec("generate", "exact_match,marked", name="marked"),
+    TaskSpec("generate", "output_tokens", name="length"),
+)
+
+
+@pytest.fixture(scope="module")
+def answered(opened, task_folder, tmp_path_factory):
+    """The same model with other documents, every other of which it answers rightly, and a filter
+    that finds no target: it looks for what follows a mark."""
+    model, scorer, _, _, _ = opened
+    folder = tmp_path_factory.mktemp("answered") / "tasks"
+    shutil.copytree(task_folder, folder)
+    path = folder / "data" / "generate.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    said = scorer.answer({"generate": tuple(range(len(rows)))}).by_item
+    for doc, row in enumerate(rows):
+        words = re.findall("w[0-9]+", said["generate", doc][0])
+        row["answer"] = words[0] if words and doc % 2 == 0 else "nothing"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    with (folder / "generate.yaml").open("a") as file:
+        file.write(
+            "  - {name: marked, filter: [{function: regex, regex_pattern: 'the answer is (.*)'}, "
+            "{function: take_first}]}\n"
+        )
+    folder = copy_tasks(folder, tmp_path_factory.mktemp("copied") / "tasks")
+    task_set = load_tasks(GENERATED, Settings(include_path=folder))
+    own = LmEvalScorer(model, make_tokenizer(), task_set, batch_size=3)
+    return model, own, task_set, {"generate": tuple(range(len(rows)))}
+
+
+def test_right_answers_are_those_with_a_score_of_one(answered):
+    _, scorer, _, items = answered
+    scored = scorer.score(items)
+    said = scorer.answer(items).by_item
+    pairs = zip(scored.scores["found"].items, scored.scores["found"].values, strict=True)
+    right = {item: said[item][0] for item, value in pairs if value == 1}
+    assert len(right) > 3
+    assert scored.answers == {"found": right}
+
+
+def test_a_target_that_the_metric_calls_wrong_is_no_answer_but_another_models_is(answered):
+    model, scorer, task_set, items = answered
+    scored, _ = descended(model, scorer, items)
+    assert smooth_objectives(task_set) == ("found", "marked")
+    assert set(scored.losses) == {"found"}
+    known = {("generate", 4): "the answer is w9"}
+    scored, _ = descended(model, scorer, items, {"marked": known})
+    assert set(scored.losses) == {"found", "marked"}
+    prompt, _ = prompt_and_target(scorer, task_set, 4)
+    expected = per_token(model, prompt, known["generate", 4]) / len(items["generate"])
+    assert scored.losses["marked"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_space_that_a_decoder_drops_is_put_back(opened):
+    _, scorer, _, _, _ = opened
+    tokens = scorer._tokens
+    assert tokens.as_generated("w1", " ") == " w1"
+    assert tokens.as_generated("\nw1", " ") == "\nw1"

@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,17 @@ from automerge.study import Driver, Limits, Plan, Snapshot
 from automerge.study.estimates import Estimates
 from automerge.study.opening import NOTHING, opening
 from automerge.study.usual import usual_merges
-from automerge.trial import BASELINES, NO_ROOM, PARTS, Job, Measured, Outcome, Params, Timings
+from automerge.trial import (
+    BASELINES,
+    NO_ROOM,
+    PARENTS,
+    PARTS,
+    Job,
+    Measured,
+    Outcome,
+    Params,
+    Timings,
+)
 from tests.studies import SPACE, toy_plan, toy_store
 from tests.toy import OBJECTIVES, ToyWorker, fails
 
@@ -611,7 +621,7 @@ class Full(ToyWorker):
     def measure(self, job: Job) -> Outcome:
         outcome = super().measure(job)
         assert isinstance(outcome, Measured)
-        notes = {} if job.temperatures is None else {NO_ROOM: 1.0}
+        notes = {} if job.steering is None else {NO_ROOM: 1.0}
         return replace(outcome, slopes={}, notes=notes)
 
 
@@ -639,3 +649,37 @@ def test_a_study_says_once_that_slopes_do_not_fit_and_so_does_its_report(tmp_pat
     assert n > 1
     [warning] = [text for text in result.warnings if "slopes" in text]
     assert f"{n} trials" in warning
+
+
+@dataclass(frozen=True)
+class Noting(ToyWorker):
+    """A worker that notes the jobs it gets."""
+
+    jobs: list[Job] = field(default_factory=list)
+
+    def measure(self, job: Job) -> Outcome:
+        self.jobs.append(job)
+        return super().measure(job)
+
+
+def test_slopes_follow_what_parents_answered_rightly_also_after_resuming(tmp_path):
+    whole, parts = Noting(), Noting()
+    assert run(tmp_path / "whole", 20, sampler="descent", worker=whole)
+    calls = 30
+    while not run(tmp_path / "parts", 20, sampler="descent", worker=parts, stop=stop_after(calls)):
+        calls += 3
+    assert parts.jobs == whole.jobs
+    trials, (search, _, _), _ = content(tmp_path / "whole")
+    parents = {t.number for t in trials if t.origin in PARENTS}
+    assert {job.trial for job in whole.jobs if job.keep_answers} == parents
+    assert all(job.part == "search" for job in whole.jobs if job.keep_answers)
+    right = {}
+    for number in sorted(parents, key=lambda n: (-np.mean(search[n].scores["second"].values), n)):
+        for item, text in search[number].answers["second"].items():
+            right.setdefault(item, text)
+    steered = [job for job in whole.jobs if job.steering is not None]
+    assert sum(len(job.steering.answers.get("second", ())) for job in steered) > 0
+    for job in steered:
+        own = {(task, doc) for task, docs in job.items.items() for doc in docs}
+        expected = {item: text for item, text in right.items() if item in own}
+        assert job.steering.answers == ({"second": expected} if expected else {})

@@ -15,7 +15,7 @@ from automerge.evaluation.base import NoRoom, Scored, Settings
 from automerge.evaluation.panel import Panel
 from automerge.objective import ItemScores, Objective
 from automerge.recipe import Profile, Recipe, RecipeSource
-from automerge.trial import NO_ROOM, Failed, Job, Measured
+from automerge.trial import NO_ROOM, Failed, Job, Measured, Steering
 from automerge.worker import worker
 from automerge.worker.worker import MAX_TRACEBACK, MergeWorker, WorkerSpec, _trace, workers_here
 from tests.checkpoints.models import llama, perturb, save
@@ -82,7 +82,7 @@ class Tasks:
     def score(self, items) -> Scored:
         return Scored({"score": ItemScores((("task", 0),), (1.0,))})
 
-    def score_with_slopes(self, items, temperatures, backward) -> Scored:
+    def score_with_slopes(self, items, steering, backward) -> Scored:
         self.tried += 1
         loss = self.live.model(input_ids=TOKENS).logits.square().mean()
         backward("score", loss, False)
@@ -112,7 +112,7 @@ def worker_of(tmp_path_factory) -> Callable[..., MergeWorker]:
 def job(number: int, slopes: bool = True) -> Job:
     source = RecipeSource("maths", {"weight": Profile.of(0.5 + number / 8)})
     recipe = Recipe("task_arithmetic", (source,), base="base")
-    return Job(number, recipe, "search", {"task": (0,)}, temperatures={} if slopes else None)
+    return Job(number, recipe, "search", {"task": (0,)}, steering=Steering() if slopes else None)
 
 
 def test_slopes_come_where_the_job_wants_them(worker_of) -> None:

@@ -19,7 +19,7 @@ from automerge.evaluation.loglikelihood.forward import MAX_LOGITS, MIN_TOKENS, U
 from automerge.evaluation.loglikelihood.graph import Graph, lean_layers
 from automerge.evaluation.loglikelihood.packing import Pick, Row
 from automerge.objective import ItemScores
-from automerge.trial import Items
+from automerge.trial import Items, Steering
 
 LENGTH = 256
 """Most tokens of an item."""
@@ -93,16 +93,14 @@ class DivergenceScorer:
         """
         return self._score(items, None)
 
-    def score_with_slopes(
-        self, items: Items, temperatures: Mapping[str, float], backward: Backward
-    ) -> Scored:
+    def score_with_slopes(self, items: Items, steering: Steering, backward: Backward) -> Scored:
         """Score as `score` does, and hand over the divergences themselves.
 
         Raises:
             NoRoom: one item keeps more than there is room for.
             InvalidOutput: a divergence is not finite.
         """
-        del temperatures
+        del steering
         return self._score(items, backward)
 
     def _score(self, items: Items, backward: Backward | None) -> Scored:

@@ -19,9 +19,10 @@ from automerge.evaluation.lm_eval.metrics import (
     filter_ensemble,
 )
 from automerge.evaluation.lm_eval.requests import Item
+from automerge.evaluation.lm_eval.right_answers import judges, right_answers
 from automerge.evaluation.lm_eval.tasks import TaskSet
 from automerge.evaluation.loglikelihood.forward import LogLikelihood
-from automerge.objective import ItemScores
+from automerge.objective import ItemScores, Objective
 from automerge.trial import Items
 
 if TYPE_CHECKING:
@@ -104,6 +105,26 @@ class Judge:
             for objective in self._task_set.objectives
         }
         return {name: own for name, own in found.items() if own.items}
+
+    def right_answers(
+        self, scores: Mapping[str, ItemScores], answers: Answers
+    ) -> dict[str, dict[Item, str]]:
+        """Return the generated texts that a metric called entirely right, by objective."""
+        found = {
+            objective.name: right_answers(
+                objective, scores[objective.name], self._task_set.tasks, answers.by_item
+            )
+            for objective in self._task_set.objectives
+        }
+        return {name: own for name, own in found.items() if own}
+
+    def finds_wrong(self, objective: Objective, item: Item, text: str) -> bool:
+        """Return whether an objective's metric calls a generated text entirely wrong."""
+        task, doc_id = item
+        if not judges(objective, self._task_set.tasks[task]):
+            return False
+        judged = self.task_metrics(task, objective.filter, [doc_id], Answers({item: (text,)}, 0))
+        return item_scores(objective, [(item, judged[doc_id])]).values == (0.0,)
 
     def task_metrics(
         self, name: str, filter_name: str, doc_ids: Sequence[int], answers: Answers

@@ -2,7 +2,8 @@
 
 They are what slopes follow; what is believed, stored and reported stays the metric. Multiple choice
 has the tempered probability of a wrong choice, log-likelihoods and rolling ones −log p in the
-metric's unit, and generated answers −log p of the document's own target, per token.
+metric's unit, and generated answers −log p per token of an answer that is known to be right: one
+that another model gave, or else the document's own target unless the metric calls that wrong.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from automerge.evaluation.lm_eval.item_scores import item_scores
 from automerge.evaluation.lm_eval.judge import Judge
 from automerge.evaluation.lm_eval.metrics import OUTPUT_TOKENS
 from automerge.evaluation.lm_eval.requests import Item, TokenisedItem, TokenisedRequests
+from automerge.evaluation.lm_eval.right_answers import judges
 from automerge.evaluation.lm_eval.tasks import TaskSet
 from automerge.evaluation.loglikelihood.packing import Request
 from automerge.evaluation.smooth import Form, choice_loss
 from automerge.objective import Objective
-from automerge.trial import Items
+from automerge.trial import Items, Steering
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -56,6 +58,19 @@ class Linear:
 
 
 @dataclass(frozen=True)
+class Answered:
+    """The log-likelihood of an answer times a factor."""
+
+    answer: Request
+    factor: float
+
+    def __call__(self, log_likelihoods: Sequence[float]) -> tuple[float, Sequence[float]]:
+        """Return the loss and its derivative with respect to the one log-likelihood."""
+        [value] = log_likelihoods
+        return self.factor * value, (self.factor,)
+
+
+@dataclass(frozen=True)
 class Chosen:
     """The tempered probability of a wrong choice, times a weight; further requests do not count."""
 
@@ -74,7 +89,7 @@ class Chosen:
         return self.weight * found.value, [*slopes, *bare, *[0.0] * rest]
 
 
-Loss: TypeAlias = Linear | Chosen
+Loss: TypeAlias = Linear | Answered | Chosen
 
 
 @dataclass(frozen=True)
@@ -114,13 +129,15 @@ class Losses:
         self._tokens = tokens
         self._judge = judge
         self._sizes: dict[tuple[str, Item], float] = {}
+        self._wrong: dict[tuple[str, Item], bool] = {}
+        """Whether an objective calls a document's own target wrong."""
 
-    def units(self, items: Items, temperatures: Mapping[str, float]) -> list[Unit]:
+    def units(self, items: Items, steering: Steering) -> list[Unit]:
         """Cut the requests of some items into what must be run in one batch.
 
         Args:
             items: Doc ids by leaf task.
-            temperatures: By leaf task, in the unit of its margins.
+            steering: Temperatures, and right answers to some of the items.
 
         Returns:
             All log-likelihood requests, in the order of items, and those that only losses need.
@@ -128,7 +145,7 @@ class Losses:
         """
         by_item: dict[Item, dict[str, Loss]] = {}
         for objective in self._task_set.objectives:
-            for item, loss in self._objective_losses(objective, items, temperatures).items():
+            for item, loss in self._objective_losses(objective, items, steering).items():
                 by_item.setdefault(item, {})[objective.name] = loss
         units = []
         for task, ids in items.items():
@@ -146,12 +163,15 @@ class Losses:
             Unit(item, i, (request,), {name: Linear((row[i],)) for name, row in factors.items()})
             for i, request in enumerate(requests)
         ]
-        if not requests and losses and (target := self._target(item)) is not None:
-            units.append(Unit(item, 0, (target,), losses, extra=True))
+        answered: dict[Request, dict[str, Loss]] = {}
+        for name, loss in losses.items():
+            if isinstance(loss, Answered):
+                answered.setdefault(loss.answer, {})[name] = loss
+        units += [Unit(item, 0, (text,), own, extra=True) for text, own in answered.items()]
         return units
 
     def _objective_losses(
-        self, objective: Objective, items: Items, temperatures: Mapping[str, float]
+        self, objective: Objective, items: Items, steering: Steering
     ) -> dict[Item, Loss]:
         """An objective's losses by item; items without one are not among them."""
         if objective.metric == OUTPUT_TOKENS:
@@ -176,39 +196,53 @@ class Losses:
         for item, weight in weights.items():
             task = self._task_set.tasks[item[0]]
             sign = -1.0 if _against(task, objective) else 1.0
-            loss = self._loss(item, objective.metric, sign * weight, temperatures.get(item[0]))
+            loss = self._loss(item, objective, sign * weight, steering)
             if loss is not None:
                 found[item] = loss
         return found
 
     def _loss(
-        self, item: Item, metric: str, weight: float, temperature: float | None
+        self, item: Item, objective: Objective, weight: float, steering: Steering
     ) -> Loss | None:
         task, instances = self._task_set.tasks[item[0]], self._instances[item]
         kind = instances[0].request_type
         if task.OUTPUT_TYPE == "multiple_choice":
-            choices = item_choices(task, metric, instances[0].doc, len(instances))
+            choices = item_choices(task, objective.metric, instances[0].doc, len(instances))
             if choices is None:
                 return None
-            temperature = temperature or GUESS / statistics.median(choices.lengths)
+            temperature = steering.temperatures.get(item[0]) or GUESS / statistics.median(
+                choices.lengths
+            )
             return Chosen(choices, temperature, weight)
         if kind == "generate_until":
-            target = self._target(item)
-            return None if target is None else Linear((-weight / len(target.targets),))
+            answer = self._answer(item, objective, steering)
+            return None if answer is None else Answered(answer, -weight / len(answer.targets))
         if task.OUTPUT_TYPE not in ("loglikelihood", "loglikelihood_rolling"):
             return None
         known: TokenisedItem = self._tokens.of(item, instances)
         return Linear((-weight,) * len(known.requests))
 
-    def _target(self, item: Item) -> Request | None:
-        """The document's target as what a model would have to generate; None where there is none
-        or it does not fit."""
+    def _answer(self, item: Item, objective: Objective, steering: Steering) -> Request | None:
+        """What a model would have to generate; None where nothing is known that fits."""
         task, instance = self._task_set.tasks[item[0]], self._instances[item][0]
-        target = _answer(task, instance.doc)
-        if target is None:
-            return None
         delimiter = str(getattr(task.config, "target_delimiter", " "))
-        return self._tokens.continued(instance.args[0], delimiter + target)
+        context = instance.args[0]
+        text = steering.answers.get(objective.name, {}).get(item)
+        if text is not None:
+            given = self._tokens.continued(context, self._tokens.as_generated(text, delimiter))
+            if given is not None:
+                return given
+        target = _target(task, instance.doc)
+        if target is None or self._is_wrong(target, item, objective):
+            return None
+        return self._tokens.continued(context, delimiter + target)
+
+    def _is_wrong(self, target: str, item: Item, objective: Objective) -> bool:
+        """Whether a document's target is no answer, such as a number that filters do not find."""
+        key = objective.name, item
+        if key not in self._wrong:
+            self._wrong[key] = self._judge.finds_wrong(objective, item, target)
+        return self._wrong[key]
 
     def _sizes_of(self, objective: Objective, items: Sequence[Item]) -> dict[Item, float]:
         """How many words or bytes items have: what the metric says whatever the answers are."""
@@ -233,26 +267,28 @@ def smooth_objectives(task_set: TaskSet) -> tuple[str, ...]:
             for objective in task_set.objectives
             if objective.metric != OUTPUT_TOKENS
             and all(
-                _has_loss(task_set.tasks[leaf], objective.metric)
+                _has_loss(task_set.tasks[leaf], objective)
                 for leaf in task_set.members[objective.name]
             )
         )
 
 
-def _has_loss(task: Task, metric: str) -> bool:
+def _has_loss(task: Task, objective: Objective) -> bool:
     documents = list(islice(task.eval_docs, TRIED))
     if task.OUTPUT_TYPE == "multiple_choice":
         return any(
-            item_choices(task, metric, document, factor * len(task.doc_to_choice(document)))
+            item_choices(
+                task, objective.metric, document, factor * len(task.doc_to_choice(document))
+            )
             for document in documents
             for factor in (1, 2)
         )
     if task.OUTPUT_TYPE == "generate_until":
-        return any(_answer(task, document) for document in documents)
+        return judges(objective, task) or any(_target(task, document) for document in documents)
     return task.OUTPUT_TYPE in ("loglikelihood", "loglikelihood_rolling")
 
 
-def _answer(task: Task, document: Any) -> str | None:
+def _target(task: Task, document: Any) -> str | None:
     """Return a document's target where it is a text that a model might generate, not a test of it.
 
     A list of targets stands for its first.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from automerge.errors import AutomergeError, PreflightError
@@ -148,6 +149,21 @@ class TokenisedRequests:
         longest = self._lm.max_length
         fits = before and 0 < len(after) <= longest
         return request(before, after, longest) if fits else None
+
+    def as_generated(self, text: str, delimiter: str) -> str:
+        """A text that a model generated as what followed its prompt.
+
+        Some tokenizers' decoders drop the space before the first word: there, what separates a
+        task's answers from its prompts is put back.
+        """
+        if text[:1].isspace() or self._keeps_space:
+            return text
+        return delimiter + text
+
+    @cached_property
+    def _keeps_space(self) -> bool:
+        tokens = self._lm.tok_encode(" a", add_special_tokens=False)
+        return str(self._lm.tok_decode(tokens))[:1].isspace()
 
     def _requests(self, instance: Instance) -> Iterator[Request]:
         longest = self._lm.max_length

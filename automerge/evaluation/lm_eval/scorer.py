@@ -28,7 +28,7 @@ from automerge.evaluation.loglikelihood.forward import (
 )
 from automerge.evaluation.loglikelihood.packing import Request
 from automerge.objective import ItemScores
-from automerge.trial import Items
+from automerge.trial import Items, Steering
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -84,9 +84,7 @@ class LmEvalScorer:
         began = time.perf_counter()
         return self._judged(items, self.answer(items), began)
 
-    def score_with_slopes(
-        self, items: Items, temperatures: Mapping[str, float], backward: Backward
-    ) -> Scored:
+    def score_with_slopes(self, items: Items, steering: Steering, backward: Backward) -> Scored:
         """Score as `score` does, and hand over the losses behind the scores.
 
         Raises:
@@ -97,7 +95,7 @@ class LmEvalScorer:
         began = time.perf_counter()
         chosen = self._chosen(items)
         with isolated():
-            units = self._losses.units(items, temperatures)
+            units = self._losses.units(items, steering)
             losses: dict[str, float] = {}
 
             def derivatives(number: int, values: Sequence[float]) -> dict[str, Sequence[float]]:
@@ -131,8 +129,15 @@ class LmEvalScorer:
         scores, notes = self.judge(items, answers)
         margins = self._judge.margins(scores, answers)
         ended = time.perf_counter()
-        notes = {**answers.notes, **notes}
-        return Scored(scores, answered - began, ended - answered, answers.tokens, notes, margins)
+        return Scored(
+            scores,
+            answered - began,
+            ended - answered,
+            answers.tokens,
+            {**answers.notes, **notes},
+            margins,
+            answers=self._judge.right_answers(scores, answers),
+        )
 
     def requests(self, items: Items) -> list[Request]:
         """Return the items' log-likelihood requests as token ids."""

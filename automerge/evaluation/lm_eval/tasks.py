@@ -129,6 +129,8 @@ def load_tasks(
                         parts[task.task_name] = own
                     digest = code_digest(own_files(manager, spec.task))
                     code.update(dict.fromkeys(names[key], digest))
+            if not found and key not in names:
+                continue  # its faults are those of the entry that came first
             if not found:
                 leaves = loaded[key]
                 try:
