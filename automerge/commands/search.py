@@ -13,6 +13,7 @@ from automerge.commands.interrupt import Interrupt
 from automerge.config import StudyConfig, load_config
 from automerge.errors import AutomergeError, ConfigError
 from automerge.executors.base import Executor
+from automerge.machine.processors import fit_threads
 from automerge.objective import goals
 from automerge.report.study import Study, load_study
 from automerge.samplers import SAMPLERS
@@ -48,6 +49,7 @@ def search(
         AutomergeError: something that you can fix; the message says what to do.
         KeyboardInterrupt: Ctrl-C was pressed. What was measured is kept; the same call resumes.
     """
+    fit_threads()
     if not isinstance(config, StudyConfig):
         config = load_config(config)
     interrupt, study = _run(config, console, "automerge.search(...)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,3 +101,16 @@ def limit_threads(environment: MutableMapping[str, str] = os.environ) -> None:
     usable = usable_cpus()
     if THREADS not in environment and usable < affine_cpus():
         environment[THREADS] = str(usable)
+
+
+def fit_threads(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Do what `limit_threads` does, and lower PyTorch's number of threads if it is loaded already.
+
+    A number in `OMP_NUM_THREADS` stays, and so does one that is lower than what is usable: a team
+    of more threads than processors spins while it waits for those that are not scheduled.
+    """
+    chosen = THREADS in environment
+    limit_threads(environment)
+    torch = sys.modules.get("torch")
+    if torch is not None and not chosen and torch.get_num_threads() > (usable := usable_cpus()):
+        torch.set_num_threads(usable)

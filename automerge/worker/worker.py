@@ -30,7 +30,7 @@ from automerge.evidence import EvidenceFolders, cache_folder
 from automerge.extensions import Extension, install
 from automerge.machine.arithmetic import arithmetic
 from automerge.machine.bus_error import explain_bus_errors
-from automerge.machine.processors import usable_cpus
+from automerge.machine.processors import fit_threads, usable_cpus
 from automerge.merging import (
     InvalidMerge,
     ResidentEngine,
@@ -102,6 +102,7 @@ class MergeWorker:
     ) -> None:
         self._watch = watch or ModelWatch(spec.models, spec.digests)
         self._verified: Part = "search"
+        fit_threads()
         explain_bus_errors()
         try:
             self._build(spec, tasks)

@@ -100,3 +100,29 @@ def test_libraries_are_told_of_a_quota_unless_the_user_said_how_many_threads(mon
         monkeypatch.setattr("automerge.machine.processors.usable_cpus", lambda n=usable: n)
         limit_threads(given)
         assert given == left
+
+
+LIBRARY = """
+import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+from pathlib import Path
+import automerge, torch
+from automerge.worker.worker import MergeWorker, WorkerSpec
+
+nowhere = WorkerSpec({"base": Path("/nowhere")}, {"base": ""}, "base", None, Path(), "", "cpu")
+for call in (lambda: automerge.search("nowhere.yaml"), lambda: MergeWorker(nowhere)):
+    for threads in (8, 1):
+        torch.set_num_threads(threads)
+        try: call()
+        except automerge.AutomergeError: print(torch.get_num_threads())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+@pytest.mark.parametrize(("given", "left"), [(None, "1111"), ("8", "8181")])
+def test_library_and_workers_fit_their_threads_and_raise_none(given, left):
+    environment = {name: text for name, text in os.environ.items() if name != THREADS}
+    environment |= {} if given is None else {THREADS: given}
+    ended = subprocess.run(
+        [sys.executable, "-c", LIBRARY], capture_output=True, text=True, env=environment
+    )
+    assert "".join(ended.stdout.split()) == left, ended.stderr
