@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+
+from automerge.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,6 +30,25 @@ Extensions = Annotated[
         metavar="MODULE_OR_FILE",
     ),
 ]
+Models = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    option(
+        "Where a model of the study is now; may be given more than once.",
+        "--model",
+        metavar="NAME=FOLDER",
+    ),
+]
+
+
+def model_folders(texts: Sequence[str] | None) -> dict[str, Path]:
+    """Read NAME=FOLDER texts; relative folders are relative to the working directory."""
+    found = {}
+    for text in texts or ():
+        name, equals, folder = text.partition("=")
+        if not equals or not name or not Path(folder).is_dir():
+            raise ConfigError(f"--model {text}: expected NAME=FOLDER, with a folder that exists")
+        found[name] = Path(folder)
+    return found
 
 
 def console() -> Console:

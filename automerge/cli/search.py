@@ -11,6 +11,7 @@ import typer
 
 from automerge.cli.options import Extensions, Text, console, option
 from automerge.errors import ConfigError
+from automerge.files.shared import shared_words
 from automerge.text.redaction import redact
 from automerge.text.say import say
 
@@ -272,4 +273,4 @@ def _refuse_demo(given: Mapping[str, object]) -> None:
 def _command_line() -> str:
     import shlex
 
-    return redact(shlex.join(["automerge", *sys.argv[1:]]))
+    return redact(shlex.join(["automerge", *shared_words(sys.argv[1:], Path.cwd())]))

@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from automerge.cli.options import Extensions, Run, console, option
+from automerge.cli.options import Extensions, Models, Run, console, model_folders, option
 from automerge.text.say import say
 
 
@@ -24,6 +24,7 @@ def export(
             metavar="TRIAL",
         ),
     ] = None,
+    model: Models = None,
     extension: Extensions = None,
 ) -> None:
     """Write a study's merged models to RUN/models."""
@@ -32,7 +33,7 @@ def export(
 
     screen = console()
     load_extensions(extension or (), Path.cwd())
-    for folder in export_trials(run, trial, screen):
+    for folder in export_trials(run, trial, screen, model_folders(model)):
         say(screen, str(folder))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +13,11 @@ from automerge.errors import Fault, PreflightError, StateError, WeightsDiffer
 from automerge.evidence import EVIDENCE
 from automerge.extensions import installed
 from automerge.files.atomic import write_atomically
+from automerge.files.known import is_known, remember
 from automerge.files.noise import is_noise
 from automerge.recipe import BASE, Recipe
 from automerge.report.card import model_card
-from automerge.session.resume import locate_model
+from automerge.session.resume import locate_models
 from automerge.store.read_result import open_study
 from automerge.store.result import MODELS
 from automerge.store.run_folder import check_own_files
@@ -27,14 +29,21 @@ if TYPE_CHECKING:
 
     from automerge.checkpoints import Checkpoint, ModelWatch
     from automerge.report.summary import Summary
+    from automerge.store.record import StudyModel
     from automerge.store.result import StudyResult
     from automerge.trial import Trial
 
 
 def export_models(
-    run: Path, result: StudyResult, numbers: Sequence[int], console: Console | None
+    run: Path,
+    result: StudyResult,
+    numbers: Sequence[int],
+    console: Console | None,
+    given: Mapping[str, Path] | None = None,
 ) -> dict[int, Path]:
     """Write RUN/models/NAME for some trials; return the folders by trial.
+
+    The study's models are where the study says, or in the folders `given` by name.
 
     A folder that exists was written whole, so it is left alone. Weights must be those that were
     scored on test items, bit for bit; on a machine that rounds differently, a difference is only
@@ -53,7 +62,7 @@ def export_models(
     missing = [number for number, folder in folders.items() if not folder.is_dir()]
     if missing:
         _check_extensions(run, [trials[number].trial.recipe for number in missing])
-        checkpoints, references, watch = _open_models(run)
+        checkpoints, references, watch = open_models(run, given)
         for number in missing:
             _write(
                 run, trials[number].trial, checkpoints, references, folders[number], watch, console
@@ -131,10 +140,13 @@ def _write(
         )
 
 
-def _open_models(run: Path) -> tuple[Mapping[str, Checkpoint], dict[str, str], ModelWatch]:
-    """Open a study's models; return also how a recipe names them and a watch on their files.
+def open_models(
+    run: Path, given: Mapping[str, Path] | None = None
+) -> tuple[Mapping[str, Checkpoint], dict[str, str], ModelWatch]:
+    """Open a study's models; return also how an exported recipe names them, and a watch on them.
 
-    A name is a folder, or a hub id with its commit.
+    A name is a hub id with its commit, noise, a path from a folder in RUN/models, or
+    `local:NAME@DIGEST` of a model that is not near the run folder.
 
     Every byte is read and compared first; raises ModelsChanged.
     """
@@ -142,16 +154,19 @@ def _open_models(run: Path) -> tuple[Mapping[str, Checkpoint], dict[str, str], M
 
     with open_study(run) as store:
         models = store.study.current.models
-    folders: dict[str, Path] = {}
-    references: dict[str, str] = {}
-    for model in models:
-        folder = locate_model(run, model)
-        folders[model.name] = folder
-        repository = model.reference.partition("@")[0]
-        named = f"{repository}@{model.revision}" if model.revision else str(folder)
-        if is_noise(model.reference):
-            named = model.reference
-        references[model.name] = named
+    folders = locate_models(run, models, given)
     watch = ModelWatch(folders, {model.name: model.digest for model in models})
     watch.verify()
+    for model in models:
+        remember(folders[model.name], model.digest)
+    references = {model.name: _from_export(model) for model in models}
     return open_together(folders, BASE), references, watch
+
+
+def _from_export(model: StudyModel) -> str:
+    """Return how a recipe in a folder in RUN/models names a model."""
+    if model.revision is not None:
+        return f"{model.reference.partition('@')[0]}@{model.revision}"
+    if is_noise(model.reference) or is_known(model.reference):
+        return model.reference
+    return Path(os.path.normpath(Path("..", "..", model.reference))).as_posix()

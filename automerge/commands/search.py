@@ -77,20 +77,26 @@ def run_search(config: StudyConfig, console: Console, command: str) -> int:
     return 0
 
 
-def export_trials(run: Path, trials: Sequence[str] | None, console: Console) -> list[Path]:
+def export_trials(
+    run: Path,
+    trials: Sequence[str] | None,
+    console: Console,
+    given: Mapping[str, Path] | None = None,
+) -> list[Path]:
     """Write the models of some trials, or of the front, to RUN/models; return their folders.
 
     Args:
         run: the study's folder.
         trials: numbers, names, "best" (the model to take) or "knee".
         console: where progress is shown.
+        given: where the study's models are, by name, if they are not where the study says.
     """
     study = load_study(run)
     result = study.result
     chosen = _numbers(study, trials or ()) or [n for n in result.front if _merged(result, n)]
     if not chosen:
         raise ConfigError(f"{run} has no front yet; name trials with --trial")
-    _export(study, chosen, console)
+    _export(study, chosen, console, given)
     names = {found.trial.number: found.trial.name for found in result.trials}
     return [run / MODELS / names[number] for number in chosen]
 
@@ -134,14 +140,19 @@ def _write_reports(study: Study) -> list[Path]:
     return [write_front(study.summary, study.run), write_html(study.summary, study.run)]
 
 
-def _export(study: Study, numbers: Sequence[int], console: Console | None) -> Study:
+def _export(
+    study: Study,
+    numbers: Sequence[int],
+    console: Console | None,
+    given: Mapping[str, Path] | None = None,
+) -> Study:
     """Write models, their cards and the reports; return the study with its new models.
 
     The reports are written even if a model cannot be.
     """
     run = study.run
     try:
-        folders = export_models(run, study.result, numbers, console)
+        folders = export_models(run, study.result, numbers, console, given)
     finally:
         study = Study(run, with_exported(study.result, run))
         _write_reports(study)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,6 +59,12 @@ class EvidenceText(Section):
         if isinstance(self.text, str):
             return {None: Path(self.text)}
         return {name: Path(path) for name, path in self.text.items()}
+
+    def named_by(self, name_of: Callable[[str], str]) -> str | dict[str, str]:
+        """Return the texts under other names of their files."""
+        if isinstance(self.text, str):
+            return name_of(self.text)
+        return {source: name_of(path) for source, path in self.text.items()}
 
 
 class Split(Section):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
@@ -36,8 +37,10 @@ from automerge.config.task import Task
 from automerge.errors import Locate, Location, nearest
 from automerge.evaluation.table import LM_EVAL
 from automerge.executors import EXECUTORS
+from automerge.files.known import KIND
 from automerge.files.noise import is_noise
-from automerge.files.references import NAME
+from automerge.files.references import NAME, is_local
+from automerge.files.shared import near, shared_name
 from automerge.files.yaml_file import Step
 from automerge.methods import METHODS
 from automerge.objective import KL_TO_BASE, PROPERTIES
@@ -326,6 +329,37 @@ class StudyConfig(Section):
     def from_plain(cls, plain: Mapping[str, Any]) -> StudyConfig:
         """Invert `to_plain`."""
         return cls.model_validate_json(json.dumps(plain))
+
+    def shared(self, run: Path) -> StudyConfig:
+        """Return the same settings as a store keeps them, for others to read.
+
+        Paths are relative to the run folder where they are near it. Otherwise a model is named
+        `local:NAME`, and a file or folder by the last part of its path.
+        """
+
+        def model(name: str, reference: str) -> str:
+            if not is_local(reference):
+                return reference
+            return near(reference, run) or f"{KIND}:{name}"
+
+        def path(text: str | None) -> str | None:
+            return None if text is None else shared_name(text, run)
+
+        evidence = self.evidence
+        if evidence is not None:
+            text = evidence.named_by(lambda file: Path(file).name)
+            evidence = evidence.model_copy(update={"text": text})
+        return self.model_copy(
+            update={
+                "base": model("base", self.base),
+                "models": {name: model(name, text) for name, text in self.models.items()},
+                "include_path": path(self.include_path),
+                "item_files": {name: path(text) for name, text in self.item_files.items()},
+                "warm_start": path(self.warm_start),
+                "evidence": evidence,
+                "out": ".",
+            }
+        )
 
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that identify the settings a resumed study must keep."""

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from automerge.files.known import is_known, locate
 from automerge.files.noise import Noise, is_noise
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", re.ASCII)
@@ -17,7 +18,8 @@ def resolve(text: str, *folders: Path) -> str:
     """Turn what a user wrote into a reference.
 
     Text that exists on disk or begins with `.`, `/` or `~` is a path; text that
-    begins with `noise:` is low-rank noise (`automerge.files.noise`); all else is a hub id.
+    begins with `noise:` is low-rank noise (`automerge.files.noise`), with `local:` a model that
+    this machine knows by its content (`automerge.files.known`); all else is a hub id.
 
     Args:
         text: what the user wrote.
@@ -30,6 +32,8 @@ def resolve(text: str, *folders: Path) -> str:
         raise ValueError("expected a folder or a hub id, got nothing")
     if is_noise(text):
         return Noise.parse(text).text
+    if is_known(text):
+        return str(locate(text))
     paths = list(dict.fromkeys(join(folder, text) for folder in folders))
     if (found := next(filter(is_folder, paths), None)) is not None:
         return str(found)

@@ -15,11 +15,13 @@ from automerge.checkpoints import open_together
 from automerge.config import StudyConfig
 from automerge.errors import ConfigError
 from automerge.executors.base import Executor
+from automerge.files.references import is_local
 from automerge.items import BASELINE_SHARES
 from automerge.merging.memory import Need, estimate, free_device_bytes, free_host_bytes
 from automerge.recipe import BASE, Recipe, uniform_average
 from automerge.samplers.random import draw
 from automerge.session.open import Session, open_session
+from automerge.session.resume import locate_models
 from automerge.session.slopes import wanted
 from automerge.session.workers import scoring_dtype
 from automerge.trial import Failed, Items, Job, Measured, Steering, count_items
@@ -91,7 +93,8 @@ def cost(config: StudyConfig, note: Callable[[str], None]) -> tuple[Session, Cos
         own = {"out": str(Path(folder) / "run"), "executor": "local", "workers": None}
         session = open_session(config.model_copy(update={**own, "ray_address": None}), "--dry-run")
         with session.store as store:
-            models = {m.name: Path(m.path) for m in store.study.current.models}
+            given = {n: Path(text) for n, text in config.references.items() if is_local(text)}
+            models = locate_models(store.path.parent, store.study.current.models, given)
             executor = session.executor(note)
             try:
                 return session, _cost(config, session, executor, models)

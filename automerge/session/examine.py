@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from automerge.config import StudyConfig
 from automerge.errors import Fault, PreflightError
+from automerge.files.known import remember
 from automerge.items import POOL_SHARES, Sealed, StudyItems
 from automerge.methods import METHODS
 from automerge.recipe import BASE
 from automerge.session.folder import COPIES, SAMPLES
 from automerge.session.panel import study_panel
-from automerge.session.resume import origin_paths
+from automerge.session.resume import reference_of
 from automerge.session.workers import scoring_dtype
 from automerge.store.record import Inputs, StudyModel
 from automerge.store.result import MODEL
@@ -28,10 +30,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Examined:
-    """What preflight found: the study's inputs, open tasks, hashed models."""
+    """What preflight found: the study's inputs, open tasks, hashed models and their folders."""
 
     inputs: Inputs
     models: tuple[StudyModel, ...]
+    folders: Mapping[str, Path]
     tasks: OpenTasks
     watch: ModelWatch
 
@@ -95,8 +98,7 @@ def examine(config: StudyConfig, run: Path) -> Examined:
         found = tuple(
             StudyModel(
                 name=name,
-                **origin_paths(folder.path, run),
-                reference=folder.reference,
+                reference=reference_of(name, folder, watch.digests[name], run),
                 revision=folder.revision,
                 digest=watch.digests[name],
                 sample=sampled_digest(folder.path),
@@ -104,7 +106,9 @@ def examine(config: StudyConfig, run: Path) -> Examined:
             )
             for name, folder in models.folders.items()
         )
-    return Examined(inputs, found, tasks, watch)
+    for name, folder in folders.items():
+        remember(folder, watch.digests[name])
+    return Examined(inputs, found, folders, tasks, watch)
 
 
 def _evidence(config: StudyConfig, models: Models) -> dict[str, dict[str, str]]:

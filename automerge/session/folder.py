@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from automerge.config import StudyConfig
+from automerge.config.written import FILE as STUDY
+from automerge.config.written import RECIPES, written
 from automerge.errors import ConfigError, PreflightError
 from automerge.evaluation.base import ITEMS_FOLDER, TASKS_FOLDER
+from automerge.files.atomic import write_atomically
 from automerge.store.file import FILE
+from automerge.store.record import StudyModel
 from automerge.store.run_folder import LOCK, OWNER
 from automerge.store.store import exists
 
@@ -43,11 +49,18 @@ def make_folder(run: Path) -> None:
         ) from error
 
 
+def write_study(run: Path, config: StudyConfig, models: Sequence[StudyModel]) -> None:
+    """Write RUN/automerge.yaml: the study as it is run, for resuming it and for others."""
+    for name, text in written(config, run, {model.name: model.digest for model in models}).items():
+        (run / name).parent.mkdir(exist_ok=True)
+        write_atomically(run / name, text)
+
+
 def discard(run: Path) -> None:
     """Remove what a refused search wrote into a folder that was empty or did not exist."""
-    for name in COPIES:
+    for name in (*COPIES, RECIPES):
         shutil.rmtree(run / name, ignore_errors=True)
-    ours = [run / name for name in (SAMPLES, LOCK, OWNER)]
+    ours = [run / name for name in (SAMPLES, STUDY, LOCK, OWNER)]
     for path in (*ours, *run.glob(f"{FILE}*")):
         path.unlink(missing_ok=True)
     with suppress(OSError):  # somebody put something else there

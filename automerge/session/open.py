@@ -14,7 +14,7 @@ from automerge.executors import EXECUTORS, Executor
 from automerge.objective import goals
 from automerge.samplers import SAMPLERS
 from automerge.session.examine import Examined, examine
-from automerge.session.folder import SAMPLES, check_folder, discard, make_folder
+from automerge.session.folder import SAMPLES, check_folder, discard, make_folder, write_study
 from automerge.session.panel import study_panel
 from automerge.session.plan import plan_study
 from automerge.session.resume import check_unchanged, resume
@@ -105,8 +105,8 @@ def _record(config: StudyConfig, found: Examined, command: str) -> StudyRecord:
         started=datetime.now().astimezone().isoformat(timespec="seconds"),
         command=command,
     )
-    folder = str(Path(config.out).resolve())
-    current = Current(config.to_plain(), found.models, folder, (Run(0, versions()),))
+    run = Path(config.out)
+    current = Current(config.shared(run).to_plain(), found.models, (Run(0, versions()),))
     return StudyRecord(begun, current)
 
 
@@ -122,8 +122,8 @@ def _warmed(config: StudyConfig, found: Examined) -> Inputs:
 
 
 def _origin(model: StudyModel) -> ModelOrigin:
-    """Name a model as others can find it: a hub id, or else its folder."""
-    path = model.reference.partition("@")[0] if model.revision else model.path
+    """Name a model as others can find it: a hub id, or else as the study does."""
+    path = model.reference.partition("@")[0] if model.revision else model.reference
     return ModelOrigin(model.name, path, model.revision, model.digest, model.license)
 
 
@@ -133,6 +133,7 @@ def _begin(store: Store, config: StudyConfig, record: StudyRecord) -> None:
     run = store.path.parent
     study_panel(config).keep(run)
     write_samples(run / SAMPLES, record.begun.inputs.items.test.for_files())
+    write_study(run, config, record.current.models)
     store.begin(record)
 
 

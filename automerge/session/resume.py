@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from automerge.config import StudyConfig, differences
 from automerge.errors import ConfigError, Fault, PreflightError
 from automerge.evaluation.base import TASKS_FOLDER
-from automerge.files.noise import is_noise
+from automerge.files.known import find, is_known, known_reference
+from automerge.files.noise import Noise, is_noise
+from automerge.files.shared import near
 from automerge.recipe import BASE
+from automerge.session.folder import write_study
 from automerge.store.record import Inputs, StudyModel
 from automerge.store.store import Store
+
+if TYPE_CHECKING:
+    from automerge.checkpoints import ModelFolder
 
 
 def resume(store: Store, config: StudyConfig) -> StudyConfig:
@@ -27,7 +33,8 @@ def resume(store: Store, config: StudyConfig) -> StudyConfig:
     run = store.path.parent
     recorded = current = store.study.current
     config = _with_models_found(config, current.models, run)
-    changed = differences(current.config, config)
+    shared = config.shared(run)
+    changed = differences(current.config, shared)
     paths = {change.field for change in changed} & {"base", "models"}
     if paths and current.sources == tuple(config.models):
         current = replace(current, models=_models_elsewhere(config, current.models, run))
@@ -46,20 +53,15 @@ def resume(store: Store, config: StudyConfig) -> StudyConfig:
             ]
         )
     if changed:
-        current = replace(current, config=config.to_plain())
-    if current.folder != (now := str(run.resolve())):
-        models = (
-            replace(model, **origin_paths(locate_model(run, model), run))
-            for model in current.models
-        )
-        current = replace(current, folder=now, models=tuple(models))
+        current = replace(current, config=shared.to_plain())
     if current != recorded:
         store.renew(current)
+        write_study(run, config, current.models)
     return config
 
 
 def _with_models_found(config: StudyConfig, models: Sequence[StudyModel], run: Path) -> StudyConfig:
-    """Name models by their path from the run folder if their own paths are gone."""
+    """Name models by where they are found if their own paths are gone."""
     found = dict(config.references)
     for model in models:
         name = model.name
@@ -67,7 +69,7 @@ def _with_models_found(config: StudyConfig, models: Sequence[StudyModel], run: P
             continue
         if model.revision or Path(found[name]).expanduser().is_dir():
             continue
-        if (folder := locate_model(run, model)).is_dir():
+        if (folder := _found(run, model)) is not None:
             found[name] = str(folder)
     if found == config.references:
         return config
@@ -98,14 +100,8 @@ def _models_elsewhere(
                     config.locate(where),
                 )
             )
-        found.append(
-            replace(
-                model,
-                **origin_paths(folder.path, run),
-                reference=folder.reference,
-                revision=folder.revision,
-            )
-        )
+        reference = reference_of(name, folder, model.digest, run)
+        found.append(replace(model, reference=reference, revision=folder.revision))
     if faults:
         raise ConfigError(faults)
     return tuple(found)
@@ -120,7 +116,7 @@ def check_unchanged(store: Store, inputs: Inputs, models: Sequence[StudyModel]) 
         if before.digest != now.digest:
             faults.append(
                 Fault(
-                    f"the model {now.name!r} in {now.path} is not what the study began with; "
+                    f"the model {now.name!r} ({now.reference}) is not what the study began with; "
                     "put it back, or choose another --out"
                 )
             )
@@ -136,20 +132,78 @@ def check_unchanged(store: Store, inputs: Inputs, models: Sequence[StudyModel]) 
         raise PreflightError(faults)
 
 
-def origin_paths(folder: Path, run: Path) -> dict[str, str]:
-    """Return a model's own path and its path from the run folder."""
-    return {"path": str(folder), "relative": os.path.relpath(folder, run.resolve())}
+def reference_of(name: str, folder: ModelFolder, digest: str, run: Path) -> str:
+    """Return how a store names a model: a hub id, noise, a folder near the run, or its digest."""
+    if folder.revision is not None or is_noise(folder.reference):
+        return folder.reference
+    return near(folder.path, run) or known_reference(name, digest)
 
 
-def locate_model(run: Path, model: StudyModel) -> Path:
-    """Find a study's model: where it was, or at the same path from the run folder.
+def locate_models(
+    run: Path, models: Sequence[StudyModel], given: Mapping[str, Path] | None = None
+) -> dict[str, Path]:
+    """Find a study's models, the base first: in the folders given, or where the study says.
 
-    Of several folders, the one that looks like the model is taken; without any, the recorded path.
+    Models of the hub are downloaded, and noise is made, if they are not there. Whether a folder
+    holds what the study began with must still be verified.
+
+    Raises:
+        ConfigError: a folder is given for a model that the study does not have.
+        PreflightError: a model is nowhere; says what to do.
+    """
+    from automerge.checkpoints import noise_folder, open_checkpoint, resolve
+
+    given = given or {}
+    if unknown := [name for name in given if name not in {model.name for model in models}]:
+        known = ", ".join(model.name for model in models)
+        raise ConfigError(f"{run} has no model {', '.join(unknown)}; its models are {known}")
+    folders: dict[str, Path] = {}
+    faults: list[Fault] = []
+    for model in sorted(models, key=lambda model: model.name != BASE):
+        name = model.name
+        if name in given:
+            folders[name] = resolve(str(given[name])).path
+        elif is_noise(model.reference) and BASE in folders:
+            base = open_checkpoint(folders[BASE])
+            folders[name] = noise_folder(Noise.parse(model.reference), base).path
+        elif model.revision is not None:
+            folders[name] = _downloaded(model)
+        elif (folder := _found(run, model)) is not None:
+            folders[name] = folder
+        elif not is_noise(model.reference):
+            faults.append(
+                Fault(
+                    f"the model {name!r} ({model.reference}, from {run}) is not on this machine; "
+                    f"put it back, or say where it is: --model {name}=FOLDER"
+                )
+            )
+    if faults:
+        raise PreflightError(faults)
+    return folders
+
+
+def _found(run: Path, model: StudyModel) -> Path | None:
+    """Return the folder, near the run or known to this machine, that looks like the model.
+
+    Without any, it is the folder where the model was, if there is one.
     """
     from automerge.checkpoints import sampled_digest
 
-    recorded = Path(model.path)
-    for folder in (recorded, Path(os.path.normpath(run.resolve() / model.relative))):
-        if folder.is_dir() and sampled_digest(folder) == model.sample:
-            return folder
-    return recorded
+    named = None if is_known(model.reference) else run.resolve() / model.reference
+    folders = [f.resolve() for f in (named, find(model.digest)) if f is not None and f.is_dir()]
+    alike = (folder for folder in folders if sampled_digest(folder) == model.sample)
+    return next(alike, folders[0] if folders else None)
+
+
+def _downloaded(model: StudyModel) -> Path:
+    """Return the folder of a model of the hub: from the cache if it is whole there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    from automerge.checkpoints import resolve, sampled_digest
+
+    repository = model.reference.partition("@")[0]
+    for name in ("config.json", "adapter_config.json"):
+        cached = try_to_load_from_cache(repository, name, revision=model.revision)
+        if isinstance(cached, str) and sampled_digest(Path(cached).parent) == model.sample:
+            return Path(cached).parent
+    return resolve(f"{repository}@{model.revision}").path

@@ -45,7 +45,7 @@ def start_workers(
         sum(piece.n_layers for piece in named.recipe.slices) - n_layers for named in config.recipes
     ]
     spec = WorkerSpec(
-        models={model.name: Path(model.path) for model in found.models},
+        models=dict(found.folders),
         digests={model.name: model.digest for model in found.models},
         base=BASE,
         panel=study_panel(config),

@@ -141,9 +141,8 @@ class StudyModel:
 
     Attributes:
         name: its name in the study.
-        path: its folder.
-        relative: its folder, relative to the run folder.
-        reference: its folder or hub id, as in the configuration.
+        reference: a hub id, noise, its folder relative to the run folder, or `local:NAME@DIGEST` of
+            one that is not near.
         revision: the commit of a hub id.
         digest: a digest of all its files.
         sample: a digest of a sample of them.
@@ -151,8 +150,6 @@ class StudyModel:
     """
 
     name: str
-    path: str
-    relative: str
     reference: str
     revision: str | None
     digest: str
@@ -175,7 +172,6 @@ class Current:
     Attributes:
         config: the configuration as `StudyConfig.to_plain` writes it, without secrets.
         models: where base and sources are.
-        folder: the run folder's path.
         versions: the versions in the first run, and in each run that differs from the one before.
         state: how the last run ended.
         finished: when the study finished, in ISO 8601.
@@ -183,7 +179,6 @@ class Current:
 
     config: Plain
     models: tuple[StudyModel, ...]
-    folder: str
     versions: tuple[Run, ...]
     state: State = "interrupted"
     finished: str | None = None

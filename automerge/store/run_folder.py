@@ -23,9 +23,12 @@ LOCAL_FILE_SYSTEMS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tm
 """Where SQLite's write-ahead log works, which needs memory shared by all who open the file."""
 
 
-OWN = ("study.", "front.json", "report.html", "optuna.journal", "test_samples.json")
+OWN = (
+    *("study.", "front.json", "report.html", "optuna.journal", "test_samples.json"),
+    "automerge.yaml",
+)
 """The beginnings of the names of automerge's own files in a run folder."""
-OWN_FOLDERS = ("models", "tasks", "items")
+OWN_FOLDERS = ("models", "tasks", "items", "recipes")
 MAX_OWNER_BYTES = 10_000
 
 

@@ -104,11 +104,14 @@ class StoredOrigin(_Exact):
     license: Short | None = None
 
 
-class StoredModel(StoredOrigin):
-    """The same, with its path relative to the run folder and digests to find it again."""
+class StoredModel(_Exact):
+    """How a model is found again."""
+
+    name: Name
+    revision: Short | None = None
+    license: Short | None = None
 
     reference: Short
-    relative: Short
     digest: Short
     sample: Short
 
@@ -190,7 +193,6 @@ class StoredCurrent(_Exact):
 
     config: StoredConfig
     models: list[StoredModel]
-    folder: Short
     versions: Annotated[list[StoredRun], Field(min_length=1, max_length=10_000)]
     state: Literal["running", "interrupted", "finished", "failed"]
     finished: Short | None

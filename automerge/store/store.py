@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from automerge.errors import StateError
+from automerge.files.shared import without_places
 from automerge.objective import ItemScores
 from automerge.recipe import Recipe
 from automerge.store.check import check_study
@@ -194,7 +195,7 @@ class Store:
 
     def _put_facts(self, facts: Mapping[str, Mapping[str, object]]) -> None:
         """Set parts of the record in one transaction, without secrets, checking their schema."""
-        texts = {key: json.dumps(_kept(fact)) for key, fact in facts.items()}
+        texts = {key: json.dumps(self._kept(fact)) for key, fact in facts.items()}
         for key, text in texts.items():
             if problem := misfit(META[key], text):
                 raise ValueError(f"{key}: {problem}")
@@ -202,6 +203,28 @@ class Store:
             for key, text in texts.items():
                 put(db, key, text)
         self._study = None
+
+    def _kept(self, fact: Mapping[str, object]) -> Mapping[str, object]:
+        """Return a part of the record without secrets and without this machine's places.
+
+        Where models are is kept as it is, since it is what finds them again; the configuration
+        names places as `StudyConfig.shared` does, and is compared.
+        """
+        kept = {"models": fact.get("models"), "config": without_secrets(fact.get("config"))}
+        return {
+            key: kept[key] if key in kept else self._shared(without_secrets(value))
+            for key, value in fact.items()
+        }
+
+    def _shared(self, value: Any) -> Any:
+        """Return JSON values whose texts say nothing about where this machine keeps things."""
+        if isinstance(value, str):
+            return without_places(value, self.path.parent) if "/" in value else value
+        if isinstance(value, Mapping):
+            return {key: self._shared(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._shared(item) for item in value]
+        return value
 
     def searched_s(self) -> float:
         """Return the seconds of search in all runs, each up to its last recorded measurement."""
@@ -302,7 +325,8 @@ class Store:
                     ],
                 )
             else:
-                texts = (inert(redact(text)) for text in (outcome.reason, outcome.traceback))
+                found = (outcome.reason, outcome.traceback)
+                texts = (inert(redact(without_places(text, self.path.parent))) for text in found)
                 failure = (job.trial, job.part, outcome.kind, *texts, time.time())
                 insert(db, "failures", [failure])
             if tell:
@@ -461,10 +485,3 @@ def exists(run: Path) -> bool:
 
 def _event(db: sqlite3.Connection, kind: str, trial: int) -> None:
     insert(db, "events", [(next_number(db, "events"), kind, trial, time.time())])
-
-
-def _kept(fact: Mapping[str, object]) -> Mapping[str, object]:
-    """Return a part of the record without secrets, but with the paths of models as they are."""
-    return {
-        key: value if key == "models" else without_secrets(value) for key, value in fact.items()
-    }

@@ -41,4 +41,4 @@ def plain_record(plan: Plan, sources: Sequence[str], n_layers: int) -> StudyReco
         "seed": plan.draw.seed,
         "models": {name: f"./{name}" for name in sources},
     }
-    return StudyRecord(begun, Current(config, (), "runs/toy", (Run(0, {}),)))
+    return StudyRecord(begun, Current(config, (), (Run(0, {}),)))

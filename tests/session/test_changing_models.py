@@ -19,6 +19,8 @@ from tests.commands.test_search import AUTOMERGE, content, environment, run  # n
 from tests.zoo import write_zoo
 
 WEIGHTS = Path("left") / "model.safetensors"
+MODELS = ("base", "left", "right", "adapter")
+SIDE_BY_SIDE = {f"../../{name}" for name in MODELS}
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +177,7 @@ def test_a_study_moved_with_its_models_goes_on_where_it_now_lies(
         assert str(finished) not in file.read_text()
     with Store(moved / "runs" / "tiny", write=False) as store:
         assert store.counts()["measured"] == 11
-        assert {Path(model.path).parent for model in store.study.current.models} == {moved}
+        assert {model.reference for model in store.study.current.models} == SIDE_BY_SIDE
 
 
 def test_a_run_folder_alone_may_move_and_models_be_named_elsewhere(
@@ -185,7 +187,7 @@ def test_a_run_folder_alone_may_move_and_models_be_named_elsewhere(
 ) -> None:
     out = shutil.copytree(finished / "runs" / "tiny", tmp_path / "run")
     models = tmp_path / "models"
-    for name in ("base", "left", "right", "adapter"):
+    for name in MODELS:
         shutil.copytree(finished / name, models / name)
     named = [f"--model={name}={models / name}" for name in ("left", "right", "adapter")]
     options = ("--out", str(out), "--base", str(models / "base"), *named, "--export", "none")
@@ -200,4 +202,6 @@ def test_a_run_folder_alone_may_move_and_models_be_named_elsewhere(
     assert done.returncode == 0, done.stderr
     with Store(out, write=False) as store:
         assert store.counts()["measured"] == 10
-        assert {Path(model.path).parent for model in store.study.current.models} == {models}
+        assert {model.reference for model in store.study.current.models} == {
+            f"../models/{name}" for name in MODELS
+        }

@@ -24,8 +24,7 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished toy study that knows the digests of its models."""
     folder = toy_study(tmp_path_factory.mktemp("earlier"), 30)
     models = tuple(
-        StudyModel(name, f"/{name}", f"../{name}", name, None, digest, "sample")
-        for name, digest in DIGESTS.items()
+        StudyModel(name, f"../{name}", None, digest, "sample") for name, digest in DIGESTS.items()
     )
     with Store(folder, write=True) as store:
         store.renew(replace(store.study.current, models=models))

@@ -32,7 +32,7 @@ def full_record() -> StudyRecord:
         warm={"warm-trial-3": uniform_average(("a", "b"))},
     )
     origins = (ModelOrigin("base", "hub/base", "main", "a digest", "mit"),)
-    model = StudyModel("base", "/base", "../base", "hub/base@main", "main", "whole", "part", "mit")
+    model = StudyModel("base", "hub/base@main", "main", "whole", "part", "mit")
     return StudyRecord(
         replace(record.begun, inputs=inputs, window=3, origins=origins),
         replace(

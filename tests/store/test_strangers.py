@@ -57,7 +57,7 @@ def everything(record: StudyRecord) -> StudyRecord:
         score_commands=(("lm_eval", "--tasks", "one"),),
     )
     origins = (ModelOrigin("base", "hub/base", "main", "0" * 64, "mit"),)
-    models = (StudyModel("base", "/a", "../a", "hub/base", "main", "0" * 64, "0" * 64, "mit"),)
+    models = (StudyModel("base", "hub/base", "main", "0" * 64, "0" * 64, "mit"),)
     return replace(
         record,
         begun=replace(record.begun, inputs=inputs, window=1, origins=origins),
@@ -395,7 +395,7 @@ def test_a_journal_that_names_a_file_deletes_none(command: str) -> None:
 def test_reading_changes_nothing_of_what_a_killed_writer_left(tmp_path: Path) -> None:
     with run_folder() as run:
         with Store(run, write=True) as store:
-            store.renew(replace(store.study.current, folder="elsewhere"))
+            store.renew(replace(store.study.current, finished="later"))
             files = {p.name: p.read_bytes() for p in run.iterdir()}
         killed = tmp_path / "killed"
         killed.mkdir()
@@ -405,7 +405,7 @@ def test_reading_changes_nothing_of_what_a_killed_writer_left(tmp_path: Path) ->
         before = {p.name: p.read_bytes() for p in killed.iterdir()}
         assert f"{FILE}-wal" in before
         with Store(killed, write=False) as store:
-            assert store.study.current.folder == "elsewhere"
+            assert store.study.current.finished == "later"
         assert {p.name: p.read_bytes() for p in killed.iterdir()} == before
 
 
