@@ -46,8 +46,11 @@ GP_SHARE, SETTLED, SETTLE_SHARE = 0.15, 0.55, 0.7
 """How much of the budget is left to the Gaussian process on the true objectives; after which share
 of it most of what remains goes to measuring, without slopes and on all items, what the losses
 promise; and how much of it."""
-ROUNDS, LATEST = 2, 4
-"""How often each branch is tried before they are compared, by this many of their latest trials."""
+ROUNDS, ELSEWHERE = 2, 4
+"""How often each branch is tried before they are compared, and of how many proposals one then goes
+to the branches in turn."""
+EVEN = 3
+"""Of how many proposals one is for all objectives alike, which is what most people want."""
 CAUTION = 1.0
 """Standard errors a start's mean loss is taken to be worse than it seems."""
 MIN_AGREEING, MIN_CORRELATION = 8, 0.1
@@ -74,11 +77,11 @@ class DescentSampler(Sampler):
 
     Every measurement with slopes says how each objective's loss falls at a point. A Gaussian
     process per loss learns from all of them (`gradient_process`), so what was seen on the way to
-    one trade-off serves the others. Directions take turns: all objectives alike, each alone, all
-    alike again, then any mixtures. A proposal minimises its direction's mixture of losses within a
-    step of a point that was measured. Later most proposals are such minima, measured without slopes
-    on all items. Some are left to `gp`, which sees the true objectives only: where losses rank
-    recipes badly, or there are none, it gets most.
+    one trade-off serves the others. Directions take turns: all objectives alike, then two of each
+    objective alone and any mixtures. A proposal minimises its direction's mixture of losses within
+    a step of a point that was measured. Later most proposals are such minima, measured without
+    slopes on all items. Some are left to `gp`, which sees the true objectives only: where losses
+    rank recipes badly, or there are none, it gets most.
     """
 
     def __init__(self, space: Space, n_objectives: int, seed: int, budget: int) -> None:
@@ -142,12 +145,17 @@ class DescentSampler(Sampler):
         """
         if not self._agrees():
             return []
-        number, known = max(
-            self._by_branch.items(), key=lambda each: len(each[1].points), default=(0, None)
-        )
-        if known is None or not known.points:
+        preferred = self._preferred()
+        branches = sorted(self._by_branch, key=lambda branch: branch != preferred)
+        return [number for branch in branches for number in self._ranked(branch)]
+
+    def _ranked(self, branch: int) -> list[int]:
+        """A branch's trials by the even mixture of their surrogate losses, then those that are far
+        from all slopes."""
+        known = self._by_branch[branch]
+        own = [n for n, (b, _) in self._losses.items() if b == branch]
+        if not known.points or not own:
             return []
-        own = [n for n, (b, _) in self._losses.items() if b == number]
         points = np.array([self._positions[n] for n in own])
         near = _distances(points, np.array(known.points)).min(axis=1) <= known.step
         ranges = self._ranges(known, self._values(known))
@@ -259,23 +267,30 @@ class DescentSampler(Sampler):
         return self._params(branch, at)
 
     def _branch_number(self) -> int:
-        """The branches in turn twice, then mostly the first, unless another's latest trials were
-        better beyond their errors."""
-        first, n = self._followed[0], len(self._followed)
-        if self._descents < ROUNDS * n or self._descents % 4 == 3:
+        """The branches in turn twice, then mostly the preferred one."""
+        n = len(self._followed)
+        if self._descents < ROUNDS * n or self._descents % ELSEWHERE == ELSEWHERE - 1:
             return self._followed[self._descents % n]
-        own = [k for k, (b, _) in self._losses.items() if k in self._asked_for]
+        return self._preferred()
+
+    def _preferred(self) -> int:
+        """The first branch, unless another's best proposal was better beyond errors.
+
+        The best ones are compared, as the others are for other directions.
+        """
+        first = self._followed[0]
+        own = [k for k in self._asked_for if k in self._losses]
         own = [k for k in own if self._losses[k][0] in self._followed]
-        totals = dict(zip(own, self._totals(own).tolist(), strict=True))
-        latest: dict[int, list[list[float]]] = {}
-        for k in own:
-            latest.setdefault(self._losses[k][0], []).append(totals[k])
-        means = {b: np.mean(found[-LATEST:], axis=0) for b, found in latest.items()}
-        if first not in means:
+        best: dict[int, Floats] = {}
+        for k, total in zip(own, self._totals(own), strict=True):
+            branch = self._losses[k][0]
+            if branch not in best or total[0] < best[branch][0]:
+                best[branch] = total
+        if first not in best:
             return first
-        best = min(means, key=lambda b: float(means[b][0]))
-        gap, variance = means[first][0] - means[best][0], means[first][1] + means[best][1]
-        return best if gap > math.sqrt(variance / LATEST) else first
+        least = min(best, key=lambda b: float(best[b][0]))
+        gap, variance = best[first][0] - best[least][0], best[first][1] + best[least][1]
+        return least if gap > math.sqrt(variance) else first
 
     def _totals(self, trials: Sequence[int]) -> Floats:
         """The sums of the losses, in units of their ranges, and the variances: (trials, 2)."""
@@ -310,10 +325,11 @@ class DescentSampler(Sampler):
         """Weights of the objectives, which sum to 1 and leave none out."""
         n = self._n
         even = np.full(n, 1 / n)
-        turn = self._descents % (2 * (n + 1))
-        if n == 1 or turn in (0, n + 1):
+        turn, place = divmod(self._descents, EVEN)
+        if n == 1 or place == 0:
             return even
-        chosen = rng.dirichlet(np.ones(n)) if turn > n else np.eye(n)[turn - 1]
+        other = ((EVEN - 1) * turn + place - 1) % (2 * n)
+        chosen = np.eye(n)[other] if other < n else rng.dirichlet(np.ones(n))
         return np.asarray(FAVOUR * chosen + (1 - FAVOUR) * even)
 
     def _surrogates(self, known: _Branch) -> list[Surrogate]:

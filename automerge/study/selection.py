@@ -179,7 +179,7 @@ def shortlisted(
 ) -> list[int]:
     """Return the merges to measure on select items: greedily the most hypervolume on search items.
 
-    A quarter of the places is for the best compromises instead, which is what most people take: the
+    A third of the places is for the best compromises instead, which is what most people take: the
     sampler's favourites, else the least mean loss in ranges of the baselines' losses, with one
     standard error for caution. Merges
     that miss a constraint by more than one standard error are left out; if all do, those that miss
@@ -192,7 +192,7 @@ def shortlisted(
         return sorted(sorted(merges, key=lambda n: missed[n])[: plan.shortlist])
     reference = pareto.reference_point(searched.losses(searched.values))
     ranked = [n for n in favourites if n in kept] + sorted(kept, key=searched.compromise)
-    compromises = list(dict.fromkeys(ranked))[: plan.shortlist // 4]
+    compromises = list(dict.fromkeys(ranked))[: -(-plan.shortlist // 3)]
     left = [n for n in kept if n not in compromises]
     places = min(plan.shortlist - len(compromises), len(left))
     chosen = pareto.greedy_subset(searched.losses(left), places, reference) if left else ()
