@@ -17,7 +17,12 @@ from automerge.pareto import nondominated
 from automerge.recipe import uniform_average
 from automerge.samplers.base import Sampler, Told
 from automerge.samplers.gp import GpSampler
-from automerge.samplers.gradient_process import Surrogate, best_hyperparameters, fit
+from automerge.samplers.gradient_process import (
+    Surrogate,
+    best_hyperparameters,
+    fit,
+    relative_lengths,
+)
 from automerge.space import Branch, Space
 from automerge.trial import Params
 
@@ -341,17 +346,20 @@ class DescentSampler(Sampler):
         points, slopes = np.array(known.points), np.array(known.slopes)
         noisier = np.array(known.noisier)
         size = len(known.smooth)
+        relative = relative_lengths(slopes, known.smooth, points.shape[1])
         if n >= 1.3 * known.fitted[0]:
             rows = slice(-max(2, MAX_FIT_ROWS // size), None)
             targets = [slopes[rows, j] for j in range(self._n)]
             known.fitted = (
                 n,
-                best_hyperparameters(points[rows], targets, known.smooth, noisier[rows]),
+                best_hyperparameters(points[rows], targets, known.smooth, relative, noisier[rows]),
             )
         rows = slice(-max(4, MAX_ROWS // size), None)
         found = [
-            fit(points[rows], slopes[rows, j], known.smooth, *known.fitted[1][j], noisier[rows])
-            for j in range(self._n)
+            fit(
+                points[rows], slopes[rows, j], known.smooth, length * relative, noise, noisier[rows]
+            )
+            for j, (length, noise) in enumerate(known.fitted[1])
         ]
         known.surrogates = n, found
         return found

@@ -26,7 +26,7 @@ def bowl(rng: np.random.Generator, d: int) -> tuple[Floats, Floats]:
 def test_values_and_slopes_of_a_surrogate_belong_together():
     rng = np.random.default_rng(0)
     points, slopes = rng.normal(size=(9, 5)), rng.normal(size=(9, 3))
-    found = gradient_process.fit(points, slopes, np.array([0, 2, 4]), 2.0, 0.1, np.ones(9))
+    found = gradient_process.fit(points, slopes, np.array([0, 2, 4]), np.full(5, 2.0), 0.1, np.ones(9))
     at, h = rng.normal(size=(4, 5)), 1e-5
     for i in range(5):
         ends = [found.value(at + by * np.eye(5)[i]) for by in (-h, h)]
@@ -60,7 +60,7 @@ def test_a_surrogate_is_the_conditional_mean_of_the_naive_covariance():
         covariance, slopes.reshape(-1)
     )
     found = gradient_process.fit(
-        points, slopes, np.arange(3), length, noise, np.array([1.0, 2.0, 1.0, 3.0])
+        points, slopes, np.arange(3), np.full(3, length), noise, np.array([1.0, 2.0, 1.0, 3.0])
     )
     assert found.value(at[None])[0] == pytest.approx(expected, rel=1e-4)
 
@@ -72,7 +72,7 @@ def test_little_noise_is_told_from_much():
     exact = (points - optimum) @ matrix
     targets = [exact, exact + exact.std() * rng.normal(size=exact.shape)]
     (_, little), (_, much) = gradient_process.best_hyperparameters(
-        points, targets, np.arange(4), np.ones(12)
+        points, targets, np.arange(4), np.ones(4), np.ones(12)
     )
     assert little < much
 
