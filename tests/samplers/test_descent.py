@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import optimize, stats
 
 from automerge.arrays import Floats
 from automerge.pareto import hypervolume
@@ -26,7 +27,9 @@ def bowl(rng: np.random.Generator, d: int) -> tuple[Floats, Floats]:
 def test_values_and_slopes_of_a_surrogate_belong_together():
     rng = np.random.default_rng(0)
     points, slopes = rng.normal(size=(9, 5)), rng.normal(size=(9, 3))
-    found = gradient_process.fit(points, slopes, np.array([0, 2, 4]), np.full(5, 2.0), 0.1, np.ones(9))
+    found = gradient_process.fit(
+        points, slopes, np.array([0, 2, 4]), np.full(5, 2.0), 0.1, np.ones(9)
+    )
     at, h = rng.normal(size=(4, 5)), 1e-5
     for i in range(5):
         ends = [found.value(at + by * np.eye(5)[i]) for by in (-h, h)]
@@ -75,6 +78,53 @@ def test_little_noise_is_told_from_much():
         points, targets, np.arange(4), np.ones(4), np.ones(12)
     )
     assert little < much
+
+
+def test_the_likelihood_is_the_density_of_slopes_with_the_best_variance_of_the_signal():
+    rng = np.random.default_rng(3)
+    points, slopes = rng.normal(size=(5, 3)), rng.normal(size=(5, 3))
+    lengths, noise = np.array([0.7, 1.3, 2.9]), rng.uniform(0.1, 0.5, size=5)
+
+    def covariance(variance: float) -> Floats:
+        """Of slopes, with derivatives of the kernel written out; noise in units of a slope."""
+        rows = [(i, a) for i in range(5) for a in range(3)]
+        found = np.zeros((15, 15))
+        for r, (i, a) in enumerate(rows):
+            for c, (j, b) in enumerate(rows):
+                d = points[i] - points[j]
+                kernel = np.exp(-((d / lengths) ** 2).sum() / 2)
+                inner = (a == b) / lengths[a] ** 2 - d[a] * d[b] / (lengths[a] * lengths[b]) ** 2
+                found[r, c] = kernel * inner + (r == c) * noise[i] / lengths[a] ** 2
+        return variance * found
+
+    def density(variance: float) -> float:
+        return float(stats.multivariate_normal(cov=covariance(variance)).logpdf(slopes.ravel()))
+
+    best = optimize.minimize_scalar(
+        lambda log: -density(np.exp(log)), bounds=(-10, 10), method="bounded"
+    )
+    constant = -0.5 * 15 * (1 + np.log(2 * np.pi))
+    found = gradient_process.likelihood(points, slopes, np.arange(3), lengths, noise)
+    assert found + constant == pytest.approx(-best.fun, abs=1e-6)
+
+
+def test_a_smooth_function_is_seen_to_be_one():
+    """Slopes that hardly change tell that the function reaches far, up to the longest length."""
+    rng = np.random.default_rng(4)
+    points = rng.normal(size=(8, 5))
+    slopes = np.ones((8, 5)) + 0.01 * points
+    ((length, _),) = gradient_process.best_hyperparameters(
+        points, [slopes], np.arange(5), np.ones(5), np.ones(8)
+    )
+    assert length == max(gradient_process.LENGTHS) * np.sqrt(5)
+
+
+def test_a_flat_coordinate_reaches_as_far_as_the_root_of_its_steepness_says():
+    slopes = np.array([[[4.0, 1.0]], [[-4.0, 1.0]]])
+    found = gradient_process.relative_lengths(slopes, np.array([0, 2]), 3)
+    np.testing.assert_allclose(found, [0.5**0.5, 1.0, 2**0.5])
+    lame = gradient_process.relative_lengths(np.zeros((1, 1, 2)), np.array([0, 2]), 3)
+    np.testing.assert_array_equal(lame, np.ones(3))
 
 
 def searched(name: str, seed: int, distort, budget: int = 36) -> tuple[float, float]:
