@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from automerge.checkpoints.reader import Checkpoint
+from automerge.checkpoints.writer import raw_bytes
 from automerge.errors import ModelsChanged
 from automerge.machine.processors import usable_cpus
 
 DECISIVE = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 """Weights, configuration, tokenizer and chat template."""
+WEIGHTS = ("*.safetensors",)
 CHUNK_BYTES = 1 << 24
 """Bytes that one of `THREADS` hashes at a time."""
 THREADS = 4
@@ -23,9 +26,9 @@ Stamp = tuple[int, int, int, int, int]
 """A file's device, inode, size, and mtime and ctime in nanoseconds."""
 
 
-def content_files(folder: Path) -> list[Path]:
+def content_files(folder: Path, patterns: Sequence[str] = DECISIVE) -> list[Path]:
     """List the files that determine a model: weights, configuration and tokenizer."""
-    found = {file for pattern in DECISIVE for file in folder.glob(pattern) if file.is_file()}
+    found = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
     return sorted(found)
 
 
@@ -41,14 +44,28 @@ def whole_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def sampled_digest(folder: Path) -> str:
+def weights_identity(checkpoint: Checkpoint) -> str:
+    """Return a digest of a model's weights that does not depend on what and where the model is.
+
+    For a folder it is that of `sampled_digest`, for a model in memory one of all elements.
+    """
+    if checkpoint.path.is_dir():
+        return sampled_digest(checkpoint.path, WEIGHTS)
+    digest = hashlib.sha256()
+    for name, info in sorted(checkpoint.tensors.items()):
+        digest.update(f"{name}\0{info}\0".encode())
+        digest.update(raw_bytes(checkpoint.read(name)))
+    return digest.hexdigest()
+
+
+def sampled_digest(folder: Path, patterns: Sequence[str] = DECISIVE) -> str:
     """Return a digest that tells models apart without reading all of them.
 
     It is a SHA-256 over each file's size, beginning (a weight file's header) and `SAMPLED_BLOCKS`
     evenly spaced blocks: training changes nearly all weights, so it changes the sample.
     """
     digest = hashlib.sha256()
-    for file in content_files(folder):
+    for file in content_files(folder, patterns):
         size = file.stat().st_size
         digest.update(f"{file.name}\0{size}\0".encode())
         with file.open("rb") as stream:

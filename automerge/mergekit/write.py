@@ -173,7 +173,7 @@ class _Writer:
         knobs, given = self._method.recipe_knobs, part.recipe.knobs
         parameters = self._settings(knobs, given, part.places)
         for knob in knobs:
-            if knob.kind == "bool":
+            if knob.kind == "bool" and knob.name in self._names:
                 parameters[knob.name] = given.get(knob.name, knob.default)
         return {**parameters, **self._counterpart.switches}
 
@@ -226,6 +226,10 @@ def _beyond(
             yield f"mergekit's {theirs} has no {knob.name}; it is fixed at {knob.default:g} there"
         if knob.name in INTEGERS and any(value != int(value) for value in values):
             yield f"mergekit's {theirs} needs a whole number for {knob.name}"
+        switches = {v.switch[knob.name] for v in resolved if knob.kind == "bool"}
+        if knob.name not in parameters and switches - {knob.default}:
+            fixed = str(knob.default).lower()
+            yield f"mergekit's {theirs} has no {knob.name}; it is {fixed} there"
     for knob in method.source_knobs:
         each = [v.each[knob.name] for v in resolved]
         if knob.name not in parameters and any(len({*e}) > 1 or 0 in e for e in each):

@@ -174,6 +174,8 @@ def kept_bytes(method: Method, info: TensorInfo, count: int) -> int:
     kept = 0
     if "magnitude" in method.statistics:
         kept += count * (item * n if exact else 8 * N_BINS)
+    if "competition" in method.statistics:
+        kept += 2 * count * (item * n if exact else 8 * N_BINS)
     if "spread" in method.statistics:
         kept += (item + 8 * count) * n if exact else 8 * N_BINS * (1 + count)
     if "ranks" in method.statistics:

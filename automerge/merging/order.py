@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -84,6 +84,40 @@ class Binned:
         return at, (k - before) / (int(self.counts[at]) - before)
 
 
+@dataclass(frozen=True)
+class Signed:
+    """Numbers of both signs, `size` in all: the orders of their positive and negative parts."""
+
+    above: Order
+    below: Order
+    size: int
+
+    def value(self, k: int) -> float:
+        """Return the k-th largest number, k from 1."""
+        if k <= self.above.n_positive:
+            return self.above.value(k)
+        rank = self.size + 1 - k
+        return -self.below.value(rank) if rank <= self.below.n_positive else 0.0
+
+
+def orders(blocks: Iterable[Sequence[Tensor]], size: int, count: int) -> list[Order]:
+    """Order `count` columns of non-negative numbers that come in blocks, in one pass."""
+    if size <= EXACT:
+        columns = list(zip(*blocks, strict=True)) or [()] * count
+        return [order([(torch.cat(column),)], size) for column in columns]
+    counts = torch.zeros((count, N_BINS), dtype=torch.int64)
+    zeros = [0] * count
+    for numbers in blocks:
+        for column, block in enumerate(numbers):
+            counts[column] += torch.bincount(_bins(block), minlength=N_BINS)
+            zeros[column] += int((block == 0).sum())
+    return [Binned(counts[i].cumsum(0), (), zeros[i]) for i in range(count)]
+
+
+def _bins(numbers: Tensor) -> Tensor:
+    return N_BINS - 1 - (numbers.float().contiguous().view(torch.int32) >> SHIFT)
+
+
 def order(blocks: Iterable[tuple[Tensor, ...]], size: int) -> Order:
     """Order numbers that come in blocks, each with the other numbers to sum."""
     if size <= EXACT:
@@ -103,7 +137,7 @@ def order(blocks: Iterable[tuple[Tensor, ...]], size: int) -> Order:
     sums: list[Tensor] = []
     zeros = 0
     for numbers, *others in blocks:
-        bins = N_BINS - 1 - (numbers.float().contiguous().view(torch.int32) >> SHIFT)
+        bins = _bins(numbers)
         counts += torch.bincount(bins, minlength=N_BINS)
         zeros += int((numbers == 0).sum())
         sums = sums or [torch.zeros(N_BINS, dtype=torch.float64) for _ in others]

@@ -17,7 +17,6 @@ from automerge.checkpoints import (
 )
 from automerge.errors import ConfigError, Fault, PreflightError, nearest
 from automerge.methods import METHODS, Method, Values, check_recipe
-from automerge.methods.shared.uniform import Keys, keys
 from automerge.recipe import Place, Recipe
 
 MAX_FAULTS = 10
@@ -50,13 +49,6 @@ class Step:
     def origins(self) -> tuple[Stored, ...]:
         """The base, if it is an operand, and the sources."""
         return self.sources if self.base is None else (self.base, *self.sources)
-
-    @property
-    def mask_keys(self) -> list[Keys]:
-        """The keys of a seeded method's random numbers, a pair per source; empty for others."""
-        seeded = self.method is not None and self.method.seeded
-        sources = self.sources if seeded else ()
-        return [keys(self.seed, source.tensor, source.model) for source in sources]
 
     @cached_property
     def key(self) -> tuple[object, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,9 +10,11 @@ from torch import Tensor
 from automerge.checkpoints import Stored
 from automerge.machine.processors import one_thread
 from automerge.merging.backends.code import CompiledCode
-from automerge.merging.blocks import working_blocks
 from automerge.merging.cache import Cache
-from automerge.merging.order import EXACT, Binned, Order, order
+from automerge.merging.model_statistics import ModelStatistics, score_blocks, signed_orders
+from automerge.merging.order import EXACT, Binned, Order, Signed, order
+from automerge.merging.vectors import inner, vector
+from automerge.methods.shared.competition import Limits
 
 Key = tuple[object, ...]
 
@@ -21,8 +23,8 @@ class VectorStatistics:
     """Statistics of one tensor's vectors: task vectors if there is a base, else the sources.
 
     `read` gives a model's tensor, flat. Results go into `numbers` (inner products) and `cache`
-    (orders of magnitudes and variances), which outlive this object. `model_inner` covers all
-    tensors of the models named: base, one source, another. `compiled` code counts faster.
+    (orders of magnitudes, scores and variances), which outlive this object. `models` has those of
+    whole models. `compiled` code counts faster.
     """
 
     def __init__(
@@ -32,7 +34,7 @@ class VectorStatistics:
         read: Callable[[Stored], Tensor],
         numbers: MutableMapping[Key, Tensor],
         cache: Cache,
-        model_inner: Callable[[str | None, str, str], float],
+        models: ModelStatistics,
         compiled: CompiledCode | None,
     ) -> None:
         self._base = base
@@ -40,7 +42,7 @@ class VectorStatistics:
         self._read = read
         self._numbers = numbers
         self._cache = cache
-        self._model_inner = model_inner
+        self._models = models
         self._compiled = compiled
 
     @property
@@ -59,10 +61,23 @@ class VectorStatistics:
         return self._numbers[key].item()
 
     def model_inner(self, i: int, j: int) -> float:
-        base = None if self._base is None else self._base.model
-        return self._model_inner(base, self._sources[i].model, self._sources[j].model)
+        return self._models.inner(self._base_model, *(self._sources[n].model for n in (i, j)))
 
-    def magnitude(self, i: int, k: int) -> float:
+    @property
+    def model_size(self) -> int:
+        return self._models.size(self._base_model, self._names)
+
+    @property
+    def _base_model(self) -> str | None:
+        return None if self._base is None else self._base.model
+
+    @property
+    def _names(self) -> list[str]:
+        return [source.model for source in self._sources]
+
+    def magnitude(self, i: int, k: int, whole: bool = False) -> float:
+        if whole:
+            return self._models.magnitudes(self._base_model, self._names, i).value(k)
         source = self._sources[i]
 
         def ordered() -> Order:
@@ -77,6 +92,18 @@ class VectorStatistics:
             return order(((block.abs(),) for block in self._vector(source)), self.size)
 
         return self._cache.get(("magnitude", self._base, source), ordered).value(k)
+
+    def competition(self, i: int, k: int, limits: Sequence[Limits], whole: bool) -> float:
+        if whole:
+            return self._models.competitions(self._base_model, self._names, limits)[i].value(k)
+
+        def ordered() -> tuple[Signed, ...]:
+            sources = [self._read(source) for source in self._sources]
+            blocks = score_blocks(sources, self._anchor(), limits)
+            return signed_orders(blocks, self.size, len(sources))
+
+        key = ("competition", self._base, *self._sources)
+        return self._cache.get(key, ordered)[i].value(k)
 
     @property
     def n_spread(self) -> int:
@@ -114,18 +141,3 @@ class VectorStatistics:
     def _anchor(self) -> Tensor | None:
         """Return what vectors are differences to."""
         return None if self._base is None else self._read(self._base)
-
-
-def vector(source: Tensor, base: Tensor | None) -> Iterator[Tensor]:
-    """Yield a flat vector in blocks, in working precision: source, or source − base."""
-    for blocks in working_blocks([source] if base is None else [source, base]):
-        yield blocks[0] - blocks[1] if len(blocks) == 2 else blocks[0]
-
-
-def inner(left: Iterable[Tensor], right: Iterable[Tensor]) -> Tensor:
-    """Return the inner product of two vectors in blocks, accumulated in float64."""
-    total = torch.zeros((), dtype=torch.float64)
-    with one_thread():
-        for ours, theirs in zip(left, right, strict=True):
-            total += torch.dot(ours.double(), theirs.double()).cpu()
-    return total

@@ -16,15 +16,18 @@ from automerge.checkpoints import (
     TensorInfo,
     rearranged,
 )
+from automerge.checkpoints.contents import weights_identity
 from automerge.errors import PreflightError
 from automerge.evidence import Evidence
 from automerge.machine.processors import one_thread
 from automerge.merging.backends.code import CompiledCode
 from automerge.merging.cache import Cache, n_bytes
+from automerge.merging.model_statistics import ModelStatistics
 from automerge.merging.ranks import Ranks, ranks_of
-from automerge.merging.statistics import Key, VectorStatistics, inner, vector
+from automerge.merging.statistics import Key, VectorStatistics
+from automerge.merging.vectors import vector
 from automerge.methods import Method, Operands
-from automerge.methods.shared.uniform import uniform
+from automerge.methods.shared.uniform import Keys, keys, uniform
 
 
 class Workspace:
@@ -51,7 +54,8 @@ class Workspace:
         self._updates: dict[Stored, LowRank | None] = {}
         self._multiplied: dict[Stored, Tensor] = {}
         self._numbers: dict[Key, Tensor] = {}
-        self._of_models: dict[Key, float] = {}
+        self._models = ModelStatistics(checkpoints, self._read)
+        self._identities: dict[str, str] = {}
         self._seed: int | None = None
         self._uniforms: dict[Stored, Tensor] = {}
 
@@ -91,22 +95,20 @@ class Workspace:
     def statistics(self, base: Stored | None, sources: tuple[Stored, ...]) -> VectorStatistics:
         """Return statistics of the vectors of one tensor."""
         return VectorStatistics(
-            base, sources, self.tensor, self._numbers, self.cache, self._model_inner, self.compiled
+            base, sources, self.tensor, self._numbers, self.cache, self._models, self.compiled
         )
 
-    def _model_inner(self, base: str | None, i: str, j: str) -> float:
-        """Return the inner product of two sources' vectors over all tensors they share."""
-        key = (base, *sorted((i, j)))
-        if key not in self._of_models:
-            total = 0.0
-            others = [self.checkpoints[model].tensors for model in (i, j)]
-            for name, info in self.checkpoints[base or i].tensors.items():
-                if info.mergeable and all(name in other for other in others):
-                    anchor = None if base is None else self._read(base, name)
-                    left, right = self._read(i, name), self._read(j, name)
-                    total += inner(vector(left, anchor), vector(right, anchor)).item()
-            self._of_models[key] = total
-        return self._of_models[key]
+    def mask_keys(self, seed: int, source: Stored) -> Keys:
+        """Return the keys of the random numbers of one tensor of one source.
+
+        They depend on the tensor's name and the source's weights, not on what the source is called.
+        """
+        return keys(seed, source.tensor, self._identity(source.model))
+
+    def _identity(self, model: str) -> str:
+        if model not in self._identities:
+            self._identities[model] = weights_identity(self.checkpoints[model])
+        return self._identities[model]
 
     def uniform(self, seed: int, source: Stored, start: int, stop: int) -> Tensor:
         """Return uniforms for elements [start, stop) of one tensor of one source."""
@@ -116,9 +118,10 @@ class Workspace:
         kept = self._uniforms.get(source)
         if kept is None:
             size = self.info(source).n_elements
+            identity = self._identity(source.model)
             if not self.cache.take(4 * size):
-                return uniform(seed, source.tensor, source.model, start, stop - start)
-            kept = uniform(seed, source.tensor, source.model, 0, size)
+                return uniform(seed, source.tensor, identity, start, stop - start)
+            kept = uniform(seed, source.tensor, identity, 0, size)
             self._uniforms[source] = kept
         return kept[start:stop]
 

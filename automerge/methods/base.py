@@ -22,7 +22,7 @@ from automerge.recipe import Place, Profile, Recipe
 if TYPE_CHECKING:
     from torch import Tensor
 
-Statistic = Literal["gram", "model_gram", "magnitude", "spread", "ranks"]
+Statistic = Literal["gram", "model_gram", "magnitude", "competition", "spread", "ranks"]
 Extent = Literal["element", "tensor"]
 
 
@@ -82,8 +82,20 @@ class Statistics(Protocol):
     def model_inner(self, i: int, j: int) -> float:
         """Return the inner product of vectors i and j over the whole model ("model_gram")."""
 
-    def magnitude(self, i: int, k: int) -> float:
-        """Return the k-th largest absolute element of vector i, k from 1."""
+    @property
+    def model_size(self) -> int:
+        """Number of elements of the whole model."""
+
+    def magnitude(self, i: int, k: int, whole: bool = False) -> float:
+        """Return the k-th largest absolute element of vector i, k from 1; or of the whole model."""
+
+    def competition(
+        self, i: int, k: int, limits: Sequence[tuple[float, float, float]], whole: bool
+    ) -> float:
+        """Return the k-th largest score of vector i, k from 1, or of the whole model.
+
+        `limits` are those of `methods.shared.competition.scores`, one per vector.
+        """
 
     @property
     def n_spread(self) -> int:
@@ -232,6 +244,11 @@ def density(search: tuple[float, float] = (0.1, 1.0)) -> Knob:
 def scaling(search: tuple[float, float] | None = None) -> Knob:
     """Declare the factor on the merged task vector, λ in the papers."""
     return Knob("lambda", "recipe", "float", 1.0, 1.0, (-10.0, 10.0), search, smooth=True)
+
+
+def whole_model(default: bool) -> Knob:
+    """Declare whether elements are ranked over the whole model, not over each tensor by itself."""
+    return Knob("whole_model", "recipe", "bool", default, None, (0.0, 1.0))
 
 
 def normalize(default: bool) -> Knob:

@@ -11,10 +11,11 @@ from automerge.methods.base import (
     Operands,
     Statistics,
     Values,
-    indicator,
     scaling,
     weight,
+    whole_model,
 )
+from automerge.methods.shared.competition import Limits, scores
 from automerge.methods.shared.scaled import scaled_weights
 from automerge.methods.shared.sums import added
 
@@ -26,66 +27,48 @@ CLIPPED = 1e-4
 
 
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """Return λ times the weights, and the ratio."""
-    return Coefficients(
-        each=tuple((w,) for w in scaled_weights(values)), shared=(values.number["ratio"],)
-    )
+    """Return λ times the weight, and what decides which elements count, per source.
 
-
-def prepare(operands: Operands) -> tuple[Tensor, ...]:
-    """Return, per source, the limits its magnitudes are clipped to and its scores, ascending.
-
-    The sorted scores, which give the quantile of any ratio, are as large as the source in float32.
+    This is: the limits that magnitudes are clipped to and their difference; the least score that
+    counts, the distance from there to the largest score, and 1 if there is none, else 0. They are
+    those of the whole model, as in the authors' code, or of the tensor.
     """
-    vectors = operands.task_vectors
-    total = added(vectors)
-    prepared = []
-    for vector in vectors:
-        limits = clip_limits(vector)
-        prepared += [limits, scores(vector, total, limits, len(vectors)).reshape(-1).sort().values]
-    return tuple(prepared)
+    whole = values.switch["whole_model"]
+    size = statistics.model_size if whole else statistics.size
+    limits = [clip_limits(statistics, i, size, whole) for i in range(statistics.count)]
+    least = min(int(size * (1 - values.number["ratio"])), size - 1)
+    each = []
+    for i, w in enumerate(scaled_weights(values)):
+        low, high = (
+            statistics.competition(i, size - index, limits, whole) for index in (least, size - 1)
+        )
+        each.append((w, *limits[i], low, high - low or 1.0, float(high == low)))
+    return Coefficients(each=tuple(each))
+
+
+def clip_limits(statistics: Statistics, i: int, size: int, whole: bool) -> Limits:
+    """Return the magnitudes beyond which a vector is clipped, with the authors' indices."""
+    first, last = int(size * CLIPPED), max(int(size * (1 - CLIPPED) - 1), 0)
+    low, high = (statistics.magnitude(i, size - index, whole) for index in (first, last))
+    return low, high, high - low or 1.0
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
     """Return base + Σ λ wᵢ sᵢ τᵢ / Σ sᵢ, where s are scores above the (1 − ratio) quantile.
 
-    The s fall from 1 to 0 at that quantile; where all scores are equal, they are 1. Quantiles and
-    clipping are per tensor; in the authors' code, pcb-merging.py, they are over the whole model.
+    The s fall from 1 to 0 at that quantile; where all scores are equal, they are 1.
     """
-    (ratio,) = scalars.shared
     vectors = operands.task_vectors
-    total = added(vectors)
-    divisor, merged = total * 0, total * 0
-    for i, (vector, (w,)) in enumerate(zip(vectors, scalars.each, strict=True)):
-        limits, ordered = operands.prepared[2 * i : 2 * i + 2]
-        size = ordered.numel()
-        least, most = ordered[min(int(size * (1 - ratio)), size - 1)], ordered[-1]
-        equal = 1 - indicator(most - least)
-        raised = scores(vector, total, limits, len(vectors)).clamp(min=least) - least
-        kept = (raised + equal) / (most - least + equal)
-        clipped = vector.sign() * vector.abs().clamp(limits[0], limits[1])
+    limits: list[Limits] = [(low, high, spread) for _, low, high, spread, *_ in scalars.each]
+    divisor = added(vectors) * 0
+    merged = divisor
+    for vector, score, (w, low, high, _, least, span, equal) in zip(
+        vectors, scores(vectors, limits), scalars.each, strict=True
+    ):
+        kept = (score.clamp(min=least) - least + equal) / span
         divisor = divisor + kept
-        merged = merged + clipped * kept * w
+        merged = merged + vector.sign() * vector.abs().clamp(low, high) * kept * w
     return operands.anchor + merged / divisor.clamp(min=1e-12)
-
-
-def scores(vector: Tensor, total: Tensor, limits: Tensor, count: int) -> Tensor:
-    """Return exp(n · |τ̄|²) tanh(τ Σ τ): competition within a task times that between n tasks.
-
-    |τ̄| are the clipped magnitudes, scaled to [0, 1].
-    """
-    low, high = limits
-    spread = high - low
-    scaled = (vector.abs().clamp(low, high) - low) / (spread + 1 - indicator(spread))
-    competition: Tensor = (scaled.square() * count).exp() * (vector * total).tanh()
-    return competition
-
-
-def clip_limits(vector: Tensor) -> Tensor:
-    """Return the magnitudes beyond which the clipped share lies, at each end."""
-    ordered = vector.abs().reshape(-1).sort().values
-    n_clipped = int(CLIPPED * ordered.numel())
-    return ordered[[n_clipped, ordered.numel() - 1 - n_clipped]]
 
 
 PCB = Method(
@@ -95,11 +78,12 @@ PCB = Method(
         weight(),
         Knob("ratio", "recipe", "float", 0.1, 1.0, (0.0, 1.0), (0.05, 0.2)),
         scaling((0.5, 2.0)),
+        whole_model(True),
     ),
     coefficients=coefficients,
     kernel=kernel,
     anchored=True,
     compares=True,
     extent="tensor",
-    prepare=prepare,
+    statistics=("magnitude", "competition"),
 )

@@ -16,6 +16,7 @@ from automerge.methods.base import (
     normalize,
     scaling,
     weight,
+    whole_model,
 )
 from automerge.methods.shared.election import ballot, elected
 
@@ -26,20 +27,22 @@ if TYPE_CHECKING:
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
     """Return a weight and a magnitude threshold per source, and λ.
 
-    Trimming is per tensor, as in mergekit; the paper trims once over a whole model. The threshold
+    Trimming is per tensor, as in mergekit, or over the whole model, as in the paper. The threshold
     is the k-th largest magnitude, k = max(1, ⌊density · N⌋), so equal magnitudes stay together.
     """
+    whole = values.switch["whole_model"]
     densities = enumerate(values.each["density"])
-    return ballot(values, [(threshold(density, statistics, i),) for i, density in densities])
+    return ballot(values, [(threshold(share, statistics, i, whole),) for i, share in densities])
 
 
-def threshold(density: float, statistics: Statistics, i: int) -> float:
+def threshold(density: float, statistics: Statistics, i: int, whole: bool) -> float:
     """Return the smallest magnitude that a density keeps; infinity for density 0."""
     if density >= 1:
         return 0.0
     if density <= 0:
         return math.inf
-    return statistics.magnitude(i, max(1, math.floor(density * statistics.size)))
+    size = statistics.model_size if whole else statistics.size
+    return statistics.magnitude(i, max(1, math.floor(density * size)), whole)
 
 
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
@@ -54,7 +57,7 @@ def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
 TIES = Method(
     name="ties",
     paper="Yadav et al. 2023, TIES-Merging, arXiv:2306.01708",
-    knobs=(weight(), density(), scaling((0.5, 2.0)), normalize(True)),
+    knobs=(weight(), density(), scaling((0.5, 2.0)), normalize(True), whole_model(False)),
     coefficients=coefficients,
     kernel=kernel,
     anchored=True,

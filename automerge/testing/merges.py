@@ -44,6 +44,8 @@ VALUES: Mapping[str, tuple[float, ...]] = {
     "eta": (0.4, 0.6, 0.7, 0.5),
 }
 """By knob, a value for each source; knobs of other names get their defaults."""
+SWITCHES: Mapping[str, bool] = {"whole_model": False}
+"""By knob, the only value tried here: a model of one tensor does not tell the two apart."""
 
 
 def count(method: Method) -> int:
@@ -89,7 +91,10 @@ def neutral(knob: Knob) -> Profile:
 
 def recipe(method: Method, switch: bool = True, **changes: Any) -> Recipe:
     names = [f"m{i}" for i in range(count(method))]
-    knobs = {k.name: value(k, 0) if k.kind == "float" else switch for k in method.recipe_knobs}
+    knobs = {
+        k.name: value(k, 0) if k.kind == "float" else SWITCHES.get(k.name, switch)
+        for k in method.recipe_knobs
+    }
     sources = tuple(
         RecipeSource(n, {k.name: value(k, i) for k in method.source_knobs})
         for i, n in enumerate(names)

@@ -10,6 +10,7 @@ class TestMine(MethodLaws):
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -223,7 +224,7 @@ class MethodLaws:
 class Declared:
     """Statistics of made-up vectors that refuse what a method does not declare."""
 
-    size = 10
+    size = model_size = 10
 
     def __init__(self, method: Method) -> None:
         self._declared = method.statistics
@@ -237,9 +238,16 @@ class Declared:
         assert "model_gram" in self._declared
         return 1.0 if i == j else 0.5
 
-    def magnitude(self, i: int, k: int) -> float:
+    def magnitude(self, i: int, k: int, whole: bool = False) -> float:
         assert "magnitude" in self._declared
         return 0.1 * (11 - k)
+
+    def competition(
+        self, i: int, k: int, limits: Sequence[tuple[float, float, float]], whole: bool
+    ) -> float:
+        assert "competition" in self._declared
+        assert len(limits) == self.count
+        return 0.1 * (6 - k)
 
     @property
     def n_spread(self) -> int:

@@ -1,6 +1,7 @@
 """docs/methods.md lists every method, with the knobs and the paper it declares.
 
-`python -m tests.docs.test_docs_methods` rewrites those columns; sentences are written by hand.
+`python -m tests.docs.test_docs_methods` rewrites those columns; sentences, and how a method differs
+from its paper, are written by hand.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from pathlib import Path
 from automerge.methods import METHODS, Knob, Method
 
 PAGE = Path(__file__).parents[2] / "docs/methods.md"
-ROW = re.compile(r"^\| `(\w+)` \| (.*?) \|.*$", flags=re.MULTILINE)
+ROW = re.compile(r"^\| `(\w+)` \| (.*?) \|.*\|([^|]*)\|$", flags=re.MULTILINE)
 COMPARING = re.compile(r"(weight 0 have no influence, except in )[^.]*?(, which compare)")
 
 
-def row(method: Method, sentence: str) -> str:
+def row(method: Method, sentence: str, differs: str) -> str:
     paper = re.sub(r"arXiv:([\d.]+\d)", r"[arXiv:\1](https://arxiv.org/abs/\1)", method.paper)
     cells = (f"`{method.name}`", sentence, knobs(method.source_knobs), knobs(method.recipe_knobs))
-    return f"| {' | '.join((*cells, paper))} |"
+    return f"| {' | '.join((*cells, paper))} |{differs}|"
 
 
 def knobs(declared: Iterable[Knob]) -> str:
@@ -42,7 +43,7 @@ def comparing() -> str:
 
 def rewritten(page: str) -> str:
     page = COMPARING.sub(lambda m: m[1] + comparing() + m[2], page)
-    return ROW.sub(lambda m: row(METHODS[m[1]], m[2]) if m[1] in METHODS else m[0], page)
+    return ROW.sub(lambda m: row(METHODS[m[1]], m[2], m[3]) if m[1] in METHODS else m[0], page)
 
 
 def test_every_method_has_one_row_and_no_row_is_of_another():

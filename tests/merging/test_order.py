@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from automerge.merging import order as module
-from automerge.merging.order import Binned, Sorted, order
+from automerge.merging.order import Binned, Signed, Sorted, order, orders
 
 N = 200_000
 
@@ -67,3 +67,15 @@ def test_small_tensors_are_exact_and_positive_numbers_counted_either_way(monkeyp
     assert exact.total(0, 50) == pytest.approx(math.fsum(ordered[:50].tolist()))
     monkeypatch.setattr(module, "EXACT", 1000)
     assert order(blocks(values), N).n_positive == exact.n_positive == int((values > 0).sum())
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_numbers_of_both_signs_are_ordered_by_their_parts(exact, monkeypatch):
+    if not exact:
+        monkeypatch.setattr(module, "EXACT", 1000)
+    values = numbers("half zero") * torch.where(torch.arange(N) % 3 == 0, -1.0, 1.0)
+    pieces = [[v.relu().abs(), (-v).relu().abs()] for v in values.split(7777)]
+    above, below = orders(pieces, N, 2)
+    found, ordered = Signed(above, below, N), values.sort(descending=True).values
+    for k in (1, 10, N // 5, N // 2, N - N // 10, N):
+        assert found.value(k) == pytest.approx(ordered[k - 1].item(), rel=0 if exact else 0.004)

@@ -83,8 +83,7 @@ def pcb(base, sources, each, knobs, uniforms):
     numerator, divisor = np.zeros(size), np.zeros(size)
     for k, vector in zip(each, vectors, strict=True):
         magnitudes = np.sort(np.abs(vector))
-        cut = int(1e-4 * size)
-        low, high = magnitudes[cut], magnitudes[size - 1 - cut]
+        low, high = magnitudes[int(size * 1e-4)], magnitudes[int(size * (1 - 1e-4) - 1)]
         clipped = np.clip(np.abs(vector), low, high)
         normal = (clipped - low) / (high - low)
         score = np.exp(n * normal**2) * np.tanh(vector * total)

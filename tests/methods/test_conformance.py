@@ -15,6 +15,7 @@ import torch
 
 from automerge import methods
 from automerge.checkpoints import MemoryCheckpoint
+from automerge.checkpoints.contents import weights_identity
 from automerge.merging import ResidentEngine
 from automerge.methods import METHODS
 from automerge.methods.shared.uniform import uniform
@@ -88,7 +89,11 @@ def test_method_agrees_with_the_paper_in_float64(method, switch, shape):
     made = recipe(method, switch)
     n = inputs[0].numel()
     uniforms = [
-        uniform(0, NAME, s.name, 0, n).reshape(shape).double().numpy() for s in made.sources
+        uniform(0, NAME, weights_identity(MemoryCheckpoint({NAME: x})), 0, n)
+        .reshape(shape)
+        .double()
+        .numpy()
+        for x in inputs[1:]
     ]
     each = [{k: p.parts[0][1][0] for k, p in s.knobs.items()} for s in made.sources]
     knobs = {k: v.parts[0][1][0] if isinstance(v, Profile) else v for k, v in made.knobs.items()}
@@ -125,6 +130,23 @@ def test_density_zero_keeps_nothing_and_the_smallest_density_keeps_one_element()
 
     assert ties(0.0) == [0.0] * 5
     assert ties(1e-9) == [0.0, -3.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("method", [m.name for m in DATALESS.values() if m.seeded])
+def test_what_sources_are_called_changes_no_number(method):
+    inputs = tensors(count(METHODS[method]))
+    made = recipe(METHODS[method])
+    called = {source.name: f"another {source.name}" for source in made.sources} | {"base": "root"}
+    sources = tuple(replace(source, name=called[source.name]) for source in made.sources)
+    renamed = replace(made, sources=sources, base="root")
+    models = {n: MemoryCheckpoint({NAME: t}) for n, t in zip(called, inputs[1:], strict=False)}
+    models["base"] = MemoryCheckpoint({NAME: inputs[0]})
+    [(_, first)] = ResidentEngine(models).merge(made)
+    [(_, second)] = ResidentEngine({called[n]: m for n, m in models.items()}).merge(renamed)
+    assert torch.equal(first, second)
+    other = dict(models, m0=MemoryCheckpoint({NAME: inputs[1] + 1e-6}))
+    [(_, third)] = ResidentEngine(other).merge(made)
+    assert (third - first).abs().max() > 0.1  # other weights, other masks
 
 
 @pytest.mark.parametrize("method", ["dare_linear", "dare_ties"])

@@ -15,6 +15,7 @@ import yaml
 from safetensors.torch import load_file
 
 from automerge.checkpoints import MemoryCheckpoint, open_checkpoint, places
+from automerge.checkpoints.contents import weights_identity
 from automerge.files.yaml_file import parse_yaml
 from automerge.mergekit import parse_mergekit, to_mergekit
 from automerge.mergekit.tables import COUNTERPARTS, PARAMETERS, REQUIRED, SWITCHES
@@ -267,7 +268,8 @@ def test_random_methods_keep_the_same_elements_and_rescale_otherwise(method, sha
     """Ours: each kept element over its probability. mergekit's: by a share of the L1 norm."""
     tensors = vectors(1, shape)
     delta, n = tensors[1] - tensors[0], tensors[0].numel()
-    drawn = uniform(5, "w.weight", "s0", 0, n).reshape(shape)
+    identity = weights_identity(MemoryCheckpoint({"w.weight": tensors[1]}))
+    drawn = uniform(5, "w.weight", identity, 0, n).reshape(shape)
     probabilities: list[torch.Tensor] = []
 
     def bernoulli(p: torch.Tensor) -> torch.Tensor:

@@ -10,9 +10,9 @@ import torch
 from automerge.checkpoints import open_checkpoint
 from automerge.config.recipe_file import read_recipe
 from automerge.merging import ResidentEngine
-from automerge.methods import METHODS
 from automerge.recipe import Recipe
 from tests.checkpoints.models import llama, perturb, save
+from tests.methods.dataless import DATALESS
 
 RECIPES = {p.stem: p for p in sorted((Path(__file__).parents[2] / "docs/recipes").glob("*.yaml"))}
 N_LAYERS = 3
@@ -35,10 +35,8 @@ def merged(recipe: Recipe, folders: list[Path]) -> tuple[dict[str, torch.Tensor]
 
 
 def lines_factor(name: str) -> float:
-    """α + β (l − 1) / (L − 1), embeddings as layer 1, final norm and head as layer L."""
-    layer = 1 if "embed" in name else N_LAYERS
-    if "layers" in name:
-        layer = 1 + int(name.split(".")[2])
+    """α + β (l − 1) / (L − 1) in layers, α elsewhere."""
+    layer = 1 + int(name.split(".")[2]) if "layers" in name else 1
     return 0.3 + 0.7 * (layer - 1) / (N_LAYERS - 1)
 
 
@@ -75,7 +73,7 @@ def test_every_formula_has_its_recipe():
 
 
 @pytest.mark.parametrize(
-    "method", [m.name for m in METHODS.values() if m.anchored and m.max_sources is None]
+    "method", [m.name for m in DATALESS.values() if m.anchored and m.max_sources is None]
 )
 def test_lines_goes_with_every_method_that_has_a_base(method, folders):
     """The merged task vector of each tensor is that of λ = 1, times its layer's factor."""

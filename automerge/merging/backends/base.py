@@ -21,6 +21,7 @@ from automerge.merging.plan import Step
 from automerge.merging.ranks import Ranks
 from automerge.merging.workspace import Workspace
 from automerge.methods import Coefficients, Method, Operands
+from automerge.methods.shared.uniform import Keys
 
 Finite: TypeAlias = bool | Tensor
 """Whether all elements of a result are finite. On a GPU this is a number in its memory, not 0 if
@@ -67,6 +68,12 @@ class TensorMerge:
         """Return each source's ranks on the host, for a method that asks for them."""
         sources = self.step.sources if self.is_ranked else ()
         return [self.workspace.ranks(self.step.base, s, self.columns) for s in sources]
+
+    @property
+    def mask_keys(self) -> list[Keys]:
+        """The keys of a seeded method's random numbers, a pair per source; empty for others."""
+        sources = self.step.sources if self.method.seeded else ()
+        return [self.workspace.mask_keys(self.step.seed, source) for source in sources]
 
     def operands(self, tensors: Sequence[Tensor]) -> Operands:
         """Split tensors into base and sources; they come in that order."""

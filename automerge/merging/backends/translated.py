@@ -90,7 +90,7 @@ def run_translated(machine: Machine, target: Tensor, merge: TensorMerge) -> Fini
         return None
     is_direct = target.dtype == kind and machine.is_writable(target)
     at_once = is_direct and all(map(is_readable, tensors, kinds))
-    numbers, keys = constants(merge.scalars, ranks, merge.step.mask_keys)
+    numbers, keys = constants(merge.scalars, ranks, merge.mask_keys)
 
     def work(span: tuple[int, int]) -> Finite:
         start, stop = span

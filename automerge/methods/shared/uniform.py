@@ -16,7 +16,10 @@ Keys: TypeAlias = tuple[int, int]
 
 
 def keys(seed: int, tensor: str, source: str) -> Keys:
-    """Return what makes the numbers of one tensor of one source unique: SHA-256 of their names."""
+    """Return what makes the numbers of one tensor of one source unique, by SHA-256.
+
+    `source` is a text that tells sources apart, such as a digest of their weights.
+    """
     digest = hashlib.sha256(f"{seed}\0{tensor}\0{source}".encode()).digest()
     outer, inner = (int.from_bytes(digest[i : i + 4], "little", signed=True) for i in (0, 4))
     return outer, inner
