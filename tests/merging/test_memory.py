@@ -53,7 +53,10 @@ def chosen(method):
 def greedy(method, **changes):
     """A recipe that needs all the statistics of its method."""
     made = recipe(method, **changes)
-    knobs = {"select_topk": Profile.of(0.5)} if method == "sce" else {}
+    knobs = {
+        "sce": {"select_topk": Profile.of(0.5)},
+        "pcb": {"whole_model": False},
+    }.get(method, {})
     return dataclasses.replace(made, knobs={**made.knobs, **knobs})
 
 
