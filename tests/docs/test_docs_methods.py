@@ -14,7 +14,7 @@ from automerge.methods import METHODS, Knob, Method
 
 PAGE = Path(__file__).parents[2] / "docs/methods.md"
 ROW = re.compile(r"^\| `(\w+)` \| (.*?) \|.*\|([^|]*)\|$", flags=re.MULTILINE)
-COMPARING = re.compile(r"(weight 0 have no influence, except in )[^.]*?(, which compare)")
+COMPARING = re.compile(r"(weight 0 have no influence, except in )[^.]*?(,\s+which compare)")
 
 
 def row(method: Method, sentence: str, differs: str) -> str:
