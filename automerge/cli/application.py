@@ -14,7 +14,17 @@ from automerge.cli.refining import refine
 from automerge.cli.search import demo, search
 from automerge.cli.spaces import list_
 from automerge.cli.spaces import show as show_space
-from automerge.cli.studies import dashboard, export, export_trials, pick, report, runs, show, status
+from automerge.cli.studies import (
+    compare,
+    dashboard,
+    export,
+    export_trials,
+    pick,
+    report,
+    runs,
+    show,
+    status,
+)
 
 
 class Interrupted(Exception):
@@ -73,6 +83,7 @@ COMMANDS = (
     runs,
     show,
     pick,
+    compare,
     report,
     export_trials,
     dashboard,

@@ -105,6 +105,16 @@ def runs(
         print_runs(rows, console())
 
 
+def compare(
+    run: Run,
+    other: Annotated[Path, typer.Argument(metavar="RUN", help="Another study's folder.")],
+) -> None:
+    """Compare two studies on the items that both tested: fronts, differences, hypervolume."""
+    from automerge.commands.compare import print_comparison
+
+    print_comparison(run, other, console())
+
+
 def report(run: Run) -> None:
     """Regenerate RUN/front.json and RUN/report.html from the store."""
     from automerge.commands.search import write_reports

@@ -93,7 +93,7 @@ def print_status(status: dict[str, object], console: Console) -> None:
     front = status["front"]
     assert isinstance(front, list)
     if front:
-        table = Table(title=f"front ({status['front_items']} items)")
+        table = Table(title=f"nondominated on {status['front_items']} items, parents included")
         table.add_column("model")
         for name in front[0]["scores"]:
             table.add_column(Text(name), justify="right")

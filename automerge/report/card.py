@@ -112,7 +112,7 @@ def _introduction(summary: Summary, member: Member, name: str) -> tuple[str, ...
     sources = ", ".join(escape(source.name) for source in recipe.sources)
     base = f" on {escape(recipe.base)}" if recipe.base else ""
     chosen = (
-        f"It is one of {count(len(result.front), 'model')} on the front, chosen from "
+        f"It is one of {count(len(summary.front), 'merge')} on the front, chosen from "
         f"{len(result.trials)} that were tried."
         if member.on_front
         else f"It is not on the front of the study, which tried {len(result.trials)} models."

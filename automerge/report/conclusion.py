@@ -15,8 +15,8 @@ from automerge.trial import Measured
 def conclusion(summary: Summary) -> tuple[str, ...]:
     """Return sentences about what was found, the model to take first.
 
-    Claims are made only about sealed test items. Those about several front models are corrected for
-    their number (Bonferroni).
+    Claims are made only about sealed test items. Those about several merges on the front are
+    corrected for their number (Bonferroni).
     """
     result = summary.result
     if not any(_measured(summary)):
@@ -33,12 +33,12 @@ def conclusion(summary: Summary) -> tuple[str, ...]:
         )
     if not summary.front:
         return (
-            "No merged model is on the front: on the select items, the models that went in "
+            "No merge is on the front: on the select items, the models that went in "
             "are at least as good.",
         )
     if summary.part != "test" or not summary.detectable:
         return (
-            f"{count(len(summary.front), 'merged model')} on the front, not tested yet.",
+            f"{count(len(summary.front), 'merge')} on the front, not tested yet.",
             "No claim is made before the sealed test items are scored.",
         )
     claims = _mean_claims(summary, summary.means) if summary.means else _gain_claims(summary)
@@ -111,10 +111,11 @@ def _gain_claims(summary: Summary) -> Sequence[str]:
 
 def _share(winners: int, n: int, rival: str) -> str:
     if n == 1:
-        return f"The one front model {'beats' if winners else 'does not measurably beat'} {rival}"
+        verb = "beats" if winners else "does not measurably beat"
+        return f"The one merge on the front {verb} {rival}"
     if not winners:
-        return f"None of {n} front models measurably beats {rival}"
-    return f"{winners} of {n} front models {'beats' if winners == 1 else 'beat'} {rival}"
+        return f"None of {n} merges on the front measurably beats {rival}"
+    return f"{winners} of {n} merges on the front {'beats' if winners == 1 else 'beat'} {rival}"
 
 
 def _uniform_claim(summary: Summary, winners: int, where: str) -> str:

@@ -22,10 +22,10 @@ class Means:
     """Means over objectives with a common unit.
 
     `scores` are on test items, by member name, and `versus` compares them with `best_parent`, the
-    best of parents and base by its mean on select items; `chosen` is the front model that is best
-    there. `winners` names the front models that are better than every parent and the base at a
-    family-wise level of 5 % over the front models; `uniform_winners` those that are better than the
-    uniform average. `detectable` is the smallest difference between `chosen` and `best_parent`
+    best of parents and base by its mean on select items; `chosen` is the merge on the front that is
+    best there. `winners` names the merges on the front that are better than every parent and the
+    base at a family-wise level of 5 % over the front; `uniform_winners` those that are better than
+    the uniform average. `detectable` is the smallest difference between `chosen` and `best_parent`
     that the test could have detected.
     """
 
@@ -51,10 +51,10 @@ def means_of(
     Args:
         objectives: objectives with a common unit.
         trials: all models whose means are wanted.
-        front: the front models.
+        front: the merges on the front.
         rivals: the parents and the base.
         uniform: the uniform average, if it was measured.
-        corrected: the confidence level at which a front model beats a rival.
+        corrected: the confidence level at which a merge on the front beats a rival.
 
     Returns:
         The means; None if front or rivals lack select or test scores.

@@ -98,7 +98,7 @@ def recipe_yaml(plain: Mapping[str, object]) -> str:
 def _facts(summary: Summary) -> list[tuple[str, str]]:
     result = summary.result
     facts = [
-        ("on the front", str(len(result.front))),
+        ("merges on the front", str(len(summary.front))),
         ("models tried", str(len(result.trials))),
         ("failed", str(failed(result))),
         ("budget", result.limits),
@@ -126,7 +126,7 @@ def _numbers_text(summary: Summary) -> str:
 
 
 def _constraints(summary: Summary) -> list[Row]:
-    """Return a row per constraint, with a cell per front model."""
+    """Return a row per constraint, with a cell per merge on the front."""
     units = summary.units
     return [
         {

@@ -46,7 +46,7 @@ class FrontMember:
     Attributes:
         name: the trial's name, as used by `automerge export` and the report.
         kind: "front" for a merge on the front, "parent", "base", or "baseline" for the average.
-        on_front: whether nothing dominates it on select items; parents may be on the front too.
+        on_front: whether nothing dominates it on select items, which may hold for parents too.
         knee: whether it is the merge with the best trade-off on select items.
         trial: the trial's number.
         recipe: how it is merged.
@@ -106,8 +106,11 @@ class Study:
 
     @property
     def front(self) -> tuple[FrontMember, ...]:
-        """The models on the front, including parents; empty until it is chosen."""
-        return tuple(member for member in self.members if member.on_front)
+        """The merges on the front; empty until it is chosen.
+
+        Parents, base and uniform average can be nondominated beside them: `FrontMember.on_front`.
+        """
+        return tuple(member for member in self.members if member.kind == "front")
 
     @property
     def knee(self) -> FrontMember | None:
@@ -142,7 +145,7 @@ class Study:
 
     def __repr__(self) -> str:
         trials = count(len(self.result.trials), "trial")
-        front = f"{len(self.front)} on the front"
+        front = f"{count(len(self.front), 'merge')} on the front"
         return f"<Study {self.result.study} in {self.run}: {self.result.state}, {trials}, {front}>"
 
     def _repr_html_(self) -> str:
@@ -157,12 +160,15 @@ class Study:
 
     def _cells(self) -> Iterator[str]:
         part, units = self.summary.part, self.summary.units
+        exactly = {o.name for o in self.result.objectives if o.is_exact}
         for member in self.members[:SHOWN]:
             cells = [member.name, member.kind]
             for name, scores in member.scores.items():
                 found: Interval | None = getattr(scores, part)
                 value = "" if found is None else units[name].value(found.value)
-                width = "" if found is None else f" {units[name].width(found.half_width)}"
+                width = ""
+                if found is not None and name not in exactly:
+                    width = f" {units[name].width(found.half_width)}"
                 cells.append(value + width)
             yield _row("td", cells)
 

@@ -36,7 +36,7 @@ Scores: TypeAlias = Mapping[str, Mapping[Part, Interval | None]]
 
 @dataclass(frozen=True)
 class Member:
-    """A row of the report: a front model, a parent, the base or the uniform average.
+    """A row of the report: a merge on the front, a parent, the base or the uniform average.
 
     `versus_uniform` and `versus_parent` map objective names to comparisons on test items; `kept`
     judges the study's constraints on them.
@@ -62,10 +62,10 @@ class Summary:
     """All comparisons; `part` is the most trustworthy part of the split that has any scores.
 
     `best_parent` maps objective names to the best of parents and base on select items. `gains` and
-    `uniform_gains` name front models that are measurably better on some objective than the best
-    parent or the uniform average, and worse on none. `detectable` is the median smallest detectable
-    difference to the best parent, by objective; `likely` is how often each member is nondominated
-    when test items are bootstrapped.
+    `uniform_gains` name merges on the front that are measurably better on some objective than the
+    best parent or the uniform average, and worse on none. `detectable` is the median smallest
+    detectable difference to the best parent, by objective; `likely` is how often each member is
+    nondominated when test items are bootstrapped.
     """
 
     result: StudyResult
@@ -93,7 +93,7 @@ class Summary:
 
 
 def summarise(result: StudyResult, also: Sequence[int] = ()) -> Summary:
-    """Compare front models, parents, base and uniform average on the sealed test items.
+    """Compare the merges on the front, parents, base and uniform average on the sealed test items.
 
     Args:
         result: the study.

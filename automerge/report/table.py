@@ -232,7 +232,8 @@ class _Writer:
         unit = self.summary.units[objective.name]
         if score is None:
             return self.text("no score", "dim")
-        text = self.text(f"{unit.value(score.value)} {unit.width(score.half_width)}")
+        width = "" if objective.is_exact else f" {unit.width(score.half_width)}"
+        text = self.text(unit.value(score.value) + width)
         if versus is None:
             return text
         found = verdict(versus, objective)

@@ -102,7 +102,7 @@ def test_a_parent_on_the_front_appears_once():
 
 def test_a_front_of_parents_only_is_said():
     result = replace(study(n_trials=5), front=(1, 2), knee=1)
-    assert "No merged model is on the front" in conclusion(summarise(result))[0]
+    assert "No merge is on the front" in conclusion(summarise(result))[0]
 
 
 def test_the_search_value_is_what_the_search_believed():

@@ -119,7 +119,7 @@ def test_names_and_texts_of_a_stranger_stay_text():
 def test_the_page_says_what_was_found_failed_and_how_to_repeat_it():
     result = CASES["four objectives"]
     text = Page(html_report(summarise(result))).text
-    assert "front models" in text
+    assert "merges on the front" in text
     assert "merged tensor model.layers.3.mlp.up_proj.weight is not finite" in text
     assert result.provenance.command in text
     assert "lm_eval run --model hf --model_args pretrained=models/" in text

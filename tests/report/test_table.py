@@ -1,11 +1,15 @@
 import io
+import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
+from automerge.objective import MODEL_ITEM, ItemScores, Objective
 from automerge.report.choice import choose
 from automerge.report.summary import summarise
 from automerge.report.table import FrontTable
+from automerge.trial import Measured
 
 from .factory import OBJECTIVES, PERPLEXITY, all_failed, empty, running, study
 
@@ -84,3 +88,24 @@ def test_objectives_without_room_are_named():
     text = " ".join(printed(RESULT, 60, every=False).split())
     assert "no room for" in text
     assert "safety" in text.split("no room for")[1]
+
+
+def test_what_is_known_exactly_has_no_interval():
+    size = Objective("parameters", "parameters", "parameters", "none", "minimize", "exact")
+    objectives = (*OBJECTIVES[:2], size)
+    found = study(objectives[:2], n_trials=8)
+
+    def sized(trial):
+        def outcome(measured):
+            if not isinstance(measured, Measured):
+                return measured
+            exact = ItemScores((MODEL_ITEM,), (1000.0 + trial.trial.number,))
+            return replace(measured, scores={**measured.scores, "parameters": exact})
+
+        return replace(trial, outcomes={part: outcome(o) for part, o in trial.outcomes.items()})
+
+    result = replace(found, objectives=objectives, trials=tuple(map(sized, found.trials)))
+    text = printed(result, 200)
+    assert "1005" in text
+    assert "±0" not in text
+    assert re.search(r"\d ±\d", text)
