@@ -52,6 +52,9 @@ class Pretended(Tensor):
     def data_ptr(self) -> int:
         return self.own.data_ptr()
 
+    def untyped_storage(self) -> torch.UntypedStorage:
+        return self.own.untyped_storage()
+
     def __deepcopy__(self, memo: object) -> Pretended:
         made = Pretended(self.own.clone())
         made._is_param = isinstance(self, torch.nn.Parameter)

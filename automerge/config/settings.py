@@ -94,6 +94,7 @@ class StudyConfig(Section):
     seed: int = unsafe(0, ge=0, lt=2**32)
     executor: Annotated[str, entry_of(EXECUTORS)] = safe("local")
     workers: int | None = safe(None, ge=1, le=100_000)
+    gpus_per_worker: int = safe(1, ge=1, le=1024)
     ray_address: str | None = safe(None, min_length=1)
     deterministic: bool = unsafe(False)
     evaluation: Evaluation = unsafe(Evaluation())
@@ -215,6 +216,13 @@ class StudyConfig(Section):
         if "distance_to_base" in self.properties and (layers.drop or layers.repeat):
             problem = "distance_to_base needs models with the base's layers: remove search.layers"
             refuse([(("properties",), problem)])
+        return self
+
+    @model_validator(mode="after")
+    def _spread(self) -> StudyConfig:
+        if self.gpus_per_worker > 1 and self.evaluation.device == "cpu":
+            problem = "layers are spread over GPUs only: remove it, or evaluation.device: cpu"
+            refuse([(("gpus_per_worker",), problem)])
         return self
 
     @model_validator(mode="after")

@@ -8,8 +8,10 @@ from automerge.merging.memory import (
     free_host_bytes,
     plan_free_memory,
     plan_memory,
+    plan_spread,
 )
 from automerge.merging.resident import MergeReport, ResidentEngine
+from automerge.merging.spread import spread
 from automerge.merging.streaming import merge_to_folder
 from automerge.merging.tensor import InvalidMerge
 
@@ -25,4 +27,6 @@ __all__ = [
     "merge_to_folder",
     "plan_free_memory",
     "plan_memory",
+    "plan_spread",
+    "spread",
 ]

@@ -55,7 +55,7 @@ class LiveLayers:
         wanted = {**self._plain, **settings}
         self._check(order, wanted)
         if not self._built:
-            self._find(model)
+            self._name, self._built = find_layers(model, self.n_layers)
         used: dict[int, int] = {}
         layers = []
         for place, number in enumerate(order):
@@ -69,19 +69,6 @@ class LiveLayers:
         setattr(model.get_submodule(parent), name, nn.ModuleList(layers))
         for key, value in wanted.items():
             setattr(self._config, key, value)
-
-    def _find(self, model: PreTrainedModel) -> None:
-        found = {
-            name: list(module)
-            for name, module in model.named_modules()
-            if isinstance(module, nn.ModuleList) and len(module) == self.n_layers
-        }
-        if len(found) != 1:
-            raise PreflightError(
-                f"{type(model).__name__} has {len(found)} lists of {self.n_layers} modules where "
-                "one is expected: its layers cannot be left out or repeated"
-            )
-        ((self._name, self._built),) = found.items()
 
     def _layer(self, number: int, time: int) -> nn.Module:
         """Return a layer the first time, and copies of it later."""
@@ -98,6 +85,26 @@ class LiveLayers:
             if [built[number] for number in order] != list(there):
                 message = f"the recipe's slices put layers where another {key} is: {list(there)}"
                 raise PreflightError(Fault(message))
+
+
+def find_layers(model: PreTrainedModel, n_layers: int) -> tuple[str, list[nn.Module]]:
+    """Return a live model's layers, and the name of the list they are in.
+
+    Raises:
+        PreflightError: it does not have exactly one list of as many modules.
+    """
+    found = {
+        name: list(module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == n_layers
+    }
+    if len(found) != 1:
+        raise PreflightError(
+            f"{type(model).__name__} has {len(found)} lists of {n_layers} modules where one is "
+            "expected: its layers cannot be left out, repeated, or spread over devices"
+        )
+    ((name, layers),) = found.items()
+    return name, layers
 
 
 def layer_order(recipe: Recipe, n_layers: int) -> list[int]:

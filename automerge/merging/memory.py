@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from automerge.errors import Fault, PreflightError
 from automerge.evidence import INPUT_GRAM, KINDS
 from automerge.merging.order import EXACT, N_BINS
 from automerge.merging.ranks import NARROW
+from automerge.merging.spread import divided
 from automerge.methods import METHODS, Method, Operands
 
 SHARE = 0.5
@@ -40,26 +41,31 @@ GB = 10**9
 class Need:
     """Bytes of the live model; of the largest tensor's merge, at least; of everything that would be
     computed once and kept; of the largest tensor, two of which wait to be copied to a GPU; where
-    slopes are wanted, of the gradients of the two largest tensors, in the live model's dtype."""
+    slopes are wanted, of the gradients of the two largest tensors, in the live model's dtype. Of
+    the live model, `layers` are the base's, each by itself, and `more` is for additional ones."""
 
     live: int
     step: int
     computed: int
     largest: int = 0
     gradients: int = 0
+    layers: tuple[int, ...] = ()
+    more: int = 0
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
     """What is needed, the bytes free for it, and how many of them may be filled with computed
-    values, on a GPU with copies of the models, and with what a pass forwards keeps for one
-    backwards (0 where slopes do not fit, or were not asked for)."""
+    values, on each GPU with copies of the models, and with what a pass forwards keeps for one
+    backwards (0 where slopes do not fit, or were not asked for). `placement` has the number of each
+    layer's device where there are several."""
 
     need: Need
     host_free: int | None
     budget: int
     device_budget: int = 0
     graph: int = 0
+    placement: tuple[int, ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -115,6 +121,50 @@ def plan_memory(
     return MemoryPlan(need, host_free, budget, device_budget, graph)
 
 
+def plan_spread(
+    need: Need, host_free: int | None, device_free: Sequence[int], workers: int = 1
+) -> MemoryPlan:
+    """Share out memory where a live model's layers are spread over several devices.
+
+    Each device must have room for what lies on it, and for additional layers, which lie beside
+    those that they repeat. What a pass forwards keeps must fit into every device, though each keeps
+    a part of it only.
+
+    Args:
+        need: of the whole model.
+        host_free: bytes of the host, None if unknown.
+        device_free: bytes of each device.
+        workers: of the machine.
+
+    Raises:
+        PreflightError: with the numbers, if what must be in memory does not fit.
+    """
+    outer = need.live - sum(need.layers) - need.more
+    placement = divided(need.layers, outer, [max(free - need.more, 0) for free in device_free])
+    if placement is None:
+        free = ", ".join(gb(size, math.floor) for size in device_free)
+        raise PreflightError(
+            f"the live model needs {gb(need.live)} of device memory ({gb(outer)} beside its "
+            f"{len(need.layers)} layers), which do not fit into the {free} that are free: choose a "
+            "smaller evaluation.dtype, larger devices, or more gpus_per_worker"
+        )
+    waiting = 2 * need.largest * (len(device_free) - 1)
+    plans = []
+    for number, room in enumerate(device_free):
+        own = [size for size, at in zip(need.layers, placement, strict=True) if at == number]
+        held = sum(own) + need.more + (0 if number else outer)
+        there = replace(need, live=held, step=need.step + waiting)
+        plans.append(plan_memory(there, host_free, room, workers))
+    return MemoryPlan(
+        need,
+        host_free,
+        plans[0].budget,
+        min(plan.device_budget for plan in plans),
+        min(plan.graph for plan in plans),
+        placement,
+    )
+
+
 def plan_free_memory(device: str = "cpu") -> MemoryPlan:
     """Share out what is free now, next to a live model that is already in memory."""
     return plan_memory(Need(0, 0, 0), free_host_bytes(), free_device_bytes(device))
@@ -138,15 +188,17 @@ def estimate(
     sources = [name for name in checkpoints if name != base]
     declared = [METHODS[name] for name in methods]
     seen: dict[tuple[Method, TensorInfo], int] = {}
-    live = layered = step = computed = head = 0
+    live = step = computed = head = 0
+    each: dict[int, int] = {}
     sizes = []
     for name, info in checkpoints[base].tensors.items():
         stored = dtype == "auto" or not info.mergeable
         size = info.n_elements * ITEM_BYTES[info.dtype if stored else dtype]
         live += size
-        if not LAYER.match(name) and outer_component(name) == "embedding":
+        if match := LAYER.match(name):
+            each[int(match[2])] = each.get(int(match[2]), 0) + size
+        elif outer_component(name) == "embedding":
             head = max(head, size)
-        layered += size if LAYER.match(name) else 0
         computed += sum(info.n_bytes for model in checkpoints.values() if rearranged(model, name))
         if not info.mergeable:
             continue
@@ -157,11 +209,13 @@ def estimate(
             if (method, info) not in seen:
                 seen[method, info] = kept_bytes(method, info, count)
             computed += seen[method, info]
-    layers = sum(stacks(checkpoints[base].tensors).values())
+    n_layers = sum(stacks(checkpoints[base].tensors).values())
+    more = more_layers * sum(each.values()) // max(n_layers, 1)
     largest = max((i.n_bytes for i in checkpoints[base].tensors.values() if i.mergeable), default=0)
     gradients = sum(sorted(sizes)[-2:]) if slopes else 0
-    live += (heads - 1) * head
-    return Need(live + more_layers * layered // max(layers, 1), step, computed, largest, gradients)
+    live += (heads - 1) * head + more
+    layers = tuple(each[number] for number in sorted(each))
+    return Need(live, step, computed, largest, gradients, layers, more)
 
 
 def kept_bytes(method: Method, info: TensorInfo, count: int) -> int:

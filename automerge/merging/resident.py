@@ -131,8 +131,12 @@ class ResidentEngine:
         ]
         for _, step in pairs:
             live.holds.pop(step.tensor, None)
+        where: dict[torch.device, list[tuple[Tensor, Step]]] = {}
+        for target, step in pairs:
+            where.setdefault(target.device, []).append((target, step))
         with torch.no_grad():
-            merge_into_tensors(pairs, self._workspace, self._backends(model.device))
+            for device, own in where.items():
+                merge_into_tensors(own, self._workspace, self._backends(device))
         live.holds.update({step.tensor: step.key for _, step in pairs})
         return MergeReport(time.perf_counter() - start, len(pairs), len(live.targets))
 

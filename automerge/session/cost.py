@@ -63,7 +63,7 @@ class Cost:
         later: seconds of selection and test at most.
         need: memory of a worker.
         host_free: bytes free on this machine; None if unknown.
-        device_free: the same on a worker's GPU; None without one.
+        device_free: the same on a worker's GPUs; None without one.
         model: bytes of one exported model.
         exported: how many are exported at most.
         disk_free: bytes free where the run folder will be.
@@ -126,11 +126,13 @@ def total_seconds(
 def _cost(
     config: StudyConfig, session: Session, executor: Executor, models: dict[str, Path]
 ) -> Cost:
-    from automerge.worker.worker import choose_device
+    from automerge.worker.worker import choose_device, worker_devices
 
     plan = session.plan
     host_free = free_host_bytes()
-    device_free = free_device_bytes(choose_device(config.evaluation.device))
+    device = choose_device(config.evaluation.device)
+    frees = [free_device_bytes(one) for one in worker_devices(device, config.gpus_per_worker)]
+    device_free = None if device == "cpu" else sum(free or 0 for free in frees)
     items = plan.draw.draw(plan.items.search, 0, 1)
     begun = time.monotonic()
     _measured(executor, [uniform_average(config.trained)], items)

@@ -56,6 +56,7 @@ def start_workers(
         methods=tuple(dict.fromkeys([*config.search.methods, *recipe_methods])),
         more_layers=max([config.search.layers.repeat, *deeper]),
         slopes=slopes,
+        gpus=config.gpus_per_worker,
         extensions=installed(config.extensions),
     )
     opened = (found.tasks, found.watch) if launcher.in_driver else ()
@@ -63,7 +64,7 @@ def start_workers(
         Start(
             partial(MergeWorker, spec, *opened),
             workers=config.workers,
-            gpus=0 if device == "cpu" else 1,
+            gpus=0 if device == "cpu" else config.gpus_per_worker,
             address=config.ray_address,
             expected=expected_identity({m.name: m.sample for m in found.models}),
             note=note,

@@ -38,6 +38,8 @@ from automerge.merging import (
     free_device_bytes,
     free_host_bytes,
     plan_memory,
+    plan_spread,
+    spread,
 )
 from automerge.methods import METHODS
 from automerge.recipe import Coordinate, Recipe, single
@@ -76,8 +78,8 @@ class WorkerSpec:
     `dtype` "auto" is float32 on a CPU and the base's own on a GPU. `threads` None is one for a
     small model, else torch's choice; a worker
     given some of a machine's cores takes as much of its memory. `methods` are what recipes may
-    use, as far as known. `slopes` says whether jobs may want them. `extensions` are imported before
-    anything else.
+    use, as far as known. `slopes` says whether jobs may want them. Its layers are spread over so
+    many `gpus`. `extensions` are imported before anything else.
     """
 
     models: Mapping[str, Path]
@@ -91,6 +93,7 @@ class WorkerSpec:
     methods: tuple[str, ...] = ()
     more_layers: int = 0
     slopes: bool = False
+    gpus: int = 1
     extensions: tuple[Extension, ...] = ()
 
 
@@ -130,9 +133,13 @@ class MergeWorker:
             spec.slopes,
             heads=1 + any(entry.evaluator == DIVERGENCE for entry in spec.panel.entries),
         )
-        plan = plan_memory(
-            need, free_host_bytes(), free_device_bytes(device), workers_here(spec.threads, device)
-        )
+        devices = worker_devices(device, spec.gpus)
+        workers = max(1, workers_here(spec.threads, device) // len(devices))
+        if len(devices) > 1:
+            there = [free_device_bytes(one) or 0 for one in devices]
+            plan = plan_spread(need, free_host_bytes(), there, workers)
+        else:
+            plan = plan_memory(need, free_host_bytes(), free_device_bytes(device), workers)
         for warning in plan.warnings:
             logger.warning(warning)
         self._engine = ResidentEngine(
@@ -141,8 +148,13 @@ class MergeWorker:
         self._paths, self._methods = spec.models, spec.methods
         assets = checkpoints[spec.base].assets
         self._model = load_model(path, assets, dtype)
-        self._model.to(device).eval().requires_grad_(False)
-        torch.set_num_threads(threads_for(spec.threads, device, self._model.num_parameters()))
+        self._model.eval().requires_grad_(False)
+        if plan.placement:
+            spread(self._model, [torch.device(devices[number]) for number in plan.placement])
+        else:
+            self._model.to(device)
+        size = self._model.num_parameters()
+        torch.set_num_threads(threads_for(spec.threads, device, size, len(devices)))
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             assets, local_files_only=True, trust_remote_code=False
         )
@@ -224,7 +236,7 @@ class MergeWorker:
             return Failed("oom", f"out of device memory; {advice}", _trace(error))
         except Exception as error:
             reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:500]
-            if not answers(self._model.device):
+            if not all(map(answers, {p.device for p in self._model.parameters()})):
                 raise DeviceLost(f"{reason}; run the same command to resume") from error
             return Failed("error", reason, _trace(error))
         timings = Timings(
@@ -337,6 +349,24 @@ def choose_device(device: str) -> str:
     return ("cuda" if available else "cpu") if device == "auto" else device
 
 
+def worker_devices(device: str, gpus: int) -> tuple[str, ...]:
+    """Return the devices of a worker's live model: the one, or its first GPUs.
+
+    Raises:
+        PreflightError: there are not as many.
+    """
+    import torch
+
+    if gpus == 1:
+        return (device,)
+    there = 0 if device == "cpu" else torch.cuda.device_count()
+    if there < gpus:
+        raise PreflightError(
+            f"gpus_per_worker is {gpus}, but torch sees {there} GPU{'' if there == 1 else 's'}"
+        )
+    return tuple(f"cuda:{number}" for number in range(gpus))
+
+
 def compute_dtype(dtype: str, device: str) -> torch.dtype | str:
     """Return the dtype of scoring: as asked, else float32 on a CPU, the stored one on a GPU."""
     import torch
@@ -354,15 +384,15 @@ def workers_here(threads: int | None, device: str) -> int:
     return max(1, usable_cpus() // threads) if threads else 1
 
 
-def threads_for(given: int | None, device: str, n_parameters: int) -> int:
+def threads_for(given: int | None, device: str, n_parameters: int, gpus: int = 1) -> int:
     """Return how many threads a worker uses: as many as it was given, else one for a small model
-    on a CPU, its GPU's share of the processors, or as many as torch chooses."""
+    on a CPU, its GPUs' share of the processors, or as many as torch chooses."""
     import torch
 
     if given is not None:
         return given
     if device != "cpu":
-        return max(1, usable_cpus() // gpus_here())
+        return max(1, usable_cpus() * gpus // gpus_here())
     return 1 if n_parameters < SMALL_MODEL else min(torch.get_num_threads(), usable_cpus())
 
 

@@ -608,3 +608,12 @@ def test_damage_on_prompts_needs_tasks_that_have_some(folder):
     )
     [fault] = faults(study, folder)
     assert "5:14: no task is lm-eval's, so there are no prompts: {kl_to_base: FILE}" in fault
+
+
+def test_layers_are_spread_over_gpus_only(folder):
+    config = load(STUDY + "gpus_per_worker: 4\n", folder)
+    assert config.gpus_per_worker == 4
+    assert config.fingerprint() == load(STUDY, folder).fingerprint()
+    study = STUDY.replace("evaluation: {", "evaluation: {device: cpu, ")
+    [fault] = faults(study + "gpus_per_worker: 2\n", folder)
+    assert "12:18: layers are spread over GPUs only: remove it, or evaluation.device: cpu" in fault
