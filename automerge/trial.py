@@ -33,6 +33,8 @@ def count_items(items: Items) -> int:
 
 NO_ROOM = "no_room_for_slopes"
 """The note of a measurement that was to have slopes, which did not fit into memory."""
+GENERATED = "generated/"
+"""Begins the note that says how answers were generated."""
 
 FailureKind = Literal["invalid", "error", "oom", "timeout", "infra"]
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from automerge.config.section import Section, refuse, unsafe
+from automerge.config.section import Section, entry_of, refuse, unsafe
 from automerge.evaluation.base import BATCH_SIZE
+from automerge.evaluation.generation.table import AUTO, GENERATORS
 from automerge.evaluation.split import SHARES
 from automerge.recipe import Recipe
 
@@ -34,6 +35,7 @@ class Evaluation(Section):
     device: Literal["auto", "cpu", "cuda"] = unsafe("auto")
     items_per_candidate: Literal["full"] | int = unsafe(200)
     max_length: int | None = unsafe(None, ge=8, le=10_000_000)
+    generator: Annotated[str, entry_of(GENERATORS)] = unsafe(AUTO)
 
     @field_validator("items_per_candidate", mode="before")
     @classmethod

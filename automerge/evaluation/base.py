@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from automerge.errors import Fault, PreflightError
+from automerge.evaluation.generation.table import AUTO
 from automerge.objective import Direction, ItemScores, Objective
 from automerge.trial import Items, Part, Steering, Texts
 
@@ -62,7 +63,7 @@ class Settings:
     `include_path` is the user's own folder of task files. `allow_task_code` lets task files
     outside lm-eval's own package run Python; `allow_code_eval` lets tasks run programs that the
     model wrote. `batch_size` counts sequences, `max_length` counts tokens; None stands for the
-    model's own length.
+    model's own length. `generator` is a name in `generation.table.GENERATORS`.
     """
 
     include_path: Path | None = None
@@ -73,6 +74,7 @@ class Settings:
     system_instruction: str | None = None
     batch_size: int = BATCH_SIZE
     max_length: int | None = None
+    generator: str = AUTO
 
     @property
     def multiturn(self) -> bool:
@@ -108,7 +110,8 @@ class Live:
 
     `distance_to_base` measures it as it is at the call. While `base` is entered, the model holds
     the base's weights; afterwards it holds its own again, the same bits. A pass forwards may keep
-    `graph_bytes` for a pass backwards; None is no limit.
+    `graph_bytes` for a pass backwards; keys and values of answers under way may take `cache_bytes`.
+    None is no limit.
     """
 
     model: PreTrainedModel
@@ -116,6 +119,7 @@ class Live:
     distance_to_base: Callable[[], float]
     base: Callable[[], AbstractContextManager[None]]
     graph_bytes: int | None = None
+    cache_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ DEVICE_SHARE = 0.7
 """The share of what the live model leaves free on a GPU that may be filled with copies of the
 models it is merged from; the rest is for activations."""
 GRAPH_SHARE = 0.5
-"""The share of what all that leaves which a pass forwards may keep for one backwards; the rest is
-for what either of them makes and drops."""
+"""The share of what all that leaves which a pass forwards may keep for one backwards, or answers
+under way as keys and values; the rest is for what a pass makes and drops."""
 GB = 10**9
 
 
@@ -56,15 +56,17 @@ class Need:
 @dataclass(frozen=True)
 class MemoryPlan:
     """What is needed, the bytes free for it, and how many of them may be filled with computed
-    values, on each GPU with copies of the models, and with what a pass forwards keeps for one
-    backwards (0 where slopes do not fit, or were not asked for). `placement` has the number of each
-    layer's device where there are several."""
+    values, on each GPU with copies of the models, with what a pass forwards keeps for one backwards
+    (0 where slopes do not fit, or were not asked for), and at other times with the keys and values
+    of answers under way. `placement` has the number of each layer's device where there are
+    several."""
 
     need: Need
     host_free: int | None
     budget: int
     device_budget: int = 0
     graph: int = 0
+    cache: int = 0
     placement: tuple[int, ...] = ()
 
     @property
@@ -111,14 +113,15 @@ def plan_memory(
     left = 2 * GB if host_free is None else host_free - on_host
     budget = int(left * SHARE / workers)
     if device_free is None:
-        device_budget, spare = 0, left / workers - budget - need.gradients
+        device_budget, spare = 0, left / workers - budget
     else:
         device_left = device_free - need.live
         device_left -= need.gradients if need.gradients < device_left else 0
         device_budget = int(device_left * DEVICE_SHARE)
-        spare = device_free - need.live - need.gradients - device_budget
-    graph = int(max(spare, 0) * GRAPH_SHARE) if need.gradients else 0
-    return MemoryPlan(need, host_free, budget, device_budget, graph)
+        spare = device_free - need.live - device_budget
+    graph = int(max(spare - need.gradients, 0) * GRAPH_SHARE) if need.gradients else 0
+    cache = int(max(spare, 0) * GRAPH_SHARE)
+    return MemoryPlan(need, host_free, budget, device_budget, graph, cache)
 
 
 def plan_spread(
@@ -161,6 +164,7 @@ def plan_spread(
         plans[0].budget,
         min(plan.device_budget for plan in plans),
         min(plan.graph for plan in plans),
+        min(plan.cache for plan in plans),
         placement,
     )
 

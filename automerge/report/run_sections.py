@@ -110,6 +110,7 @@ def study_facts(result: StudyResult) -> list[tuple[str, str]]:
         ("machine", p.machine),
         ("sampler and seed", f"{result.sampler}, {result.seed}"),
         ("slopes", in_words(result)),
+        *([("answers generated", "; ".join(result.generated))] if result.generated else []),
         ("sources", ", ".join(result.sources)),
         ("layers", str(result.n_layers)),
     ]

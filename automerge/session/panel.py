@@ -36,6 +36,7 @@ def study_panel(config: StudyConfig) -> Panel:
         system_instruction=config.system_instruction,
         batch_size=config.evaluation.batch_size,
         max_length=config.evaluation.max_length,
+        generator=config.evaluation.generator,
     )
     return Panel(tuple(entries), settings)
 

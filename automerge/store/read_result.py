@@ -22,7 +22,16 @@ from automerge.store.result import (
 from automerge.store.run_folder import is_running
 from automerge.store.store import Store, exists
 from automerge.store.versions import all_versions, version_warnings
-from automerge.trial import BASELINES, NO_ROOM, PARTS, Failed, Measured, Outcome, Part
+from automerge.trial import (
+    BASELINES,
+    GENERATED,
+    NO_ROOM,
+    PARTS,
+    Failed,
+    Measured,
+    Outcome,
+    Part,
+)
 
 
 def open_study(run: Path) -> Store:
@@ -97,6 +106,7 @@ def study_result(run: Path, store: Store, *, state: State | None = None) -> Stud
         constraints=current.constraints,
         openings=len(decided.frozen),
         smooth=inputs.smooth,
+        generated=generated_by(found for own in outcomes.values() for found in own.values()),
         provenance=Provenance(
             versions=all_versions(store),
             models=begun.origins,
@@ -127,6 +137,13 @@ def arithmetic_warnings(store: Store) -> tuple[str, ...]:
         f"({', '.join(kinds)}): the same model may differ in its last bits, and so in its scores, "
         "between them; --deterministic does not hold across them, nor do small differences",
     )
+
+
+def generated_by(outcomes: Iterable[Outcome]) -> tuple[str, ...]:
+    """Return in which ways answers were generated, and why; empty if none were."""
+    measured = [found for found in outcomes if isinstance(found, Measured)]
+    said = {note: None for found in measured for note in found.notes if note.startswith(GENERATED)}
+    return tuple(note.removeprefix(GENERATED) for note in said)
 
 
 def _slope_warnings(outcomes: Iterable[Mapping[Part, Outcome]]) -> tuple[str, ...]:

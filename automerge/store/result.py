@@ -99,7 +99,8 @@ class StudyResult:
     `front` is chosen on select items, empty before that, and may contain parents. `parents` are the
     unchanged sources, in the order of `sources`, as far as they were tried. `budget` is a number of
     trials; `openings` is the number of shortlists that were frozen, more than one if a study was
-    extended after a test. `smooth` are the objectives that have a smooth loss.
+    extended after a test. `smooth` are the objectives that have a smooth loss. `generated` says in
+    which ways answers were generated.
     """
 
     study: str
@@ -124,6 +125,7 @@ class StudyResult:
     constraints: tuple[Constraint, ...] = ()
     openings: int = 0
     smooth: tuple[str, ...] = ()
+    generated: tuple[str, ...] = ()
 
     @property
     def goals(self) -> tuple[Objective, ...]:

@@ -5,14 +5,16 @@ from automerge.testing import GeneratorLaws
 class TestMine(GeneratorLaws):
     @pytest.fixture
     def make(self):
-        return MyGenerator    # a class or function of an lm-eval HFLM
+        return MyGenerator    # a class or function of (lm, cache_bytes)
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -32,11 +34,8 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from automerge.evaluation.generation.base import Generator
+from automerge.evaluation.generation.base import GeneratorFactory
 from automerge.evaluation.lm_eval.isolation import isolated
-
-GeneratorFactory = Callable[[HFLM], Generator]
-"""Makes a generator over lm-eval's wrapper of a model."""
 
 ARCHITECTURES = ("llama", "gpt2", "gemma2", "gemma3", "qwen3", "qwen3_moe")
 """Plain attention, learned positions, windows narrower than the prompts, and experts."""
@@ -143,13 +142,28 @@ def request(prompt: str, until: Sequence[str], limit: int = LIMIT) -> Instance:
     )
 
 
+_KNOWN: dict[tuple[bytes, str], str] = {}
+
+
 def reference(
     model: PreTrainedModel, requests: Sequence[Instance], add_bos: bool = False
 ) -> list[str]:
-    """Return what lm-eval answers with a copy of the model, one request after another."""
-    with isolated():
-        lm = wrapped(copy.deepcopy(model), 1, add_bos)
-        return [lm.generate_until([one], disable_tqdm=True)[0] for one in requests]
+    """Return what lm-eval answers with a copy of the model, one request after another.
+
+    It is remembered by the weights and settings, for it takes longer than what it is compared with.
+    """
+    digest = hashlib.sha256(f"{model.generation_config.to_dict()} {add_bos}".encode())
+    for tensor in model.state_dict().values():
+        digest.update(tensor.numpy().tobytes())
+    weights = digest.digest()
+    new = [one for one in requests if (weights, repr(one.args)) not in _KNOWN]
+    if new:
+        with isolated():
+            lm = wrapped(copy.deepcopy(model), 1, add_bos)
+            for one in new:
+                text = lm.generate_until([one], disable_tqdm=True)[0]
+                _KNOWN[weights, repr(one.args)] = text
+    return [_KNOWN[weights, repr(one.args)] for one in requests]
 
 
 def generated(
@@ -157,10 +171,11 @@ def generated(
     model: PreTrainedModel,
     requests: Sequence[Instance],
     add_bos: bool = False,
+    cache_bytes: int | None = None,
 ) -> list[str]:
     """Return what a new generator answers."""
     with isolated():
-        generator = make(wrapped(model, BATCH_SIZE, add_bos))
+        generator = make(wrapped(model, BATCH_SIZE, add_bos), cache_bytes)
         generator.weights_changed()
         return generator.generate(requests)
 
@@ -189,8 +204,35 @@ def stops(texts: Sequence[str]) -> list[list[str]]:
     return found
 
 
+CHAT = (
+    "<bos>{% for m in messages %}{{ m['role'] }}:{{ m['content'] }}<eos>{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+
+def plain_model() -> PreTrainedModel:
+    """Return the model of laws that do not depend on the architecture."""
+    return tiny_model("llama", 0, len(pair_tokenizer()))
+
+
+@contextmanager
+def memory_for(model: PreTrainedModel, rows: int) -> Iterator[None]:
+    """Let calls of the model with more rows run out of memory, as on a GPU."""
+
+    def check(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tokens = kwargs.get("input_ids", args[0] if args else None)
+        if tokens is not None and len(tokens) > rows:
+            raise torch.OutOfMemoryError("a test's device has no more memory")
+
+    handle = model.register_forward_pre_hook(check, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 class GeneratorLaws:
-    """Every generator keeps these; fixture `make` is a function of lm-eval's `HFLM`.
+    """Every generator keeps these; fixture `make` is a `GeneratorFactory`.
 
     Texts are compared with those of `HFLM` itself, with one request a batch and float32. Two tokens
     would have to be as likely, but for rounding, for a right generator to differ.
@@ -246,7 +288,7 @@ class GeneratorLaws:
         """Prompts share a beginning, and the weights change twice below it, in place."""
         asked = [request(prompt, ["never"]) for prompt in PROMPTS]
         with isolated():
-            generator = make(wrapped(model, BATCH_SIZE))
+            generator = make(wrapped(model, BATCH_SIZE), None)
             seen = []
             for seed in range(3):
                 noise = torch.Generator().manual_seed(seed)
@@ -266,3 +308,72 @@ class GeneratorLaws:
         before = copy.deepcopy([one.args for one in asked])
         generated(make, model, asked)
         assert [one.args for one in asked] == before
+
+    def test_an_answer_ends_with_any_token_that_ends_one(self, make: GeneratorFactory) -> None:
+        """Several end-of-text tokens; some answers are nothing else, and so are empty."""
+        model = plain_model()
+        asked = [request(prompt, ["never"]) for prompt in PROMPTS]
+        tokenizer, free = pair_tokenizer(), reference(model, asked)
+        firsts = [tokenizer.encode(text, add_special_tokens=False)[0] for text in free[:4]]
+        middle = tokenizer.encode(free[5], add_special_tokens=False)[LIMIT // 2]
+        model.generation_config.eos_token_id = [2, firsts[0], firsts[3], middle]
+        expected = reference(model, asked)
+        assert expected != free
+        assert generated(make, model, asked) == expected
+
+    def test_texts_after_a_chat_template_are_those_of_lm_eval(self, make: GeneratorFactory) -> None:
+        """Examples as turns, and special tokens that the template spells out."""
+        model = plain_model()
+        lm = wrapped(model, 1)
+        lm.tokenizer.chat_template = CHAT
+        shots = [
+            {"role": role, "content": text}
+            for text in SHOTS.split(". ")[:2]
+            for role in ("user", "assistant")
+        ]
+        asked = [
+            request(lm.apply_chat_template([*shots, {"role": "user", "content": text}]), ["<eos>"])
+            for text in PROMPTS[:6]
+        ]
+        expected = reference(model, asked)
+        assert len(set(expected)) > len(asked) // 2
+        assert generated(make, model, asked) == expected
+
+    @pytest.mark.parametrize("cache_bytes", [1, 30_000, 100_000])
+    def test_little_memory_changes_no_text(self, make: GeneratorFactory, cache_bytes: int) -> None:
+        """All requests are larger than the cache, or some are, or few fit at once."""
+        model = plain_model()
+        asked = [
+            request(prompt, ["never"], 1 + (3 * number) % LIMIT)
+            for number, prompt in enumerate(PROMPTS)
+        ]
+        assert generated(make, model, asked, cache_bytes=cache_bytes) == reference(model, asked)
+
+    def test_a_device_without_memory_is_an_error_or_changes_no_text(
+        self, make: GeneratorFactory
+    ) -> None:
+        """Memory runs out with more than two rows; afterwards there is room again."""
+        model = plain_model()
+        asked = [request(prompt, ["never"]) for prompt in PROMPTS]
+        expected = reference(model, asked)
+        with isolated():
+            generator = make(wrapped(model, BATCH_SIZE), None)
+            with memory_for(model, 2):
+                try:
+                    texts = generator.generate(asked)
+                except torch.OutOfMemoryError:
+                    texts = expected
+            assert texts == expected
+            assert generator.generate(asked) == expected
+
+    def test_what_is_not_greedy_is_answered_as_lm_eval_does(self, make: GeneratorFactory) -> None:
+        """Beams, and a penalty of the model's own on repetition, among other requests."""
+        model = plain_model()
+        model.generation_config.repetition_penalty = 1.7
+        asked = [request(prompt, ["never"]) for prompt in PROMPTS[:4]]
+        greedy = reference(model, asked)
+        for one in asked[::2]:
+            one.args[1]["num_beams"] = 2
+        expected = reference(model, asked)
+        assert expected[::2] != greedy[::2]
+        assert generated(make, model, asked) == expected

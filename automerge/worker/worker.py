@@ -167,6 +167,7 @@ class MergeWorker:
             lambda: self._engine.distance(self._model, spec.base),
             self._base,
             plan.graph,
+            plan.cache,
         )
         self._scorer = (tasks or spec.panel.open(spec.run)).attach(live)
 

@@ -258,7 +258,7 @@ def test_generation_notes_say_how_many_texts_were_cut_empty_or_alike(folder):
     scored = scorer.score(all_items(task_set))
     notes = {"empty", "truncated", "looping", "repeated"}
     assert set(scored.notes) == {
-        *(f"generate/{note}" for note in notes), "generate,word/unextracted"
+        *(f"generate/{note}" for note in notes), "generate,word/unextracted", "generated/continuous"
     }  # fmt: skip
     assert all(0 <= share <= 1 for share in scored.notes.values())
     texts = [text for (text,) in scorer.answer(all_items(task_set)).by_item.values()]

@@ -10,6 +10,8 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from automerge.checkpoints import MemoryCheckpoint
 from automerge.config import load_config
 from automerge.config.recipe_file import read_recipe
 from automerge.errors import ConfigError
+from automerge.evaluation.base import Live
+from automerge.evaluation.generation.table import GENERATORS
 from automerge.evaluation.table import EVALUATORS
 from automerge.executors import EXECUTORS
 from automerge.extensions import Table, install, load_extensions, modules, read_extension
@@ -28,10 +32,13 @@ from automerge.methods import METHODS, Method
 from automerge.methods import admit as admit_method
 from automerge.recipe import Profile, Recipe, RecipeSource
 from automerge.samplers import SAMPLERS
+from automerge.session.panel import study_panel
 from automerge.store.store import Store
+from automerge.testing import GeneratorLaws
+from automerge.testing.generators import plain_model
 from automerge.trial import Measured
 from tests.command_line import REPOSITORY, automerge, surroundings
-from tests.evaluation.toys import phrase
+from tests.evaluation.toys import make_model, make_tokenizer, phrase
 from tests.zoo import write_zoo
 
 SOURCE = '''
@@ -214,6 +221,7 @@ TABLES: Mapping[str, Table[Any]] = {
     "samplers": SAMPLERS.factories,
     "evaluators": EVALUATORS,
     "executors": EXECUTORS,
+    "generators": GENERATORS,
 }
 
 
@@ -226,6 +234,7 @@ def test_every_table_takes_entry_points_of_its_group(
         "from automerge.evaluation.properties import Properties as evaluators\n"
         "from automerge.executors import Launcher\n"
         "executors = Launcher(lambda start: None, in_driver=True)\n"
+        "from automerge.evaluation.generation.static import StaticGenerator as generators\n"
         "nothing = 1\n"
     )
     info = mine / "my_package-1.0.dist-info"
@@ -263,6 +272,50 @@ def shown(page: str, beginning: str) -> str:
     text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
     (found,) = (b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if beginning in b)
     return str(found)
+
+
+def test_a_generator_from_outside_keeps_the_laws_and_answers_a_study(tmp_path: Path) -> None:
+    config = write_zoo(tmp_path)
+    (tmp_path / "my_generator.py").write_text(shown("extensions.md", "class Plain"))
+    text = config.read_text().replace(
+        "evaluation: {", "evaluation: {generator: 'my_generator:Plain', "
+    )
+    config.write_text(text.replace("tasks: [choose, ", "tasks: [") + "extensions: [my_generator]\n")
+    try:
+        loaded = load_config(config)
+        assert loaded.evaluation.generator == "my_generator:Plain"
+        GeneratorLaws().test_texts_are_those_of_lm_eval(
+            GENERATORS["my_generator:Plain"], plain_model(), False
+        )
+        panel = study_panel(loaded)
+        live = Live(make_model("llama"), make_tokenizer(), lambda: 0.0, nullcontext)
+        scored = [
+            replace(panel, settings=replace(panel.settings, generator=name))
+            .open(tmp_path / "run", keep=True)
+            .attach(live)
+            .score({"say": tuple(range(20))})
+            for name in (panel.settings.generator, "continuous")
+        ]
+    finally:
+        sys.modules.pop("my_generator", None)
+    assert scored[0].scores == scored[1].scores
+    assert "generated/my_generator:Plain" in scored[0].notes
+    assert "generated/continuous" in scored[1].notes
+
+
+def test_a_generator_that_is_not_there_is_refused_at_its_place(mine: Path) -> None:
+    config = mine / "automerge.yaml"
+    config.write_text(
+        "base: ./base\nmodels: {a: ./a}\ntasks: [t]\nextensions: [my_merges]\n"
+        "evaluation: {generator: continous}\n"
+    )
+    with pytest.raises(ConfigError, match=r"unknown generator 'continous'.*'continuous'"):
+        load_config(config)
+    config.write_text(config.read_text().replace("continous", "'my_merges:DOUBLED'"))
+    with pytest.raises(
+        ConfigError, match=r":5:25: generator 'my_merges:DOUBLED': expected a class"
+    ):
+        load_config(config)
 
 
 @pytest.mark.slow

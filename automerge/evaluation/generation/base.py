@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
 
 
 class Generator(Protocol):
@@ -23,5 +24,24 @@ class Generator(Protocol):
         ...
 
     def generate(self, requests: Sequence[Instance]) -> list[str]:
-        """Return one text per request, cut where lm-eval cuts it."""
+        """Return one text per request, cut where lm-eval cuts it.
+
+        Raises:
+            torch.OutOfMemoryError: a request does not even fit alone; the trial has failed.
+        """
         ...
+
+
+@runtime_checkable
+class Choosing(Generator, Protocol):
+    """A generator that decides how it generates once it sees the model."""
+
+    @property
+    def chosen(self) -> str:
+        """How it generated last, and why if not as asked, for people."""
+        ...
+
+
+GeneratorFactory: TypeAlias = Callable[["HFLM", int | None], Generator]
+"""Makes a generator over lm-eval's wrapper of a model, of the bytes that keys and values of answers
+under way may fill; None is no limit."""

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 class StaticGenerator:
     """Runs every request from its first token, in batches of similar length; keeps nothing."""
 
-    def __init__(self, lm: HFLM) -> None:
+    def __init__(self, lm: HFLM, cache_bytes: int | None = None) -> None:
+        del cache_bytes  # a batch is as large as the configuration says
         self._lm = lm
 
     def weights_changed(self) -> None:

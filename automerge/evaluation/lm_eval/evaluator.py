@@ -121,7 +121,7 @@ class LmEvalTasks:
         )
 
     def attach(self, live: Live) -> LmEvalScorer:
-        """Return a scorer with the study's batch size and length."""
+        """Return a scorer with the study's batch size, length and generator."""
         return LmEvalScorer(
             live.model,
             live.tokenizer,
@@ -129,4 +129,6 @@ class LmEvalTasks:
             self.task_set.settings.batch_size,
             self.task_set.settings.max_length,
             live.graph_bytes,
+            self.task_set.settings.generator,
+            live.cache_bytes,
         )

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from automerge.evaluation.base import BATCH_SIZE, Backward, Scored
-from automerge.evaluation.generation.base import Generator
-from automerge.evaluation.generation.static import StaticGenerator
+from automerge.evaluation.generation.base import Choosing
+from automerge.evaluation.generation.table import AUTO, GENERATORS
 from automerge.evaluation.guards import check_log_likelihoods
 from automerge.evaluation.lm_eval.answers import Answer, Answers
 from automerge.evaluation.lm_eval.generated_answers import generate
@@ -28,7 +28,7 @@ from automerge.evaluation.loglikelihood.forward import (
 )
 from automerge.evaluation.loglikelihood.packing import Request
 from automerge.objective import ItemScores
-from automerge.trial import Items, Steering
+from automerge.trial import GENERATED, Items, Steering
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -50,6 +50,8 @@ class LmEvalScorer:
         batch_size: int = BATCH_SIZE,
         max_length: int | None = None,
         graph_bytes: int | None = None,
+        generator: str = AUTO,
+        cache_bytes: int | None = None,
     ) -> None:
         from lm_eval.models.huggingface import HFLM
 
@@ -61,7 +63,8 @@ class LmEvalScorer:
                 max_length=max_length,
                 softmax_dtype="float32",
             )
-        self._generator: Generator = StaticGenerator(self._lm)
+            self._generator = GENERATORS[generator](self._lm, cache_bytes)
+        self._generator_name = generator
         self._model = model
         self._task_set = task_set
         self._batch_size = batch_size
@@ -184,12 +187,19 @@ class LmEvalScorer:
                     texts, more, task_notes = generate(self._lm, self._generator, task, waiting)
                     tokens += more
                     notes.update(task_notes)
+                    notes[f"{GENERATED}{self._generated}"] = 1.0
                     found.update(zip(map(id, waiting), texts, strict=True))
         by_item = {
             item: tuple(found[id(instance)] for instance in instances)
             for item, instances in chosen.items()
         }
         return Answers(by_item, tokens, notes)
+
+    @property
+    def _generated(self) -> str:
+        """How texts are generated, for people."""
+        generator = self._generator
+        return generator.chosen if isinstance(generator, Choosing) else self._generator_name
 
     def judge(
         self, items: Items, answers: Answers

@@ -1,0 +1,138 @@
+"""Continuous generation wherever it says what lm-eval's own way says, else that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+import torch
+
+from automerge.evaluation.generation.asks import Ask, Asks
+from automerge.evaluation.generation.base import Generator
+from automerge.evaluation.generation.continuous import ContinuousGenerator
+from automerge.evaluation.generation.static import StaticGenerator
+from automerge.evaluation.loglikelihood.forward import UNSUPPORTED, max_position
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+PROBES, PROBE_TOKENS = 4, 48
+"""How many prompts are tried, and how much of each."""
+
+LIMITS = (5, 12, 8, 3)
+"""How long probes' answers may be: unlike, so that rows are freed at different times."""
+
+PAST = 4
+"""How far a probe goes beyond a window."""
+
+PROBE_ROWS = 3
+"""Fewer than probes, so that rows are filled again."""
+
+
+class AutoGenerator:
+    """Compares `ContinuousGenerator` with transformers' `generate` on the first greedy requests.
+
+    They must give the same tokens, except where two are as likely but for rounding.
+    """
+
+    def __init__(self, lm: HFLM, cache_bytes: int | None = None) -> None:
+        self._lm = lm
+        self._asks = Asks(lm)
+        self._continuous = ContinuousGenerator(lm, cache_bytes)
+        self._static = StaticGenerator(lm, cache_bytes)
+        self._found: tuple[Generator, str] | None = None
+
+    @property
+    def chosen(self) -> str:
+        """How texts are generated, and why if not continuously."""
+        return "static: no request to compare on" if self._found is None else self._found[1]
+
+    def weights_changed(self) -> None:
+        """Pass it on."""
+        self._continuous.weights_changed()
+        self._static.weights_changed()
+
+    def generate(self, requests: Sequence[Instance]) -> list[str]:
+        """Return one text per request."""
+        if self._found is None and requests:
+            self._found = self._choose(requests)
+        generator = self._static if self._found is None else self._found[0]
+        return generator.generate(requests)
+
+    def _choose(self, requests: Sequence[Instance]) -> tuple[Generator, str] | None:
+        """Choose for good; None where the requests do not tell."""
+        why = self._continuous.obstacle
+        if why is None:
+            asks = [ask for request in requests if (ask := self._asks.of(request)) is not None]
+            tried = probes(asks, self._lm.max_length, max_position(self._lm.model))
+            if not tried:
+                return None
+            why = self._difference(tried)
+        if why is None:
+            return self._continuous, "continuous"
+        return self._static, f"static: {why}"
+
+    @torch.no_grad()
+    def _difference(self, tried: Sequence[Ask]) -> str | None:
+        """Say why continuous answers are not lm-eval's; None where they are."""
+        try:
+            answers = self._continuous.answers(tried, PROBE_ROWS)
+        except UNSUPPORTED as error:
+            said = (str(error).strip().splitlines() or [""])[0][:200]
+            return f"this model cannot run continuously ({type(error).__name__}: {said})"
+        differing = sum(not self._is_answer(ask, answers[ask]) for ask in tried)
+        if not differing:
+            return None
+        return f"continuous answers differ from lm-eval's on {differing} of {len(tried)} probes"
+
+    def _is_answer(self, ask: Ask, answer: Sequence[int]) -> bool:
+        model = self._lm.model
+        prompt = torch.tensor([ask.prompt], device=model.device)
+        expected: list[int] = model.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_length=len(ask.prompt) + ask.limit,
+            do_sample=False,
+            pad_token_id=self._lm.tokenizer.pad_token_id,
+            use_cache=True,
+        )[0, len(ask.prompt) :].tolist()
+        if list(answer) == expected:
+            return True
+        pairs = enumerate(zip_longest(answer, expected))
+        place, (ours, theirs) = next((n, pair) for n, pair in pairs if pair[0] != pair[1])
+        if ours is None or theirs is None:
+            return False
+        same = torch.tensor([(*ask.prompt, *expected[:place])], device=model.device)
+        logits = model(input_ids=same, use_cache=False).logits[0, -1].float()
+        tolerance = 1e-4 if model.dtype == torch.float32 else 0.25
+        between = abs(float(logits[ours] - logits[theirs]))
+        return between <= tolerance * max(1.0, float(logits.abs().max()) / 10)
+
+
+def probes(asks: Sequence[Ask], longest: int, window: int) -> list[Ask]:
+    """Make asks from others' tokens: one head for all and unlike tails, and one without the head.
+
+    Args:
+        asks: what is asked.
+        longest: how many tokens the model takes.
+        window: up to where every layer sees all tokens before it. If an ask goes beyond, so does a
+            probe.
+    """
+    size = min(PROBE_TOKENS, longest - max(LIMITS))
+    pieces = list(dict.fromkeys(a.prompt[:size] for a in asks if len(a.prompt) > PROBES))[:PROBES]
+    if not pieces or size <= PROBES:
+        return []
+    half = min(map(len, pieces)) // 2
+    head = pieces[0][:half]
+    tails = [tail for piece in pieces for tail in (piece[half:], piece[: half - 1 : -1])]
+    prompts = [head + tail[: max(1, len(tail) - n)] for n, tail in enumerate(tails)]
+    prompts.append(pieces[0][::-1])
+    made = [Ask(p, (), LIMITS[n % len(LIMITS)]) for n, p in enumerate(dict.fromkeys(prompts))]
+    furthest = max(len(ask.prompt) + ask.limit for ask in asks)
+    if furthest > window:
+        tokens = max((ask.prompt for ask in asks), key=len)
+        long = (tokens * (window // len(tokens) + 1))[: min(window, longest - PAST)]
+        made.append(Ask(long, (), PAST))
+    return made

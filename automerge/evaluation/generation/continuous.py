@@ -1,0 +1,125 @@
+"""Generation with rows that are filled again at once, shared beginnings run once, and no padding.
+
+For whatever model attends through transformers' attention interface, with its weights as they lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from automerge.evaluation.generation.asks import Ask, Asks, obstacle
+from automerge.evaluation.generation.decoding import Decoder
+from automerge.evaluation.generation.plan import Plan, plans
+from automerge.evaluation.generation.slots import Slots, attending
+from automerge.evaluation.generation.static import StaticGenerator
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+DEVICE_ROWS = 8
+"""Rows per request of a batch on a GPU: a row runs a token at a time, a batch's whole requests."""
+
+
+class ContinuousGenerator:
+    """Decodes greedily, with a row for every answer under way; keeps no keys and values afterwards.
+
+    There are as many rows as the batch size says and as fit into `cache_bytes`; a request that
+    needs more runs alone. Where memory runs out, half as many are tried, from then on. The longest
+    answers come first, by how long they were the last time.
+    """
+
+    def __init__(self, lm: HFLM, cache_bytes: int | None = None) -> None:
+        self._lm, self._cache_bytes = lm, cache_bytes
+        self._static = StaticGenerator(lm)
+        self._asks = Asks(lm)
+        self._lengths: dict[Ask, int] = {}
+        per_request = 1 if lm.model.device.type == "cpu" else DEVICE_ROWS
+        self._most_rows = int(lm.batch_size) * per_request
+
+    @property
+    def chosen(self) -> str:
+        """Say whether lm-eval's own way is taken after all, and why."""
+        why = self.obstacle
+        return "continuous" if why is None else f"static: {why}"
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why nothing can be generated in this way, if so."""
+        if self._lm.backend != "causal":
+            return "the model has an encoder"
+        return obstacle(self._lm.model.generation_config)
+
+    def weights_changed(self) -> None:
+        """Do nothing: no keys and values outlive a call."""
+
+    def generate(self, requests: Sequence[Instance]) -> list[str]:
+        """Return one text per request; those that are not simply greedy are lm-eval's own."""
+        able = self.obstacle is None
+        asks = [self._asks.of(request) if able else None for request in requests]
+        answers = self.answers([ask for ask in asks if ask is not None])
+        self._lengths |= {ask: len(answer) for ask, answer in answers.items()}
+        texts = {ask: self._asks.text(ask, answer) for ask, answer in answers.items()}
+        others = [r for r, ask in zip(requests, asks, strict=True) if ask is None]
+        rest = iter(self._static.generate(others) if others else ())
+        return [next(rest) if ask is None else texts[ask] for ask in asks]
+
+    @torch.no_grad()
+    def answers(self, asks: Sequence[Ask], most_rows: int | None = None) -> dict[Ask, list[int]]:
+        """Return the answers' tokens, including the one that ends them.
+
+        Args:
+            asks: what is asked.
+            most_rows: how many may be under way at once, if not as many as usual.
+
+        Raises:
+            Unsupported: the model attends in another way.
+            torch.OutOfMemoryError: one of them does not fit, even alone.
+        """
+        waiting = sorted(
+            dict.fromkeys(asks),
+            key=lambda ask: (-self._lengths.get(ask, ask.limit), -len(ask.prompt)),
+        )
+        found: dict[Ask, list[int]] = {}
+        if waiting:
+            with attending(self._lm.model):
+                rows = most_rows or self._most_rows
+                for plan, numbers in plans(waiting, rows, self._most_tokens()):
+                    self._answer(plan, [waiting[number] for number in numbers], found)
+        return found
+
+    def _answer(self, plan: Plan, asks: Sequence[Ask], found: dict[Ask, list[int]]) -> None:
+        """Find answers with the rows planned, or with half as many while memory runs out."""
+        rows = plan.rows
+        while left := [ask for ask in asks if ask not in found]:
+            try:
+                self._decode(replace(plan, rows=rows), left, found)
+            except torch.OutOfMemoryError:
+                if rows == 1:
+                    raise
+                rows = self._most_rows = rows // 2
+            else:
+                return
+            torch.cuda.empty_cache()
+
+    def _decode(self, plan: Plan, asks: Sequence[Ask], found: dict[Ask, list[int]]) -> None:
+        model, config = self._lm.model, self._lm.model.generation_config
+        ends = config.eos_token_id
+        ends = () if ends is None else (ends,) if isinstance(ends, int) else tuple(ends)
+        decoder = Decoder(model, plan, ends, config.repetition_penalty or 1.0)
+        stops = [self._asks.stops(ask) for ask in asks]
+        for number, answer in decoder.run(asks, stops, range(len(asks))):
+            found[asks[number]] = answer
+
+    def _most_tokens(self) -> int | None:
+        """Return how many tokens' keys and values fit into their share of memory."""
+        if self._cache_bytes is None:
+            return None
+        one = Slots(1, 1)
+        tokens = torch.zeros((1, 1), dtype=torch.long, device=self._lm.model.device)
+        one.run(self._lm.model, tokens, slice(0, 1), 0, 1)
+        return self._cache_bytes // one.nbytes
