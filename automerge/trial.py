@@ -10,8 +10,9 @@ from typing import Literal, TypeAlias
 from automerge.objective import ItemScores, joined
 from automerge.recipe import Coordinate, Recipe
 
-Part = Literal["search", "select", "test"]
+Part = Literal["search", "select", "test", "explain"]
 PARTS: tuple[Part, ...] = ("search", "select", "test")
+"""Those that items are split into. What explains a model in the end is measured on search items."""
 
 Params: TypeAlias = Mapping[str, float | int | bool | str]
 Items: TypeAlias = Mapping[str, tuple[int, ...]]
@@ -56,7 +57,8 @@ class Steering:
 class Job:
     """One measurement to make: a recipe on items of one part of the split.
 
-    A part may be measured in several blocks, numbered from 0; each item is in exactly one. With
+    A part may be measured in several blocks, numbered from 0. With select items, each is in exactly
+    one; what explains a model has a block per point of a line (`study.explanation`). With
     `steering`, slopes are wanted too. `keep_answers` asks for the generated texts that are right.
     """
 

@@ -110,7 +110,7 @@ class ToyWorker:
             Timings(0.1, 0.2, 0.3, 1.0),
             tokens=7,
             margins=margins(job.recipe, job.items),
-            slopes=slopes(job.recipe) if job.part == "search" else {},
+            slopes=slopes(job.recipe) if job.part in ("search", "explain") else {},
             answers=answers(job.recipe, job.items) if job.keep_answers else {},
         )
         if self.witness is not None:

@@ -17,7 +17,7 @@ from automerge.study import Observer, Snapshot
 from automerge.text.redaction import redact
 from automerge.text.say import say
 
-_PHASES = {"search": "searching", "select": "selecting", "test": "testing"}
+_PHASES = {"search": "searching", "select": "selecting", "test": "testing", "explain": "explaining"}
 _ROWS = 8
 
 

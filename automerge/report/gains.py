@@ -1,7 +1,8 @@
-"""Where a merge's gain over equal weights came from, to first order, by source, part and layer."""
+"""Where a merge's gain over equal weights came from: by source, component and layer."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,44 +11,71 @@ import numpy as np
 from automerge.arrays import Floats
 from automerge.recipe import Coordinate, Profile, Recipe, interpolate
 from automerge.report.weights import KnobRow, depths, selector_name
-from automerge.store.result import StudyResult
-from automerge.trial import Measured, Slope
+from automerge.store.result import TrialResult
+from automerge.trial import Measured
 
 WEIGHT = "weight"
+LINE: tuple[float, ...] = (0.0, 1.0, 0.5)
+"""Where slopes are measured on the line from equal weights, 0, to a merge's own, 1; in this order.
+"""
+SIMPSON = (1 / 6, 1 / 6, 4 / 6)
+"""What Simpson's rule multiplies the slopes at these points by: exact where losses are polynomials
+of degree 4 along the line."""
+UNEXPLAINED = 0.25
+"""A map is shown if its sum differs from the measured gain by no more than this share of it."""
 
 
 @dataclass(frozen=True)
-class _Point:
-    """The weights of a trial and the slopes of its losses, relative to these: (weights,)."""
+class Gains:
+    """How much a merge's weights, instead of equal ones, lowered the loss.
 
-    at: Floats
-    slopes: Floats
+    Losses are the smooth ones behind the goals, relative to those at equal weights, averaged over
+    the objectives that have one, and all measured on the same items.
+
+    Attributes:
+        measured: the loss with equal weights less that with the merge's.
+        rows: what each source's weight contributed in each layer, from slopes.
+    """
+
+    measured: float
+    rows: tuple[KnobRow, ...]
+
+    @property
+    def explained(self) -> float:
+        """The sum of all contributions: the whole gain, where slopes explain it."""
+        return math.fsum(value or 0.0 for row in self.rows for value in row.values)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the contributions sum to about what was measured."""
+        return abs(self.explained - self.measured) <= UNEXPLAINED * abs(self.measured)
 
 
-def gain_rows(result: StudyResult, recipe: Recipe) -> tuple[KnobRow, ...]:
-    """Return how much each source's weight in each layer lowered the mean loss, by source and part.
+def gains(trial: TrialResult, n_layers: int) -> Gains | None:
+    """Return where a trial's gain over equal weights came from.
 
-    The gain from weights r, which are 1 / number of sources, to w is taken to be (r − w) · s, with
-    s the mean of the slopes at the two measured recipes nearest to r and w (the trapezoidal rule
-    along the line between them). A knot's part is shared out over the layers by its hat function,
-    so that all values sum to the whole gain. Losses are relative to those of the recipe nearest to
-    r, and their mean is over the objectives that have slopes.
-
-    Args:
-        result: the study.
-        recipe: a merge of its space.
+    With r the equal weights and w the merge's, a weight's contribution is (r − w) times the mean of
+    its slope over the line from r to w (integrated gradients, Sundararajan et al. 2017,
+    arXiv:1703.01365), by Simpson's rule. Contributions sum to the gain up to the rule's error. A
+    knot's is shared out over the layers by its hat function.
 
     Returns:
-        Rows of values per layer; none where no recipe with the same numbers has slopes.
+        None where slopes along the line were not all measured.
     """
+    recipe = trial.trial.recipe
     wanted = weight_coordinates(recipe)
-    points = _points(result, recipe, wanted)
-    if not points or not wanted:
-        return ()
-    at = _weights(recipe, wanted)
-    equal = np.full(len(wanted), 1 / len(recipe.sources))
-    first, last = (_nearest(points, place) for place in (equal, at))
-    return _rows(wanted, (equal - at) * (first.slopes + last.slopes) / 2, result.n_layers)
+    found = [_losses(own, wanted) for own in trial.explained]
+    if len(found) < len(LINE) or not wanted:
+        return None
+    names = [n for n in found[0] if found[0][n][0] > 0 and all(n in own for own in found)]
+    if not names:
+        return None
+    start = {name: found[0][name][0] for name in names}
+    slopes = [np.mean([own[name][1] / start[name] for name in names], axis=0) for own in found]
+    losses = [float(np.mean([own[name][0] / start[name] for name in names])) for own in found]
+    mean = np.einsum("k,kw->w", SIMPSON, slopes)
+    moved = 1 / len(recipe.sources) - _weights(recipe, wanted)
+    return Gains(losses[0] - losses[1], _rows(wanted, moved * mean, n_layers))
 
 
 def weight_coordinates(recipe: Recipe) -> tuple[Coordinate, ...]:
@@ -55,25 +83,13 @@ def weight_coordinates(recipe: Recipe) -> tuple[Coordinate, ...]:
     return tuple(c for c in recipe.coordinates if c.knob == WEIGHT and c.source is not None)
 
 
-def _points(result: StudyResult, recipe: Recipe, wanted: Sequence[Coordinate]) -> list[_Point]:
-    """Return the trials of the recipe's method and numbers that have slopes in all of them."""
-    found = []
-    for trial in result.trials:
-        own, outcome = trial.trial.recipe, trial.outcomes.get("search")
-        alike = own.method == recipe.method and weight_coordinates(own) == wanted
-        if alike and isinstance(outcome, Measured):
-            rows = [_relative(slope, wanted) for slope in outcome.slopes.values()]
-            known = [row for row in rows if row is not None]
-            if known:
-                found.append(_Point(_weights(own, wanted), np.mean(known, axis=0)))
-    return found
-
-
-def _relative(slope: Slope, wanted: Sequence[Coordinate]) -> Floats | None:
-    if slope.loss <= 0 or not all(c in slope.by for c in wanted):
-        return None
-    found = np.array([slope.by[c] for c in wanted]) / slope.loss
-    return found if np.isfinite(found).all() else None
+def _losses(measured: Measured, wanted: Sequence[Coordinate]) -> dict[str, tuple[float, Floats]]:
+    """Return the losses that have slopes in all weights, and these slopes."""
+    return {
+        name: (slope.loss, np.array([slope.by[c] for c in wanted]))
+        for name, slope in measured.slopes.items()
+        if all(c in slope.by for c in wanted)
+    }
 
 
 def _weights(recipe: Recipe, wanted: Sequence[Coordinate]) -> Floats:
@@ -81,13 +97,9 @@ def _weights(recipe: Recipe, wanted: Sequence[Coordinate]) -> Floats:
     return np.array([dict(profiles[c.source or ""].parts)[c.selector][c.knot] for c in wanted])
 
 
-def _nearest(points: Sequence[_Point], at: Floats) -> _Point:
-    return min(points, key=lambda point: float(((point.at - at) ** 2).sum()))
-
-
-def _rows(wanted: Sequence[Coordinate], gains: Floats, n_layers: int) -> tuple[KnobRow, ...]:
+def _rows(wanted: Sequence[Coordinate], found: Floats, n_layers: int) -> tuple[KnobRow, ...]:
     grouped: dict[tuple[str, str], list[float]] = {}
-    for coordinate, gain in zip(wanted, gains.tolist(), strict=True):
+    for coordinate, gain in zip(wanted, found.tolist(), strict=True):
         grouped.setdefault((coordinate.source or "", coordinate.selector), []).append(gain)
     selectors = {selector for _, selector in grouped}
     return tuple(

@@ -16,7 +16,7 @@ from automerge.report.commands import score_commands
 from automerge.report.compare import verdict
 from automerge.report.course import Stage, prospect, stages
 from automerge.report.followed import Followed, followed
-from automerge.report.gains import gain_rows
+from automerge.report.gains import Gains, gains
 from automerge.report.hypervolume import progress
 from automerge.report.run_sections import (
     duration,
@@ -261,8 +261,9 @@ def _model(
         above = knobs.setdefault(row.knob, [])
         heat = _heat_row(row, largest[row.knob] or 1.0)
         above.append(heat | {"first": not above or above[-1]["source"] != heat["source"]})
-    if gains := gain_rows(result, recipe):
-        knobs["gain over equal weights, % of the loss"] = _gain_rows(gains)
+    found = gains(member.trial, result.n_layers)
+    if found is not None and found.holds:
+        knobs["gain over equal weights, % of the loss there"] = _gain_rows(found.rows)
     folder = member.trial.model_dir
     last = sum(piece.n_layers for piece in recipe.slices) or result.n_layers
     return {
@@ -272,23 +273,44 @@ def _model(
         "layers": layers_in_words(recipe),
         "last_layer": last - 1,
         "folder": folder or "",
-        "knobs": [{"name": knob, "rows": found} for knob, found in knobs.items()],
+        "knobs": [{"name": knob, "rows": own} for knob, own in knobs.items()],
+        "gain": "" if found is None else _gain_text(found),
         "recipe": recipe_yaml(recipe.plain()),
         "command": _command(result, folder) if folder and _tested(member) else "",
     }
 
 
-def _gain_rows(gains: Sequence[KnobRow]) -> list[Row]:
+def _gain_text(found: Gains) -> str:
+    """Say how much of what was measured slopes explain."""
+    measured, explained = (_percent(share) for share in (found.measured, found.explained))
+    change = "lower" if found.measured >= 0 else "higher"
+    said = (
+        "Of the smooth losses behind the goals, on the same search items: with these weights the "
+        f"mean is {measured.lstrip('+−')} % {change} than with equal weights"
+    )
+    if not found.holds:
+        return f"{said}. Slopes on the way add up to {explained} %, which does not explain it."
+    return (
+        f"{said}; the map, from slopes on the way, adds up to {explained} %. Above zero: this "
+        "weight lowered the loss there."
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:+.2f}".replace("-", "−")
+
+
+def _gain_rows(rows: Sequence[KnobRow]) -> list[Row]:
     """Return rows of gains in percent, whose ranges are their sums."""
-    percent = [replace(row, values=tuple(100 * (v or 0.0) for v in row.values)) for row in gains]
+    percent = [replace(row, values=tuple(100 * (v or 0.0) for v in row.values)) for row in rows]
     largest = max(abs(v or 0.0) for row in percent for v in row.values) or 1.0
-    rows: list[Row] = []
+    found: list[Row] = []
     for row in percent:
         heat = _heat_row(row, largest)
         total = f"{math.fsum(v or 0.0 for v in row.values):+.2f}".replace("-", "−")
-        first = not rows or rows[-1]["source"] != heat["source"]
-        rows.append(heat | {"range": total, "first": first})
-    return rows
+        first = not found or found[-1]["source"] != heat["source"]
+        found.append(heat | {"range": total, "first": first})
+    return found
 
 
 def _command(result: StudyResult, folder: str) -> str:

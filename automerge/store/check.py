@@ -23,7 +23,7 @@ from automerge.recipe import BASE, Recipe, slice_faults
 from automerge.store.file import refusal
 from automerge.store.record import KEYS, Inputs, StudyRecord
 from automerge.store.schema import ANSWERS, META, NAME, NOTES, PARAMS, RECIPE, TIMINGS, misfit
-from automerge.trial import PARTS, FailureKind, Items, Origin, Part
+from automerge.trial import FailureKind, Items, Origin, Part
 
 LARGEST = 1e15
 """The largest score or weight of an item: beyond any log-likelihood of a document."""
@@ -204,9 +204,9 @@ class _Check:
             measurement, trial, part, block, timings, tokens, notes, at = row
             self._trial(trial)
             self._need(trial not in self._duplicates, "trial", "no duplicate", trial)
-            self._need(part in PARTS, "part", "a part", part)
+            self._need(part in get_args(Part), "part", "a part", part)
             expected = blocks.get((trial, part), 0)
-            fits = block == expected and (part == "select" or block == 0)
+            fits = block == expected and (part in ("select", "explain") or block == 0)
             self._need(fits, "block", f"block {expected}", block)
             blocks[trial, part] = block + 1
             self._json(TIMINGS, "timings", timings)
@@ -249,9 +249,13 @@ class _Check:
                 raise self._refuse("ids", "an item comes twice")
             seen.setdefault(measurement, set()).add(objective)
         self._table = "measurements"
-        for measurement, (_, _, block) in measured.items():
+        for measurement, (_, part, block) in measured.items():
             self._row = (measurement,)
-            lacking = sorted(known - seen.get(measurement, set()))
+            own = seen.get(measurement, set())
+            if part == "explain":
+                self._need(not own, "id", "slopes only", sorted(own))
+                continue
+            lacking = sorted(known - own)
             self._need(block > 0 or not lacking, "id", "scores of every objective", lacking)
 
     def _check_margins(self) -> None:
@@ -322,12 +326,12 @@ class _Check:
         self._need(fits, column, f"numbers of {least:g} to {LARGEST:g}", numbers[:5].tolist())
 
     def _check_failures(self, measured: Mapping[int, tuple[int, str, int]]) -> set[tuple[int, str]]:
-        done = {(trial, part) for trial, part, _ in measured.values() if part != "select"}
+        done = {(t, part) for t, part, _ in measured.values() if part in ("search", "test")}
         found: set[tuple[int, str]] = set()
         for trial, part, kind, at in self._rows("failures", "trial, part, kind, at"):
             self._trial(trial)
             self._need(trial not in self._duplicates, "trial", "no duplicate", trial)
-            self._need(part in PARTS, "part", "a part", part)
+            self._need(part in get_args(Part), "part", "a part", part)
             self._need(kind in get_args(FailureKind), "kind", "a kind of failure", kind)
             self._need(0 <= at <= LATEST, "at", "Unix seconds", at)
             self._need((trial, part) not in done, "part", "one that gave no scores", part)

@@ -74,6 +74,7 @@ def study_result(run: Path, store: Store, *, state: State | None = None) -> Stud
     for part in PARTS:
         for number, outcome in store.each_outcome(part):
             outcomes[number][part] = _clustered(outcome, inputs.clusters)
+    explained = store.explained()
     front = decided.front or ()
     numbers = {trial.origin: trial.number for trial in reversed(trials)}
     return StudyResult(
@@ -86,6 +87,7 @@ def study_result(run: Path, store: Store, *, state: State | None = None) -> Stud
                 outcomes[trial.number],
                 decided.believed.get(trial.number, {}),
                 model_dir=_model_dir(run, trial.name),
+                explained=explained.get(trial.number, ()),
             )
             for trial in trials
             if trial.number not in duplicates

@@ -27,12 +27,14 @@ class TrialResult:
 
     `believed` has the search's own estimates (with control variates) by objective name; without
     them, the plain estimates on search items are used. `model_dir` is relative to the run folder.
+    `explained` has slopes along the line from equal weights to the trial's (`study.explanation`).
     """
 
     trial: Trial
     outcomes: Mapping[Part, Outcome]
     believed: Mapping[str, Estimate] = field(default_factory=dict)
     model_dir: str | None = None
+    explained: tuple[Measured, ...] = ()
 
     def scores(self, part: Part, objective: str) -> ItemScores | None:
         """Return the item scores of one part and objective; None if nothing was measured."""

@@ -437,6 +437,17 @@ class Store:
             packed.setdefault(objective, []).append((row[0], row[1], row[2]))
         return {name: unpack_texts(rows) for name, rows in packed.items()}
 
+    def explained(self) -> dict[int, tuple[Measured, ...]]:
+        """Return the measurements that explain a model, by trial, each on its own."""
+        rows = self._rows(
+            "SELECT trial, id, timings, tokens, notes FROM measurements "
+            "WHERE part = 'explain' ORDER BY trial, block"
+        )
+        found: dict[int, tuple[Measured, ...]] = {}
+        for trial, *row in rows:
+            found[trial] = (*found.get(trial, ()), self._measured(trial, *row))
+        return found
+
     def _packed(self, table: str, columns: str, measurement: int) -> dict[str, ItemScores]:
         """Return numbers per item by objective, from a table with these columns."""
         packed: dict[str, list[tuple[Any, ...]]] = {}

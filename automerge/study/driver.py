@@ -10,6 +10,7 @@ from automerge.space import Space
 from automerge.store.store import Store
 from automerge.study.context import Context
 from automerge.study.dispatch import Dispatcher
+from automerge.study.explanation import Explanation
 from automerge.study.plan import Plan
 from automerge.study.search import Search
 from automerge.study.selection import Selection
@@ -32,9 +33,10 @@ class Driver:
         self._context = Context(store, plan, Dispatcher(executor), observer, stop)
         self._search = Search(self._context, space, sampler)
         self._selection = Selection(self._context)
+        self._explanation = Explanation(self._context)
 
     def run(self) -> bool:
-        """Search, select and test; return False when stopped before the end."""
+        """Search, select, test and explain; return False when stopped before the end."""
         stop = self._context.stop
         try:
             self._search.run()
@@ -43,6 +45,9 @@ class Driver:
                 self._selection.select(search.trials, search.estimates, search.favourites)
             if not stop():
                 self._selection.test(self._search.trials)
+            if not stop():
+                search = self._search
+                self._explanation.run(search.trials, search.estimates.steering)
             return not stop()
         finally:
             self._context.dispatcher.close()

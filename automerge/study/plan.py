@@ -9,6 +9,7 @@ from automerge.constraint import Constraint
 from automerge.items import BASELINE_SHARES, SLOPE_PASSES, ItemDraw, StudyItems
 from automerge.objective import Objective
 from automerge.recipe import Recipe
+from automerge.report.gains import LINE
 from automerge.study.limits import Limits
 from automerge.study.opening import NOTHING, Opening
 from automerge.trial import BASELINES, Items, Origin, Trial, count_items
@@ -77,9 +78,15 @@ class Plan:
 
     @property
     def n_later(self) -> int:
-        """The most items that selection and test can take."""
+        """The most items that selection and test can take, and slopes for the model to take."""
         models = self.shortlist + sum(first.origin in BASELINES for first in self.first)
-        return models * (count_items(self.items.select) + self.items.test.count)
+        explained = round(len(LINE) * self.n_items("sampler")) if self.slopes else 0
+        return models * (count_items(self.items.select) + self.items.test.count) + explained
+
+    @property
+    def explained_share(self) -> float:
+        """The share of a candidate's items on which slopes are measured at the price of one."""
+        return 1 / SLOPE_PASSES
 
 
 def _shares(origin: Origin) -> int:

@@ -15,10 +15,10 @@ from automerge.objective import MODEL_ITEM, Estimate, ItemScores, estimates, los
 from automerge.store.record import Freeze
 from automerge.study.context import Context
 from automerge.study.estimates import Estimates
+from automerge.study.measuring import Measuring
 from automerge.study.plan import Plan
 from automerge.study.racing import blocks, race
-from automerge.study.watch import Snapshot, described
-from automerge.trial import BASELINES, Failed, Items, Job, Measured, Part, Trial, parent_names
+from automerge.trial import BASELINES, Items, Measured, Trial, parent_names
 
 Scores: TypeAlias = Mapping[str, ItemScores]
 Values: TypeAlias = Mapping[str, Estimate]
@@ -30,10 +30,8 @@ class Selection:
     def __init__(self, context: Context) -> None:
         self._store = context.store
         self._plan = context.plan
-        self._dispatcher = context.dispatcher
-        self._observer = context.observer
         self._stop = context.stop
-        self._front: tuple[tuple[str, tuple[float, ...]], ...] = ()
+        self._measuring = Measuring(context)
 
     def select(
         self, trials: Mapping[int, Trial], searched: Estimates, favourites: Sequence[int] = ()
@@ -41,7 +39,7 @@ class Selection:
         """Freeze a shortlist and measure it block by block until its front is decided."""
         plan = self._plan
         searched.renew()
-        self._front = searched.front_values(trials)
+        self._measuring.front = searched.front_values(trials)
         shortlist = shortlisted(plan, trials, searched, favourites)
         measured = {n: trials[n] for n in sorted(searched.values) if trials[n].origin in BASELINES}
         self._freeze(trials, shortlist, searched, [*measured, *shortlist])
@@ -52,7 +50,7 @@ class Selection:
         feasible: frozenset[int] = frozenset()
         for block, items in enumerate(cut):
             later = (len(cut) - block - 1) * len(left)
-            self._measure("select", {n: trials[n] for n in left}, items, block, later)
+            self._measuring.measure("select", {n: trials[n] for n in left}, items, block, later)
             if self._stop():
                 return
             scores = self._scores(left, cut[: block + 1])
@@ -79,7 +77,7 @@ class Selection:
         decided = self._store.study.decided
         items = self._plan.items.test.open(decided.front)
         numbers = sorted({*decided.baselines, *(decided.front or ())})
-        self._measure("test", {n: trials[n] for n in numbers}, items, 0, 0)
+        self._measuring.measure("test", {n: trials[n] for n in numbers}, items)
 
     def _freeze(
         self,
@@ -136,42 +134,6 @@ class Selection:
             np.array([losses(self._plan.objectives, values[n]) for n in numbers])
         )
         return [n for n, kept in zip(numbers, keep, strict=True) if kept]
-
-    def _measure(
-        self, part: Part, trials: Mapping[int, Trial], items: Items, block: int, later: int
-    ) -> None:
-        """Measure on one block the models not yet measured; `later` more are to come."""
-        done = self._store.blocks(part)
-        failures = self._store.failed(part)
-        waiting = [n for n in trials if done.get(n, 0) <= block and n not in failures]
-        counted = sum(done.values()) + len(failures)
-        total = counted + len(waiting) + later
-        while (waiting and not self._stop()) or self._dispatcher.running:
-            while waiting and not self._stop() and self._dispatcher.free:
-                trial = trials[waiting.pop(0)]
-                self._dispatcher.submit(Job(trial.number, trial.recipe, part, items, block))
-            if self._stop():
-                self._dispatcher.withdraw()
-            if (finished := self._dispatcher.collect()) is None:
-                continue
-            job, outcome = finished
-            self._store.record(job, outcome)
-            counted += 1
-            if isinstance(outcome, Failed):
-                failures.add(job.trial)
-            last = described(self._plan.objectives, trials[job.trial], outcome, block)
-            self._observer.update(
-                Snapshot(
-                    phase=part,
-                    done=counted,
-                    total=total,
-                    running=self._dispatcher.running,
-                    slots=self._dispatcher.slots,
-                    failed=len(failures),
-                    front=self._front,
-                    last=last,
-                )
-            )
 
 
 def shortlisted(

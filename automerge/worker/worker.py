@@ -184,7 +184,7 @@ class MergeWorker:
 
     def prepare(self, part: Part) -> None:
         """Check whether the models' files were touched; before select and test, read them whole."""
-        if part == self._verified:
+        if part in (self._verified, "explain"):
             self._watch.check()
         else:
             self._watch.verify()

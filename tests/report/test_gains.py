@@ -1,18 +1,20 @@
-"""Where gains came from: exact where the loss is quadratic and its slopes are those of the ends."""
+"""Where gains came from: exact where losses are polynomials along the line from equal weights."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from automerge.recipe import Profile, Recipe, RecipeSource
-from automerge.report.gains import gain_rows, weight_coordinates
+from automerge.report.gains import LINE, gains, weight_coordinates
 from automerge.report.html import html_report
 from automerge.report.summary import summarise
-from automerge.store.result import StudyResult, TrialResult
+from automerge.store.result import TrialResult
+from automerge.study.explanation import on_line
 from automerge.trial import Measured, Slope, Timings, Trial
 from tests.report.factory import study
 
@@ -22,8 +24,13 @@ CURVED, LEAST = ROOT @ ROOT.T, RNG.normal(size=8)
 EQUAL = np.full(8, 0.5)
 
 
-def loss(at: np.ndarray) -> float:
-    return float(20 + (at - LEAST) @ CURVED @ (at - LEAST) / 2)
+def quadratic(at: np.ndarray) -> tuple[float, np.ndarray]:
+    return float(20 + (at - LEAST) @ CURVED @ (at - LEAST) / 2), CURVED @ (at - LEAST)
+
+
+def separate(at: np.ndarray) -> tuple[float, np.ndarray]:
+    """A sum of quartics, one per number: what each contributes is known exactly."""
+    return float(5 + ((at - LEAST) ** 4).sum()), 4 * (at - LEAST) ** 3
 
 
 def recipe(at: np.ndarray) -> Recipe:
@@ -38,68 +45,133 @@ def recipe(at: np.ndarray) -> Recipe:
     return Recipe("task_arithmetic", sources, "base")
 
 
-def measured(number: int, at: np.ndarray) -> TrialResult:
-    own = recipe(at)
-    slope = dict(zip(weight_coordinates(own), (CURVED @ (at - LEAST)).tolist(), strict=True))
-    outcome = Measured({}, Timings(), slopes={"goal": Slope(loss(at), slope)})
-    return TrialResult(Trial(number, own, "sampler", f"trial-{number}"), {"search": outcome})
+def numbers(own: Recipe) -> np.ndarray:
+    knots = [k for s in own.sources for _, part in s.knobs["weight"].parts for k in part]
+    return np.array(knots)
 
 
-def result(*trials: TrialResult) -> StudyResult:
-    return replace(study(), trials=trials, n_layers=5)
+def explained(
+    at: np.ndarray, *losses: Callable[[np.ndarray], tuple[float, np.ndarray]]
+) -> TrialResult:
+    own, found = recipe(at), []
+    for t in LINE:
+        there = numbers(on_line(own, t))
+        slopes = {}
+        for i, loss in enumerate(losses):
+            value, slope = loss(there)
+            by = dict(zip(weight_coordinates(own), slope.tolist(), strict=True))
+            slopes[f"goal {i}"] = Slope(value, by)
+        found.append(Measured({}, Timings(), slopes=slopes))
+    return TrialResult(Trial(0, own, "sampler", "trial-0"), {}, explained=tuple(found))
 
 
-def total(rows) -> float:
-    return math.fsum(value for row in rows for value in row.values)
+def test_the_line_leads_from_equal_weights_to_the_merges() -> None:
+    own = recipe(LEAST)
+    assert on_line(own, 1.0) == own
+    assert np.array_equal(numbers(on_line(own, 0.0)), EQUAL)
+    assert numbers(on_line(own, 0.5)) == pytest.approx((EQUAL + LEAST) / 2)
 
 
-def test_the_gains_of_a_quadratic_loss_sum_to_its_fall() -> None:
-    """The trapezoidal rule is exact for the integral of a linear slope."""
-    ends, far = [EQUAL, LEAST / 2], LEAST + 7
-    found = result(*(measured(i, at) for i, at in enumerate([far, *ends])))
-    rows = gain_rows(found, recipe(LEAST / 2))
-    unit = [(loss(at), CURVED @ (at - LEAST)) for at in ends]
-    mean = np.mean([slope / size for size, slope in unit], axis=0)
-    by_hand = (EQUAL - LEAST / 2) * mean
-    assert total(rows) == pytest.approx(by_hand.sum(), rel=1e-12)
-    assert [(row.source, row.selector) for row in rows] == [
+def test_contributions_of_a_quadratic_loss_sum_to_its_fall() -> None:
+    at = LEAST + 0.3
+    found = gains(explained(at, quadratic), 5)
+    assert found is not None
+    assert found.holds
+    fall = (quadratic(EQUAL)[0] - quadratic(at)[0]) / quadratic(EQUAL)[0]
+    assert found.measured == pytest.approx(fall, rel=1e-12)
+    assert found.explained == pytest.approx(fall, rel=1e-12)
+    assert [(row.source, row.selector) for row in found.rows] == [
         ("a", "mlp"),
         ("a", "rest"),
         ("b", "mlp"),
         ("b", "rest"),
     ]
-    for row, pair in zip(rows, by_hand.reshape(4, 2), strict=True):
-        assert len(row.values) == 5
-        assert math.fsum(row.values) == pytest.approx(pair.sum(), rel=1e-12)
+
+
+def test_each_contribution_is_the_fall_of_its_own_term() -> None:
+    """The oracle: with a sum of terms, switching one weight at a time says what each is worth."""
+    at = LEAST - 0.4
+    found = gains(explained(at, separate), 5)
+    assert found is not None
+    start = separate(EQUAL)[0]
+    for pair, row in zip(np.arange(8).reshape(4, 2), found.rows, strict=True):
+        switched = EQUAL.copy()
+        switched[pair] = at[pair]
+        own = (start - separate(switched)[0]) / start
+        assert math.fsum(v or 0.0 for v in row.values) == pytest.approx(own, rel=1e-9)
+
+
+def test_objectives_count_by_their_losses_at_equal_weights() -> None:
+    def ten_times(at: np.ndarray) -> tuple[float, np.ndarray]:
+        value, slope = quadratic(at)
+        return 10 * value, 10 * slope
+
+    one = gains(explained(LEAST, quadratic), 5)
+    both = gains(explained(LEAST, quadratic, ten_times), 5)
+    assert one is not None
+    assert both is not None
+    assert both.measured == pytest.approx(one.measured)
+    assert both.explained == pytest.approx(one.explained)
 
 
 def test_gains_lie_where_the_knots_are() -> None:
     at = EQUAL.copy()
     at[0] = 3.0
-    rows = gain_rows(result(measured(0, at)), recipe(at))
-    first, *others = rows
+    found = gains(explained(at, quadratic), 5)
+    assert found is not None
+    first, *others = found.rows
     assert all(value == 0 for row in others for value in row.values)
-    assert np.all(np.diff(np.abs(first.values)) < 0), "the first knot is the first layer's"
-    assert first.values[-1] == 0
+    assert np.all(np.diff(np.abs(np.array(first.values, dtype=float))) < 0)
+    assert first.values[-1] == 0, "the first knot is the first layer's"
 
 
-def test_nothing_is_said_without_slopes_of_the_same_numbers() -> None:
-    at = LEAST / 2
-    assert gain_rows(study(), recipe(at)) == ()
-    other = replace(recipe(at), method="dare_ties")
-    assert gain_rows(result(measured(0, at)), other) == ()
+def test_slopes_that_do_not_explain_what_was_measured_are_not_drawn() -> None:
+    def cliff(at: np.ndarray) -> tuple[float, np.ndarray]:
+        """Flat, but for a step that no slope sees."""
+        near = np.allclose(at, LEAST)
+        return (1.0 if near else 2.0), np.zeros(8)
+
+    found = gains(explained(LEAST, cliff), 5)
+    assert found is not None
+    assert not found.holds
+    assert (found.measured, found.explained) == (0.5, 0)
 
 
-def test_the_report_shows_gains_of_front_models_with_slopes() -> None:
+def test_nothing_is_said_without_slopes_at_every_point() -> None:
+    whole = explained(LEAST, quadratic)
+    assert gains(replace(whole, explained=whole.explained[:2]), 5) is None
+    assert gains(replace(whole, explained=()), 5) is None
+
+
+def test_the_report_shows_how_far_the_map_explains_the_gain() -> None:
     whole = study()
     merges = [t for t in whole.trials if t.trial.number in whole.front and t.trial.recipe.base]
     own = next(t for t in merges if weight_coordinates(t.trial.recipe))
-    outcome = own.outcomes["search"]
-    assert isinstance(outcome, Measured)
     wanted = weight_coordinates(own.trial.recipe)
-    slope = {"goal": Slope(2.0, dict.fromkeys(wanted, 0.1))}
-    told = replace(own, outcomes={**own.outcomes, "search": replace(outcome, slopes=slope)})
-    trials = tuple(told if t is own else t for t in whole.trials)
-    shown = html_report(summarise(replace(whole, trials=trials)))
-    assert "gain over equal weights" in shown
-    assert "gain over equal weights" not in html_report(summarise(whole))
+
+    def shown(end: float) -> str:
+        """The report, with losses from 2 to `end` and slopes that say 1.9."""
+        length = sum(abs(1 / 3 - w) for w in _knots(own.trial.recipe))
+        rows = zip(wanted, _knots(own.trial.recipe), strict=True)
+        by = {c: (-0.1 if w > 1 / 3 else 0.1) / length for c, w in rows}
+        told = replace(
+            own,
+            explained=tuple(
+                Measured({}, Timings(), slopes={"goal": Slope(2 + t * (end - 2), by)}) for t in LINE
+            ),
+        )
+        trials = tuple(told if t is own else t for t in whole.trials)
+        return html_report(summarise(replace(whole, trials=trials)))
+
+    agreeing = shown(1.9)
+    assert "gain over equal weights" in agreeing
+    assert "5.00 % lower than with equal weights; the map" in agreeing
+    assert "adds up to +5.00 %" in agreeing
+    cliff = shown(1.0)
+    assert "gain over equal weights" not in cliff
+    assert "add up to +5.00 %, which does not explain it" in cliff
+    assert "equal weights" not in html_report(summarise(whole))
+
+
+def _knots(own: Recipe) -> list[float]:
+    return [k for s in own.sources for _, part in s.knobs["weight"].parts for k in part]

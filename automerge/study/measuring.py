@@ -1,0 +1,76 @@
+"""Measurements that do not depend on each other, recorded as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from automerge.study.context import Context
+from automerge.study.watch import Snapshot, described
+from automerge.trial import Failed, Items, Job, Measured, Outcome, Part, Steering, Trial
+
+
+class Measuring:
+    """Measures models on items of one part, and picks up where the store says it stopped.
+
+    `front` is what observers are shown.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._store = context.store
+        self._plan = context.plan
+        self._dispatcher = context.dispatcher
+        self._observer = context.observer
+        self._stop = context.stop
+        self.front: tuple[tuple[str, tuple[float, ...]], ...] = ()
+
+    def measure(
+        self,
+        part: Part,
+        trials: Mapping[int, Trial],
+        items: Items,
+        block: int = 0,
+        later: int = 0,
+        steering: Steering | None = None,
+    ) -> None:
+        """Measure on one block the models not yet measured; `later` more are to come.
+
+        With `steering`, slopes are wanted. Of what explains a model, only they are recorded.
+        """
+        done = self._store.blocks(part)
+        failures = self._store.failed(part)
+        waiting = [n for n in trials if done.get(n, 0) <= block and n not in failures]
+        counted = sum(done.values()) + len(failures)
+        total = counted + len(waiting) + later
+        while (waiting and not self._stop()) or self._dispatcher.running:
+            while waiting and not self._stop() and self._dispatcher.free:
+                trial = trials[waiting.pop(0)]
+                self._dispatcher.submit(
+                    Job(trial.number, trial.recipe, part, items, block, steering)
+                )
+            if self._stop():
+                self._dispatcher.withdraw()
+            if (finished := self._dispatcher.collect()) is None:
+                continue
+            job, outcome = finished
+            self._store.record(job, _slopes_only(outcome) if part == "explain" else outcome)
+            counted += 1
+            if isinstance(outcome, Failed):
+                failures.add(job.trial)
+            last = described(self._plan.objectives, trials[job.trial], outcome, block)
+            self._observer.update(
+                Snapshot(
+                    phase=part,
+                    done=counted,
+                    total=total,
+                    running=self._dispatcher.running,
+                    slots=self._dispatcher.slots,
+                    failed=len(failures),
+                    front=self.front,
+                    last=last,
+                )
+            )
+
+
+def _slopes_only(outcome: Outcome) -> Outcome:
+    return replace(outcome, scores={}, margins={}) if isinstance(outcome, Measured) else outcome
