@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from automerge.config import StudyConfig
 from automerge.merging.memory import gb
 from automerge.report.run_sections import duration
-from automerge.session.cost import Cost, Pace, cost
+from automerge.session.cost import Cost, Pace, Range, cost
 from automerge.text.say import say
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from automerge.session.open import Session
+
+WIDTH, INDENT = 80, 9
+"""Columns of a line, and of what precedes its text."""
 
 
 def print_cost(config: StudyConfig, console: Console) -> None:
@@ -26,10 +30,10 @@ def print_cost(config: StudyConfig, console: Console) -> None:
         AutomergeError: whatever a search would refuse.
     """
     session, found = cost(config, lambda text: say(console, text))
-    for line in _lines(config, session, found):
-        say(console, line)
-    for warning in session.warnings:
-        say(console, f"warning: {warning}")
+    warnings = (f"warning: {warning}" for warning in session.warnings)
+    for line in (*_lines(config, session, found), *warnings):
+        for part in _wrapped(line):
+            say(console, part)
 
 
 def _lines(config: StudyConfig, session: Session, found: Cost) -> Iterator[str]:
@@ -52,17 +56,37 @@ def _lines(config: StudyConfig, session: Session, found: Cost) -> Iterator[str]:
     yield f"trial    {_pace(found.without)}"
     if slopes is not None:
         times = slopes.per_item / found.without.per_item if found.without.per_item else math.nan
-        yield f"         {_pace(slopes)} with slopes ({times:.1f} times an item without)"
+        yield f"         {_pace(slopes)}, with slopes"
+        yield f"         an item with slopes takes {times:.1f} times as long as one without"
     several = "1 worker" if workers == 1 else f"{workers} workers"
-    yield f"search   {duration(found.search)} for {config.expected_budget} trials, {several}"
-    yield f"         then up to {duration(found.later)} to select and test"
-    total = found.first + found.search + found.later
-    yield f"total    {duration(total)} at most, at the pace of this process"
+    earlier = f", {found.done} of them done" if found.done else ""
+    trials = f"{config.expected_budget} trials{earlier}"
+    yield f"search   {_span(found.search)} for {trials}, {several}"
+    yield f"         then {_span(found.later)} to select and test"
+    total = found.search + found.later
+    yield f"total    {_span(Range(found.first + total.low, found.first + total.high))}"
+    yield (
+        "         an estimate at the pace of this process: how many trials have slopes "
+        "is up to the sampler, whose own time is not in it, nor that to export models"
+    )
     yield (
         f"disk     export: {config.export} writes up to {found.exported} models of "
         f"{gb(found.model)}: {gb(found.exported * found.model)}"
     )
     yield f"         {gb(found.disk_free, math.floor)} is free at {Path(config.out).parent}"
+
+
+def _wrapped(line: str) -> Iterator[str]:
+    """Break a line within the width; words that are longer stay whole."""
+    head, text = line[:INDENT], line[INDENT:]
+    for part in wrap(text, WIDTH - INDENT, break_long_words=False, break_on_hyphens=False):
+        yield head + part
+        head = " " * INDENT
+
+
+def _span(span: Range) -> str:
+    low, high = duration(span.low), duration(span.high)
+    return low if low == high else f"{low} to {high}"
 
 
 def _pace(pace: Pace) -> str:

@@ -60,6 +60,9 @@ def search(
 
 def run_search(config: StudyConfig, console: Console, command: str) -> int:
     """Search, show the front, and return the command's exit code."""
+    from automerge.commands.status import prospects
+    from automerge.report.course import prospect
+    from automerge.report.spending import in_words
     from automerge.report.table import FrontTable
 
     interrupt, study = _run(config, console, command)
@@ -71,6 +74,8 @@ def run_search(config: StudyConfig, console: Console, command: str) -> int:
         )
         return interrupt.exit_code
     console.print(FrontTable(study.summary, run))
+    for line in prospects(in_words(study.result), prospect(study.result)):
+        say(console, line)
     written = ["report.html", "front.json", *([MODELS] if (run / MODELS).is_dir() else [])]
     for name in written:
         say(console, f"{name:12} {run / name}")

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from automerge import pareto
 from automerge.objective import estimates, losses
-from automerge.store.read_result import generated_by, open_study, study_state
+from automerge.report.course import prospect
+from automerge.report.spending import in_words, spending
+from automerge.store.read_result import generated_by, open_study, study_result
 from automerge.trial import Failed, Measured
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 MAX_ROWS = 12
+WIDTH = 80
+"""Columns of a line."""
 
 
 def study_status(run: Path) -> dict[str, object]:
-    """Return counts, state, failures and the front so far, as JSON-ready values.
+    """Return counts, state, failures, costs and the front so far, as JSON-ready values.
 
     `front` is the selected front once there is one, with select scores; before that, the
-    trials nondominated on search items.
+    trials nondominated on search items. `spent` is in seconds of workers' time; `cost` and
+    `prospect`, what more budget would bring, are sentences.
     """
     with open_study(run) as store:
-        study = store.study
+        study, result = store.study, study_result(run, store)
         objectives, current = study.begun.inputs.objectives, study.current
         counts = store.counts()
         budget, done = current.budget, counts["measured"] + counts["failed"]
@@ -46,7 +53,7 @@ def study_status(run: Path) -> dict[str, object]:
         return {
             "run": str(run),
             "study": current.name,
-            "state": study_state(store, run),
+            "state": result.state,
             "budget": budget,
             "max_items": current.max_items,
             "max_time": current.max_time,
@@ -56,6 +63,9 @@ def study_status(run: Path) -> dict[str, object]:
             "selected": len(store.outcomes("select")),
             "tested": len(store.outcomes("test")),
             "generated": generated_by(search.values()),
+            "spent": None if (spent := spending(result)) is None else asdict(spent),
+            "cost": in_words(result),
+            "prospect": prospect(result),
             "front_items": part,
             "front": [
                 {"name": names[n], "trial": n, "scores": {k: v.value for k, v in values[n].items()}}
@@ -108,6 +118,8 @@ def print_status(status: dict[str, object], console: Console) -> None:
         console.print(table)
         if len(front) > MAX_ROWS:
             console.print(f"… and {len(front) - MAX_ROWS} more")
+    for line in prospects(str(status["cost"]), str(status["prospect"])):
+        console.print(Text(line))
     failures = status["failures"]
     assert isinstance(failures, list)
     for failure in failures[:MAX_ROWS]:
@@ -116,3 +128,9 @@ def print_status(status: dict[str, object], console: Console) -> None:
     if tracebacks:
         console.print(Text(f"last traceback ({tracebacks[-1]['name']}):"))
         console.print(Text(tracebacks[-1]["traceback"]))
+
+
+def prospects(cost: str, prospect: str) -> list[str]:
+    """Return what a study cost, and what more budget would bring, as lines that fit 80 columns."""
+    texts = [f"Cost: {cost}" if cost else "", prospect]
+    return [line for text in texts for line in wrap(text, WIDTH, break_on_hyphens=False) if text]

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from automerge import pareto
+from automerge.arrays import Floats
+from automerge.report.draws import draw_losses
+from automerge.report.hypervolume import Box
+from automerge.report.units import units
 from automerge.store.result import StudyResult, TrialResult
 from automerge.trial import BASELINES, Measured
 
@@ -56,35 +62,71 @@ def _stage(trial: TrialResult) -> str:
     return "proposals with slopes" if trial.trial.slopes else "proposals"
 
 
-def gain_of_second_half(course: Sequence[float]) -> float | None:
-    """Return the share of a course's end that its second half added; None if it is too short.
+@dataclass(frozen=True)
+class SecondHalf:
+    """What the second half of the trials added to what the first half had reached.
+
+    `added` is the expected value, `low` and `high` are its 95 % interval: a share of the
+    hypervolume at the end or, with a single goal, how much the best loss fell.
+    """
+
+    added: float
+    low: float
+    high: float
+    single: bool
+
+    @property
+    def is_told_apart(self) -> bool:
+        """Whether the interval excludes nothing, or too little to be worth twice the budget."""
+        return self.low > (0.0 if self.single else LITTLE)
+
+
+def second_half(result: StudyResult) -> SecondHalf | None:
+    """Return what the second half of the trials added; None if they are too few to judge by.
 
     A course whose gains shrink as those of most searches do, at least as fast as a logarithm's,
     gains no more from another doubling of its length.
-
-    Args:
-        course: what was reached after each trial, never falling, from 0.
     """
-    if len(course) < MIN_TRIALS or course[-1] <= 0:
+    draws = draw_losses(result.goals, result.trials)
+    n = len(draws.trials)
+    if n < MIN_TRIALS:
         return None
-    return (course[-1] - course[len(course) // 2 - 1]) / course[-1]
+    if len(result.goals) == 1:
+        losses = draws.losses[:, :, 0]
+        found = losses[:, : n // 2].min(axis=1) - losses.min(axis=1)
+    else:
+        reference = Box.around(draws.estimated).reference
+        found = np.array([_added(rows, n // 2, reference) for rows in draws.losses])
+    low, high = np.quantile(found, (0.025, 0.975))
+    return SecondHalf(float(found.mean()), float(low), float(high), len(result.goals) == 1)
 
 
-def prospect(course: Sequence[float]) -> str:
-    """Say what twice the budget would bring; empty if the course is too short.
+def _added(losses: Floats, half: int, reference: Floats) -> float:
+    whole = pareto.hypervolume(losses, reference)
+    return 1 - pareto.hypervolume(losses[:half], reference) / whole if whole > 0 else 0.0
 
-    Args:
-        course: the hypervolume after each trial.
-    """
-    gain = gain_of_second_half(course)
-    if gain is None:
+
+def prospect(result: StudyResult) -> str:
+    """Say what twice the budget would bring; empty if there are too few trials."""
+    found = second_half(result)
+    if found is None:
         return ""
-    if gain < LITTLE:
+    if found.single:
+        [goal] = result.goals
+        unit = units([goal], result.trials)[goal.name]
+        numbers = [unit.value(x) for x in (found.added, found.low, found.high)]
+        what = (
+            f"improved {goal.name} by {numbers[0]}{unit.noun} (95 %: {numbers[1]} to {numbers[2]})"
+        )
+    else:
+        numbers = [f"{100 * x:.1f}" for x in (found.added, found.low, found.high)]
+        what = f"added {numbers[0]} % of the hypervolume (95 %: {numbers[1]} to {numbers[2]})"
+    if not found.is_told_apart:
         return (
-            f"The second half of the trials added less than {100 * LITTLE:.0f} % of the "
-            "hypervolume: a larger budget would bring little."
+            "What more budget would bring: nothing that can be told apart. The second half of the "
+            f"trials {what}."
         )
     return (
-        f"The second half of the trials added {100 * gain:.0f} % of the hypervolume: twice the "
-        "budget would bring about as much again, or less."
+        "Twice the budget would bring as much again, or less: the second half of the trials "
+        f"{what}."
     )

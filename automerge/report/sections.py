@@ -11,13 +11,12 @@ import yaml
 
 from automerge.estimation import Difference, Interval
 from automerge.objective import Objective
-from automerge.report.charts import MAX_TRIALS, measured_trials, search_losses
+from automerge.report.charts import MAX_TRIALS, measured_trials
 from automerge.report.commands import score_commands
 from automerge.report.compare import verdict
 from automerge.report.course import Stage, prospect, stages
 from automerge.report.followed import Followed, followed
 from automerge.report.gains import Gains, gains
-from automerge.report.hypervolume import progress
 from automerge.report.run_sections import (
     duration,
     elapsed,
@@ -28,6 +27,7 @@ from automerge.report.run_sections import (
     study_facts,
     time_parts,
 )
+from automerge.report.spending import in_words
 from automerge.report.summary import Member, Summary
 from automerge.report.units import Unit
 from automerge.report.weights import KnobRow, knob_rows, layers_in_words
@@ -72,15 +72,14 @@ def sections(summary: Summary) -> Row:
         "models": _models(summary),
         "progress": bool(measured),
         "progress_text": _progress_text(summary, len(measured)),
-        "prospect": prospect(progress(search_losses(result.goals, result.trials)))
-        if len(result.goals) > 1
-        else "",
+        "prospect": prospect(result),
         "stages": [_stage(row) for row in stages(result)] if result.front else [],
         "parameters": len(parameters),
         "followed": (rows := [_followed(row) for row in followed(result)]),
         "answers": any(row["answers"] for row in rows),
         "failures": failures(result),
         "failures_text": f"{failed(result)} of {count(len(result.trials), 'model')} failed.",
+        "cost": in_words(result),
         "phases": phases(result),
         "time_parts": time_parts(result),
         "study_facts": study_facts(result),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,15 +19,22 @@ from automerge.files.references import is_local
 from automerge.items import BASELINE_SHARES
 from automerge.merging.memory import Need, estimate, free_device_bytes, free_host_bytes
 from automerge.recipe import BASE, Recipe, uniform_average
+from automerge.report.gains import LINE
 from automerge.samplers.random import draw
+from automerge.session.folder import check_folder
 from automerge.session.open import Session, open_session
-from automerge.session.resume import locate_models
+from automerge.session.resume import locate_models, resumable
 from automerge.session.slopes import wanted
 from automerge.session.workers import scoring_dtype
-from automerge.trial import Failed, Items, Job, Measured, Steering, count_items
+from automerge.store.run_folder import RunLock
+from automerge.store.store import Store, exists
+from automerge.study import Plan
+from automerge.study.racing import blocks
+from automerge.trial import BASELINES, Failed, Items, Job, Measured, Steering, Trial, count_items
 
-SLOPE_SHARE = 1 / 3
-"""Share of a candidate's items that slopes are measured on at most, which costs about as much."""
+SLOPE_SHARE, SMALLEST_SHARE = 1 / 3, 1 / 9
+"""Shares of a candidate's items that slopes are measured on: on the larger, slopes cost about as
+much as a candidate; on the smaller, a third of it, but for the merge."""
 ATTEMPTS = 8
 """Recipes drawn from the space until one can be measured."""
 
@@ -46,9 +53,51 @@ class Pace:
         """Seconds of an item, without the merge."""
         return (self.seconds - self.merge) / max(self.items, 1)
 
-    def of(self, items: int) -> float:
+    def of(self, items: float) -> float:
         """Seconds of a merge and so many items."""
         return self.merge + self.per_item * items
+
+
+@dataclass(frozen=True)
+class Range:
+    """Seconds, from the fewest to the most that are expected."""
+
+    low: float
+    high: float
+
+    def __add__(self, other: Range) -> Range:
+        return Range(self.low + other.low, self.high + other.high)
+
+    def shared(self, workers: int) -> Range:
+        """Return the same work, done by several."""
+        return Range(self.low / workers, self.high / workers)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be measured, at what price.
+
+    Attributes:
+        first: initial trials, each on `BASELINE_SHARES` times a candidate's items.
+        others: further trials, at the price of a candidate without slopes.
+        per_trial: items of a candidate.
+        baselines: models that the front is compared with.
+        merges: shortlisted merges.
+        select: items of selection, and of its first block.
+        blocks: blocks of selection.
+        test: items of the test.
+        explained: measurements with slopes of the model to take.
+    """
+
+    first: int
+    others: float
+    per_trial: int
+    baselines: int
+    merges: int
+    select: tuple[int, int]
+    blocks: int
+    test: int
+    explained: int
 
 
 @dataclass(frozen=True)
@@ -59,8 +108,9 @@ class Cost:
         first: seconds until a worker was ready and had measured a first merge.
         without: a candidate's measurement without slopes.
         with_slopes: one with slopes; None where the study has none.
-        search: seconds of the search, with all workers.
-        later: seconds of selection and test at most.
+        search: seconds of what is left of the search, with all workers.
+        later: seconds of selection and test.
+        done: trials that were asked for in earlier runs.
         need: memory of a worker.
         host_free: bytes free on this machine; None if unknown.
         device_free: the same on a worker's GPUs; None without one.
@@ -72,8 +122,9 @@ class Cost:
     first: float
     without: Pace
     with_slopes: Pace | None
-    search: float
-    later: float
+    search: Range
+    later: Range
+    done: int
     need: Need
     host_free: int | None
     device_free: int | None
@@ -89,6 +140,7 @@ def cost(config: StudyConfig, note: Callable[[str], None]) -> tuple[Session, Cos
         AutomergeError: whatever a search would refuse, or a space in which no recipe drawn from the
             prior could be measured.
     """
+    config, done = _earlier(config)
     with TemporaryDirectory(prefix="automerge-dry-run-") as folder:
         own = {"out": str(Path(folder) / "run"), "executor": "local", "workers": None}
         session = open_session(config.model_copy(update={**own, "ray_address": None}), "--dry-run")
@@ -97,34 +149,91 @@ def cost(config: StudyConfig, note: Callable[[str], None]) -> tuple[Session, Cos
             models = locate_models(store.path.parent, store.study.current.models, given)
             executor = session.executor(note)
             try:
-                return session, _cost(config, session, executor, models)
+                return session, _cost(config, session, executor, models, done)
             finally:
                 executor.close()
 
 
-def total_seconds(
-    config: StudyConfig, pace: Pace, first: int, per_trial: int, later: int, workers: int
-) -> tuple[float, float]:
-    """Return the seconds of a search, and those of selection and test, at most.
+def expected_seconds(
+    work: Work, without: Pace, with_slopes: Pace | None, limit: float | None, workers: int
+) -> tuple[Range, Range]:
+    """Return the seconds of the search, and those of selection and test.
+
+    How many trials have slopes is up to the sampler: none or all, and on how many items. Selection
+    ends after its first block if that decides it; the test is of one merge at least.
 
     Args:
-        config: for its limits.
-        pace: of a candidate without slopes; one with slopes costs as much by its price.
-        first: initial trials, each on `BASELINE_SHARES` times a candidate's items.
-        per_trial: items of a candidate.
-        later: items of selection and test, at most.
+        work: what is to be measured.
+        without: the pace of a candidate without slopes.
+        with_slopes: the pace of one on `SLOPE_SHARE` of the items; None where there are none.
+        limit: the seconds of the whole search at most, after which selection and test follow.
         workers: that share the work.
     """
-    others = max(config.expected_budget - first, 0)
-    trials = first * pace.of(BASELINE_SHARES * per_trial) + others * pace.of(per_trial)
-    search, rest = trials / workers, pace.per_item * later / workers
-    if config.max_seconds is not None:
-        search = min(search, max(config.max_seconds - rest, 0.0))
-    return search, rest
+    each = [without.of(work.per_trial)]
+    explained = 0.0
+    if with_slopes is not None:
+        n = SLOPE_SHARE * work.per_trial
+        fewest = SLOPE_SHARE / SMALLEST_SHARE
+        each += [with_slopes.of(n), with_slopes.of(n) + (fewest - 1) * with_slopes.merge]
+        explained = work.explained * with_slopes.of(n)
+    first = work.first * without.of(BASELINE_SHARES * work.per_trial)
+    search = Range(first + work.others * min(each), first + work.others * max(each))
+    models = work.baselines + work.merges
+    whole, block = work.select
+    later = Range(
+        models * without.of(block) + (work.baselines + 1) * without.of(work.test),
+        models * (without.of(whole) + (work.blocks - 1) * without.merge)
+        + models * without.of(work.test)
+        + explained,
+    ).shared(workers)
+    search = search.shared(workers)
+    if limit is not None:
+        search = Range(*(min(s, max(limit - later.high, 0.0)) for s in (search.low, search.high)))
+    return search, later
+
+
+def _earlier(config: StudyConfig) -> tuple[StudyConfig, list[Trial]]:
+    """Return the configuration, as a search would resume it, and the trials there are already.
+
+    Raises:
+        AutomergeError: whatever a search would refuse of its folder.
+    """
+    run = Path(config.out)
+    check_folder(run)
+    if not exists(run):
+        return config, []
+    RunLock(run).release()
+    with Store(run, write=False) as store:
+        if not store.begun:
+            return config, []
+        config, _ = resumable(store, config)
+        same = store.duplicates()
+        return config, [trial for trial in store.trials() if trial.number not in same]
+
+
+def _work(config: StudyConfig, plan: Plan, done: Sequence[Trial], slopes: bool) -> Work:
+    """Return what is left to measure, after the trials that are done."""
+    spent = [plan.price(trial)[0] for trial in done if trial.number >= len(plan.first)]
+    cut = blocks(plan.items.select, plan.draw.members, plan.draw.seed)
+    return Work(
+        first=len(plan.first) - len(done) + len(spent),
+        others=max(config.expected_budget - len(plan.first) - sum(spent), 0.0),
+        per_trial=plan.n_items("sampler"),
+        baselines=sum(first.origin in BASELINES for first in plan.first),
+        merges=plan.shortlist,
+        select=(count_items(plan.items.select), count_items(cut[0]) if cut else 0),
+        blocks=len(cut),
+        test=plan.items.test.count,
+        explained=len(LINE) if slopes else 0,
+    )
 
 
 def _cost(
-    config: StudyConfig, session: Session, executor: Executor, models: dict[str, Path]
+    config: StudyConfig,
+    session: Session,
+    executor: Executor,
+    models: dict[str, Path],
+    done: Sequence[Trial],
 ) -> Cost:
     from automerge.worker.worker import choose_device, worker_devices
 
@@ -149,12 +258,11 @@ def _cost(
     need = estimate(
         checkpoints, BASE, stored, config.search.methods, config.search.layers.repeat, slopes
     )
-    search, later = total_seconds(
-        config,
+    search, later = expected_seconds(
+        _work(config, plan, done, slopes),
         without,
-        len(plan.first),
-        count_items(items),
-        plan.n_later,
+        with_slopes,
+        config.max_seconds,
         config.workers or 1,
     )
     near = next(p for p in Path(config.out).absolute().parents if p.exists())
@@ -164,6 +272,7 @@ def _cost(
         with_slopes,
         search,
         later,
+        len(done),
         need,
         host_free,
         device_free,

@@ -15,7 +15,7 @@ from automerge.files.noise import Noise, is_noise
 from automerge.files.shared import near
 from automerge.recipe import BASE
 from automerge.session.folder import write_study
-from automerge.store.record import Inputs, StudyModel
+from automerge.store.record import Current, Inputs, StudyModel
 from automerge.store.store import Store
 
 if TYPE_CHECKING:
@@ -23,15 +23,28 @@ if TYPE_CHECKING:
 
 
 def resume(store: Store, config: StudyConfig) -> StudyConfig:
-    """Accept what may change; refuse what would make earlier trials incomparable.
-
-    Models may have moved if their contents are the same.
+    """Accept what may change, and record it; refuse what `resumable` does.
 
     Returns:
         The configuration, with the models where they were found.
     """
+    config, current = resumable(store, config)
+    if current != store.study.current:
+        store.renew(current)
+        write_study(store.path.parent, config, current.models)
+    return config
+
+
+def resumable(store: Store, config: StudyConfig) -> tuple[StudyConfig, Current]:
+    """Return the configuration, with the models where they were found, and what it changes.
+
+    Models may have moved if their contents are the same.
+
+    Raises:
+        ConfigError: it would make earlier trials incomparable.
+    """
     run = store.path.parent
-    recorded = current = store.study.current
+    current = store.study.current
     config = _with_models_found(config, current.models, run)
     shared = config.shared(run)
     changed = differences(current.config, shared)
@@ -54,10 +67,7 @@ def resume(store: Store, config: StudyConfig) -> StudyConfig:
         )
     if changed:
         current = replace(current, config=shared.to_plain())
-    if current != recorded:
-        store.renew(current)
-        write_study(run, config, current.models)
-    return config
+    return config, current
 
 
 def _with_models_found(config: StudyConfig, models: Sequence[StudyModel], run: Path) -> StudyConfig:

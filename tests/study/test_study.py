@@ -299,7 +299,8 @@ def test_what_is_no_goal_is_kept_and_not_traded_off(tmp_path: Path) -> None:
 
 
 def test_a_limit_of_items_ends_the_search_and_leaves_room_for_the_rest(tmp_path: Path) -> None:
-    limit = 4 * 64 + 9 * (2 * 40) * 2 + 100
+    explained = 3 * 16
+    limit = 4 * 64 + 9 * (2 * 40) * 2 + explained + 100
 
     def few(budget: int) -> Plan:
         return replace(toy_plan(budget), limits=Limits(None, items=limit))
