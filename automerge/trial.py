@@ -223,7 +223,9 @@ class Trial:
     """One recipe of a study, numbered in the order it was proposed.
 
     `params` is None for recipes that no sampler proposed and the space cannot express. `slopes`
-    is the share of a candidate's items that it is measured on with slopes; 0 without.
+    is the share of a candidate's items that it is measured on with slopes; 0 without. `direction`
+    has the weights of the goals whose mixture it was proposed for, which sum to 1; empty where it
+    was for none.
     """
 
     number: int
@@ -232,6 +234,7 @@ class Trial:
     name: str
     params: Params | None = None
     slopes: float = 0.0
+    direction: tuple[float, ...] = ()
 
 
 def proposed_name(number: int) -> str:

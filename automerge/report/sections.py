@@ -15,6 +15,7 @@ from automerge.report.charts import MAX_TRIALS, measured_trials
 from automerge.report.commands import score_commands
 from automerge.report.compare import verdict
 from automerge.report.course import Stage, prospect, stages
+from automerge.report.directions import directions
 from automerge.report.followed import Followed, followed
 from automerge.report.gains import Gains, gains
 from automerge.report.run_sections import (
@@ -74,6 +75,7 @@ def sections(summary: Summary) -> Row:
         "progress_text": _progress_text(summary, len(measured)),
         "prospect": prospect(result),
         "stages": [_stage(row) for row in stages(result)] if result.front else [],
+        "directions": _directions(summary),
         "parameters": len(parameters),
         "followed": (rows := [_followed(row) for row in followed(result)]),
         "answers": any(row["answers"] for row in rows),
@@ -240,6 +242,29 @@ def _followed(row: Followed) -> Row:
 def _stage(row: Stage) -> Row:
     tokens = f"{row.tokens:,}" if row.tokens else ""
     return {"name": row.name, "trials": row.trials, "tokens": tokens, "front": row.front}
+
+
+def _directions(summary: Summary) -> list[Row]:
+    """Return a row per direction; gains in points where all goals have that unit."""
+    points = summary.means is not None
+    found = directions(summary.result, points)
+    noun = " points" if points else " % of a range"
+    return [
+        {
+            "name": row.name,
+            "trials": row.trials,
+            "tokens": f"{row.tokens:,}" if row.tokens else "",
+            "front": row.front,
+            "gain": f"{_signed(100 * row.gain)}{noun}",
+            "interval": f"{_signed(100 * row.low)} to {_signed(100 * row.high)}",
+            "verdict": "better" if row.low > 0 else "worse" if row.high < 0 else "unclear",
+        }
+        for row in found
+    ]
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")
 
 
 def _models(summary: Summary) -> list[Row]:

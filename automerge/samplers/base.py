@@ -79,6 +79,14 @@ class Sampler(Protocol):
         """
         return 0.0
 
+    def direction(self, number: int) -> tuple[float, ...]:
+        """Return the trade-off that trial `number`, which was just asked for, is to improve.
+
+        Returns:
+            Weights of the goals, which sum to 1; empty where it is for none in particular.
+        """
+        return ()
+
     def favourites(self) -> Sequence[int]:
         """Return the trials that it takes for the best compromises, the best first, if it can tell
         better than from their scores alone."""

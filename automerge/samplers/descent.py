@@ -112,6 +112,8 @@ class DescentSampler(Sampler):
         self._errors: dict[int, Floats] = {}
         self._steps: dict[int, tuple[Floats, Floats]] = {}
         """Where each proposal that is being measured came from, and its weights of the losses."""
+        self._directions: dict[int, tuple[float, ...]] = {}
+        """The weights of the goals that each proposal is a minimum for."""
         self._positions: dict[int, Floats] = {}
         self._whole: set[int] = set()
         """Trials that have every model switched on."""
@@ -142,6 +144,10 @@ class DescentSampler(Sampler):
     def wants_slopes(self, number: int) -> float:
         """Return a third of the items, or less where slopes are known well from few; 0 for none."""
         return self._wanted.get(number, 0.0)
+
+    def direction(self, number: int) -> tuple[float, ...]:
+        """Return the weights of the goals whose mixture the proposal minimises; none for `gp`'s."""
+        return self._directions.get(number, ())
 
     def favourites(self) -> list[int]:
         """Return the trials with the least even mixture of losses by their surrogates.
@@ -265,7 +271,9 @@ class DescentSampler(Sampler):
         branch, known = self._space.branches[number], self._by_branch.get(number)
         if known is None or known.smooth is None:
             return self._start(branch, rng)
-        start, at, weights = self._minimum(known, self._direction(rng))
+        direction = self._direction(rng)
+        self._directions[trial] = tuple(direction.tolist())
+        start, at, weights = self._minimum(known, direction)
         self._steps[trial] = start, weights
         if (np.abs(at - np.array(known.points)).max(axis=1) < JITTER / 2).any():
             at = at + JITTER * rng.standard_normal(at.shape)

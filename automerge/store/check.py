@@ -22,7 +22,17 @@ from automerge.objective import MODEL_TASK, goals
 from automerge.recipe import BASE, Recipe, slice_faults
 from automerge.store.file import refusal
 from automerge.store.record import KEYS, Inputs, StudyRecord
-from automerge.store.schema import ANSWERS, META, NAME, NOTES, PARAMS, RECIPE, TIMINGS, misfit
+from automerge.store.schema import (
+    ANSWERS,
+    DIRECTION,
+    META,
+    NAME,
+    NOTES,
+    PARAMS,
+    RECIPE,
+    TIMINGS,
+    misfit,
+)
 from automerge.trial import FailureKind, Items, Origin, Part
 
 LARGEST = 1e15
@@ -142,8 +152,9 @@ class _Check:
     def _check_trials(self) -> None:
         models = None if self._study is None else {BASE, *self._study.current.sources}
         ids: list[str] = []
-        columns = "number, origin, name, recipe_id, recipe, params, duplicate_of, slopes"
-        for number, origin, name, recipe_id, text, params, of, slopes in self._rows(
+        n_goals = len(goals(self._inputs.objectives)) if self._inputs else None
+        columns = "number, origin, name, recipe_id, recipe, params, duplicate_of, slopes, direction"
+        for number, origin, name, recipe_id, text, params, of, slopes, direction in self._rows(
             "trials", columns, "ORDER BY number"
         ):
             self._need(number == len(ids), "number", f"trial {len(ids)}", number)
@@ -161,6 +172,10 @@ class _Check:
                 self._need(fits, "duplicate_of", "an earlier trial with this recipe", of)
                 self._duplicates.add(number)
             self._need(0 <= slopes <= 1, "slopes", "a share of a candidate's items", slopes)
+            if direction is not None:
+                weights = self._json(DIRECTION, "direction", direction)
+                fits = n_goals in (None, len(weights)) and abs(sum(weights) - 1) < 1e-6
+                self._need(fits, "direction", "weights of the goals that sum to 1", weights[:5])
             ids.append(recipe_id)
             self._numbers_of.append(len(recipe.coordinates))
         self._trials = len(ids)

@@ -49,6 +49,7 @@ TABLES: Mapping[str, tuple[int, Mapping[str, Types]]] = {
             "params": (str, NoneType),
             "duplicate_of": (int, NoneType),
             "slopes": _REAL,
+            "direction": (str, NoneType),
         },
     ),
     "events": (1, {"seq": _INT, "kind": _TEXT, "trial": _INT, "at": _REAL}),
@@ -125,7 +126,7 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, digest BLOB NOT NU
 CREATE TABLE trials (
     number INTEGER PRIMARY KEY, origin TEXT NOT NULL, name TEXT NOT NULL,
     recipe_id TEXT NOT NULL, recipe TEXT NOT NULL, params TEXT, duplicate_of INTEGER,
-    slopes REAL NOT NULL, digest BLOB NOT NULL);
+    slopes REAL NOT NULL, direction TEXT, digest BLOB NOT NULL);
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, trial INTEGER NOT NULL, at REAL NOT NULL,
     digest BLOB NOT NULL);

@@ -31,6 +31,9 @@ Digest: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Knots: TypeAlias = Annotated[list[Number], Field(min_length=1, max_length=10_000)]
 Knob: TypeAlias = bool | Number | Knots | dict[Short, Number | Knots] | Short
 Params: TypeAlias = Annotated[dict[Short, bool | Number | Short], Field(max_length=100_000)]
+Weights: TypeAlias = Annotated[
+    list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1, max_length=1000)
+]
 Notes: TypeAlias = Annotated[dict[Short, Number], Field(max_length=10_000)]
 
 
@@ -243,6 +246,7 @@ META: Mapping[str, TypeAdapter[Any]] = {key: _adapter(kind) for key, kind in _KI
 
 RECIPE = _adapter(StoredRecipe)
 PARAMS = _adapter(Params)
+DIRECTION = _adapter(Weights)
 TIMINGS = _adapter(StoredTimings)
 NOTES = _adapter(Notes)
 NAME = _adapter(Name)

@@ -242,7 +242,8 @@ class Store:
         recipe = json.dumps(trial.recipe.plain())
         row = (trial.number, trial.origin, trial.name, trial.recipe.id, recipe, params)
         with self._transaction() as db:
-            insert(db, "trials", [(*row, duplicate_of, trial.slopes)])
+            direction = json.dumps(trial.direction) if trial.direction else None
+            insert(db, "trials", [(*row, duplicate_of, trial.slopes, direction)])
             _event(db, "ask", trial.number)
 
     def tell(self, number: int) -> None:
@@ -336,7 +337,8 @@ class Store:
 
     def trials(self) -> list[Trial]:
         rows = self._rows(
-            "SELECT number, recipe, origin, name, params, slopes FROM trials ORDER BY number"
+            "SELECT number, recipe, origin, name, params, slopes, direction FROM trials "
+            "ORDER BY number"
         )
         return [
             Trial(
@@ -346,8 +348,9 @@ class Store:
                 name,
                 None if params is None else json.loads(params),
                 slopes,
+                () if direction is None else tuple(json.loads(direction)),
             )
-            for number, recipe, origin, name, params, slopes in rows
+            for number, recipe, origin, name, params, slopes, direction in rows
         ]
 
     def duplicates(self) -> dict[int, int]:

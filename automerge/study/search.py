@@ -261,6 +261,7 @@ class Search:
             proposed_name(number),
             params,
             self._sampler.wants_slopes(number) if self._plan.slopes else 0.0,
+            self._sampler.direction(number),
         )
 
     def _opening_step(self) -> tuple[str, Recipe] | None:

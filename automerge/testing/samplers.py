@@ -58,12 +58,21 @@ def drive(
         while len(asked) < trials and len(pending) < workers:
             pending.append(len(asked))
             asked.append(sampler.ask(len(asked)))
+            _check_direction(sampler.direction(len(asked) - 1), n_objectives)
         number = pending.pop(rng.randrange(len(pending)))
         failed = number % 7 == 6
         wanted = sampler.wants_slopes(number) > 0
         told = None if failed else measured(space, asked[number], n_objectives, wanted)
         sampler.tell(number, asked[number], told)
     return asked
+
+
+def _check_direction(direction: tuple[float, ...], n_objectives: int) -> None:
+    """A trade-off has a weight for each goal, and the weights sum to 1."""
+    if direction:
+        assert len(direction) == n_objectives
+        assert min(direction) >= 0
+        assert abs(sum(direction) - 1) < 1e-9
 
 
 @dataclass

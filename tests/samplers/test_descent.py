@@ -221,6 +221,30 @@ def test_slopes_are_followed_with_all_sources_however_many_may_be_left_out():
     assert sets == {("linear", 3), ("slerp", 2), ("ties", 3)}
 
 
+def test_each_proposal_says_which_trade_off_it_is_for():
+    """All alike, each goal, or any mixture of them; none where `gp` proposes."""
+    sampler = SAMPLERS["descent"](WIDE, 2, 0, 60)
+    rng = np.random.default_rng(0)
+    said = []
+    for number in range(24):
+        params = sampler.ask(number)
+        said.append(sampler.direction(number))
+        slopes = tuple(
+            Slopes(0.0, dict(zip(WIDE.roles, rng.normal(size=D).tolist(), strict=True)))
+            for _ in range(2)
+        )
+        sampler.tell(
+            number,
+            params,
+            Told((0.1, 0.2), (0.05, 0.05), slopes if sampler.wants_slopes(number) else None),
+        )
+    assert said[0] == (), "nothing is known yet"
+    found = [direction for direction in said if direction]
+    assert {(0.5, 0.5), (0.85, 0.15), (0.15, 0.85)} <= {tuple(np.round(d, 9)) for d in found}
+    assert len(set(found)) > 3
+    assert sampler.direction(999) == ()
+
+
 def test_a_descent_starts_where_every_source_is_switched_on():
     """A source alone may score best, but has slopes in its own weight only."""
     droppable = space("task_arithmetic", sources=SOURCES)

@@ -9,6 +9,7 @@ import pytest
 
 from automerge.report.choice import choose
 from automerge.report.gains import LINE
+from automerge.report.html import html_report
 from automerge.report.study import load_study
 from automerge.store.store import Store
 from automerge.study.explanation import on_line
@@ -95,3 +96,14 @@ def test_room_for_it_is_left_within_a_limit_on_items() -> None:
     plan = toy_plan(12)
     per_trial = plan.n_items("sampler")
     assert plan.n_later - replace(plan, slopes=False).n_later == len(LINE) * per_trial
+
+
+def test_what_each_proposal_was_for_is_stored(descended: Path) -> None:
+    with Store(descended, write=False) as store:
+        trials = store.trials()
+    found = [t.direction for t in trials if t.direction]
+    assert found
+    assert all(len(d) == 2 and sum(d) == pytest.approx(1) for d in found)
+    assert not any(t.direction for t in trials if t.origin != "sampler")
+    report = html_report(load_study(descended).summary)
+    assert "What each direction of descent bought" in report
