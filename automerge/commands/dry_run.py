@@ -30,10 +30,15 @@ def print_cost(config: StudyConfig, console: Console) -> None:
         AutomergeError: whatever a search would refuse.
     """
     session, found = cost(config, lambda text: say(console, text))
-    warnings = (f"warning: {warning}" for warning in session.warnings)
-    for line in (*_lines(config, session, found), *warnings):
-        for part in _wrapped(line):
-            say(console, part)
+    for line in cost_lines(config, session, found):
+        say(console, line)
+
+
+def cost_lines(config: StudyConfig, session: Session, found: Cost) -> Iterator[str]:
+    """Yield what a search will take as lines that fit 80 columns, but for words that do not."""
+    yield from (part for line in _lines(config, session, found) for part in _wrapped(line))
+    for warning in session.warnings:
+        yield from _wrapped(f"warning: {warning}")
 
 
 def _lines(config: StudyConfig, session: Session, found: Cost) -> Iterator[str]:

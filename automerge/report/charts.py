@@ -193,9 +193,10 @@ def _correlation(values: Sequence[object], losses: NDArray[np.float64]) -> float
 
 
 def _correlation_ratio(values: Sequence[object], losses: NDArray[np.float64]) -> float | None:
-    """Return η, the square root of the share of the ranks' variance that is between categories.
+    """Return the square root of the share of the ranks' variance that is between categories.
 
-    None for fewer than 4 values.
+    The share is ε² (Kelley 1935), η² less what k categories of n values explain by chance; 0 where
+    it is negative. None for fewer than 4 values, or where each is a category of its own.
     """
     known = [row for row, v in enumerate(values) if v is not None and np.isfinite(losses[row])]
     if len(known) < 4 or np.ptp(losses[known]) == 0:
@@ -204,5 +205,9 @@ def _correlation_ratio(values: Sequence[object], losses: NDArray[np.float64]) ->
     groups: dict[str, list[float]] = {}
     for row, rank in zip(known, ranks.tolist(), strict=True):
         groups.setdefault(str(values[row]), []).append(rank)
+    n, k = len(ranks), len(groups)
+    if n == k:
+        return None
     between = sum(len(g) * (np.mean(g) - ranks.mean()) ** 2 for g in groups.values())
-    return finite(math.sqrt(between / np.sum((ranks - ranks.mean()) ** 2)))
+    share = between / np.sum((ranks - ranks.mean()) ** 2)
+    return finite(math.sqrt(max(1 - (1 - share) * (n - 1) / (n - k), 0.0)))

@@ -11,6 +11,7 @@ import yaml
 
 from automerge.estimation import Difference, Interval
 from automerge.objective import Objective
+from automerge.recipe import DEFAULT
 from automerge.report.charts import MAX_TRIALS, measured_trials
 from automerge.report.commands import score_commands
 from automerge.report.compare import verdict
@@ -18,6 +19,7 @@ from automerge.report.course import Stage, prospect, stages
 from automerge.report.directions import directions
 from automerge.report.followed import Followed, followed
 from automerge.report.gains import Gains, gains
+from automerge.report.importance import Importance, importance
 from automerge.report.run_sections import (
     duration,
     elapsed,
@@ -42,6 +44,8 @@ PART_TEXTS: Mapping[Part, str] = {
     "select": "Scores on select items, which are optimistic; the sealed test was not scored yet.",
     "search": "Estimates on search items, which are optimistic for models chosen by them.",
 }
+MAX_IMPORTANT = 10
+"""Rows of what mattered by slopes."""
 _KINDS = {
     "front": "front",
     "parent": "parent",
@@ -76,6 +80,7 @@ def sections(summary: Summary) -> Row:
         "prospect": prospect(result),
         "stages": [_stage(row) for row in stages(result)] if result.front else [],
         "directions": _directions(summary),
+        "important": [_important(row) for row in importance(result)[:MAX_IMPORTANT]],
         "parameters": len(parameters),
         "followed": (rows := [_followed(row) for row in followed(result)]),
         "answers": any(row["answers"] for row in rows),
@@ -261,6 +266,17 @@ def _directions(summary: Summary) -> list[Row]:
         }
         for row in found
     ]
+
+
+def _important(row: Importance) -> Row:
+    owner = f"{row.source} " if row.source else ""
+    selector = "" if row.selector == DEFAULT else f", {row.selector}"
+    return {
+        "name": f"{owner}{row.knob}{selector}",
+        "trials": row.trials,
+        "effect": f"{100 * row.effect:.2f} %",
+        "interval": f"{100 * row.low:.2f} to {100 * row.high:.2f}",
+    }
 
 
 def _signed(value: float) -> str:

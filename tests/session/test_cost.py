@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import shutil
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from automerge import demo
-from automerge.commands.dry_run import print_cost
+from automerge.commands.dry_run import cost_lines
 from automerge.config import StudyConfig, load_with_options
 from automerge.errors import ConfigError, StateError
 from automerge.items import BASELINE_SHARES
-from automerge.session.cost import Pace, Range, Work, _work, cost, expected_seconds
-from automerge.session.open import open_session
+from automerge.session.cost import Cost, Pace, Range, Work, _earlier, _work, cost, expected_seconds
+from automerge.session.open import Session, open_session
+from automerge.study import Plan
 from automerge.trial import Trial
 
 
@@ -85,9 +83,31 @@ def demo_config(folder: Path, **more: str) -> StudyConfig:
     return load_with_options(demo.CONFIG, {"out": str(folder / "run"), "budget": "40", **more})
 
 
-def test_a_candidate_of_the_demo_is_measured_and_nothing_is_kept(tmp_path: Path) -> None:
-    session, found = cost(demo_config(tmp_path), lambda _: None)
-    assert list(tmp_path.iterdir()) == []
+@pytest.fixture(scope="module")
+def costed(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyConfig, Session, Cost]:
+    """The demo's cost; nothing is kept."""
+    folder = tmp_path_factory.mktemp("costed")
+    config = demo_config(folder)
+    session, found = cost(config, lambda _: None)
+    assert list(folder.iterdir()) == []
+    return config, session, found
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plan]:
+    """A study of the demo that has begun, and measured nothing."""
+    folder = tmp_path_factory.mktemp("begun")
+    session = open_session(demo_config(folder), "test")
+    with session.store as store:
+        with pytest.raises(StateError, match="in use by process"):
+            cost(demo_config(folder), lambda _: None)
+        for number, first in enumerate(session.plan.first):
+            store.ask(Trial(number, first.recipe, first.origin, first.name))
+    return folder, session.plan
+
+
+def test_a_candidate_of_the_demo_is_measured(costed: tuple[StudyConfig, Session, Cost]) -> None:
+    _, session, found = costed
     assert found.without.items == sum(
         len(docs) for docs in session.plan.draw.draw(session.plan.items.search, 0, 1).values()
     )
@@ -98,52 +118,40 @@ def test_a_candidate_of_the_demo_is_measured_and_nothing_is_kept(tmp_path: Path)
     assert found.model == sum(map(data_bytes, demo.CONFIG.parent.glob("base/*.safetensors")))
 
 
-def test_every_line_fits_into_80_columns(tmp_path: Path) -> None:
-    screen = Console(file=io.StringIO(), width=200)
-    print_cost(demo_config(tmp_path), screen)
-    assert isinstance(screen.file, io.StringIO)
-    lines = screen.file.getvalue().splitlines()
+def test_every_line_fits_into_80_columns(costed: tuple[StudyConfig, Session, Cost]) -> None:
+    lines = list(cost_lines(*costed))
     assert max(map(len, lines)) <= 80
     heads = [line.split()[0] for line in lines if not line.startswith(" ")]
     wanted = "study space sampler slopes memory start trial search total disk"
     assert heads[: len(wanted.split())] == wanted.split()
 
 
-def test_what_a_search_refuses_of_its_folder_is_refused(tmp_path: Path) -> None:
+def test_what_a_search_refuses_of_its_folder_is_refused(
+    begun: tuple[Path, Plan], tmp_path: Path
+) -> None:
     """As `automerge search` does, and with nothing changed on disk."""
-    run = tmp_path / "run"
-    begun = open_session(demo_config(tmp_path), "test")
-    try:
-        with pytest.raises(StateError, match="in use by process"):
-            cost(demo_config(tmp_path), lambda _: None)
-    finally:
-        begun.store.close()
-    before = {file: file.read_bytes() for file in sorted(run.rglob("*")) if file.is_file()}
+    folder, _ = begun
+    before = contents(folder)
     with pytest.raises(ConfigError, match="seed was 0 when the study"):
-        cost(demo_config(tmp_path, seed="1"), lambda _: None)
-    assert {f: f.read_bytes() for f in sorted(run.rglob("*")) if f.is_file()} == before
-    shutil.rmtree(run)
-    run.mkdir()
-    (run / "notes.txt").touch()
+        cost(demo_config(folder, seed="1"), lambda _: None)
+    assert contents(folder) == before
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").touch()
     with pytest.raises(ConfigError, match="contains no study"):
         cost(demo_config(tmp_path), lambda _: None)
 
 
-def test_what_is_done_is_not_paid_for_again(tmp_path: Path) -> None:
-    config = demo_config(tmp_path)
-    begun = open_session(config, "test")
-    plan = begun.plan
-    with begun.store as store:
-        for number, first in enumerate(plan.first):
-            store.ask(Trial(number, first.recipe, first.origin, first.name))
-        done = [
-            *store.trials(),
-            *(
-                Trial(n, plan.first[0].recipe, "sampler", "t", {}, s)
-                for n, s in ((6, 0.0), (7, 1 / 9))
-            ),
-        ]
-    left = _work(config, plan, done, slopes=True)
-    whole = _work(config, plan, [], slopes=True)
+def test_what_is_done_is_not_paid_for_again(begun: tuple[Path, Plan]) -> None:
+    folder, plan = begun
+    _, done = _earlier(demo_config(folder))
+    assert len(done) == len(plan.first)
+    proposed = ((6, 0.0), (7, 1 / 9))
+    more = [Trial(n, plan.first[0].recipe, "sampler", f"trial-{n}", {}, s) for n, s in proposed]
+    left = _work(demo_config(folder), plan, [*done, *more], slopes=True)
+    whole = _work(demo_config(folder), plan, [], slopes=True)
     assert (whole.first, left.first) == (len(plan.first), 0)
     assert whole.others - left.others == pytest.approx(1 + 1 / 3)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}

@@ -57,7 +57,7 @@ function drawParameters(width) {
     caption.append(html("span", "name", parameter.name));
     const value = parameter.associations[judged];
     const sign = value > 0 && parameter.categories === null ? "+" : "";
-    const symbol = parameter.categories === null ? "ρ" : "η";
+    const symbol = parameter.categories === null ? "ρ" : "ε";
     const size = value === null ? "" : `${symbol} ${sign}${value.toFixed(2).replace("-", "−")}, `;
     caption.append(html("span", "number", `${size}${parameter.counts[judged]} trials`));
     panel.append(caption, drawParameter(inner, parameter));
