@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
@@ -29,9 +30,27 @@ AUTO = "auto"
 Value: TypeAlias = float | int | bool | str
 
 
+_ZONE = re.compile(r"depth<(0?\.[0-9]+|1|1\.0+)")
+
+
 def is_selector(text: str) -> bool:
-    """Return whether a text selects tensors: a component, `default`, or a pattern with a `*`."""
-    return text in (*COMPONENTS, DEFAULT) or "*" in text
+    """Return whether a text selects tensors: a component, `default`, a pattern with a `*`, or a
+    zone such as `depth<0.5`."""
+    return text in (*COMPONENTS, DEFAULT) or "*" in text or is_zone(text)
+
+
+def is_zone(text: str) -> bool:
+    """Return whether a selector is that of the tensors above a depth."""
+    return _ZONE.fullmatch(text) is not None
+
+
+def selects(selector: str, place: Place) -> bool:
+    """Return whether a selector selects the tensor at a place."""
+    if is_zone(selector):
+        return place.depth < float(selector.partition("<")[2])
+    return selector in (DEFAULT, place.component) or (
+        "*" in selector and fnmatchcase(place.tensor, selector)
+    )
 
 
 def canonical(value: float) -> float:
@@ -59,7 +78,8 @@ class Place:
 class Profile:
     """One knob's value over the tensors of a model; the first matching selector decides.
 
-    A selector is a component's name, a glob over tensor names (holding ``*``), or ``default``.
+    A selector is a component's name, a glob over tensor names (holding ``*``), a zone of depth
+    (``depth<0.5``), or ``default``.
     Each has one or more knots, equally spaced over depth.
     """
 
@@ -78,7 +98,8 @@ class Profile:
             if not is_selector(selector):
                 raise ValueError(
                     f"{selector!r} selects no tensors: use one of "
-                    f"{', '.join((*COMPONENTS, DEFAULT))}, or a pattern such as '*q_proj*'"
+                    f"{', '.join((*COMPONENTS, DEFAULT))}, a zone such as 'depth<0.5', or a "
+                    "pattern such as '*q_proj*'"
                 )
             values = tuple(knots) if isinstance(knots, Sequence) else (knots,)
             if not values:
@@ -96,9 +117,7 @@ class Profile:
     def deciding(self, place: Place) -> tuple[str, tuple[float, ...]] | None:
         """Return the selector that decides for one tensor, and its knots; None if none matches."""
         for selector, knots in self.parts:
-            if selector in (DEFAULT, place.component) or (
-                "*" in selector and fnmatchcase(place.tensor, selector)
-            ):
+            if selects(selector, place):
                 return selector, knots
         return None
 
@@ -256,6 +275,8 @@ def recipe_knobs(plain: Mapping[str, Any]) -> dict[str, Profile | Value]:
 class Recipe:
     """How one merged model is made.
 
+    `method` merges all tensors but those that a selector of `methods` selects; the first that does
+    decides for another. Knobs hold for each method that has them.
     `base` names the model that task vectors are taken from; None for methods without one.
     `knobs` are the method's global knobs: profiles for numbers, plain values for switches.
     `seed` determines random masks. Tensors are stored in `dtype`; None means the base's.
@@ -274,6 +295,7 @@ class Recipe:
     vocabulary: Vocabulary = BASE_VOCABULARY
     slices: tuple[Slice, ...] = ()
     evidence: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    methods: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "knobs", MappingProxyType(dict(sorted(self.knobs.items()))))
@@ -286,10 +308,34 @@ class Recipe:
     def __reduce__(self) -> tuple[type[Recipe], tuple[object, ...]]:
         evidence = {kind: dict(digests) for kind, digests in self.evidence.items()}
         last = (dict(self.knobs), self.seed, self.dtype, self.vocabulary, self.slices, evidence)
-        return Recipe, (self.method, self.sources, self.base, *last)
+        return Recipe, (self.method, self.sources, self.base, *last, self.methods)
 
     def __hash__(self) -> int:
         return hash(self.id)
+
+    def method_at(self, place: Place) -> str:
+        """Return the method that merges the tensor at a place."""
+        return next((name for s, name in self.methods if selects(s, place)), self.method)
+
+    @property
+    def by_selector(self) -> dict[str, str]:
+        """The methods by selector, the first that matches deciding; `default` comes last."""
+        return {**dict(self.methods), DEFAULT: self.method}
+
+    @property
+    def all_methods(self) -> tuple[str, ...]:
+        """The names of its methods, each once."""
+        return tuple(dict.fromkeys(self.by_selector.values()))
+
+    @property
+    def methods_in_words(self) -> str:
+        """Its method, or which method merges what."""
+        if not self.methods:
+            return self.method
+        return ", ".join(
+            f"{name} ({'rest' if selector == DEFAULT else selector})"
+            for selector, name in self.by_selector.items()
+        )
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -343,7 +389,7 @@ class Recipe:
 
     def plain(self) -> dict[str, object]:
         """Return the recipe as YAML-ready mappings, lists and scalars, in a fixed order."""
-        plain: dict[str, object] = {"method": self.method}
+        plain: dict[str, object] = {"method": self.by_selector if self.methods else self.method}
         if self.base is not None:
             plain["base"] = self.base
         plain["sources"] = {source.name: plain_knobs(source.knobs) for source in self.sources}
@@ -362,8 +408,10 @@ class Recipe:
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Recipe:
         """Invert `plain`; the input is trusted (files go through `recipe_files`)."""
+        default, methods = methods_of(plain["method"])
         return cls(
-            method=plain["method"],
+            method=default,
+            methods=methods,
             sources=tuple(RecipeSource(n, source_knobs(k)) for n, k in plain["sources"].items()),
             base=plain.get("base"),
             knobs=recipe_knobs(plain.get("parameters", {})),
@@ -373,6 +421,17 @@ class Recipe:
             slices=tuple(map(Slice.from_plain, plain.get("slices", ()))),
             evidence=plain.get("evidence", {}),
         )
+
+
+def methods_of(plain: str | Mapping[str, str]) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Return the method of a recipe, and the others by selector, from how `Recipe.plain` has them.
+
+    Raises:
+        KeyError: none is the default.
+    """
+    if isinstance(plain, str):
+        return plain, ()
+    return plain[DEFAULT], tuple((s, name) for s, name in plain.items() if s != DEFAULT)
 
 
 PlainPath: TypeAlias = tuple[str | int, ...]

@@ -16,6 +16,7 @@ selectors = st.sampled_from(
     [
         *("attention", "mlp", "norm", "embedding", "other"),
         *("*q_proj*", "*layers.1.*", "model.layers.*.mlp.*", "*weight", "*[oq]_proj*", "*nothing*"),
+        *("depth<0.3", "depth<1"),
     ]
 )
 

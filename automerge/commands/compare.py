@@ -55,7 +55,7 @@ def _print_fronts(studies: tuple[Study, Study], found: Beside, console: Console)
         front = sorted(study.summary.front, key=lambda member: member.name != chosen)
         for member in front[:MAX_ROWS]:
             cells = [_score(study, member, name) for name in names]
-            method = member.trial.trial.recipe.method
+            method = member.trial.trial.recipe.methods_in_words
             table.add_row(*(Text(harmless(text)) for text in (f"  {member.name}", method, *cells)))
         if (more := len(front) - MAX_ROWS) > 0:
             table.add_row(Text(f"  and {more} more", style="dim"))

@@ -80,7 +80,7 @@ def _check_extensions(run: Path, recipes: Sequence[Recipe]) -> None:
     """Refuse recipes without the modules of their methods, and other versions of any module."""
     with open_study(run) as store:
         recorded = store.study.current.extensions
-    methods = {part.method for recipe in recipes for part in recipe.parts}
+    methods = {method for recipe in recipes for method in recipe.all_methods}
     needed = {method.partition(":")[0].partition(".")[0] for method in methods if ":" in method}
     faults = []
     for name, digest in recorded.items():

@@ -40,7 +40,7 @@ def _lines(study: Study, found: Picked, bounded: bool) -> list[str]:
     )
     run = shlex.quote(str(study.run))
     return [
-        f"{member.name} ({trial.recipe.method}): {what}, the highest on select items of "
+        f"{member.name} ({trial.recipe.methods_in_words}): {what}, the highest on select items of "
         f"{count(found.left, 'merge')} on the front{' within the bounds' if bounded else ''}.",
         "On test items, with 95 % intervals:" if summary.part == "test" else "Not tested yet.",
         *(_score(summary, member, name) for name in member.scores if summary.part == "test"),

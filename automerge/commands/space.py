@@ -14,7 +14,7 @@ from automerge.config.search import Search
 from automerge.errors import ConfigError
 from automerge.files.yaml_file import dump_yaml, load_yaml
 from automerge.methods import METHODS
-from automerge.recipe import BASE, Recipe, single, uniform_average
+from automerge.recipe import BASE, DEFAULT, Recipe, single, uniform_average
 from automerge.samplers.random import draw
 from automerge.space import Space, build_space
 from automerge.space.knobs import KnobSpace
@@ -126,33 +126,61 @@ def _n_layers(config: StudyConfig) -> int | None:
 
 def _searched(space: Space) -> Iterator[str]:
     """Yield methods with their dimensions, and under each its parameters."""
-    for method in space.methods.values():
+    if space.by_group:
+        yield from _groups(space)
+    for method in () if space.by_group else space.methods.values():
         sizes = [branch.dimension for branch in space.branches if branch.method == method.name]
         yield f"method     {method.name}: {max(sizes)} dimensions"
-        yield from (f"           {line}" for line in _parameters(method))
+        yield from (f"           {line}" for line in _parameters(method, DEFAULT))
+        yield from (f"           {line}" for line in _models(method))
     if space.structure is not None:
         yield f"layers     {_structure(space.structure)}"
 
 
-def _parameters(method: MethodSpace) -> Iterator[str]:
-    """Yield a line per knob, and per condition."""
+def _groups(space: Space) -> Iterator[str]:
+    """Yield the methods of each group, and under each its own parameters."""
+    sizes = [branch.dimension for branch in space.branches]
+    yield (
+        f"methods    one for each group of tensors: {len(space.methods)} combinations of "
+        f"{min(sizes)} to {max(sizes)} dimensions"
+    )
+    for choice in space.choices:
+        selector, name = choice
+        method = next(m for m in space.methods.values() if choice in m.parts)
+        yield f"           {'rest' if selector == DEFAULT else selector} by {name}:"
+        yield from (f"             {line}" for line in _parameters(method, selector))
+    yield from (f"           {line}" for line in _models(next(iter(space.methods.values()))))
+
+
+def _parameters(method: MethodSpace, selector: str) -> Iterator[str]:
+    """Yield a line per knob of the tensors that a selector selects."""
+
+    def of_group(space: KnobSpace) -> bool:
+        return len(method.parts) == 1 or space.groups == ((selector,),)
+
     spaces: dict[str, dict[str, KnobSpace]] = {}
     for own in method.knobs.values():
-        for space in own:
+        for space in filter(of_group, own):
             spaces.setdefault(space.knob, {})[space.parameters[0][0].name] = space
     for knob, distinct in spaces.items():
         owner = "per source" if len(distinct) == len(method.knobs) > 1 else "for all sources"
         yield from _knob(knob, owner, next(iter(distinct.values())))
-    for space in method.recipe_knobs:
+    for space in filter(of_group, method.recipe_knobs):
         yield from _knob(space.knob, "for the merge", space)
-    for knob in method.switches:
-        yield f"{knob}: false or true"
+    for switch in method.switches:
+        if switch.selector in (None, selector):
+            yield f"{switch.knob}: false or true"
     fixed = {
         **{knob: profile.plain() for knob, profile in method.fixed.items()},
         **{k: v if isinstance(v, bool) else v.plain() for k, v in method.recipe_fixed.items()},
     }
     for knob, value in fixed.items():
-        yield f"{knob}: always {str(value).lower()}"
+        if selector in method.readers[knob]:
+            yield f"{knob}: always {str(value).lower()}"
+
+
+def _models(method: MethodSpace) -> Iterator[str]:
+    """Yield a line per condition on the models that are merged."""
     if method.selection is not None:
         names = max(map(len, method.selections.values()))
         yield f"models: one of {len(method.selections)} sets of {names}"

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from automerge.config.messages import message
 from automerge.config.recipe_file import read_recipe
-from automerge.config.search import Search
+from automerge.config.search import SEARCHED, Search
 from automerge.config.section import KEY
 from automerge.config.settings import StudyConfig
 from automerge.errors import ConfigError, Fault, Location
@@ -25,6 +25,7 @@ from automerge.files.document import Document, GivenMapping
 from automerge.files.references import NAME, is_folder, join, resolve, short_name, split_name
 from automerge.files.yaml_file import Plain, Step, load_yaml
 from automerge.mergekit import Evolution, is_evolve, parse_evolve
+from automerge.methods import METHODS
 from automerge.objective import KL_TO_BASE
 from automerge.recipe import DEFAULT
 
@@ -381,6 +382,8 @@ class _Draft:
             problem = f"expected {{knots: N}}, {{groups: N}} or per_layer, got {shown}"
             self.fault(("search", "depth"), problem)
             del search["depth"]
+        if isinstance(search.get("methods"), dict):
+            self._read_methods(search, search["methods"])
         components = search.get("components")
         if components == "all":
             del search["components"]
@@ -395,6 +398,19 @@ class _Draft:
         for key in knobs:
             self._origins["search", "knobs", key] = self._origin(("search", key))
         search["knobs"] = knobs
+
+    def _read_methods(self, search: dict[str, Plain], given: dict[str, Plain]) -> None:
+        """Put methods by selector in order: `other` is all that no selector names."""
+        groups: dict[str, Plain] = {}
+        for key, names in given.items():
+            selector = DEFAULT if key == "other" else key
+            groups[selector] = names if isinstance(names, list) else [names]
+            self._origins["search", "by_group", selector] = self._origin(("search", "methods", key))
+        self._origins["search", "by_group"] = self._origin(("search", "methods"))
+        search["by_group"] = groups
+        every = [name for names in groups.values() if isinstance(names, list) for name in names]
+        known = [n for n in every if isinstance(n, str) and METHODS.problem(n) is None]
+        search["methods"] = list(dict.fromkeys(known)) or list(SEARCHED)
 
     def _read_space(self, search: dict[str, Plain], space: Plain) -> None:
         if not isinstance(space, str):

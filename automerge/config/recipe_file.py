@@ -30,6 +30,7 @@ from automerge.recipe import (
     Vocabulary,
     is_selector,
     is_template,
+    methods_of,
 )
 
 VERSION = 1
@@ -154,6 +155,15 @@ def renamed_models(recipe: Recipe, names: Mapping[str, str]) -> Recipe:
     )
 
 
+def _unknown_selector(selector: str) -> str:
+    advice = "(a pattern of tensor names holds a '*', a zone of depth is written 'depth<0.5')"
+    return f"unknown selector {selector!r} {advice}{nearest(selector, (*COMPONENTS, DEFAULT))}"
+
+
+def _only_switches(value: Mapping[str, Plain]) -> bool:
+    return bool(value) and all(isinstance(on, bool) for on in value.values())
+
+
 class _Reader:
     """Reads automerge's own format, collecting faults."""
 
@@ -174,8 +184,10 @@ class _Reader:
             message = f"expected recipe: {VERSION}, got {version!r}; a newer automerge wrote this"
             self._fault(("recipe",), message)
         models = self._models()
+        method, methods = self._methods()
         recipe = Recipe(
-            method=self._text("method", required=True) or "",
+            method=method,
+            methods=methods,
             sources=self._sources(),
             base=self._text("base"),
             knobs=self._knobs(("parameters",), switches=True),
@@ -212,6 +224,22 @@ class _Reader:
         elif required:
             self._fault((), f"missing key {key!r}")
         return None
+
+    def _methods(self) -> tuple[str, tuple[tuple[str, str], ...]]:
+        """Return the method, and the others by selector."""
+        given = self._data.get("method")
+        if not isinstance(given, dict):
+            return self._text("method", required=True) or "", ()
+        if DEFAULT not in given:
+            message = "expected a method for `default`: the tensors that nothing else selects"
+            self._fault(("method",), message)
+            return "", ()
+        for selector, name in given.items():
+            if not is_selector(selector):
+                self._fault(("method", selector), _unknown_selector(selector), key=True)
+            if not isinstance(name, str):
+                self._fault(("method", selector), f"expected a method's name, got {name!r}")
+        return methods_of({selector: str(name) for selector, name in given.items()})
 
     def _mapping(self, path: tuple[Step, ...]) -> dict[str, Any]:
         value: Plain = self._data
@@ -280,6 +308,9 @@ class _Reader:
         for name, value in self._mapping(path).items():
             if switches and isinstance(value, bool):
                 knobs[name] = value
+            elif switches and isinstance(value, dict) and _only_switches(value):
+                if self._selectors((*path, name), value):
+                    knobs[name] = Profile.of({s: float(on) for s, on in value.items()})
             elif self._is_profile((*path, name), value):
                 knobs[name] = Profile.of(value)
         return knobs
@@ -287,19 +318,21 @@ class _Reader:
     def _is_profile(self, path: tuple[Step, ...], value: Plain) -> bool:
         before = len(self._faults)
         if isinstance(value, dict):
+            self._selectors(path, value)
             for selector, knots in value.items():
-                if not is_selector(selector):
-                    message = (
-                        f"unknown selector {selector!r} (a pattern of tensor names holds a '*')"
-                    )
-                    message += nearest(selector, (*COMPONENTS, DEFAULT))
-                    self._fault((*path, selector), message, key=True)
                 self._check_knots((*path, selector), knots)
             if not value:
                 self._fault(path, "expected a number, got nothing")
         else:
             self._check_knots(path, value)
         return len(self._faults) == before
+
+    def _selectors(self, path: tuple[Step, ...], value: Mapping[str, Plain]) -> bool:
+        """Refuse keys that select nothing; return whether there were none."""
+        unknown = [selector for selector in value if not is_selector(selector)]
+        for selector in unknown:
+            self._fault((*path, selector), _unknown_selector(selector), key=True)
+        return not unknown
 
     def _check_knots(self, path: tuple[Step, ...], value: Plain) -> None:
         for knot in value if isinstance(value, list) and value else [value]:

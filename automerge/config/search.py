@@ -49,13 +49,16 @@ SEARCHED = ("linear", "task_arithmetic", "ties", "dare_ties")
 class Search(Section):
     """What is searched.
 
-    `components` are groups of selectors that share a value. `knobs` maps a method's knob to its
+    `components` are groups of selectors that share a value. `by_group` has the methods to choose
+    from for the tensors that a selector selects, the first that does deciding; without it, one of
+    `methods` merges the whole model. `knobs` maps a method's knob to its
     bounds, to `[false, true]` for a switch, or to a fixed value.
     """
 
     methods: tuple[Annotated[str, entry_of(METHODS)], ...] = unsafe(SEARCHED, min_length=1)
     depth: Depth = unsafe(Depth(knots=3))
     components: tuple[tuple[str, ...], ...] = unsafe(((DEFAULT,),), min_length=1, max_length=64)
+    by_group: dict[str, tuple[Annotated[str, entry_of(METHODS)], ...]] = unsafe({})
     knobs: dict[str, Any] = unsafe({})
     deviation: float = unsafe(0.05, gt=0, le=0.25)
     varying: tuple[str, ...] = unsafe(("weight", "t"))
@@ -77,12 +80,35 @@ class Search(Section):
             refuse(problems)
         return groups
 
+    @field_validator("by_group")
+    @classmethod
+    def _groups(
+        cls, groups: dict[str, tuple[str, ...]], info: ValidationInfo
+    ) -> dict[str, tuple[str, ...]]:
+        problems: list[Problem] = []
+        for selector, names in groups.items():
+            if faults := list(component_faults([[selector]])):
+                problems += (((selector, KEY), problem) for _, problem in faults)
+            if not names:
+                problems.append(((selector,), "expected a method, or a list of methods"))
+            problems += (((selector, *at), what) for at, what in repeated(names, "method"))
+        if groups and DEFAULT not in groups:
+            problem = "no method for the rest: add `other`, all that no other group selects"
+            problems.append(((), problem))
+        if groups and info.data.get("components", ((DEFAULT,),)) != ((DEFAULT,),):
+            problem = "methods by group are values by group too: remove `components`"
+            problems.append(((), problem))
+        if problems:
+            refuse(problems)
+        last = {s: n for s, n in groups.items() if s == DEFAULT}
+        return {s: n for s, n in groups.items() if s != DEFAULT} | last
+
     @field_validator("knobs")
     @classmethod
     def _knobs(cls, knobs: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         methods = info.data.get("methods", SEARCHED)
         declared, known = declared_knobs(methods), known_knobs(methods)
-        fields = tuple(name for name in cls.model_fields if name != "knobs")
+        fields = tuple(name for name in cls.model_fields if name not in ("knobs", "by_group"))
         valid = (*fields, "space", *known)
         problems: list[Problem] = []
         for name, value in knobs.items():
@@ -132,6 +158,7 @@ class Search(Section):
             repeat=self.layers.repeat,
             seed=seed,
             noise=noise,
+            by_group=self.by_group if len(self.by_group) > 1 else {},
         )
 
 

@@ -51,6 +51,9 @@ def to_mergekit(
     Raises:
         ConfigError: mergekit has no equivalent.
     """
+    if recipe.methods:
+        message = f"mergekit merges a whole model by one method, not by {recipe.methods_in_words}"
+        raise ConfigError(Fault(message))
     counterpart = COUNTERPARTS.get(recipe.method)
     if counterpart is None:
         raise ConfigError(Fault(f"mergekit has no equivalent of {recipe.method!r}"))
@@ -230,6 +233,8 @@ def _beyond(
         if knob.name not in parameters and switches - {knob.default}:
             fixed = str(knob.default).lower()
             yield f"mergekit's {theirs} has no {knob.name}; it is {fixed} there"
+        if knob.kind == "bool" and isinstance(recipe.knobs.get(knob.name), Profile):
+            yield f"mergekit has one {knob.name} for the whole model, not one by selector"
     for knob in method.source_knobs:
         each = [v.each[knob.name] for v in resolved]
         if knob.name not in parameters and any(len({*e}) > 1 or 0 in e for e in each):

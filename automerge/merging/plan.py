@@ -81,7 +81,7 @@ class Planner:
         return [self._step(target, parts[target.part]) for target in self._layout(recipe)]
 
     def _step(self, target: Target, recipe: Recipe) -> Step:
-        method = METHODS[recipe.method]
+        method = METHODS[recipe.method_at(target.place)]
         info = self._checkpoints[target.reference.model].tensors[target.reference.tensor]
         return Step(
             place=target.place,

@@ -215,7 +215,7 @@ class Method:
                 if knob.kind == "float"
             },
             switch={
-                knob.name: bool(recipe.knobs.get(knob.name, knob.default))
+                knob.name: switch(recipe.knobs.get(knob.name), knob, place)
                 for knob in self.recipe_knobs
                 if knob.kind == "bool"
             },
@@ -229,6 +229,12 @@ def number(value: object, knob: Knob, place: Place) -> float:
         return float(knob.default)
     assert isinstance(here, int | float)
     return float(here)
+
+
+def switch(value: object, knob: Knob, place: Place) -> bool:
+    """Return whether a switch is on at a place; its default where the recipe says nothing."""
+    here = value.at(place) if isinstance(value, Profile) else value
+    return bool(knob.default if here is None else here)
 
 
 def weight(search: tuple[float, float] = (0.0, 1.0)) -> Knob:

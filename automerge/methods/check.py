@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 from automerge.errors import Fault, Locate, nearest
 from automerge.extensions import Table
 from automerge.methods.base import Knob, Method
-from automerge.recipe import PlainPath, Profile, Recipe, Value, slice_faults
+from automerge.recipe import DEFAULT, PlainPath, Profile, Recipe, Value, slice_faults
 
 STORAGE_DTYPES = ("float64", "float32", "bfloat16", "float16")
 
@@ -39,16 +39,22 @@ def problems(recipe: Recipe, methods: Table[Method]) -> Iterator[tuple[PlainPath
     """Yield all that is wrong with a recipe, by paths in `Recipe.plain`."""
     sliced = slice_faults(recipe)
     yield from sliced
-    if (unknown := methods.problem(recipe.method)) is not None:
-        yield ("method",), unknown
+    unknown = [
+        (at, problem)
+        for at, name in _named(recipe).items()
+        if (problem := methods.problem(name)) is not None
+    ]
+    yield from unknown
+    if unknown:
         return
-    method = methods[recipe.method]
+    own = {name: methods[name] for name in recipe.all_methods}
     if not sliced:
         # What a method asks of models is said at the method, which is often what has to change.
         for i, part in enumerate(recipe.parts, start=1):
             where = f"slice {i}: " if recipe.slices else ""
-            for problem in model_problems(part, method):
-                yield ("method",), where + problem
+            for at, name in {name: (at, name) for at, name in _named(recipe).items()}.values():
+                for problem in model_problems(part, own[name]):
+                    yield at, where + problem
     if recipe.dtype is not None and recipe.dtype not in STORAGE_DTYPES:
         known = nearest(recipe.dtype, STORAGE_DTYPES)
         yield ("dtype",), f"unknown dtype {recipe.dtype!r}{known}"
@@ -60,10 +66,72 @@ def problems(recipe: Recipe, methods: Table[Method]) -> Iterator[tuple[PlainPath
     ]
     for here, sources, shared in levels:
         for source, knobs in sources:
-            for name, problem in knob_problems(method, "source", knobs):
+            for name, problem in _all_knob_problems(recipe, own, "source", knobs):
                 yield (*here, "sources", source, name), problem
-        for name, problem in knob_problems(method, "recipe", shared):
+        for name, problem in _all_knob_problems(recipe, own, "recipe", shared):
             yield (*here, "parameters", name), problem
+
+
+def _named(recipe: Recipe) -> dict[PlainPath, str]:
+    """Return the recipe's methods by where it names them."""
+    if not recipe.methods:
+        return {("method",): recipe.method}
+    return {("method", selector): name for selector, name in recipe.by_selector.items()}
+
+
+def _all_knob_problems(
+    recipe: Recipe,
+    methods: Mapping[str, Method],
+    scope: Literal["source", "recipe"],
+    given: Knobs,
+) -> Iterator[tuple[str, str]]:
+    """Yield problems with knobs of which each must be one of some method's.
+
+    A value by selector has to suit the methods of the tensors that the selector may select.
+    """
+    if not recipe.methods:
+        yield from knob_problems(methods[recipe.method], scope, given)
+        return
+    names = {knob.name for method in methods.values() for knob in method.knobs}
+    known = {knob.name for m in methods.values() for knob in m.knobs if knob.scope == scope}
+    for name, value in given.items():
+        if name not in known:
+            if name in names:
+                [problem] = {
+                    problem
+                    for method in methods.values()
+                    if any(knob.name == name for knob in method.knobs)
+                    for _, problem in knob_problems(method, scope, {name: value})
+                }
+            else:
+                listed = " or ".join(methods)
+                problem = f"none of {listed} has {name!r}{nearest(name, tuple(known))}"
+            yield name, problem
+            continue
+        found = {
+            problem: None
+            for key, method in methods.items()
+            for knob in method.knobs
+            if (knob.name, knob.scope) == (name, scope)
+            for problem in value_problems(knob, _meant(value, recipe, key))
+        }
+        yield from ((name, problem) for problem in found)
+
+
+def _meant(value: Profile | Value, recipe: Recipe, method: str) -> Profile | Value:
+    """Return a knob's value without what only tensors of other methods read."""
+    if not isinstance(value, Profile):
+        return value
+    chosen = recipe.by_selector
+    own = [selector for selector, name in chosen.items() if name == method]
+    given = dict(value.parts)
+    covered = all(selector in given for selector in own) and DEFAULT not in own
+    parts = tuple(
+        (selector, knots)
+        for selector, knots in value.parts
+        if chosen.get(selector, method) == method or (selector == DEFAULT and not covered)
+    )
+    return Profile(parts)
 
 
 def model_problems(recipe: Recipe, method: Method) -> list[str]:
@@ -117,7 +185,10 @@ def knob_problems(
 def value_problems(knob: Knob, value: object) -> list[str]:
     """List what is wrong with one knob's value."""
     if knob.kind == "bool":
-        if isinstance(value, bool):
+        by_selector = isinstance(value, Profile) and all(
+            knots in ((0.0,), (1.0,)) for _, knots in value.parts
+        )
+        if isinstance(value, bool) or by_selector:
             return []
         shown = value.plain() if isinstance(value, Profile) else value
         return [f"{knob.name} is true or false; got {shown!r}"]

@@ -41,6 +41,9 @@ def explicit(recipe: Recipe, method: Method) -> Recipe:
     Raises:
         ConfigError: the recipe has slices, or its method has no smooth number.
     """
+    if recipe.methods:
+        message = "a recipe with several methods cannot be refined; write it with one"
+        raise ConfigError([Fault(message)])
     if recipe.slices:
         message = "a recipe with slices has no slopes, so it cannot be refined; write it without"
         raise ConfigError([Fault(message)])

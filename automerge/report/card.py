@@ -88,7 +88,7 @@ def _data(
         license_name=license_name,
         model_name=name,
         eval_results=results or None,
-        tags=["merge", "automerge", member.trial.trial.recipe.method],
+        tags=["merge", "automerge", *member.trial.trial.recipe.all_methods],
     )
 
 
@@ -122,7 +122,7 @@ def _introduction(summary: Summary, member: Member, name: str) -> tuple[str, ...
     return (
         f"# {escape(name)}",
         advice,
-        f"A merge of {sources}{base} by {escape(recipe.method)}, found by automerge as "
+        f"A merge of {sources}{base} by {escape(recipe.methods_in_words)}, found by automerge as "
         f"{escape(member.name)} of the study *{escape(result.study)}*. {chosen}",
     )
 

@@ -110,7 +110,7 @@ def _by_compromise(summary: Summary, member: Member) -> Choice:
 
 
 def _called(member: Member) -> str:
-    return f"{member.name} ({member.trial.trial.recipe.method})"
+    return f"{member.name} ({member.trial.trial.recipe.methods_in_words})"
 
 
 def _span(unit: Unit, found: Difference, brackets: bool = True) -> str:

@@ -309,7 +309,7 @@ def _model(
     return {
         "name": member.name,
         "knee": member.knee,
-        "method": recipe.method,
+        "method": recipe.methods_in_words,
         "layers": layers_in_words(recipe),
         "last_layer": last - 1,
         "folder": folder or "",

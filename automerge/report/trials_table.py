@@ -34,7 +34,7 @@ def _row(found: TrialResult, names: list[str], objectives: tuple[Objective, ...]
         "name": trial.name,
         "origin": trial.origin,
         "state": "waiting" if not found.outcomes else "measured" if failure is None else "failed",
-        "method": trial.recipe.method,
+        "method": trial.recipe.methods_in_words,
         "failure": None if failure is None else failure[1].reason,
     }
     row |= {f"params.{name}": params.get(name) for name in names}

@@ -109,7 +109,7 @@ class CmaSampler(Sampler):
         self._space = space
         self._seed = seed
         self._directions = directions(n_objectives)
-        self._probes = max(round(INITIAL_FRACTION * budget), len(space.methods))
+        self._probes = max(round(INITIAL_FRACTION * budget), len(space.turns))
         self._prior = space.prior
         self._branches = {branch: i for i, branch in enumerate(space.branches)}
         self._runs: list[_Run | None] = [None] * len(self._directions)
@@ -121,7 +121,7 @@ class CmaSampler(Sampler):
         """Propose parameters for trial `number`."""
         turn, self._asked = self._asked, self._asked + 1
         if turn < self._probes or not self._archive.points:
-            method = tuple(self._space.methods)[turn % len(self._space.methods)]
+            method = self._space.turns[turn % len(self._space.turns)]
             rng = np.random.default_rng([self._seed, number])
             return draw(self._space, rng, {self._space.method.name: method})
         direction = turn % len(self._directions)

@@ -52,7 +52,7 @@ class DeSampler(Sampler):
         rng = np.random.default_rng([self._seed, number])
         begun = len(self._population) + len(self._memory.pending)
         if begun < self._size or len(self._population) < MIN_POPULATION:
-            methods = tuple(self._space.methods)
+            methods = self._space.turns
             method = methods[self._memory.asked % len(methods)]
             params = draw(self._space, rng, {self._space.method.name: method})
         else:

@@ -420,9 +420,11 @@ class DescentSampler(Sampler):
 
 def _widest(space: Space) -> list[int]:
     """The first branch of each method among those with the most models: others are special cases
-    with weights of 0, and left to `gp`."""
+    with weights of 0, and left to `gp`. So are combinations of methods far from the first."""
     found: dict[str, int] = {}
     for number, branch in enumerate(space.branches):
+        if branch.method not in space.turns:
+            continue
         best = found.get(branch.method)
         if best is None or len(branch.models) > len(space.branches[best].models):
             found[branch.method] = number

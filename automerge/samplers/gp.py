@@ -72,7 +72,7 @@ class GpSampler(Sampler):
         self._space = space
         self._seed = seed
         probes = min(max(N_PROBES, len(space.roles) // 2), round(PROBED * budget))
-        self._probes = max(probes, len(space.methods))
+        self._probes = max(probes, len(space.turns))
         self._columns = _columns(space)
         average = space.params(uniform_average(space.trained))
         self._average = None if average is None else space.position(average)
@@ -137,8 +137,8 @@ class GpSampler(Sampler):
 
     def _probe(self, rng: np.random.Generator) -> Params:
         """Return parameters about the best start, or anywhere; the methods take turns."""
-        turn, of_method = divmod(self._asked, len(self._space.methods))
-        method = tuple(self._space.methods)[of_method]
+        turn, of_method = divmod(self._asked, len(self._space.turns))
+        method = self._space.turns[of_method]
         start = self._start()
         if start is None or turn % ANYWHERE_EVERY == ANYWHERE_EVERY - 1:
             return draw(self._space, rng, {self._space.method.name: method})
@@ -260,7 +260,7 @@ class _Gain:
 
 def _columns(space: Space) -> Columns:
     """Describe positions: a length scale per role, one for methods, one per source."""
-    d, n_methods, n_sources = len(space.roles), len(space.methods), len(space.sources)
+    d, n_methods, n_sources = len(space.roles), len(space.choices), len(space.sources)
     groups = (*range(d), *[d] * n_methods, *range(d + 1, d + 1 + n_sources))
     varied = np.ptp(space.codes, axis=0) > 0
     choices = int(varied[:n_methods].any()) + int(varied[n_methods:].sum())

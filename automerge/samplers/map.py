@@ -57,7 +57,7 @@ class MapSampler(Sampler):
         """Propose parameters for trial `number`."""
         rng = np.random.default_rng([self._seed, number])
         if self._memory.asked < self._initial or len(self._memory) < MIN_INITIAL:
-            methods = tuple(self._space.methods)
+            methods = self._space.turns
             method = methods[self._memory.asked % len(methods)]
             params = draw(self._space, rng, {self._space.method.name: method})
         else:

@@ -50,7 +50,7 @@ class QdSampler(Sampler):
         rng = np.random.default_rng([self._seed, number])
         known = len(self._memory)
         if known == 0 or known + len(self._memory.pending) < self._initial:
-            methods = tuple(self._space.methods)
+            methods = self._space.turns
             method = methods[self._memory.asked % len(methods)]
             params = draw(self._space, rng, {self._space.method.name: method})
         else:

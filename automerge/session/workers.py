@@ -40,7 +40,7 @@ def start_workers(
     launcher = EXECUTORS[config.executor]
     evaluation = config.evaluation
     device = evaluation.device if config.ray_address else choose_device(evaluation.device)
-    recipe_methods = [part.method for named in config.recipes for part in named.recipe.parts]
+    recipe_methods = [m for named in config.recipes for m in named.recipe.all_methods]
     deeper = [
         sum(piece.n_layers for piece in named.recipe.slices) - n_layers for named in config.recipes
     ]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
+from typing import TypeAlias
 
 from automerge.errors import ConfigError, Fault
-from automerge.recipe import DEFAULT, Profile, canonical
+from automerge.recipe import DEFAULT, Profile, canonical, is_zone
 from automerge.space import deviations
 from automerge.space.checks import WEIGHT, model_faults, settings_faults, takes_noise
 from automerge.space.declarations import KnobDeclaration, MethodDeclaration
 from automerge.space.knobs import KnobSpace
-from automerge.space.method import MethodSpace
+from automerge.space.method import MethodSpace, Switch
 from automerge.space.parameters import (
     UNIFORM_SCALE,
     BooleanParameter,
@@ -22,6 +23,9 @@ from automerge.space.parameters import (
 from automerge.space.settings import Depth, Groups, Knots, SpaceSettings
 from automerge.space.space import Space
 from automerge.space.structure import Structure
+
+Parts: TypeAlias = tuple[tuple[str, MethodDeclaration], ...]
+"""The method of each group of tensors, after its selector; a single one for the whole model."""
 
 MAX_DIMENSION = 2000
 """Parameters of one method, at most."""
@@ -53,15 +57,15 @@ def build_space(
     """
     sources = tuple(sources)
     faults = [*model_faults(base, sources), *settings_faults(settings, n_layers, methods)]
-    chosen = [methods[name] for name in dict.fromkeys(settings.methods) if name in methods]
     if not faults:
         faults += [
             fault
-            for method in chosen
+            for parts in _combinations(settings, methods)
             for fault in _size_faults(
-                method, settings, _candidates(method, settings, base, sources), n_layers
+                parts, settings, _candidates(parts, settings, base, sources), n_layers
             )
         ]
+        faults = list(dict.fromkeys(faults))
     if faults:
         raise ConfigError([Fault(f"search space: {message}") for message in faults])
     return Space(
@@ -69,8 +73,8 @@ def build_space(
         sources,
         n_layers,
         {
-            method.name: _method_space(method, settings, base, sources, n_layers)
-            for method in chosen
+            _label(parts): _method_space(parts, settings, base, sources, n_layers)
+            for parts in _combinations(settings, methods)
         },
         settings.dtype,
         Structure(n_layers, settings.drop, settings.repeat)
@@ -80,13 +84,29 @@ def build_space(
     )
 
 
+def _combinations(settings: SpaceSettings, methods: Mapping[str, MethodDeclaration]) -> list[Parts]:
+    """List the methods of each group together; without groups, each method alone."""
+    if not settings.by_group:
+        return [((DEFAULT, methods[name]),) for name in dict.fromkeys(settings.methods)]
+    groups = settings.by_group.items()
+    named = [[(selector, methods[name]) for name in names] for selector, names in groups]
+    return list(product(*named))
+
+
+def _label(parts: Parts) -> str:
+    """Name the methods of all groups."""
+    if len(parts) == 1:
+        return parts[0][1].name
+    return ", ".join(f"{selector}: {method.name}" for selector, method in parts)
+
+
 def _candidates(
-    method: MethodDeclaration, settings: SpaceSettings, base: str, sources: tuple[str, ...]
+    parts: Parts, settings: SpaceSettings, base: str, sources: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """Return the models a method may merge, apart from its anchor."""
-    if not takes_noise(method):
+    """Return the models that methods may merge, apart from their anchor."""
+    if not all(takes_noise(method) for _, method in parts):
         sources = tuple(source for source in sources if source not in settings.noise)
-    joins = not method.anchored and method.max_sources is not None
+    joins = any(not m.anchored and m.max_sources is not None for _, m in parts)
     return (base, *sources) if joins else sources
 
 
@@ -101,11 +121,17 @@ def _searched(method: MethodDeclaration, settings: SpaceSettings) -> list[KnobDe
     ]
 
 
-def _width(knob: KnobDeclaration, settings: SpaceSettings, n_layers: int) -> tuple[int, int]:
-    """Return the component groups of a knob, and its entries per group."""
-    if knob.name not in settings.varying:
+def _width(
+    knob: KnobDeclaration, settings: SpaceSettings, n_layers: int, selector: str
+) -> tuple[int, int]:
+    """Return the component groups of a knob, and its entries per group.
+
+    In a zone of depth there is one value.
+    """
+    if knob.name not in settings.varying or is_zone(selector):
         return 1, 1
-    return len(settings.components), _entries(settings.depth, n_layers)
+    groups = 1 if settings.by_group else len(settings.components)
+    return groups, _entries(settings.depth, n_layers)
 
 
 def _entries(depth: Depth, n_layers: int) -> int:
@@ -115,12 +141,30 @@ def _entries(depth: Depth, n_layers: int) -> int:
 
 
 def _size_faults(
-    method: MethodDeclaration, settings: SpaceSettings, models: tuple[str, ...], n_layers: int
+    parts: Parts, settings: SpaceSettings, models: tuple[str, ...], n_layers: int
 ) -> Iterator[str]:
     """Yield faults of methods with too few models, and of spaces too large to search."""
-    if len(models) < method.min_sources:
-        yield f"{method.name} merges at least {method.min_sources} models; got {len(models)}"
-        return
+    for _, method in parts:
+        if len(models) < method.min_sources:
+            yield f"{method.name} merges at least {method.min_sources} models; got {len(models)}"
+            return
+    dimension = 0
+    for selector, method in parts:
+        yield from _sets_faults(method, models)
+        for knob in _searched(method, settings):
+            rows, columns = _width(knob, settings, n_layers, selector)
+            each = knob.scope == "source" and knob.name not in settings.shared
+            noise = sum(model in settings.noise for model in models) if knob.name == WEIGHT else 0
+            dimension += rows * columns * (len(models) if each else 1 + noise)
+    if dimension > MAX_DIMENSION:
+        yield (
+            f"{_label(parts)} has {dimension} dimensions, more than {MAX_DIMENSION}; use fewer "
+            f"depth values ({_entries(settings.depth, n_layers)}), component groups "
+            f"({len(settings.by_group or settings.components)}) or sources ({len(models)})"
+        )
+
+
+def _sets_faults(method: MethodDeclaration, models: tuple[str, ...]) -> Iterator[str]:
     size = len(models) if method.max_sources is None else min(method.max_sources, len(models))
     sets = math.comb(len(models), size)
     if sets > MAX_CHOICES:
@@ -128,78 +172,133 @@ def _size_faults(
             f"{method.name} has {sets} sets of {size} models out of {len(models)}, more than "
             f"{MAX_CHOICES}; name fewer sources"
         )
-    dimension = 0
-    for knob in _searched(method, settings):
-        rows, columns = _width(knob, settings, n_layers)
-        each = knob.scope == "source" and knob.name not in settings.shared
-        noise = sum(model in settings.noise for model in models) if knob.name == WEIGHT else 0
-        dimension += rows * columns * (len(models) if each else 1 + noise)
-    if dimension > MAX_DIMENSION:
-        yield (
-            f"{method.name} has {dimension} dimensions, more than {MAX_DIMENSION}; use fewer "
-            f"depth values ({_entries(settings.depth, n_layers)}), component groups "
-            f"({len(settings.components)}) or sources ({len(models)})"
-        )
 
 
 def _method_space(
-    method: MethodDeclaration,
+    parts: Parts,
     settings: SpaceSettings,
     base: str,
     sources: tuple[str, ...],
     n_layers: int,
 ) -> MethodSpace:
-    """Build the space of one method; the settings have no faults."""
-    models = _candidates(method, settings, base, sources)
-    size = len(models) if method.max_sources is None else min(method.max_sources, len(models))
+    """Build the space of one method, or of one for each group; the settings have no faults."""
+    models = _candidates(parts, settings, base, sources)
+    declared = [method for _, method in parts]
+    limits = [method.max_sources for method in declared if method.max_sources is not None]
+    size = min([len(models), *limits])
     selections = {" + ".join(names): names for names in combinations(models, size)}
     single = len(selections) == 1
-    knobs = _searched(method, settings)
-    per_source = [knob for knob in knobs if knob.scope == "source"]
-    droppable = models if settings.leave_out and method.min_sources < size else ()
+    label = _label(parts)
+    shared = label if len(parts) == 1 else "groups"
+    min_sources = max(method.min_sources for method in declared)
+    droppable = models if settings.leave_out and min_sources < size else ()
     droppable = tuple(model for model in droppable if model not in settings.noise)
     fixed = {
         scope: {
             knob.name: value if isinstance(value, bool) else Profile.of(value)
+            for method in declared
             for knob in method.knobs
             if knob.scope == scope and knob.name in settings.fixed
             for value in (settings.fixed[knob.name],)
         }
         for scope in ("source", "recipe")
     }
+    readers = {
+        knob.name: tuple(s for s, m in parts if any(k.name == knob.name for k in m.knobs))
+        for method in declared
+        for knob in method.knobs
+    }
     return MethodSpace(
-        name=method.name,
-        base=base if method.anchored else None,
-        seed=settings.seed if method.seeded else 0,
-        ordered=method.ordered,
-        min_sources=method.min_sources,
-        selection=None
-        if single
-        else CategoricalParameter(f"{method.name}.models", tuple(selections)),
+        name=label,
+        parts=tuple((selector, method.name) for selector, method in parts),
+        base=base if any(method.anchored for method in declared) else None,
+        seed=settings.seed if any(method.seeded for method in declared) else 0,
+        ordered=any(method.ordered for method in declared),
+        min_sources=min_sources,
+        selection=None if single else CategoricalParameter(f"{label}.models", tuple(selections)),
         selections=selections,
-        used={model: _switch(method.name, f"use[{model}]") for model in droppable},
+        used={model: _switch(shared, f"use[{model}]") for model in droppable},
         knobs={
             model: tuple(
-                _knob_space(method.name, knob, settings, n_layers, model) for knob in per_source
+                _knob_space(part, knob, settings, n_layers, model)
+                for part in parts
+                for knob in _searched(part[1], settings)
+                if knob.scope == "source"
             )
             for model in models
         },
         recipe_knobs=tuple(
-            _knob_space(method.name, knob, settings, n_layers, None)
-            for knob in knobs
+            _knob_space(part, knob, settings, n_layers, None)
+            for part in parts
+            for knob in _searched(part[1], settings)
             if knob.scope == "recipe"
         ),
-        switches={
-            knob.name: _switch(method.name, knob.name)
+        switches=tuple(
+            Switch(
+                knob.name,
+                selector if settings.by_group else None,
+                BooleanParameter(
+                    f"{_of_group(selector, method.name, settings)}.{knob.name}",
+                    _of_group(selector, knob.name, settings),
+                ),
+            )
+            for selector, method in parts
             for knob in method.knobs
             if knob.kind == "bool" and knob.name in settings.switches
-        },
+        ),
         fixed={k: v for k, v in fixed["source"].items() if isinstance(v, Profile)},
         recipe_fixed=fixed["recipe"],
-        defaults={k.name: float(k.default) for k in method.knobs if k.scope == "source"},
-        recipe_defaults={k.name: k.default for k in method.knobs if k.scope == "recipe"},
-        evidence={kind: settings.evidence[kind] for kind in method.needs},
+        held=_held(parts, settings),
+        readers=readers,
+        defaults={
+            name: found
+            for name, found in _defaults(parts, "source").items()
+            if isinstance(found, Profile)
+        },
+        recipe_defaults=_defaults(parts, "recipe"),
+        evidence={kind: settings.evidence[kind] for m in declared for kind in m.needs},
     )
+
+
+def _held(parts: Parts, settings: SpaceSettings) -> dict[str, dict[str, float]]:
+    """Return what is worth a knob that a group does not search and another does."""
+    names = {knob.name for _, method in parts for knob in _searched(method, settings)}
+    return {
+        name: held
+        for name in names
+        if (
+            held := {
+                selector: float(knob.default)
+                for selector, method in parts
+                for knob in method.knobs
+                if knob.name == name and knob not in _searched(method, settings)
+            }
+        )
+    }
+
+
+def _defaults(parts: Parts, scope: str) -> dict[str, Profile | bool]:
+    """Return the defaults of knobs, by group where groups have different ones."""
+    found: dict[str, dict[str, float | bool]] = {}
+    for selector, method in parts:
+        for knob in method.knobs:
+            if knob.scope == scope:
+                found.setdefault(knob.name, {})[selector] = knob.default
+    return {name: _default(list(own.values()), own) for name, own in found.items()}
+
+
+def _default(
+    values: Sequence[float | bool], by_group: Mapping[str, float | bool]
+) -> Profile | bool:
+    first = values[0]
+    if any(value != first for value in values):
+        return Profile.of({selector: float(value) for selector, value in by_group.items()})
+    return first if isinstance(first, bool) else Profile.of(float(first))
+
+
+def _of_group(selector: str, name: str, settings: SpaceSettings) -> str:
+    """Return a name that says which group it is of, where there are groups."""
+    return f"{selector}/{name}" if settings.by_group else name
 
 
 def _switch(method: str, role: str) -> BooleanParameter:
@@ -208,16 +307,21 @@ def _switch(method: str, role: str) -> BooleanParameter:
 
 
 def _knob_space(
-    method: str, knob: KnobDeclaration, settings: SpaceSettings, n_layers: int, model: str | None
+    part: tuple[str, MethodDeclaration],
+    knob: KnobDeclaration,
+    settings: SpaceSettings,
+    n_layers: int,
+    model: str | None,
 ) -> KnobSpace:
     """Lay one knob, of a model or of the recipe, out over component groups and depth."""
+    selector, method = part
     low, high = settings.bounds.get(knob.name, knob.search or knob.domain)
     small = model in settings.noise and knob.name == WEIGHT
     if small:
         low, high = -max(abs(low), abs(high)), max(abs(low), abs(high))
     own = model is not None and (small or knob.name not in settings.shared)
-    n_groups, columns = _width(knob, settings, n_layers)
-    groups = settings.components if n_groups > 1 else ((DEFAULT,),)
+    n_groups, columns = _width(knob, settings, n_layers, selector)
+    groups = settings.components if n_groups > 1 else ((selector,),)
     if isinstance(settings.depth, Groups) and columns > 1:
         knot_entries = tuple(layer * columns // n_layers for layer in range(n_layers))
         middles = [
@@ -234,8 +338,9 @@ def _knob_space(
     for i, group in enumerate(groups):
         row = []
         for j in range(columns):
-            role = common + (f".{'+'.join(group)}" if i else "") + (f".depth{j}" if j else "")
-            name = f"{method}.{role}"
+            mode = common + (f".{'+'.join(group)}" if i else "") + (f".depth{j}" if j else "")
+            role = _of_group(selector, mode, settings)
+            name = f"{_of_group(selector, method.name, settings)}.{mode}"
             if i or j:
                 row.append(FloatParameter(name, role, -reach, reach, scales[i][j]))
             else:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from automerge.errors import nearest
-from automerge.recipe import COMPONENTS, DEFAULT, canonical, is_selector
+from automerge.recipe import COMPONENTS, DEFAULT, canonical, is_selector, is_zone
 from automerge.space.declarations import KnobDeclaration, MethodDeclaration
 from automerge.space.settings import Groups, Knots, SpaceSettings
 
@@ -17,6 +17,8 @@ Located: TypeAlias = tuple[tuple[int, ...], str]
 """Where in a list of lists something is, and what is wrong with it."""
 
 
+MAX_COMBINATIONS = 64
+"""Of the methods of all groups."""
 WEIGHT = "weight"
 """The knob that scales a source's task vector."""
 
@@ -58,6 +60,7 @@ def settings_faults(
         for kind in methods[name].needs if name in methods else ():
             if kind not in settings.evidence:
                 yield f"{name} needs evidence of the kind {kind}; set `evidence: {{text: FILE}}`"
+    yield from _group_faults(settings, methods)
     if isinstance(settings.depth, Knots | Groups) and settings.depth.count < 1:
         yield f"depth needs at least 1 value; got {settings.depth.count}"
     if settings.noise:
@@ -74,6 +77,28 @@ def settings_faults(
     yield from _knob_faults(settings, [methods[n] for n in settings.methods if n in methods])
 
 
+def _group_faults(
+    settings: SpaceSettings, methods: Mapping[str, MethodDeclaration]
+) -> Iterator[str]:
+    """Yield what is wrong with methods by group."""
+    if not settings.by_group:
+        return
+    for name in settings.methods:
+        most = methods[name].max_sources if name in methods else None
+        if most is not None:
+            yield f"{name} merges at most {most} models, and groups merge the same ones; remove it"
+    combined = math.prod(map(len, settings.by_group.values()))
+    if combined > MAX_COMBINATIONS:
+        yield (
+            f"the groups' methods have {combined} combinations, more than {MAX_COMBINATIONS}; "
+            "name fewer"
+        )
+    if list(settings.by_group)[-1] != DEFAULT:
+        yield f"no method is named for the rest; add a last group {DEFAULT!r}"
+    if (settings.drop or settings.repeat) and any(map(is_zone, settings.by_group)):
+        yield "zones of depth mean nothing where layers are searched; remove one of the two"
+
+
 def component_faults(groups: Sequence[Sequence[str]]) -> Iterator[Located]:
     """Yield what is wrong with single component groups and selectors, with their positions."""
     seen: set[str] = set()
@@ -82,7 +107,7 @@ def component_faults(groups: Sequence[Sequence[str]]) -> Iterator[Located]:
             yield (i,), "an empty group; name at least one component in it"
         for j, selector in enumerate(group):
             if not is_selector(selector):
-                advice = "(a pattern of tensor names holds a '*')"
+                advice = "(a pattern of tensor names holds a '*', a zone is written depth<0.5)"
                 message = f"unknown component {selector!r} {advice}"
                 yield (i, j), message + nearest(selector, (*COMPONENTS, DEFAULT))
             elif selector in seen:

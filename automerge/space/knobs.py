@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from automerge.arrays import Floats
-from automerge.recipe import DEFAULT, Profile, interpolate
+from automerge.recipe import DEFAULT, Profile, interpolate, is_zone
 from automerge.space import deviations
 from automerge.space.parameters import FloatParameter
 from automerge.trial import Params
@@ -121,13 +121,16 @@ def _value_of(profile: Profile, selector: str, depth: float) -> float | None:
     return None if knots is None else interpolate(knots, depth)
 
 
-def same(one: Profile, other: Profile, depths: Sequence[float]) -> bool:
-    """Return whether two profiles give every tensor the same value, by their selectors."""
+def same(one: Profile, other: Profile, depths: Sequence[float], only: Sequence[str] = ()) -> bool:
+    """Return whether two profiles give every tensor the same value, by their selectors.
+
+    With `only`, the values where these decide are compared.
+    """
     selectors = [[selector for selector, _ in profile.parts] for profile in (one, other)]
-    patterns = any("*" in selector for listed in selectors for selector in listed)
-    if patterns and selectors[0] != selectors[1] and selectors[0] != [DEFAULT]:
+    patterns = any("*" in s or is_zone(s) for listed in selectors for s in listed)
+    if patterns and not only and selectors[0] != selectors[1] and selectors[0] != [DEFAULT]:
         return False
-    for selector in dict.fromkeys([*selectors[0], *selectors[1], DEFAULT]):
+    for selector in only or dict.fromkeys([*selectors[0], *selectors[1], DEFAULT]):
         for depth in depths:
             left, right = (_value_of(profile, selector, depth) for profile in (one, other))
             if left is None or right is None:

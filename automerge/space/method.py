@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from automerge.arrays import Bools, Floats
-from automerge.recipe import Coordinate, Profile, Recipe, RecipeSource, Value
+from automerge.recipe import DEFAULT, Coordinate, Profile, Recipe, RecipeSource, Value
 from automerge.space.knobs import KnobSpace, same
 from automerge.space.parameters import (
     BooleanParameter,
@@ -25,11 +25,21 @@ _WEIGHT = "weight"
 
 
 @dataclass(frozen=True)
+class Switch:
+    """A searched switch, of the group of tensors with a selector; None for all tensors."""
+
+    knob: str
+    selector: str | None
+    parameter: BooleanParameter
+
+
+@dataclass(frozen=True)
 class MethodSpace:
-    """What is searched of one method.
+    """What is searched of one method, or of one method for each group of tensors.
 
     Attributes:
-        name: the method's.
+        name: the method's, or what names all of them.
+        parts: the method of each group, by its selector; the last is `default`.
         base: the anchor; None for methods without one.
         seed: that of every recipe.
         ordered: whether the order of the models matters to the method.
@@ -39,15 +49,18 @@ class MethodSpace:
         used: switches that leave a model out, by model; empty where none may be.
         knobs: searched knobs of each model.
         recipe_knobs: searched knobs of the recipe.
-        switches: searched switches, by knob.
+        switches: searched switches.
         fixed: stated in every source of every recipe, by knob.
         recipe_fixed: stated in every recipe, by knob.
+        held: values of knobs, by knob and group, of groups that do not search what others do.
+        readers: the groups whose methods have a knob, by knob.
         defaults: what knobs of sources are worth where a recipe does not state them.
         recipe_defaults: the same for knobs of the recipe.
         evidence: digests of what the method needs, by kind and model.
     """
 
     name: str
+    parts: tuple[tuple[str, str], ...]
     base: str | None
     seed: int
     ordered: bool
@@ -57,11 +70,13 @@ class MethodSpace:
     used: Mapping[str, BooleanParameter]
     knobs: Mapping[str, tuple[KnobSpace, ...]]
     recipe_knobs: tuple[KnobSpace, ...]
-    switches: Mapping[str, BooleanParameter]
+    switches: tuple[Switch, ...]
     fixed: Mapping[str, Profile]
     recipe_fixed: Mapping[str, Profile | bool]
-    defaults: Mapping[str, float]
-    recipe_defaults: Mapping[str, float | bool]
+    held: Mapping[str, Mapping[str, float]]
+    readers: Mapping[str, tuple[str, ...]]
+    defaults: Mapping[str, Profile]
+    recipe_defaults: Mapping[str, Profile | bool]
     evidence: Mapping[str, Mapping[str, str]]
 
     def models(self, choose: Choose) -> tuple[str, ...]:
@@ -105,8 +120,8 @@ class MethodSpace:
             n_merged += merged
             for number in self.floats([model]).values():
                 active[:, columns[number.role]] |= merged
-        for switch in self.switches.values():
-            active[:, columns[switch.role]] = True
+        for switch in self.switches:
+            active[:, columns[switch.parameter.role]] = True
         return active
 
     def floats(self, models: Iterable[str]) -> dict[str, FloatParameter]:
@@ -120,23 +135,33 @@ class MethodSpace:
         return (
             *(self.used[model].role for model in models if model in self.used),
             *(number.role for number in self.floats(models).values()),
-            *(switch.role for switch in self.switches.values()),
+            *(switch.parameter.role for switch in self.switches),
         )
 
     def recipe(self, params: Params, dtype: str | None) -> Recipe:
         """Return the recipe of active parameters."""
         models = self.models(lambda parameter: params[parameter.name])
         sources = tuple(
-            RecipeSource(model, {**self.fixed, **_profiles(self.knobs[model], params)})
+            RecipeSource(model, {**self.fixed, **self._profiles(self.knobs[model], params)})
             for model in models
         )
-        switches = {knob: bool(params[switch.name]) for knob, switch in self.switches.items()}
-        knobs = {**self.recipe_fixed, **_profiles(self.recipe_knobs, params), **switches}
+        switches = _switched(self.switches, params)
+        knobs = {**self.recipe_fixed, **self._profiles(self.recipe_knobs, params), **switches}
         evidence = {
             kind: {model: digests[model] for model in models}
             for kind, digests in self.evidence.items()
         }
-        return Recipe(self.name, sources, self.base, knobs, self.seed, dtype, evidence=evidence)
+        *others, (_, method) = self.parts
+        return Recipe(
+            method,
+            sources,
+            self.base,
+            knobs,
+            self.seed,
+            dtype,
+            evidence=evidence,
+            methods=tuple(others),
+        )
 
     def pull_back(
         self, params: Params, slopes: Mapping[Coordinate, float]
@@ -162,7 +187,7 @@ class MethodSpace:
 
         A model the recipe lacks counts as left out, or as merged with weight 0.
         """
-        if (recipe.method, recipe.base, recipe.seed) != (self.name, self.base, self.seed):
+        if (recipe.base, recipe.seed) != (self.base, self.seed) or not self._alike(recipe):
             return None
         for kind, digests in self.evidence.items():
             recipe_digests = recipe.evidence.get(kind, {})
@@ -177,9 +202,55 @@ class MethodSpace:
             params = self._read(given, label, models, named)
             if params is not None:
                 rebuilt = self._complete(self.recipe(params, recipe.dtype), models)
-                if all(_equal(value, rebuilt.get(key), depths) for key, value in given.items()):
+                if all(
+                    self._equal(key[1], value, rebuilt.get(key), depths)
+                    for key, value in given.items()
+                ):
                     return params
         return None
+
+    def _equal(
+        self,
+        knob: str,
+        one: Profile | bool,
+        other: Profile | bool | None,
+        depths: tuple[float, ...],
+    ) -> bool:
+        """Return whether two values of a knob do the same at these depths."""
+        if isinstance(one, bool) and isinstance(other, bool):
+            return one is other
+        if other is None:
+            return False
+        left, right = (v if isinstance(v, Profile) else Profile.of(float(v)) for v in (one, other))
+        if len(self.parts) == 1:
+            return same(left, right, depths)
+        order = [selector for selector, _ in self.parts]
+        for profile in (left, right):
+            given = [selector for selector, _ in profile.parts]
+            if given != [selector for selector in order if selector in given]:
+                return False
+        return same(left, right, depths, self.readers[knob])
+
+    def _profiles(self, spaces: Iterable[KnobSpace], params: Params) -> dict[str, Profile]:
+        """Return the profiles of several knobs, by name; each group has a part, in order."""
+        found: dict[str, list[tuple[str, tuple[float, ...]]]] = {}
+        for space in spaces:
+            found.setdefault(space.knob, []).extend(space.profile(params).parts)
+        if len(self.parts) == 1:
+            return {knob: Profile(tuple(parts)) for knob, parts in found.items()}
+        profiles = {}
+        for knob, parts in found.items():
+            by_group = {s: (value,) for s, value in self.held.get(knob, {}).items()} | dict(parts)
+            ordered = ((s, by_group[s]) for s, _ in self.parts if s in by_group)
+            profiles[knob] = Profile(tuple(ordered))
+        return profiles
+
+    def _alike(self, recipe: Recipe) -> bool:
+        """Return whether a recipe merges every group by this method."""
+        theirs = recipe.by_selector
+        return [s for s, _ in self.parts if s in theirs] == list(theirs) and all(
+            theirs.get(selector, recipe.method) == method for selector, method in self.parts
+        )
 
     def _complete(
         self, recipe: Recipe, models: tuple[str, ...]
@@ -190,11 +261,11 @@ class MethodSpace:
         for model in models:
             if model in sources:
                 for knob, default in self.defaults.items():
-                    complete[model, knob] = sources[model].get(knob, Profile.of(default))
+                    complete[model, knob] = sources[model].get(knob, default)
             else:
                 complete[model, _WEIGHT] = Profile.of(0.0)
-        for knob, default in self.recipe_defaults.items():
-            value = recipe.knobs.get(knob, default)
+        for knob, usual in self.recipe_defaults.items():
+            value = recipe.knobs.get(knob, usual)
             complete["", knob] = value if isinstance(value, Profile | bool) else _stated(value)
         return complete
 
@@ -218,23 +289,32 @@ class MethodSpace:
             if read is None:
                 return None
             params = {**read, **params}
-        for knob, switch in self.switches.items():
-            params[switch.name] = given["", knob] is True
+        for switch in self.switches:
+            on = given["", switch.knob]
+            params[switch.parameter.name] = (
+                on if isinstance(on, bool) else _is_on(on, switch.selector or DEFAULT)
+            )
         return params
 
 
-def _profiles(spaces: Iterable[KnobSpace], params: Params) -> dict[str, Profile]:
-    """Return the profiles of several knobs, by name."""
-    return {space.knob: space.profile(params) for space in spaces}
+def _switched(switches: Iterable[Switch], params: Params) -> dict[str, Profile | bool]:
+    """Return switches by knob: on or off, or by group as 1 or 0."""
+    plain: dict[str, Profile | bool] = {}
+    groups: dict[str, dict[str, float]] = {}
+    for switch in switches:
+        on = bool(params[switch.parameter.name])
+        if switch.selector is None:
+            plain[switch.knob] = on
+        else:
+            groups.setdefault(switch.knob, {})[switch.selector] = float(on)
+    return {**plain, **{knob: Profile.of(found) for knob, found in groups.items()}}
+
+
+def _is_on(profile: Profile, selector: str) -> bool:
+    by_selector = dict(profile.parts)
+    return bool(by_selector.get(selector, by_selector.get(DEFAULT, (0.0,)))[0])
 
 
 def _stated(value: float | str) -> Profile:
     """Return a plain number as a profile."""
     return Profile.of(float(value))
-
-
-def _equal(one: Profile | bool, other: Profile | bool | None, depths: tuple[float, ...]) -> bool:
-    """Return whether two knob values do the same at these depths."""
-    if isinstance(one, Profile) and isinstance(other, Profile):
-        return same(one, other, depths)
-    return one is other

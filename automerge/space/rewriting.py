@@ -25,7 +25,7 @@ def as_sums(recipe: Recipe, base: str) -> Iterator[Recipe]:
     weights = {source.name: _number(source.knobs.get("weight")) for source in recipe.sources}
     total = sum(weight or 0.0 for weight in weights.values())
     if (
-        recipe.method != _AVERAGE
+        recipe.all_methods != (_AVERAGE,)
         or recipe.slices
         or not recipe.knobs.get("normalize", True)
         or any(len(source.knobs) > 1 for source in recipe.sources)

@@ -72,8 +72,8 @@ class Space:
             parameters += [] if method.selection is None else [method.selection]
             parameters += method.used.values()
             parameters += method.floats(method.knobs).values()
-            parameters += method.switches.values()
-        return (*parameters, *self._layers)
+            parameters += (switch.parameter for switch in method.switches)
+        return (*{p.name: p for p in parameters}.values(), *self._layers)
 
     @property
     def _layers(self) -> tuple[FloatParameter, ...]:
@@ -150,8 +150,8 @@ class Space:
         models = method.models(take)
         for number in method.floats(models).values():
             take(number)
-        for switch in method.switches.values():
-            take(switch)
+        for switch in method.switches:
+            take(switch.parameter)
         for number in self._layers:
             take(number)
         return MappingProxyType(params)
@@ -207,12 +207,12 @@ class Space:
         return next((p for p in map(self._read, same) if p is not None), None)
 
     def _read(self, recipe: Recipe) -> Params | None:
-        method = self.methods.get(recipe.method)
-        if method is None or recipe.dtype != self.dtype or recipe.slices:
+        if recipe.dtype != self.dtype or recipe.slices:
             return None
         last = max(self.n_layers - 1, 1)
         depths = (*(layer / last for layer in range(self.n_layers)), 1.0)
-        params = method.params(recipe, depths)
+        read = (method.params(recipe, depths) for method in self.methods.values())
+        params = next((found for found in read if found is not None), None)
         unchanged = {} if self.structure is None else self.structure.unchanged
         return None if params is None else self.active({**unchanged, **params})
 
@@ -251,12 +251,38 @@ class Space:
         methods = [branch.method for branch in self.branches]
         return np.array([1 / len(self.methods) / methods.count(method) for method in methods])
 
+    @property
+    def by_group(self) -> bool:
+        """Whether groups of tensors have a method each."""
+        return any(len(method.parts) > 1 for method in self.methods.values())
+
+    @cached_property
+    def choices(self) -> tuple[tuple[str, str], ...]:
+        """Every method that a group of tensors may be merged by, after the group's selector."""
+        every = [part for method in self.methods.values() for part in method.parts]
+        groups = list(dict.fromkeys(selector for selector, _ in every))
+        return tuple(sorted(dict.fromkeys(every), key=lambda part: groups.index(part[0])))
+
+    @cached_property
+    def turns(self) -> tuple[str, ...]:
+        """The names of methods that take turns where a search begins.
+
+        All of them or, where groups of tensors choose, the first and those that differ from it in
+        one group.
+        """
+        first, *others = self.methods.values()
+        near = (m for m in others if len(set(m.parts) - set(first.parts)) == 1)
+        return (first.name, *(method.name for method in near))
+
     @cached_property
     def codes(self) -> Floats:
-        """A code per branch, (branches, methods + sources): the method one-hot, sources 0 or 1."""
+        """A code per branch, (branches, choices + sources).
+
+        The method of each group is one-hot, and sources are 0 or 1.
+        """
         return np.array(
             [
-                [float(branch.method == method) for method in self.methods]
+                [float(choice in self.methods[branch.method].parts) for choice in self.choices]
                 + [float(source in branch.models) for source in self.sources]
                 for branch in self.branches
             ]
@@ -316,6 +342,12 @@ class Space:
     def describe(self) -> str:
         """Return one line: the methods with their dimensions."""
         described = []
+        if self.by_group:
+            sizes = [branch.dimension for branch in self.branches]
+            return (
+                f"{len(self.sources)} sources; dimensions: {min(sizes)} to {max(sizes)} in "
+                f"{len(self.methods)} combinations of methods"
+            )
         for method in self.methods.values():
             sizes = [branch.dimension for branch in self.branches if branch.method == method.name]
             sets = f" × {len(sizes)} sets of models" if len(sizes) > 1 else ""

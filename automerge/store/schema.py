@@ -55,7 +55,7 @@ class StoredSlice(_Exact):
 class StoredRecipe(_Exact):
     """A recipe as `Recipe.plain` writes it."""
 
-    method: Entry
+    method: Entry | Annotated[dict[Short, Entry], Field(min_length=1, max_length=1000)]
     sources: Annotated[dict[Name, dict[Short, Knob]], Field(min_length=1, max_length=1000)]
     base: Name | None = None
     parameters: dict[Short, Knob] = {}

@@ -217,6 +217,36 @@ def test_a_search_over_layers_exports_what_it_measured(
         }
 
 
+@pytest.mark.slow
+def test_a_search_for_a_method_of_each_group_follows_slopes_and_exports_what_it_measured(
+    zoo: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    text = (zoo / "automerge.yaml").read_text().replace("name: tiny", "name: groups")
+    text = text.replace("sampler: random", "sampler: descent")
+    groups = "{attention: [linear, ties], depth<0.5: [task_arithmetic], other: [linear, ties]}"
+    text = text.replace("[linear, task_arithmetic, ties]", groups)
+    (zoo / "groups.yaml").write_text(text)
+    done = run(zoo, environment, "search", "groups.yaml", "--budget", "16", "--export", "front")
+    assert done.returncode == 0, done.stderr
+    finished = zoo / "runs" / "groups"
+    with Store(finished, write=False) as store:
+        trials, outcomes = store.trials(), store.outcomes("search")
+    proposed = [trial for trial in trials if trial.origin == "sampler"]
+    chosen = {tuple(trial.recipe.by_selector.items()) for trial in proposed}
+    assert len(chosen) > 1
+    assert all([s for s, _ in own] == ["attention", "depth<0.5", "default"] for own in chosen)
+    sloped = [outcomes[t.number] for t in proposed if t.slopes]
+    assert any(isinstance(o, Measured) and set(o.slopes) == {"choose", "say"} for o in sloped)
+    made = [t.name for t in proposed if (finished / "models" / t.name).is_dir()]
+    for name in made[:1]:
+        model = finished / "models" / name
+        assert "one method" in (model / "mergekit.yaml").read_text()
+        done = run(tmp_path, environment, "merge", str(model / "recipe.yaml"), "--out", "again")
+        assert done.returncode == 0, done.stderr
+        merged = (tmp_path / "again" / "model.safetensors").read_bytes()
+        assert merged == (model / "model.safetensors").read_bytes()
+
+
 def test_a_recipe_merges_to_the_model_it_was_exported_with(
     finished: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:

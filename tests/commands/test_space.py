@@ -37,9 +37,21 @@ def test_every_ready_space_is_shown_with_an_example_that_can_be_merged(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = shown(capsys, "show", str(path))
-    assert re.search(r"^method .*: \d+ dimensions$", text, flags=re.MULTILINE)
+    assert re.search(r"^methods? .*\d+ dimensions$", text, flags=re.MULTILINE)
     (tmp_path / "example.yaml").write_text(text.partition("a random draw:\n")[2])
     assert check_recipe(read_recipe(tmp_path / "example.yaml").recipe, METHODS) == []
+
+
+def test_groups_are_shown_with_their_methods_and_those_with_their_own_knobs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = shown(capsys, "show", str(FOLDER / "by_group.yaml"), "--sources", "2", "--layers", "4")
+    assert "12 combinations of 14 to 18 dimensions" in text
+    lines = [line.strip() for line in text.splitlines()]
+    first = lines.index("attention by linear:")
+    assert not any("density" in line for line in lines[first : lines.index("attention by ties:")])
+    assert "density: one for all sources, in [0.1, 1]" in lines[lines.index("mlp by ties:") :]
+    assert "rest by task_arithmetic:" in lines
 
 
 def test_the_dimensions_are_those_of_the_models_named(capsys: pytest.CaptureFixture[str]) -> None:

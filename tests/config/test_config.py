@@ -271,6 +271,22 @@ def test_two_objectives_of_one_task_are_told_apart_by_their_metrics(folder):
         ("[task_arithmetic, ties]", "[ties, tis]", ":7:19: unknown method 'tis'; did you mean 't"),
         ("[task_arithmetic, ties]", "[ties, ties]", ":7:19: method 'ties' is listed twice"),
         ("[task_arithmetic, ties]", "[]", ":7:12: expected at least one"),
+        ("[task_arithmetic, ties]", "{mlp: ties}", ":7:12: no method for the rest: add `other`"),
+        (
+            "[task_arithmetic, ties]",
+            "{mpl: ties, other: ties}",
+            ":7:13: unknown component 'mpl' (a pattern of tensor names holds a '*', a zone is",
+        ),
+        (
+            "[task_arithmetic, ties]",
+            "{mlp: [ties, tis], other: ties}",
+            ":7:25: unknown method 'tis'; did you mean 'ties'?",
+        ),
+        (
+            "[task_arithmetic, ties]\n  weight: [0, 1.5]",
+            "{mlp: ties, other: ties}\n  components: [mlp, other]",
+            ":7:12: methods by group are values by group too: remove `components`",
+        ),
         ("test: 0.3", "test: 0.4", ":9:8: search, select and test must add up to 1"),
         ("test: 0.3", "test: 0", ":9:41: must be more than 0, got 0"),
         ("batch_size: 8", "batch_size: 0", ":10:26: must be at least 1, got 0"),
@@ -379,6 +395,22 @@ def test_a_space_file_is_read_and_overruled_by_the_study(folder):
     (folder / "space.yaml").write_text("weight: [1, 0]\ndpth: 3\n")
     found = faults(STUDY.replace("weight: [0, 1.5]", "space: space.yaml"), folder)
     assert [fault.split(": ")[0] for fault in found] == ["space.yaml:1:9", "space.yaml:2:1"]
+
+
+def test_methods_by_group_become_those_of_the_space(folder):
+    written = "{attention: [linear, ties], depth<0.5: task_arithmetic, other: [ties]}"
+    config = load(STUDY.replace("[task_arithmetic, ties]", written), folder)
+    settings = config.space_settings()
+    assert settings.by_group == {
+        "attention": ("linear", "ties"),
+        "depth<0.5": ("task_arithmetic",),
+        "default": ("ties",),
+    }
+    assert settings.methods == ("linear", "ties", "task_arithmetic")
+    assert StudyConfig.from_plain(config.to_plain()).space_settings() == settings
+    alone = load(STUDY.replace("[task_arithmetic, ties]", "{other: [ties, linear]}"), folder)
+    assert alone.space_settings().by_group == {}
+    assert alone.space_settings().methods == ("ties", "linear")
 
 
 def test_depth_and_components_become_those_of_the_space(folder):

@@ -154,6 +154,23 @@ def test_one_weight_per_source_has_the_slope_of_the_whole_task_vector(kind, tmp_
         assert slope == pytest.approx(expected, rel=1e-3 if kind in SINGLE else 1e-9)
 
 
+def test_slopes_of_groups_with_methods_of_their_own_are_central_differences(tmp_path):
+    model, checkpoints = architecture("gpt2", tmp_path)
+    engine = ResidentEngine(checkpoints)
+    made = dataclasses.replace(
+        recipe("ties"),
+        methods=(("attention", "task_arithmetic"), ("depth<0.4", "linear")),
+        knobs={"lambda": Profile.of({"attention": 0.7, "default": [0.9, 1.1]}), "normalize": False},
+    )
+    engine.merge_into(model, made)
+    with engine.contraction(model, made) as contraction:
+        found = contraction.slopes(loss(model))
+    assert {c.selector for c in found} == {"attention", "mlp", "default"}
+    for coordinate, slope in found.items():
+        expected = difference(engine, model, made, coordinate)
+        assert slope == pytest.approx(expected, rel=1e-5, abs=1e-5), coordinate
+
+
 def test_gradients_are_dropped_as_they_come(tmp_path):
     model, checkpoints = architecture("llama tied", tmp_path)
     engine, made = ResidentEngine(checkpoints), recipe("task_arithmetic")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -31,6 +33,20 @@ def read(text: str, folder):
     (folder / "math").mkdir(exist_ok=True)
     (folder / "r.yaml").write_text(text)
     return read_recipe(folder / "r.yaml")
+
+
+def test_methods_and_switches_by_selector_are_read_and_written(tmp_path):
+    methods = "method: {attention: linear, depth<0.5: dare_ties, default: ties}"
+    text = OURS.replace("method: ties", methods)
+    text = text.replace("normalize: false", "normalize: {attention: true, default: false}")
+    recipe = read(text, tmp_path).recipe
+    assert recipe.methods == (("attention", "linear"), ("depth<0.5", "dare_ties"))
+    assert recipe.method == "ties"
+    assert recipe.knobs["normalize"] == Profile.of({"attention": 1.0, "default": 0.0})
+    write_recipe(recipe, {}, tmp_path / "again.yaml")
+    assert read_recipe(tmp_path / "again.yaml").recipe == recipe
+    assert Recipe.from_plain(recipe.plain()) == recipe
+    assert pickle.loads(pickle.dumps(recipe)) == recipe
 
 
 def test_a_recipe_file_is_read(tmp_path):
@@ -131,6 +147,10 @@ def test_mergekit_files_are_read_too(tmp_path):
         ("weight: 0.5", "weight: [0.5, x]", ":7:18: expected a number or a list of numbers"),
         ("weight: 0.5", "weight: []", ":7:18: expected a number or a list of numbers, got []"),
         ("weight: 0.5", "weight: {}", ":7:18: expected a number, got nothing"),
+        ("method: ties", "method: {mlp: ties}", ":4:9: expected a method for `default`"),
+        ("method: ties", "method: {mpl: ties, default: ties}", ":4:10: unknown selector 'mpl'"),
+        ("method: ties", "method: {mlp: 3, default: ties}", ":4:15: expected a method's name"),
+        ("method: ties", "method: {mlp: tise, default: ties}", ":4:15: unknown method 'tise'"),
         ("default: 0.2", "defualt: 0.2", ":7:56: unknown selector 'defualt' (a pattern"),
         ("default: 0.2", "default: 1.2", ":7:32: density must lie in [0, 1]; got 1.2"),
         ("normalize: false", "normalize: 2", ":9:38: normalize is true or false; got 2"),

@@ -36,6 +36,7 @@ def space_of(path: Path, folder: Path) -> Space:
 
 def test_there_are_ready_spaces():
     assert [path.stem for path in SPACES] == [
+        "by_group",
         "components",
         "depth",
         "layers",

@@ -74,6 +74,23 @@ def built(name: str, sources: tuple[str, ...] = SOURCES, n_layers: int = N_LAYER
 
 
 SPACES = {name: built(name) for name in SETTINGS}
+GROUPS = plain_settings(
+    "linear",
+    "ties",
+    "dare_ties",
+    "task_arithmetic",
+    by_group={
+        "attention": ("linear", "ties"),
+        "depth<0.4": ("dare_ties", "task_arithmetic"),
+        "default": ("task_arithmetic", "ties"),
+    },
+    depth=Knots(2),
+    bounds={"lambda": (0.5, 1.5)},
+    switches=("normalize",),
+    leave_out=True,
+    seed=3,
+)
+SPACES["groups"] = build_space(GROUPS, "base", ("a", "b", "c"), 6, METHODS)
 SHARES = st.floats(0, 1) | st.sampled_from([0.0, 0.5, 1.0])
 
 
