@@ -9,17 +9,19 @@ from typer.core import TyperGroup
 
 from automerge.cli.bench import bench_merge, bench_score, bench_slopes
 from automerge.cli.installation import selftest, version
-from automerge.cli.models import convert, gather, inspect, merge, score
+from automerge.cli.models import convert, gather, inspect, merge, reproduce, score
 from automerge.cli.refining import refine
 from automerge.cli.search import demo, search
 from automerge.cli.spaces import list_
 from automerge.cli.spaces import show as show_space
 from automerge.cli.studies import (
+    chat,
     compare,
     dashboard,
     export,
     export_trials,
     pick,
+    push,
     report,
     runs,
     show,
@@ -84,6 +86,9 @@ COMMANDS = (
     show,
     pick,
     compare,
+    chat,
+    push,
+    reproduce,
     report,
     export_trials,
     dashboard,

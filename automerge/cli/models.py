@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from automerge.cli.options import Extensions, console
+from automerge.cli.options import Extensions, Models, console, model_folders
 
 
 def merge(
@@ -22,6 +22,22 @@ def merge(
 
     load_extensions(extension or (), Path.cwd())
     merge_file(recipe, out, console())
+
+
+def reproduce(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A published merge's reproduce.json.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write.", metavar="DIR")],
+    model: Models = None,
+    extension: Extensions = None,
+) -> None:
+    """Make a published merge again from the models it was made of, and compare the weights."""
+    from automerge.commands.reproduce import reproduce as make_again
+    from automerge.extensions import load_extensions
+
+    load_extensions(extension or (), Path.cwd())
+    make_again(file, out, model_folders(model), console())
 
 
 def gather(

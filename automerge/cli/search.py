@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from automerge.config import StudyConfig
 
+NoMenu = Annotated[
+    bool, typer.Option("--no-menu", help="End without asking what to do next, on a terminal too.")
+]
 DEFAULT_CONFIG = "automerge.yaml"
 NOT_OF_THE_DEMO = (
     "model",
@@ -93,9 +96,9 @@ def search(
     warm_start: Annotated[
         Text,
         option(
-            "An earlier study's folder, whose front is measured first.",
+            "An earlier study's folder, whose front is measured first, or a reproduce.json.",
             "--warm-start",
-            metavar="RUN",
+            metavar="RUN_OR_FILE",
         ),
     ] = None,
     slopes: Annotated[
@@ -148,6 +151,7 @@ def search(
             "--dry-run", help="Say what the search will cost, from one candidate; keep nothing."
         ),
     ] = False,
+    no_menu: NoMenu = False,
     extension: Extensions = None,
 ) -> None:
     """Search merge recipes, choose a front on fresh items, test it on sealed ones.
@@ -193,11 +197,7 @@ def search(
         print_cost(loaded, screen)
         return
 
-    from automerge.commands.search import run_search
-
-    code = run_search(loaded, screen, command=_command_line())
-    if code:
-        raise typer.Exit(code)
+    _search_and_offer(loaded, screen, no_menu)
 
 
 def demo(
@@ -206,22 +206,31 @@ def demo(
     out: Annotated[
         Text, option("The study's folder. Default: runs/demo.", "--out", metavar="DIR")
     ] = None,
+    no_menu: NoMenu = False,
 ) -> None:
     """Search the built-in demo: four small models and their tasks, in a minute or two.
 
     Run the same command to resume it; raise --budget to extend it.
     """
     from automerge import demo as shipped
-    from automerge.commands.search import run_search
     from automerge.config import load_with_options
 
     given = {"budget": budget, "seed": seed, "out": out}
     loaded = load_with_options(
         shipped.CONFIG, {key: value for key, value in given.items() if value is not None}
     )
-    code = run_search(loaded, console(), command=_command_line())
-    if code:
+    _search_and_offer(loaded, console(), no_menu)
+
+
+def _search_and_offer(config: StudyConfig, screen: Console, no_menu: bool) -> None:
+    """Search, and offer what one does next where somebody sits at a terminal."""
+    from automerge.commands.menu import menu, somebody_is_there
+    from automerge.commands.search import run_search
+
+    if code := run_search(config, screen, command=_command_line()):
         raise typer.Exit(code)
+    if not no_menu and somebody_is_there():
+        menu(Path(config.out), screen)
 
 
 def _load(path: Path | None, given: Mapping[str, object], screen: Console) -> StudyConfig:

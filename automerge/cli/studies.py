@@ -105,6 +105,67 @@ def runs(
         print_runs(rows, console())
 
 
+def chat(
+    run: Run,
+    trial: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        option(
+            "A trial's number or name, best (the model to take, the default) or knee; may be given "
+            "more than once.",
+            "--trial",
+            metavar="TRIAL",
+        ),
+    ] = None,
+    beside: Annotated[
+        str,
+        typer.Option("--beside", help="A source, base, best_parent or none.", metavar="NAME"),
+    ] = "best_parent",
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", help="The longest reply.", min=1, metavar="N")
+    ] = 200,
+    model: Models = None,
+    extension: Extensions = None,
+) -> None:
+    """Talk to merges beside a parent: one line in, a greedy reply of each out."""
+    from automerge.commands.chat import Chat
+    from automerge.commands.chat import chat as talk
+    from automerge.extensions import load_extensions
+
+    load_extensions(extension or (), Path.cwd())
+    talk(Chat(run, trial or (), beside, max_tokens, model_folders(model)), console())
+
+
+def push(
+    run: Run,
+    repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Where on the hub.")],
+    trial: Annotated[
+        str,
+        option(
+            "A trial's number or name, best (the model to take, the default) or knee.",
+            "--trial",
+            metavar="TRIAL",
+        ),
+    ] = "best",
+    public: Annotated[
+        bool, typer.Option("--public", help="Let anyone see it; private otherwise.")
+    ] = False,
+    store: Annotated[
+        bool, typer.Option("--store", help="Publish the study's store too: every item score.")
+    ] = False,
+    model: Models = None,
+    extension: Extensions = None,
+) -> None:
+    """Publish a merge on the Hugging Face Hub, with its card, recipe and reproduce.json."""
+    from automerge.commands.publishing import Push
+    from automerge.commands.publishing import push as push_model
+    from automerge.extensions import load_extensions
+
+    screen = console()
+    load_extensions(extension or (), Path.cwd())
+    wanted = Push(run, trial, repository, public, store, model_folders(model))
+    say(screen, push_model(wanted, screen))
+
+
 def compare(
     run: Run,
     other: Annotated[Path, typer.Argument(metavar="RUN", help="Another study's folder.")],

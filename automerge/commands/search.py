@@ -98,7 +98,7 @@ def export_trials(
     """
     study = load_study(run)
     result = study.result
-    chosen = _numbers(study, trials or ()) or [n for n in result.front if _merged(result, n)]
+    chosen = trial_numbers(study, trials or ()) or [n for n in result.front if _merged(result, n)]
     if not chosen:
         raise ConfigError(f"{run} has no front yet; name trials with --trial")
     _export(study, chosen, console, given)
@@ -106,7 +106,7 @@ def export_trials(
     return [run / MODELS / names[number] for number in chosen]
 
 
-def _numbers(study: Study, words: Sequence[str]) -> list[int]:
+def trial_numbers(study: Study, words: Sequence[str]) -> list[int]:
     """Return the numbers of trials that are named by number, name, "best" or "knee"."""
     from automerge.report.choice import choose
 

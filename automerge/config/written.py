@@ -56,7 +56,10 @@ def written(config: StudyConfig, run: Path, digests: Mapping[str, str]) -> dict[
         text = {KL_TO_BASE: files[KL_TO_BASE]}
         plain["properties"] = [text if n == KL_TO_BASE else n for n in shared.properties]
     if "search" in plain:
-        plain["search"] |= plain["search"].pop("knobs", {})
+        search = plain["search"]
+        search |= search.pop("knobs", {})
+        if "by_group" in search:
+            search["methods"] = search.pop("by_group")
     order = {"name": plain.pop("name"), "base": references.pop("base"), "models": references}
     text = dump_yaml(without_secrets({**order, **plain}))
     return {**texts, FILE: _HEAD + text}

@@ -25,13 +25,15 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+!|~$&:@])")
 
 
-def model_card(summary: Summary, number: int, name: str) -> str:
+def model_card(summary: Summary, number: int, name: str, repository: str | None = None) -> str:
     """Return the README.md of a model; texts of the study are escaped.
 
     Args:
         summary: a summary that the trial is a member of.
         number: the number of the model's trial.
         name: the name of the model.
+        repository: where on the hub it is published, with the study's files beside it; None for a
+            folder of the run.
 
     Raises:
         ValueError: the trial is not a member of the summary.
@@ -43,11 +45,12 @@ def model_card(summary: Summary, number: int, name: str) -> str:
     origins = _origins(result, member)
     sections = (
         _introduction(summary, member, name),
+        _use(repository or f"{MODELS}/{name}", repository is not None),
         _scores(summary, member),
         _optimised_for(result),
         _models(origins),
         ("## Recipe", _fence(recipe_yaml(member.trial.trial.recipe.plain()), "yaml")),
-        _reproduce(result, name),
+        _reproduce(result, name) if repository is None else _published(result, repository),
     )
     body = "\n\n".join(paragraph for section in sections for paragraph in section if paragraph)
     head = _data(result, member, origins, name).to_yaml()
@@ -241,6 +244,33 @@ def _models(origins: Sequence[ModelOrigin]) -> tuple[str, ...]:
     if unknown:
         terms += f" Unknown, check before use: {', '.join(unknown)}."
     return ("## What went in", _table(("name", "model", "revision", "licence"), rows), terms)
+
+
+def _use(where: str, published: bool) -> tuple[str, ...]:
+    program = (
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"model = AutoModelForCausalLM.from_pretrained({where!r})\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({where!r})"
+    )
+    return ("## Use", "" if published else "In the run folder:", _fence(program, "python"))
+
+
+def _published(result: StudyResult, repository: str) -> tuple[str, ...]:
+    p = result.provenance
+    versions = ", ".join(f"{escape(k)} {escape(v)}" for k, v in p.versions.items())
+    name = repository.partition("/")[2]
+    return (
+        "## Reproduce",
+        "`reproduce.json` names every model by its commit or the digest of its content, and the "
+        "digest of the weights that were scored:",
+        _fence(
+            f"hf download {repository} --local-dir {name}\n"
+            f"automerge reproduce {name}/reproduce.json --out again",
+            "sh",
+        ),
+        f"The study is in `automerge.yaml`: sampler {escape(result.sampler)}, seed {result.seed}, "
+        f"budget {result.limits}. Versions: {versions}.",
+    )
 
 
 def _reproduce(result: StudyResult, name: str) -> tuple[str, ...]:

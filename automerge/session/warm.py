@@ -13,6 +13,7 @@ from automerge.errors import ConfigError, Fault, Location
 from automerge.methods import METHODS, check_recipe
 from automerge.objective import estimates, losses
 from automerge.recipe import BASE, Recipe, RecipeSource
+from automerge.store.published import read_published
 from automerge.store.read_result import open_study
 from automerge.store.store import Store
 from automerge.trial import BASELINES, Measured, Trial
@@ -34,13 +35,13 @@ class Warm:
 def warm_start(
     run: Path, digests: Mapping[str, str], limit: int, location: Location | None = None
 ) -> Warm:
-    """Read the front of an earlier study, finished or not.
+    """Read the front of an earlier study, finished or not, or a published merge.
 
     Models are the same if their files are, whatever they are called. Only recipes carry over, no
     scores: this study measures them on its own items.
 
     Args:
-        run: the earlier study's run folder.
+        run: the earlier study's run folder, or a `reproduce.json`.
         digests: of this study's base and sources, by name.
         limit: how many recipes are taken at most, evenly spaced on the front.
         location: where the configuration names the study, for errors.
@@ -49,9 +50,7 @@ def warm_start(
         StateError: the folder contains no study.
         ConfigError: none of the front's merges can be made of this study's models.
     """
-    with open_study(run) as store:
-        before = {model.name: model.digest for model in store.study.current.models}
-        trials = _front(store)
+    before, trials = _published(run) if run.is_file() else _study(run)
     by_digest = {digest: name for name, digest in reversed(list(digests.items()))}
     names = {old: by_digest[digest] for old, digest in before.items() if digest in by_digest}
     names[BASE] = BASE  # another base may still bear the same task vectors
@@ -79,6 +78,21 @@ def warm_start(
     if before[BASE] != digests[BASE]:
         notes.append("warm_start: the base is another; task vectors are taken from this study's")
     return Warm({name: carried[name] for name in kept}, tuple(notes))
+
+
+def _study(run: Path) -> tuple[dict[str, str], list[Trial]]:
+    """Return the digests of an earlier study's models, and the merges on its front."""
+    with open_study(run) as store:
+        return {m.name: m.digest for m in store.study.current.models}, _front(store)
+
+
+def _published(path: Path) -> tuple[dict[str, str], list[Trial]]:
+    """Return the digests of a published merge's models, and the merge."""
+    found = read_published(path)
+    digests = {model.name: model.digest for model in found.models}
+    if BASE not in digests:
+        raise ConfigError(f"{path} names no model {BASE!r}")
+    return digests, [Trial(0, found.recipe, "recipe", found.name)]
 
 
 def _front(store: Store) -> list[Trial]:

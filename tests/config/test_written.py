@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -36,13 +37,22 @@ split: {search: 0.4, select: 0.3, test: 0.3}
 RECIPE = "method: task_arithmetic\nbase: base\nsources: {maths: {weight: 0.5}}\n"
 
 
-def test_what_is_written_is_read_back_as_the_same_study(tmp_path: Path) -> None:
+BY_GROUP = (
+    "search: {methods: {attention: [ties, linear], other: task_arithmetic}, depth: per_layer}"
+)
+    "search: {methods: {attention: [ties, linear], other: task_arithmetic}, depth: per_layer}"
+)
+
+
+@pytest.mark.parametrize("search", ["", BY_GROUP], ids=["one for all", "by group"])
+def test_what_is_written_is_read_back_as_the_same_study(tmp_path: Path, search: str) -> None:
     for folder in ("base", "maths", "far", "tasks", "earlier"):
         (tmp_path / folder).mkdir()
     (tmp_path / "far" / "config.json").write_text("{}")
     (tmp_path / "text.txt").write_text("words")
     (tmp_path / "own.yaml").write_text(RECIPE)
-    (tmp_path / "study.yaml").write_text(STUDY)
+    text = re.sub(r"search: {methods.*?}}", search, STUDY, flags=re.DOTALL) if search else STUDY
+    (tmp_path / "study.yaml").write_text(text)
     config = load_config(tmp_path / "study.yaml")
     run = tmp_path / "runs" / "mine"
     (run / "recipes").mkdir(parents=True)
