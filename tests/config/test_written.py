@@ -36,10 +36,7 @@ split: {search: 0.4, select: 0.3, test: 0.3}
 """
 RECIPE = "method: task_arithmetic\nbase: base\nsources: {maths: {weight: 0.5}}\n"
 
-
 BY_GROUP = (
-    "search: {methods: {attention: [ties, linear], other: task_arithmetic}, depth: per_layer}"
-)
     "search: {methods: {attention: [ties, linear], other: task_arithmetic}, depth: per_layer}"
 )
 
