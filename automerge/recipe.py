@@ -148,13 +148,16 @@ def neighbours(n_knots: int, depth: float) -> tuple[tuple[int, float], ...]:
 class Coordinate:
     """One number of a recipe: a knot of a knob's profile, numbered from 0 at the first layer.
 
-    `source` is the source that the knob belongs to; None for a knob of the recipe itself.
+    `source` is the source that the knob belongs to; None for a knob of the recipe itself. `part` is
+    the number of the slice that states the knob; None where the recipe does, for all slices that do
+    not.
     """
 
     source: str | None
     knob: str
     selector: str
     knot: int
+    part: int | None = None
 
 
 @dataclass(frozen=True)
@@ -368,18 +371,32 @@ class Recipe:
 
     @property
     def coordinates(self) -> tuple[Coordinate, ...]:
-        """The numbers of the recipe, by source and then its own; none if it has slices."""
-        if self.slices:
-            return ()
-        owners = (*((source.name, source.knobs) for source in self.sources), (None, self.knobs))
+        """The numbers of the recipe, by source and then its own; then those of each slice."""
+        owners: list[tuple[int | None, str | None, Mapping[str, Profile | Value]]] = [
+            *((None, source.name, source.knobs) for source in self.sources),
+            (None, None, self.knobs),
+        ]
+        for number, piece in enumerate(self.slices):
+            owners += ((number, name, knobs) for name, knobs in piece.sources.items())
+            owners.append((number, None, piece.knobs))
         return tuple(
-            Coordinate(owner, knob, selector, i)
-            for owner, knobs in owners
+            Coordinate(owner, knob, selector, i, part)
+            for part, owner, knobs in owners
             for knob, profile in knobs.items()
             if isinstance(profile, Profile)
             for selector, knots in profile.parts
             for i in range(len(knots))
         )
+
+    def number(self, at: Coordinate) -> float:
+        """Return the number at a coordinate of the recipe."""
+        of_sources = {source.name: source.knobs for source in self.sources}
+        shared = self.knobs
+        if at.part is not None:
+            of_sources, shared = dict(self.slices[at.part].sources), self.slices[at.part].knobs
+        profile = shared[at.knob] if at.source is None else of_sources[at.source][at.knob]
+        assert isinstance(profile, Profile)
+        return dict(profile.parts)[at.selector][at.knot]
 
     @property
     def id(self) -> str:

@@ -6,16 +6,16 @@ it is complete and then dropped, so there is never more than one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 
 from torch import Tensor, nn
 
 from automerge.checkpoints.naming import same_part
 from automerge.merging.plan import Step
-from automerge.merging.slopes import SmoothKnob, TensorSlopes, smooth_knobs
+from automerge.merging.slopes import TensorSlopes, smooth_knobs
 from automerge.merging.workspace import Workspace
-from automerge.recipe import Coordinate, Profile, Recipe, neighbours
+from automerge.recipe import Coordinate, Profile, Recipe, Value, neighbours
 
 Share = tuple[int, Coordinate, float]
 """The index of a knob of a tensor's merge, a number it comes from, and that number's weight."""
@@ -25,11 +25,12 @@ class Contraction:
     """While entered, the model's parameters require gradients, which are contracted as they come.
 
     A recipe's smooth numbers (see `methods.base.Knob`) have slopes. A knob at a tensor is a sum of
-    a profile's knots, and its slope is spread over them by the same weights.
+    a profile's knots, and its slope is spread over them by the same weights. A number that holds in
+    several slices has the sum of their slopes.
 
     Args:
         model: Holds the recipe's merge.
-        recipe: Without slices.
+        recipe: What the model holds.
         pairs: The model's tensors, or parts of its parameters, with how they were made.
         workspace: Gives the tensors that were merged.
     """
@@ -113,22 +114,33 @@ class Contraction:
 def _shares(recipe: Recipe, step: Step) -> list[Share]:
     """List the numbers of a recipe that the smooth knobs of a tensor's merge come from."""
     assert step.method is not None
+    names = [source.model for source in step.sources]
     shares: list[Share] = []
     for index, which in enumerate(smooth_knobs(step.method, len(step.sources))):
-        owner, profile = _profile(recipe, which)
+        owner = None if which.source is None else names[which.source]
+        part, profile = _stated(recipe, step.part, owner, which.knob)
         deciding = profile.deciding(step.place) if isinstance(profile, Profile) else None
         if deciding is not None:
             selector, knots = deciding
             shares += (
-                (index, Coordinate(owner, which.knob, selector, knot), weight)
+                (index, Coordinate(owner, which.knob, selector, knot, part), weight)
                 for knot, weight in neighbours(len(knots), step.place.depth)
                 if weight
             )
     return shares
 
 
-def _profile(recipe: Recipe, which: SmoothKnob) -> tuple[str | None, object]:
-    if which.source is None:
-        return None, recipe.knobs.get(which.knob)
-    source = recipe.sources[which.source]
-    return source.name, source.knobs.get(which.knob)
+def _stated(
+    recipe: Recipe, part: int, owner: str | None, knob: str
+) -> tuple[int | None, Profile | Value | None]:
+    """Return a knob's value in a slice, after the slice's number where the slice states it."""
+    if recipe.slices:
+        piece = recipe.slices[part]
+        own: Mapping[str, Profile | Value] = (
+            piece.knobs if owner is None else piece.sources.get(owner, {})
+        )
+        if knob in own:
+            return part, own[knob]
+    if owner is None:
+        return None, recipe.knobs.get(knob)
+    return None, next(s.knobs.get(knob) for s in recipe.sources if s.name == owner)

@@ -39,6 +39,8 @@ class Step:
     seed: int
     evidence: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """By kind, each source's digest."""
+    part: int = 0
+    """The number of the recipe's slice."""
 
     @property
     def tensor(self) -> str:
@@ -92,6 +94,7 @@ class Planner:
             sources=tuple(target.stored[source.name] for source in recipe.sources),
             values=method.values(recipe, target.place),
             seed=recipe.seed,
+            part=target.part,
             evidence={
                 kind: tuple(recipe.evidence[kind][source.name] for source in recipe.sources)
                 for kind in method.needs

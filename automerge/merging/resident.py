@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from automerge.checkpoints import Checkpoint
 from automerge.checkpoints.stacked import stacked_config, stacked_settings
-from automerge.errors import ConfigError, Fault, PreflightError
+from automerge.errors import PreflightError
 from automerge.evidence import Evidence
 from automerge.merging.backends.base import Backend
 from automerge.merging.backends.code import compiled_code
@@ -141,15 +141,7 @@ class ResidentEngine:
         return MergeReport(time.perf_counter() - start, len(pairs), len(live.targets))
 
     def contraction(self, model: PreTrainedModel, recipe: Recipe) -> Contraction:
-        """Return what computes slopes of losses of a live model into which a recipe was merged.
-
-        Raises:
-            ConfigError: the recipe has slices; its numbers do not have slopes.
-        """
-        if recipe.slices:
-            raise ConfigError(
-                [Fault("a recipe with slices does not have slopes; search without layers")]
-            )
+        """Return what computes slopes of losses of a live model into which a recipe was merged."""
         targets = self._live[model].targets
         steps = self._planner.plan(recipe)
         pairs = [(targets[step.tensor], step) for step in steps if step.tensor in targets]

@@ -45,7 +45,7 @@ def explicit(recipe: Recipe, method: Method) -> Recipe:
         message = "a recipe with several methods cannot be refined; write it with one"
         raise ConfigError([Fault(message)])
     if recipe.slices:
-        message = "a recipe with slices has no slopes, so it cannot be refined; write it without"
+        message = "a recipe with slices cannot be refined; write it without"
         raise ConfigError([Fault(message)])
     own = [knob for knob in method.source_knobs if knob.smooth]
     shared = [knob for knob in method.recipe_knobs if knob.smooth]
@@ -90,7 +90,7 @@ def numbers(recipe: Recipe, method: Method) -> tuple[Number, ...]:
             low, high = knob.domain
             bounds = knob.search or (0.0, 1.0)
             unit = min(1.0, bounds[1] - bounds[0])
-            found.append(Number(at, _value(recipe, at), low, high, unit))
+            found.append(Number(at, recipe.number(at), low, high, unit))
     return tuple(found)
 
 
@@ -133,10 +133,3 @@ def _knots(
         canonical(values.get(Coordinate(owner, knob, selector, i), value))
         for i, value in enumerate(known)
     )
-
-
-def _value(recipe: Recipe, at: Coordinate) -> float:
-    owners = {source.name: source.knobs for source in recipe.sources}
-    profile = recipe.knobs[at.knob] if at.source is None else owners[at.source][at.knob]
-    assert isinstance(profile, Profile)
-    return dict(profile.parts)[at.selector][at.knot]

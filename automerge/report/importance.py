@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from automerge.estimation.intervals import student_interval
-from automerge.recipe import Coordinate, Profile, Recipe
+from automerge.recipe import Coordinate
 from automerge.store.result import StudyResult
 from automerge.trial import Measured
 
@@ -81,13 +81,5 @@ def _spreads(result: StudyResult) -> dict[Coordinate, float]:
         outcome = trial.outcomes.get("search")
         if isinstance(outcome, Measured) and outcome.slopes:
             for c in trial.trial.recipe.coordinates:
-                values.setdefault(c, []).append(_value(trial.trial.recipe, c))
+                values.setdefault(c, []).append(trial.trial.recipe.number(c))
     return {c: float(np.std(own, ddof=1)) for c, own in values.items() if len(own) > 1}
-
-
-def _value(recipe: Recipe, at: Coordinate) -> float:
-    owners = {source.name: source.knobs for source in recipe.sources}
-    knobs = recipe.knobs if at.source is None else owners[at.source]
-    profile = knobs[at.knob]
-    assert isinstance(profile, Profile)
-    return dict(profile.parts)[at.selector][at.knot]

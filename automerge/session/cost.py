@@ -248,7 +248,7 @@ def _cost(
     first = time.monotonic() - begun
     recipes = _candidates(session, config.seed)
     without = _measured(executor, recipes, items)
-    slopes = wanted(config, session.sampler) and session.space.structure is None
+    slopes = wanted(config, session.sampler)
     with_slopes = None
     if slopes:
         fewer = plan.draw.draw(plan.items.search, 0, SLOPE_SHARE)

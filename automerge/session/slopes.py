@@ -15,7 +15,7 @@ def obstacle(config: StudyConfig, space: Space, inputs: Inputs) -> str | None:
     if config.slopes == "off":
         return "switched off"
     if space.structure is not None:
-        return "recipes that drop or repeat layers do not have any"
+        return "models of other depths are searched, and the slopes of one say little of another"
     if not space.smooth.any():
         return "no parameter of the space has one"
     lacking = without_loss(inputs)

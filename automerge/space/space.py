@@ -190,8 +190,11 @@ class Space:
             move no number with a slope are left out: switches, structure, inactive ones.
         """
         active = self.active(params)
+        method = self.methods[str(active[METHOD])]
+        if self.structure is not None:
+            slopes = self.structure.pull_back(method.recipe(active, self.dtype), active, slopes)
         pulled: dict[str, float] = {}
-        for role, slope in self.methods[str(active[METHOD])].pull_back(active, slopes):
+        for role, slope in method.pull_back(active, slopes):
             pulled[role] = pulled.get(role, 0.0) + slope
         return pulled
 

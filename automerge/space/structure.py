@@ -10,7 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from automerge.recipe import Profile, Recipe, Slice, Value, interpolate
+from automerge.recipe import (
+    Coordinate,
+    Profile,
+    Recipe,
+    Slice,
+    Value,
+    interpolate,
+    neighbours,
+)
 from automerge.space.parameters import FloatParameter
 from automerge.trial import Params
 
@@ -61,6 +69,31 @@ class Structure:
             return recipe
         slices = tuple(_sliced(recipe, span, self.n_layers) for span in spans)
         return replace(recipe, slices=slices)
+
+    def pull_back(
+        self, recipe: Recipe, params: Params, slopes: Mapping[Coordinate, float]
+    ) -> dict[Coordinate, float]:
+        """Return slopes in the numbers of a recipe without slices, given those in its slices.
+
+        The chain rule through `recipe`: a layer that is run twice has the sum of both slopes.
+        """
+        spans, last = self.spans(params), max(self.n_layers - 1, 1)
+        sources = {source.name: source.knobs for source in recipe.sources}
+        pulled: dict[Coordinate, float] = {}
+        for at, slope in slopes.items():
+            owner: Mapping[str, Profile | Value] = (
+                recipe.knobs if at.source is None else sources[at.source]
+            )
+            profile = owner[at.knob]
+            assert isinstance(profile, Profile)
+            knots = dict(profile.parts)[at.selector]
+            shares: Sequence[tuple[int, float]] = ((at.knot, 1.0),)
+            if at.part is not None and len(knots) > 1:
+                shares = neighbours(len(knots), (spans[at.part][0] + at.knot) / last)
+            for knot, share in shares:
+                number = replace(at, knot=knot, part=None)
+                pulled[number] = pulled.get(number, 0.0) + share * slope
+        return pulled
 
 
 def _sliced(recipe: Recipe, span: tuple[int, int], n_layers: int) -> Slice:

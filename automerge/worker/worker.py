@@ -261,7 +261,7 @@ class MergeWorker:
     def _score(self, job: Job) -> tuple[Scored, dict[str, Slope]]:
         """Score the model, with slopes where the job wants them and the tasks have them."""
         scorer = self._scorer
-        if job.steering is None or job.recipe.slices or not isinstance(scorer, SlopeScorer):
+        if job.steering is None or not isinstance(scorer, SlopeScorer):
             return scorer.score(job.items), {}
         found = self._score_with_slopes(scorer, job, job.steering)
         if found is not None:

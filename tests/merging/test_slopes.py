@@ -12,7 +12,6 @@ import transformers as hf
 from peft import LoraConfig, get_peft_model
 
 from automerge.checkpoints import Checkpoint, open_checkpoint, open_together
-from automerge.errors import ConfigError
 from automerge.merging import ResidentEngine
 from automerge.recipe import Coordinate, Profile, Recipe, RecipeSource, Slice, single
 from tests.checkpoints.models import llama, perturb, save
@@ -92,6 +91,18 @@ def shifted(made: Recipe, coordinate: Coordinate, by: float) -> Recipe:
         ]  # fmt: skip
         return Profile(tuple(parts))
 
+    if coordinate.part is not None:
+        piece = made.slices[coordinate.part]
+        sources, knobs = dict(piece.sources), dict(piece.knobs)
+        if coordinate.source is None:
+            knobs[coordinate.knob] = profile(knobs[coordinate.knob])
+        else:
+            own = sources[coordinate.source]
+            moved = {coordinate.knob: profile(own[coordinate.knob])}
+            sources[coordinate.source] = {**own, **moved}
+        slices = list(made.slices)
+        slices[coordinate.part] = Slice(piece.layers, sources, knobs)
+        return dataclasses.replace(made, slices=tuple(slices))
     if coordinate.source is None:
         knobs = {**made.knobs, coordinate.knob: profile(made.knobs[coordinate.knob])}
         return dataclasses.replace(made, knobs=knobs)
@@ -186,10 +197,67 @@ def test_gradients_are_dropped_as_they_come(tmp_path):
     assert max(alive) == 0
 
 
-def test_recipes_with_slices_have_no_slopes(tmp_path):
-    model, checkpoints = architecture("llama tied", tmp_path)
-    engine, made = ResidentEngine(checkpoints), recipe("task_arithmetic")
+def stacked(made: Recipe) -> Recipe:
+    """All layers, the first two again with weights of their own, and the last two again without."""
+    layers = ("base", "left", "right")
+    own = {"left": {"weight": Profile.of({"attention": [0.2, 0.6], "default": 0.3})}}
+    return dataclasses.replace(
+        made,
+        slices=(
+            Slice(dict.fromkeys(layers, (0, 3))),
+            Slice(dict.fromkeys(layers, (0, 2)), own, {"lambda": Profile.of(0.7)}),
+            Slice(dict.fromkeys(layers, (1, 3))),
+        ),
+    )
+
+
+def sliced_models(root) -> tuple[hf.PreTrainedModel, Mapping[str, Checkpoint]]:
+    saved = {}
+    for seed, name in enumerate(("base", "left", "right")):
+        torch.manual_seed(0)
+        config = CONFIGS["gpt2"]()
+        config.n_layer = 3
+        model = hf.AutoModelForCausalLM.from_config(config).double()
+        if seed:
+            perturb(model, seed, 0.1)
+        model.save_pretrained(root / name)
+        saved[name] = open_checkpoint(root / name)
+    live = hf.AutoModelForCausalLM.from_pretrained(root / "base", dtype=torch.float64)
+    return live.eval().requires_grad_(False), saved
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties"])
+def test_slopes_of_repeated_layers_are_central_differences(method, tmp_path):
+    model, checkpoints = sliced_models(tmp_path)
+    engine, made = ResidentEngine(checkpoints), stacked(recipe(method))
     engine.merge_into(model, made)
-    layers = dict.fromkeys(("base", "left", "right"), (0, 1))
-    with pytest.raises(ConfigError, match="slices"):
-        engine.contraction(model, dataclasses.replace(made, slices=(Slice(layers),)))
+    assert model.config.n_layer == 7
+    with engine.contraction(model, made) as contraction:
+        found = contraction.slopes(loss(model))
+    assert {c.part for c in found} == {None, 1}
+    assert set(found) <= set(made.coordinates)
+    for coordinate, slope in found.items():
+        expected = difference(engine, model, made, coordinate)
+        assert slope == pytest.approx(expected, rel=1e-5, abs=1e-5), coordinate
+
+
+def test_a_layer_that_is_run_twice_has_the_slopes_of_both_positions(tmp_path):
+    """With weights of their own in either slice, these have the parts of the sum."""
+    model, checkpoints = sliced_models(tmp_path)
+    engine = ResidentEngine(checkpoints)
+    sources = tuple(RecipeSource(n, {"weight": Profile.of(0.4)}) for n in ("left", "right"))
+    spans = [dict.fromkeys(("base", "left", "right"), span) for span in ((0, 3), (1, 3))]
+    together = Recipe("task_arithmetic", sources, "base", slices=tuple(map(Slice, spans)))
+    weights = {source.name: source.knobs for source in sources}
+    apart = dataclasses.replace(together, slices=tuple(Slice(span, weights) for span in spans))
+    found = []
+    for made in (together, apart):
+        engine.merge_into(model, made)
+        with engine.contraction(model, made) as contraction:
+            found.append(contraction.slopes(loss(model)))
+    sums, parts = found
+    assert {c.part for c in sums} == {None}
+    for coordinate, slope in sums.items():
+        own = [parts[dataclasses.replace(coordinate, part=part)] for part in (0, 1)]
+        assert slope == pytest.approx(sum(own), rel=1e-12)
+        assert min(map(abs, own)) > 1e-6

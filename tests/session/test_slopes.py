@@ -34,7 +34,7 @@ def study(**settings):
     [
         ({}, ("first", "second"), None),
         ({"slopes": "off"}, ("first", "second"), "switched off"),
-        ({"search": {"layers": {"drop": 1}}}, ("first", "second"), "drop or repeat layers"),
+        ({"search": {"layers": {"drop": 1}}}, ("first", "second"), "models of other depths"),
         ({"search": {"methods": ["ram"]}}, ("first", "second"), "no parameter"),
         ({}, ("first",), "no usable loss for second"),
     ],
