@@ -60,7 +60,7 @@ def task_folder(
 
 def _made(lengths: Lengths, count: int) -> Iterator[str]:
     draw = random.Random(0)
-    words = _words()
+    words = one_token_words()
 
     def text(length: int) -> str:
         return " ".join(draw.choices(words, k=length))
@@ -71,7 +71,7 @@ def _made(lengths: Lengths, count: int) -> Iterator[str]:
         yield json.dumps(document)
 
 
-def _words() -> list[str]:
+def one_token_words() -> list[str]:
     """Return words that are one token each to the demo's tokenizer."""
     content = json.loads((demo.BASE / "tokenizer.json").read_text(encoding="utf-8"))
     return [token[1:] for token in content["model"]["vocab"] if token[:1] == " " and token[1:]]

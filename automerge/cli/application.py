@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from automerge.cli.bench import bench_merge, bench_score, bench_slopes
+from automerge.cli.bench import bench_generate, bench_merge, bench_score, bench_slopes
 from automerge.cli.installation import selftest, version
 from automerge.cli.models import convert, gather, inspect, merge, reproduce, score
 from automerge.cli.refining import refine
@@ -102,6 +102,7 @@ bench = typer.Typer(help="Benchmarks.", no_args_is_help=True)
 bench.command("merge")(bench_merge)
 bench.command("score")(bench_score)
 bench.command("slopes")(bench_slopes)
+bench.command("generate")(bench_generate)
 app.add_typer(bench, name="bench")
 
 space = typer.Typer(help="Search spaces.", no_args_is_help=True)

@@ -108,3 +108,26 @@ def bench_slopes(
         device,
         as_json,
     )
+
+
+def bench_generate(
+    shape: Annotated[
+        Text, option("Random weights: tiny, 0.5b, 1.5b, ... Default: the demo's.", "--shape")
+    ] = None,
+    fewshot: Annotated[
+        int, option("Few-shot examples of 130 tokens (the same for every item).", "--fewshot")
+    ] = 5,
+    items: Annotated[int, option("Items.", "--items")] = 100,
+    mean: Annotated[int, option("An answer ends with one token in so many.", "--mean")] = 200,
+    longest: Annotated[int, option("Most tokens of an answer.", "--longest")] = 400,
+    batch_size: Annotated[int, option("Requests per batch.", "--batch-size")] = 32,
+    repeats: Annotated[int, option("Timed candidates.", "--repeats")] = 3,
+    device: Annotated[str, option("auto, cpu or cuda.", "--device")] = "auto",
+    as_json: Annotated[bool, option("Print JSON.", "--json")] = False,
+) -> None:
+    """Time generated answers of a merged model, against lm-eval's own way and the fewest steps."""
+    from automerge.commands.bench import print_generation_times
+
+    print_generation_times(
+        console(), shape, fewshot, items, mean, longest, batch_size, repeats, device, as_json
+    )

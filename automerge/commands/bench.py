@@ -13,6 +13,7 @@ from automerge.text.say import say
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from automerge.bench.generate import ExamTime
     from automerge.bench.score import ScoreTime
     from automerge.bench.slopes import SlopeTime
 
@@ -222,6 +223,97 @@ def _slope_line(name: str, time: SlopeTime) -> str:
     return f"{name:<8}{parts}{time.to_forward:>12.2f}{time.to_floor:>12.2f}"
 
 
+def print_generation_times(
+    console: Console,
+    shape: str | None,
+    fewshot: int,
+    items: int,
+    mean: int,
+    longest: int,
+    batch_size: int,
+    repeats: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Time generated answers, printing a line per repeat, then medians; JSON if asked for.
+
+    Raises ConfigError for unknown names, or where the models do not fit into memory, and
+    PreflightError for a GPU that is not there.
+    """
+    from automerge.bench.generate import Exam, ExamTime, ExamWork, bench_generate
+    from automerge.worker.worker import choose_device
+
+    faults = shape_faults(shape) + unknown_device(device)
+    faults += outside_limits(
+        ("--fewshot", fewshot, 0, 64),
+        ("--items", items, 1, 2000),
+        ("--mean", mean, 2, 100_000),
+        ("--longest", longest, 1, 8192),
+        ("--batch-size", batch_size, 1, 65536),
+        ("--repeats", repeats, 1, 1000),
+    )
+    if faults:
+        raise ConfigError([Fault(fault) for fault in faults])
+    where = choose_device(device)
+
+    def show(line: str) -> None:
+        if not as_json:
+            say(console, line)
+
+    exam = Exam(items, fewshot, mean, longest)
+    times: list[ExamTime] = []
+    for step in bench_generate(shape, exam, batch_size, repeats, where):
+        if isinstance(step, ExamWork):
+            work = step
+            show(
+                f"{work.items} items, {fewshot} shots; tokens: {work.prompt_tokens} of prompts, "
+                f"{work.unique_tokens} unique, {work.answer_tokens} of answers, at most "
+                f"{work.longest_answer} each, {work.rows} at once; {work.parameters / 1e6:.1f} M "
+                f"parameters in {work.dtype} on {where}, {work.threads} thread(s)\n"
+                f"{'':<8}{'static s':>11}{'ours s':>11}{'floor s':>11}{'ours/static':>13}"
+                f"{'ours/floor':>12}{'differing':>11}"
+            )
+        else:
+            times.append(step)
+            show(_generation_line(str(len(times)), step))
+    median = ExamTime.median(times)
+    show(_generation_line("median", median))
+    if as_json:
+        found = {
+            "shape": shape or "demo",
+            "device": where,
+            "exam": asdict(exam),
+            "work": asdict(work),
+            "times": [time.plain() for time in times],
+            "median": median.plain(),
+        }
+        say(console, json.dumps(found, indent=1))
+
+
+def _generation_line(name: str, time: ExamTime) -> str:
+    parts = "".join(f"{part:>11.3f}" for part in (time.static, time.ours, time.floor))
+    return f"{name:<8}{parts}{time.to_static:>13.3f}{time.to_floor:>12.2f}{time.differing:>11}"
+
+
+def shape_faults(shape: str | None) -> list[str]:
+    """Return the faults of a shape whose base and three fine-tunes are to be in memory."""
+    from automerge.bench.shapes import SIZES
+
+    faults = [] if shape is None else unknown_shape(shape)
+    if shape in SIZES:
+        faults += too_large(14 * SIZES[shape].n_parameters, "a smaller --shape")
+    return faults
+
+
+def outside_limits(*limits: tuple[str, int | None, int, int]) -> list[str]:
+    """Return the faults of options, each with its value and the least and most it may be."""
+    return [
+        f"{name} must lie in [{low}, {high}]; got {value}"
+        for name, value, low, high in limits
+        if value is not None and not low <= value <= high
+    ]
+
+
 def score_faults(
     shape: str | None,
     tasks: Sequence[str],
@@ -235,7 +327,6 @@ def score_faults(
 ) -> list[str]:
     """Return the faults of a scoring benchmark's arguments."""
     from automerge.bench.score_tasks import CHOICE_TASKS, MAX_SHOTS
-    from automerge.bench.shapes import SIZES
 
     faults = [
         f"--task must be one of {', '.join(CHOICE_TASKS)}, whose answers are choices; got {task!r}"
@@ -245,19 +336,12 @@ def score_faults(
     ]
     if (context is None) != (choice is None) or (tasks and context is not None):
         faults.append("--context and --choice are given together, and without --task")
-    faults += [] if shape is None else unknown_shape(shape)
-    if shape in SIZES:
-        faults += too_large(14 * SIZES[shape].n_parameters, "a smaller --shape")
-    limits = (
+    faults += shape_faults(shape)
+    faults += outside_limits(
         *(("--fewshot", fewshot, 0, MAX_SHOTS), ("--items", items, 1, 2000)),
         *(("--context", context, 1, 4096), ("--choice", choice, 1, 1024)),
         *(("--batch-size", batch_size, 1, 65536), ("--repeats", repeats, 1, 1000)),
     )
-    faults += [
-        f"{name} must lie in [{low}, {high}]; got {value}"
-        for name, value, low, high in limits
-        if value is not None and not low <= value <= high
-    ]
     faults += unknown_device(device)
     return faults
 

@@ -160,7 +160,7 @@ def test_answers_that_were_long_come_first_the_next_time() -> None:
         generator = ContinuousGenerator(wrapped(model, 1))
         asks = [generator._asks.of(one) for one in requests]
         assert list(generator.answers(asks)) == asks[::-1]
-        generator._lengths |= {ask: n for n, ask in zip((9, 7, 8, 1), asks, strict=True)}
+        generator.lengths |= {ask: n for n, ask in zip((9, 7, 8, 1), asks, strict=True)}
         assert list(generator.answers(asks)) == [asks[0], asks[2], asks[1], asks[3]]
 
 

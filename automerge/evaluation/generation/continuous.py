@@ -31,15 +31,19 @@ class ContinuousGenerator:
     There are as many rows as the batch size says and as fit into `cache_bytes`; a request that
     needs more runs alone. Where memory runs out, half as many are tried, from then on. The longest
     answers come first, by how long they were the last time.
+
+    Attributes:
+        rows: how many answers may be under way.
+        lengths: how many tokens each answer had the last time.
     """
 
     def __init__(self, lm: HFLM, cache_bytes: int | None = None) -> None:
         self._lm, self._cache_bytes = lm, cache_bytes
         self._static = StaticGenerator(lm)
         self._asks = Asks(lm)
-        self._lengths: dict[Ask, int] = {}
+        self.lengths: dict[Ask, int] = {}
         per_request = 1 if lm.model.device.type == "cpu" else DEVICE_ROWS
-        self._most_rows = int(lm.batch_size) * per_request
+        self.rows = int(lm.batch_size) * per_request
 
     @property
     def chosen(self) -> str:
@@ -62,7 +66,7 @@ class ContinuousGenerator:
         able = self.obstacle is None
         asks = [self._asks.of(request) if able else None for request in requests]
         answers = self.answers([ask for ask in asks if ask is not None])
-        self._lengths |= {ask: len(answer) for ask, answer in answers.items()}
+        self.lengths |= {ask: len(answer) for ask, answer in answers.items()}
         texts = {ask: self._asks.text(ask, answer) for ask, answer in answers.items()}
         others = [r for r, ask in zip(requests, asks, strict=True) if ask is None]
         rest = iter(self._static.generate(others) if others else ())
@@ -82,12 +86,12 @@ class ContinuousGenerator:
         """
         waiting = sorted(
             dict.fromkeys(asks),
-            key=lambda ask: (-self._lengths.get(ask, ask.limit), -len(ask.prompt)),
+            key=lambda ask: (-self.lengths.get(ask, ask.limit), -len(ask.prompt)),
         )
         found: dict[Ask, list[int]] = {}
         if waiting:
             with attending(self._lm.model):
-                rows = most_rows or self._most_rows
+                rows = most_rows or self.rows
                 for plan, numbers in plans(waiting, rows, self._most_tokens()):
                     self._answer(plan, [waiting[number] for number in numbers], found)
         return found
@@ -101,7 +105,7 @@ class ContinuousGenerator:
             except torch.OutOfMemoryError:
                 if rows == 1:
                     raise
-                rows = self._most_rows = rows // 2
+                rows = self.rows = rows // 2
             else:
                 return
             torch.cuda.empty_cache()

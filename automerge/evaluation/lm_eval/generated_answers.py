@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 
 def generate(
-    lm: HFLM, generator: Generator, task: str, instances: Sequence[Instance]
+    lm: HFLM,
+    generator: Generator,
+    task: str,
+    instances: Sequence[Instance],
+    length: Callable[[str], int],
 ) -> tuple[list[str], int, dict[str, float]]:
     """Answer one task's generation requests, and check the answers.
 
@@ -30,6 +34,7 @@ def generate(
         generator: what answers the requests.
         task: the task's name, for errors and notes.
         instances: its requests, one or more.
+        length: counts a prompt's tokens.
 
     Returns:
         The answers in the order of the requests, how many tokens were read and written, and figures
@@ -58,7 +63,7 @@ def generate(
         generations.append(Generation(text, own, len(own) >= limit))
     check_generations(task, generations)
     tokens = sum(len(generation.tokens) for generation in generations)
-    tokens += sum(len(lm.tok_encode(i.args[0])) for i in instances)
+    tokens += sum(length(instance.args[0]) for instance in instances)
     return texts, tokens, generation_notes(task, generations)
 
 

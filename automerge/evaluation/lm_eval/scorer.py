@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 from automerge.evaluation.base import BATCH_SIZE, Backward, Scored
@@ -65,6 +66,7 @@ class LmEvalScorer:
             )
             self._generator = GENERATORS[generator](self._lm, cache_bytes)
         self._generator_name = generator
+        self._prompt_length = cache(lambda prompt: len(self._lm.tok_encode(prompt)))
         self._model = model
         self._task_set = task_set
         self._batch_size = batch_size
@@ -184,7 +186,9 @@ class LmEvalScorer:
                     if instance.request_type == "generate_until"
                 ]
                 if waiting:
-                    texts, more, task_notes = generate(self._lm, self._generator, task, waiting)
+                    texts, more, task_notes = generate(
+                        self._lm, self._generator, task, waiting, self._prompt_length
+                    )
                     tokens += more
                     notes.update(task_notes)
                     notes[f"{GENERATED}{self._generated}"] = 1.0
