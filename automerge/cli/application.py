@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from automerge.cli.bench import bench_generate, bench_merge, bench_score, bench_slopes
+from automerge.cli.init import init
 from automerge.cli.installation import selftest, version
 from automerge.cli.models import convert, gather, inspect, merge, reproduce, score
 from automerge.cli.refining import refine
@@ -72,6 +73,7 @@ def _options(
 
 
 COMMANDS = (
+    init,
     search,
     demo,
     export,

@@ -275,7 +275,7 @@ def _refuse_demo(given: Mapping[str, object]) -> None:
         more = f" and {len(files) - 3} more" if len(files) > 3 else ""
         remedy = f"name one of the files here ({', '.join(files[:3])}{more}): automerge search FILE"
     else:
-        remedy = f"give --base MODEL, or write {DEFAULT_CONFIG}"
+        remedy = f"give --base MODEL, or write {DEFAULT_CONFIG} with automerge init"
     raise ConfigError(f"{problem}; {remedy}; the built-in demo is automerge demo")
 
 

@@ -186,13 +186,16 @@ def _ambiguous(text: str) -> bool:
         return True
 
 
-def dump_yaml(data: Mapping[str, Plain]) -> str:
-    """Write a mapping so that `parse_yaml` reads the same values; innermost collections inline."""
+def dump_yaml(data: Mapping[str, Plain], *, block: bool = False) -> str:
+    """Write a mapping so that `parse_yaml` reads the same values.
+
+    Innermost collections are inline, or with `block` on lines of their own.
+    """
     text: str = yaml.dump(
         dict(data),
         Dumper=_Dumper,
         sort_keys=False,
-        default_flow_style=None,
+        default_flow_style=False if block else None,
         allow_unicode=True,
         width=100,
     )

@@ -1,0 +1,64 @@
+"""`automerge init`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from automerge.cli.options import Text, console, option
+
+
+def init(
+    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="The YAML to write.")] = Path(
+        "automerge.yaml"
+    ),
+    base: Annotated[
+        Text, option("The base model.", "--base", metavar="PATH_OR_HUB_ID[@REV]")
+    ] = None,
+    model: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        option(
+            "A fine-tune or LoRA adapter of the base; may be given more than once.",
+            "--model",
+            metavar="NAME=PATH_OR_HUB_ID[@REV]",
+        ),
+    ] = None,
+    task: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        option(
+            "An lm-eval task to optimise for; may be given more than once.",
+            "--task",
+            metavar="TASK[:METRIC[:DIRECTION]]",
+        ),
+    ] = None,
+    include_path: Annotated[
+        Text, option("A folder with your own lm-eval tasks.", "--include-path", metavar="DIR")
+    ] = None,
+    budget: Annotated[
+        Text, option("Number of recipes to measure. Default: 200.", "--budget", metavar="N")
+    ] = None,
+    source: Annotated[
+        Optional[Path],  # noqa: UP045
+        option(
+            "Begin with a mergekit-evolve file, or with a recipe and its models.",
+            "--from",
+            metavar="FILE",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a study's YAML with comments; on a terminal, ask for what is not given."""
+    from automerge.commands.init import write_configuration
+
+    options = {
+        "base": base,
+        "model": model,
+        "task": task,
+        "include_path": include_path,
+        "budget": budget,
+    }
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    write_configuration(file, options, source, force, terminal, console())
