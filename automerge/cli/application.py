@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from automerge.cli.bench import bench_generate, bench_merge, bench_score, bench_slopes
 from automerge.cli.init import init
-from automerge.cli.installation import selftest, version
+from automerge.cli.installation import doctor, selftest, version
 from automerge.cli.models import convert, gather, inspect, merge, reproduce, score
 from automerge.cli.refining import refine
 from automerge.cli.search import demo, search
@@ -94,6 +94,7 @@ COMMANDS = (
     report,
     export_trials,
     dashboard,
+    doctor,
     selftest,
     version,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,6 +26,26 @@ def selftest(
 
     if not run_selftest(console(), chaos=chaos, times=times):
         raise typer.Exit(1)
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what this machine can do, and what is missing.
+
+    Exits with code 3 if a search cannot run here. Tokens are never shown.
+    """
+    import json
+
+    from automerge.commands.doctor import can_search, examine, plain, print_checks
+
+    checks = examine(Path.cwd())
+    if as_json:
+        sys.stdout.write(json.dumps(plain(checks), indent=2) + "\n")
+    else:
+        print_checks(checks, console())
+    if not can_search(checks):
+        raise typer.Exit(3)
 
 
 def version() -> None:

@@ -1,0 +1,251 @@
+"""`automerge doctor`: what this machine can do, and what is missing."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import shutil
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from automerge.machine.processors import THREADS, affine_cpus, usable_cpus
+from automerge.text.say import say
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+State = Literal["ok", "without", "fault"]
+"""`ok`: there and works; `without`: a search runs without it; `fault`: no search can run."""
+SCARCE = 2 * 10**9
+"""Free bytes of memory or disk below which that is said."""
+PACKAGES = ("transformers", "lm_eval", "datasets")
+EXTRAS = (
+    ("optuna-dashboard", "optuna_dashboard", "dashboard", "automerge dashboard"),
+    ("pandas", "pandas", "notebook", "study.trials_frame()"),
+)
+"""Distribution, module, extra, and what it is for."""
+NAME_WIDTH, WIDTH = 17, 79
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at: what was found, and what to do if something is missing."""
+
+    name: str
+    state: State
+    found: str
+    advice: str = ""
+
+    @property
+    def plain(self) -> dict[str, str]:
+        """The same as JSON values."""
+        return {
+            "name": self.name,
+            "state": self.state,
+            "found": self.found,
+            "advice": self.advice,
+        }
+
+
+def examine(folder: Path) -> tuple[Check, ...]:
+    """Look at everything a search in a folder needs or uses; nothing is downloaded or kept."""
+    checks = [*_safely("automerge", _installation), *_safely("torch", _torch)]
+    looks: dict[str, Callable[[], Iterator[Check]]] = {
+        "packages": _packages,
+        "processors": _processors,
+        "disk": lambda: _disk(folder),
+        "ray": _ray,
+        "hub": _hub,
+        "extras": _extras,
+    }
+    if can_search(checks):  # these import torch
+        looks |= {"memory": _memory, "compiler": _compiler, "code tasks": _cage}
+    for name, look in looks.items():
+        checks += _safely(name, look)
+    return tuple(checks)
+
+
+def can_search(checks: Sequence[Check]) -> bool:
+    """Return whether nothing that a search needs is missing."""
+    return all(check.state != "fault" for check in checks)
+
+
+def plain(checks: Sequence[Check]) -> dict[str, Any]:
+    """Return what was found as JSON values."""
+    return {"can_search": can_search(checks), "checks": [check.plain for check in checks]}
+
+
+def print_checks(checks: Sequence[Check], console: Console) -> None:
+    """Print what was found, one thing per line, and a last line that says whether it suffices."""
+    for check in checks:
+        mark = {"ok": " ", "without": "-", "fault": "!"}[check.state]
+        text = f"{check.found}; {check.advice}" if check.advice else check.found
+        indent = " " * (NAME_WIDTH + 2)
+        head = f"{mark} {check.name:{NAME_WIDTH}}"
+        options = {"break_long_words": False, "break_on_hyphens": False}
+        lines = textwrap.wrap(text, WIDTH - len(indent), **options)  # type: ignore[arg-type]
+        for i, line in enumerate(lines):
+            say(console, (head if i == 0 else indent) + line)
+    faults = [check.name for check in checks if check.state == "fault"]
+    if faults:
+        say(console, f"a search cannot run here: see {', '.join(faults)}")
+    else:
+        say(console, "a search can run here; automerge selftest tries one")
+
+
+def _safely(name: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+    """Yield what a look finds; a library that cannot be imported is what it found."""
+    try:
+        yield from look()
+    except (ImportError, OSError) as error:
+        said = " ".join(str(error).split())
+        yield Check(name, "fault", said, "install automerge's dependencies again")
+
+
+def _installation() -> Iterator[Check]:
+    yield Check("automerge", "ok", _version("automerge-llm") or "not installed: run from sources")
+    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    if find_spec("fcntl") is None:
+        yield Check("python", "fault", found, "automerge needs Linux or macOS (on Windows, WSL)")
+    else:
+        yield Check("python", "ok", found)
+
+
+def _torch() -> Iterator[Check]:
+    import torch
+
+    yield Check("torch", "ok", str(torch.__version__))
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for number in range(count):
+        free, total = torch.cuda.mem_get_info(number)
+        name = torch.cuda.get_device_name(number)
+        yield Check("device", "ok", f"{name}, {_gb(free)} of {_gb(total)} free")
+    if count:
+        return
+    if shutil.which("nvidia-smi") is not None:
+        advice = "install PyTorch for CUDA (pytorch.org), or check the driver with nvidia-smi"
+        yield Check("device", "without", "CPU: this machine has nvidia-smi, torch no GPU", advice)
+    else:
+        yield Check("device", "ok", "CPU (no GPU was found)")
+
+
+def _packages() -> Iterator[Check]:
+    for name in PACKAGES:
+        found = _version(name)
+        if found is None or find_spec(name) is None:
+            advice = "install automerge's dependencies again"
+            yield Check(name, "fault", "not installed", advice)
+        else:
+            yield Check(name, "ok", found)
+
+
+def _processors() -> Iterator[Check]:
+    usable, there = usable_cpus(), affine_cpus()
+    found = f"{usable} usable"
+    if usable < (os.cpu_count() or 1):
+        found += f" of {os.cpu_count()}: affinity allows {there}, quotas {usable}"
+    chosen = os.environ.get(THREADS)
+    yield Check("processors", "ok", found + (f"; {THREADS}={chosen}" if chosen else ""))
+
+
+def _memory() -> Iterator[Check]:
+    from automerge.merging.memory import free_host_bytes
+
+    free = free_host_bytes()
+    if free is None:
+        yield Check("memory", "ok", "free memory is not known on this system")
+    elif free < SCARCE:
+        advice = "that is enough for small models only; stop other programs"
+        yield Check("memory", "without", f"{_gb(free)} free", advice)
+    else:
+        yield Check("memory", "ok", f"{_gb(free)} free")
+
+
+def _disk(folder: Path) -> Iterator[Check]:
+    free = shutil.disk_usage(folder).free
+    if not os.access(folder, os.W_OK | os.X_OK):
+        yield Check(
+            "disk", "fault", "cannot write in this folder", "change to one you may write to"
+        )
+    elif free < SCARCE:
+        advice = "that is enough for small models only; free some space"
+        yield Check("disk", "without", f"{_gb(free)} free in this folder", advice)
+    else:
+        yield Check("disk", "ok", f"{_gb(free)} free in this folder")
+
+
+def _compiler() -> Iterator[Check]:
+    from automerge.merging.backends.build import CannotCompile, compiler, library
+
+    advice = "merges of large models are several times faster with g++ or clang++"
+    found = compiler()
+    if found is None:
+        yield Check("compiler", "without", "no C++ compiler", advice)
+        return
+    try:
+        library('extern "C" int automerge_doctor() { return 0; }\n', found)
+    except CannotCompile as error:
+        said = str(error).splitlines()[-1] if str(error) else "it fails"
+        yield Check("compiler", "without", f"{found} cannot compile: {said}", advice)
+    else:
+        yield Check("compiler", "ok", found)
+
+
+def _ray() -> Iterator[Check]:
+    found = _version("ray")
+    if found is None or find_spec("ray") is None:
+        advice = "for several GPUs or machines (executor: ray): pip install ray"
+        yield Check("ray", "without", "not installed", advice)
+    else:
+        yield Check("ray", "ok", found)
+
+
+def _hub() -> Iterator[Check]:
+    from huggingface_hub import constants, get_token
+
+    token = "a token is set" if get_token() else "no token"
+    if constants.HF_HUB_OFFLINE:
+        advice = "models and tasks must be on this machine, or unset HF_HUB_OFFLINE"
+        yield Check("hub", "without", f"offline, {token}", advice)
+    elif get_token():
+        yield Check("hub", "ok", token)
+    else:
+        advice = "gated models and automerge push need one: hf auth login"
+        yield Check("hub", "without", token, advice)
+
+
+def _cage() -> Iterator[Check]:
+    from automerge.evaluation.lm_eval.cage.launch import caging_fault
+
+    fault = caging_fault()
+    if fault is None:
+        yield Check("code tasks", "ok", "programs that models write can be locked in")
+    else:
+        yield Check("code tasks", "without", fault)
+
+
+def _extras() -> Iterator[Check]:
+    for package, module, extra, use in EXTRAS:
+        found = _version(package)
+        if found is None or find_spec(module) is None:
+            advice = f"for {use}: pip install 'automerge-llm[{extra}]'"
+            yield Check(package, "without", "not installed", advice)
+        else:
+            yield Check(package, "ok", found)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _gb(size: float) -> str:
+    return f"{math.floor(size / 10**8) / 10:.1f} GB"
