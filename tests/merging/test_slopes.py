@@ -12,6 +12,8 @@ import transformers as hf
 from peft import LoraConfig, get_peft_model
 
 from automerge.checkpoints import Checkpoint, open_checkpoint, open_together
+from automerge.checkpoints.noise import noise_folder
+from automerge.files.noise import Noise
 from automerge.merging import ResidentEngine
 from automerge.recipe import Coordinate, Profile, Recipe, RecipeSource, Slice, single
 from tests.checkpoints.models import llama, perturb, save
@@ -115,13 +117,13 @@ def shifted(made: Recipe, coordinate: Coordinate, by: float) -> Recipe:
     return dataclasses.replace(made, sources=sources)
 
 
-def difference(engine, model, made: Recipe, coordinate: Coordinate) -> float:
+def difference(engine, model, made: Recipe, coordinate: Coordinate, step: float = STEP) -> float:
     ends = []
-    for by in (-STEP, STEP):
+    for by in (-step, step):
         engine.merge_into(model, shifted(made, coordinate, by))
         with torch.no_grad():
             ends.append(loss(model).item())
-    return (ends[1] - ends[0]) / (2 * STEP)
+    return (ends[1] - ends[0]) / (2 * step)
 
 
 @pytest.mark.parametrize("method", ["task_arithmetic", "ties"])
@@ -180,6 +182,35 @@ def test_slopes_of_groups_with_methods_of_their_own_are_central_differences(tmp_
     for coordinate, slope in found.items():
         expected = difference(engine, model, made, coordinate)
         assert slope == pytest.approx(expected, rel=1e-5, abs=1e-5), coordinate
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "dare_linear"])
+def test_slopes_of_low_rank_noise_are_central_differences(method, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model, saved = architecture("gpt2", tmp_path)
+    noise = noise_folder(Noise.parse("noise:rank=8,seed=3,scale=0.05"), saved["base"])
+    paths = {"base": tmp_path / "base", "left": tmp_path / "left", "noise": noise.path}
+    engine = ResidentEngine(open_together(paths, "base"))
+    weights = ({"mlp": [0.3, 0.7], "default": 0.5}, {"attention": [0.4, -0.6], "default": 0.2})
+    sources = tuple(
+        RecipeSource(name, {"weight": Profile.of(weight)})
+        for name, weight in zip(("left", "noise"), weights, strict=True)
+    )
+    made = Recipe(method, sources, base="base")
+    engine.merge_into(model, made)
+    with engine.contraction(model, made) as contraction:
+        found = contraction.slopes(loss(model))
+    own = {c: slope for c, slope in found.items() if c.source == "noise"}
+    assert {(c.selector, c.knot) for c in own} == {
+        ("attention", 0),
+        ("attention", 1),
+        ("default", 0),
+    }
+    for coordinate, slope in own.items():
+        # The factors are multiplied in single precision: 2⁻²⁴ of a weight within 10⁻³ of it.
+        expected = difference(engine, model, made, coordinate, step=1e-3)
+        assert abs(slope) > 1e-3
+        assert slope == pytest.approx(expected, rel=1e-3), coordinate
 
 
 def test_gradients_are_dropped_as_they_come(tmp_path):
