@@ -21,6 +21,7 @@ from automerge.evaluation.base import (
 from automerge.evaluation.guards import InvalidOutput, MetricError
 from automerge.evaluation.split import Split
 from automerge.extensions import raised_at
+from automerge.machine.allocation import is_out_of_memory
 from automerge.objective import ItemScores, Objective
 from automerge.trial import Items, Part
 
@@ -40,10 +41,10 @@ def _blaming(name: str, kind: type[AutomergeError] = PreflightError) -> Iterator
     """Turn whatever an evaluator raises into a sentence with its name and place."""
     try:
         yield
-    except (AutomergeError, MemoryError):
+    except AutomergeError:
         raise
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":  # torch's; the worker makes room
+        if is_out_of_memory(error):  # the worker makes room
             raise
         said = (str(error).strip().splitlines() or [""])[0][:300]
         at = raised_at(name.partition(":")[0].partition(".")[0], error)

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from automerge.checkpoints import Checkpoint, TensorInfo, rearranged
+from automerge.checkpoints.architecture import architecture, native
 from automerge.checkpoints.layout import stacks
 from automerge.checkpoints.places import LAYER, outer_component
 from automerge.checkpoints.safetensors_file import ITEM_BYTES
@@ -216,10 +217,28 @@ def estimate(
     n_layers = sum(stacks(checkpoints[base].tensors).values())
     more = more_layers * sum(each.values()) // max(n_layers, 1)
     largest = max((i.n_bytes for i in checkpoints[base].tensors.values() if i.mergeable), default=0)
-    gradients = sum(sorted(sizes)[-2:]) if slopes else 0
+    gradients = _gradient_bytes(checkpoints[base], sizes, dtype) if slopes else 0
     live += (heads - 1) * head + more
     layers = tuple(each[number] for number in sorted(each))
     return Need(live, step, computed, largest, gradients, layers, more)
+
+
+def _gradient_bytes(base: Checkpoint, sizes: Sequence[int], dtype: str) -> int:
+    """Return the bytes of the gradients of the two largest parameters of a live model.
+
+    transformers may hold several tensors of a checkpoint in one parameter: all experts of a layer.
+
+    Args:
+        base: the model.
+        sizes: the bytes of its tensors, for a model that is none of transformers'.
+        dtype: that of the live model ("auto": as stored).
+    """
+    stored = [info.dtype for info in base.tensors.values() if info.mergeable]
+    item = max((ITEM_BYTES[d] for d in ([dtype] if dtype != "auto" else stored)), default=0)
+    if base.config and native(base.config):
+        found = architecture(base.config).model.parameters()
+        sizes = [p.numel() * item for p in found if p.is_floating_point()]
+    return sum(sorted(sizes)[-2:])
 
 
 def kept_bytes(method: Method, info: TensorInfo, count: int) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from automerge.checkpoints import Checkpoint
 from automerge.errors import ConfigError, Fault, PreflightError, nearest
 from automerge.evidence import EVIDENCE, EvidenceFolders, cache_folder
+from automerge.machine.allocation import is_out_of_memory
 from automerge.methods import METHODS
 from automerge.recipe import Place, Recipe
 
@@ -167,13 +168,13 @@ class Refiner:
             PreflightError: a text is too short or cannot be read, a sequence does not fit into
                 memory, or the recipe's model is broken.
         """
-        import torch
-
         try:
             return self._refine(paths, watch)
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             raise PreflightError(
-                "out of device memory: choose a smaller --length, or a larger device"
+                "out of memory: choose a smaller --length, or a larger device"
             ) from error
 
     def _refine(self, paths: Mapping[str | None, Path], watch: Watch) -> Refined:

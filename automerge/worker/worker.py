@@ -28,6 +28,7 @@ from automerge.evaluation.panel import Panel
 from automerge.evaluation.table import DIVERGENCE
 from automerge.evidence import EvidenceFolders, cache_folder
 from automerge.extensions import Extension, install
+from automerge.machine.allocation import is_out_of_memory
 from automerge.machine.arithmetic import arithmetic
 from automerge.machine.bus_error import explain_bus_errors
 from automerge.machine.processors import fit_threads, usable_cpus
@@ -222,7 +223,6 @@ class MergeWorker:
         return outcome
 
     def _measure(self, job: Job) -> Outcome:
-        import torch
 
         start = time.perf_counter()
         try:
@@ -232,10 +232,11 @@ class MergeWorker:
             scored, slopes = self._score(job)
         except (InvalidMerge, InvalidOutput, PreflightError) as error:
             return Failed("invalid", str(error))
-        except torch.OutOfMemoryError as error:
-            advice = "lower evaluation.batch_size or max_length, or use a larger device"
-            return Failed("oom", f"out of device memory; {advice}", _trace(error))
         except Exception as error:
+            if is_out_of_memory(error):
+                where = "memory" if self._model.device.type == "cpu" else "device memory"
+                advice = "lower evaluation.batch_size or max_length, or use a larger device"
+                return Failed("oom", f"out of {where}; {advice}", _trace(error))
             reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:500]
             if not all(map(answers, {p.device for p in self._model.parameters()})):
                 raise DeviceLost(f"{reason}; run the same command to resume") from error

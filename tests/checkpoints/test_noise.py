@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from automerge.checkpoints import noise_folder, open_checkpoint, open_together, places
+from automerge.checkpoints.noise import noise_factors
 from automerge.errors import PreflightError
 from automerge.files.noise import Noise
 from automerge.files.references import resolve
@@ -73,6 +74,18 @@ def test_seed_and_rank_and_scale_each_matter_and_nothing_else_does(tmp_path: Pat
     name = next(name for name, change in one.items() if change.any())
     cosine = torch.cosine_similarity(one[name].flatten(), other[name].flatten(), dim=0)
     assert abs(float(cosine)) < 0.7
+
+
+def test_no_two_factors_have_numbers_in_common(tmp_path: Path) -> None:
+    factors = noise_factors(NOISE, open_checkpoint(save(llama(), tmp_path / "base")))
+    flat = [factor.double().flatten() for factor in factors.values()]
+    assert len(flat) > 10
+    for i, one in enumerate(flat):
+        for other in flat[:i]:
+            n = min(len(one), len(other))
+            correlation = torch.corrcoef(torch.stack([one[:n], other[:n]]))[0, 1]
+            # Of a thousand pairs of independent ones, the largest is some 3.5 / √n.
+            assert abs(float(correlation)) < 6 / n**0.5
 
 
 def test_a_damaged_file_in_the_cache_is_written_again(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers as hf
 
-from automerge.checkpoints import MemoryCheckpoint, TensorInfo
+from automerge.checkpoints import MemoryCheckpoint, TensorInfo, open_checkpoint
 from automerge.errors import PreflightError
 from automerge.merging import Need, ResidentEngine, estimate, free_host_bytes, plan_memory
 from automerge.merging.cache import Cache, n_bytes
@@ -19,6 +20,8 @@ from automerge.merging.tensor import merge_tensor
 from automerge.merging.workspace import Workspace
 from automerge.methods import METHODS
 from automerge.recipe import Profile
+from tests.checkpoints.models import save
+from tests.merging.test_architectures import CONFIGS
 from tests.merging.test_merging import load, recipe
 from tests.methods.dataless import DATALESS
 
@@ -197,6 +200,17 @@ def test_slopes_need_the_gradients_of_two_tensors_in_the_live_models_dtype():
     made = models(((24, 16), (16,), (24, 20)))
     assert estimate(made, "base", "float32", ["ties"]).gradients == 0
     assert estimate(made, "base", "float32", ["ties"], slopes=True).gradients == 4 * 24 * 36
+
+
+def test_experts_that_are_one_parameter_have_one_gradient(tmp_path):
+    torch.manual_seed(0)
+    model = hf.AutoModelForCausalLM.from_config(CONFIGS["qwen3 moe"]())
+    checkpoint = open_checkpoint(save(model, tmp_path))
+    largest = sorted(4 * p.numel() for p in model.parameters())[-2:]
+    need = estimate({"base": checkpoint, "maths": checkpoint}, "base", "float32", ["ties"], 0, True)
+    assert need.gradients == sum(largest)
+    experts = [info for name, info in checkpoint.tensors.items() if ".experts." in name]
+    assert max(largest) > 2 * max(4 * info.n_elements for info in experts)
 
 
 @pytest.mark.parametrize(

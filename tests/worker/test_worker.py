@@ -13,6 +13,7 @@ from automerge.checkpoints import whole_digest
 from automerge.errors import PreflightError
 from automerge.evaluation.base import NoRoom, Scored, Settings
 from automerge.evaluation.panel import Panel
+from automerge.machine.allocation import is_out_of_memory
 from automerge.objective import ItemScores, Objective
 from automerge.recipe import Profile, Recipe, RecipeSource
 from automerge.trial import NO_ROOM, Failed, Job, Measured, Steering
@@ -70,7 +71,7 @@ class Tasks:
     objectives = (Objective("score", "task", "acc", "none", "maximize"),)
     members: ClassVar = {"score": ("task",)}
 
-    def __init__(self, *failures: type[Exception]) -> None:
+    def __init__(self, *failures: Callable[[], Exception]) -> None:
         self.failures = list(failures)
         self.graph_bytes: int | None = None
         self.tried = 0
@@ -87,7 +88,7 @@ class Tasks:
         loss = self.live.model(input_ids=TOKENS).logits.square().mean()
         backward("score", loss, False)
         if self.failures:
-            raise self.failures.pop(0)
+            raise self.failures.pop(0)()
         return Scored(self.score(items).scores, losses={"score": float(loss.detach())})
 
 
@@ -128,7 +129,15 @@ def test_slopes_come_where_the_job_wants_them(worker_of) -> None:
     assert (without.slopes, dict(without.notes), tasks.tried) == ({}, {}, 1)
 
 
-@pytest.mark.parametrize("failure", [NoRoom, torch.OutOfMemoryError])
+def no_host_memory() -> Exception:
+    """What torch raises where the host has no memory for a tensor."""
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**56)
+    assert is_out_of_memory(raised.value)
+    return raised.value
+
+
+@pytest.mark.parametrize("failure", [NoRoom, torch.OutOfMemoryError, MemoryError, no_host_memory])
 def test_where_slopes_do_not_fit_scores_come_without_and_they_are_not_tried_again(
     worker_of, failure
 ) -> None:
@@ -141,6 +150,13 @@ def test_where_slopes_do_not_fit_scores_come_without_and_they_are_not_tried_agai
         assert (outcome.slopes, outcome.notes) == ({}, {NO_ROOM: 1.0})
         assert not any(p.requires_grad or p.grad is not None for p in tasks.live.model.parameters())
     assert tasks.tried == 1
+
+
+def test_other_errors_of_a_pass_backwards_are_errors(worker_of) -> None:
+    tasks = Tasks(lambda: RuntimeError("DefaultCPUAllocator: something else"))
+    outcome = worker_of(tasks).measure(job(0))
+    assert isinstance(outcome, Failed)
+    assert outcome.kind == "error"
 
 
 def test_without_a_plan_for_slopes_none_are_tried(worker_of) -> None:

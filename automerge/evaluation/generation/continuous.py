@@ -16,6 +16,7 @@ from automerge.evaluation.generation.decoding import Decoder
 from automerge.evaluation.generation.plan import Plan, plans
 from automerge.evaluation.generation.slots import Slots, attending
 from automerge.evaluation.generation.static import StaticGenerator
+from automerge.machine.allocation import is_out_of_memory
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -102,8 +103,8 @@ class ContinuousGenerator:
         while left := [ask for ask in asks if ask not in found]:
             try:
                 self._decode(replace(plan, rows=rows), left, found)
-            except torch.OutOfMemoryError:
-                if rows == 1:
+            except (RuntimeError, MemoryError) as error:
+                if rows == 1 or not is_out_of_memory(error):
                     raise
                 rows = self.rows = rows // 2
             else:

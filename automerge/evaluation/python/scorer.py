@@ -16,6 +16,7 @@ from automerge.evaluation.base import Live, Scored
 from automerge.evaluation.generators import seeded
 from automerge.evaluation.guards import InvalidOutput, MetricError
 from automerge.extensions import raised_at
+from automerge.machine.allocation import is_out_of_memory
 from automerge.objective import ItemScores
 from automerge.trial import Items
 
@@ -63,9 +64,11 @@ class PythonScorer:
             with seeded(), torch.no_grad():
                 returned = scoring.function(model, self._live.tokenizer, given)
                 found = _numbers(scoring.reference, returned, ids)
-        except (AutomergeError, torch.OutOfMemoryError):
+        except AutomergeError:
             raise
         except Exception as error:  # whatever a user's function may raise
+            if is_out_of_memory(error):
+                raise
             said = f"{type(error).__name__}: {error}".strip().splitlines()[0][:300]
             at = raised_at(scoring.reference.partition(":")[0].partition(".")[0], error)
             where = "" if at is None else f" ({at})"
