@@ -36,6 +36,8 @@ NO_ROOM = "no_room_for_slopes"
 """The note of a measurement that was to have slopes, which did not fit into memory."""
 GENERATED = "generated/"
 """Begins the note that says how answers were generated."""
+GENERATING = "generating"
+"""The note that says which share of the time of running the model went into generating."""
 
 FailureKind = Literal["invalid", "error", "oom", "timeout", "infra"]
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from automerge.arrays import Floats
-from automerge.recipe import Coordinate, Profile, Recipe, interpolate
+from automerge.recipe import Coordinate, Recipe, interpolate
 from automerge.report.weights import KnobRow, depths, selector_name
 from automerge.store.result import TrialResult
 from automerge.trial import Measured
@@ -74,7 +74,7 @@ def gains(trial: TrialResult, n_layers: int) -> Gains | None:
     slopes = [np.mean([own[name][1] / start[name] for name in names], axis=0) for own in found]
     losses = [float(np.mean([own[name][0] / start[name] for name in names])) for own in found]
     mean = np.einsum("k,kw->w", SIMPSON, slopes)
-    moved = 1 / len(recipe.sources) - _weights(recipe, wanted)
+    moved = 1 / len(recipe.sources) - np.array([recipe.number(c) for c in wanted])
     return Gains(losses[0] - losses[1], _rows(wanted, moved * mean, n_layers))
 
 
@@ -92,11 +92,6 @@ def _losses(measured: Measured, wanted: Sequence[Coordinate]) -> dict[str, tuple
         for name, slope in measured.slopes.items()
         if all(c in slope.by for c in wanted)
     }
-
-
-def _weights(recipe: Recipe, wanted: Sequence[Coordinate]) -> Floats:
-    profiles: Mapping[str, Profile] = {s.name: s.knobs[WEIGHT] for s in recipe.sources}
-    return np.array([dict(profiles[c.source or ""].parts)[c.selector][c.knot] for c in wanted])
 
 
 def _rows(wanted: Sequence[Coordinate], found: Floats, n_layers: int) -> tuple[KnobRow, ...]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime
 import math
-from typing import TypeAlias
+from collections.abc import Iterator
+from typing import TypeAlias, get_args
 
 from automerge.objective import Objective
 from automerge.report.followed import in_words
-from automerge.store.result import StudyResult
+from automerge.store.result import StudyResult, TrialResult
 from automerge.trial import PARTS, Measured, Part
 
 Row: TypeAlias = dict[str, object]
@@ -67,19 +68,27 @@ def failures(result: StudyResult) -> list[Row]:
 
 
 def time_parts(result: StudyResult) -> list[Part]:
-    """Return the parts of the split that were measured."""
-    return [p for p in PARTS if any(isinstance(t.outcomes.get(p), Measured) for t in result.trials)]
+    """Return what was measured: parts of the split, and what explains the model to take."""
+    measured = {part for t in result.trials for part, _ in _measurements(t)}
+    return [part for part in get_args(Part) if part in measured]
+
+
+def _measurements(trial: TrialResult) -> Iterator[tuple[Part, Measured]]:
+    for part, outcome in trial.outcomes.items():
+        if isinstance(outcome, Measured):
+            yield part, outcome
+    for outcome in trial.explained:
+        yield "explain", outcome
 
 
 def phases(result: StudyResult) -> list[Row]:
     """Return the workers' time in each phase, by part and in total, with shares."""
     seconds = {part: [0.0] * len(_PHASES) for part in time_parts(result)}
-    for t in result.trials:
-        for part, outcome in t.outcomes.items():
-            if isinstance(outcome, Measured):
-                spent = outcome.timings
-                for k, s in enumerate((spent.merge, spent.forward, spent.score, spent.rest)):
-                    seconds[part][k] += max(s, 0.0)
+    for trial in result.trials:
+        for part, outcome in _measurements(trial):
+            spent = outcome.timings
+            for k, s in enumerate((spent.merge, spent.forward, spent.score, spent.rest)):
+                seconds[part][k] += max(s, 0.0)
     total = math.fsum(map(math.fsum, seconds.values()))
     if total <= 0:
         return []

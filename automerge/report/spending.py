@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from automerge.items import SLOPE_PASSES
 from automerge.report.run_sections import duration
 from automerge.store.result import StudyResult, TrialResult
-from automerge.trial import Measured
+from automerge.trial import GENERATING, Measured
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Spending:
         test: of the test.
         explain: of slopes that explain the model to take.
         merging: of all these, what merging took.
+        generating: of all these, what generating answers took.
         tokens: tokens run through models.
         slope_tokens: those of measurements with slopes, which take about three times as long.
         foretold: what all this would take at the pace of the first merge, the uniform average; None
@@ -34,6 +35,7 @@ class Spending:
     test: float
     explain: float
     merging: float
+    generating: float
     tokens: int
     slope_tokens: int
     foretold: float | None
@@ -60,6 +62,9 @@ def spending(result: StudyResult) -> Spending | None:
         **{part: _seconds(found) for part, found in parts.items()},
         slopes=_seconds(sloped),
         merging=math.fsum(own.timings.merge for own in everything),
+        generating=math.fsum(
+            own.notes.get(GENERATING, 0.0) * own.timings.forward for own in everything
+        ),
         tokens=sum(own.tokens for own in everything),
         slope_tokens=sum(own.tokens for own in (*sloped, *parts["explain"])),
         foretold=_foretold(result, [*parts["search"], *parts["select"], *parts["test"]]),
@@ -87,9 +92,12 @@ def in_words(result: StudyResult) -> str:
         if found.foretold is None
         else f" {duration(found.foretold)} at the pace of the first merge."
     )
+    generating = (
+        f" and {100 * found.generating / found.total:.0f} % generating" if found.generating else ""
+    )
     return (
         f"{duration(found.total)} of workers' time ({phases}), "
-        f"{100 * found.merging / found.total:.0f} % of it merging; "
+        f"{100 * found.merging / found.total:.0f} % of it merging{generating}; "
         f"{found.tokens:,} tokens.{foretold}"
     )
 

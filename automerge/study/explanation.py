@@ -74,7 +74,7 @@ def on_line(recipe: Recipe, at: float) -> Recipe:
     """Return the recipe with its weights moved towards equal ones.
 
     Args:
-        recipe: with a weight for each source.
+        recipe: a source without a weight stays as it is.
         at: 0 where each weight is 1 / number of sources, 1 where they are the recipe's.
     """
     equal = 1 / len(recipe.sources)
@@ -90,6 +90,7 @@ def on_line(recipe: Recipe, at: float) -> Recipe:
     return replace(
         recipe,
         sources=tuple(
-            replace(s, knobs={**s.knobs, WEIGHT: moved(s.knobs[WEIGHT])}) for s in recipe.sources
+            replace(s, knobs={k: moved(v) if k == WEIGHT else v for k, v in s.knobs.items()})
+            for s in recipe.sources
         ),
     )

@@ -27,6 +27,7 @@ from automerge.evaluation.lm_eval.task_copy import copy_tasks
 from automerge.evaluation.lm_eval.tasks import TaskSpec, load_tasks
 from automerge.evaluation.loglikelihood.packing import unique_tokens
 from automerge.objective import estimate
+from automerge.trial import GENERATING
 from tests.evaluation.toys import make_model, make_tokenizer, write_tasks
 
 SPECS = (
@@ -258,9 +259,13 @@ def test_generation_notes_say_how_many_texts_were_cut_empty_or_alike(folder):
     scored = scorer.score(all_items(task_set))
     notes = {"empty", "truncated", "looping", "repeated"}
     assert set(scored.notes) == {
-        *(f"generate/{note}" for note in notes), "generate,word/unextracted", "generated/continuous"
-    }  # fmt: skip
+        *(f"generate/{note}" for note in notes),
+        "generate,word/unextracted",
+        "generated/continuous",
+        GENERATING,
+    }
     assert all(0 <= share <= 1 for share in scored.notes.values())
+    assert scored.notes[GENERATING] > 0.5, "there is nothing else to run"
     texts = [text for (text,) in scorer.answer(all_items(task_set)).by_item.values()]
     missed = sum(re.search("w[0-9]+", text) is None for text in texts) / len(texts)
     assert scored.notes["generate,word/unextracted"] == missed

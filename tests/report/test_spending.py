@@ -18,7 +18,7 @@ from automerge.report.spending import in_words, spending
 from automerge.report.study import load_study
 from automerge.report.summary import summarise
 from automerge.store.result import StudyResult, TrialResult
-from automerge.trial import Measured, Slope, Timings
+from automerge.trial import GENERATING, Measured, Slope, Timings
 from tests.report.factory import empty, study
 from tests.studies import toy_study
 
@@ -74,6 +74,20 @@ def test_a_study_whose_pace_never_changes_takes_what_its_first_merge_foretold() 
     assert in_words(replace(WHOLE, uniform=None)) == in_words(WHOLE).partition(" tokens.")[0] + (
         " tokens."
     )
+
+
+def test_generating_is_its_share_of_the_forward_time() -> None:
+    first = WHOLE.trials[0]
+    outcome = first.outcomes["search"]
+    assert isinstance(outcome, Measured)
+    noted = replace(outcome, notes={GENERATING: 0.75})
+    trials = (replace(first, outcomes={**first.outcomes, "search": noted}), *WHOLE.trials[1:])
+    result = replace(WHOLE, trials=trials)
+    found = spending(result)
+    assert found is not None
+    assert found.generating == pytest.approx(0.75 * outcome.timings.forward)
+    assert "% generating" in in_words(result)
+    assert "generating" not in in_words(WHOLE)
 
 
 def test_nothing_is_said_where_nothing_was_measured() -> None:

@@ -18,9 +18,10 @@ class Answers:
     """A model's answers to the requests of some items, in lm-eval's order within each item.
 
     `tokens` is how many tokens the model has read and written for them; `notes` are figures about
-    the generated texts.
+    the generated texts; `generate_s` is how many seconds it took to generate them.
     """
 
     by_item: Mapping[Item, tuple[Answer, ...]]
     tokens: int
     notes: Mapping[str, float] = field(default_factory=dict)
+    generate_s: float = 0.0

@@ -29,7 +29,7 @@ from automerge.evaluation.loglikelihood.forward import (
 )
 from automerge.evaluation.loglikelihood.packing import Request
 from automerge.objective import ItemScores
-from automerge.trial import GENERATED, Items, Steering
+from automerge.trial import GENERATED, GENERATING, Items, Steering
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -134,6 +134,8 @@ class LmEvalScorer:
         scores, notes = self.judge(items, answers)
         margins = self._judge.margins(scores, answers)
         ended = time.perf_counter()
+        if answers.generate_s:
+            notes[GENERATING] = min(answers.generate_s / (answered - began), 1.0)
         return Scored(
             scores,
             answered - began,
@@ -177,6 +179,7 @@ class LmEvalScorer:
         self._generator.weights_changed()
         with isolated():
             notes: dict[str, float] = {}
+            generate_s = 0.0
             for task in dict.fromkeys(name for name, _ in chosen):
                 waiting = [
                     instance
@@ -186,9 +189,11 @@ class LmEvalScorer:
                     if instance.request_type == "generate_until"
                 ]
                 if waiting:
+                    began = time.perf_counter()
                     texts, more, task_notes = generate(
                         self._lm, self._generator, task, waiting, self._prompt_length
                     )
+                    generate_s += time.perf_counter() - began
                     tokens += more
                     notes.update(task_notes)
                     notes[f"{GENERATED}{self._generated}"] = 1.0
@@ -197,7 +202,7 @@ class LmEvalScorer:
             item: tuple(found[id(instance)] for instance in instances)
             for item, instances in chosen.items()
         }
-        return Answers(by_item, tokens, notes)
+        return Answers(by_item, tokens, notes, generate_s)
 
     @property
     def _generated(self) -> str:
