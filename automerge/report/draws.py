@@ -13,7 +13,8 @@ from automerge.objective import Objective
 from automerge.store.result import TrialResult
 from automerge.trial import BASELINES
 
-N_DRAWS = 400
+N_DRAWS, MIN_DRAWS, MAX_LOSSES = 400, 100, 400_000
+"""Draws; where there are so many trials that draws times trials exceed the last, fewer."""
 MIN_GROUP = 3
 """Trials that say how far trials differ."""
 TINY = 1e-200
@@ -35,9 +36,7 @@ class Draws:
     losses: Floats
 
 
-def draw_losses(
-    goals: Sequence[Objective], trials: Sequence[TrialResult], n_draws: int = N_DRAWS
-) -> Draws:
+def draw_losses(goals: Sequence[Objective], trials: Sequence[TrialResult]) -> Draws:
     """Draw the losses of trials.
 
     The best of many estimates is too good, since its luck is part of why it is the best. So losses
@@ -61,6 +60,7 @@ def draw_losses(
         dtype=np.intp,
     )
     noise = np.array(errors).reshape(estimated.shape)
+    n_draws = max(min(N_DRAWS, MAX_LOSSES // max(len(known), 1)), MIN_DRAWS)
     return Draws(tuple(known), estimated, posterior(estimated, noise, groups, n_draws))
 
 
