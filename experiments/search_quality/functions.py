@@ -257,7 +257,7 @@ def _append(row: Mapping[str, object], path: Path) -> None:
 
 
 def _write_table(rows: list[dict[str, str]], path: Path) -> None:
-    """Mean shares in percent; a method's last column is its mean rank among the methods."""
+    """Mean shares in percent; a method's last column is its mean rank where it was measured."""
     cells: dict[tuple[int, str, str], list[float]] = defaultdict(list)
     for row in rows:
         cells[int(row["budget"]), row["function"], row["method"]].append(100 * float(row["share"]))
@@ -266,12 +266,14 @@ def _write_table(rows: list[dict[str, str]], path: Path) -> None:
         names = list(dict.fromkeys(f for b, f, _ in cells if b == budget))
         methods = list(dict.fromkeys(m for b, _, m in cells if b == budget))
         means = {
-            (f, m): statistics.mean(cells[budget, f, m]) if (budget, f, m) in cells else 0.0
-            for f in names
-            for m in methods
+            key[1:]: statistics.mean(found) for key, found in cells.items() if key[0] == budget
         }
         ranks = {
-            m: statistics.mean(1 + sum(means[f, o] > means[f, m] for o in methods) for f in names)
+            m: statistics.mean(
+                1 + sum(means.get((f, o), -1.0) > means[f, m] for o in methods)
+                for f in names
+                if (f, m) in means
+            )
             for m in methods
         }
         seeds = max(len(found) for key, found in cells.items() if key[0] == budget)
@@ -279,7 +281,7 @@ def _write_table(rows: list[dict[str, str]], path: Path) -> None:
         lines += ["| method | " + " | ".join(names) + " | mean rank |"]
         lines += ["| --- |" + " ---: |" * (len(names) + 1)]
         for m in sorted(methods, key=ranks.__getitem__):
-            shown = " | ".join(f"{means[f, m]:.1f}" for f in names)
+            shown = " | ".join(f"{means[f, m]:.1f}" if (f, m) in means else "" for f in names)
             lines += [f"| {m} | {shown} | {ranks[m]:.1f} |"]
         lines += [""]
     path.write_text("\n".join(lines), encoding="utf-8")
