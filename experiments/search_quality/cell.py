@@ -38,7 +38,8 @@ SLOPE_COST = 3
 class Cell:
     """A zoo and space, who searches it, for how many trials' worth of tokens, and the seed.
 
-    `sampler` is a name, with settings of the study after commas: `auto,slopes=off`.
+    `sampler` is a name, with settings of the study after commas: `auto,slopes=off`,
+    `nsga2,evaluation.items_per_candidate=full,split.search=0.02`.
     """
 
     zoo: str
@@ -65,35 +66,39 @@ def settings(cell: Cell, config: Path, run: Path) -> StudyConfig:
     here = config.resolve().parent
     sampler, *others = cell.sampler.split(",")
     space = yaml.safe_load((SPACES / f"{cell.space}.yaml").read_text(encoding="utf-8"))
-    return load_config(
-        {
-            "name": plain["name"],
-            "base": str(here / plain["base"]),
-            "models": {name: str(here / folder) for name, folder in plain["models"].items()},
-            "include_path": str(here / plain["include_path"]),
-            "tasks": plain["tasks"],
-            "search": space,
-            "sampler": sampler,
-            **dict(_setting(other) for other in others),
-            "budget": cell.budget,
-            "seed": cell.seed,
-            "executor": "local",
-            "evaluation": {"batch_size": 64, "items_per_candidate": ITEMS_PER_CANDIDATE},
-            "split": {"max_select": SELECT, "max_test": TEST},
-            "shortlist": SHORTLIST,
-            "export": "none",
-            "out": str(run),
-        }
-    )
+    study: dict[str, Any] = {
+        "name": plain["name"],
+        "base": str(here / plain["base"]),
+        "models": {name: str(here / folder) for name, folder in plain["models"].items()},
+        "include_path": str(here / plain["include_path"]),
+        "tasks": plain["tasks"],
+        "search": space,
+        "sampler": sampler,
+        "budget": cell.budget,
+        "seed": cell.seed,
+        "executor": "local",
+        "evaluation": {"batch_size": 64, "items_per_candidate": ITEMS_PER_CANDIDATE},
+        "split": {"max_select": SELECT, "max_test": TEST},
+        "shortlist": SHORTLIST,
+        "export": "none",
+        "out": str(run),
+    }
+    for other in others:
+        key, _, value = other.partition("=")
+        *sections, last = key.split(".")
+        place = study
+        for section in sections:
+            place = place[section]
+        place[last] = _value(value)
+    return load_config(study)
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    """Return the key and value of KEY=VALUE: a number as one, whatever else as it is."""
-    key, _, value = text.partition("=")
+def _value(text: str) -> Any:
+    """Return a number as one, whatever else as it is."""
     try:
-        return key, float(value) if "." in value else int(value)
+        return float(text) if "." in text else int(text)
     except ValueError:
-        return key, value
+        return text
 
 
 class Metered:

@@ -84,15 +84,16 @@ def test_rows_are_the_documents(tmp_path: Path) -> None:
 @pytest.mark.parametrize("space", sorted(path.stem for path in SPACES.glob("*.yaml")))
 def test_a_cell_is_a_study_of_the_shipped_space(space: str, tmp_path: Path) -> None:
     made = settings(Cell("demo", space, "random", 30, 3), zoo_config("demo", {}), tmp_path / "run")
-    plain_space = yaml.safe_load((SPACES / f"{space}.yaml").read_text())
-    assert list(made.search.methods) == plain_space["methods"]
+    methods = yaml.safe_load((SPACES / f"{space}.yaml").read_text())["methods"]
+    named = methods if isinstance(methods, list) else {m for own in methods.values() for m in own}
+    assert set(made.search.methods) == set(named)
     assert (made.sampler, made.budget, made.seed) == ("random", 30, 3)
 
 
 def test_settings_follow_a_samplers_name(tmp_path: Path) -> None:
-    cell = Cell("demo", "quick", "gp,resolution=0.5", 30, 3)
+    cell = Cell("demo", "quick", "gp,resolution=0.5,split.max_select=40", 30, 3)
     made = settings(cell, zoo_config("demo", {}), tmp_path / "run")
-    assert (made.sampler, made.resolution) == ("gp", 0.5)
+    assert (made.sampler, made.resolution, made.split.max_select) == ("gp", 0.5, 40)
 
 
 def test_a_sampler_searches_the_cube_it_is_given() -> None:
