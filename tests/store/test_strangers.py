@@ -229,7 +229,7 @@ HOSTILE: tuple[Any, ...] = (
     b"\0\0\0\0\0\0\xf8\x7f" * 40, 0, -1, 1, 5, 7, 2**31, 2**62, -(2**63), 0.5, -1e308, 1e308,
     float("inf"), "NaN", "null", "[]", "{}", "[null]", '"x"', "1e999", "-1", "9" * 5000,
     "[" * 50_000, '{"a":' * 5000 + "1" + "}" * 5000, '{"a": NaN}', "x" * 100_000,
-    "\x1b[2J\u202e", "ask", "tell", "search", "select", "test",
+    "\x1b[2J\u202e", "ask", "tell", "search", "select", "test", "explain", "[0.7, 0.7]",
 )  # fmt: skip
 
 
@@ -323,6 +323,26 @@ def test_recorded_parameters_that_lack_one_are_refused_by_trial() -> None:
         reseal(run / FILE)
         with pytest.raises(StateError, match=rf"trial {rows[0][0]}: its parameters .* lack"):
             resume(run)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("trials SET direction = '[0.7, 0.7]' WHERE number = 5", "goals that sum to 1"),
+        ("trials SET direction = '[1.0]' WHERE number = 5", "goals that sum to 1"),
+        ("trials SET direction = '[-0.5, 1.5]' WHERE number = 5", "greater than or equal to 0"),
+        ("measurements SET part = 'explain' WHERE id = 1", "items of this part and task"),
+    ],
+)
+def test_what_a_trial_was_for_and_what_explains_it_are_checked(change: str, said: str) -> None:
+    with run_folder() as run:
+        db = sqlite3.connect(run / FILE)
+        db.execute(f"UPDATE {change}")
+        db.commit()
+        db.close()
+        reseal(run / FILE)
+        with pytest.raises(StateError, match=said):
+            Store(run, write=False)
 
 
 def read_or_refused(run: Path, command: tuple[str, ...]) -> None:
