@@ -65,50 +65,37 @@ def _options(
     _version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print automerge's version."
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print automerge's version.",
+            metavar="",
         ),
     ] = False,
 ) -> None:
     pass
 
 
-COMMANDS = (
-    init,
-    search,
-    demo,
-    export,
-    merge,
-    gather,
-    refine,
-    score,
-    convert,
-    inspect,
-    status,
-    runs,
-    show,
-    pick,
-    compare,
-    chat,
-    push,
-    reproduce,
-    report,
-    export_trials,
-    dashboard,
-    doctor,
-    selftest,
-    version,
-)
-for _command in COMMANDS:
-    app.command(_command.__name__.replace("_", "-"))(_command)
+COMMANDS = {
+    "Search": (init, search, demo, status),
+    "What was found": (runs, show, pick, compare, chat, report),
+    "Take and publish": (export, push, reproduce, export_trials, dashboard),
+    "Models, without a search": (inspect, merge, refine, gather, score, convert),
+    "This installation": (doctor, selftest, version),
+}
+"""The commands by what they are for, in the order of the help."""
+for _panel, _commands in COMMANDS.items():
+    for _command in _commands:
+        app.command(_command.__name__.replace("_", "-"), rich_help_panel=_panel)(_command)
 
 bench = typer.Typer(help="Benchmarks.", no_args_is_help=True)
 bench.command("merge")(bench_merge)
 bench.command("score")(bench_score)
 bench.command("slopes")(bench_slopes)
 bench.command("generate")(bench_generate)
-app.add_typer(bench, name="bench")
+app.add_typer(bench, name="bench", rich_help_panel="This installation")
 
 space = typer.Typer(help="Search spaces.", no_args_is_help=True)
 space.command("show")(show_space)
 space.command("list")(list_)
-app.add_typer(space, name="space")
+app.add_typer(space, name="space", rich_help_panel="Search")

@@ -4,19 +4,48 @@ from __future__ import annotations
 
 from typing import Annotated, Optional
 
-from automerge.cli.options import Text, console, option
+from automerge.cli.options import Text, console, option, switch
 
 
 def bench_merge(
-    shape: Annotated[str, option("tiny, 0.5b, 1.5b, 3b, 7b or 8b.", "--shape")] = "0.5b",
-    sources: Annotated[int, option("Number of fine-tunes.", "--sources")] = 3,
+    shape: Annotated[
+        str,
+        option(
+            "tiny, 0.5b, 1.5b, 3b, 7b or 8b.",
+            "--shape",
+            metavar="SIZE",
+        ),
+    ] = "0.5b",
+    sources: Annotated[
+        int,
+        option(
+            "Number of fine-tunes.",
+            "--sources",
+            metavar="N",
+            default=True,
+        ),
+    ] = 3,
     method: Annotated[
         Optional[list[str]],  # noqa: UP045
-        option("A method; may be given more than once. Default: the common ones.", "--method"),
+        option(
+            "A method; may be given more than once. Default: the common ones.",
+            "--method",
+            metavar="NAME",
+        ),
     ] = None,
-    repeats: Annotated[int, option("Timed merges per method.", "--repeats")] = 5,
-    device: Annotated[str, option("auto, cpu or cuda.", "--device")] = "auto",
-    as_json: Annotated[bool, option("Print JSON.", "--json")] = False,
+    repeats: Annotated[
+        int,
+        option(
+            "Timed merges per method.",
+            "--repeats",
+            metavar="N",
+            default=True,
+        ),
+    ] = 5,
+    device: Annotated[
+        str, option("auto, cpu or cuda.", "--device", metavar="DEVICE", default=True)
+    ] = "auto",
+    as_json: Annotated[bool, switch("Print JSON.", "--json")] = False,
 ) -> None:
     """Time merging into a live model of random weights, against a plain copy of the same bytes."""
     from automerge.commands.bench import print_merge_times
@@ -26,28 +55,61 @@ def bench_merge(
 
 def bench_score(
     shape: Annotated[
-        Text, option("Random weights: tiny, 0.5b, 1.5b, ... Default: the demo's.", "--shape")
+        Text,
+        option(
+            "Random weights: tiny, 0.5b, 1.5b, ... Default: the demo's.",
+            "--shape",
+            metavar="SIZE",
+        ),
     ] = None,
     task: Annotated[
         Optional[list[str]],  # noqa: UP045
-        option("A multiple-choice task of the demo; may be given more than once.", "--task"),
+        option(
+            "A multiple-choice task of the demo; may be given more than once.",
+            "--task",
+            metavar="TASK",
+        ),
     ] = None,
     context: Annotated[
         Optional[int],  # noqa: UP045
-        option("Synthetic items: tokens before the choices.", "--context"),
+        option("Synthetic items: tokens before the choices.", "--context", metavar="N"),
     ] = None,
     choice: Annotated[
         Optional[int],  # noqa: UP045
-        option("Synthetic items: tokens in each of the four choices.", "--choice"),
+        option("Synthetic items: tokens in each of the four choices.", "--choice", metavar="N"),
     ] = None,
     fewshot: Annotated[
-        int, option("Few-shot examples (the same for every item).", "--fewshot")
+        int,
+        option(
+            "Few-shot examples (the same for every item).",
+            "--fewshot",
+            metavar="N",
+            default=True,
+        ),
     ] = 0,
-    items: Annotated[int, option("Items per task.", "--items")] = 300,
-    batch_size: Annotated[int, option("Requests per batch.", "--batch-size")] = 64,
-    repeats: Annotated[int, option("Timed candidates.", "--repeats")] = 5,
-    device: Annotated[str, option("auto, cpu or cuda.", "--device")] = "auto",
-    as_json: Annotated[bool, option("Print JSON.", "--json")] = False,
+    items: Annotated[int, option("Items per task.", "--items", metavar="N", default=True)] = 300,
+    batch_size: Annotated[
+        int,
+        option(
+            "Requests per batch.",
+            "--batch-size",
+            metavar="N",
+            default=True,
+        ),
+    ] = 64,
+    repeats: Annotated[
+        int,
+        option(
+            "Timed candidates.",
+            "--repeats",
+            metavar="N",
+            default=True,
+        ),
+    ] = 5,
+    device: Annotated[
+        str, option("auto, cpu or cuda.", "--device", metavar="DEVICE", default=True)
+    ] = "auto",
+    as_json: Annotated[bool, switch("Print JSON.", "--json")] = False,
 ) -> None:
     """Time scoring a merged model, against stock lm-eval and the minimum number of tokens."""
     from automerge.commands.bench import print_score_times
@@ -69,28 +131,60 @@ def bench_score(
 
 def bench_slopes(
     shape: Annotated[
-        Text, option("Random weights: tiny, 0.5b, 1.5b, ... Default: the demo's.", "--shape")
+        Text,
+        option(
+            "Random weights: tiny, 0.5b, 1.5b, ... Default: the demo's.",
+            "--shape",
+            metavar="SIZE",
+        ),
     ] = None,
     task: Annotated[
         Optional[list[str]],  # noqa: UP045
-        option("A multiple-choice task of the demo; may be given more than once.", "--task"),
+        option(
+            "A multiple-choice task of the demo; may be given more than once.",
+            "--task",
+            metavar="TASK",
+        ),
     ] = None,
     context: Annotated[
         Optional[int],  # noqa: UP045
-        option("Synthetic items: tokens before the choices.", "--context"),
+        option("Synthetic items: tokens before the choices.", "--context", metavar="N"),
     ] = None,
     choice: Annotated[
         Optional[int],  # noqa: UP045
-        option("Synthetic items: tokens in each of the four choices.", "--choice"),
+        option("Synthetic items: tokens in each of the four choices.", "--choice", metavar="N"),
     ] = None,
-    items: Annotated[int, option("Items per task.", "--items")] = 100,
-    batch_size: Annotated[int, option("Requests per batch.", "--batch-size")] = 64,
-    repeats: Annotated[int, option("Timed candidates.", "--repeats")] = 5,
-    method: Annotated[str, option("The method that candidates are merged by.", "--method")] = (
-        "task_arithmetic"
-    ),
-    device: Annotated[str, option("auto, cpu or cuda.", "--device")] = "auto",
-    as_json: Annotated[bool, option("Print JSON.", "--json")] = False,
+    items: Annotated[int, option("Items per task.", "--items", metavar="N", default=True)] = 100,
+    batch_size: Annotated[
+        int,
+        option(
+            "Requests per batch.",
+            "--batch-size",
+            metavar="N",
+            default=True,
+        ),
+    ] = 64,
+    repeats: Annotated[
+        int,
+        option(
+            "Timed candidates.",
+            "--repeats",
+            metavar="N",
+            default=True,
+        ),
+    ] = 5,
+    method: Annotated[
+        str,
+        option(
+            "The method that candidates are merged by.",
+            "--method",
+            metavar="NAME",
+        ),
+    ] = ("task_arithmetic"),
+    device: Annotated[
+        str, option("auto, cpu or cuda.", "--device", metavar="DEVICE", default=True)
+    ] = "auto",
+    as_json: Annotated[bool, switch("Print JSON.", "--json")] = False,
 ) -> None:
     """Time measurements with slopes, against a forward pass over the same items and the floor."""
     from automerge.commands.bench import print_slope_times
@@ -112,18 +206,63 @@ def bench_slopes(
 
 def bench_generate(
     shape: Annotated[
-        Text, option("Random weights: tiny, 0.5b, 1.5b, ... Default: the demo's.", "--shape")
+        Text,
+        option(
+            "Random weights: tiny, 0.5b, 1.5b, ... Default: the demo's.",
+            "--shape",
+            metavar="SIZE",
+        ),
     ] = None,
     fewshot: Annotated[
-        int, option("Few-shot examples of 130 tokens (the same for every item).", "--fewshot")
+        int,
+        option(
+            "Few-shot examples of 130 tokens (the same for every item).",
+            "--fewshot",
+            metavar="N",
+            default=True,
+        ),
     ] = 5,
-    items: Annotated[int, option("Items.", "--items")] = 100,
-    mean: Annotated[int, option("An answer ends with one token in so many.", "--mean")] = 200,
-    longest: Annotated[int, option("Most tokens of an answer.", "--longest")] = 400,
-    batch_size: Annotated[int, option("Requests per batch.", "--batch-size")] = 32,
-    repeats: Annotated[int, option("Timed candidates.", "--repeats")] = 3,
-    device: Annotated[str, option("auto, cpu or cuda.", "--device")] = "auto",
-    as_json: Annotated[bool, option("Print JSON.", "--json")] = False,
+    items: Annotated[int, option("Items.", "--items", metavar="N", default=True)] = 100,
+    mean: Annotated[
+        int,
+        option(
+            "An answer ends with one token in so many.",
+            "--mean",
+            metavar="N",
+            default=True,
+        ),
+    ] = 200,
+    longest: Annotated[
+        int,
+        option(
+            "Most tokens of an answer.",
+            "--longest",
+            metavar="N",
+            default=True,
+        ),
+    ] = 400,
+    batch_size: Annotated[
+        int,
+        option(
+            "Requests per batch.",
+            "--batch-size",
+            metavar="N",
+            default=True,
+        ),
+    ] = 32,
+    repeats: Annotated[
+        int,
+        option(
+            "Timed candidates.",
+            "--repeats",
+            metavar="N",
+            default=True,
+        ),
+    ] = 3,
+    device: Annotated[
+        str, option("auto, cpu or cuda.", "--device", metavar="DEVICE", default=True)
+    ] = "auto",
+    as_json: Annotated[bool, switch("Print JSON.", "--json")] = False,
 ) -> None:
     """Time generated answers of a merged model, against lm-eval's own way and the fewest steps."""
     from automerge.commands.bench import print_generation_times

@@ -8,37 +8,40 @@ from typing import Annotated, Optional
 
 import typer
 
-from automerge.cli.options import Text, console, option
+from automerge.cli.options import Text, console, option, switch
 
 
 def init(
-    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="The YAML to write.")] = Path(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The YAML to write.")] = Path(
         "automerge.yaml"
     ),
     base: Annotated[
-        Text, option("The base model.", "--base", metavar="PATH_OR_HUB_ID[@REV]")
+        Text,
+        option(
+            "The base: a folder, or a hub id with or without @REVISION.", "--base", metavar="MODEL"
+        ),
     ] = None,
     model: Annotated[
         Optional[list[str]],  # noqa: UP045
         option(
             "A fine-tune or LoRA adapter of the base; may be given more than once.",
             "--model",
-            metavar="NAME=PATH_OR_HUB_ID[@REV]",
+            metavar="[NAME=]MODEL",
         ),
     ] = None,
     task: Annotated[
         Optional[list[str]],  # noqa: UP045
         option(
-            "An lm-eval task to optimise for; may be given more than once.",
+            "An lm-eval task to optimise for, as TASK or TASK:METRIC; may be given more than once.",
             "--task",
-            metavar="TASK[:METRIC[:DIRECTION]]",
+            metavar="TASK",
         ),
     ] = None,
     include_path: Annotated[
         Text, option("A folder with your own lm-eval tasks.", "--include-path", metavar="DIR")
     ] = None,
     budget: Annotated[
-        Text, option("Number of recipes to measure. Default: 200.", "--budget", metavar="N")
+        Text, option("Number of recipes to measure.", "--budget", metavar="N", default="200")
     ] = None,
     source: Annotated[
         Optional[Path],  # noqa: UP045
@@ -48,7 +51,7 @@ def init(
             metavar="FILE",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Annotated[bool, switch("Replace a file that is there.", "--force")] = False,
 ) -> None:
     """Write a study's YAML with comments; on a terminal, ask for what is not given."""
     from automerge.commands.init import write_configuration

@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from automerge.cli.options import console
+from automerge.cli.options import console, switch
 
 
 def selftest(
     chaos: Annotated[
         bool,
-        typer.Option("--chaos", help="Also kill drivers, workers and exports, and fill the disk."),
+        switch("Also kill drivers, workers and exports, and fill the disk.", "--chaos"),
     ] = False,
     times: Annotated[int, typer.Option("--times", min=1, help="Injections of each fault.")] = 3,
 ) -> None:
@@ -29,7 +29,7 @@ def selftest(
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, switch("Print JSON.", "--json")] = False,
 ) -> None:
     """Say what this machine can do, and what is missing.
 

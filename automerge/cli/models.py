@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from automerge.cli.options import Extensions, Models, console, model_folders
+from automerge.cli.options import Extensions, Models, console, model_folders, switch
 
 
 def merge(
@@ -58,7 +58,9 @@ def gather(
     ] = "input_gram",
     tokens: Annotated[int, typer.Option("--tokens", help="Tokens to read.", min=1)] = 65_536,
     length: Annotated[int, typer.Option("--length", help="Tokens per sequence.", min=1)] = 512,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[
+        str, typer.Option("--device", help="auto, cpu or cuda.", metavar="DEVICE")
+    ] = "auto",
 ) -> None:
     """Gather statistics that methods such as regmean need, and print a recipe's `evidence`."""
     from automerge.commands.gather import gather_command
@@ -72,7 +74,7 @@ def score(
     run: Annotated[Path, typer.Option("--run", help="The study's run folder.", metavar="RUN")],
     task: Annotated[str, typer.Option("--task", help="An objective of the study.", metavar="NAME")],
     extension: Extensions = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print every item's score.")] = False,
+    as_json: Annotated[bool, switch("Print every item's score.", "--json")] = False,
 ) -> None:
     """Score a model on the test items of a study's task, as the study did."""
     from automerge.commands.score import score_command
@@ -98,9 +100,9 @@ def inspect(
         ),
     ],
     weights: Annotated[
-        bool, typer.Option("--weights", help="Read all weights: task vectors, conflicts, NaN.")
+        bool, switch("Read all weights: task vectors, conflicts, NaN.", "--weights")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, switch("Print JSON.", "--json")] = False,
     html: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--html", help="Also write an HTML page.", metavar="FILE"),

@@ -17,9 +17,26 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="A study's folder, such
 Text = Optional[str]  # noqa: UP045  typer reads the annotation at run time
 
 
-def option(help_text: str, *names: str, metavar: str | None = None) -> object:
-    """Declare an option whose default is not shown."""
-    return typer.Option(*names, help=help_text, metavar=metavar, show_default=False)
+def option(
+    help_text: str,
+    *names: str,
+    metavar: str | None = None,
+    panel: str | None = None,
+    default: str | bool = False,
+) -> object:
+    """Declare an option whose default is not shown.
+
+    `default` is what None amounts to, which the help says; or true, if the default is to be shown.
+    """
+    said = f"{help_text} Default: {default}." if isinstance(default, str) else help_text
+    return typer.Option(
+        *names, help=said, metavar=metavar, show_default=default is True, rich_help_panel=panel
+    )
+
+
+def switch(help_text: str, *names: str, panel: str | None = None) -> object:
+    """Declare an option that takes no value and is off by default."""
+    return option(help_text, *names, metavar="", panel=panel)
 
 
 Extensions = Annotated[

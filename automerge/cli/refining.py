@@ -62,7 +62,8 @@ def refine(
         int, typer.Option("--seed", help="Of the order of the text.", min=0, rich_help_panel=_HOW)
     ] = 0,
     device: Annotated[
-        str, typer.Option("--device", help="auto, cpu or cuda.", rich_help_panel=_HOW)
+        str,
+        typer.Option("--device", help="auto, cpu or cuda.", metavar="DEVICE", rich_help_panel=_HOW),
     ] = "auto",
     export: Annotated[
         Optional[Path],  # noqa: UP045

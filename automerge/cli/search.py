@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from automerge.cli.options import Extensions, Text, console, option
+from automerge.cli.options import Extensions, Text, console, option, switch
 from automerge.errors import ConfigError
 from automerge.files.shared import shared_words
 from automerge.text.redaction import redact
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from automerge.config import StudyConfig
 
 NoMenu = Annotated[
-    bool, typer.Option("--no-menu", help="End without asking what to do next, on a terminal too.")
+    bool, switch("End without asking what to do next, on a terminal too.", "--no-menu")
 ]
 DEFAULT_CONFIG = "automerge.yaml"
 NOT_OF_THE_DEMO = (
@@ -38,60 +38,101 @@ NOT_OF_THE_DEMO = (
 """Options that mean a study of one's own, by their names in `OPTIONS`."""
 
 
+_WHAT, _LIMITS, _HOW = "What is merged, and for what", "When it ends", "How it searches"
+_SCORING, _PLACE = "How candidates are scored", "Where it runs, and what it writes"
+
+
 def search(
     config: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Argument(
-            metavar="[CONFIG]",
+            metavar="CONFIG",
             help=f"A study's YAML. Default: ./{DEFAULT_CONFIG}; without any YAML here, the demo.",
             show_default=False,
         ),
     ] = None,
-    budget: Annotated[Text, option("Number of recipes to measure.", "--budget")] = None,
+    budget: Annotated[
+        Text,
+        option(
+            "Number of recipes to measure.", "--budget", metavar="N", panel=_LIMITS, default="200"
+        ),
+    ] = None,
     max_time: Annotated[
         Text,
-        option("Finish within about this time, e.g. 8h or 90min.", "--max-time", metavar="TIME"),
+        option(
+            "Finish within about this time, e.g. 8h or 90min.",
+            "--max-time",
+            metavar="TIME",
+            panel=_LIMITS,
+        ),
     ] = None,
     max_items: Annotated[
-        Text, option("Score at most this many items in total.", "--max-items")
+        Text,
+        option(
+            "Score at most this many items in total.", "--max-items", metavar="N", panel=_LIMITS
+        ),
     ] = None,
     patience: Annotated[
         Text,
-        option("End after this many proposals in a row that win nothing.", "--patience"),
+        option(
+            "End after this many proposals in a row that win nothing.",
+            "--patience",
+            metavar="N",
+            panel=_LIMITS,
+        ),
     ] = None,
     constraint: Annotated[
         Optional[list[str]],  # noqa: UP045
         option(
             "A bound such as 'mmlu >= best_parent - 0.01'; may be given more than once.",
             "--constraint",
-            metavar="TEXT",
+            metavar="BOUND",
+            panel=_WHAT,
         ),
     ] = None,
     base: Annotated[
-        Text, option("The base model.", "--base", metavar="PATH_OR_HUB_ID[@REV]")
+        Text,
+        option(
+            "The base: a folder, or a hub id with or without @REVISION.",
+            "--base",
+            metavar="MODEL",
+            panel=_WHAT,
+        ),
     ] = None,
     model: Annotated[
         Optional[list[str]],  # noqa: UP045
         option(
             "A fine-tune or LoRA adapter of the base; may be given more than once.",
             "--model",
-            metavar="NAME=PATH_OR_HUB_ID[@REV]",
+            metavar="[NAME=]MODEL",
+            panel=_WHAT,
         ),
     ] = None,
     task: Annotated[
         Optional[list[str]],  # noqa: UP045
         option(
-            "An lm-eval task to optimise for; may be given more than once.",
+            "An lm-eval task to optimise for, as TASK, TASK:METRIC or TASK:METRIC:DIRECTION; may "
+            "be given more than once.",
             "--task",
-            metavar="TASK[:METRIC[:DIRECTION]]",
+            metavar="TASK",
+            panel=_WHAT,
         ),
     ] = None,
     include_path: Annotated[
-        Text, option("A folder with your own lm-eval tasks.", "--include-path", metavar="DIR")
+        Text,
+        option(
+            "A folder with your own lm-eval tasks.", "--include-path", metavar="DIR", panel=_WHAT
+        ),
     ] = None,
     sampler: Annotated[
         Text,
-        option("auto, descent, gp, cma, tpe, nsga2, nsga3, map, de, qd or random.", "--sampler"),
+        option(
+            "auto, descent, gp, cma, tpe, nsga2, nsga3, map, de, qd or random.",
+            "--sampler",
+            metavar="NAME",
+            panel=_HOW,
+            default="auto",
+        ),
     ] = None,
     warm_start: Annotated[
         Text,
@@ -99,56 +140,133 @@ def search(
             "An earlier study's folder, whose front is measured first, or a reproduce.json.",
             "--warm-start",
             metavar="RUN_OR_FILE",
+            panel=_HOW,
         ),
     ] = None,
     slopes: Annotated[
-        Text, option("auto (where samplers can follow them) or off.", "--slopes")
+        Text,
+        option(
+            "auto (where samplers can follow them) or off.",
+            "--slopes",
+            metavar="WHEN",
+            panel=_HOW,
+            default="auto",
+        ),
     ] = None,
-    seed: Annotated[Text, option("Seed of every proposal and random mask.", "--seed")] = None,
+    seed: Annotated[
+        Text,
+        option(
+            "Seed of every proposal and random mask.",
+            "--seed",
+            metavar="N",
+            panel=_HOW,
+            default="0",
+        ),
+    ] = None,
     out: Annotated[
-        Text, option("The study's folder. Default: runs/NAME.", "--out", metavar="DIR")
+        Text,
+        option("The study's folder.", "--out", metavar="DIR", panel=_PLACE, default="runs/NAME"),
     ] = None,
-    name: Annotated[Text, option("The study's name.", "--name")] = None,
-    executor: Annotated[Text, option("local (in this process) or ray.", "--executor")] = None,
-    workers: Annotated[Text, option("Number of Ray workers.", "--workers")] = None,
+    name: Annotated[
+        Text, option("The study's name.", "--name", metavar="NAME", panel=_PLACE)
+    ] = None,
+    executor: Annotated[
+        Text,
+        option(
+            "local (in this process) or ray.",
+            "--executor",
+            metavar="NAME",
+            panel=_PLACE,
+            default="local",
+        ),
+    ] = None,
+    workers: Annotated[
+        Text, option("Number of Ray workers.", "--workers", metavar="N", panel=_PLACE)
+    ] = None,
     ray_address: Annotated[
-        Text, option("A running Ray cluster; by default Ray is started here.", "--ray-address")
+        Text,
+        option(
+            "A running Ray cluster; by default Ray is started here.",
+            "--ray-address",
+            metavar="ADDRESS",
+            panel=_PLACE,
+        ),
     ] = None,
     deterministic: Annotated[
         Optional[bool],  # noqa: UP045
-        option("Make the trials independent of worker timing.", "--deterministic"),
+        option(
+            "Make the trials independent of worker timing.",
+            "--deterministic",
+            metavar="",
+            panel=_HOW,
+        ),
     ] = None,
-    device: Annotated[Text, option("auto, cpu or cuda.", "--device")] = None,
+    device: Annotated[
+        Text,
+        option("auto, cpu or cuda.", "--device", metavar="DEVICE", panel=_SCORING, default="auto"),
+    ] = None,
     dtype: Annotated[
-        Text, option("Precision of scoring: auto, float32, bfloat16 or float16.", "--dtype")
+        Text,
+        option(
+            "Precision of scoring: auto, float32, bfloat16 or float16.",
+            "--dtype",
+            metavar="DTYPE",
+            panel=_SCORING,
+            default="auto",
+        ),
     ] = None,
-    batch_size: Annotated[Text, option("Requests per batch.", "--batch-size")] = None,
+    batch_size: Annotated[
+        Text,
+        option("Requests per batch.", "--batch-size", metavar="N", panel=_SCORING, default="32"),
+    ] = None,
     items_per_candidate: Annotated[
         Text,
         option(
             "Fresh search items per objective for each candidate: a number, or full.",
             "--items-per-candidate",
+            metavar="N",
+            panel=_SCORING,
+            default="200",
         ),
     ] = None,
     export: Annotated[
-        Text, option("Which models to write at the end: front, knee or none.", "--export")
+        Text,
+        option(
+            "Which models to write at the end: front, knee or none.",
+            "--export",
+            metavar="WHICH",
+            panel=_PLACE,
+            default="front",
+        ),
     ] = None,
     apply_chat_template: Annotated[
         Optional[bool],  # noqa: UP045
-        option("Wrap prompts in the base's chat template.", "--apply-chat-template"),
+        option(
+            "Wrap prompts in the base's chat template.",
+            "--apply-chat-template",
+            metavar="",
+            panel=_WHAT,
+        ),
     ] = None,
     allow_task_code: Annotated[
         Optional[bool],  # noqa: UP045
-        option("Let your task files run Python.", "--allow-task-code"),
+        option("Let your task files run Python.", "--allow-task-code", metavar="", panel=_WHAT),
     ] = None,
     allow_code_eval: Annotated[
         Optional[bool],  # noqa: UP045
-        option("Let tasks run model-written code, sandboxed.", "--allow-code-eval"),
+        option(
+            "Let tasks run model-written code, sandboxed.",
+            "--allow-code-eval",
+            metavar="",
+            panel=_WHAT,
+        ),
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option(
-            "--dry-run", help="Say what the search will cost, from one candidate; keep nothing."
+        switch(
+            "Say what the search will cost, from one candidate; keep nothing.",
+            "--dry-run",
+            panel=_PLACE,
         ),
     ] = False,
     no_menu: NoMenu = False,
@@ -201,10 +319,14 @@ def search(
 
 
 def demo(
-    budget: Annotated[str, typer.Option("--budget", help="Number of recipes to measure.")] = "40",
-    seed: Annotated[Text, option("Seed of every proposal and random mask.", "--seed")] = None,
+    budget: Annotated[
+        str, typer.Option("--budget", help="Number of recipes to measure.", metavar="N")
+    ] = "40",
+    seed: Annotated[
+        Text, option("Seed of every proposal and random mask.", "--seed", metavar="N", default="0")
+    ] = None,
     out: Annotated[
-        Text, option("The study's folder. Default: runs/demo.", "--out", metavar="DIR")
+        Text, option("The study's folder.", "--out", metavar="DIR", default="runs/demo")
     ] = None,
     no_menu: NoMenu = False,
 ) -> None:

@@ -43,7 +43,7 @@ def show(
 
 def list_(
     folder: Annotated[
-        Path, typer.Argument(metavar="[FOLDER]", help="A folder of space files.")
+        Path, typer.Argument(metavar="FOLDER", help="A folder of space files.")
     ] = Path("search_spaces"),
 ) -> None:
     """List the search spaces of a folder, with their dimensions."""

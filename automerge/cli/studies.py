@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from automerge.cli.options import Extensions, Models, Run, console, model_folders, option
+from automerge.cli.options import Extensions, Models, Run, console, model_folders, option, switch
 from automerge.text.say import say
 
 
@@ -39,7 +39,7 @@ def export(
 
 def status(
     run: Run,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, switch("Print JSON.", "--json")] = False,
 ) -> None:
     """Show a study's progress, even while it runs."""
     from automerge.commands.status import print_status, study_status
@@ -53,9 +53,7 @@ def status(
 
 def show(
     run: Run,
-    every: Annotated[
-        bool, typer.Option("--all", help="Every model, with intervals and differences.")
-    ] = False,
+    every: Annotated[bool, switch("Every model, with intervals and differences.", "--all")] = False,
 ) -> None:
     """Show which model to take, and the front, as the end of a search does."""
     from automerge.commands.search import show as show_front
@@ -90,10 +88,10 @@ def pick(
 
 
 def runs(
-    folder: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="A folder of run folders.")
-    ] = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of run folders.")] = Path(
+        "runs"
+    ),
+    as_json: Annotated[bool, switch("Print JSON.", "--json")] = False,
 ) -> None:
     """List studies: their state, trials, the model to take and when they began."""
     from automerge.commands.runs import list_runs, print_runs
@@ -146,11 +144,9 @@ def push(
             metavar="TRIAL",
         ),
     ] = "best",
-    public: Annotated[
-        bool, typer.Option("--public", help="Let anyone see it; private otherwise.")
-    ] = False,
+    public: Annotated[bool, switch("Let anyone see it; private otherwise.", "--public")] = False,
     store: Annotated[
-        bool, typer.Option("--store", help="Publish the study's store too: every item score.")
+        bool, switch("Publish the study's store too: every item score.", "--store")
     ] = False,
     model: Models = None,
     extension: Extensions = None,
@@ -208,7 +204,9 @@ def dashboard(
     serve: Annotated[
         bool,
         typer.Option(
-            "--serve/--no-serve", help="Start the dashboard, or only write RUN/optuna.journal."
+            "--serve/--no-serve",
+            help="Start the dashboard, or only write RUN/optuna.journal.",
+            metavar="",
         ),
     ] = True,
 ) -> None:

@@ -285,4 +285,4 @@ def test_the_help_of_sampler_names_every_sampler() -> None:
         for option in get_command(cli.app).commands["search"].params
         if option.name == "sampler"
     )
-    assert set(re.findall(r"\w+", text)) - {"or"} == set(SAMPLERS)
+    assert set(re.findall(r"\w+", text)) - {"or", "Default"} == set(SAMPLERS)
