@@ -38,6 +38,11 @@ if TYPE_CHECKING:
 MERGEKIT = "mergekit.yaml"
 RECIPE = "recipe.yaml"
 
+_STUDY_HEAD = (
+    "# The study that this merge comes from, as automerge ran it. `local:` names a model by the\n"
+    "# digest of its content: write its folder or hub id there. Files of tasks are not included.\n"
+)
+
 
 @dataclass(frozen=True)
 class Push:
@@ -155,15 +160,13 @@ def _reference(model: StudyModel) -> str:
 
 def _study_text(path: Path, study: Study) -> str:
     """Return the study's YAML for others: models as they can name them, and no run folder."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    head = "".join(line for line in lines if line.startswith("#") and "resumes" not in line)
-    plain = yaml.safe_load("".join(lines))
+    plain = yaml.safe_load(path.read_text(encoding="utf-8"))
     with open_study(study.run) as store:
         named = {model.name: _reference(model) for model in store.study.current.models}
     plain["base"] = named[BASE]
     plain["models"] = {name: named[name] for name in plain["models"]}
     plain.pop("out", None)
-    return head + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
+    return _STUDY_HEAD + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
 
 
 def _without_paths(study: Study, text: str) -> str:

@@ -71,6 +71,21 @@ def test_items_of_one_study_only_are_counted_and_no_hypervolume_is_claimed():
     assert found.hypervolume is None
 
 
+def test_items_that_a_study_chose_by_are_counted():
+    """The other study selected on what this one tests, so its model knows these items."""
+
+    def swapped(trial):
+        outcomes = dict(trial.outcomes)
+        if "test" in outcomes:
+            outcomes["select"] = outcomes["test"]
+        return replace(trial, outcomes=outcomes)
+
+    unseen = beside(summarise(ONE), summarise(ONE)).paired
+    found = beside(summarise(ONE), summarise(replace(ONE, trials=tuple(map(swapped, ONE.trials)))))
+    assert [p.seen for p in found.paired] == [p.difference.n for p in found.paired]
+    assert all(p.seen < p.difference.n for p in unseen)
+
+
 def test_what_is_not_the_same_is_not_compared():
     renamed = replace(ONE.objectives[1], metric="exact_match")
     other = replace(ONE, objectives=(ONE.objectives[0], renamed))
