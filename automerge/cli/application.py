@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from automerge.cli.bench import bench_generate, bench_merge, bench_score, bench_slopes
-from automerge.cli.init import init
+from automerge.cli.init import init, schema
 from automerge.cli.installation import doctor, selftest, version
 from automerge.cli.models import convert, gather, inspect, merge, reproduce, score
 from automerge.cli.refining import refine
@@ -77,7 +77,7 @@ def _options(
 
 
 COMMANDS = {
-    "Search": (init, search, demo, status),
+    "Search": (init, schema, search, demo, status),
     "What was found": (runs, show, pick, compare, chat, report),
     "Take and publish": (export, push, reproduce, export_trials, dashboard),
     "Models, without a search": (inspect, merge, refine, gather, score, convert),

@@ -1,4 +1,4 @@
-"""`automerge init`."""
+"""`automerge init` and `automerge schema`."""
 
 from __future__ import annotations
 
@@ -65,3 +65,12 @@ def init(
     }
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     write_configuration(file, options, source, force, terminal, console())
+
+
+def schema(
+    path: Annotated[bool, switch("Print where it lies instead.", "--path")] = False,
+) -> None:
+    """Print the JSON Schema of a study's YAML, for editors and validators."""
+    from automerge.config.schema import SHIPPED
+
+    sys.stdout.write(f"{SHIPPED}\n" if path else SHIPPED.read_text(encoding="utf-8"))

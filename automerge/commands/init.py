@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from automerge.config import StudyConfig, load_with_options
 from automerge.config.recipe_file import RecipeFile, read_recipe
+from automerge.config.schema import FILE, SHIPPED
 from automerge.config.starter import starter
 from automerge.errors import ConfigError
 from automerge.files.atomic import write_atomically
@@ -77,6 +78,7 @@ def write_configuration(
             recipes = (source,)
         except ConfigError as error:
             notes = (*notes, f"the recipe itself is not measured: {error.faults[0].message}")
+    write_atomically(file.with_name(FILE), SHIPPED.read_text(encoding="utf-8"))
     write_atomically(file, starter(config, file, recipes, (*config.notes, *notes)))
     _say_what_next(file, config, console)
 

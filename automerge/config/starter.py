@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from automerge.config.schema import EDITOR_LINE
 from automerge.config.settings import StudyConfig
 from automerge.config.task import Task
 from automerge.evaluation.base import default_name
@@ -115,7 +116,7 @@ def starter(
         for key in KEYS
         if key.name not in given and key.default
     ]
-    return "\n".join(blocks)
+    return EDITOR_LINE + "\n".join(blocks)
 
 
 def _plain(config: StudyConfig, folder: Path, recipes: Sequence[Path]) -> dict[str, Plain]:
