@@ -161,13 +161,17 @@ class _Speaker:
         asked = self._tokenizer(
             prompt, return_tensors="pt", add_special_tokens=not self.has_template
         )
-        ids = asked["input_ids"].to(self._device)
+        length = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        most = self._max_tokens if length is None else min(self._max_tokens, length // 2)
+        room = None if length is None else length - most
+        # What does not fit is the oldest.
+        ids = asked["input_ids"][:, -room if room else None :].to(self._device)
         with torch.no_grad():
             made = self._model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 do_sample=False,
-                max_new_tokens=self._max_tokens,
+                max_new_tokens=most,
                 pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id,
             )
         found = str(self._tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True))
