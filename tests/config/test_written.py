@@ -12,6 +12,8 @@ from automerge.config.resume import differences
 from automerge.config.written import FILE, written
 from automerge.errors import ConfigError
 from automerge.files.known import remember
+from automerge.files.yaml_file import load_yaml
+from tests.config.test_schema import accepts
 
 STUDY = """
 name: mine
@@ -57,6 +59,7 @@ def test_what_is_written_is_read_back_as_the_same_study(tmp_path: Path, search: 
     assert str(tmp_path) not in "".join(texts.values())
     for name, text in texts.items():
         (run / name).write_text(text)
+    assert accepts(load_yaml(run / FILE).data)
     again = load_config(run / FILE)
     assert differences(config.shared(run).to_plain(), again.shared(run)) == []
     assert (again.base, again.out) == (config.base, str(run))
