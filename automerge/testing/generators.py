@@ -153,7 +153,8 @@ def reference(
     It is remembered by the weights and settings, for it takes longer than what it is compared with.
     """
     digest = hashlib.sha256(f"{model.generation_config.to_dict()} {add_bos}".encode())
-    for tensor in model.state_dict().values():
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.numpy().tobytes())
     weights = digest.digest()
     new = [one for one in requests if (weights, repr(one.args)) not in _KNOWN]
