@@ -39,6 +39,10 @@ GENERATED = "generated/"
 GENERATING = "generating"
 """The note that says which share of the time of running the model went into generating."""
 
+LEFT_OUT = "left_out:"
+"""What the notes of objectives begin with that were not measured, because a limit on a cheaper
+objective was surely missed."""
+
 FailureKind = Literal["invalid", "error", "oom", "timeout", "infra"]
 
 
@@ -56,12 +60,31 @@ class Steering:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """What an objective's value must reach (>=) or not exceed (<=)."""
+
+    objective: str
+    relation: Literal[">=", "<="]
+    value: float
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The leaf tasks that are scored first, and limits on their objectives: where one is surely
+    missed, no other leaf task is scored."""
+
+    first: tuple[str, ...]
+    limits: tuple[Limit, ...]
+
+
+@dataclass(frozen=True)
 class Job:
     """One measurement to make: a recipe on items of one part of the split.
 
     A part may be measured in several blocks, numbered from 0. With select items, each is in exactly
     one; what explains a model has a block per point of a line (`study.explanation`). With
     `steering`, slopes are wanted too. `keep_answers` asks for the generated texts that are right.
+    A `gate` says what is scored first, and what then excludes the trial; slopes have none.
     """
 
     trial: int
@@ -71,6 +94,7 @@ class Job:
     block: int = 0
     steering: Steering | None = None
     keep_answers: bool = False
+    gate: Gate | None = None
 
     @property
     def key(self) -> tuple[int, Part, int]:
@@ -136,6 +160,11 @@ class Measured:
     margins: Mapping[str, ItemScores] = field(default_factory=dict)
     slopes: Mapping[str, Slope] = field(default_factory=dict)
     answers: Texts = field(default_factory=dict)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The objectives that were not measured, because the trial is excluded without them."""
+        return tuple(n.removeprefix(LEFT_OUT) for n in self.notes if n.startswith(LEFT_OUT))
 
 
 @dataclass(frozen=True)

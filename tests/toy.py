@@ -9,9 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from automerge.evaluation.base import Scored
 from automerge.objective import ItemScores, Objective
 from automerge.recipe import Profile, Recipe, RecipeSource
-from automerge.trial import Failed, Items, Job, Measured, Outcome, Part, Slope, Timings
+from automerge.trial import Failed, Items, Job, Measured, Outcome, Part, Slope, Timings, count_items
+from automerge.worker.gate import score_in_order
 
 OBJECTIVES = (
     Objective("first", "one", "acc", "none", "maximize"),
@@ -105,10 +107,19 @@ class ToyWorker:
             time.sleep(self.seconds)
         if self.fail is not None and (failed := self.fail(job)) is not None:
             return failed
+        scored = Scored(scores(job.recipe, job.items), tokens=7)
+        if job.gate is not None:
+            scored = score_in_order(
+                lambda items: Scored(scores(job.recipe, items), tokens=count_items(items)),
+                job.items,
+                job.gate,
+                {objective.name: objective for objective in OBJECTIVES},
+            )
         measured = Measured(
-            scores(job.recipe, job.items),
+            scored.scores,
             Timings(0.1, 0.2, 0.3, 1.0),
-            tokens=7,
+            tokens=scored.tokens,
+            notes=scored.notes,
             margins=margins(job.recipe, job.items),
             slopes=slopes(job.recipe) if job.part in ("search", "explain") else {},
             answers=answers(job.recipe, job.items) if job.keep_answers else {},

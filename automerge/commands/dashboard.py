@@ -130,7 +130,7 @@ def _trials(store: Store, objectives: tuple[Objective, ...]) -> Iterator[FrozenT
         if number != trial.number:
             attributes["duplicate_of"] = number
         values: list[float] | None = None
-        failed = False
+        failed = excluded = False
         for part in PARTS:
             outcome = outcomes[part].get(number)
             if isinstance(outcome, Failed):
@@ -138,18 +138,24 @@ def _trials(store: Store, objectives: tuple[Objective, ...]) -> Iterator[FrozenT
                 failed |= part == "search"
             elif isinstance(outcome, Measured):
                 found = [e.value for e in estimates(objectives, outcome.scores).values()]
-                if part == "search":
+                if outcome.left_out:
+                    excluded = True
+                    attributes["not measured"] = ", ".join(outcome.left_out)
+                elif part == "search":
                     values = found
                 else:
                     names = (o.name for o in objectives)
                     attributes |= {f"{part} {n}": v for n, v in zip(names, found, strict=True)}
-        yield _frozen(trial, values, failed, attributes, distributions, times[trial.number])
+        yield _frozen(
+            trial, values, failed, excluded, attributes, distributions, times[trial.number]
+        )
 
 
 def _frozen(
     trial: Trial,
     values: list[float] | None,
     failed: bool,
+    excluded: bool,
     attributes: Mapping[str, Any],
     distributions: Mapping[str, BaseDistribution],
     times: tuple[float, float | None],
@@ -160,6 +166,7 @@ def _frozen(
     if values is not None and not all(map(math.isfinite, values)):
         values, failed = None, True
     state = TrialState.FAIL if failed else TrialState.RUNNING
+    state = TrialState.PRUNED if excluded else state
     params = dict(trial.params or {})
     frozen = optuna.create_trial(
         state=state if values is None else TrialState.COMPLETE,

@@ -44,7 +44,7 @@ def study_status(run: Path) -> dict[str, object]:
         values = {
             number: estimates(objectives, outcome.scores)
             for number, outcome in outcomes.items()
-            if isinstance(outcome, Measured)
+            if isinstance(outcome, Measured) and not outcome.left_out
         }
         if chosen is None and values:
             rows = np.array([losses(objectives, found) for found in values.values()])

@@ -65,6 +65,7 @@ class Search(Section):
     shared: tuple[str, ...] = unsafe(())
     leave_out: bool = unsafe(True)
     layers: Layers = unsafe(Layers())
+    cheap_first: bool = unsafe(False)
 
     @field_validator("methods")
     @classmethod

@@ -270,6 +270,16 @@ class SmoothTasks(OpenTasks, Protocol):
         ...
 
 
+@runtime_checkable
+class GeneratingTasks(OpenTasks, Protocol):
+    """Open tasks of which some are answered by generating, which costs most."""
+
+    @property
+    def generated(self) -> Collection[str]:
+        """The objectives that need generated answers, by name."""
+        ...
+
+
 class Evaluator(Protocol):
     """Opens the tasks that some entries of a study name.
 

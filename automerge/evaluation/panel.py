@@ -13,6 +13,7 @@ from automerge.evaluation.base import (
     Backward,
     Entry,
     Evaluator,
+    GeneratingTasks,
     Live,
     OpenTasks,
     Scored,
@@ -132,6 +133,13 @@ class OpenPanel:
         """The objectives with a smooth loss, in the study's order."""
         able = [tasks for tasks, _ in self.opened if isinstance(tasks, SmoothTasks)]
         found = {name for tasks in able for name in tasks.smooth}
+        return tuple(o.name for o in self.objectives if o.name in found)
+
+    @property
+    def generated(self) -> tuple[str, ...]:
+        """The objectives that need generated answers, in the study's order."""
+        able = [tasks for tasks, _ in self.opened if isinstance(tasks, GeneratingTasks)]
+        found = {name for tasks in able for name in tasks.generated}
         return tuple(o.name for o in self.objectives if o.name in found)
 
     def documents(self) -> dict[str, Sequence[object]]:

@@ -34,11 +34,14 @@ class Told:
         errors: the standard error of each loss; 0 where it is exact, None where nothing is known.
         slopes: of each goal's smooth loss, None for a goal without one; None where none was
             measured.
+        known: whether each loss was measured. One that was not stands for all that were told: their
+            mean, with their standard deviation as its error. None: all were.
     """
 
     losses: tuple[float, ...]
     errors: tuple[float, ...] | None = None
     slopes: tuple[Slopes | None, ...] | None = None
+    known: tuple[bool, ...] | None = None
 
     @property
     def is_finite(self) -> bool:

@@ -43,7 +43,7 @@ def examine(config: StudyConfig, run: Path) -> Examined:
     """Open models and tasks, compare them, and cut the items."""
     from automerge.checkpoints import ModelWatch, sampled_digest
     from automerge.checkpoints.folder.card import licence_of
-    from automerge.evaluation.base import SmoothTasks
+    from automerge.evaluation.base import GeneratingTasks, SmoothTasks
     from automerge.evaluation.split import SplitPlan
     from automerge.session import preflight
 
@@ -90,6 +90,7 @@ def examine(config: StudyConfig, run: Path) -> Examined:
             tasks=dict(tasks.digests()),
             evidence=_evidence(config, models),
             smooth=tuple(tasks.smooth) if isinstance(tasks, SmoothTasks) else (),
+            generated=tuple(tasks.generated) if isinstance(tasks, GeneratingTasks) else (),
             warnings=(*models.warnings, *split.notes, *tasks.warnings(split)),
             score_commands=tuple(
                 tuple(command) for command in tasks.commands(Path(MODEL), Path(SAMPLES), dtype)

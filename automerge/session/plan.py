@@ -46,6 +46,7 @@ def plan_study(config: StudyConfig, inputs: Inputs, window: int | None) -> tuple
         resolution=config.resolution,
         window=window,
         slopes=config.slopes != "off",
+        dear=inputs.generated if config.search.cheap_first else (),
         opening=opening(
             list(usual_merges(sources, BASE, config.search.methods, config.seed)),
             sources,

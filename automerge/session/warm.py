@@ -105,7 +105,7 @@ def _front(store: Store) -> list[Trial]:
         rows = {
             number: losses(objectives, estimates(objectives, outcome.scores))
             for number, outcome in store.outcomes("search").items()
-            if isinstance(outcome, Measured)
+            if isinstance(outcome, Measured) and not outcome.left_out
         }
         keep = pareto.nondominated(np.array(list(rows.values()))) if rows else ()
         numbers = [number for number, kept in zip(rows, keep, strict=True) if kept]

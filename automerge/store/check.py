@@ -33,7 +33,7 @@ from automerge.store.schema import (
     TIMINGS,
     misfit,
 )
-from automerge.trial import FailureKind, Items, Origin, Part
+from automerge.trial import LEFT_OUT, FailureKind, Items, Origin, Part
 
 LARGEST = 1e15
 """The largest score or weight of an item: beyond any log-likelihood of a document."""
@@ -56,6 +56,8 @@ class _Check:
         self._row: tuple[Any, ...] = ()
         self._trials = 0
         self._duplicates: set[int] = set()
+        self._left_out: dict[int, set[str]] = {}
+        """The objectives that a measurement was to go without."""
         self._numbers_of: list[int] = []
         """How many numbers each trial's recipe has."""
 
@@ -229,6 +231,13 @@ class _Check:
             self._json(NOTES, "notes", notes)
             self._need(0 <= at <= LATEST, "at", "Unix seconds", at)
             found[measurement] = trial, part, block
+            left_out = {
+                n.removeprefix(LEFT_OUT) for n in json.loads(notes) if n.startswith(LEFT_OUT)
+            }
+            if left_out:
+                known = not self._objectives or left_out < self._objectives
+                self._need(known and part == "search", "notes", "some of the objectives", left_out)
+                self._left_out[measurement] = left_out
         return found
 
     def _check_scores(self, measured: Mapping[int, tuple[int, str, int]]) -> None:
@@ -270,7 +279,7 @@ class _Check:
             if part == "explain":
                 self._need(not own, "id", "slopes only", sorted(own))
                 continue
-            lacking = sorted(known - own)
+            lacking = sorted(known - own - self._left_out.get(measurement, set()))
             self._need(block > 0 or not lacking, "id", "scores of every objective", lacking)
 
     def _check_margins(self) -> None:

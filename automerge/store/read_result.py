@@ -125,6 +125,7 @@ def study_result(run: Path, store: Store, *, state: State | None = None) -> Stud
             *version_warnings(store),
             *arithmetic_warnings(store),
             *_slope_warnings(outcomes.values()),
+            *_left_out_warnings(outcomes.values()),
         ),
     )
 
@@ -156,6 +157,18 @@ def _slope_warnings(outcomes: Iterable[Mapping[Part, Outcome]]) -> tuple[str, ..
     return (
         f"slopes did not fit into memory: {count(n, 'trial')} that were to have them were "
         "measured without",
+    )
+
+
+def _left_out_warnings(outcomes: Iterable[Mapping[Part, Outcome]]) -> tuple[str, ...]:
+    measured = [found for own in outcomes if isinstance(found := own.get("search"), Measured)]
+    left_out = [found.left_out for found in measured if found.left_out]
+    if not left_out:
+        return ()
+    names = ", ".join(dict.fromkeys(name for own in left_out for name in own))
+    return (
+        f"{count(len(left_out), 'trial')} surely missed a bound on a cheaper objective and so were "
+        f"not measured on {names} (search.cheap_first); none of them can be on the front",
     )
 
 

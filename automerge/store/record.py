@@ -38,6 +38,7 @@ class Inputs:
             `automerge.store.result`.
         warm: recipes of an earlier study that are measured first, by the names of their trials.
         smooth: objectives that have a smooth loss, whose slopes can be followed.
+        generated: objectives that need generated answers.
     """
 
     objectives: tuple[Objective, ...]
@@ -53,6 +54,7 @@ class Inputs:
     score_commands: tuple[tuple[str, ...], ...] = ()
     warm: Mapping[str, Recipe] = field(default_factory=dict)
     smooth: tuple[str, ...] = ()
+    generated: tuple[str, ...] = ()
 
     def plain(self) -> Plain:
         """Return the inputs as JSON values."""
@@ -75,6 +77,7 @@ class Inputs:
             "score_commands": [list(command) for command in self.score_commands],
             "warm": {name: recipe.plain() for name, recipe in self.warm.items()},
             "smooth": list(self.smooth),
+            "generated": list(self.generated),
         }
 
     @classmethod
@@ -95,6 +98,7 @@ class Inputs:
             score_commands=tuple(map(tuple, plain["score_commands"])),
             warm={name: Recipe.from_plain(own) for name, own in plain["warm"].items()},
             smooth=tuple(plain["smooth"]),
+            generated=tuple(plain["generated"]),
         )
 
 

@@ -46,7 +46,9 @@ class TrialResult:
         if objective.name in self.believed:
             return self.believed[objective.name]
         scores = self.scores("search", objective.name)
-        return None if scores is None else estimate(scores, objective.aggregation)
+        if scores is None or not scores.items:
+            return None
+        return estimate(scores, objective.aggregation)
 
     @property
     def failure(self) -> tuple[Part, Failed] | None:

@@ -169,6 +169,7 @@ class StoredInputs(_Exact):
     score_commands: list[list[Long]]
     warm: dict[Name, StoredRecipe]
     smooth: list[Short]
+    generated: list[Short]
 
 
 class StoredBegun(_Exact):

@@ -50,6 +50,7 @@ from automerge.store.schema import META, misfit
 from automerge.text.printable import inert
 from automerge.text.redaction import redact, without_secrets
 from automerge.trial import (
+    LEFT_OUT,
     Failed,
     Job,
     Measured,
@@ -403,11 +404,13 @@ class Store:
     ) -> Measured:
         scores = self._packed("scores", "ids, item_values, weights", measurement)
         margins = self._packed("margins", "ids, item_margins, NULL", measurement)
+        noted: dict[str, float] = json.loads(notes)
+        left_out = (note.removeprefix(LEFT_OUT) for note in noted if note.startswith(LEFT_OUT))
         return Measured(
-            scores,
+            {**scores, **{name: ItemScores((), ()) for name in left_out}},
             Timings(**json.loads(timings)),
             tokens,
-            json.loads(notes),
+            noted,
             margins=margins,
             slopes=self._slopes(trial, measurement),
             answers=self._answers(measurement),

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from automerge import pareto
 from automerge.constraint import Bound, Constraint, bounds
+from automerge.estimation.gate import ERRORS
 from automerge.estimation.scoreboard import Scoreboard
-from automerge.objective import Estimate, Objective, goals, losses
+from automerge.objective import Estimate, Objective, estimates, goals, losses
 from automerge.samplers.base import Slopes, Told
 from automerge.space import Space
 from automerge.trial import (
     BASELINES,
     PARENTS,
     Failed,
+    Gate,
     Items,
+    Limit,
     Measured,
     Outcome,
     Params,
@@ -55,6 +58,7 @@ class Estimates:
         """How each measurement ended; None with scores, which stay in the store."""
         self.failed = 0
         self.values: dict[int, dict[str, Estimate]] = {}
+        """Of the trials that were measured on every objective; no others can be chosen."""
         self.front: dict[int, tuple[float, ...]] = {}
         """Losses of the trials that satisfy the constraints and are nondominated."""
         self.told: dict[int, Told] = {}
@@ -67,6 +71,11 @@ class Estimates:
             self.failed += 1
             return
         self.ended[trial.number] = None
+        if outcome.left_out:
+            # Not on the board: which trials are measured in part depends on what they scored.
+            found = estimates(self._objectives, outcome.scores)
+            self.told[trial.number] = self._told(trial, found, {})
+            return
         position = None if trial.params is None else self._space.position(trial.params)
         at = self._on_board[trial.number] = self._board.add(
             position,
@@ -79,7 +88,8 @@ class Estimates:
             self._answered[trial.number] = outcome
         if trial.origin in BASELINES:
             self._baselines[trial.number] = trial
-        self.told[trial.number] = self._told(trial, outcome.slopes)
+        values = self.values[trial.number]
+        self.told[trial.number] = self._told(trial, values, outcome.slopes)
         self._join_front(trial.number)
 
     def renew(self) -> None:
@@ -105,6 +115,21 @@ class Estimates:
         }
         return Steering(temperatures, {name: own for name, own in answers.items() if own})
 
+    def gate(self, first: tuple[str, ...], cheap: Collection[str]) -> Gate | None:
+        """Return what excludes a trial after its first leaf tasks; None where nothing does yet.
+
+        A limit that refers to a model is loosened by errors of that model's value.
+        """
+        errors = {t.name: self.values[n] for n, t in self._baselines.items()}
+        limits = []
+        for bound in self._bounds():
+            name, sign = bound.constraint.objective, 1 if bound.constraint.relation == "<=" else -1
+            if name in cheap:
+                error = errors[bound.model][name].stderr if bound.model in errors else 0.0
+                value = bound.value + sign * ERRORS * error
+                limits.append(Limit(name, bound.constraint.relation, value))
+        return Gate(first, tuple(limits)) if limits and len(self.values) > 1 else None
+
     def losses(self, numbers: Iterable[int]) -> NDArray[np.float64]:
         """Return values to minimise, shape (trials, objectives)."""
         return np.array([losses(self._objectives, self.values[n]) for n in numbers])
@@ -117,25 +142,34 @@ class Estimates:
             (trials[n].name, tuple(v.value for v in self.values[n].values())) for n in self.front
         )
 
-    def _told(self, trial: Trial, found: Mapping[str, Slope]) -> Told:
+    def _told(
+        self, trial: Trial, measured: Mapping[str, Estimate], found: Mapping[str, Slope]
+    ) -> Told:
         """Return losses with their errors, increased by the trial's constraint violations.
 
-        An exact penalty: feasible trials keep their losses.
+        An exact penalty: feasible trials keep their losses. What was not measured may be anything
+        that trials have scored.
         """
-        number = trial.number
         searched = goals(self._objectives)
-        values = self.values[number]
+        known = tuple(measured[o.name].n > 0 for o in searched)
+        values = {n: v if v.n > 0 else self._any(n) for n, v in measured.items()}
         slopes = None
         if found and (params := trial.params) is not None:
             slopes = tuple(self._slopes(params, found.get(o.name)) for o in searched)
         errors = tuple(values[objective.name].stderr for objective in searched)
         own = losses(self._objectives, values)
-        missed = self.missed(number)
+        missed = self._missed(measured)
+        partly = None if all(known) else known
         if not missed:
-            return Told(own, errors, slopes)
+            return Told(own, errors, slopes, partly)
         ranges = (self._range(objective.name) for objective in searched)
         penalised = (x + PENALTY * missed * s for x, s in zip(own, ranges, strict=True))
-        return Told(tuple(penalised), errors, slopes)
+        return Told(tuple(penalised), errors, slopes, partly)
+
+    def _any(self, objective: str) -> Estimate:
+        """Return the mean and the standard deviation of the values of all trials."""
+        values = np.array([own[objective].value for own in self.values.values()])
+        return Estimate(float(values.mean()), float(values.std()), 0)
 
     def _slopes(self, params: Params, slope: Slope | None) -> Slopes | None:
         """Return an objective's slopes in the space's parameters."""
@@ -148,10 +182,14 @@ class Estimates:
 
         Violations within this many standard `errors` of the estimate do not count.
         """
+        return self._missed(self.values[number], errors)
+
+    def _missed(self, own: Mapping[str, Estimate], errors: float = 0.0) -> float:
         total = 0.0
-        own = self.values[number]
         for bound in self._bounds():
             name = bound.constraint.objective
+            if not own[name].n:
+                continue  # not measured, since another one is missed
             shortfall = bound.shortfall(own[name].value) - errors * own[name].stderr
             total += max(shortfall, 0.0) / self._range(name)
         return total

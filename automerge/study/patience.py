@@ -44,6 +44,8 @@ class Patience:
             return
         losses = np.array(told.losses)
         errors = np.zeros_like(losses) if told.errors is None else np.array(told.errors)
+        if told.known is not None:
+            errors = np.where(told.known, errors, np.inf)
         # What is not known is not beaten, and beats nothing.
         here = (losses, np.where(np.isfinite(errors), errors, np.inf))
         if not proposed:

@@ -32,6 +32,7 @@ class Plan:
     `resolution` is the half width of paired differences at which selection is decided. With a
     `window`, that many trials are in flight and results are told in the order asked, so that trials
     do not depend on timing; None takes results as they come. Without `slopes`, none are measured.
+    Objectives that are `dear` are measured after the others, unless these exclude the trial.
     """
 
     objectives: tuple[Objective, ...]
@@ -45,6 +46,7 @@ class Plan:
     window: int | None = None
     slopes: bool = True
     opening: Opening = NOTHING
+    dear: tuple[str, ...] = ()
 
     @property
     def pool(self) -> dict[str, list[tuple[str, int]]]:
@@ -55,6 +57,22 @@ class Plan:
             for o in self.objectives
             if not o.is_exact
         }
+
+    @cached_property
+    def first_leaves(self) -> tuple[str, ...]:
+        """The leaf tasks that are measured first; none where all are measured at once."""
+        members = self.draw.members
+        last = {leaf for name in self.dear for leaf in members[name]}
+        first = {leaf for own in members.values() for leaf in own} - last
+        return tuple(sorted(first)) if last else ()
+
+    @cached_property
+    def cheap(self) -> frozenset[str]:
+        """The objectives that are known once these are measured."""
+        first = set(self.first_leaves)
+        return frozenset(
+            o.name for o in self.objectives if o.is_exact or set(self.draw.members[o.name]) <= first
+        )
 
     def search_items(self, trial: Trial) -> Items:
         """Return the search items a trial is measured on."""

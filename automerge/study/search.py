@@ -15,7 +15,17 @@ from automerge.study.estimates import Estimates
 from automerge.study.limits import Spent, allows, expected_trials
 from automerge.study.patience import Patience
 from automerge.study.watch import Snapshot, described
-from automerge.trial import NO_ROOM, PARENTS, Failed, Job, Measured, Outcome, Trial, proposed_name
+from automerge.trial import (
+    NO_ROOM,
+    PARENTS,
+    Failed,
+    Gate,
+    Job,
+    Measured,
+    Outcome,
+    Trial,
+    proposed_name,
+)
 
 DUPLICATES_IN_A_ROW = 100
 """This many proposals in a row that were already measured mean that the space is exhausted."""
@@ -333,8 +343,17 @@ class Search:
                 items,
                 steering=self.estimates.steering(items) if trial.slopes else None,
                 keep_answers=self._plan.slopes and trial.origin in PARENTS,
+                gate=self._gate(trial),
             )
         )
+
+    def _gate(self, trial: Trial) -> Gate | None:
+        """Return what is measured first of a trial, and what then excludes it; None if all of it is
+        measured at once."""
+        whole = trial.slopes or trial.origin not in ("start", "sampler")
+        if whole or not self._plan.first_leaves:
+            return None
+        return self.estimates.gate(self._plan.first_leaves, self._plan.cheap)
 
     def _expected(self, spent: Spent) -> int:
         """Return how many trials there will be, if those to come cost what those so far did."""

@@ -152,7 +152,9 @@ def shortlisted(
     kept = [n for n in merges if not missed[n]]
     if not kept:
         return sorted(sorted(merges, key=lambda n: missed[n])[: plan.shortlist])
-    reference = pareto.reference_point(searched.losses(searched.values))
+    # Of what misses no constraint: the others may not have been measured on every objective.
+    baselines = [n for n in sorted(searched.values) if n not in missed]
+    reference = pareto.reference_point(searched.losses([*baselines, *kept]))
     ranked = [n for n in favourites if n in kept] + sorted(kept, key=searched.compromise)
     compromises = list(dict.fromkeys(ranked))[: -(-plan.shortlist // 3)]
     left = [n for n in kept if n not in compromises]

@@ -49,4 +49,6 @@ def described(
     if isinstance(outcome, Failed):
         return f"{name} failed ({outcome.kind}): {outcome.reason}"
     values = estimates(objectives, outcome.scores)
-    return f"{name}  " + "  ".join(f"{k} {v.value:.3f}" for k, v in values.items())
+    shown = (f"{k} {v.value:.3f}" for k, v in values.items() if k not in outcome.left_out)
+    rest = f"  (excluded; not measured: {', '.join(outcome.left_out)})" if outcome.left_out else ""
+    return f"{name}  " + "  ".join(shown) + rest

@@ -55,6 +55,7 @@ from automerge.trial import (
     Steering,
     Timings,
 )
+from automerge.worker.gate import score_in_order
 
 if TYPE_CHECKING:
     import torch
@@ -170,7 +171,9 @@ class MergeWorker:
             plan.graph,
             plan.cache,
         )
-        self._scorer = (tasks or spec.panel.open(spec.run)).attach(live)
+        opened = tasks or spec.panel.open(spec.run)
+        self._objectives = {objective.name: objective for objective in opened.objectives}
+        self._scorer = opened.attach(live)
 
     @contextmanager
     def _base(self) -> Iterator[None]:
@@ -263,6 +266,8 @@ class MergeWorker:
         """Score the model, with slopes where the job wants them and the tasks have them."""
         scorer = self._scorer
         if job.steering is None or not isinstance(scorer, SlopeScorer):
+            if job.gate is not None:
+                return score_in_order(scorer.score, job.items, job.gate, self._objectives), {}
             return scorer.score(job.items), {}
         found = self._score_with_slopes(scorer, job, job.steering)
         if found is not None:

@@ -101,6 +101,16 @@ class LmEvalTasks:
         """The objectives whose documents have a smooth loss."""
         return smooth_objectives(self.task_set)
 
+    @property
+    def generated(self) -> tuple[str, ...]:
+        """The objectives of which a leaf task is answered by generating."""
+        tasks = self.task_set.tasks
+        return tuple(
+            name
+            for name, leaves in self.members.items()
+            if any(tasks[leaf].OUTPUT_TYPE == "generate_until" for leaf in leaves)
+        )
+
     def documents(self) -> dict[str, list[dict[str, Any]]]:
         """Return every leaf task's documents, by lm-eval's doc id."""
         return self.task_set.documents()

@@ -1,0 +1,20 @@
+"""Whether a model's scores surely miss a limit."""
+
+from __future__ import annotations
+
+from automerge.estimation.intervals import interval
+from automerge.objective import ItemScores, Objective
+from automerge.trial import Limit
+
+LEVEL = 0.99
+"""The probability that a score's interval covers its value."""
+ERRORS = 3.0
+"""By how many standard errors of the model that it refers to a limit is loosened."""
+
+
+def surely_misses(scores: ItemScores, objective: Objective, limit: Limit) -> bool:
+    """Return whether the whole interval of an objective's score is beyond a limit."""
+    if not scores.items:
+        return False
+    found = interval(scores, objective.aggregation, LEVEL)
+    return found.high < limit.value if limit.relation == ">=" else found.low > limit.value
