@@ -649,3 +649,12 @@ def test_layers_are_spread_over_gpus_only(folder):
     study = STUDY.replace("evaluation: {", "evaluation: {device: cpu, ")
     [fault] = faults(study + "gpus_per_worker: 2\n", folder)
     assert "12:18: layers are spread over GPUs only: remove it, or evaluation.device: cpu" in fault
+
+
+def test_cheap_objectives_come_first_where_asked_for(folder):
+    assert not load(STUDY, folder).search.cheap_first
+    on = load(STUDY.replace("search:\n", "search:\n  cheap_first: true\n"), folder)
+    assert on.search.cheap_first
+    assert on.fingerprint() != load(STUDY, folder).fingerprint()
+    [fault] = faults(STUDY.replace("search:\n", "search:\n  cheap_first: 7\n"), folder)
+    assert "7:16: " in fault
