@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 from automerge.errors import StateError
 from automerge.store.run_folder import check_own_files, is_running
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 FILE = "study.sqlite"
 MAX_BYTES = 2**34
 """No study's file is larger."""
