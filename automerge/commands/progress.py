@@ -17,7 +17,7 @@ from automerge.study import Observer, Snapshot
 from automerge.text.redaction import redact
 from automerge.text.say import say
 
-_PHASES = {"search": "searching", "select": "selecting", "test": "testing", "explain": "explaining"}
+PHASES = {"search": "searching", "select": "selecting", "test": "testing", "explain": "explaining"}
 _ROWS = 8
 
 
@@ -36,7 +36,7 @@ class Lines:
         self._console = console
 
     def update(self, snapshot: Snapshot) -> None:
-        counted = f"{_PHASES[snapshot.phase]} {snapshot.done}/{snapshot.total}"
+        counted = f"{PHASES[snapshot.phase]} {snapshot.done}/{snapshot.total}"
         say(self._console, f"{counted}  {snapshot.last}")
 
     def note(self, message: str) -> None:
@@ -62,7 +62,7 @@ class LiveView:
         left = self._clock.left(snapshot)
         self._bar.update(
             self._task,
-            description=_PHASES[snapshot.phase],
+            description=PHASES[snapshot.phase],
             total=snapshot.total,
             completed=snapshot.done,
             left=left,

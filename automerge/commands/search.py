@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from automerge.commands.export import export_models, write_cards
 from automerge.commands.interrupt import Interrupt
+from automerge.commands.run_log import Logged, RunLog, ending
 from automerge.config import StudyConfig, load_config
 from automerge.errors import AutomergeError, ConfigError
 from automerge.executors.base import Executor
@@ -19,6 +20,7 @@ from automerge.report.study import Study, load_study
 from automerge.samplers import SAMPLERS
 from automerge.session.folder import discard
 from automerge.session.open import Session, open_session
+from automerge.session.surroundings import machine
 from automerge.store.read_result import with_exported
 from automerge.store.result import MODELS, State, limits_in_words
 from automerge.store.store import Store
@@ -166,38 +168,75 @@ def _export(
 
 
 def _run(config: StudyConfig, console: Console | None, command: str) -> tuple[Interrupt, Study]:
-    """Search, export and report; the study is read once, after its last measurement."""
+    """Open or resume the study, search, export and report, and log all of it."""
+    session = open_session(config, command)
+
+    def warn(message: str) -> None:
+        if console is not None:
+            say(console, f"warning: {message}")
+
+    with RunLog(Path(config.out), warn) as log:
+        log.write(*_opening(session, command))
+        interrupt, study = _searched(session, console, log)
+        chosen = () if interrupt.requested else _chosen(study.result, config.export)
+        study = _export(study, chosen, console)
+        names = {found.trial.number: found.trial.name for found in study.result.trials}
+        written = [f"{MODELS}/{names[number]}" for number in chosen]
+        log.write(*ending(interrupt.requested, written))
+    return interrupt, study
+
+
+def _searched(session: Session, console: Console | None, log: RunLog) -> tuple[Interrupt, Study]:
+    """Search; the study is read once, after its last measurement."""
     from automerge.commands.progress import Silent, watching
 
-    session = open_session(config, command)
-    run = Path(config.out)
+    run = session.store.path.parent
     refused = False
     try:
         with session.store as store:
             try:
                 if console is None:
-                    interrupt = _drive(session, Silent())
+                    interrupt = _drive(session, Logged(log, Silent()))
                 else:
                     _introduce(session, console)
                     with watching(console, session.plan.objectives) as observer:
-                        interrupt = _drive(session, observer)
+                        interrupt = _drive(session, Logged(log, observer))
             except AutomergeError:
                 counts = store.counts()
                 refused = session.new and not counts["measured"] and not counts["failed"]
                 raise
     except BaseException:
         if refused:
+            log.close()
             discard(run)
         else:
             write_reports(run)
         raise
-    study = load_study(run)
-    chosen = () if interrupt.requested else _chosen(study.result, config.export)
-    return interrupt, _export(study, chosen, console)
+    return interrupt, load_study(run)
 
 
 def _introduce(session: Session, console: Console) -> None:
     """Print what will be searched, and on what, before the first trial."""
+    config = session.config
+    say(console, f"study       {config.name} in {_shown(Path(config.out))}")
+    for line in _introduction(session):
+        say(console, line)
+
+
+def _opening(session: Session, command: str) -> list[str]:
+    """Return the first lines of a run in the log: by what, on what, and what will be searched."""
+    verb = "begun" if session.new else "resumed"
+    versions = session.store.study.current.versions[-1].versions
+    return [
+        f"{verb:11} {session.config.name}, by: {command}",
+        f"machine     {machine()}",
+        f"versions    {', '.join(f'{name} {number}' for name, number in versions.items())}",
+        *_introduction(session),
+    ]
+
+
+def _introduction(session: Session) -> list[str]:
+    """Return what will be searched, and on what, in lines."""
     config, plan = session.config, session.plan
     drawn = plan.draw.per_candidate
     each = "" if drawn is None else f" ({drawn} fresh ones per objective and candidate)"
@@ -205,7 +244,6 @@ def _introduce(session: Session, console: Console) -> None:
     trials = plan.limits.trials
     counted = None if trials is None else str(trials)
     lines = [
-        f"study       {config.name} in {_shown(Path(config.out))}",
         f"models      {len(config.models)} sources: {', '.join(config.models)}",
         f"tasks       {', '.join(o.name for o in plan.objectives)}",
         f"items       {count_items(plan.items.search)} to search{each}, "
@@ -218,16 +256,13 @@ def _introduce(session: Session, console: Console) -> None:
     lines += [f"constraint  {constraint}" for constraint in plan.constraints]
     if counts["asked"]:
         lines.append(f"resuming    {counts['measured']} measured, {counts['failed']} failed before")
-    for line in lines:
-        say(console, line)
-    for warning in session.warnings:
-        say(console, f"warning: {warning}")
+    lines += [f"warning: {warning}" for warning in session.warnings]
     if trials is not None and 0 < trials <= len(plan.first):
-        say(
-            console,
+        lines.append(
             f"note: a budget of {trials} covers only the initial trials (base, sources, uniform "
-            f"average, your recipes: {len(plan.first)}); nothing is searched",
+            f"average, your recipes: {len(plan.first)}); nothing is searched"
         )
+    return lines
 
 
 def _chosen(result: StudyResult, export: str) -> Sequence[int]:

@@ -16,7 +16,7 @@ from automerge.evaluation.base import ITEMS_FOLDER, TASKS_FOLDER
 from automerge.files.atomic import write_atomically
 from automerge.store.file import FILE
 from automerge.store.record import StudyModel
-from automerge.store.run_folder import LOCK, OWNER
+from automerge.store.run_folder import LOCK, LOG, OWNER
 from automerge.store.store import exists
 
 SAMPLES = "test_samples.json"
@@ -60,7 +60,7 @@ def discard(run: Path) -> None:
     """Remove what a refused search wrote into a folder that was empty or did not exist."""
     for name in (*COPIES, RECIPES):
         shutil.rmtree(run / name, ignore_errors=True)
-    ours = [run / name for name in (SAMPLES, STUDY, LOCK, OWNER)]
+    ours = [run / name for name in (SAMPLES, STUDY, LOCK, OWNER, LOG)]
     for path in (*ours, *run.glob(f"{FILE}*")):
         path.unlink(missing_ok=True)
     with suppress(OSError):  # somebody put something else there

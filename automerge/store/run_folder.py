@@ -16,6 +16,7 @@ from automerge.errors import StateError
 
 LOCK = "study.lock"
 OWNER = "study.owner"
+LOG = "log.txt"
 PATIENCE_S = 0.5
 """How long a writer waits for the lock: longer than a reader holds it while asking for it."""
 
@@ -26,6 +27,7 @@ LOCAL_FILE_SYSTEMS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tm
 OWN = (
     *("study.", "front.json", "report.html", "optuna.journal", "test_samples.json"),
     "automerge.yaml",
+    LOG,
 )
 """The beginnings of the names of automerge's own files in a run folder."""
 OWN_FOLDERS = ("models", "tasks", "items", "recipes")

@@ -30,7 +30,7 @@ from automerge.space.method import METHOD
 from automerge.store.file import STATEMENTS, TABLES, row_digest
 from automerge.store.record import Run, StudyModel, StudyRecord
 from automerge.store.result import ModelOrigin
-from automerge.store.run_folder import LOCK, OWNER
+from automerge.store.run_folder import LOCK, LOG, OWNER
 from automerge.store.store import FILE, Store
 from automerge.study import Driver
 from automerge.trial import Failed, Job, Outcome
@@ -431,7 +431,7 @@ def test_reading_changes_nothing_of_what_a_killed_writer_left(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     "name",
-    [FILE, f"{FILE}-wal", f"{FILE}-journal", LOCK, OWNER, "front.json", "models", "tasks"],
+    [FILE, f"{FILE}-wal", f"{FILE}-journal", LOCK, OWNER, LOG, "front.json", "models", "tasks"],
 )
 @pytest.mark.parametrize("kind", ["link", "pipe"])
 def test_links_and_pipes_in_a_run_folder_are_refused(name: str, kind: str) -> None:
