@@ -270,6 +270,15 @@ def search(
         ),
     ] = False,
     no_menu: NoMenu = False,
+    notify: Annotated[
+        Text,
+        option(
+            "A shell command that is run at the end; AUTOMERGE_STATE says which end.",
+            "--notify",
+            metavar="COMMAND",
+            panel=_PLACE,
+        ),
+    ] = None,
     extension: Extensions = None,
 ) -> None:
     """Search merge recipes, choose a front on fresh items, test it on sealed ones.
@@ -315,7 +324,7 @@ def search(
         print_cost(loaded, screen)
         return
 
-    _search_and_offer(loaded, screen, no_menu)
+    _search_and_offer(loaded, screen, no_menu, notify)
 
 
 def demo(
@@ -344,12 +353,14 @@ def demo(
     _search_and_offer(loaded, console(), no_menu)
 
 
-def _search_and_offer(config: StudyConfig, screen: Console, no_menu: bool) -> None:
+def _search_and_offer(
+    config: StudyConfig, screen: Console, no_menu: bool, notify: str | None = None
+) -> None:
     """Search, and offer what one does next where somebody sits at a terminal."""
     from automerge.commands.menu import menu, somebody_is_there
     from automerge.commands.search import run_search
 
-    if code := run_search(config, screen, command=_command_line()):
+    if code := run_search(config, screen, _command_line(), notify):
         raise typer.Exit(code)
     if not no_menu and somebody_is_there():
         menu(Path(config.out), screen)
@@ -402,6 +413,14 @@ def _refuse_demo(given: Mapping[str, object]) -> None:
 
 
 def _command_line() -> str:
+    """Return the command as the study keeps it: without the user's own way to be notified."""
     import shlex
 
-    return redact(shlex.join(["automerge", *shared_words(sys.argv[1:], Path.cwd())]))
+    words = iter(sys.argv[1:])
+    kept = []
+    for word in words:
+        if word == "--notify":
+            next(words, None)
+        elif not word.startswith("--notify="):
+            kept.append(word)
+    return redact(shlex.join(["automerge", *shared_words(kept, Path.cwd())]))

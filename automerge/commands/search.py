@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from automerge.commands.export import export_models, write_cards
 from automerge.commands.interrupt import Interrupt
+from automerge.commands.notify import notify
 from automerge.commands.run_log import Logged, RunLog, ending
 from automerge.config import StudyConfig, load_config
 from automerge.errors import AutomergeError, ConfigError
@@ -60,14 +62,49 @@ def search(
     return study
 
 
-def run_search(config: StudyConfig, console: Console, command: str) -> int:
-    """Search, show the front, and return the command's exit code."""
+def run_search(
+    config: StudyConfig, console: Console, command: str, notified: str | None = None
+) -> int:
+    """Search, show the front, run the command `notified`, and return the exit code.
+
+    It is run however the search ends, unless a signal stops it immediately.
+    """
+    tell = partial(_tell, notified, Path(config.out), console)
+    try:
+        interrupt, study = _run(config, console, command)
+        code = _show_end(config, console, interrupt, study)
+    except Exception:
+        tell("failed")
+        raise
+    if interrupt.requested:
+        tell("stopped")
+    else:
+        from automerge.report.choice import choose
+
+        taken = choose(study.summary)
+        tell("finished", "" if taken is None else taken.name)
+    return code
+
+
+def _tell(
+    notified: str | None,
+    run: Path,
+    console: Console,
+    state: Literal["finished", "stopped", "failed"],
+    take: str = "",
+) -> None:
+    """Run the user's command, if there is one; its failure is a warning."""
+    if notified is not None and (problem := notify(notified, run, state, take)):
+        say(console, f"warning: {problem}")
+
+
+def _show_end(config: StudyConfig, console: Console, interrupt: Interrupt, study: Study) -> int:
+    """Show the front, or how to resume; return the exit code."""
     from automerge.commands.status import prospects
     from automerge.report.course import prospect
     from automerge.report.spending import in_words
     from automerge.report.table import FrontTable
 
-    interrupt, study = _run(config, console, command)
     run = _shown(Path(config.out))
     if interrupt.requested:
         say(

@@ -287,14 +287,20 @@ def test_a_recipe_merges_to_the_model_it_was_exported_with(
 
 
 def stopped(
-    zoo: Path, environment: dict[str, str], out: Path, signals: Sequence[int], after: int
+    zoo: Path,
+    environment: dict[str, str],
+    out: Path,
+    signals: Sequence[int],
+    after: int,
 ) -> tuple[int, str]:
     """Start a search, send signals once `after` measurements are in; its exit code and words.
 
+    How it ended is appended to OUT.told by its command of `--notify`.
     It is held while they are sent, so that it sees all of them at once.
     """
+    told = f"echo $AUTOMERGE_STATE >> {shlex.quote(f'{out}.told')}"
     child = subprocess.Popen(
-        [*AUTOMERGE, "search", "--out", str(out)],
+        [*AUTOMERGE, "search", "--out", str(out), f"--notify={told}"],
         cwd=zoo,
         env=environment,
         stdout=subprocess.PIPE,
@@ -331,6 +337,7 @@ def test_a_search_stopped_and_killed_at_any_phase_ends_like_an_undisturbed_one(
     assert code == 129
     assert "stopping: finishing running trials first" in said
     assert "Stopped. What was measured is in" in said
+    assert Path(f"{out}.told").read_text() == "stopped\nstopped\n"
     done = run(zoo, environment, "search", "--out", str(out))
     assert done.returncode == 0, done.stderr
     assert content(out) == content(finished)
@@ -343,6 +350,7 @@ def test_two_interrupts_stop_at_once_and_say_so(
     code, said = stopped(zoo, environment, tmp_path / "out", signals, after=1)
     assert code in (130, 143)  # whichever the system hands over last
     log = (tmp_path / "out" / "log.txt").read_text(encoding="utf-8")
+    assert not (tmp_path / "out.told").exists()
     assert log.splitlines()[-1].endswith("Z  stopped immediately; the same command resumes")
     assert "stopped immediately; run the same command to resume" in said
 
