@@ -124,6 +124,15 @@ def search(
             "A folder with your own lm-eval tasks.", "--include-path", metavar="DIR", panel=_WHAT
         ),
     ] = None,
+    space: Annotated[
+        Text,
+        option(
+            "The search space: a name from `automerge space list`, or a file.",
+            "--space",
+            metavar="NAME_OR_FILE",
+            panel=_HOW,
+        ),
+    ] = None,
     sampler: Annotated[
         Text,
         option(
@@ -295,6 +304,7 @@ def search(
         "model": model,
         "task": task,
         "include_path": include_path,
+        "space": space,
         "sampler": sampler,
         "slopes": slopes,
         "warm_start": warm_start,

@@ -11,8 +11,12 @@ from automerge.cli.options import console
 
 
 def show(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A search space's YAML, or a study's.")
+    space: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME_OR_FILE",
+            help="A space that `automerge space list` names, a space file, or a study's YAML.",
+        ),
     ],
     sources: Annotated[
         Optional[int],  # noqa: UP045
@@ -38,15 +42,20 @@ def show(
     """Show dimensions, conditions, ranges, first trials, an example recipe, a candidate's cost."""
     from automerge.commands.space import show_space
 
-    show_space(file, sources, layers, console())
+    show_space(space, sources, layers, console())
 
 
 def list_(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="A folder of space files.")
-    ] = Path("search_spaces"),
+        Optional[Path],  # noqa: UP045
+        typer.Argument(
+            metavar="FOLDER",
+            help="A folder of your own space files. Default: the spaces that come with automerge.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """List the search spaces of a folder, with their dimensions."""
+    """List the search spaces there are by name, with their dimensions and what they are for."""
     from automerge.commands.space import list_spaces
 
     list_spaces(folder, console())

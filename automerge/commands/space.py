@@ -11,7 +11,7 @@ import numpy as np
 
 from automerge.config import StudyConfig, load_config
 from automerge.config.search import Search
-from automerge.errors import ConfigError
+from automerge.errors import ConfigError, nearest
 from automerge.files.yaml_file import dump_yaml, load_yaml
 from automerge.methods import METHODS
 from automerge.recipe import BASE, DEFAULT, Recipe, single, uniform_average
@@ -19,6 +19,7 @@ from automerge.samplers.random import draw
 from automerge.space import Space, build_space
 from automerge.space.knobs import KnobSpace
 from automerge.space.method import MethodSpace
+from automerge.space.named import FOLDER, NAMED, is_name, purpose, space_file
 from automerge.space.structure import Structure
 from automerge.store.store import Store, exists
 from automerge.study.opening import opening
@@ -35,18 +36,22 @@ UNKNOWN = "unknown"
 """Stands for what a space file does not say of a study."""
 
 
-def show_space(path: Path, n_sources: int | None, n_layers: int | None, console: Console) -> None:
+def show_space(named: str, n_sources: int | None, n_layers: int | None, console: Console) -> None:
     """Print dimensions, conditions, ranges, first trials, an example and the cost of a candidate.
 
     Args:
-        path: a space file, or a study's.
+        named: the name of a space that ships with the package, a space file, or a study's.
         n_sources: of how many sources, where it is a space file; None for `N_SOURCES`.
         n_layers: of how many layers; None for as many as the study's base has, or `N_LAYERS`.
         console: prints it.
 
     Raises:
-        ConfigError: with all faults of the file.
+        ConfigError: there is no space of this name, or with all faults of the file.
     """
+    if is_name(named) and named not in NAMED:
+        advice = f"{nearest(named, NAMED)} (a file is FILE.yaml)"
+        raise ConfigError(f"unknown search space {named!r}{advice}")
+    path = space_file(named) if is_name(named) else Path(named)
     is_study = not set(load_yaml(path).data) <= {*Search.model_fields, *_knob_names()}
     config = load_config(path) if is_study else _around(path, n_sources or N_SOURCES)
     if is_study and n_sources is not None:
@@ -54,7 +59,7 @@ def show_space(path: Path, n_sources: int | None, n_layers: int | None, console:
     depth = n_layers or (_n_layers(config) if is_study else None) or N_LAYERS
     space = study_space(config, depth)
     lines = [
-        f"space      {path}",
+        f"space      {named}",
         f"sources    {len(space.sources)}: {', '.join(space.sources)}",
         f"layers     {depth}",
         *_searched(space),
@@ -68,21 +73,23 @@ def show_space(path: Path, n_sources: int | None, n_layers: int | None, console:
     say(console, dump_yaml(example.plain()).rstrip())
 
 
-def list_spaces(folder: Path, console: Console) -> None:
-    """Print every space file of a folder, with its dimensions and the first line of its comment.
+def list_spaces(folder: Path | None, console: Console) -> None:
+    """Print every space file of a folder, with its dimensions and what its comment says it is for.
+
+    Args:
+        folder: holds the files; None for the spaces that ship with the package.
+        console: prints it.
 
     Raises:
         ConfigError: the folder holds none, or with all faults of a file.
     """
-    paths = sorted(folder.glob("*.yaml"))
+    paths = sorted((folder or FOLDER).glob("*.yaml"))
     if not paths:
         raise ConfigError(f"{folder} holds no *.yaml; give a folder of search spaces")
     for path in paths:
         space = study_space(_around(path, N_SOURCES), N_LAYERS)
-        first = path.read_text(encoding="utf-8").partition("\n")[0]
-        comment = first.removeprefix("#").strip() if first.startswith("#") else ""
         sizes = f"{max(branch.dimension for branch in space.branches):>5} dimensions"
-        say(console, f"{path.stem:<14} {sizes}  {comment}")
+        say(console, f"{path.stem:<14} {sizes}  {purpose(path.read_text(encoding='utf-8'))}")
     say(console, f"for {N_SOURCES} sources and {N_LAYERS} layers")
 
 

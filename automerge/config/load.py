@@ -17,7 +17,7 @@ from automerge.config.recipe_file import read_recipe
 from automerge.config.search import SEARCHED, Search
 from automerge.config.section import KEY
 from automerge.config.settings import StudyConfig
-from automerge.errors import ConfigError, Fault, Location
+from automerge.errors import ConfigError, Fault, Location, nearest
 from automerge.evaluation.base import default_name
 from automerge.evaluation.table import LM_EVAL, PYTHON
 from automerge.extensions import install, read_extension
@@ -28,6 +28,7 @@ from automerge.mergekit import Evolution, is_evolve, parse_evolve
 from automerge.methods import METHODS
 from automerge.objective import KL_TO_BASE
 from automerge.recipe import DEFAULT
+from automerge.space.named import NAMED, is_name, space_file
 
 OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -40,6 +41,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "allow_task_code": ("allow_task_code",),
         "allow_code_eval": ("allow_code_eval",),
         "extension": ("extensions",),
+        "space": ("search",),
         "sampler": ("sampler",),
         "slopes": ("slopes",),
         "warm_start": ("warm_start",),
@@ -97,8 +99,8 @@ def load_with_options(
     Args:
         source: as of `load_config`; None is no file.
         options: values by the names in OPTIONS; None and () leave the key alone. `model` holds
-            texts "NAME=PATH" or "PATH", `task` texts "TASK[:METRIC[:DIRECTION]]". Relative paths
-            are relative to the working directory.
+            texts "NAME=PATH" or "PATH", `task` texts "TASK[:METRIC[:DIRECTION]]", `space` a named
+            search space or a file. Relative paths are relative to the working directory.
 
     Raises:
         ConfigError: with every fault found, each located.
@@ -236,6 +238,9 @@ class _Draft:
             self._complete_tasks(data["tasks"])
         if isinstance(data.get("properties"), list):
             self._complete_properties(data["properties"])
+        if isinstance(data.get("search"), str):
+            data["search"] = {"space": data["search"]}
+            self._origins["search", "space"] = self._origin(("search",))
         if isinstance(data.get("search"), dict):
             self._complete_search()
         if isinstance(data.get("recipes"), list):
@@ -414,9 +419,15 @@ class _Draft:
 
     def _read_space(self, search: dict[str, Plain], space: Plain) -> None:
         if not isinstance(space, str):
-            self.fault(("search", "space"), f"expected a file, got {json.dumps(space)}")
+            problem = f"expected a name or a file, got {json.dumps(space)}"
+            self.fault(("search", "space"), problem)
             return
-        path = join(self._origin(("search",)).folder, space)
+        if is_name(space) and space not in NAMED:
+            problem = f"unknown search space {space!r}{nearest(space, NAMED)} (a file is FILE.yaml)"
+            self.fault(("search", "space"), problem)
+            return
+        folder = self._origin(("search", "space")).folder
+        path = space_file(space) if is_name(space) else join(folder, space)
         try:
             document = load_yaml(path)
         except ConfigError as error:

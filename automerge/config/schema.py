@@ -16,6 +16,7 @@ from automerge.executors import EXECUTORS
 from automerge.methods import METHODS, Knob
 from automerge.objective import KL_TO_BASE, PROPERTIES
 from automerge.samplers import SAMPLERS
+from automerge.space.named import NAMED
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -68,6 +69,7 @@ def study_schema(descriptions: Mapping[str, str]) -> Schema:
     for section in ("search", "evaluation", "split"):
         for key, value in fields[section]["properties"].items():
             _describe(value, descriptions.get(f"{section}.{key}"))
+    fields["search"] = _either(_named(NAMED), fields["search"])
     for key, value in fields.items():
         nullable = key in REQUIRED or _NULL in value.get("anyOf", ())
         fields[key] = value if nullable else _either(value, _NULL)
@@ -99,7 +101,7 @@ def _task(task: Schema) -> Schema:
 def _search(sections: Schema) -> Schema:
     section = sections["Search"]
     fields = {key: value for key, value in section["properties"].items() if key != "knobs"}
-    fields["space"] = _TEXT
+    fields["space"] = _named(NAMED)
     fields["depth"] = _either({"enum": ["per_layer"]}, {"$ref": "#/$defs/Depth"})
     fields["layers"] = {"$ref": "#/$defs/Layers"}
     several = {"type": "array", "minItems": 1, "items": _named(METHODS)}

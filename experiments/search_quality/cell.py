@@ -25,7 +25,6 @@ from automerge.study.search import Search
 from automerge.study.selection import Selection
 from automerge.trial import Job, Measured, Outcome
 
-SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
 ITEMS_PER_CANDIDATE = 50
 SELECT, TEST = 150, 300
 """Items of each objective that a front is chosen on, and that its true values come from."""
@@ -65,14 +64,13 @@ def settings(cell: Cell, config: Path, run: Path) -> StudyConfig:
     plain: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))
     here = config.resolve().parent
     sampler, *others = cell.sampler.split(",")
-    space = yaml.safe_load((SPACES / f"{cell.space}.yaml").read_text(encoding="utf-8"))
     study: dict[str, Any] = {
         "name": plain["name"],
         "base": str(here / plain["base"]),
         "models": {name: str(here / folder) for name, folder in plain["models"].items()},
         "include_path": str(here / plain["include_path"]),
         "tasks": plain["tasks"],
-        "search": space,
+        "search": cell.space,
         "sampler": sampler,
         "budget": cell.budget,
         "seed": cell.seed,

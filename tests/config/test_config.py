@@ -21,6 +21,7 @@ from automerge.errors import ConfigError, Location
 from automerge.recipe import Profile, Recipe, RecipeSource
 from automerge.samplers import SAMPLERS
 from automerge.space import Groups, Knots, PerLayer
+from automerge.space.named import space_file
 from tests.methods.dataless import DATALESS
 
 STUDY = """\
@@ -268,6 +269,8 @@ def test_two_objectives_of_one_task_are_told_apart_by_their_metrics(folder):
         ("weight: [0, 1.5]", "components: attention", ":8:15: expected all or a list"),
         ("weight: [0, 1.5]", "varying: [wait]", ":8:13: unknown knob 'wait'"),
         ("weight: [0, 1.5]", "space: missing.yaml", ":8:10: "),
+        ("weight: [0, 1.5]", "space: quik", ":8:10: unknown search space 'quik'; did you mean 'q"),
+        ("weight: [0, 1.5]", "space: 3", ":8:10: expected a name or a file, got 3"),
         ("[task_arithmetic, ties]", "[ties, tis]", ":7:19: unknown method 'tis'; did you mean 't"),
         ("[task_arithmetic, ties]", "[ties, ties]", ":7:19: method 'ties' is listed twice"),
         ("[task_arithmetic, ties]", "[]", ":7:12: expected at least one"),
@@ -395,6 +398,36 @@ def test_a_space_file_is_read_and_overruled_by_the_study(folder):
     (folder / "space.yaml").write_text("weight: [1, 0]\ndpth: 3\n")
     found = faults(STUDY.replace("weight: [0, 1.5]", "space: space.yaml"), folder)
     assert [fault.split(": ")[0] for fault in found] == ["space.yaml:1:9", "space.yaml:2:1"]
+
+
+BEFORE_SEARCH = STUDY.partition("search:")[0]
+
+
+def test_a_named_space_is_read_from_the_package_and_overruled_by_the_study(folder):
+    text = space_file("smaller").read_text().replace("drop: 4", "drop: 2")
+    (folder / "same.yaml").write_text(text)
+    named = load(BEFORE_SEARCH + "search: {space: smaller, layers: {drop: 2}}\n", folder)
+    assert named.search.layers.drop == 2
+    assert named.search == load(BEFORE_SEARCH + "search: same.yaml\n", folder).search
+    (folder / "quick").write_text("weight: [0, 0.1]\n")
+    quick = load(BEFORE_SEARCH + "search: quick\n", folder).search
+    assert quick == load(BEFORE_SEARCH + f"search: {space_file('quick')}\n", folder).search
+    assert quick.knobs == {"weight": (0, 1.5)}
+    assert load(BEFORE_SEARCH + "search: ./quick\n", folder).search.knobs == {"weight": (0, 0.1)}
+
+
+def test_an_unknown_space_is_refused_where_it_is_written(folder):
+    [fault] = faults(BEFORE_SEARCH + "search: depht\n", folder)
+    line = BEFORE_SEARCH.count("\n") + 1
+    assert f":{line}:9: unknown search space 'depht'; did you mean 'depth'?" in fault
+
+
+def test_the_option_for_a_space_replaces_the_whole_section(folder):
+    assert load(STUDY, folder, space="quick").search == (
+        load(BEFORE_SEARCH + "search: quick\n", folder).search
+    )
+    with pytest.raises(ConfigError, match="--space: unknown search space 'quik'; did you mean"):
+        load(STUDY, folder, space="quik")
 
 
 def test_methods_by_group_become_those_of_the_space(folder):

@@ -19,6 +19,7 @@ from automerge.config.schema import SHIPPED, study_schema
 from automerge.config.settings import StudyConfig
 from automerge.errors import ConfigError
 from automerge.files.yaml_file import parse_yaml
+from automerge.space.named import NAMED, space_file
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = {"base": "org/base", "models": {"left": "org/left"}, "tasks": ["gsm8k"]}
@@ -75,10 +76,8 @@ def test_studies_in_docs_are_accepted(block: str) -> None:
 def test_the_demo_and_the_search_spaces_are_accepted() -> None:
     demo = REPOSITORY / "automerge" / "demo" / "config.yaml"
     assert accepts(parse_yaml(demo.read_text(), "demo").data)
-    spaces = sorted((REPOSITORY / "search_spaces").glob("*.yaml"))
-    assert spaces
-    for path in spaces:
-        assert accepts({**SMALL, "search": parse_yaml(path.read_text(), "space").data}), path
+    for name in NAMED:
+        assert accepts({**SMALL, "search": parse_yaml(space_file(name).read_text(), name).data})
 
 
 @pytest.mark.parametrize(
@@ -91,6 +90,8 @@ def test_the_demo_and_the_search_spaces_are_accepted() -> None:
         {"search": {"depth": "per_layer", "components": "all", "weight": [0, 1]}},
         {"search": {"components": [["attention", "mlp"], "norm"], "normalize": [False, True]}},
         {"search": {"methods": {"mlp": "ties", "other": ["linear"]}}},
+        {"search": "quick"},
+        {"search": {"space": "depth_up", "layers": {"repeat": 2}}},
         {"search": {"density": 0.5, "methods": ["ties"], "layers": {"drop": 2}}},
         {"properties": ["parameters", "kl_to_base"], "evaluation": {"items_per_candidate": "full"}},
         {"starts": 3, "split": {"max_test": 100}, "constraints": ["gsm8k >= base"]},
@@ -115,6 +116,7 @@ def test_what_load_config_accepts_the_schema_accepts(more: dict[str, Any]) -> No
         {"budget": "many"},
         {"budget": -1},
         {"search": {"wieght": [0, 1]}},
+        {"search": ["quick"]},
         {"search": {"depth": 3}},
         {"search": {"components": "most"}},
         {"evaluation": {"items_per_candidate": 3}},

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
+from automerge.space.named import NAMED, space_file
 from experiments.search_quality import functions, model, tasks
-from experiments.search_quality.cell import SPACES, Cell, settings, zoo_config
+from experiments.search_quality.cell import Cell, settings, zoo_config
 from experiments.search_quality.corpus import Part, code, docstrings, plain, read_domain
 
 TEXTS = [
@@ -81,10 +82,10 @@ def test_rows_are_the_documents(tmp_path: Path) -> None:
     assert ((labels == rows) | (labels == model.IGNORED)).all()
 
 
-@pytest.mark.parametrize("space", sorted(path.stem for path in SPACES.glob("*.yaml")))
+@pytest.mark.parametrize("space", NAMED)
 def test_a_cell_is_a_study_of_the_shipped_space(space: str, tmp_path: Path) -> None:
     made = settings(Cell("demo", space, "random", 30, 3), zoo_config("demo", {}), tmp_path / "run")
-    methods = yaml.safe_load((SPACES / f"{space}.yaml").read_text())["methods"]
+    methods = yaml.safe_load(space_file(space).read_text())["methods"]
     named = methods if isinstance(methods, list) else {m for own in methods.values() for m in own}
     assert set(made.search.methods) == set(named)
     assert (made.sampler, made.budget, made.seed) == ("random", 30, 3)

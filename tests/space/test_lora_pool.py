@@ -18,7 +18,7 @@ from automerge.space import build_space
 from automerge.study.opening import opening
 from automerge.study.usual import usual_merges
 from tests.checkpoints.adapters import train
-from tests.space.test_search_spaces import POOL, settings_of
+from tests.space.test_search_spaces import settings_of
 
 N_ADAPTERS, BUDGET, NOISE = 20, 100, 0.02
 HELPFUL = ("a3", "a8", "a14")
@@ -49,7 +49,7 @@ def test_the_pool_space_finds_the_adapters_that_help(
     target = merged(engine, ideal)
     scale = float((merged(engine, single("base")) - target).square().sum())
     noise = np.random.default_rng(0)
-    settings = settings_of(POOL, tmp_path, NAMES)
+    settings = settings_of("lora_pool", tmp_path, NAMES)
     space = build_space(settings, "base", NAMES, 2, METHODS)
     sampler = SAMPLERS["auto"](space, 1, 0, BUDGET)
     usual = list(usual_merges(NAMES, "base", settings.methods, 0))

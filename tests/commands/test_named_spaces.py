@@ -1,0 +1,53 @@
+"""Each search space that ships is searched on the demo, by its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import automerge
+from automerge import demo
+from automerge.config import load_config
+from automerge.space.named import NAMED
+from automerge.store.store import Store
+from automerge.trial import Measured
+
+PAIRS = ("slerp_pair",)
+"""Spaces for two sources."""
+
+
+def study_of(name: str, out: Path) -> dict[str, Any]:
+    """A study of the demo's models and one of its tasks, as small as it can be."""
+    sources = list(demo.SOURCES.items())
+    return {
+        "base": demo.BASE,
+        "models": dict(sources[:2] if name in PAIRS else sources),
+        "include_path": demo.folder() / "tasks",
+        "tasks": [demo.TASKS[0]],
+        "search": name,
+        "sampler": "random",
+        "slopes": "off",
+        "starts": 0,
+        "budget": 6 if name in PAIRS else 8,
+        "evaluation": {"items_per_candidate": 8, "batch_size": 64},
+        "split": {"max_select": 16, "max_test": 16},
+        "shortlist": 1,
+        "export": "none",
+        "out": out,
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMED)
+def test_each_is_searched_on_the_demo(name: str, tmp_path: Path) -> None:
+    study = study_of(name, tmp_path / "run")
+    automerge.search(study)
+    with Store(tmp_path / "run", write=False) as store:
+        proposed = [trial for trial in store.trials() if trial.origin == "sampler"]
+        outcomes = store.outcomes("search")
+    assert len(proposed) == 2
+    assert all(isinstance(outcomes[trial.number], Measured) for trial in proposed)
+    searched = set(load_config(study).search.methods)
+    assert {m for trial in proposed for m in trial.recipe.all_methods} <= searched
