@@ -121,6 +121,9 @@ def bench_slopes(
         recipes = [varied(METHODS[method], SOURCES, turn) for turn in range(repeats + 1)]
         floor = Floor.of(requests, batch_size)
         sizes = [parameter.nbytes for parameter in model.parameters()]
+        tied = [
+            model.get_parameter(name).nbytes for name in {*model.all_tied_weights_keys.values()}
+        ]
         most = numbers = 0
 
         def measure(count: bool = False) -> None:
@@ -158,7 +161,7 @@ def bench_slopes(
             threads=torch.get_num_threads(),
             weights=sum(sizes),
             graph=most,
-            gradients=sum(sorted(sizes)[-2:]),
+            gradients=sum(sorted([*sizes, *tied])[-2:]),
             peak=_memory(device) - before,
         )
         for recipe in recipes[1:]:

@@ -227,6 +227,7 @@ def _gradient_bytes(base: Checkpoint, sizes: Sequence[int], dtype: str) -> int:
     """Return the bytes of the gradients of the two largest parameters of a live model.
 
     transformers may hold several tensors of a checkpoint in one parameter: all experts of a layer.
+    One that is both embedding and head has two gradients until they are added.
 
     Args:
         base: the model.
@@ -236,8 +237,9 @@ def _gradient_bytes(base: Checkpoint, sizes: Sequence[int], dtype: str) -> int:
     stored = [info.dtype for info in base.tensors.values() if info.mergeable]
     item = max((ITEM_BYTES[d] for d in ([dtype] if dtype != "auto" else stored)), default=0)
     if base.config and native(base.config):
-        found = architecture(base.config).model.parameters()
-        sizes = [p.numel() * item for p in found if p.is_floating_point()]
+        known = architecture(base.config)
+        sizes = [p.numel() * item for p in known.model.parameters() if p.is_floating_point()]
+        sizes += [known.state[name].numel() * item for name in {*known.ties.values()}]
     return sum(sorted(sizes)[-2:])
 
 

@@ -28,7 +28,7 @@ from automerge.methods import Coefficients, Method, Values
 DIFFERENCE = 2.0**-17
 """Half the width of central differences: truncation and rounding both stay near 1e-10."""
 
-BLOCK = 1 << 17
+BLOCK = 1 << 16
 """Elements contracted at once. Sums of blocks are added in double precision."""
 
 CANCELS = 1e-6
@@ -131,15 +131,20 @@ class TensorSlopes:
         anchor = self._workspace.tensor(first)
         precision = torch.promote_types(gradient.dtype, torch.float32)
         flat = gradient.reshape(-1)
-        found = [inner(flat, anchor, None, precision)] if whole else [0.0]
-        for origin in others:
+        found = [inner(flat, [anchor], None, precision)[0] if whole else 0.0]
+        dense: dict[int, Tensor] = {}
+        for place, origin in enumerate(others, start=1):
             update = self._workspace.update(origin)
             if update is not None and update.base.data_ptr() == anchor.data_ptr():
                 matrix = gradient.to(precision)
                 up, down = (factor.to(matrix) for factor in (update.up, update.down))
                 found.append(update.scale * float(((up.T @ matrix) * down).double().sum()))
             else:
-                found.append(inner(flat, self._workspace.tensor(origin), anchor, precision))
+                dense[place] = self._workspace.tensor(origin)
+                found.append(0.0)
+        products = inner(flat, [*dense.values()], anchor, precision)
+        for place, product in zip(dense, products, strict=True):
+            found[place] = product
         return found
 
     @cached_property
@@ -189,17 +194,22 @@ def _sum(derivatives: Sequence[float]) -> float:
     return total if abs(total) > CANCELS * size else 0.0
 
 
-def inner(gradient: Tensor, x: Tensor, less: Tensor | None, precision: torch.dtype) -> float:
+def inner(
+    gradient: Tensor, xs: Sequence[Tensor], less: Tensor | None, precision: torch.dtype
+) -> list[float]:
     """Return ⟨G, x − less⟩ of flat tensors, block by block, on the gradient's device."""
-    total = 0.0
-    for start in range(0, len(x), BLOCK):
+    totals = [0.0] * len(xs)
+    for start in range(0, len(gradient) if xs else 0, BLOCK):
         block = slice(start, start + BLOCK)
         g = gradient[block].to(precision)
-        difference = x[block].to(g)
-        if less is not None:
-            difference = difference - less[block].to(g)
-        total += float(torch.dot(g, difference))
-    return total
+        anchor = None if less is None else less[block].to(g)
+        room = torch.empty_like(g)
+        for place, x in enumerate(xs):
+            room.copy_(x[block])
+            if anchor is not None:
+                room.sub_(anchor)
+            totals[place] += float(torch.dot(g, room))
+    return totals
 
 
 def flat(scalars: Coefficients) -> list[float]:

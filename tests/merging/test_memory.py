@@ -202,6 +202,22 @@ def test_slopes_need_the_gradients_of_two_tensors_in_the_live_models_dtype():
     assert estimate(made, "base", "float32", ["ties"], slopes=True).gradients == 4 * 24 * 36
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_an_embedding_that_is_the_head_too_has_two_gradients(tmp_path, tied):
+    config = hf.LlamaConfig(
+        vocab_size=512,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=tied,
+    )
+    checkpoint = open_checkpoint(save(hf.AutoModelForCausalLM.from_config(config), tmp_path))
+    need = estimate({"base": checkpoint, "maths": checkpoint}, "base", "float32", ["ties"], 0, True)
+    assert need.gradients == 2 * 4 * 512 * 16
+
+
 def test_experts_that_are_one_parameter_have_one_gradient(tmp_path):
     torch.manual_seed(0)
     model = hf.AutoModelForCausalLM.from_config(CONFIGS["qwen3 moe"]())
