@@ -87,7 +87,10 @@ def test_the_live_model_and_the_exported_folder_have_the_same_bits(
 @ALL
 def test_the_result_is_that_of_adapters_merged_by_peft(method, folders, checkpoints):
     """To 1e-5 in float32. In bfloat16, PEFT's merge has rounded the sources, so to that: 2⁻⁸ of a
-    weight for a linear method, of a tensor's largest for one that drops or elects."""
+    weight for a linear method, of a tensor's largest for one that drops or elects. Random masks
+    follow from a source's contents, and so are others for an adapter than for its merge."""
+    if METHODS[method].seeded:
+        pytest.skip("its masks are random")
     peft = {n: open_checkpoint(folders[f"{n} by peft"]) for n in ("maths", "code")}
     ours = dict(ResidentEngine(checkpoints).merge(recipe(method)))
     theirs = dict(ResidentEngine({**checkpoints, **peft}).merge(recipe(method)))

@@ -121,7 +121,10 @@ def finished(
 def test_nothing_is_exported_of_models_that_changed(
     finished: Path,
     environment: dict[str, str],  # noqa: F811
+    tmp_path: Path,
 ) -> None:
+    """Where no other copy of the model is known on this machine."""
+    environment = {**environment, "XDG_CACHE_HOME": str(tmp_path)}
     right = (finished / WEIGHTS).read_bytes()
     flip_and_restore_the_time(finished / WEIGHTS)
     try:
