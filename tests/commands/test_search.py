@@ -489,7 +489,8 @@ def test_a_changed_model_is_refused_before_anything_is_measured(
     finally:
         weights.write_bytes(before)
     assert refused.returncode == 2
-    assert "models.left was" in refused.stderr and "which holds another model" in refused.stderr
+    assert "models.left was" in refused.stderr
+    assert "which holds another model" in refused.stderr
     assert measurements(out) == measurements(finished)
 
 
