@@ -31,6 +31,8 @@ from tests.zoo import write_zoo
 CHILD = """
 import contextlib, io, json, os, sys
 from automerge import cli
+
+pytestmark = pytest.mark.slow
 done = []
 for words in json.loads(sys.argv[1]):
     os.environ["HF_TOKEN"] = words.pop(0)

@@ -383,6 +383,7 @@ def catches(pid: int, number: signal.Signals) -> bool:
     return bool(int(mask.split()[1], 16) >> (number - 1) & 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
@@ -424,6 +425,7 @@ def test_one_ray_worker_makes_the_same_trials(
     assert not (out / "models").exists()
 
 
+@pytest.mark.slow
 def test_a_raised_budget_extends_and_a_changed_seed_is_refused(
     finished: Path, zoo: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -441,6 +443,7 @@ def test_a_raised_budget_extends_and_a_changed_seed_is_refused(
         assert {n: new[n] for n in old} == old
 
 
+@pytest.mark.slow
 def test_scores_of_other_versions_are_told_apart(
     finished: Path, zoo: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -461,6 +464,7 @@ def test_scores_of_other_versions_are_told_apart(
     assert warning in html.unescape((out / "report.html").read_text())
 
 
+@pytest.mark.slow
 def test_a_search_asks_neither_wandb_nor_mlflow(
     zoo: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -558,6 +562,7 @@ def test_a_recipe_of_an_adapter_without_a_base_still_says_whose_it_is(
     assert "Traceback" not in refused.stderr
 
 
+@pytest.mark.slow
 def test_properties_of_the_model_are_objectives_and_bounds_hold(
     zoo: Path, environment: dict[str, str]
 ) -> None:

@@ -20,6 +20,8 @@ from tests.command_line import automerge as run_command
 from tests.evaluation.toys import WORDS, phrase
 from tests.zoo import write_zoo
 
+pytestmark = pytest.mark.slow
+
 SOURCE = """
 def confidence(model, tokenizer, items):
     scores = []

@@ -22,6 +22,8 @@ from tests.command_line import surroundings
 from tests.evaluation.toys import WORDS
 from tests.zoo import write_zoo
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -61,6 +61,7 @@ RAY = ("--executor", "ray", "--workers", "1")
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "options"),
     [
@@ -156,6 +157,7 @@ def measured(study: Path) -> int:
         return sum(len(store.outcomes(part)) for part in PARTS)
 
 
+@pytest.mark.slow
 def test_a_study_moved_with_its_models_goes_on_where_it_now_lies(
     finished: Path,
     environment: dict[str, str],  # noqa: F811
@@ -183,6 +185,7 @@ def test_a_study_moved_with_its_models_goes_on_where_it_now_lies(
         assert {model.reference for model in store.study.current.models} == SIDE_BY_SIDE
 
 
+@pytest.mark.slow
 def test_a_run_folder_alone_may_move_and_models_be_named_elsewhere(
     finished: Path,
     environment: dict[str, str],  # noqa: F811

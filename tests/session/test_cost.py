@@ -106,6 +106,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plan]:
     return folder, session.plan
 
 
+@pytest.mark.slow
 def test_a_candidate_of_the_demo_is_measured(costed: tuple[StudyConfig, Session, Cost]) -> None:
     _, session, found = costed
     assert found.without.items == sum(
@@ -118,6 +119,7 @@ def test_a_candidate_of_the_demo_is_measured(costed: tuple[StudyConfig, Session,
     assert found.model == sum(map(data_bytes, demo.CONFIG.parent.glob("base/*.safetensors")))
 
 
+@pytest.mark.slow
 def test_every_line_fits_into_80_columns(costed: tuple[StudyConfig, Session, Cost]) -> None:
     lines = list(cost_lines(*costed))
     assert max(map(len, lines)) <= 80

@@ -11,6 +11,8 @@ from tests.command_line import automerge, surroundings
 from tests.commands.test_search import content
 from tests.zoo import write_zoo
 
+pytestmark = pytest.mark.slow
+
 MODELS = ("base", "left", "right", "adapter")
 
 

@@ -75,6 +75,7 @@ def jobs():
     return [Job(n, recipe, "search", ITEMS) for n, recipe in enumerate(recipes)]
 
 
+@pytest.mark.slow
 def test_a_worker_measures_the_same_on_a_device(zoo, driver, monkeypatch):
     monkeypatch.chdir(zoo / "tasks")
     here = MergeWorker(spec(zoo, "cpu"))
@@ -88,6 +89,7 @@ def test_a_worker_measures_the_same_on_a_device(zoo, driver, monkeypatch):
     assert driver.launches
 
 
+@pytest.mark.slow
 def test_a_worker_on_a_device_runs_layers_twice(zoo, driver, monkeypatch):
     monkeypatch.chdir(zoo / "tasks")
     sources = (source("left", 0.4), source("right", 0.6))
