@@ -6,22 +6,21 @@ import random
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from automerge import demo
 from automerge.bench.merge import now, seconds, varied
 from automerge.bench.score import METHOD, live_models
 from automerge.bench.score_tasks import one_token_words
+from automerge.bench.times import Times
 from automerge.evaluation.generation.continuous import ContinuousGenerator
 from automerge.evaluation.generation.static import StaticGenerator
 from automerge.evaluation.lm_eval.isolation import isolated
 from automerge.evaluation.loglikelihood.packing import Request, unique_tokens
 from automerge.methods import METHODS
-from automerge.worker.worker import SMALL_MODEL
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -81,8 +80,11 @@ class ExamWork:
 
 
 @dataclass(frozen=True)
-class ExamTime:
+class ExamTime(Times):
     """Times of one candidate's answers, in seconds; `differing` answers are unlike `static`'s."""
+
+    SHOWN = ("to_static", "to_floor")
+    COUNTS = ("differing",)
 
     static: float
     ours: float
@@ -98,20 +100,6 @@ class ExamTime:
     def to_floor(self) -> float:
         """Our time relative to the floor."""
         return self.ours / self.floor
-
-    def plain(self) -> dict[str, float]:
-        """Return JSON-ready values, with the ratios."""
-        return {**asdict(self), "to_static": self.to_static, "to_floor": self.to_floor}
-
-    @classmethod
-    def median(cls, times: Sequence[ExamTime]) -> ExamTime:
-        """Return the median of each time, and the maximum of differing answers."""
-        middle = {
-            field.name: statistics.median(getattr(time, field.name) for time in times)
-            for field in fields(cls)
-            if field.name != "differing"
-        }
-        return cls(**middle, differing=max(time.differing for time in times))
 
 
 def bench_generate(
@@ -131,14 +119,9 @@ def bench_generate(
     Yields:
         The work, then the times of each repeat.
     """
-    import transformers
     from lm_eval.models.huggingface import HFLM
 
-    transformers.utils.logging.disable_progress_bar()
-    engine, model = live_models(shape, device)
-    if device == "cpu" and model.num_parameters() < SMALL_MODEL:
-        torch.set_num_threads(1)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(demo.BASE, local_files_only=True)
+    engine, model, tokenizer = live_models(shape, device)
     longest = exam.shots * SHOT + QUESTION[1] + exam.longest + 1
     recipes = [varied(METHODS[METHOD], 3, turn) for turn in range(repeats + 1)]
     requests = exam.requests()

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from automerge import demo
 from automerge.bench.merge import now, seconds, varied
 from automerge.bench.score_tasks import Lengths, task_folder
 from automerge.bench.shapes import SIZES, empty_model, random_models
+from automerge.bench.times import Times
 from automerge.checkpoints import Checkpoint, open_together
 from automerge.evaluation.base import Settings
 from automerge.evaluation.lm_eval.isolation import isolated
@@ -49,13 +50,16 @@ class Work:
 
 
 @dataclass(frozen=True)
-class ScoreTime:
+class ScoreTime(Times):
     """Times of one candidate in seconds: stock lm-eval's, the floor's, and ours in three parts.
 
     `stock` is `simple_evaluate` on a model in memory, `stock_forward` the model's part of it,
     `floor` a pass over as many tokens as the requests' trie has nodes. `differing` counts items
     whose score differs from stock's.
     """
+
+    SHOWN = ("ours", "to_floor", "to_stock")
+    COUNTS = ("differing",)
 
     stock: float
     stock_forward: float
@@ -79,25 +83,6 @@ class ScoreTime:
     def to_stock(self) -> float:
         """Our time relative to stock's."""
         return self.ours / self.stock
-
-    def plain(self) -> dict[str, float]:
-        """Return JSON-ready values, with our total and the ratios."""
-        return {
-            **asdict(self),
-            "ours": self.ours,
-            "to_floor": self.to_floor,
-            "to_stock": self.to_stock,
-        }
-
-    @classmethod
-    def median(cls, times: Sequence[ScoreTime]) -> ScoreTime:
-        """Return the median of each number, and the maximum of differing items."""
-        middle = {
-            field.name: statistics.median(getattr(time, field.name) for time in times)
-            for field in fields(cls)
-            if field.name != "differing"
-        }
-        return cls(**middle, differing=max(time.differing for time in times))
 
 
 def bench_score(
@@ -123,13 +108,7 @@ def bench_score(
     Yields:
         The work, then the times of each repeat.
     """
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    engine, model = live_models(shape, device)
-    if device == "cpu" and model.num_parameters() < SMALL_MODEL:
-        torch.set_num_threads(1)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(demo.BASE, local_files_only=True)
+    engine, model, tokenizer = live_models(shape, device)
     with task_folder(tasks, fewshot, items) as (folder, names):
         task_set = load_tasks([TaskSpec(name) for name in names], Settings(folder))
         scorer = LmEvalScorer(model, tokenizer, task_set, batch_size)
@@ -278,11 +257,18 @@ def _timed(model: PreTrainedModel) -> Iterator[list[float]]:
             handle.remove()
 
 
-def live_models(shape: str | None, device: str) -> tuple[ResidentEngine, PreTrainedModel]:
-    """Return an engine for a base and three fine-tunes, the demo's or random, and a live model.
+def live_models(
+    shape: str | None, device: str
+) -> tuple[ResidentEngine, PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return an engine for a base and three fine-tunes, the demo's or random, a live model, and the
+    demo's tokenizer.
 
-    It computes in float32 on a CPU, in bfloat16 on a GPU.
+    The model computes in float32 on a CPU, in bfloat16 on a GPU. From here on, small ones run on
+    one thread.
     """
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     checkpoints: Mapping[str, Checkpoint]
     if shape is None:
@@ -295,7 +281,10 @@ def live_models(shape: str | None, device: str) -> tuple[ResidentEngine, PreTrai
     model.to(device, dtype)
     plan = plan_free_memory(device)
     engine = ResidentEngine(checkpoints, plan.budget, plan.device_budget)
-    return engine, model.eval().requires_grad_(False)
+    if device == "cpu" and model.num_parameters() < SMALL_MODEL:
+        torch.set_num_threads(1)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(demo.BASE, local_files_only=True)
+    return engine, model.eval().requires_grad_(False), tokenizer
 
 
 def _differing(

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from automerge import demo
 from automerge.bench.merge import seconds, varied
 from automerge.bench.score import Floor, live_models
 from automerge.bench.score_tasks import Lengths, task_folder
+from automerge.bench.times import Times
 from automerge.evaluation.base import Settings
 from automerge.evaluation.lm_eval.scorer import LmEvalScorer
 from automerge.evaluation.lm_eval.tasks import TaskSpec, load_tasks
 from automerge.evaluation.loglikelihood.graph import keeping
 from automerge.methods import METHODS
 from automerge.trial import Steering
-from automerge.worker.worker import SMALL_MODEL
 
 SOURCES = 3
 RESET_PEAK = "5"
@@ -48,8 +46,10 @@ class SlopeWork:
 
 
 @dataclass(frozen=True)
-class SlopeTime:
+class SlopeTime(Times):
     """Seconds of one candidate: the floor's, of scoring, and of scoring with slopes."""
+
+    SHOWN = ("to_forward", "to_floor")
 
     floor: float
     forward: float
@@ -64,20 +64,6 @@ class SlopeTime:
     def to_floor(self) -> float:
         """A measurement with slopes relative to the floor of one without."""
         return self.slopes / self.floor
-
-    def plain(self) -> dict[str, float]:
-        """Return JSON-ready, with ratios."""
-        return {**asdict(self), "to_forward": self.to_forward, "to_floor": self.to_floor}
-
-    @classmethod
-    def median(cls, times: Sequence[SlopeTime]) -> SlopeTime:
-        """Return the median of each number."""
-        return cls(
-            *(
-                statistics.median(getattr(time, field.name) for time in times)
-                for field in fields(cls)
-            )
-        )
 
 
 def bench_slopes(
@@ -103,13 +89,7 @@ def bench_slopes(
     Yields:
         The work, then the times of each repeat.
     """
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    engine, model = live_models(shape, device)
-    if device == "cpu" and model.num_parameters() < SMALL_MODEL:
-        torch.set_num_threads(1)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(demo.BASE, local_files_only=True)
+    engine, model, tokenizer = live_models(shape, device)
     with task_folder(tasks, 0, items) as (folder, names):
         task_set = load_tasks([TaskSpec(name) for name in names], Settings(folder))
         scorer = LmEvalScorer(model, tokenizer, task_set, batch_size)

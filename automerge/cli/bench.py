@@ -6,6 +6,52 @@ from typing import Annotated, Optional
 
 from automerge.cli.options import Text, console, option, switch
 
+Shape = Annotated[
+    Text,
+    option(
+        "Random weights: tiny, 0.5b, 1.5b, ... Default: the demo's.",
+        "--shape",
+        metavar="SIZE",
+    ),
+]
+Tasks = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    option(
+        "A multiple-choice task of the demo; may be given more than once.",
+        "--task",
+        metavar="TASK",
+    ),
+]
+Context = Annotated[
+    Optional[int],  # noqa: UP045
+    option("Synthetic items: tokens before the choices.", "--context", metavar="N"),
+]
+Choice = Annotated[
+    Optional[int],  # noqa: UP045
+    option("Synthetic items: tokens in each of the four choices.", "--choice", metavar="N"),
+]
+ItemsPerTask = Annotated[int, option("Items per task.", "--items", metavar="N", default=True)]
+BatchSize = Annotated[
+    int,
+    option(
+        "Requests per batch.",
+        "--batch-size",
+        metavar="N",
+        default=True,
+    ),
+]
+Repeats = Annotated[
+    int,
+    option(
+        "Timed candidates.",
+        "--repeats",
+        metavar="N",
+        default=True,
+    ),
+]
+Device = Annotated[str, option("auto, cpu or cuda.", "--device", metavar="DEVICE", default=True)]
+Json = Annotated[bool, switch("Print JSON.", "--json")]
+
 
 def bench_merge(
     shape: Annotated[
@@ -42,10 +88,8 @@ def bench_merge(
             default=True,
         ),
     ] = 5,
-    device: Annotated[
-        str, option("auto, cpu or cuda.", "--device", metavar="DEVICE", default=True)
-    ] = "auto",
-    as_json: Annotated[bool, switch("Print JSON.", "--json")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
     """Time merging into a live model of random weights, against a plain copy of the same bytes."""
     from automerge.commands.bench import print_merge_times
@@ -54,30 +98,10 @@ def bench_merge(
 
 
 def bench_score(
-    shape: Annotated[
-        Text,
-        option(
-            "Random weights: tiny, 0.5b, 1.5b, ... Default: the demo's.",
-            "--shape",
-            metavar="SIZE",
-        ),
-    ] = None,
-    task: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        option(
-            "A multiple-choice task of the demo; may be given more than once.",
-            "--task",
-            metavar="TASK",
-        ),
-    ] = None,
-    context: Annotated[
-        Optional[int],  # noqa: UP045
-        option("Synthetic items: tokens before the choices.", "--context", metavar="N"),
-    ] = None,
-    choice: Annotated[
-        Optional[int],  # noqa: UP045
-        option("Synthetic items: tokens in each of the four choices.", "--choice", metavar="N"),
-    ] = None,
+    shape: Shape = None,
+    task: Tasks = None,
+    context: Context = None,
+    choice: Choice = None,
     fewshot: Annotated[
         int,
         option(
@@ -87,29 +111,11 @@ def bench_score(
             default=True,
         ),
     ] = 0,
-    items: Annotated[int, option("Items per task.", "--items", metavar="N", default=True)] = 300,
-    batch_size: Annotated[
-        int,
-        option(
-            "Requests per batch.",
-            "--batch-size",
-            metavar="N",
-            default=True,
-        ),
-    ] = 64,
-    repeats: Annotated[
-        int,
-        option(
-            "Timed candidates.",
-            "--repeats",
-            metavar="N",
-            default=True,
-        ),
-    ] = 5,
-    device: Annotated[
-        str, option("auto, cpu or cuda.", "--device", metavar="DEVICE", default=True)
-    ] = "auto",
-    as_json: Annotated[bool, switch("Print JSON.", "--json")] = False,
+    items: ItemsPerTask = 300,
+    batch_size: BatchSize = 64,
+    repeats: Repeats = 5,
+    device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
     """Time scoring a merged model, against stock lm-eval and the minimum number of tokens."""
     from automerge.commands.bench import print_score_times
@@ -130,49 +136,13 @@ def bench_score(
 
 
 def bench_slopes(
-    shape: Annotated[
-        Text,
-        option(
-            "Random weights: tiny, 0.5b, 1.5b, ... Default: the demo's.",
-            "--shape",
-            metavar="SIZE",
-        ),
-    ] = None,
-    task: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        option(
-            "A multiple-choice task of the demo; may be given more than once.",
-            "--task",
-            metavar="TASK",
-        ),
-    ] = None,
-    context: Annotated[
-        Optional[int],  # noqa: UP045
-        option("Synthetic items: tokens before the choices.", "--context", metavar="N"),
-    ] = None,
-    choice: Annotated[
-        Optional[int],  # noqa: UP045
-        option("Synthetic items: tokens in each of the four choices.", "--choice", metavar="N"),
-    ] = None,
-    items: Annotated[int, option("Items per task.", "--items", metavar="N", default=True)] = 100,
-    batch_size: Annotated[
-        int,
-        option(
-            "Requests per batch.",
-            "--batch-size",
-            metavar="N",
-            default=True,
-        ),
-    ] = 64,
-    repeats: Annotated[
-        int,
-        option(
-            "Timed candidates.",
-            "--repeats",
-            metavar="N",
-            default=True,
-        ),
-    ] = 5,
+    shape: Shape = None,
+    task: Tasks = None,
+    context: Context = None,
+    choice: Choice = None,
+    items: ItemsPerTask = 100,
+    batch_size: BatchSize = 64,
+    repeats: Repeats = 5,
     method: Annotated[
         str,
         option(
@@ -180,11 +150,9 @@ def bench_slopes(
             "--method",
             metavar="NAME",
         ),
-    ] = ("task_arithmetic"),
-    device: Annotated[
-        str, option("auto, cpu or cuda.", "--device", metavar="DEVICE", default=True)
-    ] = "auto",
-    as_json: Annotated[bool, switch("Print JSON.", "--json")] = False,
+    ] = "task_arithmetic",
+    device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
     """Time measurements with slopes, against a forward pass over the same items and the floor."""
     from automerge.commands.bench import print_slope_times
@@ -205,14 +173,7 @@ def bench_slopes(
 
 
 def bench_generate(
-    shape: Annotated[
-        Text,
-        option(
-            "Random weights: tiny, 0.5b, 1.5b, ... Default: the demo's.",
-            "--shape",
-            metavar="SIZE",
-        ),
-    ] = None,
+    shape: Shape = None,
     fewshot: Annotated[
         int,
         option(
@@ -241,28 +202,10 @@ def bench_generate(
             default=True,
         ),
     ] = 400,
-    batch_size: Annotated[
-        int,
-        option(
-            "Requests per batch.",
-            "--batch-size",
-            metavar="N",
-            default=True,
-        ),
-    ] = 32,
-    repeats: Annotated[
-        int,
-        option(
-            "Timed candidates.",
-            "--repeats",
-            metavar="N",
-            default=True,
-        ),
-    ] = 3,
-    device: Annotated[
-        str, option("auto, cpu or cuda.", "--device", metavar="DEVICE", default=True)
-    ] = "auto",
-    as_json: Annotated[bool, switch("Print JSON.", "--json")] = False,
+    batch_size: BatchSize = 32,
+    repeats: Repeats = 3,
+    device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
     """Time generated answers of a merged model, against lm-eval's own way and the fewest steps."""
     from automerge.commands.bench import print_generation_times

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -112,10 +112,7 @@ def print_score_times(
         raise ConfigError([Fault(fault) for fault in faults])
     where = choose_device(device)
 
-    def show(line: str) -> None:
-        if not as_json:
-            say(console, line)
-
+    show = _unless(as_json, console)
     columns = ("stock s", "its model", "floor s", "merge s", "forward s", "rest s")
     lengths = None if context is None or choice is None else Lengths(context, choice)
     times: list[ScoreTime] = []
@@ -180,10 +177,7 @@ def print_slope_times(
         raise ConfigError([Fault(fault) for fault in faults])
     where = choose_device(device)
 
-    def show(line: str) -> None:
-        if not as_json:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
-
+    show = _unless(as_json, console)
     lengths = None if context is None or choice is None else Lengths(context, choice)
     times: list[SlopeTime] = []
     made = lengths or tasks or TASKS
@@ -215,7 +209,7 @@ def print_slope_times(
             "times": [time.plain() for time in times],
             "median": median.plain(),
         }
-        console.print(json.dumps(found, indent=1), markup=False, highlight=False, soft_wrap=True)
+        say(console, json.dumps(found, indent=1))
 
 
 def _slope_line(name: str, time: SlopeTime) -> str:
@@ -256,10 +250,7 @@ def print_generation_times(
         raise ConfigError([Fault(fault) for fault in faults])
     where = choose_device(device)
 
-    def show(line: str) -> None:
-        if not as_json:
-            say(console, line)
-
+    show = _unless(as_json, console)
     exam = Exam(items, fewshot, mean, longest)
     times: list[ExamTime] = []
     for step in bench_generate(shape, exam, batch_size, repeats, where):
@@ -293,6 +284,16 @@ def print_generation_times(
 def _generation_line(name: str, time: ExamTime) -> str:
     parts = "".join(f"{part:>11.3f}" for part in (time.static, time.ours, time.floor))
     return f"{name:<8}{parts}{time.to_static:>13.3f}{time.to_floor:>12.2f}{time.differing:>11}"
+
+
+def _unless(as_json: bool, console: Console) -> Callable[[str], None]:
+    """Return what shows a line while a benchmark runs: nothing where only JSON is asked for."""
+
+    def show(line: str) -> None:
+        if not as_json:
+            say(console, line)
+
+    return show
 
 
 def shape_faults(shape: str | None) -> list[str]:
