@@ -159,14 +159,13 @@ def plan_spread(
         held = sum(own) + need.more + (0 if number else outer)
         there = replace(need, live=held, step=need.step + waiting)
         plans.append(plan_memory(there, host_free, room, workers))
-    return MemoryPlan(
-        need,
-        host_free,
-        plans[0].budget,
-        min(plan.device_budget for plan in plans),
-        min(plan.graph for plan in plans),
-        min(plan.cache for plan in plans),
-        placement,
+    return replace(
+        plans[0],
+        need=need,
+        device_budget=min(plan.device_budget for plan in plans),
+        graph=min(plan.graph for plan in plans),
+        cache=min(plan.cache for plan in plans),
+        placement=placement,
     )
 
 

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from automerge.checkpoints import Checkpoint
 from automerge.merging.blocks import working_blocks
-from automerge.merging.order import Order, Signed, orders
+from automerge.merging.order import Order, Signed, order, orders
 from automerge.merging.vectors import inner, vector
 from automerge.methods.shared.competition import Limits, scores
 
 Key = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """The tensors that models have in common: a number that equal names have alone, the names, and
+    how many elements they have together."""
+
+    number: int
+    names: tuple[str, ...]
+    size: int
 
 
 class ModelStatistics:
@@ -27,6 +38,8 @@ class ModelStatistics:
     ) -> None:
         self._checkpoints = checkpoints
         self._read = read
+        self._sets: dict[tuple[str, ...], int] = {}
+        self._tensors: dict[Key, _Shared] = {}
         self._inner: dict[Key, float] = {}
         self._magnitudes: dict[Key, Order] = {}
         self._competitions: dict[Key, tuple[Signed, ...]] = {}
@@ -36,7 +49,7 @@ class ModelStatistics:
         key = (base, *sorted((i, j)))
         if key not in self._inner:
             total = 0.0
-            for name in self._shared(base, (i, j)):
+            for name in self._shared(base, (i, j)).names:
                 left, right = (self._vector(base, model, name) for model in (i, j))
                 total += inner(left, right).item()
             self._inner[key] = total
@@ -44,18 +57,19 @@ class ModelStatistics:
 
     def size(self, base: str | None, models: Sequence[str]) -> int:
         """Count the elements of the tensors that models share."""
-        tensors = self._checkpoints[base or models[0]].tensors
-        return sum(tensors[name].n_elements for name in self._shared(base, models))
+        return self._shared(base, models).size
 
     def magnitudes(self, base: str | None, models: Sequence[str], i: int) -> Order:
         """Order the magnitudes of the i-th model's vector, over what all the models share."""
-        names = self._shared(base, models)
-        key = (base, models[i], tuple(names))
+        shared = self._shared(base, models)
+        key = (base, models[i], shared.number)
         if key not in self._magnitudes:
             blocks = (
-                (block.abs(),) for name in names for block in self._vector(base, models[i], name)
+                (block.abs(),)
+                for name in shared.names
+                for block in self._vector(base, models[i], name)
             )
-            [self._magnitudes[key]] = orders(blocks, self.size(base, models), 1)
+            self._magnitudes[key] = order(blocks, shared.size)
         return self._magnitudes[key]
 
     def competitions(
@@ -64,25 +78,32 @@ class ModelStatistics:
         """Order every model's scores of parameter competition."""
         key = (base, *models, *limits)
         if key not in self._competitions:
+            shared = self._shared(base, models)
             blocks = (
                 block
-                for name in self._shared(base, models)
+                for name in shared.names
                 for block in score_blocks(
                     [self._read(model, name) for model in models],
                     None if base is None else self._read(base, name),
                     limits,
                 )
             )
-            self._competitions[key] = signed_orders(blocks, self.size(base, models), len(models))
+            self._competitions[key] = signed_orders(blocks, shared.size, len(models))
         return self._competitions[key]
 
-    def _shared(self, base: str | None, models: Sequence[str]) -> list[str]:
-        first, *others = [self._checkpoints[m].tensors for m in (base, *models) if m is not None]
-        return [
-            name
-            for name, info in first.items()
-            if info.mergeable and all(name in other for other in others)
-        ]
+    def _shared(self, base: str | None, models: Sequence[str]) -> _Shared:
+        # Asked for by every tensor of every candidate.
+        key = (base, *models)
+        if key not in self._tensors:
+            first, *others = [self._checkpoints[m].tensors for m in key if m is not None]
+            names = tuple(
+                name
+                for name, info in first.items()
+                if info.mergeable and all(name in other for other in others)
+            )
+            number = self._sets.setdefault(names, len(self._sets))
+            self._tensors[key] = _Shared(number, names, sum(first[n].n_elements for n in names))
+        return self._tensors[key]
 
     def _vector(self, base: str | None, model: str, name: str) -> Iterator[Tensor]:
         return vector(self._read(model, name), None if base is None else self._read(base, name))

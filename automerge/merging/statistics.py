@@ -102,7 +102,7 @@ class VectorStatistics:
             blocks = score_blocks(sources, self._anchor(), limits)
             return signed_orders(blocks, self.size, len(sources))
 
-        key = ("competition", self._base, *self._sources)
+        key = ("competition", self._base, *self._sources, *limits)
         return self._cache.get(key, ordered)[i].value(k)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from automerge.methods.base import Coefficients, Knob, Method, Operands, Statistics, Values, weight
+from automerge.methods.shared.importance import known
 from automerge.methods.shared.sums import weighted_sum
 
 if TYPE_CHECKING:
@@ -32,16 +33,15 @@ def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
     G̃ = α G + (1 − α) diag(G). Tensors without a Gram matrix, and other kinds of layers, are
     averaged with the weights. Solved in float64.
     """
-    grams = operands.evidence.get(NEEDED, ())
+    grams = known(operands, NEEDED)
     shares = [share for (share,) in scalars.each]
-    known = [gram for gram in grams if gram is not None]
     first = operands.sources[0]
-    if first.ndim != 2 or len(known) != len(shares):
+    if first.ndim != 2 or not grams:
         return weighted_sum(operands.sources, scalars.each) / sum(shares)
     (alpha,) = scalars.shared
     total = first.new_zeros((first.shape[1],) * 2).double()
     moment = first.double() * 0
-    for share, gram, source in zip(shares, known, operands.sources, strict=True):
+    for share, gram, source in zip(shares, grams, operands.sources, strict=True):
         diagonal = gram.double().diag()
         scaled = alpha * gram.double() + (1 - alpha) * diagonal.diag()
         scaled += (RIDGE * diagonal.mean()).expand(len(diagonal)).diag()

@@ -49,8 +49,7 @@ def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
     total = added(sizes)
     pairs = zip(vectors, sizes, strict=True)
     sensitivity = added([vector.abs() * (total - own) for vector, own in pairs])
-    ordered = sensitivity.reshape(-1).sort().values
-    most = ordered[max(ordered.numel() - n_dropped - 1, 0)]
+    most = sensitivity.reshape(-1).kthvalue(max(sensitivity.numel() - n_dropped, 1)).values
     return operands.anchor + summed * (1 - indicator(sensitivity - most))
 
 
