@@ -11,7 +11,7 @@ import numpy as np
 
 from automerge.config import StudyConfig, load_config
 from automerge.config.search import Search
-from automerge.errors import ConfigError, nearest
+from automerge.errors import ConfigError
 from automerge.files.yaml_file import dump_yaml, load_yaml
 from automerge.methods import METHODS
 from automerge.recipe import BASE, DEFAULT, Recipe, single, uniform_average
@@ -19,7 +19,7 @@ from automerge.samplers.random import draw
 from automerge.space import Space, build_space
 from automerge.space.knobs import KnobSpace
 from automerge.space.method import MethodSpace
-from automerge.space.named import FOLDER, NAMED, is_name, purpose, space_file
+from automerge.space.named import FOLDER, is_name, purpose, space_file
 from automerge.space.structure import Structure
 from automerge.store.store import Store, exists
 from automerge.study.opening import opening
@@ -48,9 +48,6 @@ def show_space(named: str, n_sources: int | None, n_layers: int | None, console:
     Raises:
         ConfigError: there is no space of this name, or with all faults of the file.
     """
-    if is_name(named) and named not in NAMED:
-        advice = f"{nearest(named, NAMED)} (a file is FILE.yaml)"
-        raise ConfigError(f"unknown search space {named!r}{advice}")
     path = space_file(named) if is_name(named) else Path(named)
     is_study = not set(load_yaml(path).data) <= {*Search.model_fields, *_knob_names()}
     config = load_config(path) if is_study else _around(path, n_sources or N_SOURCES)

@@ -17,7 +17,7 @@ from automerge.config.recipe_file import read_recipe
 from automerge.config.search import SEARCHED, Search
 from automerge.config.section import KEY
 from automerge.config.settings import StudyConfig
-from automerge.errors import ConfigError, Fault, Location, nearest
+from automerge.errors import ConfigError, Fault, Location
 from automerge.evaluation.base import default_name
 from automerge.evaluation.table import LM_EVAL, PYTHON
 from automerge.extensions import install, read_extension
@@ -28,7 +28,7 @@ from automerge.mergekit import Evolution, is_evolve, parse_evolve
 from automerge.methods import METHODS
 from automerge.objective import KL_TO_BASE
 from automerge.recipe import DEFAULT
-from automerge.space.named import NAMED, is_name, space_file
+from automerge.space.named import is_name, space_file
 
 OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -422,13 +422,9 @@ class _Draft:
             problem = f"expected a name or a file, got {json.dumps(space)}"
             self.fault(("search", "space"), problem)
             return
-        if is_name(space) and space not in NAMED:
-            problem = f"unknown search space {space!r}{nearest(space, NAMED)} (a file is FILE.yaml)"
-            self.fault(("search", "space"), problem)
-            return
         folder = self._origin(("search", "space")).folder
-        path = space_file(space) if is_name(space) else join(folder, space)
         try:
+            path = space_file(space) if is_name(space) else join(folder, space)
             document = load_yaml(path)
         except ConfigError as error:
             if any(fault.location is None for fault in error.faults):

@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from automerge.errors import ConfigError, nearest
+
 FOLDER: Final[Path] = Path(__file__).resolve().parent
 """Where the files are."""
 NAMED: Final[tuple[str, ...]] = tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
@@ -23,10 +25,11 @@ def space_file(name: str) -> Path:
     """Return the file of a named space.
 
     Raises:
-        KeyError: none is named so.
+        ConfigError: none is named so.
     """
     if name not in NAMED:
-        raise KeyError(name)
+        advice = f"{nearest(name, NAMED)} (a file is FILE.yaml)"
+        raise ConfigError(f"unknown search space {name!r}{advice}")
     return FOLDER / f"{name}.yaml"
 
 
