@@ -370,7 +370,7 @@ class Recipe:
         )
 
     @property
-    def coordinates(self) -> tuple[Coordinate, ...]:
+    def numbers(self) -> dict[Coordinate, float]:
         """The numbers of the recipe, by source and then its own; then those of each slice."""
         owners: list[tuple[int | None, str | None, Mapping[str, Profile | Value]]] = [
             *((None, source.name, source.knobs) for source in self.sources),
@@ -379,24 +379,19 @@ class Recipe:
         for number, piece in enumerate(self.slices):
             owners += ((number, name, knobs) for name, knobs in piece.sources.items())
             owners.append((number, None, piece.knobs))
-        return tuple(
-            Coordinate(owner, knob, selector, i, part)
+        return {
+            Coordinate(owner, knob, selector, i, part): knot
             for part, owner, knobs in owners
             for knob, profile in knobs.items()
             if isinstance(profile, Profile)
             for selector, knots in profile.parts
-            for i in range(len(knots))
-        )
+            for i, knot in enumerate(knots)
+        }
 
-    def number(self, at: Coordinate) -> float:
-        """Return the number at a coordinate of the recipe."""
-        of_sources = {source.name: source.knobs for source in self.sources}
-        shared = self.knobs
-        if at.part is not None:
-            of_sources, shared = dict(self.slices[at.part].sources), self.slices[at.part].knobs
-        profile = shared[at.knob] if at.source is None else of_sources[at.source][at.knob]
-        assert isinstance(profile, Profile)
-        return dict(profile.parts)[at.selector][at.knot]
+    @property
+    def coordinates(self) -> tuple[Coordinate, ...]:
+        """Where the numbers of the recipe are, in their order."""
+        return tuple(self.numbers)
 
     @property
     def id(self) -> str:

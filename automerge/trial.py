@@ -40,10 +40,15 @@ GENERATING = "generating"
 """The note that says which share of the time of running the model went into generating."""
 
 LEFT_OUT = "left_out:"
-"""What the notes of objectives begin with that were not measured, because a limit on a cheaper
-objective was surely missed."""
+"""Begins the notes that name objectives which were not measured, because a limit on a cheaper one
+was surely missed."""
 
 FailureKind = Literal["invalid", "error", "oom", "timeout", "infra"]
+
+
+def left_out(notes: Iterable[str]) -> tuple[str, ...]:
+    """Return the objectives that notes say were not measured."""
+    return tuple(n.removeprefix(LEFT_OUT) for n in notes if n.startswith(LEFT_OUT))
 
 
 @dataclass(frozen=True)
@@ -164,7 +169,7 @@ class Measured:
     @property
     def left_out(self) -> tuple[str, ...]:
         """The objectives that were not measured, because the trial is excluded without them."""
-        return tuple(n.removeprefix(LEFT_OUT) for n in self.notes if n.startswith(LEFT_OUT))
+        return left_out(self.notes)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from automerge.trial import Limit
 LEVEL = 0.99
 """The probability that a score's interval covers its value."""
 ERRORS = 3.0
-"""By how many standard errors of the model that it refers to a limit is loosened."""
+"""A limit that refers to a model is loosened by so many standard errors of that model's value."""
 
 
 def surely_misses(scores: ItemScores, objective: Objective, limit: Limit) -> bool:

@@ -84,13 +84,13 @@ def numbers(recipe: Recipe, method: Method) -> tuple[Number, ...]:
     """List the smooth numbers that a recipe has written out, in the order of its coordinates."""
     knobs = {(knob.scope == "source", knob.name): knob for knob in method.knobs if knob.smooth}
     found = []
-    for at in recipe.coordinates:
+    for at, number in recipe.numbers.items():
         knob = knobs.get((at.source is not None, at.knob))
         if knob is not None:
             low, high = knob.domain
             bounds = knob.search or (0.0, 1.0)
             unit = min(1.0, bounds[1] - bounds[0])
-            found.append(Number(at, recipe.number(at), low, high, unit))
+            found.append(Number(at, number, low, high, unit))
     return tuple(found)
 
 

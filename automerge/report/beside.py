@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from automerge.objective import Objective
 from automerge.report.choice import choose
 from automerge.report.compare import compare
 from automerge.report.hypervolume import Box
-from automerge.report.summary import Member, Summary
+from automerge.report.summary import Member, Summary, tested_losses
 from automerge.store.result import StudyResult
 from automerge.trial import Part
 
@@ -138,18 +137,15 @@ def _hypervolume(
         return None
     if any(o.name not in same for o in goals):
         return None
-    fronts = [_losses(summary, goals) for summary in (one, other)]
+    fronts = [
+        [
+            row
+            for m in summary.members
+            if m.on_front and (row := tested_losses(m, goals)) is not None
+        ]
+        for summary in (one, other)
+    ]
     if not all(fronts):
         return None
     box = Box.around([*fronts[0], *fronts[1]])
     return box.share(fronts[0]), box.share(fronts[1])
-
-
-def _losses(summary: Summary, goals: Sequence[Objective]) -> list[list[float]]:
-    rows = []
-    for member in summary.members:
-        tests = [member.scores[o.name]["test"] for o in goals]
-        row = [o.loss(t.value) for o, t in zip(goals, tests, strict=True) if t is not None]
-        if member.on_front and len(row) == len(goals) and all(map(math.isfinite, row)):
-            rows.append(row)
-    return rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,15 +9,17 @@ import numpy as np
 
 from automerge.arrays import Floats, Indices
 from automerge.objective import Objective
+from automerge.report.charts import search_losses
 from automerge.store.result import TrialResult
 from automerge.trial import BASELINES
 
 N_DRAWS, MIN_DRAWS, MAX_LOSSES = 400, 100, 400_000
-"""Draws; where there are so many trials that draws times trials exceed the last, fewer."""
+"""How many draws; fewer, but at least the second number, where draws times trials would exceed the
+third."""
 MIN_GROUP = 3
-"""Trials that say how far trials differ."""
+"""The fewest trials that show how far trials differ."""
 TINY = 1e-200
-"""A variance that is none."""
+"""A variance below this counts as zero."""
 
 
 @dataclass(frozen=True)
@@ -43,23 +44,17 @@ def draw_losses(goals: Sequence[Objective], trials: Sequence[TrialResult]) -> Dr
     of merges are drawn from their posterior, with a normal prior whose mean and variance are those
     of the merges themselves, apart for the first and second half of the search (empirical Bayes).
     """
-    known: list[TrialResult] = []
-    rows: list[list[float]] = []
-    errors: list[list[float]] = []
-    for trial in trials:
-        found = [trial.search_estimate(o) for o in goals]
-        values = [math.nan if e is None else e.value for e in found]
-        if all(map(math.isfinite, values)):
-            known.append(trial)
-            rows.append([o.loss(value) for o, value in zip(goals, values, strict=True)])
-            errors.append([0.0 if e is None else _finite(e.stderr) for e in found])
-    estimated = np.array(rows).reshape(len(known), len(goals))
+    losses = search_losses(goals, trials)
+    rows = np.flatnonzero(np.isfinite(losses).all(axis=1)).tolist()
+    known, estimated = [trials[i] for i in rows], losses[rows]
+    found = [t.search_estimate(o) for t in known for o in goals]
+    errors = np.array([0.0 if e is None else e.stderr for e in found]).reshape(estimated.shape)
+    noise = np.where(np.isfinite(errors), errors, 0.0)
     half = len(known) // 2
     groups = np.array(
         [0 if t.trial.origin in BASELINES else 1 + (i >= half) for i, t in enumerate(known)],
         dtype=np.intp,
     )
-    noise = np.array(errors).reshape(estimated.shape)
     n_draws = max(min(N_DRAWS, MAX_LOSSES // max(len(known), 1)), MIN_DRAWS)
     return Draws(tuple(known), estimated, posterior(estimated, noise, groups, n_draws))
 
@@ -90,7 +85,3 @@ def posterior(estimated: Floats, errors: Floats, groups: Indices, n_draws: int) 
         own_noise = rng.standard_normal((n_draws, *x.shape)) * np.sqrt(kept * variance)
         found[:, own] = centre + kept * (x - centre) + own_noise
     return found
-
-
-def _finite(error: float) -> float:
-    return error if math.isfinite(error) else 0.0

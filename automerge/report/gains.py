@@ -74,7 +74,8 @@ def gains(trial: TrialResult, n_layers: int) -> Gains | None:
     slopes = [np.mean([own[name][1] / start[name] for name in names], axis=0) for own in found]
     losses = [float(np.mean([own[name][0] / start[name] for name in names])) for own in found]
     mean = np.einsum("k,kw->w", SIMPSON, slopes)
-    moved = 1 / len(recipe.sources) - np.array([recipe.number(c) for c in wanted])
+    numbers = recipe.numbers
+    moved = 1 / len(recipe.sources) - np.array([numbers[c] for c in wanted])
     return Gains(losses[0] - losses[1], _rows(wanted, moved * mean, n_layers))
 
 

@@ -80,6 +80,6 @@ def _spreads(result: StudyResult) -> dict[Coordinate, float]:
     for trial in result.trials:
         outcome = trial.outcomes.get("search")
         if isinstance(outcome, Measured) and outcome.slopes:
-            for c in trial.trial.recipe.coordinates:
-                values.setdefault(c, []).append(trial.trial.recipe.number(c))
+            for c, number in trial.trial.recipe.numbers.items():
+                values.setdefault(c, []).append(number)
     return {c: float(np.std(own, ddof=1)) for c, own in values.items() if len(own) > 1}

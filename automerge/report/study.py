@@ -160,16 +160,11 @@ class Study:
 
     def _cells(self) -> Iterator[str]:
         part, units = self.summary.part, self.summary.units
-        exactly = {o.name for o in self.result.objectives if o.is_exact}
         for member in self.members[:SHOWN]:
             cells = [member.name, member.kind]
             for name, scores in member.scores.items():
                 found: Interval | None = getattr(scores, part)
-                value = "" if found is None else units[name].value(found.value)
-                width = ""
-                if found is not None and name not in exactly:
-                    width = f" {units[name].width(found.half_width)}"
-                cells.append(value + width)
+                cells.append("" if found is None else units[name].score(found))
             yield _row("td", cells)
 
 

@@ -258,13 +258,15 @@ def _means(
     return means_of(objectives, trials, front, rivals, uniform, corrected)
 
 
+def tested_losses(member: Member, objectives: Sequence[Objective]) -> list[float] | None:
+    """Return a member's losses on test items; None unless all are there and finite."""
+    tests = [member.scores[o.name]["test"] for o in objectives]
+    row = [o.loss(t.value) for o, t in zip(objectives, tests, strict=True) if t is not None]
+    return row if len(row) == len(tests) and all(map(math.isfinite, row)) else None
+
+
 def _hypervolume(objectives: Sequence[Objective], members: Sequence[Member]) -> Hypervolume | None:
-    losses: dict[str, list[float]] = {}
-    for m in members:
-        tests = [m.scores[o.name]["test"] for o in objectives]
-        point = [o.loss(t.value) for o, t in zip(objectives, tests, strict=True) if t is not None]
-        if len(point) == len(objectives) and all(map(math.isfinite, point)):
-            losses[m.name] = point
+    losses = {m.name: row for m in members if (row := tested_losses(m, objectives)) is not None}
 
     def of(chosen: Sequence[Member]) -> list[list[float]]:
         return [losses[m.name] for m in chosen if m.name in losses]

@@ -232,8 +232,7 @@ class _Writer:
         unit = self.summary.units[objective.name]
         if score is None:
             return self.text("no score", "dim")
-        width = "" if objective.is_exact else f" {unit.width(score.half_width)}"
-        text = self.text(unit.value(score.value) + width)
+        text = self.text(unit.score(score))
         if versus is None:
             return text
         found = verdict(versus, objective)

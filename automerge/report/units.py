@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from automerge.estimation.intervals import MEANS
+from automerge.estimation.intervals import MEANS, Interval
 from automerge.objective import Objective
 from automerge.store.result import TrialResult
 from automerge.trial import Measured
@@ -18,10 +18,14 @@ _DIGITS = 4
 
 @dataclass(frozen=True)
 class Unit:
-    """Formats values as percentages and points, or plainly, with a fixed number of decimals."""
+    """Formats values as percentages and points, or plainly, with a fixed number of decimals.
+
+    What is `exact` is known without error.
+    """
 
     percent: bool
     decimals: int = 1
+    exact: bool = False
 
     @property
     def noun(self) -> str:
@@ -47,9 +51,10 @@ class Unit:
         sign = "+" if rounded > 0 else ""
         return sign + f"{rounded + 0.0:.{self.decimals}f}".replace("-", "−")
 
-    def width(self, value: float) -> str:
-        """Format half an interval's width: ±2.9."""
-        return f"±{self.value(value)}"
+    def score(self, found: Interval) -> str:
+        """Format a value with half its interval's width, if it has an error: 61.3 ±2.9."""
+        value = self.value(found.value)
+        return value if self.exact else f"{value} ±{self.value(found.half_width)}"
 
 
 def units(objectives: Sequence[Objective], trials: Sequence[TrialResult]) -> dict[str, Unit]:
@@ -66,9 +71,10 @@ def _unit(objective: Objective, trials: Sequence[TrialResult]) -> Unit:
     ]
     within = all(min(values) >= 0 and max(values) <= 1 for values in scores)
     if objective.aggregation in MEANS and within:
-        return Unit(percent=True)
+        return Unit(percent=True, exact=objective.is_exact)
     believed = [t.search_estimate(objective) for t in trials]
     sizes = [abs(e.value) for e in believed if e is not None and math.isfinite(e.value)]
     typical = statistics.median(sizes) if sizes else 1.0
     exponent = math.floor(math.log10(typical)) if typical > 0 else 0
-    return Unit(percent=False, decimals=min(max(_DIGITS - 1 - exponent, 0), 8))
+    decimals = min(max(_DIGITS - 1 - exponent, 0), 8)
+    return Unit(percent=False, decimals=decimals, exact=objective.is_exact)

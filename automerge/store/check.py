@@ -33,7 +33,7 @@ from automerge.store.schema import (
     TIMINGS,
     misfit,
 )
-from automerge.trial import LEFT_OUT, FailureKind, Items, Origin, Part
+from automerge.trial import FailureKind, Items, Origin, Part, left_out
 
 LARGEST = 1e15
 """The largest score or weight of an item: beyond any log-likelihood of a document."""
@@ -228,16 +228,13 @@ class _Check:
             blocks[trial, part] = block + 1
             self._json(TIMINGS, "timings", timings)
             self._need(0 <= tokens < 2**53, "tokens", "a number of tokens", tokens)
-            self._json(NOTES, "notes", notes)
+            left = set(left_out(self._json(NOTES, "notes", notes)))
             self._need(0 <= at <= LATEST, "at", "Unix seconds", at)
             found[measurement] = trial, part, block
-            left_out = {
-                n.removeprefix(LEFT_OUT) for n in json.loads(notes) if n.startswith(LEFT_OUT)
-            }
-            if left_out:
-                known = not self._objectives or left_out < self._objectives
-                self._need(known and part == "search", "notes", "some of the objectives", left_out)
-                self._left_out[measurement] = left_out
+            if left:
+                known = not self._objectives or left < self._objectives
+                self._need(known and part == "search", "notes", "some of the objectives", left)
+                self._left_out[measurement] = left
         return found
 
     def _check_scores(self, measured: Mapping[int, tuple[int, str, int]]) -> None:

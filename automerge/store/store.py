@@ -50,7 +50,6 @@ from automerge.store.schema import META, misfit
 from automerge.text.printable import inert
 from automerge.text.redaction import redact, without_secrets
 from automerge.trial import (
-    LEFT_OUT,
     Failed,
     Job,
     Measured,
@@ -60,6 +59,7 @@ from automerge.trial import (
     Timings,
     Trial,
     Weights,
+    left_out,
     together,
 )
 
@@ -211,11 +211,14 @@ class Store:
         Where models are is kept as it is, since it is what finds them again; the configuration
         names places as `StudyConfig.shared` does, and is compared.
         """
-        kept = {"models": fact.get("models"), "config": without_secrets(fact.get("config"))}
-        return {
-            key: kept[key] if key in kept else self._shared(without_secrets(value))
-            for key, value in fact.items()
-        }
+
+        def kept(key: str, value: object) -> object:
+            if key == "models":
+                return value
+            public = without_secrets(value)
+            return public if key == "config" else self._shared(public)
+
+        return {key: kept(key, value) for key, value in fact.items()}
 
     def _shared(self, value: Any) -> Any:
         """Return JSON values whose texts say nothing about where this machine keeps things."""
@@ -405,9 +408,8 @@ class Store:
         scores = self._packed("scores", "ids, item_values, weights", measurement)
         margins = self._packed("margins", "ids, item_margins, NULL", measurement)
         noted: dict[str, float] = json.loads(notes)
-        left_out = (note.removeprefix(LEFT_OUT) for note in noted if note.startswith(LEFT_OUT))
         return Measured(
-            {**scores, **{name: ItemScores((), ()) for name in left_out}},
+            {**scores, **{name: ItemScores((), ()) for name in left_out(noted)}},
             Timings(**json.loads(timings)),
             tokens,
             noted,

@@ -10,12 +10,13 @@ from automerge.report.choice import choose
 from automerge.report.gains import LINE, WEIGHT, weight_coordinates
 from automerge.report.summary import summarise
 from automerge.store.read_result import study_result
+from automerge.store.result import StudyResult
 from automerge.study.context import Context
 from automerge.study.measuring import Measuring
 from automerge.trial import BASELINES, NO_ROOM, Items, Measured, Steering, Trial
 
 ITEMS = -1
-"""Items are drawn for this trial, which no search has: those of a real one flatter it."""
+"""Items are drawn for a trial number that no search has: a trial's own items would flatter it."""
 
 
 class Explanation:
@@ -36,38 +37,37 @@ class Explanation:
             trials: all trials of the study.
             steering: what losses on some items are made from.
         """
-        if not self._has_slopes(trials) or (chosen := self._chosen(trials)) is None:
+        if not any(trial.slopes for trial in trials.values()):
+            return
+        result = study_result(self._store.path.parent, self._store, state="running")
+        if not _has_slopes(result) or (chosen := _chosen(result, trials)) is None:
             return
         plan = self._plan
         items = plan.draw.draw(plan.items.search, ITEMS, plan.explained_share)
+        steered = steering(items)
         for block, at in enumerate(LINE):
             if self._stop() or chosen.number in self._store.failed("explain"):
                 return
             moved = replace(chosen, recipe=on_line(chosen.recipe, at))
             later = len(LINE) - block - 1
-            self._measuring.measure(
-                "explain", {chosen.number: moved}, items, block, later, steering(items)
-            )
+            self._measuring.measure("explain", {chosen.number: moved}, items, block, later, steered)
 
-    def _has_slopes(self, trials: Mapping[int, Trial]) -> bool:
-        """Return whether any trial was measured with slopes, and none lacked room for them."""
-        wanted = {number for number, trial in trials.items() if trial.slopes}
-        found = False
-        for number, outcome in self._store.each_outcome("search") if wanted else ():
-            if number in wanted and isinstance(outcome, Measured):
-                if NO_ROOM in outcome.notes:
-                    return False
-                found |= bool(outcome.slopes)
-        return found
 
-    def _chosen(self, trials: Mapping[int, Trial]) -> Trial | None:
-        """Return the model to take, if it has weights that are not all equal."""
-        result = study_result(self._store.path.parent, self._store, state="running")
-        choice = choose(summarise(result))
-        chosen = next((t for t in trials.values() if choice and t.name == choice.name), None)
-        if chosen is None or chosen.origin in BASELINES or not weight_coordinates(chosen.recipe):
-            return None
-        return None if on_line(chosen.recipe, 0.0) == chosen.recipe else chosen
+def _has_slopes(result: StudyResult) -> bool:
+    """Return whether any trial was measured with slopes, and none lacked room for them."""
+    outcomes = [t.outcomes.get("search") for t in result.trials if t.trial.slopes]
+    measured = [outcome for outcome in outcomes if isinstance(outcome, Measured)]
+    lacking = any(NO_ROOM in outcome.notes for outcome in measured)
+    return not lacking and any(outcome.slopes for outcome in measured)
+
+
+def _chosen(result: StudyResult, trials: Mapping[int, Trial]) -> Trial | None:
+    """Return the model to take, if it has weights that are not all equal."""
+    choice = choose(summarise(result))
+    chosen = next((t for t in trials.values() if choice and t.name == choice.name), None)
+    if chosen is None or chosen.origin in BASELINES or not weight_coordinates(chosen.recipe):
+        return None
+    return None if on_line(chosen.recipe, 0.0) == chosen.recipe else chosen
 
 
 def on_line(recipe: Recipe, at: float) -> Recipe:

@@ -20,7 +20,7 @@ most 2 with six decimals (1e-6), at both ends of 2 · STEP."""
 
 def numbers(recipe: Recipe) -> dict[Coordinate, float]:
     """The numbers of a recipe, read from its profiles."""
-    return {at: recipe.number(at) for at in recipe.coordinates}
+    return recipe.numbers
 
 
 def at_fractions(space: Space, branch: int, fractions: np.ndarray) -> dict:
