@@ -60,9 +60,14 @@ class Plan:
 
     @cached_property
     def first_leaves(self) -> tuple[str, ...]:
-        """The leaf tasks that are measured first; none where all are measured at once."""
+        """The leaf tasks that are measured first; none where all are measured at once.
+
+        Each objective is measured at once: what shares a leaf task with a late one is late as well.
+        """
         members = self.draw.members
         last = {leaf for name in self.dear for leaf in members[name]}
+        while more := {n for own in members.values() if last.intersection(own) for n in own} - last:
+            last |= more
         first = {leaf for own in members.values() for leaf in own} - last
         return tuple(sorted(first)) if last else ()
 

@@ -87,6 +87,22 @@ def test_the_front_is_the_same_for_fewer_dear_items(tmp_path, seed):
             assert outcome.scores["second"] == other.scores["second"]
 
 
+@pytest.mark.parametrize(
+    ("members", "first"),
+    [
+        ({"first": ("a", "x"), "second": ("x", "y"), "third": ("z",)}, ("z",)),
+        ({"first": ("a", "x"), "second": ("y", "z"), "third": ("x", "y")}, ()),
+        ({"first": ("a", "x"), "second": ("y",), "third": ("y", "z")}, ("y", "z")),
+    ],
+)
+def test_what_shares_a_task_with_a_dear_objective_is_measured_as_late(members, first):
+    made = plan(20, True)
+    changed = replace(made, draw=ItemDraw(members, None, seed=0), dear=("first",))
+    assert changed.first_leaves == first
+    for own in members.values():
+        assert set(own) <= set(first) or not set(own) & set(first)
+
+
 def test_what_is_missing_is_neither_a_failure_nor_a_number(tmp_path):
     found = searched(tmp_path, True)
     left_out = [n for n, outcome in found["outcomes"].items() if outcome.left_out]
