@@ -25,7 +25,7 @@ from automerge.evaluation.base import (
     TasksRefused,
 )
 from automerge.evaluation.split import Split
-from automerge.evaluation.table import EVALUATORS
+from automerge.evaluation.table import DIVERGENCE, EVALUATORS
 from automerge.objective import Objective
 from automerge.trial import Items, Part, Steering
 
@@ -42,6 +42,11 @@ class Panel:
 
     entries: tuple[Entry, ...]
     settings: Settings
+
+    @property
+    def heads(self) -> int:
+        """How many output heads a worker holds: 2 where the base's is kept beside its own."""
+        return 1 + any(entry.evaluator == DIVERGENCE for entry in self.entries)
 
     def keep(self, run: Path) -> None:
         """Copy what the tasks read into a run folder; raises PreflightError with every fault."""

@@ -23,6 +23,7 @@ from automerge.report.gains import LINE
 from automerge.samplers.random import draw
 from automerge.session.folder import check_folder
 from automerge.session.open import Session, open_session
+from automerge.session.panel import study_panel
 from automerge.session.resume import locate_models, resumable
 from automerge.session.slopes import wanted
 from automerge.session.workers import scoring_dtype
@@ -256,7 +257,13 @@ def _cost(
     checkpoints = open_together(models, BASE)
     stored = scoring_dtype(config, session.store.study.begun.inputs.dtype)
     need = estimate(
-        checkpoints, BASE, stored, config.search.methods, config.search.layers.repeat, slopes
+        checkpoints,
+        BASE,
+        stored,
+        config.search.methods,
+        config.search.layers.repeat,
+        slopes,
+        study_panel(config).heads,
     )
     search, later = expected_seconds(
         _work(config, plan, done, slopes),

@@ -25,7 +25,6 @@ from automerge.errors import DeviceLost, PreflightError
 from automerge.evaluation.base import Live, NoRoom, OpenTasks, Scored, SlopeScorer
 from automerge.evaluation.guards import InvalidOutput
 from automerge.evaluation.panel import Panel
-from automerge.evaluation.table import DIVERGENCE
 from automerge.evidence import EvidenceFolders, cache_folder
 from automerge.extensions import Extension, install
 from automerge.machine.allocation import is_out_of_memory
@@ -78,10 +77,10 @@ class WorkerSpec:
     `models` maps names to folders, the base first, `digests` to what they held, whole. `panel` is
     what is measured, `run` the run folder that holds copies of what its tasks read.
     `dtype` "auto" is float32 on a CPU and the base's own on a GPU. `threads` None is one for a
-    small model, else torch's choice; a worker
-    given some of a machine's cores takes as much of its memory. `methods` are what recipes may
-    use, as far as known. `slopes` says whether jobs may want them. Its layers are spread over so
-    many `gpus`. `extensions` are imported before anything else.
+    small model, else torch's choice; a worker given some of a machine's cores takes as much of its
+    memory. `methods` are what recipes may use, as far as known. `slopes` says whether jobs may want
+    them. The model's layers are spread over `gpus` GPUs. `extensions` are imported before anything
+    else.
     """
 
     models: Mapping[str, Path]
@@ -133,7 +132,7 @@ class MergeWorker:
             spec.methods,
             spec.more_layers,
             spec.slopes,
-            heads=1 + any(entry.evaluator == DIVERGENCE for entry in spec.panel.entries),
+            spec.panel.heads,
         )
         devices = worker_devices(device, spec.gpus)
         workers = max(1, workers_here(spec.threads, device) // len(devices))
@@ -226,7 +225,6 @@ class MergeWorker:
         return outcome
 
     def _measure(self, job: Job) -> Outcome:
-
         start = time.perf_counter()
         try:
             self._engine.merge_into(self._model, job.recipe)

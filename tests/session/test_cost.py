@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from automerge import demo
+from automerge.checkpoints import open_checkpoint
 from automerge.commands.dry_run import cost_lines
 from automerge.config import StudyConfig, load_with_options
 from automerge.errors import ConfigError, StateError
@@ -117,6 +118,18 @@ def test_a_candidate_of_the_demo_is_measured(costed: tuple[StudyConfig, Session,
     assert 0 < found.with_slopes.items < found.without.items
     assert found.need.gradients > 0
     assert found.model == sum(map(data_bytes, demo.CONFIG.parent.glob("base/*.safetensors")))
+
+
+@pytest.mark.slow
+def test_the_base_is_kept_beside_the_model_as_a_second_head(
+    costed: tuple[StudyConfig, Session, Cost], tmp_path: Path
+) -> None:
+    plain, _, without = costed
+    out = str(tmp_path / "run")
+    config = plain.model_copy(update={"out": out, "properties": ("kl_to_base",)})
+    _, found = cost(config, lambda _: None)
+    head = open_checkpoint(Path(config.base)).tensors["model.embed_tokens.weight"]
+    assert found.need.live - without.need.live == 4 * head.n_elements
 
 
 @pytest.mark.slow
