@@ -23,6 +23,8 @@ Texts: TypeAlias = Mapping[str, Mapping[tuple[str, int], str]]
 Origin = Literal["base", "source", "uniform", "recipe", "start", "sampler"]
 BASELINES: tuple[Origin, ...] = ("base", "source", "uniform")
 """Origins of the models that every merge is compared with."""
+CANDIDATES: tuple[Origin, ...] = ("start", "sampler")
+"""Origins of what a search tries; all others are measured on more items."""
 PARENTS: tuple[Origin, ...] = ("base", "source")
 """Origins of the models that merges are made from."""
 

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from automerge.estimation.intervals import student_interval
+from automerge.objective import standard_error
 from automerge.recipe import Coordinate
 from automerge.store.result import StudyResult
 from automerge.trial import Measured
@@ -61,8 +62,7 @@ def importance(result: StudyResult) -> tuple[Importance, ...]:
 
 def _importance(key: Key, effects: Sequence[float]) -> Importance:
     values = np.array(effects)
-    stderr = float(values.std(ddof=1)) / math.sqrt(len(values))
-    low, high = student_interval(float(values.mean()), stderr, len(values))
+    low, high = student_interval(float(values.mean()), standard_error(values), len(values))
     return Importance(*key, float(values.mean()), max(low, 0.0), high, len(values))
 
 

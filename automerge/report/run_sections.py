@@ -69,11 +69,12 @@ def failures(result: StudyResult) -> list[Row]:
 
 def time_parts(result: StudyResult) -> list[Part]:
     """Return what was measured: parts of the split, and what explains the model to take."""
-    measured = {part for t in result.trials for part, _ in _measurements(t)}
+    measured = {part for t in result.trials for part, _ in measurements(t)}
     return [part for part in get_args(Part) if part in measured]
 
 
-def _measurements(trial: TrialResult) -> Iterator[tuple[Part, Measured]]:
+def measurements(trial: TrialResult) -> Iterator[tuple[Part, Measured]]:
+    """Yield what was measured of a trial, with its part; last what explains it."""
     for part, outcome in trial.outcomes.items():
         if isinstance(outcome, Measured):
             yield part, outcome
@@ -85,7 +86,7 @@ def phases(result: StudyResult) -> list[Row]:
     """Return the workers' time in each phase, by part and in total, with shares."""
     seconds = {part: [0.0] * len(_PHASES) for part in time_parts(result)}
     for trial in result.trials:
-        for part, outcome in _measurements(trial):
+        for part, outcome in measurements(trial):
             spent = outcome.timings
             for k, s in enumerate((spent.merge, spent.forward, spent.score, spent.rest)):
                 seconds[part][k] += max(s, 0.0)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from automerge.items import SLOPE_PASSES
-from automerge.report.run_sections import duration
+from automerge.report.run_sections import duration, measurements
 from automerge.store.result import StudyResult, TrialResult
 from automerge.trial import GENERATING, Measured
 
@@ -50,10 +50,8 @@ def spending(result: StudyResult) -> Spending | None:
     """Return what a study has cost so far; None if nothing was measured."""
     parts: dict[str, list[Measured]] = {"search": [], "select": [], "test": [], "explain": []}
     for trial in result.trials:
-        for part, outcome in trial.outcomes.items():
-            if isinstance(outcome, Measured):
-                parts[part].append(outcome)
-        parts["explain"] += trial.explained
+        for part, own in measurements(trial):
+            parts[part].append(own)
     everything = [own for found in parts.values() for own in found]
     if not everything:
         return None

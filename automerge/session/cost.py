@@ -20,6 +20,7 @@ from automerge.items import BASELINE_SHARES
 from automerge.merging.memory import Need, estimate, free_device_bytes, free_host_bytes
 from automerge.recipe import BASE, Recipe, uniform_average
 from automerge.report.gains import LINE
+from automerge.samplers.descent import FEW, MANY
 from automerge.samplers.random import draw
 from automerge.session.folder import check_folder
 from automerge.session.open import Session, open_session
@@ -31,11 +32,8 @@ from automerge.store.run_folder import RunLock
 from automerge.store.store import Store, exists
 from automerge.study import Plan
 from automerge.study.racing import blocks
-from automerge.trial import BASELINES, Failed, Items, Job, Measured, Steering, Trial, count_items
+from automerge.trial import Failed, Items, Job, Measured, Steering, Trial, count_items
 
-SLOPE_SHARE, SMALLEST_SHARE = 1 / 3, 1 / 9
-"""Shares of a candidate's items that slopes are measured on: on the larger, slopes cost about as
-much as a candidate; on the smaller, a third of it, but for the merge."""
 ATTEMPTS = 8
 """Recipes drawn from the space until one can be measured."""
 
@@ -166,15 +164,15 @@ def expected_seconds(
     Args:
         work: what is to be measured.
         without: the pace of a candidate without slopes.
-        with_slopes: the pace of one on `SLOPE_SHARE` of the items; None where there are none.
+        with_slopes: the pace of one on `MANY` of the items; None where there are none.
         limit: the seconds of the whole search at most, after which selection and test follow.
         workers: that share the work.
     """
     each = [without.of(work.per_trial)]
     explained = 0.0
     if with_slopes is not None:
-        n = SLOPE_SHARE * work.per_trial
-        fewest = SLOPE_SHARE / SMALLEST_SHARE
+        n = MANY * work.per_trial
+        fewest = MANY / FEW
         each += [with_slopes.of(n), with_slopes.of(n) + (fewest - 1) * with_slopes.merge]
         explained = work.explained * with_slopes.of(n)
     first = work.first * without.of(BASELINE_SHARES * work.per_trial)
@@ -220,7 +218,7 @@ def _work(config: StudyConfig, plan: Plan, done: Sequence[Trial], slopes: bool) 
         first=len(plan.first) - len(done) + len(spent),
         others=max(config.expected_budget - len(plan.first) - sum(spent), 0.0),
         per_trial=plan.n_items("sampler"),
-        baselines=sum(first.origin in BASELINES for first in plan.first),
+        baselines=plan.n_baselines,
         merges=plan.shortlist,
         select=(count_items(plan.items.select), count_items(cut[0]) if cut else 0),
         blocks=len(cut),
@@ -252,7 +250,7 @@ def _cost(
     slopes = wanted(config, session.sampler)
     with_slopes = None
     if slopes:
-        fewer = plan.draw.draw(plan.items.search, 0, SLOPE_SHARE)
+        fewer = plan.draw.draw(plan.items.search, 0, MANY)
         with_slopes = _measured(executor, recipes, fewer, slopes=True)
     checkpoints = open_together(models, BASE)
     stored = scoring_dtype(config, session.store.study.begun.inputs.dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from automerge.items import SLOPE_PASSES
 from automerge.recipe import Profile, Recipe
 from automerge.report.choice import choose
 from automerge.report.gains import LINE, WEIGHT, weight_coordinates
@@ -43,7 +44,7 @@ class Explanation:
         if not _has_slopes(result) or (chosen := _chosen(result, trials)) is None:
             return
         plan = self._plan
-        items = plan.draw.draw(plan.items.search, ITEMS, plan.explained_share)
+        items = plan.draw.draw(plan.items.search, ITEMS, 1 / SLOPE_PASSES)
         steered = steering(items)
         for block, at in enumerate(LINE):
             if self._stop() or chosen.number in self._store.failed("explain"):

@@ -12,7 +12,7 @@ from automerge.recipe import Recipe
 from automerge.report.gains import LINE
 from automerge.study.limits import Limits
 from automerge.study.opening import NOTHING, Opening
-from automerge.trial import BASELINES, Items, Origin, Trial, count_items
+from automerge.trial import BASELINES, CANDIDATES, Items, Origin, Trial, count_items
 
 
 @dataclass(frozen=True)
@@ -102,15 +102,15 @@ class Plan:
     @property
     def n_later(self) -> int:
         """The most items that selection and test can take, and slopes for the model to take."""
-        models = self.shortlist + sum(first.origin in BASELINES for first in self.first)
-        explained = round(len(LINE) * self.n_items("sampler")) if self.slopes else 0
+        models = self.shortlist + self.n_baselines
+        explained = len(LINE) * self.n_items("sampler") if self.slopes else 0
         return models * (count_items(self.items.select) + self.items.test.count) + explained
 
     @property
-    def explained_share(self) -> float:
-        """The share of a candidate's items on which slopes are measured at the price of one."""
-        return 1 / SLOPE_PASSES
+    def n_baselines(self) -> int:
+        """How many models the front is compared with."""
+        return sum(first.origin in BASELINES for first in self.first)
 
 
 def _shares(origin: Origin) -> int:
-    return 1 if origin in ("start", "sampler") else BASELINE_SHARES
+    return 1 if origin in CANDIDATES else BASELINE_SHARES

@@ -16,6 +16,7 @@ from automerge.study.limits import Spent, allows, expected_trials
 from automerge.study.patience import Patience
 from automerge.study.watch import Snapshot, described
 from automerge.trial import (
+    CANDIDATES,
     NO_ROOM,
     PARENTS,
     Failed,
@@ -350,7 +351,7 @@ class Search:
     def _gate(self, trial: Trial) -> Gate | None:
         """Return what is measured first of a trial, and what then excludes it; None if all of it is
         measured at once."""
-        whole = trial.slopes or trial.origin not in ("start", "sampler")
+        whole = trial.slopes or trial.origin not in CANDIDATES
         if whole or not self._plan.first_leaves:
             return None
         return self.estimates.gate(self._plan.first_leaves, self._plan.cheap)
