@@ -1,4 +1,4 @@
-"""Continuous generation wherever it says what lm-eval's own way says, else that."""
+"""Continuous generation wherever its answers are lm-eval's, else lm-eval's own generation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from automerge.evaluation.generation.asks import Ask, Asks
+from automerge.evaluation.generation.asks import Ask
 from automerge.evaluation.generation.base import Generator
 from automerge.evaluation.generation.continuous import ContinuousGenerator
 from automerge.evaluation.generation.static import StaticGenerator
@@ -39,7 +39,6 @@ class AutoGenerator:
 
     def __init__(self, lm: HFLM, cache_bytes: int | None = None) -> None:
         self._lm = lm
-        self._asks = Asks(lm)
         self._continuous = ContinuousGenerator(lm, cache_bytes)
         self._static = StaticGenerator(lm, cache_bytes)
         self._found: tuple[Generator, str] | None = None
@@ -65,7 +64,7 @@ class AutoGenerator:
         """Choose for good; None where the requests do not tell."""
         why = self._continuous.obstacle
         if why is None:
-            asks = [ask for request in requests if (ask := self._asks.of(request)) is not None]
+            asks = [ask for ask in self._continuous.asks(requests) if ask is not None]
             tried = probes(asks, self._lm.max_length, max_position(self._lm.model))
             if not tried:
                 return None

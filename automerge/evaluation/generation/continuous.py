@@ -1,12 +1,13 @@
 """Generation with rows that are filled again at once, shared beginnings run once, and no padding.
 
-For whatever model attends through transformers' attention interface, with its weights as they lie.
+For any model that attends through transformers' attention interface; its weights stay in place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -64,14 +65,18 @@ class ContinuousGenerator:
 
     def generate(self, requests: Sequence[Instance]) -> list[str]:
         """Return one text per request; those that are not simply greedy are lm-eval's own."""
-        able = self.obstacle is None
-        asks = [self._asks.of(request) if able else None for request in requests]
+        asks = self.asks(requests)
         answers = self.answers([ask for ask in asks if ask is not None])
         self.lengths |= {ask: len(answer) for ask, answer in answers.items()}
         texts = {ask: self._asks.text(ask, answer) for ask, answer in answers.items()}
         others = [r for r, ask in zip(requests, asks, strict=True) if ask is None]
         rest = iter(self._static.generate(others) if others else ())
         return [next(rest) if ask is None else texts[ask] for ask in asks]
+
+    def asks(self, requests: Sequence[Instance]) -> list[Ask | None]:
+        """Return each request's tokens; None where it is left to lm-eval."""
+        able = self.obstacle is None
+        return [self._asks.of(request) if able else None for request in requests]
 
     @torch.no_grad()
     def answers(self, asks: Sequence[Ask], most_rows: int | None = None) -> dict[Ask, list[int]]:
@@ -93,7 +98,7 @@ class ContinuousGenerator:
         if waiting:
             with attending(self._lm.model):
                 rows = most_rows or self.rows
-                for plan, numbers in plans(waiting, rows, self._most_tokens()):
+                for plan, numbers in plans(waiting, rows, self._most_tokens):
                     self._answer(plan, [waiting[number] for number in numbers], found)
         return found
 
@@ -117,11 +122,12 @@ class ContinuousGenerator:
         ends = () if ends is None else (ends,) if isinstance(ends, int) else tuple(ends)
         decoder = Decoder(model, plan, ends, config.repetition_penalty or 1.0)
         stops = [self._asks.stops(ask) for ask in asks]
-        for number, answer in decoder.run(asks, stops, range(len(asks))):
+        for number, answer in decoder.run(asks, stops):
             found[asks[number]] = answer
 
+    @cached_property
     def _most_tokens(self) -> int | None:
-        """Return how many tokens' keys and values fit into their share of memory."""
+        """How many tokens' keys and values fit into their share of memory."""
         if self._cache_bytes is None:
             return None
         one = Slots(1, 1)

@@ -56,17 +56,14 @@ class Decoder:
         self._rows: list[_Row] = []
         self._seen: Tensor | None = None
 
-    def run(
-        self, asks: Sequence[Ask], stops: Sequence[Stops], order: Sequence[int]
-    ) -> Iterator[tuple[int, list[int]]]:
+    def run(self, asks: Sequence[Ask], stops: Sequence[Stops]) -> Iterator[tuple[int, list[int]]]:
         """Yield the number of an ask and its answer's tokens, as soon as each has ended.
 
         Args:
-            asks: what is asked.
+            asks: what is asked, begun first to last.
             stops: for each, what finds its end.
-            order: the numbers of those to answer, first to last.
         """
-        waiting = list(order)[::-1]
+        waiting = list(range(len(asks)))[::-1]
         while waiting or self._rows:
             free = self._plan.rows - len(self._rows)
             if waiting and (free * REFILL >= self._plan.rows or not self._rows):

@@ -8,8 +8,8 @@ from itertools import pairwise
 
 from automerge.evaluation.generation.asks import Ask
 
-MIN_SHARED, MIN_SHARERS = 8, 2
-"""Tokens that prompts begin with, and prompts that begin with them, for these to be run apart."""
+MIN_SHARED = 8
+"""Tokens that prompts begin with for these to be run apart."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def shared_beginning(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
             first, size = rising.pop()
             sharers = place - first + 1
             saved = size * (sharers - 1)
-            if size >= MIN_SHARED and sharers >= MIN_SHARERS and saved > best:
+            if size >= MIN_SHARED and saved > best:
                 best, found = saved, (first, size)
         rising.append((first, bar))
     return tuple(ordered[found[0]][: found[1]])

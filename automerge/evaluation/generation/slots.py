@@ -253,7 +253,7 @@ AttentionInterface.register(ATTENTION, _attend)
 
 @contextmanager
 def attending(model: PreTrainedModel) -> Iterator[None]:
-    """Let a model attend through `Slots`, and afterwards as before."""
+    """Make a model attend through `Slots`; restore its own attention afterwards."""
     configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
     before = [(config, config._attn_implementation) for config in configs.values()]
     try:
