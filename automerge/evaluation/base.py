@@ -144,6 +144,26 @@ class Scored:
     answers: Texts = field(default_factory=dict)
 
 
+def together(found: Sequence[Scored]) -> Scored:
+    """Put together what parts of a job gave: an objective's scores are of the first part that has
+    items of it."""
+    scores: dict[str, ItemScores] = {}
+    for scored in found:
+        for name, own in scored.scores.items():
+            if name not in scores or not scores[name].items:
+                scores[name] = own
+    return Scored(
+        scores,
+        sum(scored.forward_s for scored in found),
+        sum(scored.score_s for scored in found),
+        sum(scored.tokens for scored in found),
+        {note: share for scored in found for note, share in scored.notes.items()},
+        {name: own for scored in found for name, own in scored.margins.items() if own.items},
+        {name: loss for scored in found for name, loss in scored.losses.items()},
+        {name: texts for scored in found for name, texts in scored.answers.items() if texts},
+    )
+
+
 class Scorer(Protocol):
     """Scores a live model on items.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +23,7 @@ from automerge.evaluation.base import (
     SmoothTasks,
     TaskFault,
     TasksRefused,
+    together,
 )
 from automerge.evaluation.split import Split
 from automerge.evaluation.table import DIVERGENCE, EVALUATORS
@@ -137,14 +138,16 @@ class OpenPanel:
     def smooth(self) -> tuple[str, ...]:
         """The objectives with a smooth loss, in the study's order."""
         able = [tasks for tasks, _ in self.opened if isinstance(tasks, SmoothTasks)]
-        found = {name for tasks in able for name in tasks.smooth}
-        return tuple(o.name for o in self.objectives if o.name in found)
+        return self._in_order(name for tasks in able for name in tasks.smooth)
 
     @property
     def generated(self) -> tuple[str, ...]:
         """The objectives that need generated answers, in the study's order."""
         able = [tasks for tasks, _ in self.opened if isinstance(tasks, GeneratingTasks)]
-        found = {name for tasks in able for name in tasks.generated}
+        return self._in_order(name for tasks in able for name in tasks.generated)
+
+    def _in_order(self, names: Iterable[str]) -> tuple[str, ...]:
+        found = set(names)
         return tuple(o.name for o in self.objectives if o.name in found)
 
     def documents(self) -> dict[str, Sequence[object]]:
@@ -186,13 +189,13 @@ class PanelScorer:
 
     def score(self, items: Items) -> Scored:
         """Return the item scores of every objective, in the study's order."""
-        return self._together(
+        return self._in_order(
             [scorer.score(_own(items, leaves)) for scorer, leaves in self._scorers]
         )
 
     def score_with_slopes(self, items: Items, steering: Steering, backward: Backward) -> Scored:
         """Return the same, and hand over losses of the evaluators that know them."""
-        return self._together(
+        return self._in_order(
             [
                 scorer.score_with_slopes(_own(items, leaves), steering, backward)
                 if isinstance(scorer, SlopeScorer)
@@ -201,18 +204,9 @@ class PanelScorer:
             ]
         )
 
-    def _together(self, found: Sequence[Scored]) -> Scored:
-        scores = {name: own for scored in found for name, own in scored.scores.items()}
-        return Scored(
-            {name: scores[name] for name in self._names},
-            sum(scored.forward_s for scored in found),
-            sum(scored.score_s for scored in found),
-            sum(scored.tokens for scored in found),
-            {note: share for scored in found for note, share in scored.notes.items()},
-            {name: own for scored in found for name, own in scored.margins.items() if own.items},
-            {name: loss for scored in found for name, loss in scored.losses.items()},
-            {name: texts for scored in found for name, texts in scored.answers.items() if texts},
-        )
+    def _in_order(self, found: Sequence[Scored]) -> Scored:
+        scored = together(found)
+        return replace(scored, scores={name: scored.scores[name] for name in self._names})
 
 
 def _own(items: Items, leaves: frozenset[str]) -> Items:

@@ -1,4 +1,4 @@
-"""Score cheap objectives first, and the others only where these miss no limit surely."""
+"""Score cheap objectives first, and the others unless these surely miss a limit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from automerge.estimation.gate import surely_misses
-from automerge.evaluation.base import Scored
+from automerge.evaluation.base import Scored, together
 from automerge.objective import Objective
 from automerge.trial import LEFT_OUT, Gate, Items
 
@@ -35,12 +35,4 @@ def score_in_order(
         missing = {f"{LEFT_OUT}{name}": 1.0 for name, s in first.scores.items() if not s.items}
         return replace(first, notes={**first.notes, **missing})
     rest = score({leaf: ids for leaf, ids in items.items() if leaf not in gate.first})
-    return Scored(
-        {name: own if own.items else rest.scores[name] for name, own in first.scores.items()},
-        first.forward_s + rest.forward_s,
-        first.score_s + rest.score_s,
-        first.tokens + rest.tokens,
-        {**first.notes, **rest.notes},
-        {**first.margins, **rest.margins},
-        answers={**first.answers, **rest.answers},
-    )
+    return together([first, rest])
