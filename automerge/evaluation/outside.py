@@ -23,6 +23,7 @@ from automerge.evaluation.split import Split
 from automerge.extensions import raised_at
 from automerge.machine.allocation import is_out_of_memory
 from automerge.objective import ItemScores, Objective
+from automerge.text.error import cause
 from automerge.trial import Items, Part
 
 
@@ -46,10 +47,9 @@ def _blaming(name: str, kind: type[AutomergeError] = PreflightError) -> Iterator
     except Exception as error:
         if is_out_of_memory(error):  # the worker makes room
             raise
-        said = (str(error).strip().splitlines() or [""])[0][:300]
         at = raised_at(name.partition(":")[0].partition(".")[0], error)
         where = "" if at is None else f" ({at})"
-        raise kind(f"evaluator {name!r} raised {type(error).__name__}: {said}{where}") from error
+        raise kind(f"evaluator {name!r} raised {cause(error)[:300]}{where}") from error
 
 
 class _Evaluator:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from automerge.errors import PreflightError
 from automerge.merging.layers import find_layers
+from automerge.text.error import first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -86,10 +87,9 @@ def spread(model: PreTrainedModel, devices: Sequence[torch.device]) -> None:
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
         raise PreflightError(
-            f"{type(model).__name__} cannot be spread over {len(set(devices))} devices: {reason}; "
-            "use gpus_per_worker: 1"
+            f"{type(model).__name__} cannot be spread over {len(set(devices))} devices: "
+            f"{first_line(error)[:200]}; use gpus_per_worker: 1"
         ) from error
 
 

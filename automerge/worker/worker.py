@@ -43,6 +43,7 @@ from automerge.merging import (
 )
 from automerge.methods import METHODS
 from automerge.recipe import Coordinate, Recipe, single
+from automerge.text.error import cause
 from automerge.trial import (
     NO_ROOM,
     Failed,
@@ -238,7 +239,7 @@ class MergeWorker:
                 where = "memory" if self._model.device.type == "cpu" else "device memory"
                 advice = "lower evaluation.batch_size or max_length, or use a larger device"
                 return Failed("oom", f"out of {where}; {advice}", _trace(error))
-            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:500]
+            reason = cause(error)[:500]
             if not all(map(answers, {p.device for p in self._model.parameters()})):
                 raise DeviceLost(f"{reason}; run the same command to resume") from error
             return Failed("error", reason, _trace(error))

@@ -143,15 +143,20 @@ def test_memory_is_planned_for_each_device():
         plan_spread(need, 100 * gb, [24 * gb, 24 * gb])
 
 
-def test_a_model_of_which_layers_expect_one_device_is_refused():
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [("Expected all on one device", "Expected all on one device"), ("", "RuntimeError")],
+)
+def test_a_model_of_which_layers_expect_one_device_is_refused(said, reason):
     model = make_model("llama").requires_grad_(False)
     inner = model.model.layers[0].self_attn
 
     def forward(*args, **kwargs):
-        raise RuntimeError("Expected all tensors to be on the same device")
+        raise RuntimeError(said)
 
     inner.forward = forward
-    with pytest.raises(PreflightError, match="LlamaForCausalLM cannot be spread over 1 devices"):
+    refusal = f"LlamaForCausalLM cannot be spread over 1 devices: {reason}; "
+    with pytest.raises(PreflightError, match=refusal):
         spread(model, [HOST, HOST])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from automerge.evaluation.base import (
     TaskFault,
     TasksRefused,
 )
+from automerge.evaluation.copies import write_copy
 from automerge.evaluation.divergence.passages import passages
 from automerge.evaluation.divergence.scorer import DivergenceScorer, Tokens, longest_sequence
 from automerge.evaluation.lm_eval.evaluator import LmEval, LmEvalTasks
@@ -46,11 +47,7 @@ class Divergence:
                     self._lm_eval(entry).keep(run)
             elif not (copied := _copy(run, entry)).is_file():
                 cut = passages(read_text(Path(entry.options[TEXT])).documents)
-                try:
-                    copied.parent.mkdir(parents=True, exist_ok=True)
-                    copied.write_text(json.dumps(cut, indent=0) + "\n", encoding="ascii")
-                except OSError as error:
-                    raise PreflightError(f"cannot write {copied}: {error.strerror}") from error
+                write_copy(copied, f"{json.dumps(cut, indent=0)}\n".encode("ascii"))
 
     def open(self, run: Path) -> DivergenceTasks:
         """Open the copies."""
@@ -80,7 +77,7 @@ def _read(path: Path) -> tuple[str, ...]:
 
 @contextmanager
 def _named(i: int) -> Iterator[None]:
-    """Let faults of the tasks whose prompts are read be those of the entry that reads them."""
+    """Report faults of tasks whose prompts are read as faults of the entry that reads them."""
     try:
         yield
     except TasksRefused as error:
@@ -154,7 +151,7 @@ class _Prompts:
         return lambda leaf, number: known(leaf.removeprefix(self._own("")), number)
 
 
-def _digest(parts: Iterator[str] | Sequence[str]) -> str:
+def _digest(parts: Iterable[str]) -> str:
     return hashlib.sha256(json.dumps(["divergence", *parts]).encode()).hexdigest()
 
 
@@ -207,7 +204,7 @@ class DivergenceTasks:
         """Return a scorer.
 
         Raises:
-            PreflightError: the model's output head is none that can be run by itself.
+            PreflightError: the model's output head cannot be run by itself.
         """
         length = longest_sequence(live.model, self._settings.max_length)
         tokens = {name: source.tokens(live, length) for name, source in self._sources.items()}

@@ -271,7 +271,7 @@ def _checked_head(model: PreTrainedModel) -> nn.Linear:
     """Return the model's output head, after trying to run it beside itself.
 
     Raises:
-        PreflightError: it is no linear layer whose logits are the model's.
+        PreflightError: it is not a linear layer that gives the model's logits.
     """
     head = model.get_output_embeddings()
     if isinstance(head, nn.Linear):

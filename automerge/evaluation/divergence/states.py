@@ -9,6 +9,8 @@ from collections.abc import Hashable
 import torch
 from torch import Tensor
 
+from automerge.checkpoints.writer import raw_bytes
+
 
 class KeptStates:
     """A mapping to tensors, whose bytes the system keeps in memory as far as there is room.
@@ -25,7 +27,7 @@ class KeptStates:
 
     def __setitem__(self, key: Hashable, tensor: Tensor) -> None:
         """Write a tensor of at least one element at the file's end."""
-        content = tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+        content = raw_bytes(tensor)
         start = self._file.seek(0, os.SEEK_END)
         self._file.write(content)
         self._file.flush()

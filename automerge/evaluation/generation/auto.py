@@ -13,6 +13,7 @@ from automerge.evaluation.generation.base import Generator
 from automerge.evaluation.generation.continuous import ContinuousGenerator
 from automerge.evaluation.generation.static import StaticGenerator
 from automerge.evaluation.loglikelihood.forward import UNSUPPORTED, max_position
+from automerge.text.error import cause
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -79,8 +80,7 @@ class AutoGenerator:
         try:
             answers = self._continuous.answers(tried, PROBE_ROWS)
         except UNSUPPORTED as error:
-            said = (str(error).strip().splitlines() or [""])[0][:200]
-            return f"this model cannot run continuously ({type(error).__name__}: {said})"
+            return f"this model cannot run continuously ({cause(error)[:200]})"
         differing = sum(not self._is_answer(ask, answers[ask]) for ask in tried)
         if not differing:
             return None

@@ -12,10 +12,11 @@ from automerge.evaluation.lm_eval.item_scores import item_scores
 from automerge.evaluation.lm_eval.judge import Judge
 from automerge.evaluation.lm_eval.metrics import UNFILTERED
 from automerge.evaluation.lm_eval.requests import Item
-from automerge.evaluation.lm_eval.task_errors import cause, raised_at
+from automerge.evaluation.lm_eval.task_errors import raised_at
 from automerge.evaluation.lm_eval.tasks import TaskSet
 from automerge.evaluation.loglikelihood.forward import LogLikelihood
 from automerge.objective import Objective
+from automerge.text.error import cause
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

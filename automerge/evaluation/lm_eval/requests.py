@@ -12,8 +12,9 @@ from automerge.errors import AutomergeError, PreflightError
 from automerge.evaluation.base import Settings
 from automerge.evaluation.lm_eval.chat_template import limited
 from automerge.evaluation.lm_eval.isolation import FEWSHOT_SEED, isolated
-from automerge.evaluation.lm_eval.task_errors import cause, raised_at
+from automerge.evaluation.lm_eval.task_errors import raised_at
 from automerge.evaluation.loglikelihood.packing import Request, request
+from automerge.text.error import cause
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

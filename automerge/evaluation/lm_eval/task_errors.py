@@ -1,21 +1,10 @@
-"""Say in one sentence what went wrong in a task's file or its Python, and where."""
+"""Say where in a task's file or its Python something went wrong."""
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or its kind if it has no text."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-def cause(error: BaseException) -> str:
-    """Return an error's kind and the first line of its text."""
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
 
 
 def raised_at(error: BaseException, files: Sequence[Path] = ()) -> str:

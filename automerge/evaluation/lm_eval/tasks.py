@@ -19,12 +19,13 @@ from automerge.evaluation.lm_eval.dataset_splits import on_splits, split_faults
 from automerge.evaluation.lm_eval.isolation import FEWSHOT_SEED, isolated
 from automerge.evaluation.lm_eval.metrics import resolve
 from automerge.evaluation.lm_eval.task_code import ADVICE, find_code, guarded
-from automerge.evaluation.lm_eval.task_errors import cause, first_line, raised_at
+from automerge.evaluation.lm_eval.task_errors import raised_at
 from automerge.evaluation.lm_eval.task_index import own_files, own_index, task_manager
 from automerge.evaluation.lm_eval.task_python import code_digest
 from automerge.evaluation.lm_eval.task_yaml import FAILURES
 from automerge.evaluation.split import document_hash
 from automerge.objective import Direction, Objective
+from automerge.text.error import cause, first_line
 from automerge.trial import Part
 
 if TYPE_CHECKING:

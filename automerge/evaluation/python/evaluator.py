@@ -10,7 +10,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from automerge.errors import PreflightError
 from automerge.evaluation.base import (
     ITEMS_FOLDER,
     Entry,
@@ -19,6 +18,7 @@ from automerge.evaluation.base import (
     TaskFault,
     TasksRefused,
 )
+from automerge.evaluation.copies import write_copy
 from automerge.evaluation.python.items import BrokenItems, read_items
 from automerge.evaluation.split import Split, document_hash
 from automerge.extensions import attribute, installed, missing
@@ -54,12 +54,12 @@ class PythonFunctions:
             except BrokenItems as error:
                 faults.append(TaskFault(i, "items", f"task {entry.name!r}: {error}"))
             else:
-                _write(copied, source.read_bytes())
+                write_copy(copied, source.read_bytes())
         if faults:
             raise TasksRefused(faults)
         for extension in installed({_module(entry) for entry in self._entries}):
             for path, text in extension.files.items():
-                _write(run / ITEMS_FOLDER / path, text.encode())
+                write_copy(run / ITEMS_FOLDER / path, text.encode())
 
     def open(self, run: Path) -> PythonTasks:
         """Read the copies of the items, and look the functions up."""
@@ -82,16 +82,6 @@ def items_file(run: Path, name: str) -> Path:
     if plain != name:
         plain += f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return run / ITEMS_FOLDER / f"{plain}.jsonl"
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        if path.is_file() and path.read_bytes() == content:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    except OSError as error:
-        raise PreflightError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _module(entry: Entry) -> str:

@@ -18,6 +18,7 @@ from automerge.evaluation.guards import InvalidOutput, MetricError
 from automerge.extensions import raised_at
 from automerge.machine.allocation import is_out_of_memory
 from automerge.objective import ItemScores
+from automerge.text.error import cause
 from automerge.trial import Items
 
 
@@ -69,10 +70,9 @@ class PythonScorer:
         except Exception as error:  # whatever a user's function may raise
             if is_out_of_memory(error):
                 raise
-            said = f"{type(error).__name__}: {error}".strip().splitlines()[0][:300]
             at = raised_at(scoring.reference.partition(":")[0].partition(".")[0], error)
             where = "" if at is None else f" ({at})"
-            raise MetricError(f"{scoring.reference} raised {said}{where}") from error
+            raise MetricError(f"{scoring.reference} raised {cause(error)[:300]}{where}") from error
         finally:
             model.eval().requires_grad_(False)
             if _versions(model) != before:
