@@ -148,9 +148,9 @@ def plan_spread(
     if placement is None:
         free = ", ".join(gb(size, math.floor) for size in device_free)
         raise PreflightError(
-            f"the live model needs {gb(need.live)} of device memory ({gb(outer)} beside its "
-            f"{len(need.layers)} layers), which do not fit into the {free} that are free: choose a "
-            "smaller evaluation.dtype, larger devices, or more gpus_per_worker"
+            f"the live model needs {gb(need.live)} of device memory ({gb(outer)} outside its "
+            f"{len(need.layers)} layers), which cannot be divided among the {free} that are "
+            "free: choose a smaller evaluation.dtype, larger devices, or more gpus_per_worker"
         )
     waiting = 2 * need.largest * (len(device_free) - 1)
     plans = []

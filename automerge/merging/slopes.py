@@ -197,7 +197,7 @@ def _sum(derivatives: Sequence[float]) -> float:
 def inner(
     gradient: Tensor, xs: Sequence[Tensor], less: Tensor | None, precision: torch.dtype
 ) -> list[float]:
-    """Return ⟨G, x − less⟩ of flat tensors, block by block, on the gradient's device."""
+    """Return ⟨G, x − less⟩ for each x, all of them flat, on the gradient's device."""
     totals = [0.0] * len(xs)
     for start in range(0, len(gradient) if xs else 0, BLOCK):
         block = slice(start, start + BLOCK)

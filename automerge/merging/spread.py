@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PROBE = 4
-"""Tokens that a model is tried on after it was spread."""
+"""Tokens in the trial run of a model that has just been spread."""
 
 
 def divided(layers: Sequence[int], outer: int, free: Sequence[int]) -> tuple[int, ...] | None:

@@ -85,7 +85,7 @@ def _all_knob_problems(
     scope: Literal["source", "recipe"],
     given: Knobs,
 ) -> Iterator[tuple[str, str]]:
-    """Yield problems with knobs of which each must be one of some method's.
+    """Yield problems with knobs, each of which must belong to at least one of the methods.
 
     A value by selector has to suit the methods of the tensors that the selector may select.
     """

@@ -261,7 +261,7 @@ def _method_space(
 
 
 def _held(parts: Parts, settings: SpaceSettings) -> dict[str, dict[str, float]]:
-    """Return what is worth a knob that a group does not search and another does."""
+    """Return values of knobs in groups that do not search them, where another group does."""
     names = {knob.name for _, method in parts for knob in _searched(method, settings)}
     return {
         name: held

@@ -38,7 +38,7 @@ class MethodSpace:
     """What is searched of one method, or of one method for each group of tensors.
 
     Attributes:
-        name: the method's, or what names all of them.
+        name: the method's name, or a label for all of them.
         parts: the method of each group, by its selector; the last is `default`.
         base: the anchor; None for methods without one.
         seed: that of every recipe.
@@ -216,7 +216,7 @@ class MethodSpace:
         other: Profile | bool | None,
         depths: tuple[float, ...],
     ) -> bool:
-        """Return whether two values of a knob do the same at these depths."""
+        """Return whether two values of a knob have the same effect at these depths."""
         if isinstance(one, bool) and isinstance(other, bool):
             return one is other
         if other is None:

@@ -35,7 +35,7 @@ class Measuring:
     ) -> None:
         """Measure on one block the models not yet measured; `later` more are to come.
 
-        With `steering`, slopes are wanted. Of what explains a model, only they are recorded.
+        With `steering`, slopes are wanted. For the part "explain", only slopes are recorded.
         """
         done = self._store.blocks(part)
         failures = self._store.failed(part)
