@@ -40,7 +40,12 @@ def study_status(run: Path) -> dict[str, object]:
         search = store.outcomes("search")
         chosen = study.decided.front
         part = "search" if chosen is None else "select"
-        outcomes = search if chosen is None else store.outcomes("select")
+        select = {
+            found.trial.number: found.outcomes["select"]
+            for found in result.trials
+            if "select" in found.outcomes
+        }
+        outcomes = search if chosen is None else select
         values = {
             number: estimates(objectives, outcome.scores)
             for number, outcome in outcomes.items()
@@ -60,8 +65,8 @@ def study_status(run: Path) -> dict[str, object]:
             "patience": current.patience,
             **counts,
             "remaining": None if budget is None else max(0, budget - done),
-            "selected": len(store.outcomes("select")),
-            "tested": len(store.outcomes("test")),
+            "selected": len(select),
+            "tested": sum("test" in found.outcomes for found in result.trials),
             "generated": generated_by(search.values()),
             "spent": None if (spent := spending(result)) is None else asdict(spent),
             "cost": in_words(result),

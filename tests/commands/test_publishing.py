@@ -28,11 +28,12 @@ from tests.command_line import surroundings
 from tests.hub import TOKEN, Hub, serving
 from tests.zoo import write_zoo
 
+pytestmark = pytest.mark.slow
+
 CHILD = """
 import contextlib, io, json, os, sys
 from automerge import cli
 
-pytestmark = pytest.mark.slow
 done = []
 for words in json.loads(sys.argv[1]):
     os.environ["HF_TOKEN"] = words.pop(0)
