@@ -61,7 +61,7 @@ def chat(wanted: Chat, console: Console, lines: Iterator[str] | None = None) -> 
         PreflightError: a model is not there.
     """
     study = load_study(wanted.run)
-    names = talkers(study, wanted)
+    names = _talkers(study, wanted)
     with tempfile.TemporaryDirectory(prefix="automerge-chat-") as scratch:
         folders = _folders(study, names, Path(scratch), wanted.models, console)
         speakers = [_Speaker(name, folders[name], wanted.max_tokens) for name in names]
@@ -72,17 +72,16 @@ def chat(wanted: Chat, console: Console, lines: Iterator[str] | None = None) -> 
                 say(console, f"{speaker.name}: {speaker.reply(line)}")
 
 
-def talkers(study: Study, wanted: Chat) -> list[str]:
+def _talkers(study: Study, wanted: Chat) -> list[str]:
     """Return the names of the trials that talk: those chosen, then the model beside them."""
+    result = study.result
     numbers = trial_numbers(study, wanted.trials or ["best"])
-    names = {found.trial.number: found.trial.name for found in study.result.trials}
-    chosen = [names[number] for number in numbers]
+    chosen = [result.by_number[number].trial.name for number in numbers]
     beside = wanted.beside
     if beside == BEST_PARENT:
         beside = _best_parent(study.summary) or NOBODY
-    result = study.result
     special = [*result.parents, *([] if result.base is None else [result.base])]
-    known = {names[number] for number in special if number in names}
+    known = {result.by_number[n].trial.name for n in special if n in result.by_number}
     if beside != NOBODY and beside not in known:
         raise ConfigError(
             f"--beside {beside}: expected {BEST_PARENT}, {NOBODY} or one of "
@@ -113,10 +112,10 @@ def _folders(
     checkpoints, references, watch = open_models(study.run, given)
     for name in missing:
         folders[name] = scratch / name
-        trial = next(t.trial for t in study.result.trials if t.trial.name == name)
+        recipe = study.result.named(name).trial.recipe
         evidence = [study.run / EVIDENCE]
         write_model(
-            trial.recipe, checkpoints, references, folders[name], watch, console, evidence=evidence
+            recipe, checkpoints, references, folders[name], watch, console, evidence=evidence
         )
     return folders
 

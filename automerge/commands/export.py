@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from automerge.commands.model_folder import write_model
+from automerge.commands.model_folder import write_scored
 from automerge.errors import Fault, PreflightError, StateError, WeightsDiffer
 from automerge.evidence import EVIDENCE
 from automerge.extensions import installed
@@ -54,19 +54,17 @@ def export_models(
         PreflightError: the disk refuses.
         ModelsChanged: a model is not what was scored.
     """
-    trials = {found.trial.number: found for found in result.trials}
     check_own_files(run)
-    folders = {number: run / MODELS / trials[number].trial.name for number in numbers}
+    trials = {number: result.by_number[number].trial for number in numbers}
+    folders = {number: run / MODELS / trial.name for number, trial in trials.items()}
     if linked := [folder for folder in folders.values() if folder.is_symlink()]:
         raise StateError(f"{linked[0]} is a link; expected a folder of automerge's own: remove it")
     missing = [number for number, folder in folders.items() if not folder.is_dir()]
     if missing:
-        _check_extensions(run, [trials[number].trial.recipe for number in missing])
+        _check_extensions(run, [trials[number].recipe for number in missing])
         checkpoints, references, watch = open_models(run, given)
         for number in missing:
-            _write(
-                run, trials[number].trial, checkpoints, references, folders[number], watch, console
-            )
+            _write(run, trials[number], checkpoints, references, folders[number], watch, console)
     return folders
 
 
@@ -117,16 +115,8 @@ def _write(
     with open_study(run) as store:
         known = store.scored_weights(trial.number)
     scored, there = known or (None, "")
-    evidence = [run / EVIDENCE]
-    try:
-        write_model(trial.recipe, checkpoints, references, folder, watch, console, scored, evidence)
-    except WeightsDiffer as error:
-        if there == arithmetic():
-            raise WeightsDiffer(
-                f"trial {trial.number}: {error}, although this machine computes as the one that "
-                "scored them did: a model's file or a version has changed, or memory is faulty; "
-                "check the models, and nothing was written"
-            ) from error
+
+    def warn() -> None:
         logger.warning(
             "%s is merged here on another kind of processor (%s) than it was scored on (%s): its "
             "weights differ from those in the last bits, and its scores may; export it there for "
@@ -135,9 +125,26 @@ def _write(
             arithmetic(),
             there,
         )
-        write_model(
-            trial.recipe, checkpoints, references, folder, watch, console, evidence=evidence
+
+    try:
+        write_scored(
+            trial.recipe,
+            checkpoints,
+            references,
+            folder,
+            watch,
+            console,
+            scored,
+            there,
+            evidence=[run / EVIDENCE],
+            warn=warn,
         )
+    except WeightsDiffer as error:
+        raise WeightsDiffer(
+            f"trial {trial.number}: {error}, although this machine computes as the one that "
+            "scored them did: a model's file or a version has changed, or memory is faulty; "
+            "check the models, and nothing was written"
+        ) from error
 
 
 def open_models(
@@ -159,14 +166,12 @@ def open_models(
     watch.verify()
     for model in models:
         remember(folders[model.name], model.digest)
-    references = {model.name: _from_export(model) for model in models}
+    references = {model.name: from_export(model) for model in models}
     return open_together(folders, BASE), references, watch
 
 
-def _from_export(model: StudyModel) -> str:
+def from_export(model: StudyModel) -> str:
     """Return how a recipe in a folder in RUN/models names a model."""
-    if model.revision is not None:
-        return f"{model.reference.partition('@')[0]}@{model.revision}"
-    if is_noise(model.reference) or is_known(model.reference):
-        return model.reference
+    if model.revision is not None or is_noise(model.reference) or is_known(model.reference):
+        return model.pinned
     return Path(os.path.normpath(Path("..", "..", model.reference))).as_posix()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from automerge.commands.bars import progress_bars
+from automerge.errors import WeightsDiffer
 from automerge.recipe import BASE
 
 if TYPE_CHECKING:
@@ -64,3 +65,33 @@ def write_model(
             scored=scored,
             evidence=EvidenceFolders([*evidence, cache_folder()]),
         )
+
+
+def write_scored(
+    recipe: Recipe,
+    checkpoints: Mapping[str, Checkpoint],
+    references: Mapping[str, str],
+    folder: Path,
+    watch: ModelWatch,
+    console: Console | None,
+    scored: Weights | None,
+    there: str,
+    evidence: Sequence[Path],
+    warn: Callable[[], None] = lambda: None,
+) -> bool:
+    """Merge to a folder as `write_model` does; return whether the weights are those `scored`.
+
+    Others are written only where this machine's arithmetic is not that which scored them, `there`;
+    `warn` is called before.
+    """
+    from automerge.machine.arithmetic import arithmetic
+
+    try:
+        write_model(recipe, checkpoints, references, folder, watch, console, scored, evidence)
+    except WeightsDiffer:
+        if there == arithmetic():
+            raise
+        warn()
+        write_model(recipe, checkpoints, references, folder, watch, console, evidence=evidence)
+        return False
+    return True

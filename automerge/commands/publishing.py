@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from automerge.commands.export import from_export
 from automerge.commands.search import export_trials
 from automerge.config.recipe_file import recipe_text
 from automerge.config.written import FILE as STUDY
@@ -21,11 +21,11 @@ from automerge.files.noise import is_noise
 from automerge.recipe import BASE
 from automerge.report.card import FILE as CARD
 from automerge.report.card import model_card
-from automerge.report.study import Study, load_study
+from automerge.report.summary import summarise
 from automerge.store.file import FILE as STORE
 from automerge.store.published import FILE as REPRODUCE
 from automerge.store.published import Published
-from automerge.store.read_result import open_study
+from automerge.store.read_result import open_study, study_result
 from automerge.text.redaction import redact
 from automerge.text.say import say
 
@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
     from rich.console import Console
 
+    from automerge.recipe import Recipe
     from automerge.store.record import StudyModel
+    from automerge.store.result import Versions
+    from automerge.trial import Trial, Weights
 
 MERGEKIT = "mergekit.yaml"
 RECIPE = "recipe.yaml"
@@ -103,87 +106,76 @@ def _operations(wanted: Push, folder: Path) -> list[CommitOperationAdd]:
     """Return the files to upload: texts written for others, and everything else as exported."""
     from huggingface_hub import CommitOperationAdd
 
-    study = load_study(wanted.run)
-    texts = published_texts(study, folder.name, wanted.repository)
-    texts[MERGEKIT] = _without_paths(study, (folder / MERGEKIT).read_text(encoding="utf-8"))
+    run = wanted.run
+    with open_study(run) as store:
+        result = study_result(run, store)
+        trial = result.named(folder.name).trial
+        models, known = store.study.current.models, store.scored_weights(trial.number)
+    published = _published(trial, models, known, result.provenance.versions)
+    summary = summarise(result).including([trial.number])
+    texts = {
+        CARD: model_card(
+            summary, trial.number, wanted.repository.partition("/")[2], wanted.repository
+        ),
+        RECIPE: recipe_text(
+            trial.recipe, {model.name: model.reference for model in published.models}, trial.name
+        ),
+        REPRODUCE: published.text(),
+    }
+    if (own := run / STUDY).is_file():
+        texts[STUDY] = _study_text(own, models)
+    texts[MERGEKIT] = _without_paths((folder / MERGEKIT).read_text(encoding="utf-8"), models)
     files = {p.name: p for p in sorted(folder.iterdir()) if p.is_file() and p.name not in texts}
-    files |= _evidence(study, folder.name)
+    files |= _evidence(run, trial.recipe)
     if wanted.store:
-        files[STORE] = wanted.run / STORE
+        files[STORE] = run / STORE
     return [
         *(CommitOperationAdd(name, redact(text).encode()) for name, text in texts.items()),
         *(CommitOperationAdd(name, str(path)) for name, path in files.items()),
     ]
 
 
-def published_texts(study: Study, name: str, repository: str) -> dict[str, str]:
-    """Return the texts of a published merge: card, recipe, study and `reproduce.json`."""
-    published = describe(study, name)
-    references = {model.name: _reference(model) for model in published.models}
-    number = _number(study, name)
-    summary = study.summary.including([number])
-    texts = {
-        CARD: model_card(summary, number, repository.partition("/")[2], repository),
-        RECIPE: recipe_text(published.recipe, references, name),
-        REPRODUCE: published.text(),
-    }
-    if (own := study.run / STUDY).is_file():
-        texts[STUDY] = _study_text(own, study)
-    return texts
-
-
-def describe(study: Study, name: str) -> Published:
+def _published(
+    trial: Trial,
+    models: Sequence[StudyModel],
+    known: tuple[Weights, str] | None,
+    versions: Versions,
+) -> Published:
     """Return what reproduces a merge of a study: models by hub id and commit, or by digest."""
-    number = _number(study, name)
-    trial = next(found.trial for found in study.result.trials if found.trial.number == number)
-    with open_study(study.run) as store:
-        models, known = store.study.current.models, store.scored_weights(number)
     weights, arithmetic = known or (None, "")
     used = {BASE, *trial.recipe.models}
     shown = (replace(m, reference=_reference(m)) for m in models if m.name in used)
-    versions = study.result.provenance.versions
-    return Published(name, trial.recipe, tuple(shown), weights, arithmetic, versions)
-
-
-def _number(study: Study, name: str) -> int:
-    return next(t.trial.number for t in study.result.trials if t.trial.name == name)
+    return Published(trial.name, trial.recipe, tuple(shown), weights, arithmetic, versions)
 
 
 def _reference(model: StudyModel) -> str:
     """Return how others can name a model: by hub id and commit, noise, or its content."""
-    if model.revision is not None:
-        return f"{model.reference.partition('@')[0]}@{model.revision}"
-    if is_noise(model.reference):
-        return model.reference
+    if model.revision is not None or is_noise(model.reference):
+        return model.pinned
     return known_reference(model.name, model.digest)
 
 
-def _study_text(path: Path, study: Study) -> str:
+def _study_text(path: Path, models: Sequence[StudyModel]) -> str:
     """Return the study's YAML for others: models as they can name them, and no run folder."""
     plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-    with open_study(study.run) as store:
-        named = {model.name: _reference(model) for model in store.study.current.models}
+    named = {model.name: _reference(model) for model in models}
     plain["base"] = named[BASE]
     plain["models"] = {name: named[name] for name in plain["models"]}
     plain.pop("out", None)
     return _STUDY_HEAD + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
 
 
-def _without_paths(study: Study, text: str) -> str:
+def _without_paths(text: str, models: Sequence[StudyModel]) -> str:
     """Return an exported mergekit file that names models as others can."""
-    with open_study(study.run) as store:
-        models = store.study.current.models
     for model in sorted(models, key=lambda model: -len(model.reference)):
-        exported = Path("..", "..", model.reference).as_posix()
         if model.revision is None and model.reference.startswith("."):
-            text = text.replace(os.path.normpath(exported), _reference(model))
+            text = text.replace(from_export(model), _reference(model))
     return text
 
 
-def _evidence(study: Study, name: str) -> dict[str, Path]:
+def _evidence(run: Path, recipe: Recipe) -> dict[str, Path]:
     """Return the files of the evidence that a recipe needs, by their names in the repository."""
-    recipe = describe(study, name).recipe
-    folders = EvidenceFolders([study.run / EVIDENCE, cache_folder()])
+    folders = EvidenceFolders([run / EVIDENCE, cache_folder()])
     digests = (digest for own in recipe.evidence.values() for digest in own.values())
     paths = (folders[digest].path for digest in dict.fromkeys(digests))
     return {f"{EVIDENCE}/{path.name}": path for path in paths}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from automerge.commands.model_folder import write_model
+from automerge.commands.model_folder import write_scored
 from automerge.errors import ConfigError, PreflightError, WeightsDiffer
 from automerge.evidence import EVIDENCE
 from automerge.files.known import remember
@@ -34,7 +34,6 @@ def reproduce(path: Path, out: Path, given: Mapping[str, Path], console: Console
         WeightsDiffer: the weights differ although this machine rounds as the one that scored them.
     """
     from automerge.checkpoints import ModelWatch, open_together
-    from automerge.machine.arithmetic import arithmetic
 
     published = read_published(path)
     if faults := check_recipe(published.recipe, METHODS):
@@ -52,22 +51,27 @@ def reproduce(path: Path, out: Path, given: Mapping[str, Path], console: Console
     checkpoints = open_together(folders, BASE)
     references = {model.name: model.reference for model in published.models}
     evidence = [path.absolute().parent, path.absolute().parent / EVIDENCE]
-    scored, same = published.weights, "the weights that were scored, bit for bit"
     try:
-        write_model(
-            published.recipe, checkpoints, references, out, watch, console, scored, evidence
+        alike = write_scored(
+            published.recipe,
+            checkpoints,
+            references,
+            out,
+            watch,
+            console,
+            published.weights,
+            published.arithmetic,
+            evidence,
         )
     except WeightsDiffer as error:
-        if published.arithmetic == arithmetic():
-            raise WeightsDiffer(
-                f"{published.name}: {error}, although this machine computes as the one that scored "
-                f"them did; compare the versions in {path} with those installed; nothing was "
-                "written"
-            ) from error
-        same = "other weights in the last bits: this kind of processor rounds differently"
-        write_model(
-            published.recipe, checkpoints, references, out, watch, console, evidence=evidence
-        )
-    if scored is None:
+        raise WeightsDiffer(
+            f"{published.name}: {error}, although this machine computes as the one that scored "
+            f"them did; compare the versions in {path} with those installed; nothing was written"
+        ) from error
+    if published.weights is None:
         same = "its weights were never scored, so there is nothing to compare them with"
+    elif alike:
+        same = "the weights that were scored, bit for bit"
+    else:
+        same = "other weights in the last bits: this kind of processor rounds differently"
     say(console, f"wrote {out}: {same}")

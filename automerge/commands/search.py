@@ -141,8 +141,7 @@ def export_trials(
     if not chosen:
         raise ConfigError(f"{run} has no front yet; name trials with --trial")
     _export(study, chosen, console, given)
-    names = {found.trial.number: found.trial.name for found in result.trials}
-    return [run / MODELS / names[number] for number in chosen]
+    return [run / MODELS / result.by_number[number].trial.name for number in chosen]
 
 
 def trial_numbers(study: Study, words: Sequence[str]) -> list[int]:
@@ -217,8 +216,8 @@ def _run(config: StudyConfig, console: Console | None, command: str) -> tuple[In
         interrupt, study = _searched(session, console, log)
         chosen = () if interrupt.requested else _chosen(study.result, config.export)
         study = _export(study, chosen, console)
-        names = {found.trial.number: found.trial.name for found in study.result.trials}
-        written = [f"{MODELS}/{names[number]}" for number in chosen]
+        names = (study.result.by_number[number].trial.name for number in chosen)
+        written = [f"{MODELS}/{name}" for name in names]
         log.write(*ending(interrupt.requested, written))
     return interrupt, study
 
@@ -310,8 +309,7 @@ def _chosen(result: StudyResult, export: str) -> Sequence[int]:
 
 def _merged(result: StudyResult, number: int) -> bool:
     """Return whether a trial is a merge rather than an input model."""
-    found = {t.trial.number: t.trial for t in result.trials}
-    return found[number].origin not in BASELINES
+    return result.by_number[number].trial.origin not in BASELINES
 
 
 def _shown(path: Path) -> Path:

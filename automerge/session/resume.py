@@ -216,4 +216,4 @@ def _downloaded(model: StudyModel) -> Path:
         cached = try_to_load_from_cache(repository, name, revision=model.revision)
         if isinstance(cached, str) and sampled_digest(Path(cached).parent) == model.sample:
             return Path(cached).parent
-    return resolve(f"{repository}@{model.revision}").path
+    return resolve(model.pinned).path

@@ -160,6 +160,13 @@ class StudyModel:
     sample: str
     license: str | None = None
 
+    @property
+    def pinned(self) -> str:
+        """The reference, of a hub id with its commit."""
+        if self.revision is None:
+            return self.reference
+        return f"{self.reference.partition('@')[0]}@{self.revision}"
+
 
 @dataclass(frozen=True)
 class Run:

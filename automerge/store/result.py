@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 from automerge.constraint import Constraint
@@ -130,6 +131,15 @@ class StudyResult:
     openings: int = 0
     smooth: tuple[str, ...] = ()
     generated: tuple[str, ...] = ()
+
+    @cached_property
+    def by_number(self) -> Mapping[int, TrialResult]:
+        """The trials by their numbers, in order."""
+        return {found.trial.number: found for found in self.trials}
+
+    def named(self, name: str) -> TrialResult:
+        """Return the trial of this name, which must be there."""
+        return next(found for found in self.trials if found.trial.name == name)
 
     @property
     def goals(self) -> tuple[Objective, ...]:

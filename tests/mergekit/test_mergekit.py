@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 from automerge.checkpoints import ModelWatch, open_checkpoint
 from automerge.checkpoints.places import places
-from automerge.commands.export import write_model
 from automerge.commands.merge import merge_file
+from automerge.commands.model_folder import write_model
 from automerge.errors import ConfigError
 from automerge.files.yaml_file import parse_yaml
 from automerge.mergekit import is_mergekit, mergekit_text, parse_mergekit, to_mergekit
