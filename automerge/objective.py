@@ -34,6 +34,8 @@ PROPERTIES: tuple[str, ...] = ("distance_to_base", "parameters")
 """What can be measured of a model itself, without a task."""
 KL_TO_BASE = "kl_to_base"
 """What is measured of a model beside its base, on text or on the prompts of tasks."""
+MEASURED = (*PROPERTIES, KL_TO_BASE)
+"""What `properties` of a configuration may name."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Optional
 
-from automerge.cli.options import Text, console, option, switch
+from automerge.cli.options import Json, Text, console, option
 
 Shape = Annotated[
     Text,
@@ -50,7 +50,6 @@ Repeats = Annotated[
     ),
 ]
 Device = Annotated[str, option("auto, cpu or cuda.", "--device", metavar="DEVICE", default=True)]
-Json = Annotated[bool, switch("Print JSON.", "--json")]
 
 
 def bench_merge(
@@ -187,7 +186,7 @@ def bench_generate(
     mean: Annotated[
         int,
         option(
-            "An answer ends with one token in so many.",
+            "Mean length of an answer, in tokens.",
             "--mean",
             metavar="N",
             default=True,

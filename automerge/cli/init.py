@@ -8,26 +8,25 @@ from typing import Annotated, Optional
 
 import typer
 
-from automerge.cli.options import Text, console, option, switch
+from automerge.cli.options import (
+    Text,
+    base_option,
+    console,
+    include_path_option,
+    model_option,
+    option,
+    switch,
+)
 
 
 def init(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The YAML to write.")] = Path(
         "automerge.yaml"
     ),
-    base: Annotated[
-        Text,
-        option(
-            "The base: a folder, or a hub id with or without @REVISION.", "--base", metavar="MODEL"
-        ),
-    ] = None,
+    base: Annotated[Text, base_option()] = None,
     model: Annotated[
         Optional[list[str]],  # noqa: UP045
-        option(
-            "A fine-tune or LoRA adapter of the base; may be given more than once.",
-            "--model",
-            metavar="[NAME=]MODEL",
-        ),
+        model_option(),
     ] = None,
     task: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -37,9 +36,7 @@ def init(
             metavar="TASK",
         ),
     ] = None,
-    include_path: Annotated[
-        Text, option("A folder with your own lm-eval tasks.", "--include-path", metavar="DIR")
-    ] = None,
+    include_path: Annotated[Text, include_path_option()] = None,
     budget: Annotated[
         Text, option("Number of recipes to measure.", "--budget", metavar="N", default="200")
     ] = None,
@@ -55,6 +52,7 @@ def init(
 ) -> None:
     """Write a study's YAML with comments; on a terminal, ask for what is not given."""
     from automerge.commands.init import write_configuration
+    from automerge.text.terminal import somebody_is_there
 
     options = {
         "base": base,
@@ -63,8 +61,7 @@ def init(
         "include_path": include_path,
         "budget": budget,
     }
-    terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    write_configuration(file, options, source, force, terminal, console())
+    write_configuration(file, options, source, force, somebody_is_there(), console())
 
 
 def schema(

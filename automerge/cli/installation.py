@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from automerge.cli.options import console, switch
+from automerge.cli.options import Json, console, switch
 
 
 def selftest(
@@ -29,7 +29,7 @@ def selftest(
 
 
 def doctor(
-    as_json: Annotated[bool, switch("Print JSON.", "--json")] = False,
+    as_json: Json = False,
 ) -> None:
     """Say what this machine can do, and what is missing.
 

@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from automerge.cli.options import Extensions, Models, console, model_folders, switch
+from automerge.cli.options import Extensions, Json, Models, console, model_folders, switch
 
 
 def merge(
@@ -102,7 +102,7 @@ def inspect(
     weights: Annotated[
         bool, switch("Read all weights: task vectors, conflicts, NaN.", "--weights")
     ] = False,
-    as_json: Annotated[bool, switch("Print JSON.", "--json")] = False,
+    as_json: Json = False,
     html: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--html", help="Also write an HTML page.", metavar="FILE"),

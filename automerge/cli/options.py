@@ -57,6 +57,27 @@ Models = Annotated[
 ]
 
 
+Json = Annotated[bool, switch("Print JSON.", "--json")]
+
+
+def base_option(panel: str | None = None) -> object:
+    """Declare a study's base."""
+    help_text = "The base: a folder, or a hub id with or without @REVISION."
+    return option(help_text, "--base", metavar="MODEL", panel=panel)
+
+
+def model_option(panel: str | None = None) -> object:
+    """Declare a study's sources."""
+    help_text = "A fine-tune or LoRA adapter of the base; may be given more than once."
+    return option(help_text, "--model", metavar="[NAME=]MODEL", panel=panel)
+
+
+def include_path_option(panel: str | None = None) -> object:
+    """Declare the folder of a study's own tasks."""
+    help_text = "A folder with your own lm-eval tasks."
+    return option(help_text, "--include-path", metavar="DIR", panel=panel)
+
+
 def model_folders(texts: Sequence[str] | None) -> dict[str, Path]:
     """Read NAME=FOLDER texts; relative folders are relative to the working directory."""
     found = {}

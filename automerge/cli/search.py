@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from automerge.cli.options import Extensions, Text, console, option, switch
+from automerge.cli.options import (
+    Extensions,
+    Text,
+    base_option,
+    console,
+    include_path_option,
+    model_option,
+    option,
+    switch,
+)
 from automerge.errors import ConfigError
 from automerge.files.shared import shared_words
 from automerge.text.redaction import redact
@@ -21,7 +30,7 @@ if TYPE_CHECKING:
     from automerge.config import StudyConfig
 
 NoMenu = Annotated[
-    bool, switch("End without asking what to do next, on a terminal too.", "--no-menu")
+    bool, switch("Exit without asking what to do next, even on a terminal.", "--no-menu")
 ]
 DEFAULT_CONFIG = "automerge.yaml"
 NOT_OF_THE_DEMO = (
@@ -90,23 +99,10 @@ def search(
             panel=_WHAT,
         ),
     ] = None,
-    base: Annotated[
-        Text,
-        option(
-            "The base: a folder, or a hub id with or without @REVISION.",
-            "--base",
-            metavar="MODEL",
-            panel=_WHAT,
-        ),
-    ] = None,
+    base: Annotated[Text, base_option(_WHAT)] = None,
     model: Annotated[
         Optional[list[str]],  # noqa: UP045
-        option(
-            "A fine-tune or LoRA adapter of the base; may be given more than once.",
-            "--model",
-            metavar="[NAME=]MODEL",
-            panel=_WHAT,
-        ),
+        model_option(_WHAT),
     ] = None,
     task: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -118,12 +114,7 @@ def search(
             panel=_WHAT,
         ),
     ] = None,
-    include_path: Annotated[
-        Text,
-        option(
-            "A folder with your own lm-eval tasks.", "--include-path", metavar="DIR", panel=_WHAT
-        ),
-    ] = None,
+    include_path: Annotated[Text, include_path_option(_WHAT)] = None,
     space: Annotated[
         Text,
         option(
@@ -282,7 +273,7 @@ def search(
     notify: Annotated[
         Text,
         option(
-            "A shell command that is run at the end; AUTOMERGE_STATE says which end.",
+            "A shell command to run when the search ends; AUTOMERGE_STATE says how it ended.",
             "--notify",
             metavar="COMMAND",
             panel=_PLACE,
@@ -366,9 +357,10 @@ def demo(
 def _search_and_offer(
     config: StudyConfig, screen: Console, no_menu: bool, notify: str | None = None
 ) -> None:
-    """Search, and offer what one does next where somebody sits at a terminal."""
-    from automerge.commands.menu import menu, somebody_is_there
+    """Search, then offer next steps if run on a terminal."""
+    from automerge.commands.menu import menu
     from automerge.commands.search import run_search
+    from automerge.text.terminal import somebody_is_there
 
     if code := run_search(config, screen, _command_line(), notify):
         raise typer.Exit(code)

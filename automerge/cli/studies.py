@@ -9,7 +9,16 @@ from typing import Annotated, Optional
 
 import typer
 
-from automerge.cli.options import Extensions, Models, Run, console, model_folders, option, switch
+from automerge.cli.options import (
+    Extensions,
+    Json,
+    Models,
+    Run,
+    console,
+    model_folders,
+    option,
+    switch,
+)
 from automerge.text.say import say
 
 
@@ -39,7 +48,7 @@ def export(
 
 def status(
     run: Run,
-    as_json: Annotated[bool, switch("Print JSON.", "--json")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show a study's progress, even while it runs."""
     from automerge.commands.status import print_status, study_status
@@ -91,7 +100,7 @@ def runs(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of run folders.")] = Path(
         "runs"
     ),
-    as_json: Annotated[bool, switch("Print JSON.", "--json")] = False,
+    as_json: Json = False,
 ) -> None:
     """List studies: their state, trials, the model to take and when they began."""
     from automerge.commands.runs import list_runs, print_runs

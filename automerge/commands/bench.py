@@ -49,10 +49,7 @@ def print_merge_times(
         if method not in METHODS
     ]
     faults += unknown_shape(shape)
-    if not 2 <= sources <= 16:
-        faults.append(f"--sources must lie in [2, 16]; got {sources}")
-    if not 1 <= repeats <= 1000:
-        faults.append(f"--repeats must lie in [1, 1000]; got {repeats}")
+    faults += outside_limits(("--sources", sources, 2, 16), ("--repeats", repeats, 1, 1000))
     if not faults:
         needed = (sources + 2) * 2 * SIZES[shape].n_parameters
         faults += too_large(needed, "a smaller --shape or fewer --sources")

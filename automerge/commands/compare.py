@@ -19,7 +19,7 @@ MAX_ROWS = 6
 
 
 def print_comparison(one: Path, other: Path, console: Console) -> None:
-    """Print both fronts, and how their models to take differ on the items that both tested.
+    """Print both fronts, and how the models they recommend differ on the items that both tested.
 
     Raises:
         StateError: a folder contains no study, or one of the two is not tested yet.
@@ -78,8 +78,8 @@ def _lines(studies: tuple[Study, Study], found: Beside) -> list[str]:
     seen = [paired.objective for paired in found.paired if paired.seen]
     if seen:
         lines.append(
-            f"On {', '.join(seen)}, some of these items were searched or selected on by one of the "
-            "studies, whose model they then flatter."
+            f"On {', '.join(seen)}, one of the studies searched or selected on some of these "
+            "items, so its model's scores on them are optimistic."
         )
     if found.hypervolume is None:
         lines.append("Hypervolume: not compared; it needs the same goals and the same test items.")

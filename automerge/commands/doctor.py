@@ -6,9 +6,8 @@ import math
 import os
 import platform
 import shutil
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,15 +15,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from automerge.machine.processors import THREADS, affine_cpus, usable_cpus
 from automerge.text.say import say
+from automerge.text.wrapped import hanging
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 State = Literal["ok", "without", "fault"]
-"""`ok`: there and works; `without`: a search runs without it; `fault`: no search can run."""
+"""`ok`: present and working; `without`: a search runs without it; `fault`: no search can run."""
 SCARCE = 2 * 10**9
 """Free bytes of memory or disk below which that is said."""
 PACKAGES = ("transformers", "lm_eval", "datasets")
+REINSTALL = "install automerge's dependencies again"
 EXTRAS = (
     ("optuna-dashboard", "optuna_dashboard", "dashboard", "automerge dashboard"),
     ("pandas", "pandas", "notebook", "study.trials_frame()"),
@@ -41,16 +42,6 @@ class Check:
     state: State
     found: str
     advice: str = ""
-
-    @property
-    def plain(self) -> dict[str, str]:
-        """The same as JSON values."""
-        return {
-            "name": self.name,
-            "state": self.state,
-            "found": self.found,
-            "advice": self.advice,
-        }
 
 
 def examine(folder: Path) -> tuple[Check, ...]:
@@ -78,7 +69,7 @@ def can_search(checks: Sequence[Check]) -> bool:
 
 def plain(checks: Sequence[Check]) -> dict[str, Any]:
     """Return what was found as JSON values."""
-    return {"can_search": can_search(checks), "checks": [check.plain for check in checks]}
+    return {"can_search": can_search(checks), "checks": [asdict(check) for check in checks]}
 
 
 def print_checks(checks: Sequence[Check], console: Console) -> None:
@@ -86,12 +77,8 @@ def print_checks(checks: Sequence[Check], console: Console) -> None:
     for check in checks:
         mark = {"ok": " ", "without": "-", "fault": "!"}[check.state]
         text = f"{check.found}; {check.advice}" if check.advice else check.found
-        indent = " " * (NAME_WIDTH + 2)
-        head = f"{mark} {check.name:{NAME_WIDTH}}"
-        options = {"break_long_words": False, "break_on_hyphens": False}
-        lines = textwrap.wrap(text, WIDTH - len(indent), **options)  # type: ignore[arg-type]
-        for i, line in enumerate(lines):
-            say(console, (head if i == 0 else indent) + line)
+        for line in hanging(f"{mark} {check.name:{NAME_WIDTH}}", text, WIDTH):
+            say(console, line)
     faults = [check.name for check in checks if check.state == "fault"]
     if faults:
         say(console, f"a search cannot run here: see {', '.join(faults)}")
@@ -105,7 +92,7 @@ def _safely(name: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:
         yield from look()
     except (ImportError, OSError) as error:
         said = " ".join(str(error).split())
-        yield Check(name, "fault", said, "install automerge's dependencies again")
+        yield Check(name, "fault", said, REINSTALL)
 
 
 def _installation() -> Iterator[Check]:
@@ -130,19 +117,16 @@ def _torch() -> Iterator[Check]:
         return
     if shutil.which("nvidia-smi") is not None:
         advice = "install PyTorch for CUDA (pytorch.org), or check the driver with nvidia-smi"
-        yield Check("device", "without", "CPU: this machine has nvidia-smi, torch no GPU", advice)
+        yield Check(
+            "device", "without", "CPU: nvidia-smi is installed, but torch finds no GPU", advice
+        )
     else:
         yield Check("device", "ok", "CPU (no GPU was found)")
 
 
 def _packages() -> Iterator[Check]:
     for name in PACKAGES:
-        found = _version(name)
-        if found is None or find_spec(name) is None:
-            advice = "install automerge's dependencies again"
-            yield Check(name, "fault", "not installed", advice)
-        else:
-            yield Check(name, "ok", found)
+        yield _package(name, name, "fault", REINSTALL)
 
 
 def _processors() -> Iterator[Check]:
@@ -198,12 +182,8 @@ def _compiler() -> Iterator[Check]:
 
 
 def _ray() -> Iterator[Check]:
-    found = _version("ray")
-    if found is None or find_spec("ray") is None:
-        advice = "for several GPUs or machines (executor: ray): pip install ray"
-        yield Check("ray", "without", "not installed", advice)
-    else:
-        yield Check("ray", "ok", found)
+    advice = "for several GPUs or machines (executor: ray): pip install ray"
+    yield _package("ray", "ray", "without", advice)
 
 
 def _hub() -> Iterator[Check]:
@@ -225,19 +205,23 @@ def _cage() -> Iterator[Check]:
 
     fault = caging_fault()
     if fault is None:
-        yield Check("code tasks", "ok", "programs that models write can be locked in")
+        yield Check("code tasks", "ok", "model-written programs can be sandboxed")
     else:
         yield Check("code tasks", "without", fault)
 
 
 def _extras() -> Iterator[Check]:
     for package, module, extra, use in EXTRAS:
-        found = _version(package)
-        if found is None or find_spec(module) is None:
-            advice = f"for {use}: pip install 'automerge-llm[{extra}]'"
-            yield Check(package, "without", "not installed", advice)
-        else:
-            yield Check(package, "ok", found)
+        advice = f"for {use}: pip install 'automerge-llm[{extra}]'"
+        yield _package(package, module, "without", advice)
+
+
+def _package(package: str, module: str, missing: State, advice: str) -> Check:
+    """Look for a package by the distribution and its module."""
+    found = _version(package)
+    if found is None or find_spec(module) is None:
+        return Check(package, missing, "not installed", advice)
+    return Check(package, "ok", found)
 
 
 def _version(package: str) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from automerge.config import StudyConfig
@@ -13,6 +12,7 @@ from automerge.merging.memory import gb
 from automerge.report.run_sections import duration
 from automerge.session.cost import Cost, Pace, Range, cost
 from automerge.text.say import say
+from automerge.text.wrapped import hanging
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,12 +81,8 @@ def _lines(config: StudyConfig, session: Session, found: Cost) -> Iterator[str]:
     yield f"         {gb(found.disk_free, math.floor)} is free at {Path(config.out).parent}"
 
 
-def _wrapped(line: str) -> Iterator[str]:
-    """Break a line within the width; words that are longer stay whole."""
-    head, text = line[:INDENT], line[INDENT:]
-    for part in wrap(text, WIDTH - INDENT, break_long_words=False, break_on_hyphens=False):
-        yield head + part
-        head = " " * INDENT
+def _wrapped(line: str) -> list[str]:
+    return hanging(line[:INDENT], line[INDENT:], WIDTH)
 
 
 def _span(span: Range) -> str:

@@ -137,7 +137,9 @@ def _line(console: Console, question: str) -> str:
     try:
         return input().strip()
     except EOFError:
-        raise ConfigError("the answers ended early; nothing was written") from None
+        raise ConfigError(
+            "input ended before every question was answered; nothing was written"
+        ) from None
 
 
 def _say_what_next(file: Path, config: StudyConfig, console: Console) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,13 +24,8 @@ ENTRIES = {
 }
 
 
-def somebody_is_there() -> bool:
-    """Return whether both standard input and output are a terminal."""
-    return sys.stdin.isatty() and sys.stdout.isatty()
-
-
 def menu(run: Path, console: Console, ask: Callable[[str], str] = input) -> None:
-    """Offer what one does with a finished study, until somebody quits.
+    """Offer next steps for a finished study until the user quits.
 
     Args:
         run: the study's folder.

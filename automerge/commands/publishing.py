@@ -72,7 +72,8 @@ def push(wanted: Push, console: Console) -> str:
     """Export a merge unless that is done, and upload it in one commit; return its address.
 
     Raises:
-        ConfigError: the name is no repository's, or there is such a public one and this is private.
+        ConfigError: the name is not a valid repository name, or the repository is public and
+            `public` is false.
         PreflightError: the hub refuses, or cannot be reached; says what to do.
     """
     from huggingface_hub import HfApi, errors
@@ -93,7 +94,7 @@ def push(wanted: Push, console: Console) -> str:
         private = bool(api.model_info(repository).private)
         if not private and not wanted.public:
             raise ConfigError(
-                f"{repository} exists and is public; pass --public, or give another name"
+                f"{repository} already exists and is public; pass --public, or choose another name"
             )
         message = f"{folder.name}, merged by automerge"
         api.create_commit(repository, operations, commit_message=message)

@@ -15,8 +15,7 @@ from automerge.errors import AutomergeError
 from automerge.files.shared import without_places
 from automerge.store.run_folder import LOG
 from automerge.study import Observer, Snapshot
-from automerge.text.printable import inert
-from automerge.text.redaction import redact
+from automerge.text.terminal import harmless
 
 _FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 _INDENT = " " * len("2026-01-01T00:00:00Z  ")
@@ -46,7 +45,7 @@ class RunLog:
         for message in messages:
             if self._file is None:
                 return
-            text = inert(redact(without_places(message, self._run))).replace("\n", f"\n{_INDENT}")
+            text = harmless(without_places(message, self._run)).replace("\n", f"\n{_INDENT}")
             rest = f"{datetime.now(UTC).strftime(_FORMAT)}  {text}\n".encode()
             try:
                 while rest:
@@ -115,7 +114,7 @@ def _opened(path: Path) -> int:
     try:
         found = os.fstat(file)
         if not stat.S_ISREG(found.st_mode):
-            raise OSError("it is no plain file")
+            raise OSError("it is not a regular file")
         if found.st_size and os.pread(file, 1, found.st_size - 1) != b"\n":
             os.write(file, b"\n")
     except BaseException:

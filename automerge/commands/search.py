@@ -348,5 +348,5 @@ def _drive(session: Session, observer: Observer) -> Interrupt:
 
 
 def _ended(store: Store, state: State, finished: str | None = None) -> None:
-    """Record how a run ended, or that it has not."""
+    """Record the state of a run."""
     store.renew(replace(store.study.current, state=state, finished=finished))

@@ -132,11 +132,12 @@ def _searched(space: Space) -> Iterator[str]:
     """Yield methods with their dimensions, and under each its parameters."""
     if space.by_group:
         yield from _groups(space)
-    for method in () if space.by_group else space.methods.values():
-        sizes = [branch.dimension for branch in space.branches if branch.method == method.name]
-        yield f"method     {method.name}: {max(sizes)} dimensions"
-        yield from (f"           {line}" for line in _parameters(method, DEFAULT))
-        yield from (f"           {line}" for line in _models(method))
+    else:
+        for method in space.methods.values():
+            sizes = [branch.dimension for branch in space.branches if branch.method == method.name]
+            yield f"method     {method.name}: {max(sizes)} dimensions"
+            yield from (f"           {line}" for line in _parameters(method, DEFAULT))
+            yield from (f"           {line}" for line in _models(method))
     if space.structure is not None:
         yield f"layers     {_structure(space.structure)}"
 

@@ -11,7 +11,7 @@ from automerge.constraint import BEST_PARENT, Constraint
 from automerge.errors import nearest
 from automerge.files.noise import is_noise
 from automerge.files.references import NAME
-from automerge.objective import KL_TO_BASE, PROPERTIES
+from automerge.objective import MEASURED
 from automerge.recipe import DEFAULT
 from automerge.trial import is_proposed_name
 
@@ -48,7 +48,7 @@ def task_faults(tasks: Sequence[Task]) -> Iterator[Problem]:
     for i, task in enumerate(tasks):
         if task.name in names:
             yield (i,), f"two objectives are named {task.name!r}; give one a different `name`"
-        elif task.name in (*PROPERTIES, KL_TO_BASE):
+        elif task.name in MEASURED:
             yield (i,), f"{task.name!r} is the name of a property; set a different `name`"
         names.add(task.name)
 

@@ -290,10 +290,14 @@ class _Draft:
         for mapping, path in places:
             name = path[-1]
             if isinstance(given := mapping.get(name), str):
-                found = join(self._origin(("evidence", *path)).folder, given)
-                if not found.exists():
-                    self.fault(("evidence", *path), f"no such file or folder: {found}")
-                mapping[name] = str(found)
+                mapping[name] = self._existing(("evidence", *path), given)
+
+    def _existing(self, path: Sequence[Step], text: str) -> str:
+        """Return where a text leads from the file it was written in; it must lead somewhere."""
+        found = join(self._origin(path).folder, text)
+        if not found.exists():
+            self.fault(path, f"no such file or folder: {found}")
+        return str(found)
 
     def _load_extensions(self) -> None:
         """Import the user's modules, so that what they define can be named below."""
@@ -368,10 +372,8 @@ class _Draft:
                 problem = f"expected a name or {{{KL_TO_BASE}: FILE}}, got {shown}"
                 self.fault(path[:2], problem)
             else:
-                file = join(self._origin(path).folder, text)
-                if not file.exists():
-                    self.fault(path, f"no such file or folder: {file}")
-                self.data.setdefault("item_files", {})[KL_TO_BASE] = str(file)
+                file = self._existing(path, text)
+                self.data.setdefault("item_files", {})[KL_TO_BASE] = file
             properties[i] = KL_TO_BASE
 
     def _complete_search(self) -> None:

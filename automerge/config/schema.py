@@ -14,7 +14,7 @@ from automerge.config.sections import Evaluation, Split
 from automerge.config.settings import StudyConfig
 from automerge.executors import EXECUTORS
 from automerge.methods import METHODS, Knob
-from automerge.objective import KL_TO_BASE, PROPERTIES
+from automerge.objective import KL_TO_BASE, MEASURED
 from automerge.samplers import SAMPLERS
 from automerge.space.named import NAMED
 
@@ -47,7 +47,7 @@ def study_schema(descriptions: Mapping[str, str]) -> Schema:
     fields["tasks"]["items"] = _either(_TEXT, _task(sections.pop("Task")))
     measured = {"type": "object", "properties": {KL_TO_BASE: _TEXT}, "required": [KL_TO_BASE]}
     fields["properties"]["items"] = _either(
-        {"enum": [*PROPERTIES, KL_TO_BASE]}, {**measured, "additionalProperties": False}
+        {"enum": [*MEASURED]}, {**measured, "additionalProperties": False}
     )
     fields["extensions"] = _TEXTS
     fields["recipes"] = _TEXTS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import ValidationInfo, field_validator, model_validator
@@ -101,8 +101,7 @@ class Search(Section):
             problems.append(((), problem))
         if problems:
             refuse(problems)
-        last = {s: n for s, n in groups.items() if s == DEFAULT}
-        return {s: n for s, n in groups.items() if s != DEFAULT} | last
+        return dict(sorted(groups.items(), key=lambda group: group[0] == DEFAULT))
 
     @field_validator("knobs")
     @classmethod
@@ -161,6 +160,15 @@ class Search(Section):
             noise=noise,
             by_group=self.by_group if len(self.by_group) > 1 else {},
         )
+
+
+def as_written(search: Mapping[str, Any]) -> dict[str, Any]:
+    """Return JSON values of a `Search` as a user writes them: knobs, and methods by selector."""
+    written = {key: value for key, value in search.items() if key not in ("knobs", "by_group")}
+    written |= search.get("knobs", {})
+    if "by_group" in search:
+        written["methods"] = search["by_group"]
+    return written
 
 
 def declared_knobs(methods: Sequence[str]) -> dict[str, Knob]:

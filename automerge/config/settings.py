@@ -43,7 +43,7 @@ from automerge.files.references import NAME, is_local
 from automerge.files.shared import near, shared_name
 from automerge.files.yaml_file import Step
 from automerge.methods import METHODS
-from automerge.objective import KL_TO_BASE, PROPERTIES
+from automerge.objective import KL_TO_BASE, MEASURED
 from automerge.samplers import SAMPLERS
 from automerge.space import SpaceSettings
 
@@ -69,9 +69,7 @@ class StudyConfig(Section):
     models: dict[str, str] = unsafe(min_length=1, max_length=MAX_MODELS)
     tasks: tuple[Task, ...] = unsafe(min_length=1, max_length=64)
     item_files: dict[str, str] = safe({})
-    properties: tuple[Annotated[str, one_of((*PROPERTIES, KL_TO_BASE), "property")], ...] = unsafe(
-        ()
-    )
+    properties: tuple[Annotated[str, one_of(MEASURED, "property")], ...] = unsafe(())
     include_path: str | None = safe(None)
     apply_chat_template: bool = unsafe(False)
     fewshot_as_multiturn: bool | None = unsafe(None)

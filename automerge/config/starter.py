@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from automerge.config.schema import EDITOR_LINE
+from automerge.config.search import as_written
 from automerge.config.settings import StudyConfig
 from automerge.config.task import Task
 from automerge.evaluation.base import default_name
 from automerge.files.references import is_local
 from automerge.files.shared import near
 from automerge.files.yaml_file import Plain, dump_yaml
+from automerge.text.wrapped import hanging
 
-WIDTH = 96
+WIDTH = 98
+"""Columns of a line of comments."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,10 @@ KEYS = (
         "The fine-tunes to merge, by names of your choice: whole models or LoRA adapters.",
     ),
     _Key("include_path", "A folder with your own lm-eval tasks."),
-    _Key("tasks", "What to be good at: lm-eval's tasks, as TASK, TASK:METRIC or a mapping."),
+    _Key(
+        "tasks",
+        "What the merge should be good at: lm-eval tasks, as TASK, TASK:METRIC or a mapping.",
+    ),
     _Key(
         "budget",
         "How many merges to measure. Instead, or as well: max_time: 8h, max_items: 100000.",
@@ -110,7 +115,7 @@ def starter(
     ]
     if plain:
         blocks.append(dump_yaml(plain, block=True))
-    blocks.append(_prose("The rest is as it is by default; remove the # to change it."))
+    blocks.append(_prose("Everything below is at its default; remove the # to change it."))
     blocks += [
         _prose(key.meaning) + _comment(f"{key.name}: {key.default}")
         for key in KEYS
@@ -133,7 +138,7 @@ def _plain(config: StudyConfig, folder: Path, recipes: Sequence[Path]) -> dict[s
     if recipes:
         plain["recipes"] = [_beside(str(path.absolute()), folder) for path in recipes]
     if "search" in plain:
-        plain["search"] |= plain["search"].pop("knobs", {})
+        plain["search"] = as_written(plain["search"])
     return plain
 
 
@@ -155,8 +160,7 @@ def _tasks(tasks: Sequence[Task]) -> Iterator[Plain]:
 
 
 def _prose(text: str) -> str:
-    lines = textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
-    return "".join(f"# {line}\n" for line in lines)
+    return "".join(f"{line}\n" for line in hanging("# ", text, WIDTH, indent="# "))
 
 
 def _comment(yaml: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from automerge.config.recipe_file import recipe_text
+from automerge.config.search import as_written
 from automerge.config.settings import StudyConfig
 from automerge.evaluation.base import ITEMS_FOLDER, TASKS_FOLDER
 from automerge.files.known import is_known, known_reference
@@ -56,10 +57,7 @@ def written(config: StudyConfig, run: Path, digests: Mapping[str, str]) -> dict[
         text = {KL_TO_BASE: files[KL_TO_BASE]}
         plain["properties"] = [text if n == KL_TO_BASE else n for n in shared.properties]
     if "search" in plain:
-        search = plain["search"]
-        search |= search.pop("knobs", {})
-        if "by_group" in search:
-            search["methods"] = search.pop("by_group")
+        plain["search"] = as_written(plain["search"])
     order = {"name": plain.pop("name"), "base": references.pop("base"), "models": references}
     text = dump_yaml(without_secrets({**order, **plain}))
     return {**texts, FILE: _HEAD + text}

@@ -21,7 +21,7 @@ MAX_BYTES = 1_000_000
 
 _REFERENCE = re.compile(r"local:([A-Za-z0-9][\w.-]*)@([0-9a-f]{64})", re.ASCII)
 
-Stamp = list[tuple[str, int, int]]
+_Stamp = list[list[str | int]]
 
 
 def known_reference(name: str, digest: str) -> str:
@@ -49,7 +49,7 @@ def find(digest: str) -> Path | None:
         with (_home() / f"{digest}.json").open("rb") as file:
             plain = json.loads(file.read(MAX_BYTES))
         folder = Path(plain["folder"])
-        unchanged = [list(row) for row in _stamp(folder)] == plain["files"]
+        unchanged = _stamp(folder) == plain["files"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return folder if unchanged else None
@@ -77,10 +77,7 @@ def _home() -> Path:
     return cache_home() / "models"
 
 
-def _stamp(folder: Path) -> Stamp:
+def _stamp(folder: Path) -> _Stamp:
     """Return names, sizes and times of a folder's files, which change when they are written to."""
-    return sorted(
-        (entry.name, entry.stat().st_size, entry.stat().st_mtime_ns)
-        for entry in os.scandir(folder)
-        if entry.is_file()
-    )
+    files = sorted((entry.name, entry.stat()) for entry in os.scandir(folder) if entry.is_file())
+    return [[name, found.st_size, found.st_mtime_ns] for name, found in files]

@@ -10,7 +10,7 @@ REFUSED = ("can't allocate memory", "not enough memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether memory of a device or of the host could not be had.
+    """Return whether device or host memory could not be allocated.
 
     For the host, torch raises a plain RuntimeError.
     """

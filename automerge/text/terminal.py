@@ -49,6 +49,11 @@ def bear_any_encoding() -> None:
             reconfigure(errors=ERRORS)
 
 
+def somebody_is_there() -> bool:
+    """Return whether both standard input and output are a terminal."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
 def harmless(text: str) -> str:
     """Hide secrets, and show control characters instead of letting a terminal obey them."""
     return inert(redact(text))

@@ -121,7 +121,7 @@ def test_a_pushed_merge_is_private_and_has_what_others_need(done: Done) -> None:
     assert pushed[0] == 0, pushed[2]
     assert pushed[1].splitlines()[-1] == f"{done.hub.url}/me/merged"
     assert (public[0], nobody[0]) == (2, 2)
-    assert "org/public exists and is public; pass --public" in public[2]
+    assert "org/public already exists and is public; pass --public" in public[2]
     assert "expected ORG/NAME" in nobody[2]
     found = done.hub.repositories["me/merged"]
     assert found.private
