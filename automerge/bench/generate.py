@@ -6,7 +6,7 @@ import random
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -81,7 +81,8 @@ class ExamWork:
 
 @dataclass(frozen=True)
 class ExamTime(Times):
-    """Times of one candidate's answers, in seconds; `differing` answers are unlike `static`'s."""
+    """Times of one candidate's answers, in seconds; `differing` counts answers that are not
+    `static`'s."""
 
     SHOWN = ("to_static", "to_floor")
     COUNTS = ("differing",)
@@ -107,7 +108,7 @@ def bench_generate(
 ) -> Iterator[ExamWork | ExamTime]:
     """Time candidates' answers, with a different recipe in every repeat.
 
-    A candidate before the first has told how long answers are; each repeat's are others.
+    A warm-up candidate shows how long answers are; in each repeat they differ.
 
     Args:
         shape: a name in `shapes.SIZES`; None for the demo's models.
@@ -156,10 +157,12 @@ def bench_generate(
             ended = now()
             expected = static.generate(requests)
             static_s = now() - ended
+            lengths = list(ours.lengths.values())
+            fewest = replace(floor, answer_tokens=sum(lengths), rows=ours.rows)
             yield ExamTime(
                 static=static_s,
                 ours=ended - began,
-                floor=seconds(Steps.of(prompts, [*ours.lengths.values()], ours.rows).run, model),
+                floor=seconds(fewest.run, model),
                 differing=sum(a != b for a, b in zip(texts, expected, strict=True)),
             )
 
@@ -178,13 +181,13 @@ class Steps:
 
     @classmethod
     def of(cls, prompts: Sequence[Sequence[int]], lengths: Sequence[int], rows: int) -> Steps:
-        """Count what prompts and answers of so many tokens need, with so many answers at once."""
+        """Count what prompts and answers of these lengths need, with `rows` answers at once."""
         unique = unique_tokens([Request(tuple(prompt), ()) for prompt in prompts])
         return cls(unique, sum(lengths), round(statistics.mean(map(len, prompts))), rows)
 
     @torch.no_grad()
     def run(self, model: PreTrainedModel) -> None:
-        """Run as many tokens."""
+        """Run that many tokens."""
         left = self.prompt_tokens
         while left > 0:
             width = min(self.width, left)
@@ -203,7 +206,7 @@ class Steps:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Let transformers not warn of lengths, which random weights do not mind."""
+    """Silence transformers' warnings about length, which do not matter for random weights."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()
@@ -224,7 +227,7 @@ def ends_by_chance(model: PreTrainedModel, end: int, known: int, mean: int) -> I
         model: whose logits are changed.
         end: the token that ends answers.
         known: how many tokens the tokenizer has; others are not chosen.
-        mean: one token in so many ends its answer.
+        mean: the mean length of an answer, in tokens.
     """
 
     def change(_: object, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:

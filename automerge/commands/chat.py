@@ -148,6 +148,8 @@ class _Speaker:
         """Return the most likely reply, token by token."""
         import torch
 
+        from automerge.evaluation.loglikelihood.forward import longest_input
+
         if self.has_template:
             self._said.append({"role": "user", "content": text})
             prompt = str(
@@ -160,7 +162,7 @@ class _Speaker:
         asked = self._tokenizer(
             prompt, return_tensors="pt", add_special_tokens=not self.has_template
         )
-        length = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        length = longest_input(self._model)
         most = self._max_tokens if length is None else min(self._max_tokens, length // 2)
         room = None if length is None else length - most
         # What does not fit is the oldest.

@@ -212,11 +212,10 @@ class Refiner:
     @property
     def _length(self) -> int:
         """Tokens of a sequence: as asked, or as many as the model takes."""
-        from automerge.evaluation.loglikelihood.forward import max_position
+        from automerge.evaluation.loglikelihood.forward import longest_input, max_position
 
-        longest = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         asked = self._settings.length
-        return min(asked, max_position(self._model), longest or asked)
+        return min(asked, max_position(self._model), longest_input(self._model) or asked)
 
     def _texts(self, paths: Mapping[str | None, Path]) -> list[Text]:
         """Read, tokenize and divide the texts."""

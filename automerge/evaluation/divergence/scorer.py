@@ -15,7 +15,14 @@ from automerge.errors import PreflightError
 from automerge.evaluation.base import Backward, Live, NoRoom, Scored
 from automerge.evaluation.divergence.states import KeptStates
 from automerge.evaluation.guards import InvalidOutput
-from automerge.evaluation.loglikelihood.forward import MAX_LOGITS, MIN_TOKENS, UNSUPPORTED, Path
+from automerge.evaluation.loglikelihood.forward import (
+    MAX_LOGITS,
+    MIN_TOKENS,
+    UNSUPPORTED,
+    Path,
+    longest_input,
+    padded,
+)
 from automerge.evaluation.loglikelihood.graph import Graph, lean_layers
 from automerge.evaluation.loglikelihood.packing import Pick, Row
 from automerge.objective import ItemScores
@@ -39,8 +46,7 @@ Tokens: TypeAlias = Callable[[str, int], Piece]
 
 def longest_sequence(model: PreTrainedModel, asked: int | None = None) -> int:
     """Return the most tokens of an item: `LENGTH`, or fewer where the model takes no more."""
-    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return min(n for n in (LENGTH, asked, longest) if n)
+    return min(n for n in (LENGTH, asked, longest_input(model)) if n)
 
 
 def divergence(base: Tensor, merged: Tensor) -> Tensor:
@@ -149,7 +155,7 @@ class DivergenceScorer:
                 bias = None if head.bias is None else head.bias.detach().clone()
                 self._base_head = head.weight.detach().clone(), bias
             for batch, _ in self._batches(new, None, False):
-                tokens, real = _padded([self._piece(item) for item in batch], model.device)
+                tokens, real = _filled_up([self._piece(item) for item in batch], model.device)
                 with _before(head, real) as seen:
                     model(input_ids=tokens, use_cache=False)
                 sizes = [len(self._piece(item)) for item in batch]
@@ -161,7 +167,7 @@ class DivergenceScorer:
         """Return the divergence at every position of every item, one after the other."""
         model = self._live.model
         assert self._base_head is not None
-        tokens, real = _padded([self._piece(item) for item in batch], model.device)
+        tokens, real = _filled_up([self._piece(item) for item in batch], model.device)
         states = torch.cat([self._states[item] for item in batch]).to(self._head.weight.device)
         with torch.set_grad_enabled(graph), _beside(self._head, real, states, self._base_head):
             logits = model(input_ids=tokens, use_cache=False).logits[0]
@@ -213,14 +219,13 @@ def _rows(length: int, count: int) -> list[Row]:
     return [Row((0,) * length, numbers, (length,) * length, (Pick(0, numbers),))] * count
 
 
-def _padded(pieces: Sequence[Piece], device: torch.device) -> tuple[Tensor, Tensor]:
+def _filled_up(pieces: Sequence[Piece], device: torch.device) -> tuple[Tensor, Tensor]:
     """Return token ids [rows, longest], filled up at their end, which a causal model does not look
     at, and where they are real."""
     longest = max(map(len, pieces))
-    tokens = torch.tensor([[*piece, *(0,) * (longest - len(piece))] for piece in pieces])
     lengths = torch.tensor([len(piece) for piece in pieces])
     real = torch.arange(longest)[None] < lengths[:, None]
-    return tokens.to(device), real.to(device)
+    return padded(pieces, longest, device), real.to(device)
 
 
 @contextlib.contextmanager
@@ -276,7 +281,7 @@ def _checked_head(model: PreTrainedModel) -> nn.Linear:
     head = model.get_output_embeddings()
     if isinstance(head, nn.Linear):
         vocabulary: int = model.config.get_text_config().vocab_size
-        tokens, real = _padded([tuple(range(min(PROBE, vocabulary)))], model.device)
+        tokens, real = _filled_up([tuple(range(min(PROBE, vocabulary)))], model.device)
         try:
             with _before(head, real) as seen:
                 model(input_ids=tokens, use_cache=False)

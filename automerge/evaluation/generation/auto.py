@@ -12,15 +12,19 @@ from automerge.evaluation.generation.asks import Ask
 from automerge.evaluation.generation.base import Generator
 from automerge.evaluation.generation.continuous import ContinuousGenerator
 from automerge.evaluation.generation.static import StaticGenerator
-from automerge.evaluation.loglikelihood.forward import UNSUPPORTED, max_position
+from automerge.evaluation.loglikelihood.forward import (
+    PROBE_TOKENS,
+    PROBES,
+    UNSUPPORTED,
+    head_and_tails,
+    is_rounding,
+    max_position,
+)
 from automerge.text.error import cause
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
-
-PROBES, PROBE_TOKENS = 4, 48
-"""How many prompts are tried, and how much of each."""
 
 LIMITS = (5, 12, 8, 3)
 """How long probes' answers may be: unlike, so that rows are freed at different times."""
@@ -105,9 +109,8 @@ class AutoGenerator:
             return False
         same = torch.tensor([(*ask.prompt, *expected[:place])], device=model.device)
         logits = model(input_ids=same, use_cache=False).logits[0, -1].float()
-        tolerance = 1e-4 if model.dtype == torch.float32 else 0.25
-        between = abs(float(logits[ours] - logits[theirs]))
-        return between <= tolerance * max(1.0, float(logits.abs().max()) / 10)
+        between = float(logits[ours] - logits[theirs])
+        return is_rounding(between, float(logits.abs().max()), model.dtype)
 
 
 def probes(asks: Sequence[Ask], longest: int, window: int) -> list[Ask]:
@@ -123,9 +126,7 @@ def probes(asks: Sequence[Ask], longest: int, window: int) -> list[Ask]:
     pieces = list(dict.fromkeys(a.prompt[:size] for a in asks if len(a.prompt) > PROBES))[:PROBES]
     if not pieces or size <= PROBES:
         return []
-    half = min(map(len, pieces)) // 2
-    head = pieces[0][:half]
-    tails = [tail for piece in pieces for tail in (piece[half:], piece[: half - 1 : -1])]
+    head, tails = head_and_tails(pieces)
     prompts = [head + tail[: max(1, len(tail) - n)] for n, tail in enumerate(tails)]
     prompts.append(pieces[0][::-1])
     made = [Ask(p, (), LIMITS[n % len(LIMITS)]) for n, p in enumerate(dict.fromkeys(prompts))]

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from automerge.evaluation.generation.asks import Ask, Stops
 from automerge.evaluation.generation.plan import Plan, own, shares
 from automerge.evaluation.generation.slots import Layer, Slots
+from automerge.evaluation.loglikelihood.forward import padded
 
 BLOCK_TOKENS = 2**12
 """Most tokens of prompts that are run together, unless one column has more."""
@@ -109,9 +110,7 @@ class Decoder:
             scores = len(rows) * heads * (slots.before + len(rows[0]))
             columns = max(1, min(BLOCK_TOKENS // len(rows), most // scores))
             stop = min(len(rows[0]), start + columns)
-            blocks = [prompt[start:stop] for prompt in rows]
-            filled = [(*block, *[0] * (stop - start - len(block))) for block in blocks]
-            tokens = torch.tensor(filled, device=device)
+            tokens = padded([prompt[start:stop] for prompt in rows], stop - start, device)
             slots.run(self._model, tokens, slice(first, first + len(rows)), start, stop)
             start = stop
 

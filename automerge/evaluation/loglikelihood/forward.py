@@ -157,9 +157,19 @@ def _probes(requests: Sequence[Request], longest: int) -> list[Request]:
     """Make requests from others' tokens: one head for all, two tails of each, scored throughout."""
     longest = min(longest, PROBE_TOKENS)
     inputs = [request.inputs[:longest] for request in requests if len(request.inputs) > 3][:PROBES]
-    half = min(map(len, inputs), default=0) // 2
-    tails = [tail for tokens in inputs for tail in (tokens[half:], tokens[: half - 1 : -1])]
-    return [Request(inputs[0][:half] + tail, tail) for tail in tails]
+    if not inputs:
+        return []
+    head, tails = head_and_tails(inputs)
+    return [Request(head + tail, tail) for tail in tails]
+
+
+def head_and_tails(
+    pieces: Sequence[tuple[int, ...]],
+) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+    """Return the first piece's beginning, and all pieces' ends, each as it is and reversed."""
+    half = min(map(len, pieces)) // 2
+    tails = [tail for piece in pieces for tail in (piece[half:], piece[: half - 1 : -1])]
+    return pieces[0][:half], tails
 
 
 def _works(
@@ -180,11 +190,16 @@ def _agrees(
         answers, _ = log_likelihoods(model, path, requests, len(requests))
     except UNSUPPORTED:
         return False
-    tolerance = 1e-4 if model.dtype == torch.float32 else 0.25
     return all(
-        abs(answer.logprob - expected.logprob) <= tolerance * max(1.0, abs(expected.logprob) / 10)
+        is_rounding(answer.logprob - expected.logprob, abs(expected.logprob), model.dtype)
         for answer, expected in zip(answers, plain, strict=True)
     )
+
+
+def is_rounding(difference: float, size: float, dtype: torch.dtype) -> bool:
+    """Return whether numbers of a size that a model of a dtype gives may differ by so much."""
+    tolerance = 1e-4 if dtype == torch.float32 else 0.25
+    return abs(difference) <= tolerance * max(1.0, size / 10)
 
 
 def _separates(model: PreTrainedModel, path: Path, probes: Sequence[Request]) -> bool:
@@ -209,6 +224,12 @@ def max_position(model: PreTrainedModel) -> int:
         return UNLIMITED
     spans = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
     return min((span for span in spans if isinstance(span, int) and span > 0), default=UNLIMITED)
+
+
+def longest_input(model: PreTrainedModel) -> int | None:
+    """Return the most tokens that a model takes; None where its configuration does not say."""
+    found: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return found
 
 
 Span: TypeAlias = tuple[int, int, int]
@@ -307,12 +328,12 @@ def _logits(
     """Return logits at (row, column) pairs: [pairs, vocabulary]."""
     width = max(len(row.tokens) for row in rows)
     inputs: dict[str, Any] = {
-        "input_ids": _padded([row.tokens for row in rows], width, model.device)
+        "input_ids": padded([row.tokens for row in rows], width, model.device)
     }
     if branching:
-        ends = _padded([row.ends for row in rows], width, model.device)
+        ends = padded([row.ends for row in rows], width, model.device)
         before = prefix[0][0].shape[-2] if prefix else 0
-        inputs["position_ids"] = _padded([row.positions for row in rows], width, model.device)
+        inputs["position_ids"] = padded([row.positions for row in rows], width, model.device)
         inputs["attention_mask"] = tree_mask(ends, before, model.dtype)
     if prefix:
         inputs["past_key_values"] = DynamicCache(
@@ -352,7 +373,8 @@ def tree_mask(ends: Tensor, before: int, dtype: torch.dtype) -> Tensor:
     return mask
 
 
-def _padded(sequences: Sequence[Sequence[int]], width: int, device: torch.device) -> Tensor:
+def padded(sequences: Sequence[Sequence[int]], width: int, device: torch.device) -> Tensor:
+    """Return sequences as rows of a width, filled up with zeros at their end."""
     return torch.tensor([(*s, *[0] * (width - len(s))) for s in sequences], device=device)
 
 

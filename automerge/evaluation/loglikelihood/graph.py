@@ -19,7 +19,12 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from automerge.evaluation.loglikelihood.forward import Path, max_position, run_rows
+from automerge.evaluation.loglikelihood.forward import (
+    Path,
+    longest_input,
+    max_position,
+    run_rows,
+)
 from automerge.evaluation.loglikelihood.packing import UNLIMITED, Request, Row
 
 LENGTHS = 16, 64
@@ -83,7 +88,7 @@ class Graph:
 def measured(model: PreTrainedModel, path: Path) -> Kept:
     """Measure what rows keep whose tokens are all run, with one place that is read."""
     config = model.config.get_text_config()
-    longest = min(max_position(model), getattr(config, "max_position_embeddings", UNLIMITED))
+    longest = min(max_position(model), longest_input(model) or UNLIMITED)
     sizes = []
     for length in (min(n, longest) for n in LENGTHS):
         tails = [tuple((start + i) % config.vocab_size for i in range(length)) for start in (0, 1)]
