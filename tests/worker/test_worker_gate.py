@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from automerge.evaluation.base import Scored, together
+from automerge.objective import ItemScores
 from automerge.trial import Gate, Job, Limit, Measured
 from automerge.worker.worker import MergeWorker
 from tests.worker.test_worker_device import ITEMS, jobs, spec
@@ -50,3 +52,20 @@ def test_a_limit_that_is_missed_leaves_out_what_is_generated_and_no_other(zoo, m
         }
         assert 0 < found.tokens < whole.tokens
     assert ITEMS["say"]
+
+
+def test_parts_of_a_job_are_put_together_with_all_they_found():
+    nothing = ItemScores((), ())
+    one, two, three = (ItemScores(((leaf, 0),), (float(n),)) for n, leaf in enumerate("abc"))
+    first = Scored({"x": one, "y": nothing}, 1.0, 2.0, 3, {"n": 1.0}, {"x": one}, {"x": 0.5})
+    rest = Scored({"x": two, "y": three}, 4.0, 5.0, 6, {"m": 2.0}, {"y": three}, {"y": 0.25})
+    assert together([first, rest]) == Scored(
+        {"x": one, "y": three},
+        5.0,
+        7.0,
+        9,
+        {"n": 1.0, "m": 2.0},
+        {"x": one, "y": three},
+        {"x": 0.5, "y": 0.25},
+    )
+    assert together([first]) == first
