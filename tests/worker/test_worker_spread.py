@@ -139,7 +139,7 @@ def test_memory_is_planned_for_each_device():
     assert plan.device_budget == first.device_budget < second.device_budget
     assert plan.graph == first.graph < second.graph
     assert plan.budget == first.budget
-    with pytest.raises(PreflightError, match=r"needs 50 GB .* \(5.0 GB beside its 4 layers\)"):
+    with pytest.raises(PreflightError, match=r"needs 50 GB .* \(5.0 GB outside its 4 layers\)"):
         plan_spread(need, 100 * gb, [24 * gb, 24 * gb])
 
 
