@@ -21,6 +21,13 @@ class ModelFolder:
     reference: str
     revision: str | None = None
 
+    @property
+    def pinned(self) -> str:
+        """The hub id with its commit; the absolute path of a local folder."""
+        if self.revision is None:
+            return str(self.path)
+        return f"{self.reference.partition('@')[0]}@{self.revision}"
+
 
 def resolve(reference: str, relative_to: Path | None = None) -> ModelFolder:
     """Find a model: a local folder (absolute, from ~, or relative to a folder), else a hub id.

@@ -8,20 +8,33 @@ from typing import Annotated, Optional
 
 import typer
 
-from automerge.cli.options import Extensions, Json, Models, console, model_folders, switch
+from automerge.cli.options import (
+    Adapter,
+    Extensions,
+    Json,
+    Models,
+    Rank,
+    as_adapter,
+    console,
+    model_folders,
+    switch,
+)
 
 
 def merge(
     recipe: Annotated[Path, typer.Argument(help="A recipe: automerge's or mergekit's YAML.")],
     out: Annotated[Path, typer.Option("--out", help="The folder to write.", metavar="DIR")],
+    adapter: Adapter = False,
+    rank: Rank = None,
     extension: Extensions = None,
 ) -> None:
     """Merge models by a recipe, without a search."""
     from automerge.commands.merge import merge_file
     from automerge.extensions import load_extensions
 
+    wanted = as_adapter(adapter, rank)
     load_extensions(extension or (), Path.cwd())
-    merge_file(recipe, out, console())
+    merge_file(recipe, out, console(), wanted)
 
 
 def reproduce(

@@ -13,6 +13,8 @@ from automerge.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from automerge.commands.adapter_folder import AsAdapter
+
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A study's folder, such as runs/demo.")]
 Text = Optional[str]  # noqa: UP045  typer reads the annotation at run time
 
@@ -57,6 +59,19 @@ Models = Annotated[
 ]
 
 
+Adapter = Annotated[
+    bool,
+    switch("Write a LoRA adapter of the base instead of a whole model.", "--adapter"),
+]
+Rank = Annotated[
+    Optional[int],  # noqa: UP045
+    option(
+        "The highest rank of an adapter's modules, as near to the merge as it allows. Default: "
+        "exact, or refused.",
+        "--rank",
+        metavar="N",
+    ),
+]
 Json = Annotated[bool, switch("Print JSON.", "--json")]
 
 
@@ -87,6 +102,17 @@ def model_folders(texts: Sequence[str] | None) -> dict[str, Path]:
             raise ConfigError(f"--model {text}: expected NAME=FOLDER, with a folder that exists")
         found[name] = Path(folder)
     return found
+
+
+def as_adapter(adapter: bool, rank: int | None) -> AsAdapter | None:
+    """Return how an adapter is to be written; None for a whole model."""
+    from automerge.commands.adapter_folder import AsAdapter
+
+    if rank is not None and not adapter:
+        raise ConfigError("--rank is that of an adapter's modules: add --adapter")
+    if rank is not None and rank < 1:
+        raise ConfigError(f"--rank: expected a whole number from 1, got {rank}")
+    return AsAdapter(rank) if adapter else None
 
 
 def console() -> Console:

@@ -10,10 +10,13 @@ from typing import Annotated, Optional
 import typer
 
 from automerge.cli.options import (
+    Adapter,
     Extensions,
     Json,
     Models,
+    Rank,
     Run,
+    as_adapter,
     console,
     model_folders,
     option,
@@ -33,15 +36,23 @@ def export(
             metavar="TRIAL",
         ),
     ] = None,
+    adapter: Adapter = False,
+    rank: Rank = None,
     model: Models = None,
     extension: Extensions = None,
 ) -> None:
-    """Write a study's merged models to RUN/models."""
-    from automerge.commands.search import export_trials
+    """Write a study's merged models to RUN/models, or as adapters to RUN/adapters."""
+    from automerge.commands.search import export_as_adapters, export_trials
     from automerge.extensions import load_extensions
 
+    how = as_adapter(adapter, rank)
     screen = console()
     load_extensions(extension or (), Path.cwd())
+    if how is not None:
+        found = export_as_adapters(run, trial, how, screen, model_folders(model))
+        for folder, said in found.items():
+            say(screen, f"{folder}: {said}")
+        return
     for folder in export_trials(run, trial, screen, model_folders(model)):
         say(screen, str(folder))
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from automerge.commands.adapter_folder import AsAdapter, in_words, write_adapter_folder
 from automerge.commands.model_folder import write_scored
 from automerge.errors import Fault, PreflightError, StateError, WeightsDiffer
 from automerge.evidence import EVIDENCE
@@ -19,7 +20,7 @@ from automerge.recipe import BASE, Recipe
 from automerge.report.card import model_card
 from automerge.session.resume import locate_models
 from automerge.store.read_result import open_study
-from automerge.store.result import MODELS
+from automerge.store.result import ADAPTERS, MODELS
 from automerge.store.run_folder import check_own_files
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,52 @@ def export_models(
         for number in missing:
             _write(run, trials[number], checkpoints, references, folders[number], watch, console)
     return folders
+
+
+def export_adapters(
+    run: Path,
+    result: StudyResult,
+    numbers: Sequence[int],
+    how: AsAdapter,
+    console: Console | None,
+    given: Mapping[str, Path] | None = None,
+) -> dict[Path, str]:
+    """Write RUN/adapters/NAME for some trials; return the folders, with what each holds in words.
+
+    A folder that exists was written whole, so it is left alone. An adapter is added to the base
+    without being rounded to the base's dtype, so its scores are the trial's but for rounding.
+
+    Raises:
+        PreflightError: a merge is no adapter, or the disk refuses.
+        ModelsChanged: a model is not what was scored.
+    """
+    check_own_files(run)
+    trials = [result.by_number[number].trial for number in numbers]
+    folders = {run / ADAPTERS / how.name(trial.name): trial for trial in trials}
+    if linked := [folder for folder in folders if folder.is_symlink()]:
+        raise StateError(f"{linked[0]} is a link; expected a folder of automerge's own: remove it")
+    said = dict.fromkeys(folders, "was there already")
+    missing = {folder: trial for folder, trial in folders.items() if not folder.is_dir()}
+    if missing:
+        _check_extensions(run, [trial.recipe for trial in missing.values()])
+        checkpoints, references, watch = open_models(run, given)
+        with open_study(run) as store:
+            base = next(m for m in store.study.current.models if m.name == BASE)
+        pinned = str(checkpoints[BASE].path) if base.revision is None else base.pinned
+        for folder, trial in missing.items():
+            found = write_adapter_folder(
+                trial.recipe,
+                checkpoints,
+                references,
+                pinned,
+                folder,
+                how,
+                watch,
+                console,
+                [run / EVIDENCE],
+            )
+            said[folder] = in_words(found)
+    return said
 
 
 def write_cards(folders: Mapping[int, Path], summary: Summary) -> None:

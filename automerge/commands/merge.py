@@ -1,10 +1,11 @@
-"""`automerge merge`: a recipe file → a model folder."""
+"""`automerge merge`: a recipe file → a model folder, or an adapter's."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from automerge.commands.adapter_folder import AsAdapter, in_words, write_adapter_folder
 from automerge.commands.model_folder import write_model
 from automerge.config.recipe_file import read_recipe
 from automerge.errors import ConfigError, Fault
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from automerge.session.preflight import Models
 
 
-def merge_file(path: Path, out: Path, console: Console) -> None:
+def merge_file(path: Path, out: Path, console: Console, adapter: AsAdapter | None = None) -> None:
     """Merge by a recipe, automerge's or mergekit's; raises ConfigError or PreflightError."""
     from automerge.checkpoints import ModelWatch
     from automerge.checkpoints.stacked import without_layers
@@ -32,6 +33,11 @@ def merge_file(path: Path, out: Path, console: Console) -> None:
     base = file.recipe.base or BASE
     if base in file.models:
         references[base] = file.models[base]
+    elif adapter is not None:
+        raise ConfigError(
+            f"{path}: an adapter is added to a base, and none is named; name it as `{BASE}:` under "
+            "`models:`"
+        )
     reference = base if base in references else file.recipe.models[0]
     view = without_layers if file.recipe.slices else whole
     models = open_models(references, reference, file.locate, file.recipe.vocabulary, view)
@@ -42,8 +48,24 @@ def merge_file(path: Path, out: Path, console: Console) -> None:
     watch = ModelWatch({name: folder.path for name, folder in models.folders.items()})
     folder = path.absolute().parent
     evidence = [folder, folder / EVIDENCE]
-    write_model(file.recipe, models.checkpoints, references, out, watch, console, evidence=evidence)
-    say(console, f"wrote {out}")
+    if adapter is None:
+        write_model(
+            file.recipe, models.checkpoints, references, out, watch, console, evidence=evidence
+        )
+        say(console, f"wrote {out}")
+        return
+    found = write_adapter_folder(
+        file.recipe,
+        models.checkpoints,
+        references,
+        models.folders[base].pinned,
+        out,
+        adapter,
+        watch,
+        console,
+        evidence,
+    )
+    say(console, f"wrote {out}: {in_words(found)}")
 
 
 def _refuse_adapters(models: Models, locate: Locate) -> None:

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from automerge.commands.export import export_models, write_cards
+from automerge.commands.adapter_folder import AsAdapter
+from automerge.commands.export import export_adapters, export_models, write_cards
 from automerge.commands.interrupt import Interrupt
 from automerge.commands.notify import notify
 from automerge.commands.run_log import Logged, RunLog, ending
@@ -136,12 +137,30 @@ def export_trials(
         given: where the study's models are, by name, if they are not where the study says.
     """
     study = load_study(run)
+    chosen = _wanted(study, trials)
+    _export(study, chosen, console, given)
+    return [run / MODELS / study.result.by_number[number].trial.name for number in chosen]
+
+
+def export_as_adapters(
+    run: Path,
+    trials: Sequence[str] | None,
+    how: AsAdapter,
+    console: Console,
+    given: Mapping[str, Path] | None = None,
+) -> dict[Path, str]:
+    """Write merges as `export_trials` does, as adapters in RUN/adapters; say what each holds."""
+    study = load_study(run)
+    return export_adapters(run, study.result, _wanted(study, trials), how, console, given)
+
+
+def _wanted(study: Study, trials: Sequence[str] | None) -> list[int]:
+    """Return the numbers of the trials that are named, else of the merges on the front."""
     result = study.result
     chosen = trial_numbers(study, trials or ()) or [n for n in result.front if _merged(result, n)]
     if not chosen:
-        raise ConfigError(f"{run} has no front yet; name trials with --trial")
-    _export(study, chosen, console, given)
-    return [run / MODELS / result.by_number[number].trial.name for number in chosen]
+        raise ConfigError(f"{study.run} has no front yet; name trials with --trial")
+    return chosen
 
 
 def trial_numbers(study: Study, words: Sequence[str]) -> list[int]:

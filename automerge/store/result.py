@@ -14,6 +14,8 @@ from automerge.trial import Failed, Measured, Outcome, Part, Trial
 
 MODELS = "models"
 """The folder of exported models in a run folder."""
+ADAPTERS = "adapters"
+"""The folder of models exported as adapters in a run folder."""
 MODEL = "MODEL"
 """The placeholder for the model's folder in a command."""
 

@@ -30,7 +30,7 @@ OWN = (
     LOG,
 )
 """The beginnings of the names of automerge's own files in a run folder."""
-OWN_FOLDERS = ("models", "tasks", "items", "recipes")
+OWN_FOLDERS = ("models", "adapters", "tasks", "items", "recipes")
 MAX_OWNER_BYTES = 10_000
 
 
