@@ -13,7 +13,7 @@ from automerge.public_benchmarks import benchmark
 from automerge.report.choice import choose
 from automerge.report.commands import score_commands
 from automerge.report.compare import Versus, verdict
-from automerge.report.sections import recipe_yaml
+from automerge.report.model_sections import recipe_yaml
 from automerge.report.summary import Member, Summary
 from automerge.store.result import MODELS, ModelOrigin, StudyResult, count
 from automerge.text.json_number import finite

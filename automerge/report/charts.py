@@ -7,13 +7,16 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from automerge import pareto
 from automerge.estimation import Interval
 from automerge.objective import Objective, goals
+from automerge.report.associations import Association
 from automerge.report.compare import Versus, verdict
 from automerge.report.hypervolume import progress
+from automerge.report.parameters import Parameter
+from automerge.report.preferences import preferences
+from automerge.report.searched import measured_trials, search_losses
 from automerge.report.summary import Member, Summary
 from automerge.store.result import TrialResult
 from automerge.text.json_number import finite
@@ -24,8 +27,11 @@ _MAX_STEPS = 400
 Plain = dict[str, object]
 
 
-def chart_data(summary: Summary) -> Plain:
-    """Return objectives, members, trials, progress and parameters for the script."""
+def chart_data(summary: Summary, varied: Sequence[Parameter]) -> Plain:
+    """Return objectives, members, trials, progress, parameters and merges to choose from.
+
+    `varied` are the parameters of the search, as `automerge.report.parameters` finds them.
+    """
     objectives = summary.result.objectives
     measured = measured_trials(summary)
     losses = search_losses(objectives, measured)
@@ -36,26 +42,9 @@ def chart_data(summary: Summary) -> Plain:
         "members": [_member(row, m, summary) for row, m in enumerate(summary.members)],
         "trials": [{"name": t.trial.name, "values": _values(t, objectives)} for t in shown],
         "progress": _progress(objectives, summary.result.trials),
-        "parameters": _parameters(objectives, measured, shown),
+        "parameters": _parameters(varied, shown),
+        "merges": preferences(summary),
     }
-
-
-def measured_trials(summary: Summary) -> list[TrialResult]:
-    """Return the trials with an estimate of any objective on search items."""
-    objectives = summary.result.objectives
-    return [t for t in summary.result.trials if any(t.search_estimate(o) for o in objectives)]
-
-
-def search_losses(
-    objectives: Sequence[Objective], trials: Sequence[TrialResult]
-) -> NDArray[np.float64]:
-    """Return the search's estimates as losses, (trials, objectives); NaN if unknown."""
-    found = [[t.search_estimate(o) for o in objectives] for t in trials]
-    rows = [
-        [math.nan if e is None else o.loss(e.value) for o, e in zip(objectives, row, strict=True)]
-        for row in found
-    ]
-    return np.array(rows, dtype=np.float64).reshape(len(rows), len(objectives))
 
 
 def _objective(objective: Objective, summary: Summary) -> Plain:
@@ -63,6 +52,7 @@ def _objective(objective: Objective, summary: Summary) -> Plain:
     return {
         "name": objective.name,
         "minimize": objective.direction == "minimize",
+        "goal": objective.goal,
         "percent": unit.percent,
         "scale": unit.scale,
         "decimals": unit.decimals,
@@ -142,72 +132,31 @@ def _progress(objectives: Sequence[Objective], trials: Sequence[TrialResult]) ->
     }
 
 
-def _parameters(
-    objectives: Sequence[Objective], measured: Sequence[TrialResult], shown: Sequence[TrialResult]
-) -> list[Plain]:
-    names = dict.fromkeys(name for t in measured for name in t.trial.params or {})
-    found: list[Plain] = []
-    losses = search_losses(objectives, measured)
-    for name in names:
-        values = [(t.trial.params or {}).get(name) for t in measured]
-        known = [value for value in values if value is not None]
-        if len(set(known)) < 2:
-            continue
-        numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in known)
-        categories = None if numeric else sorted({str(value) for value in known})
-        associations = [
-            _correlation(values, losses[:, k])
-            if categories is None
-            else _correlation_ratio(values, losses[:, k])
-            for k in range(len(objectives))
-        ]
-        own = [(t.trial.params or {}).get(name) for t in shown]
-        found.append(
-            {
-                "name": name,
-                "categories": categories,
-                "associations": associations,
-                "counts": [_known(values, losses[:, k]) for k in range(len(objectives))],
-                "values": [
-                    None if v is None else v if categories is None else categories.index(str(v))
-                    for v in own
-                ],
-            }
-        )
-    return found
+def _parameters(found: Sequence[Parameter], shown: Sequence[TrialResult]) -> list[Plain]:
+    return [
+        {
+            "name": parameter.name,
+            "categories": parameter.categories,
+            "associations": [_association(a) for a in parameter.associations],
+            "values": [_value(parameter, t) for t in shown],
+        }
+        for parameter in found
+    ]
 
 
-def _known(values: Sequence[object], losses: NDArray[np.float64]) -> int:
-    """Count the trials that have both a value and a loss."""
-    return sum(v is not None and bool(np.isfinite(x)) for v, x in zip(values, losses, strict=True))
+def _association(found: Association) -> Plain:
+    return {
+        "explained": found.explained,
+        "low": found.low,
+        "high": found.high,
+        "rank": found.rank,
+        "n": found.n,
+    }
 
 
-def _correlation(values: Sequence[object], losses: NDArray[np.float64]) -> float | None:
-    """Return Spearman's rank correlation with a better score; None for fewer than 4 values."""
-    x = np.array([math.nan if v is None else float(str(v)) for v in values])
-    known = np.isfinite(x) & np.isfinite(losses)
-    x, y = x[known], -losses[known]
-    if len(x) < 4 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return None
-    return finite(float(stats.spearmanr(x, y).statistic))
-
-
-def _correlation_ratio(values: Sequence[object], losses: NDArray[np.float64]) -> float | None:
-    """Return the square root of the share of the ranks' variance that is between categories.
-
-    The share is ε² (Kelley 1935), η² less what k categories of n values explain by chance; 0 where
-    it is negative. None for fewer than 4 values, or where each is a category of its own.
-    """
-    known = [row for row, v in enumerate(values) if v is not None and np.isfinite(losses[row])]
-    if len(known) < 4 or np.ptp(losses[known]) == 0:
-        return None
-    ranks = stats.rankdata(losses[known])
-    groups: dict[str, list[float]] = {}
-    for row, rank in zip(known, ranks.tolist(), strict=True):
-        groups.setdefault(str(values[row]), []).append(rank)
-    n, k = len(ranks), len(groups)
-    if n == k:
-        return None
-    between = sum(len(g) * (np.mean(g) - ranks.mean()) ** 2 for g in groups.values())
-    share = between / np.sum((ranks - ranks.mean()) ** 2)
-    return finite(math.sqrt(max(1 - (1 - share) * (n - 1) / (n - k), 0.0)))
+def _value(parameter: Parameter, trial: TrialResult) -> object:
+    """Return a trial's number, or its choice's place among the choices."""
+    value = (trial.trial.params or {}).get(parameter.name)
+    if value is None or parameter.categories is None:
+        return value
+    return parameter.categories.index(str(value))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from automerge.estimation import Difference
-from automerge.report.compare import LEVEL, compare, verdict
+from automerge.report.compare import LEVEL, compare, select_losses, verdict
 from automerge.report.means import Means, mean_versus
 from automerge.report.summary import Member, Summary
 from automerge.report.units import Unit
@@ -41,6 +42,21 @@ def choose(summary: Summary) -> Choice | None:
         return _by_mean(summary, summary.means)
     knee = next((member for member in summary.front if member.knee), None)
     return None if knee is None else _by_compromise(summary, knee)
+
+
+def ranked(summary: Summary) -> list[Member]:
+    """Return the merges on the front: the one to take first, then by their means on select items.
+
+    Without means, the others keep their order.
+    """
+    found = choose(summary)
+    wanted = () if summary.means is None else summary.result.goals
+
+    def key(member: Member) -> tuple[bool, float]:
+        losses = select_losses(member.trial, wanted)
+        return found is None or member.name != found.name, math.inf if losses is None else losses
+
+    return sorted(summary.front, key=key)
 
 
 def _by_mean(summary: Summary, means: Means) -> Choice | None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from automerge.arrays import Floats, Indices
 from automerge.objective import Objective
-from automerge.report.charts import search_losses
+from automerge.report.searched import search_losses
 from automerge.store.result import TrialResult
 from automerge.trial import BASELINES
 

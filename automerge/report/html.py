@@ -15,16 +15,18 @@ from markupsafe import Markup
 from automerge.files.atomic import write_atomically
 from automerge.report.charts import chart_data
 from automerge.report.conclusion import conclusion
+from automerge.report.parameters import parameters
 from automerge.report.sections import sections
 from automerge.report.summary import Summary
 
 FILE = "report.html"
-_SCRIPTS = ("draw.js", "charts.js", "params.js")
+_SCRIPTS = ("draw.js", "charts.js", "params.js", "choose.js", "page.js")
 
 
 def html_report(summary: Summary) -> str:
     """Render the report; the study's names and texts are escaped, and scripts pinned by hash."""
     style, script = _asset("report.css"), "(() => {\n" + "".join(map(_asset, _SCRIPTS)) + "})();\n"
+    varied = parameters(summary)
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -34,8 +36,8 @@ def html_report(summary: Summary) -> str:
         csp=_policy(style, script),
         style=Markup(style),  # our own files, pinned by the policy
         script=Markup(script),
-        data=Markup(_json_in_html(chart_data(summary))),
-        **sections(summary),
+        data=Markup(_json_in_html(chart_data(summary, varied))),
+        **sections(summary, varied),
     )
 
 

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TypeAlias
-
-import yaml
 
 from automerge.estimation import Difference, Interval
 from automerge.objective import Objective
 from automerge.recipe import DEFAULT
-from automerge.report.charts import MAX_TRIALS, measured_trials
-from automerge.report.commands import score_commands
+from automerge.report.charts import MAX_TRIALS
+from automerge.report.choice import ranked
 from automerge.report.compare import verdict
 from automerge.report.course import Stage, prospect, stages
 from automerge.report.directions import directions
 from automerge.report.followed import Followed, followed
-from automerge.report.gains import Gains, gains
 from automerge.report.importance import Importance, importance
+from automerge.report.model_sections import model_sections
+from automerge.report.parameters import Parameter
+from automerge.report.preferences import preferences
 from automerge.report.run_sections import (
     duration,
     elapsed,
@@ -30,11 +29,17 @@ from automerge.report.run_sections import (
     study_facts,
     time_parts,
 )
+from automerge.report.search_tables import (
+    PARAMETERS_TEXT,
+    parameter_rows,
+    trial_rows,
+    trials_left,
+)
+from automerge.report.searched import measured_trials
 from automerge.report.spending import in_words
 from automerge.report.summary import Member, Summary
 from automerge.report.units import Unit
-from automerge.report.weights import KnobRow, knob_rows, layers_in_words
-from automerge.store.result import StudyResult, count
+from automerge.store.result import count
 from automerge.trial import Part
 
 Row: TypeAlias = dict[str, object]
@@ -54,11 +59,13 @@ _KINDS = {
 }
 
 
-def sections(summary: Summary) -> Row:
-    """Return every value that the template needs."""
+def sections(summary: Summary, varied: Sequence[Parameter]) -> Row:
+    """Return every value that the template needs.
+
+    `varied` are the parameters of the search, as `automerge.report.parameters` finds them.
+    """
     result = summary.result
     measured = measured_trials(summary)
-    parameters = {name for t in measured for name in t.trial.params or {}}
     kinds = {m.kind for m in summary.members}
     return {
         "scored": any(s[summary.part] for m in summary.members for s in m.scores.values()),
@@ -70,18 +77,24 @@ def sections(summary: Summary) -> Row:
         "knee": any(m.knee for m in summary.members),
         "numbers_text": _numbers_text(summary),
         "columns": _columns(summary),
-        "rows": [_row(m, summary) for m in summary.members],
+        "rows": _rows(summary),
+        "units": summary.units,
+        "merges": preferences(summary) is not None,
         "constraints": _constraints(summary),
         "optimism": _optimism(summary),
         "hypervolume": _hypervolume(summary),
-        "models": _models(summary),
+        "models": model_sections(summary),
         "progress": bool(measured),
         "progress_text": _progress_text(summary, len(measured)),
         "prospect": prospect(result),
         "stages": [_stage(row) for row in stages(result)] if result.front else [],
         "directions": _directions(summary),
         "important": [_important(row) for row in importance(result)[:MAX_IMPORTANT]],
-        "parameters": len(parameters),
+        "parameters": parameter_rows(varied),
+        "parameters_text": PARAMETERS_TEXT,
+        "trial_rows": trial_rows(summary),
+        "trial_titles": [title for title, _ in _objective_columns(summary)],
+        "trials_left": trials_left(summary),
         "followed": (rows := [_followed(row) for row in followed(result)]),
         "answers": any(row["answers"] for row in rows),
         "failures": failures(result),
@@ -92,13 +105,6 @@ def sections(summary: Summary) -> Row:
         "study_facts": study_facts(result),
         "objective_rows": [objective_row(o, result) for o in result.objectives],
     }
-
-
-def recipe_yaml(plain: Mapping[str, object]) -> str:
-    """Format a recipe as YAML, in its own order."""
-    return yaml.safe_dump(
-        dict(plain), sort_keys=False, default_flow_style=None, allow_unicode=True, width=88
-    )
 
 
 def _facts(summary: Summary) -> list[tuple[str, str]]:
@@ -126,8 +132,9 @@ def _numbers_text(summary: Summary) -> str:
         return f"{text} Each with its 95 % interval."
     return (
         f"{text} Each with its 95 % interval, then the difference to the best parent named in the "
-        "head of the column; coloured if the interval of the difference excludes zero. Below the "
-        "name, how often the model is nondominated when test items are bootstrapped."
+        "head of the column, with a star if its interval excludes zero. The first merge is the one "
+        "to take; the others follow by their means on select items. Below the name, how often the "
+        "model is nondominated when test items are bootstrapped."
     )
 
 
@@ -153,11 +160,15 @@ def _constraints(summary: Summary) -> list[Row]:
     ]
 
 
-def _columns(summary: Summary) -> list[tuple[str, str]]:
-    columns = [
+def _objective_columns(summary: Summary) -> list[tuple[str, str]]:
+    return [
         (o.name + (", %" if summary.units[o.name].percent else ""), _column_note(o, summary))
         for o in summary.result.objectives
     ]
+
+
+def _columns(summary: Summary) -> list[tuple[str, str]]:
+    columns = _objective_columns(summary)
     if summary.means is None or len(summary.result.goals) == 1:
         return columns
     return [("mean, %", f"Δ {summary.means.best_parent}"), *columns]
@@ -167,6 +178,12 @@ def _column_note(objective: Objective, summary: Summary) -> str:
     lower = ["lower is better"] if objective.direction == "minimize" else []
     best = summary.best_parent.get(objective.name)
     return ", ".join([*lower, *([f"Δ {best}"] if best and summary.part == "test" else [])])
+
+
+def _rows(summary: Summary) -> list[Row]:
+    """Return the merges in the order of their ranks, then the models that went in."""
+    rest = [member for member in summary.members if member.kind != "front"]
+    return [_row(member, summary) for member in (*ranked(summary), *rest)]
 
 
 def _row(member: Member, summary: Summary) -> Row:
@@ -185,6 +202,7 @@ def _row(member: Member, summary: Summary) -> Row:
         ", on the front" if member.on_front and member.kind != "front" else ""
     )
     return {
+        "index": summary.members.index(member),
         "name": member.name,
         "kind": kind + (", knee" if member.knee else "") + _likely(member, summary),
         "cells": cells,
@@ -200,12 +218,15 @@ def _cell(
     objective: Objective, unit: Unit, score: Interval | None, versus: Difference | None
 ) -> Row:
     if score is None:
-        return {"value": "no score", "interval": "", "delta": "", "verdict": ""}
+        return {"value": "no score", "interval": "", "delta": "", "verdict": "", "sort": ""}
+    found = "" if versus is None else verdict(versus, objective)
+    star = " *" if found in ("better", "worse") else ""
     return {
+        "sort": score.value,
         "value": unit.value(score.value),
-        "interval": f"{unit.value(score.low)} to {unit.value(score.high)}",
-        "delta": "" if versus is None else f"Δ {unit.difference(versus.difference)}",
-        "verdict": "" if versus is None else verdict(versus, objective),
+        "interval": "" if unit.exact else f"{unit.value(score.low)} to {unit.value(score.high)}",
+        "delta": "" if versus is None else f"Δ {unit.difference(versus.difference)}{star}",
+        "verdict": found,
     }
 
 
@@ -281,108 +302,6 @@ def _important(row: Importance) -> Row:
 
 def _signed(value: float) -> str:
     return f"{value:+.1f}".replace("-", "−")
-
-
-def _models(summary: Summary) -> list[Row]:
-    rows = {m.name: knob_rows(m.trial.trial.recipe, summary.result.n_layers) for m in summary.front}
-    largest: dict[str, float] = {}
-    for row in (row for found in rows.values() for row in found):
-        known = [abs(value) for value in row.values if value is not None]
-        largest[row.knob] = max([largest.get(row.knob, 0.0), *known])
-    return [_model(m, rows[m.name], largest, summary.result) for m in summary.front]
-
-
-def _model(
-    member: Member, rows: Sequence[KnobRow], largest: Mapping[str, float], result: StudyResult
-) -> Row:
-    recipe = member.trial.trial.recipe
-    knobs: dict[str, list[Row]] = {}
-    for row in rows:
-        above = knobs.setdefault(row.knob, [])
-        heat = _heat_row(row, largest[row.knob] or 1.0)
-        above.append(heat | {"first": not above or above[-1]["source"] != heat["source"]})
-    found = gains(member.trial, result.n_layers)
-    if found is not None and found.holds:
-        knobs["gain over equal weights, % of the loss there"] = _gain_rows(found.rows)
-    folder = member.trial.model_dir
-    last = sum(piece.n_layers for piece in recipe.slices) or result.n_layers
-    return {
-        "name": member.name,
-        "knee": member.knee,
-        "method": recipe.methods_in_words,
-        "layers": layers_in_words(recipe),
-        "last_layer": last - 1,
-        "folder": folder or "",
-        "knobs": [{"name": knob, "rows": own} for knob, own in knobs.items()],
-        "gain": "" if found is None else _gain_text(found),
-        "recipe": recipe_yaml(recipe.plain()),
-        "command": _command(result, folder) if folder and _tested(member) else "",
-    }
-
-
-def _gain_text(found: Gains) -> str:
-    """Say how much of what was measured slopes explain."""
-    measured, explained = (_percent(share) for share in (found.measured, found.explained))
-    change = "lower" if found.measured >= 0 else "higher"
-    said = (
-        "Of the smooth losses behind the goals, on the same search items: with these weights the "
-        f"mean is {measured.lstrip('+−')} % {change} than with equal weights"
-    )
-    if not found.holds:
-        return f"{said}. Slopes on the way add up to {explained} %, which does not explain it."
-    return (
-        f"{said}; the map, from slopes on the way, adds up to {explained} %. Above zero: this "
-        "weight lowered the loss there."
-    )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:+.2f}".replace("-", "−")
-
-
-def _gain_rows(rows: Sequence[KnobRow]) -> list[Row]:
-    """Return rows of gains in percent, whose ranges are their sums."""
-    percent = [replace(row, values=tuple(100 * (v or 0.0) for v in row.values)) for row in rows]
-    largest = max(abs(v or 0.0) for row in percent for v in row.values) or 1.0
-    found: list[Row] = []
-    for row in percent:
-        heat = _heat_row(row, largest)
-        total = f"{math.fsum(v or 0.0 for v in row.values):+.2f}".replace("-", "−")
-        first = not found or found[-1]["source"] != heat["source"]
-        found.append(heat | {"range": total, "first": first})
-    return found
-
-
-def _command(result: StudyResult, folder: str) -> str:
-    return f"# in the run folder\n{score_commands(result, folder)}"
-
-
-def _tested(member: Member) -> bool:
-    return any(parts["test"] is not None for parts in member.scores.values())
-
-
-def _heat_row(row: KnobRow, largest: float) -> Row:
-    source = row.source or "all sources"
-    known = [value for value in row.values if value is not None]
-    low, high = min(known), max(known)
-    return {
-        "source": source,
-        "selector": row.selector,
-        "label": f"{source} {row.selector}".strip(),
-        "range": _knob(low) if low == high else f"{_knob(low)} to {_knob(high)}",
-        "cells": [
-            {
-                "sign": "negative" if value is not None and value < 0 else "positive",
-                "strength": f"{abs(value or 0.0) / largest:.3f}",
-                "text": f"layer {layer}: {'not merged' if value is None else f'{value:.3g}'}",
-            }
-            for layer, value in enumerate(row.values)
-        ],
-    }
-
-
-def _knob(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−")
 
 
 def _progress_text(summary: Summary, n: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,8 @@ from rich.text import Text
 from automerge.constraint import Constraint
 from automerge.estimation import Difference, Interval
 from automerge.objective import Objective
-from automerge.report.choice import choose
-from automerge.report.compare import select_losses, verdict
+from automerge.report.choice import ranked
+from automerge.report.compare import verdict
 from automerge.report.conclusion import conclusion
 from automerge.report.summary import Member, Summary
 from automerge.text.terminal import harmless, in_encoding
@@ -105,7 +104,10 @@ class _Writer:
         for name in _short_names([o.name for o in objectives]):
             table.add_column(self.text(name), justify="right", no_wrap=True)
         table.add_column("sure", justify="right", no_wrap=True)
-        merges, rest = self.ranked()[:SHOWN], [m for m in self.summary.members if m.kind != "front"]
+        merges, rest = (
+            ranked(self.summary)[:SHOWN],
+            [m for m in self.summary.members if m.kind != "front"],
+        )
         for row, member in enumerate((*merges, *rest)):
             cells = [self.score(member, o) for o in objectives]
             table.add_row(
@@ -116,20 +118,6 @@ class _Writer:
                 end_section=row + 1 == len(merges),
             )
         return table
-
-    def ranked(self) -> list[Member]:
-        """Return the merges on the front, that to take first, then by their means on select."""
-        found = choose(self.summary)
-        goals = self.summary.result.goals if self.shows_mean else ()
-
-        def key(member: Member) -> tuple[bool, float]:
-            losses = select_losses(member.trial, goals)
-            return (
-                found is None or member.name != found.name,
-                math.inf if losses is None else losses,
-            )
-
-        return sorted(self.summary.front, key=key)
 
     def score(self, member: Member, objective: Objective) -> Text:
         found = member.scores[objective.name][self.summary.part]

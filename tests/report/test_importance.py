@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from automerge.recipe import Profile, Recipe, RecipeSource
-from automerge.report.charts import _correlation_ratio
 from automerge.report.html import html_report
 from automerge.report.importance import MIN_TRIALS, importance
 from automerge.report.summary import summarise
@@ -66,20 +64,6 @@ def test_noise_widens_intervals_and_few_trials_say_nothing() -> None:
     assert importance(linear(MIN_TRIALS))
     assert importance(linear(MIN_TRIALS - 1)) == ()
     assert importance(study()) == ()
-
-
-def test_a_choice_among_many_explains_nothing_by_chance() -> None:
-    """Of ε² the mean is 0 where categories mean nothing; of η² it is (k − 1) / (n − 1)."""
-    found = []
-    for _ in range(200):
-        categories = [str(c) for c in RNG.integers(0, 8, 24)]
-        size = _correlation_ratio(categories, RNG.normal(size=24))
-        assert size is not None
-        found.append(size)
-    assert np.mean(np.array(found) > 0) < 0.6
-    assert np.mean(np.square(found)) < 0.15 < 7 / 23
-    sure = _correlation_ratio(["x"] * 12 + ["y"] * 12, np.arange(24.0))
-    assert sure == pytest.approx(math.sqrt(1 - 0.25 * 23 / 22), abs=0.01)
 
 
 def test_the_report_shows_it() -> None:

@@ -52,6 +52,20 @@ function better(objective) {
   return `${objective.name}${unit}${objective.minimize ? " (lower is better)" : ""}`;
 }
 
+// The values that a chart has room for: the models', and trials no further off than their range.
+
+function nearby(models, trials) {
+  const known = models.filter((v) => v !== null && Number.isFinite(v));
+  if (known.length < 2) return [...models, ...trials];
+  const [low, high] = [Math.min(...known), Math.max(...known)];
+  const reach = high - low;
+  return [...models, ...trials.filter((v) => v >= low - reach && v <= high + reach)];
+}
+
+function within(value, low, high) {
+  return Math.min(Math.max(value, low), high);
+}
+
 // The front in two objectives; better is always up and to the right.
 
 let shown = [0, 1];
@@ -63,22 +77,23 @@ function drawFront(width) {
   const room = { left: 48, right: 16, top: 30, bottom: 46 };
   const at = members.filter((m) => m.scores[i] && m.scores[k]);
   const trials = data.trials.filter((t) => t.values[i] !== null && t.values[k] !== null);
-  const values = (o) => [
-    ...at.flatMap((m) => m.scores[o]),
-    ...trials.map((t) => t.values[o]),
-  ];
+  const values = (o) => nearby(at.flatMap((m) => m.scores[o]), trials.map((t) => t.values[o]));
   const x = axis(a, values(i), [room.left, width - room.right], width / 90, a.minimize, 0.04);
   const y = axis(b, values(k), [height - room.bottom, room.top], height / 60, b.minimize, 0.05);
   const picture = svg("svg", { width, height, role: "group", "aria-label": `${a.name} and ${b.name}` });
   picture.append(axes(width, height, room, x, y, `${better(a)} →`, `↑ ${better(b)}`));
   const dots = svg("g", { class: "trials" });
   for (const t of trials) {
-    const dot = svg("circle", { cx: x.of(t.values[i]), cy: y.of(t.values[k]), r: 2.6 });
+    const place = [x.of(t.values[i]), y.of(t.values[k])];
+    const cx = within(place[0], room.left, width - room.right);
+    const cy = within(place[1], room.top, height - room.bottom);
+    const beyond = cx !== place[0] || cy !== place[1];
+    const dot = svg("circle", { class: beyond ? "beyond" : null, cx, cy, r: 2.6 });
     const lines = () => [
       [a.name, show(a, t.values[i])], [b.name, show(b, t.values[k])],
-      ["estimate on search items"],
+      [`estimate on search items${beyond ? ", outside the chart" : ""}`],
     ];
-    hover(dot, (event) => showTip(t.name, lines(), event.clientX, event.clientY));
+    tip(dot, t.name, lines);
     dots.append(dot);
   }
   picture.append(dots);
@@ -228,7 +243,11 @@ function drawProgress(width) {
   x.ticks.values = x.ticks.values.filter(Number.isInteger);
   x.text = (v) => String(v);
   const y = axis(o, points.map((p) => p[1]), [height - room.bottom, room.top], 4, Boolean(o.minimize), 0.06);
-  const picture = svg("svg", { width, height, role: "group", "aria-label": "progress of the search" });
+  const [first, last] = [points[0], points[points.length - 1]].map(
+    ([n, value]) => `${show(o, value)}${o.percent ? " %" : ""} after ${n} trials`,
+  );
+  const said = `${o.name}: ${first}, ${last}`;
+  const picture = svg("svg", { width, height, role: "img", "aria-label": said });
   const title = data.progress.objective === null ? "↑ hypervolume, % of the box" : `↑ best so far: ${better(o)}`;
   picture.append(axes(width, height, room, x, y, "trials →", title));
   let path = "";

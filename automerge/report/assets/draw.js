@@ -178,9 +178,36 @@ document.addEventListener("keydown", (event) => {
 });
 document.addEventListener("scroll", hideTip, { passive: true });
 
-for (const node of document.querySelectorAll("[data-tip]")) {
-  const [title, ...rest] = node.dataset.tip.split("\n");
-  hover(node, (event) => showTip(title, rest.map((line) => [line]), event.clientX, event.clientY));
+// One stop for the tab key per chart; arrow keys, Home and End go from mark to mark.
+
+const marksOf = new WeakMap();
+
+function roving(place, marks) {
+  const listened = marksOf.has(place);
+  marksOf.set(place, marks);
+  if (marks.length) rove(marks, 0);
+  if (listened) return;
+  place.addEventListener("keydown", (event) => {
+    const own = marksOf.get(place);
+    const at = own.indexOf(document.activeElement);
+    const last = own.length - 1;
+    const to = {
+      ArrowRight: Math.min(at + 1, last), ArrowDown: Math.min(at + 1, last),
+      ArrowLeft: Math.max(at - 1, 0), ArrowUp: Math.max(at - 1, 0), Home: 0, End: last,
+    }[event.key];
+    if (at < 0 || to === undefined) return;
+    event.preventDefault();
+    rove(own, to);
+    own[to].focus();
+  });
+  place.addEventListener("focusin", (event) => {
+    const own = marksOf.get(place);
+    if (own.includes(event.target)) rove(own, own.indexOf(event.target));
+  });
+}
+
+function rove(marks, to) {
+  for (const [n, node] of marks.entries()) node.setAttribute("tabindex", n === to ? "0" : "-1");
 }
 
 // The member under the pointer stands out in every chart and in the table.
@@ -200,7 +227,10 @@ function chart(id, draw) {
   let width = 0;
   const redraw = () => {
     width = place.clientWidth;
-    if (width > 0) place.replaceChildren(...[draw(width)].flat());
+    if (width <= 0) return;
+    place.replaceChildren(...[draw(width)].flat());
+    const marks = [...place.querySelectorAll("[tabindex]")];
+    roving(place, [...marks.filter((m) => m.matches(".member")), ...marks.filter((m) => !m.matches(".member"))]);
   };
   new ResizeObserver(() => {
     if (place.clientWidth !== width) redraw();

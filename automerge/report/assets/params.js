@@ -1,16 +1,8 @@
-// Each parameter against one objective, the most surely associated first.
+// Each parameter against one objective, the surest first: by the lower end of the interval.
 
-const FEW = 8;
+const FEW = 4;
 let judged = 0;
 let everything = false;
-
-// The lower end of the 95 % interval of an association's size (Fisher's z): six dots in a row prove nothing.
-function association(parameter) {
-  const value = parameter.associations[judged];
-  const n = parameter.counts[judged];
-  if (value === null || n < 5) return -9;
-  return Math.atanh(Math.min(Math.abs(value), 0.999)) - 1.96 / Math.sqrt(n - 3);
-}
 
 function drawParameter(width, parameter) {
   const o = objectives[judged];
@@ -37,16 +29,17 @@ function drawParameter(width, parameter) {
     const jitter = category ? (((row * 0.618034) % 1) - 0.5) * Math.min(24, width / 8) : 0;
     const dot = svg("circle", { class: "sample", cx: x.of(p.x) + jitter, cy: y.of(p.y), r: 2.4 });
     const value = category ? parameter.categories[p.x] : String(Number(p.x.toPrecision(3)));
-    hover(dot, (event) => showTip(
-      p.trial.name, [[parameter.name, value], [o.name, show(o, p.y)]], event.clientX, event.clientY,
-    ));
+    tip(dot, p.trial.name, () => [[parameter.name, value], [o.name, show(o, p.y)]]);
     picture.append(dot);
   });
   return picture;
 }
 
 function drawParameters(width) {
-  const ranked = [...data.parameters].sort((p, q) => association(q) - association(p));
+  const ranked = [...data.parameters].sort((p, q) => {
+    const [a, b] = [p.associations[judged], q.associations[judged]];
+    return b.low - a.low || b.explained - a.explained;
+  });
   const chosen = everything ? ranked : ranked.slice(0, FEW);
   const columns = Math.max(1, Math.min(4, Math.floor((width + 20) / 190)));
   const inner = (width - 20 * (columns - 1)) / columns;
@@ -55,17 +48,17 @@ function drawParameters(width) {
     panel.style.width = `${inner}px`;
     const caption = html("figcaption");
     caption.append(html("span", "name", parameter.name));
-    const value = parameter.associations[judged];
-    const sign = value > 0 && parameter.categories === null ? "+" : "";
-    const symbol = parameter.categories === null ? "ρ" : "ε";
-    const size = value === null ? "" : `${symbol} ${sign}${value.toFixed(2).replace("-", "−")}, `;
-    caption.append(html("span", "number", `${size}${parameter.counts[judged]} trials`));
+    const { explained, low, high, rank: rho, n } = parameter.associations[judged];
+    const percent = (value) => (100 * value).toFixed(0);
+    const sure = explained === null ? "" : `explains ${percent(explained)} % (${percent(low)} to ${percent(high)})`;
+    const sign = rho === null ? "" : `, ρ ${rho > 0 ? "+" : ""}${rho.toFixed(2).replace("-", "−")}`;
+    caption.append(html("span", "number", `${sure}${sign}${sure ? ", " : ""}${n} trials`));
     panel.append(caption, drawParameter(inner, parameter));
     return panel;
   });
 }
 
-// Wire the page.
+// Wire the charts.
 
 const redrawFront = chart("front-chart", several ? drawFront : drawScores);
 chart("forest-chart", drawForest);
@@ -97,8 +90,4 @@ if (all) {
     all.textContent = everything ? "Show fewer" : `Show all ${data.parameters.length}`;
     redrawParameters();
   });
-}
-for (const row of document.querySelectorAll("tr[data-member]")) {
-  row.addEventListener("pointerenter", () => emphasise(row.dataset.member));
-  row.addEventListener("pointerleave", () => emphasise(null));
 }
