@@ -18,7 +18,7 @@ from torch import Tensor
 
 from automerge.machine.processors import one_thread
 from automerge.merging.backends.base import TensorMerge
-from automerge.merging.backends.eager import evidence_of
+from automerge.merging.backends.eager import evidence_of, uniforms_of
 from automerge.merging.blocks import working_precision
 from automerge.merging.combination import Combination, combination
 from automerge.merging.plan import Step
@@ -250,7 +250,12 @@ def _through_whole(merge: TensorMerge, gradient: Tensor, leaves: Sequence[Tensor
     operands = merge.operands(shaped)
     with torch.no_grad():
         prepared = workspace.prepared(method, (step.base, *step.sources), operands)
-    operands = replace(operands, prepared=prepared, evidence=evidence_of(step, workspace))
+    operands = replace(
+        operands,
+        prepared=prepared,
+        uniforms=uniforms_of(merge),
+        evidence=evidence_of(step, workspace),
+    )
     merged = method.kernel(operands, _with_leaves(merge.scalars, leaves))
     return _gradients(merged, gradient.reshape(step.info.shape), leaves)
 

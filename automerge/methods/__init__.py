@@ -28,6 +28,8 @@ from automerge.methods.geometric_median import GEOMETRIC_MEDIAN
 from automerge.methods.iso_c import ISO_C
 from automerge.methods.iso_cts import ISO_CTS
 from automerge.methods.karcher import KARCHER
+from automerge.methods.knots_dare_ties import KNOTS_DARE_TIES
+from automerge.methods.knots_ties import KNOTS_TIES
 from automerge.methods.linear import LINEAR
 from automerge.methods.magmax import MAGMAX
 from automerge.methods.mats import MATS
@@ -103,6 +105,8 @@ OWN = (
     EMR_UNI,
     WIDEN,
     TSV_M,
+    KNOTS_TIES,
+    KNOTS_DARE_TIES,
     STAR,
     ISO_C,
     ISO_CTS,

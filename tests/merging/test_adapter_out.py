@@ -223,6 +223,42 @@ def test_a_product_and_its_matrix_have_the_same_nearest(up, down, rank):
         assert left.sum() == pytest.approx(expected, abs=1e-9 * size, rel=1e-5)
 
 
+# PEFT's own merges, where it means the same
+
+
+@pytest.mark.parametrize(
+    ("combination", "method", "knobs"),
+    [
+        ("cat", "task_arithmetic", {}),
+        ("svd", "task_arithmetic", {"rank": 2}),
+        ("ties_svd", "ties", {"rank": 2, "density": 0.4}),
+    ],
+)
+@pytest.mark.parametrize("folders", ["llama"], indirect=True)
+def test_an_adapter_is_that_of_pefts_add_weighted_adapter(
+    combination, method, knobs, folders, tmp_path
+):
+    """Its `ties_svd` divides by how many agree, which is by their weights if these are 1."""
+    weights = (1.0, 1.0) if method == "ties" else (0.7, 0.4)
+    model = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(folders["base"]), folders["maths"], "maths"
+    )
+    model.load_adapter(folders["words"], "words")
+    rank, density = knobs.get("rank"), knobs.get("density")
+    given = {"svd_rank": rank} if rank else {}
+    given |= {"density": density} if density else {}
+    model.add_weighted_adapter(["maths", "words"], list(weights), "out", combination, **given)
+    model.set_adapter("out")
+    each = {"density": Profile.of(density)} if density else {}
+    sources = tuple(
+        RecipeSource(name, {"weight": Profile.of(w), **each})
+        for name, w in zip(("maths", "words"), weights, strict=True)
+    )
+    recipe, out = Recipe(method, sources, "base"), tmp_path / "out"
+    merge_to_adapter(recipe, opened(folders, "maths", "words"), "base", out, TRAINED, rank=rank)
+    close(by_peft(folders["base"], out), logits(model.eval()))
+
+
 # What is no adapter
 
 

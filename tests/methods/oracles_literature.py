@@ -171,6 +171,65 @@ def tsv_m(base, sources, each, knobs):
     return base + knobs["lambda"] * u @ np.diag(np.concatenate(ss)) @ v.T
 
 
+def elected(parts, weights, normalize):
+    """TIES's election over weighted parts, element by element."""
+    total = sum(parts)
+    merged = np.zeros_like(total)
+    for at in np.ndindex(total.shape):
+        sign = 1 if total[at] >= 0 else -1
+        agreeing = [(p[at], w) for p, w in zip(parts, weights, strict=True) if p[at] * sign > 0]
+        merged[at] = sum(p for p, _ in agreeing)
+        if normalize:
+            merged[at] /= sum(w for _, w in agreeing) or 1.0
+    return merged
+
+
+def knots(trim):
+    """Merge Σ Vᵢᵀ of [Δ₁ | …] = U Σ Vᵀ, trimmed; tensors that are no matrices as they are."""
+
+    def oracle(base, sources, each, knobs, uniforms):
+        vectors = [x - base for x in sources]
+        matrices = base.ndim == 3 and list(range(len(base)))
+        weights = [k["weight"] for k in each]
+        if base.ndim == 2:
+            matrices = [slice(None)]
+        if not matrices:
+            trimmed = trim(vectors, each, uniforms)
+            weighted = [w * x for w, x in zip(weights, trimmed, strict=True)]
+            return base + knobs["lambda"] * elected(weighted, weights, knobs["normalize"])
+        us, parts = [], [[] for _ in sources]
+        for at in matrices:
+            u, s, vt = np.linalg.svd(np.hstack([v[at] for v in vectors]), full_matrices=False)
+            us.append(u)
+            for part, piece in zip(parts, np.split(s[:, None] * vt, len(sources), 1), strict=True):
+                part.append(piece)
+        rows = len(parts[0][0])
+        drawn = [u.reshape(len(us), -1, base.shape[-1])[:, :rows] for u in uniforms]
+        trimmed = trim([np.stack(part) for part in parts], each, drawn)
+        weighted = [w * x for w, x in zip(weights, trimmed, strict=True)]
+        merged = elected(weighted, weights, knobs["normalize"])
+        update = np.stack([u @ m for u, m in zip(us, merged, strict=True)])
+        return base + knobs["lambda"] * update.reshape(base.shape)
+
+    return oracle
+
+
+def by_magnitude(parts, each, uniforms):
+    trimmed = []
+    for part, k in zip(parts, each, strict=True):
+        kept = max(1, int(k["density"] * part.size))
+        least = np.sort(np.abs(part), axis=None)[-kept]
+        trimmed.append(np.where(np.abs(part) >= least, part, 0.0))
+    return trimmed
+
+
+def by_chance(parts, each, uniforms):
+    return [
+        np.where(u < k["density"], part / k["density"], 0.0)
+        for part, k, u in zip(parts, each, uniforms, strict=True)
+    ]
+
+
 def low_rank(matrix, kept):
     u, s, vt = np.linalg.svd(matrix, full_matrices=False)
     return sum((s[i] * np.outer(u[:, i], vt[i]) for i in range(kept)), np.zeros(matrix.shape))
@@ -249,4 +308,9 @@ LITERATURE: Mapping[str, Oracle] = {
         *(consensus, magmax, emr_uni, geometric_median, pcb, widen, iso_c, iso_cts, tsv_m, cart),
         *(star, opcm),
     )
-} | {"varm": squared_shares, "metagpt": squared_shares}
+} | {
+    "varm": squared_shares,
+    "metagpt": squared_shares,
+    "knots_ties": knots(by_magnitude),
+    "knots_dare_ties": knots(by_chance),
+}

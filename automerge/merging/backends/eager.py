@@ -32,7 +32,12 @@ def run_whole(target: Tensor, merge: TensorMerge) -> None:
     operands = merge.operands(shaped)
     with one_thread():
         prepared = workspace.prepared(merge.method, (step.base, *step.sources), operands)
-        operands = replace(operands, prepared=prepared, evidence=evidence_of(step, workspace))
+        operands = replace(
+            operands,
+            prepared=prepared,
+            uniforms=uniforms_of(merge),
+            evidence=evidence_of(step, workspace),
+        )
         target[:] = merge.method.kernel(operands, merge.scalars).reshape(-1)
 
 
@@ -51,6 +56,15 @@ def run_blocks(target: Tensor, merge: TensorMerge) -> None:
             ranks=[ranks.cut(start, stop) for ranks in merge.ranks],
         )
         target[start:stop] = merge.method.kernel(operands, merge.scalars)
+
+
+def uniforms_of(merge: TensorMerge) -> list[Tensor]:
+    """Return a seeded method's random numbers for a whole tensor, in its shape, per source."""
+    step, info = merge.step, merge.step.info
+    return [
+        merge.workspace.uniform(step.seed, source, 0, info.n_elements).reshape(info.shape)
+        for source in (step.sources if merge.method.seeded else ())
+    ]
 
 
 def evidence_of(step: Step, workspace: Workspace) -> dict[str, list[Tensor | None]]:
