@@ -44,7 +44,8 @@ class Objective:
 
     `task` is an lm-eval task or group; `metric` and `filter` are lm-eval's key ("acc,none").
     A property of the model itself has the aggregation "exact": one number, known without error.
-    An objective that is not a `goal` only serves constraints and is not optimised.
+    An objective that is not a `goal` only serves constraints and is not optimised; one that is
+    `held_out` is no goal either, and is scored in the test only.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Objective:
     direction: Direction
     aggregation: Aggregation = "mean"
     goal: bool = True
+    held_out: bool = False
 
     @property
     def is_exact(self) -> bool:
@@ -227,6 +229,11 @@ def standard_error(values: Floats) -> float:
 def goals(objectives: Iterable[Objective]) -> tuple[Objective, ...]:
     """Return the objectives that are optimised, leaving out those that only serve constraints."""
     return tuple(o for o in objectives if o.goal)
+
+
+def searched(objectives: Iterable[Objective]) -> tuple[Objective, ...]:
+    """Return the objectives that are measured before the test, leaving out those held out."""
+    return tuple(o for o in objectives if not o.held_out)
 
 
 def estimates(

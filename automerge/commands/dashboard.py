@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from automerge.errors import PreflightError
-from automerge.objective import Objective, estimates
+from automerge.objective import estimates, searched
 from automerge.recipe import Value
 from automerge.samplers.optuna import quiet
 from automerge.store.read_result import open_study, study_objectives
@@ -101,19 +101,20 @@ def _recorded(path: Path, most: int) -> object:
 def _write(path: Path, name: str, store: Store, recorded: object) -> None:
     import optuna
 
-    objectives = study_objectives(store)
+    objectives = searched(study_objectives(store))
     study = optuna.create_study(
         storage=_storage(path),
         study_name=name,
         directions=[objective.direction for objective in objectives],
     )
     study.set_metric_names([objective.name for objective in objectives])
-    study.add_trials(list(_trials(store, objectives)))
+    study.add_trials(list(_trials(store)))
     digest = sha256(path.read_bytes()).hexdigest()
     study.set_user_attr(GROWN, {"recorded": recorded, "digest": digest})
 
 
-def _trials(store: Store, objectives: tuple[Objective, ...]) -> Iterator[FrozenTrial]:
+def _trials(store: Store) -> Iterator[FrozenTrial]:
+    objectives = study_objectives(store)
     trials = store.trials()
     outcomes = {part: store.outcomes(part) for part in PARTS}
     duplicates = store.duplicates()
@@ -137,15 +138,15 @@ def _trials(store: Store, objectives: tuple[Objective, ...]) -> Iterator[FrozenT
                 attributes[f"{part} failed"] = redact(f"{outcome.kind}: {outcome.reason}")
                 failed |= part == "search"
             elif isinstance(outcome, Measured):
-                found = [e.value for e in estimates(objectives, outcome.scores).values()]
+                own = objectives if part == "test" else searched(objectives)
+                found = {name: e.value for name, e in estimates(own, outcome.scores).items()}
                 if outcome.left_out:
                     excluded = True
                     attributes["not measured"] = ", ".join(outcome.left_out)
                 elif part == "search":
-                    values = found
+                    values = list(found.values())
                 else:
-                    names = (o.name for o in objectives)
-                    attributes |= {f"{part} {n}": v for n, v in zip(names, found, strict=True)}
+                    attributes |= {f"{part} {name}": value for name, value in found.items()}
         yield _frozen(
             trial, values, failed, excluded, attributes, distributions, times[trial.number]
         )

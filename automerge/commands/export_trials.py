@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from automerge.errors import ConfigError, nearest
 from automerge.files.atomic import write_bytes_atomically
-from automerge.objective import Objective, estimate
+from automerge.objective import Objective, estimate, searched
 from automerge.store.read_result import open_study, study_objectives
 from automerge.store.store import Store
 from automerge.text.json_number import finite
@@ -70,7 +70,8 @@ def trial_rows(store: Store) -> Iterator[Row]:
         }
         row |= {f"params.{name}": (trial.params or {}).get(name) for name in names}
         for part in PARTS:
-            row |= _part(part, outcomes[part].get(number), objectives)
+            own = objectives if part == "test" else searched(objectives)
+            row |= _part(part, outcomes[part].get(number), own)
         row |= _failure([outcomes[part].get(number) for part in PARTS])
         yield {
             name: inert(redact(cell)) if isinstance(cell, str) else cell

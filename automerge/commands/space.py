@@ -223,7 +223,9 @@ def _first_trials(space: Space, config: StudyConfig) -> Iterator[str]:
     """Yield what a search begins with, and of which of it no sampler can learn."""
     sources = space.trained
     usual = list(usual_merges(sources, BASE, config.search.methods, config.seed))
-    start = opening(usual, sources, BASE, len([t for t in config.tasks if t.goal]), config.n_starts)
+    start = opening(
+        usual, sources, BASE, len([t for t in config.tasks if t.is_optimised]), config.n_starts
+    )
     fixed: Mapping[str, Recipe] = {
         BASE: single(BASE),
         **{source: single(source) for source in sources},

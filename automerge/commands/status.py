@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from automerge import pareto
-from automerge.objective import estimates, losses
+from automerge.objective import estimates, losses, searched
 from automerge.report.course import prospect
 from automerge.report.spending import in_words, spending
 from automerge.store.read_result import generated_by, open_study, study_result
@@ -33,7 +33,7 @@ def study_status(run: Path) -> dict[str, object]:
     """
     with open_study(run) as store:
         study, result = store.study, study_result(run, store)
-        objectives, current = study.begun.inputs.objectives, study.current
+        objectives, current = searched(study.begun.inputs.objectives), study.current
         counts = store.counts()
         budget, done = current.budget, counts["measured"] + counts["failed"]
         names = {trial.number: trial.name for trial in store.trials()}

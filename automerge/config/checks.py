@@ -85,11 +85,16 @@ def constraint_faults(
 
 
 def goal_faults(tasks: Sequence[Task], constraints: Sequence[str]) -> Iterator[Problem]:
-    """Yield tasks that are neither a goal nor constrained, and the lack of any goal."""
+    """Yield tasks without a use, held-out ones that a constraint uses, and the lack of any goal."""
     bound = {Constraint.parse(text).objective for text in constraints}
     for i, task in enumerate(tasks):
-        if not task.goal and task.name not in bound:
+        if task.held_out and task.name in bound:
+            problem = (
+                f"{task.name!r} is held out, so no constraint can be checked by it; remove one"
+            )
+            yield ("tasks", i), problem
+        elif not task.goal and not task.held_out and task.name not in bound:
             problem = f"{task.name!r} is neither a goal nor named by a constraint; remove it"
             yield ("tasks", i), problem
-    if not any(task.goal for task in tasks):
+    if not any(task.is_optimised for task in tasks):
         yield ("tasks",), "no task is a goal: there is nothing to search for"

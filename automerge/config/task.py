@@ -25,8 +25,9 @@ class Task(Section):
     """A task with one of its metrics ("acc" or "acc,none"); None is the task's default.
 
     `evaluator` is who knows the task; `options` are for evaluators other than lm-eval, the others
-    for lm-eval only. `split` names the dataset splits that parts are taken from. Of these three,
-    only what differs from the default is stored.
+    for lm-eval only. `split` names the dataset splits that parts are taken from. A task that is
+    `held_out` is scored in the test only. Of these four, only what differs from the default is
+    stored.
     """
 
     evaluator: Annotated[str, entry_of(EVALUATORS)] = unsafe(LM_EVAL)
@@ -38,6 +39,7 @@ class Task(Section):
     gen_kwargs: dict[str, Any] = unsafe({})
     split: dict[Part, str] = unsafe({})
     goal: bool = unsafe(True)
+    held_out: bool = unsafe(False)
     options: dict[str, Any] = unsafe({})
 
     @field_validator("split", mode="before")
@@ -59,14 +61,22 @@ class Task(Section):
             for name in fields
             if getattr(self, name) not in (None, {})
         ]
+        if self.held_out and self.split:
+            text = "a held-out task has test items only, from where lm-eval scores it; remove it"
+            problems.append((("split", KEY), text))
         if self.evaluator in (PROPERTIES_EVALUATOR, DIVERGENCE):
             problems.append((("evaluator",), "list properties under `properties:`"))
         if problems:
             refuse(problems)
         return self
 
+    @property
+    def is_optimised(self) -> bool:
+        """Whether the search optimises it, rather than only measuring it."""
+        return self.goal and not self.held_out
+
     @model_serializer(mode="wrap")
     def _without_defaults(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         found: dict[str, Any] = plain(self)
-        defaults = {"evaluator": LM_EVAL, "options": {}, "split": {}}
+        defaults = {"evaluator": LM_EVAL, "options": {}, "split": {}, "held_out": False}
         return {k: v for k, v in found.items() if k not in defaults or v != defaults[k]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -82,6 +82,7 @@ def split_documents(
     objectives: Mapping[str, Sequence[str]],
     plan: SplitPlan,
     own: Mapping[str, Sequence[Part]] = MappingProxyType({}),
+    held_out: Collection[str] = (),
 ) -> Split:
     """Assign every document of every leaf task to one part.
 
@@ -94,9 +95,15 @@ def split_documents(
     dataset splits. A cluster that spans such tasks goes to the last part that any of its documents
     may be in; its documents that cannot be there are left out.
 
+    Objectives that are `held_out` have test items only: all documents of leaf tasks that no other
+    objective has, and the test items of those they share.
+
     Raises:
         PreflightError: a part would hold fewer than `MIN_ITEMS` items of an objective.
     """
+    searched = {name: tasks for name, tasks in objectives.items() if name not in held_out}
+    shared = {task for tasks in searched.values() for task in tasks}
+    own = {**own, **{task: ("test",) for task in documents if task not in shared}}
     hashes = {
         task: [document_hash(document, plan.salt) for document in docs]
         for task, docs in documents.items()
@@ -125,6 +132,8 @@ def split_documents(
     for name, tasks in objectives.items():
         for part in PARTS:
             count = sum(len(drawn[part][task]) for task in tasks)
+            if name in held_out and part != "test":
+                continue
             if plan.fractions.get(part, 0.0) > 0 and count < MIN_ITEMS:
                 total = sum(len(hashes[task]) for task in tasks)
                 faults.append(
@@ -138,7 +147,12 @@ def split_documents(
         raise PreflightError(faults)
 
     parts: dict[Part, Items] = {
-        part: _capped(drawn[part], objectives, plan.max_items.get(part)) for part in PARTS
+        part: _capped(
+            drawn[part],
+            objectives if part == "test" else searched,
+            plan.max_items.get(part),
+        )
+        for part in PARTS
     }
     content = hashlib.sha256(
         json.dumps([hashes, parts], sort_keys=True, separators=(",", ":")).encode()

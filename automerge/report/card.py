@@ -204,6 +204,8 @@ def _optimised_for(result: StudyResult) -> tuple[str, ...]:
     """Say for which well-known benchmarks the scores no longer measure general ability."""
     lines = []
     for objective in result.objectives:
+        if objective.held_out:
+            continue
         items = {
             item
             for trial in result.trials

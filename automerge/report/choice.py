@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from automerge.estimation import Difference
-from automerge.report.compare import LEVEL, compare, select_losses, verdict
+from automerge.report.compare import LEVEL, compare, sum_of_losses, verdict
 from automerge.report.means import Means, mean_versus
 from automerge.report.summary import Member, Summary
 from automerge.report.units import Unit
@@ -53,7 +53,7 @@ def ranked(summary: Summary) -> list[Member]:
     wanted = () if summary.means is None else summary.result.goals
 
     def key(member: Member) -> tuple[bool, float]:
-        losses = select_losses(member.trial, wanted)
+        losses = sum_of_losses(member.trial, wanted)
         return found is None or member.name != found.name, math.inf if losses is None else losses
 
     return sorted(summary.front, key=key)

@@ -61,21 +61,23 @@ def _believed_interval(believed: Estimate) -> Interval:
     return Interval(value, low, high, stderr, n)
 
 
-def select_losses(trial: TrialResult, objectives: Sequence[Objective]) -> float | None:
-    """Return the sum of a trial's losses on select items; None without scores."""
+def sum_of_losses(
+    trial: TrialResult, objectives: Sequence[Objective], part: Part = "select"
+) -> float | None:
+    """Return the sum of a trial's losses on a part's items; None without scores."""
     total = 0.0
     for o in objectives:
-        scores = trial.scores("select", o.name)
+        scores = trial.scores(part, o.name)
         if scores is None or not scores.values:
             return None
         total += o.loss(interval(scores, o.aggregation).value)
     return total
 
 
-def best_on_select(
-    trials: Sequence[TrialResult], objectives: Sequence[Objective]
+def best_of(
+    trials: Sequence[TrialResult], objectives: Sequence[Objective], part: Part = "select"
 ) -> TrialResult | None:
-    """Return the trial with the smallest sum of losses on select items; None without scores."""
-    losses = [(select_losses(t, objectives), row) for row, t in enumerate(trials)]
+    """Return the trial with the smallest sum of losses on a part's items; None without scores."""
+    losses = [(sum_of_losses(t, objectives, part), row) for row, t in enumerate(trials)]
     known = [(loss, row) for loss, row in losses if loss is not None and not math.isnan(loss)]
     return trials[min(known)[1]] if known else None

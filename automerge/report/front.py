@@ -74,6 +74,7 @@ def _objective(objective: Objective, summary: Summary) -> Plain:
         "metric": f"{objective.metric},{objective.filter}",
         "direction": objective.direction,
         "goal": objective.goal,
+        "held_out": objective.held_out,
         "aggregation": objective.aggregation,
         "best_parent": summary.best_parent.get(objective.name),
         "smallest_detectable_difference": finite(summary.detectable.get(objective.name)),

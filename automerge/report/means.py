@@ -13,7 +13,7 @@ from automerge.estimation import (
     smallest_detectable_difference,
 )
 from automerge.objective import Objective
-from automerge.report.compare import LEVEL, best_on_select, compare, part_interval
+from automerge.report.compare import LEVEL, best_of, compare, part_interval
 from automerge.store.result import TrialResult
 
 
@@ -59,7 +59,7 @@ def means_of(
     Returns:
         The means; None if front or rivals lack select or test scores.
     """
-    best, chosen = best_on_select(rivals, objectives), best_on_select(front, objectives)
+    best, chosen = best_of(rivals, objectives), best_of(front, objectives)
     if best is None or chosen is None:
         return None
     versus = {

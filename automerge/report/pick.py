@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from automerge.errors import ConfigError, Fault
-from automerge.objective import Objective
+from automerge.objective import Objective, searched
 from automerge.report.summary import Member, Summary
 
 
@@ -40,8 +40,8 @@ def pick(summary: Summary, prefer: Mapping[str, float], at_least: Mapping[str, f
         ConfigError: an objective is unknown, a weight is not positive, there is no front, or no
             merge meets the bounds.
     """
-    objectives = {o.name: o for o in summary.result.objectives}
-    _check(objectives, prefer, at_least)
+    _check(summary.result.objectives, prefer, at_least)
+    objectives = {o.name: o for o in searched(summary.result.objectives)}
     members = [m for m in summary.front if all(_select(m, name) is not None for name in objectives)]
     if not members:
         raise ConfigError(f"{summary.result.study} has no merge on its front to pick from")
@@ -70,13 +70,20 @@ def pick(summary: Summary, prefer: Mapping[str, float], at_least: Mapping[str, f
 
 
 def _check(
-    objectives: Mapping[str, Objective], prefer: Mapping[str, float], at_least: Mapping[str, float]
+    objectives: Sequence[Objective], prefer: Mapping[str, float], at_least: Mapping[str, float]
 ) -> None:
-    names = ", ".join(objectives)
+    known = [o.name for o in searched(objectives)]
+    held_out = {o.name for o in objectives if o.held_out}
+    names = ", ".join(known)
     faults = [
         Fault(f"the study has no objective {name!r}; choose from {names}")
         for name in dict.fromkeys((*prefer, *at_least))
-        if name not in objectives
+        if name not in known and name not in held_out
+    ]
+    faults += [
+        Fault(f"{name} is held out, so no merge is chosen by it; choose from {names}")
+        for name in dict.fromkeys((*prefer, *at_least))
+        if name in held_out
     ]
     faults += [
         Fault(f"the weight of {name} is {weight:g}; give a number above 0")

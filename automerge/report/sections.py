@@ -175,9 +175,10 @@ def _columns(summary: Summary) -> list[tuple[str, str]]:
 
 
 def _column_note(objective: Objective, summary: Summary) -> str:
-    lower = ["lower is better"] if objective.direction == "minimize" else []
+    notes = ["lower is better"] if objective.direction == "minimize" else []
+    notes += ["held out"] if objective.held_out else []
     best = summary.best_parent.get(objective.name)
-    return ", ".join([*lower, *([f"Δ {best}"] if best and summary.part == "test" else [])])
+    return ", ".join([*notes, *([f"Δ {best}"] if best and summary.part == "test" else [])])
 
 
 def _rows(summary: Summary) -> list[Row]:

@@ -18,7 +18,7 @@ from automerge.objective import Estimate, Objective
 from automerge.report.compare import (
     LEVEL,
     Versus,
-    best_on_select,
+    best_of,
     compare,
     part_interval,
     verdict,
@@ -61,7 +61,8 @@ class Member:
 class Summary:
     """All comparisons; `part` is the most trustworthy part of the split that has any scores.
 
-    `best_parent` maps objective names to the best of parents and base on select items. `gains` and
+    `best_parent` maps objective names to the best of parents and base on select items (of held-out
+    ones on test items, in the parent's favour). `gains` and
     `uniform_gains` name merges on the front that are measurably better on some objective than the
     best parent or the uniform average, and worse on none. `detectable` is the median smallest
     detectable difference to the best parent, by objective; `likely` is how often each member is
@@ -105,7 +106,9 @@ def summarise(result: StudyResult, also: Sequence[int] = ()) -> Summary:
         trials[number] for number in (*result.parents, *_present(result.base)) if number in trials
     ]
     uniform = trials.get(result.uniform) if result.uniform is not None else None
-    best = {o.name: best_on_select(rivals, [o]) for o in result.objectives}
+    best = {
+        o.name: best_of(rivals, [o], "test" if o.held_out else "select") for o in result.objectives
+    }
     rows = {n: kind for n, kind in _rows(result, also).items() if n in trials}
     named = {trials[number].trial.name: trials[number] for number in rows}
     held = bounds_on_test(result, named.values())

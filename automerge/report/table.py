@@ -233,7 +233,11 @@ class _Writer:
         summary = self.summary
         yield self.text("± half the width of the 95 % interval.", "dim")
         if summary.best_parent and summary.part == "test":
-            best = ", ".join(f"{name}: {parent}" for name, parent in summary.best_parent.items())
+            held_out = {o.name for o in summary.result.objectives if o.held_out}
+            best = ", ".join(
+                f"{name}: {parent}" + (" (held out: on test items)" if name in held_out else "")
+                for name, parent in summary.best_parent.items()
+            )
             yield self.text(
                 "Then the difference to the best parent, chosen on select items "
                 f"({best}); *: its interval excludes 0.",

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from automerge.estimation.intervals import MEANS, Interval
 from automerge.objective import Objective
 from automerge.store.result import TrialResult
-from automerge.trial import Measured
 
 UNKNOWN = "?"
 _DIGITS = 4
@@ -64,10 +63,10 @@ def units(objectives: Sequence[Objective], trials: Sequence[TrialResult]) -> dic
 
 def _unit(objective: Objective, trials: Sequence[TrialResult]) -> Unit:
     scores = [
-        outcome.scores[objective.name].values
+        scores.values
         for trial in trials
-        for outcome in trial.outcomes.values()
-        if isinstance(outcome, Measured) and outcome.scores[objective.name].values
+        for part in trial.outcomes
+        if (scores := trial.scores(part, objective.name)) is not None and scores.values
     ]
     within = all(min(values) >= 0 and max(values) <= 1 for values in scores)
     if objective.aggregation in MEANS and within:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,10 +75,11 @@ def examine(config: StudyConfig, run: Path) -> Examined:
         caps |= {"select": shares.max_select} if shares.max_select else {}
         caps |= {"test": shares.max_test} if shares.max_test else {}
         fractions = {part: getattr(shares, part) for part in PARTS}
-        split = preflight.cut(tasks, SplitPlan(fractions, caps))
+        held_out = {task.name for task in config.tasks if task.held_out}
+        split = preflight.cut(tasks, SplitPlan(fractions, caps), held_out)
         dtype = scoring_dtype(config, models.dtype)
         inputs = Inputs(
-            objectives=tuple(tasks.objectives),
+            objectives=tuple(replace(o, held_out=o.name in held_out) for o in tasks.objectives),
             items=StudyItems(
                 split.items("search"), split.items("select"), Sealed(split.items("test"))
             ),

@@ -19,7 +19,12 @@ def study_panel(config: StudyConfig) -> Panel:
     """Return the objectives in the words of the evaluators: tasks, then properties."""
     entries = [
         Entry(
-            task.evaluator, task.task, task.name, task.direction, task.goal, _options(config, task)
+            task.evaluator,
+            task.task,
+            task.name,
+            task.direction,
+            task.is_optimised,
+            _options(config, task),
         )
         for task in config.tasks
     ]

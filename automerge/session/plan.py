@@ -9,7 +9,7 @@ from automerge.constraint import Constraint
 from automerge.errors import ConfigError, Fault
 from automerge.items import ItemDraw
 from automerge.methods import METHODS
-from automerge.objective import goals
+from automerge.objective import goals, searched
 from automerge.recipe import BASE, single, uniform_average
 from automerge.space import Space, build_space
 from automerge.store.record import Inputs
@@ -24,8 +24,10 @@ def plan_study(config: StudyConfig, inputs: Inputs, window: int | None) -> tuple
     settings = replace(config.space_settings(), evidence=inputs.evidence)
     space = build_space(settings, BASE, tuple(config.models), inputs.n_layers, METHODS)
     n_items = config.evaluation.items_per_candidate
+    objectives = searched(inputs.objectives)
+    members = {o.name: inputs.members[o.name] for o in objectives if o.name in inputs.members}
     plan = Plan(
-        objectives=inputs.objectives,
+        objectives=objectives,
         constraints=tuple(map(Constraint.parse, config.constraints)),
         first=(
             FirstTrial(BASE, "base", single(BASE)),
@@ -35,7 +37,7 @@ def plan_study(config: StudyConfig, inputs: Inputs, window: int | None) -> tuple
             *(FirstTrial(name, "start", recipe) for name, recipe in inputs.warm.items()),
         ),
         items=inputs.items,
-        draw=ItemDraw(inputs.members, None if n_items == "full" else n_items, config.seed),
+        draw=ItemDraw(members, None if n_items == "full" else n_items, config.seed),
         limits=Limits(
             None if config.budget == "unlimited" else config.budget,
             config.max_items,

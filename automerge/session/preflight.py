@@ -6,7 +6,7 @@ of it until something has to be measured again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -227,6 +227,6 @@ def open_tasks(panel: Panel, run: Path, locate: Locate) -> OpenTasks:
         raise PreflightError(faults) from None
 
 
-def cut(tasks: OpenTasks, plan: SplitPlan) -> Split:
-    """Assign every document to search, select or test."""
-    return split_documents(tasks.documents(), tasks.members, plan, tasks.parts)
+def cut(tasks: OpenTasks, plan: SplitPlan, held_out: Collection[str] = ()) -> Split:
+    """Assign every document to search, select or test; objectives held out have test items only."""
+    return split_documents(tasks.documents(), tasks.members, plan, tasks.parts, held_out)

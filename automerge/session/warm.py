@@ -11,7 +11,7 @@ import numpy as np
 from automerge import pareto
 from automerge.errors import ConfigError, Fault, Location
 from automerge.methods import METHODS, check_recipe
-from automerge.objective import estimates, losses
+from automerge.objective import estimates, goals, losses
 from automerge.recipe import BASE, Recipe, RecipeSource
 from automerge.store.published import read_published
 from automerge.store.read_result import open_study
@@ -101,7 +101,7 @@ def _front(store: Store) -> list[Trial]:
     trials = {trial.number: trial for trial in store.trials()}
     numbers: Sequence[int] = study.decided.front or ()
     if not numbers:
-        objectives = study.begun.inputs.objectives
+        objectives = goals(study.begun.inputs.objectives)
         rows = {
             number: losses(objectives, estimates(objectives, outcome.scores))
             for number, outcome in store.outcomes("search").items()

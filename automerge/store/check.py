@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 
 from automerge.constraint import Constraint
 from automerge.errors import StateError
-from automerge.objective import MODEL_TASK, goals
+from automerge.objective import MODEL_TASK, goals, searched
 from automerge.recipe import BASE, Recipe, slice_faults
 from automerge.store.file import refusal
 from automerge.store.record import KEYS, Inputs, StudyRecord
@@ -141,7 +141,8 @@ class _Check:
             self._need(fits, "value", "trials", number)
         for number, values in decided.believed.items():
             self._need(number in known, "value", "trials", number)
-            self._need(set(values) == objectives, "value", "the objectives", sorted(values))
+            fits = set(values) == self._searched
+            self._need(fits, "value", "the objectives that are searched", sorted(values))
         self._row = ("current",)
         for constraint in self._study.current.constraints:
             name = constraint.objective
@@ -150,6 +151,13 @@ class _Check:
     @property
     def _objectives(self) -> set[str]:
         return set() if self._inputs is None else {o.name for o in self._inputs.objectives}
+
+    @property
+    def _searched(self) -> set[str]:
+        """The objectives that are measured before the test."""
+        return (
+            set() if self._inputs is None else {o.name for o in searched(self._inputs.objectives)}
+        )
 
     def _check_trials(self) -> None:
         models = None if self._study is None else {BASE, *self._study.current.sources}
@@ -276,7 +284,8 @@ class _Check:
             if part == "explain":
                 self._need(not own, "id", "slopes only", sorted(own))
                 continue
-            lacking = sorted(known - own - self._left_out.get(measurement, set()))
+            needed = known if part == "test" else self._searched
+            lacking = sorted(needed - own - self._left_out.get(measurement, set()))
             self._need(block > 0 or not lacking, "id", "scores of every objective", lacking)
 
     def _check_margins(self) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from automerge import pareto
 from automerge.errors import StateError
-from automerge.objective import Objective, estimates, losses
+from automerge.objective import Objective, estimates, goals, losses
 from automerge.store.result import (
     MODELS,
     Provenance,
@@ -181,7 +181,7 @@ def _clustered(outcome: Outcome, clusters: Mapping[str, Sequence[int]]) -> Outco
 
 def knee(store: Store, objectives: Iterable[Objective], numbers: list[int]) -> int | None:
     """Return the trial with the best trade-off on select items among the given ones, if any."""
-    objectives = tuple(objectives)
+    objectives = goals(objectives)
     outcomes = store.outcomes("select")
     measured = {n: o for n in numbers if isinstance(o := outcomes.get(n), Measured)}
     rows = [losses(objectives, estimates(objectives, o.scores)) for o in measured.values()]

@@ -95,6 +95,7 @@ class StoredObjective(_Exact):
     direction: Direction
     aggregation: Aggregation = "mean"
     goal: bool = True
+    held_out: bool = False
 
 
 class StoredOrigin(_Exact):

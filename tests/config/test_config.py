@@ -204,6 +204,11 @@ def test_two_objectives_of_one_task_are_told_apart_by_their_metrics(folder):
             "- {task: gsm8k, goal: false}",
             ":4:5: 'gsm8k' is neither a goal nor",
         ),
+        (
+            "- gsm8k",
+            "- {task: arc_easy, held_out: true, split: {test: validation}}",
+            "a held-out task has test items only",
+        ),
         ("budget: 50", "constraints: [gsm8k]", ":11:15: expected NAME >= NUMBER, or NAME >= MODE"),
         (
             "budget: 50",
@@ -691,3 +696,12 @@ def test_cheap_objectives_come_first_where_asked_for(folder):
     assert on.fingerprint() != load(STUDY, folder).fingerprint()
     [fault] = faults(STUDY.replace("search:\n", "search:\n  cheap_first: 7\n"), folder)
     assert "7:16: " in fault
+
+
+def test_a_held_out_task_is_neither_a_goal_nor_in_a_constraint(folder):
+    held = STUDY.replace("- gsm8k", "- {task: gsm8k, held_out: true}")
+    load(held, folder)
+    bound = held + "constraints: [gsm8k >= 0.5]\n"
+    assert any("'gsm8k' is held out, so no constraint" in fault for fault in faults(bound, folder))
+    alone = held.replace("name: code,", "name: code, held_out: true,")
+    assert any("no task is a goal" in fault for fault in faults(alone, folder))

@@ -78,6 +78,37 @@ def test_every_part_too_small_is_named_with_its_numbers():
     assert "at least 8" in message
 
 
+def test_held_out_objectives_have_test_items_only_and_change_no_other():
+    plan = SplitPlan(max_items={"test": 40})
+    docs = {"a": DOCS["a"], "b": [{"q": f"other {i}"} for i in range(210)]}
+    alone = split_documents({"a": docs["a"]}, {"one": ("a",)}, plan)
+    split = split_documents(docs, {"one": ("a",), "two": ("b",)}, plan, held_out={"two"})
+    for part in ("search", "select", "test"):
+        assert split.items(part)["a"] == alone.items(part)["a"] != ()
+    assert split.items("search")["b"] == split.items("select")["b"] == ()
+    assert len(split.items("test")["b"]) == 40
+    whole = split_documents(docs, {"one": ("a",), "two": ("b",)}, SplitPlan(), held_out={"two"})
+    assert whole.items("test")["b"] == tuple(range(len(docs["b"])))
+
+
+def test_a_held_out_objective_shares_the_test_items_of_a_searched_task():
+    objectives = {"one": ("a",), "both": ("a", "b")}
+    docs = {"a": DOCS["a"], "b": [{"q": f"other {i}"} for i in range(210)]}
+    split = split_documents(docs, objectives, SplitPlan(), held_out={"both"})
+    alone = split_documents({"a": docs["a"]}, {"one": ("a",)}, SplitPlan())
+    assert split.items("search") == {"a": alone.items("search")["a"], "b": ()}
+    assert split.items("test")["a"] == alone.items("test")["a"]
+
+
+def test_what_is_like_a_held_out_document_is_left_out_of_the_search():
+    docs = {"a": passages(0, 60), "b": passages(55, 90)}
+    split = split_documents(docs, {"one": ("a",), "two": ("b",)}, SplitPlan(), held_out={"two"})
+    shared = {i for i, document in enumerate(docs["a"]) if document in docs["b"]}
+    assert shared
+    for part in ("search", "select"):
+        assert not shared & set(split.items(part)["a"])
+
+
 def test_a_part_with_no_share_may_be_empty():
     plan = SplitPlan(fractions={"search": 0.5, "select": 0.0, "test": 0.5})
     split = split_documents(DOCS, OBJECTIVES, plan)
