@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow test-machines test-gpu chaos fuzz lint clean
+.PHONY: setup demo test test-slow test-machines test-gpu gpu-report chaos fuzz lint clean
 
 # The pinned set is for CPUs and the demo; see README, "Install", for CUDA.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -29,6 +29,10 @@ test-machines: setup
 # What only a GPU can show; no other tests need one.
 test-gpu: setup
 	$(BIN)/pytest -m "gpu"
+
+# Tests and benchmarks on a GPU, in gpu-report.md; under eight minutes.
+gpu-report: setup
+	$(BIN)/python -m automerge.bench.gpu_report
 
 # Faults in numbers: kills, full disks (as root), lost nodes; a quarter of an hour.
 chaos: setup

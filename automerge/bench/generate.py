@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from automerge.bench.merge import now, seconds, varied
+from automerge.bench.merge import seconds, timed, varied
 from automerge.bench.score import METHOD, live_models
 from automerge.bench.score_tasks import one_token_words
 from automerge.bench.times import Times
@@ -81,15 +81,17 @@ class ExamWork:
 
 @dataclass(frozen=True)
 class ExamTime(Times):
-    """Times of one candidate's answers, in seconds; `differing` counts answers that are not
-    `static`'s."""
+    """Times of one candidate's answers, in seconds, and those that processors spent on lm-eval's
+    way and ours; `differing` counts answers that are not `static`'s."""
 
-    SHOWN = ("to_static", "to_floor")
+    SHOWN = ("to_static", "to_floor", "cpu_to_static")
     COUNTS = ("differing",)
 
     static: float
     ours: float
     floor: float
+    static_cpu: float
+    ours_cpu: float
     differing: int
 
     @property
@@ -101,6 +103,11 @@ class ExamTime(Times):
     def to_floor(self) -> float:
         """Our time relative to the floor."""
         return self.ours / self.floor
+
+    @property
+    def cpu_to_static(self) -> float:
+        """Our time relative to lm-eval's, in processors' time."""
+        return self.ours_cpu / self.static_cpu
 
 
 def bench_generate(
@@ -152,17 +159,16 @@ def bench_generate(
         )
         for recipe in recipes[1:]:
             engine.merge_into(model, recipe)
-            began = now()
-            texts = ours.generate(requests)
-            ended = now()
-            expected = static.generate(requests)
-            static_s = now() - ended
+            texts, ours_s, ours_cpu = timed(ours.generate, requests)
+            expected, static_s, static_cpu = timed(static.generate, requests)
             lengths = list(ours.lengths.values())
             fewest = replace(floor, answer_tokens=sum(lengths), rows=ours.rows)
             yield ExamTime(
                 static=static_s,
-                ours=ended - began,
+                ours=ours_s,
                 floor=seconds(fewest.run, model),
+                static_cpu=static_cpu,
+                ours_cpu=ours_cpu,
                 differing=sum(a != b for a, b in zip(texts, expected, strict=True)),
             )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from automerge.bench.merge import seconds, varied
+from automerge.bench.merge import seconds, timed, varied
 from automerge.bench.score import Floor, live_models
 from automerge.bench.score_tasks import Lengths, task_folder
 from automerge.bench.times import Times
@@ -17,6 +17,7 @@ from automerge.evaluation.base import Settings
 from automerge.evaluation.lm_eval.scorer import LmEvalScorer
 from automerge.evaluation.lm_eval.tasks import TaskSpec, load_tasks
 from automerge.evaluation.loglikelihood.graph import keeping
+from automerge.merging import Need, free_device_bytes, free_host_bytes, plan_memory
 from automerge.methods import METHODS
 from automerge.trial import Steering
 
@@ -47,13 +48,16 @@ class SlopeWork:
 
 @dataclass(frozen=True)
 class SlopeTime(Times):
-    """Seconds of one candidate: the floor's, of scoring, and of scoring with slopes."""
+    """Seconds of one candidate: the floor's, of scoring, and of scoring with slopes, and those that
+    processors spent on the last two."""
 
-    SHOWN = ("to_forward", "to_floor")
+    SHOWN = ("to_forward", "to_floor", "cpu_to_forward")
 
     floor: float
     forward: float
     slopes: float
+    forward_cpu: float
+    slopes_cpu: float
 
     @property
     def to_forward(self) -> float:
@@ -64,6 +68,11 @@ class SlopeTime(Times):
     def to_floor(self) -> float:
         """A measurement with slopes relative to the floor of one without."""
         return self.slopes / self.floor
+
+    @property
+    def cpu_to_forward(self) -> float:
+        """A measurement with slopes relative to one without, in processors' time."""
+        return self.slopes_cpu / self.forward_cpu
 
 
 def bench_slopes(
@@ -92,7 +101,14 @@ def bench_slopes(
     engine, model, tokenizer = live_models(shape, device)
     with task_folder(tasks, 0, items) as (folder, names):
         task_set = load_tasks([TaskSpec(name) for name in names], Settings(folder))
-        scorer = LmEvalScorer(model, tokenizer, task_set, batch_size)
+        sizes = [parameter.nbytes for parameter in model.parameters()]
+        tied = [
+            model.get_parameter(name).nbytes for name in {*model.all_tied_weights_keys.values()}
+        ]
+        gradients = sum(sorted([*sizes, *tied])[-2:])
+        host, gpu = free_host_bytes(), free_device_bytes(device)
+        room = plan_memory(Need(0, 0, 0, gradients=gradients), host, gpu).graph
+        scorer = LmEvalScorer(model, tokenizer, task_set, batch_size, graph_bytes=room)
         chosen = {
             name: tuple(range(min(items, len(documents))))
             for name, documents in task_set.documents().items()
@@ -100,10 +116,6 @@ def bench_slopes(
         requests = scorer.requests(chosen)
         recipes = [varied(METHODS[method], SOURCES, turn) for turn in range(repeats + 1)]
         floor = Floor.of(requests, batch_size)
-        sizes = [parameter.nbytes for parameter in model.parameters()]
-        tied = [
-            model.get_parameter(name).nbytes for name in {*model.all_tied_weights_keys.values()}
-        ]
         most = numbers = 0
 
         def measure(count: bool = False) -> None:
@@ -141,15 +153,19 @@ def bench_slopes(
             threads=torch.get_num_threads(),
             weights=sum(sizes),
             graph=most,
-            gradients=sum(sorted([*sizes, *tied])[-2:]),
+            gradients=gradients,
             peak=_memory(device) - before,
         )
         for recipe in recipes[1:]:
             engine.merge_into(model, recipe)
+            _, forward, forward_cpu = timed(scorer.score, chosen)
+            _, slopes, slopes_cpu = timed(measure)
             yield SlopeTime(
                 floor=seconds(floor.run, model),
-                forward=seconds(scorer.score, chosen),
-                slopes=seconds(measure),
+                forward=forward,
+                slopes=slopes,
+                forward_cpu=forward_cpu,
+                slopes_cpu=slopes_cpu,
             )
 
 

@@ -189,7 +189,7 @@ def print_slope_times(
                 f"two gradients {work.gradients / 1e6:.0f}; peak beside the weights "
                 f"{work.peak / 1e6:.0f}\n"
                 f"{'':<8}{'floor s':>11}{'forward s':>11}{'slopes s':>11}{'to forward':>12}"
-                f"{'to floor':>12}"
+                f"{'to floor':>12}{'CPU, to fwd':>13}"
             )
         else:
             times.append(step)
@@ -211,7 +211,8 @@ def print_slope_times(
 
 def _slope_line(name: str, time: SlopeTime) -> str:
     parts = "".join(f"{part:>11.3f}" for part in (time.floor, time.forward, time.slopes))
-    return f"{name:<8}{parts}{time.to_forward:>12.2f}{time.to_floor:>12.2f}"
+    ratios = f"{time.to_forward:>12.2f}{time.to_floor:>12.2f}{time.cpu_to_forward:>13.2f}"
+    return f"{name:<8}{parts}{ratios}"
 
 
 def print_generation_times(
@@ -259,7 +260,7 @@ def print_generation_times(
                 f"{work.longest_answer} each, {work.rows} at once; {work.parameters / 1e6:.1f} M "
                 f"parameters in {work.dtype} on {where}, {work.threads} thread(s)\n"
                 f"{'':<8}{'static s':>11}{'ours s':>11}{'floor s':>11}{'ours/static':>13}"
-                f"{'ours/floor':>12}{'differing':>11}"
+                f"{'ours/floor':>12}{'in CPU time':>13}{'differing':>11}"
             )
         else:
             times.append(step)
@@ -280,7 +281,8 @@ def print_generation_times(
 
 def _generation_line(name: str, time: ExamTime) -> str:
     parts = "".join(f"{part:>11.3f}" for part in (time.static, time.ours, time.floor))
-    return f"{name:<8}{parts}{time.to_static:>13.3f}{time.to_floor:>12.2f}{time.differing:>11}"
+    ratios = f"{time.to_static:>13.3f}{time.to_floor:>12.2f}{time.cpu_to_static:>13.3f}"
+    return f"{name:<8}{parts}{ratios}{time.differing:>11}"
 
 
 def _unless(as_json: bool, console: Console) -> Callable[[str], None]:

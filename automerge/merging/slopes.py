@@ -142,10 +142,17 @@ class TensorSlopes:
             else:
                 dense[place] = self._workspace.tensor(origin)
                 found.append(0.0)
-        products = inner(flat, [*dense.values()], anchor, precision)
+        products = self._products(flat, [*dense.values()], anchor, precision)
         for place, product in zip(dense, products, strict=True):
             found[place] = product
         return found
+
+    def _products(
+        self, gradient: Tensor, xs: Sequence[Tensor], anchor: Tensor, precision: torch.dtype
+    ) -> list[float]:
+        code = self._workspace.compiled
+        found = code.products(gradient, xs, anchor) if code and xs else None
+        return inner(gradient, xs, anchor, precision) if found is None else found
 
     @cached_property
     def _rows(self) -> list[list[float]]:

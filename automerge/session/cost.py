@@ -27,7 +27,7 @@ from automerge.session.open import Session, open_session
 from automerge.session.panel import study_panel
 from automerge.session.resume import locate_models, resumable
 from automerge.session.slopes import wanted
-from automerge.session.workers import scoring_dtype
+from automerge.session.workers import most_asked, scoring_dtype
 from automerge.store.run_folder import RunLock
 from automerge.store.store import Store, exists
 from automerge.study import Plan
@@ -253,16 +253,11 @@ def _cost(
         fewer = plan.draw.draw(plan.items.search, 0, MANY)
         with_slopes = _measured(executor, recipes, fewer, slopes=True)
     checkpoints = open_together(models, BASE)
-    stored = scoring_dtype(config, session.store.study.begun.inputs.dtype)
-    need = estimate(
-        checkpoints,
-        BASE,
-        stored,
-        config.search.methods,
-        config.search.layers.repeat,
-        slopes,
-        study_panel(config).heads,
-    )
+    inputs = session.store.study.begun.inputs
+    stored = scoring_dtype(config, inputs.dtype)
+    methods, more_layers = most_asked(config, inputs.n_layers)
+    heads = study_panel(config).heads
+    need = estimate(checkpoints, BASE, stored, methods, more_layers, slopes, heads)
     search, later = expected_seconds(
         _work(config, plan, done, slopes),
         without,

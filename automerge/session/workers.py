@@ -40,10 +40,7 @@ def start_workers(
     launcher = EXECUTORS[config.executor]
     evaluation = config.evaluation
     device = evaluation.device if config.ray_address else choose_device(evaluation.device)
-    recipe_methods = [m for named in config.recipes for m in named.recipe.all_methods]
-    deeper = [
-        sum(piece.n_layers for piece in named.recipe.slices) - n_layers for named in config.recipes
-    ]
+    methods, more_layers = most_asked(config, n_layers)
     spec = WorkerSpec(
         models=dict(found.folders),
         digests={model.name: model.digest for model in found.models},
@@ -53,8 +50,8 @@ def start_workers(
         dtype=evaluation.dtype,
         device=device,
         threads=1 if launcher.parallel and device == "cpu" else None,
-        methods=tuple(dict.fromkeys([*config.search.methods, *recipe_methods])),
-        more_layers=max([config.search.layers.repeat, *deeper]),
+        methods=methods,
+        more_layers=more_layers,
         slopes=slopes,
         gpus=config.gpus_per_worker,
         extensions=installed(config.extensions),
@@ -69,6 +66,20 @@ def start_workers(
             expected=expected_identity({m.name: m.sample for m in found.models}),
             note=note,
         )
+    )
+
+
+def most_asked(config: StudyConfig, n_layers: int) -> tuple[tuple[str, ...], int]:
+    """Return the methods that recipes may use, and how many layers they may add to `n_layers`.
+
+    The memory that a worker needs depends on both.
+    """
+    recipes = [named.recipe for named in config.recipes]
+    own = [method for recipe in recipes for method in recipe.all_methods]
+    deeper = [sum(piece.n_layers for piece in recipe.slices) - n_layers for recipe in recipes]
+    return (
+        tuple(dict.fromkeys([*config.search.methods, *own])),
+        max([config.search.layers.repeat, *deeper]),
     )
 
 

@@ -53,8 +53,11 @@ def test_answers_end_by_chance_at_lengths_that_depend_on_tokens_and_positions_on
 
 
 def test_medians_are_taken_of_each_time_but_differing_answers_add_no_doubt():
-    median = ExamTime.median([ExamTime(s, s / 3, 1, d) for s, d in ((9, 0), (3, 4), (6, 0))])
+    median = ExamTime.median(
+        [ExamTime(s, s / 3, 1, s, s / 4, d) for s, d in ((9, 0), (3, 4), (6, 0))]
+    )
     assert (median.to_static, median.to_floor, median.differing) == (1 / 3, 2, 4)
+    assert median.cpu_to_static == 1 / 4
 
 
 def test_items_share_their_examples_and_nothing_else():
@@ -71,7 +74,7 @@ def test_command_prints_json_and_every_answer_is_lm_evals():
     assert work["unique_tokens"] <= work["prompt_tokens"] - 4 * SHOT
     assert 5 <= work["answer_tokens"] <= 5 * work["longest_answer"] <= 40
     assert median["differing"] == 0
-    assert min(median["static"], median["ours"], median["floor"]) > 0
+    assert min(median[s] for s in ("static", "ours", "floor", "static_cpu", "ours_cpu")) > 0
 
 
 def test_command_refuses_what_it_does_not_know():

@@ -24,9 +24,11 @@ def _threads_and_cache_of_their_own(tmp_path, monkeypatch):
 
 
 def test_medians_are_taken_of_each_number():
-    median = SlopeTime.median([SlopeTime(1, 3, 8), SlopeTime(2, 2, 9), SlopeTime(3, 4, 7)])
-    assert median == SlopeTime(2, 3, 8)
-    assert (median.to_forward, median.to_floor) == (8 / 3, 4)
+    median = SlopeTime.median(
+        [SlopeTime(1, 3, 8, 2, 9), SlopeTime(2, 2, 9, 1, 7), SlopeTime(3, 4, 7, 3, 8)]
+    )
+    assert median == SlopeTime(2, 3, 8, 2, 8)
+    assert (median.to_forward, median.to_floor, median.cpu_to_forward) == (8 / 3, 4, 4)
 
 
 def test_command_prints_json():

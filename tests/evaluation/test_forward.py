@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from automerge.evaluation.loglikelihood.forward import _read
+from automerge.evaluation.loglikelihood.backward import Chosen
+from automerge.evaluation.loglikelihood.forward import read_targets
 
 
 def flat(vocabulary: int) -> torch.Tensor:
@@ -16,9 +17,12 @@ def flat(vocabulary: int) -> torch.Tensor:
     return rows
 
 
+@pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("step", [1, 2**20])
-def test_greedy_is_the_first_of_the_largest_rounded_log_probabilities(monkeypatch, dtype, step):
+def test_greedy_is_the_first_of_the_largest_rounded_log_probabilities(
+    monkeypatch, dtype, step, keep
+):
     monkeypatch.setattr("automerge.evaluation.loglikelihood.forward.CACHED_LOGITS", step * 40_000)
     torch.manual_seed(0)
     logits = torch.cat([flat(40_000), torch.randn(5, 40_000)]).to(dtype)
@@ -27,6 +31,28 @@ def test_greedy_is_the_first_of_the_largest_rounded_log_probabilities(monkeypatc
     assert (first[0], first[2]) == (0, 0)
     places = [place for place in range(len(logits)) for _ in range(3)]
     targets = [t for row in first.tolist() for t in (row, 7, 0)]
-    values, greedy = _read(logits.clone(), places, targets)
-    assert greedy == [bool(first[p] == t) for p, t in zip(places, targets, strict=True)]
-    torch.testing.assert_close(torch.tensor(values), expected[places, targets])
+    before = logits.clone()
+    values, greedy, sums = read_targets(logits, torch.tensor(places), torch.tensor(targets), keep)
+    assert greedy.tolist() == [bool(first[p] == t) for p, t in zip(places, targets, strict=True)]
+    torch.testing.assert_close(values, expected[places, targets])
+    torch.testing.assert_close(sums, before.float().logsumexp(dim=-1))
+    assert torch.equal(logits, before) or not keep
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_runs_backwards_has_the_gradient_of_log_softmax(monkeypatch, dtype):
+    """Also where a place predicts several targets, or the same one twice, and others none."""
+    monkeypatch.setattr("automerge.evaluation.loglikelihood.forward.CACHED_LOGITS", 3 * 50)
+    torch.manual_seed(0)
+    logits = torch.randn(8, 50).to(dtype).requires_grad_(True)
+    read, wanted = torch.tensor([0, 0, 3, 3, 7]), torch.tensor([4, 9, 2, 2, 0])
+    factors = torch.randn(5)
+    values, _ = Chosen.apply(logits, read, wanted)
+    [found] = torch.autograd.grad(values @ factors, logits)
+    exact = logits.detach().double().requires_grad_(True)
+    plain = exact.log_softmax(dim=-1)[read, wanted] @ factors.double()
+    [expected] = torch.autograd.grad(plain, exact)
+    assert found.dtype == dtype
+    torch.testing.assert_close(
+        found.double(), expected, rtol=0.02 if dtype != torch.float32 else 1e-5, atol=1e-6
+    )

@@ -7,7 +7,7 @@ import torch
 import transformers as hf
 
 from automerge.evaluation.base import NoRoom
-from automerge.evaluation.loglikelihood.backward import run_backwards
+from automerge.evaluation.loglikelihood.backward import COPIES, run_backwards
 from automerge.evaluation.loglikelihood.forward import find_path
 from automerge.evaluation.loglikelihood.graph import (
     Graph,
@@ -107,8 +107,9 @@ def run(model, path, items, room):
     def derivatives(number, values):
         return {"one": [1.0, -0.5], "other": [0.25 * number, 1.0]}
 
+    graph = None if room is None else Graph(model, path, room)
     answers, _ = run_backwards(
-        model, path, items, [()] * len(items), derivatives, backward, 64, room
+        model, path, items, [()] * len(items), derivatives, backward, 64, graph
     )
     return answers, totals, len(batches) // 2
 
@@ -119,7 +120,9 @@ def least(model, path, rows, lean):
     while low < high:
         middle = (low + high) // 2
         low, high = (
-            (low, middle) if Graph(model, path, middle).fits(rows, lean) else (middle + 1, high)
+            (low, middle)
+            if Graph(model, path, middle).fits(rows, lean, COPIES)
+            else (middle + 1, high)
         )
     return low
 

@@ -224,3 +224,19 @@ def test_ranks_go_evenly_from_0_to_1():
     assert ranks.cut(0, 5).tolist() == [0.5, 0.25, 0.0, 1.0, 0.75]
     assert ranks.cut(3, 5).tolist() == [1.0, 0.75]
     assert Ranks(ranks_of(rows.T).reshape(-1), 1).cut(0, 5).tolist() == [0.5] * 5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize(("count", "n_threads"), [(1, 1), (3, 1), (3, 3)])
+def test_products_are_those_of_double_precision(monkeypatch, dtype, count, n_threads):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
+    # Pieces of many runs, of one, and of less than the lanes of one.
+    for size in (100_007, 2471, 11):
+        monkeypatch.setattr("automerge.merging.backends.native.PIECE", 1000 + size // 2)
+        base, *xs = tensors(count, (size,), dtype)
+        gradient = torch.randn(size, generator=torch.Generator().manual_seed(1))
+        found = code().products(gradient, xs, base)
+        for one, x in zip(found, xs, strict=True):
+            terms = gradient.double() * (x.double() - base.double())
+            assert abs(one - terms.sum().item()) <= 1e-6 * terms.abs().sum().item()
+    assert code().products(gradient.double(), xs, base) is None

@@ -213,6 +213,20 @@ def test_slopes_of_low_rank_noise_are_central_differences(method, tmp_path, monk
         assert slope == pytest.approx(expected, rel=1e-3), coordinate
 
 
+def test_compiled_products_give_the_same_slopes(tmp_path, monkeypatch):
+    model, checkpoints = architecture("qwen3 moe", tmp_path)
+    made, found = recipe("task_arithmetic"), []
+    for worthwhile in (0, 10**9):
+        monkeypatch.setattr("automerge.merging.backends.code.WORTHWHILE", worthwhile)
+        engine = ResidentEngine(checkpoints)
+        engine.merge_into(model, made)
+        with engine.contraction(model, made) as contraction:
+            found.append(contraction.slopes(loss(model)))
+    compiled, plain = found
+    assert compiled == pytest.approx(plain, rel=1e-4, abs=1e-6)
+    assert any(abs(slope) > 1e-3 for slope in plain.values())
+
+
 def test_gradients_are_dropped_as_they_come(tmp_path):
     model, checkpoints = architecture("llama tied", tmp_path)
     engine, made = ResidentEngine(checkpoints), recipe("task_arithmetic")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,8 +11,11 @@ from automerge import demo
 from automerge.checkpoints import open_checkpoint
 from automerge.commands.dry_run import cost_lines
 from automerge.config import StudyConfig, load_with_options
+from automerge.config.sections import NamedRecipe
 from automerge.errors import ConfigError, StateError
 from automerge.items import BASELINE_SHARES
+from automerge.merging import Need, estimate
+from automerge.recipe import BASE, Recipe, RecipeSource, Slice
 from automerge.session.cost import Cost, Pace, Range, Work, _earlier, _work, cost, expected_seconds
 from automerge.session.open import Session, open_session
 from automerge.study import Plan
@@ -130,6 +134,32 @@ def test_the_base_is_kept_beside_the_model_as_a_second_head(
     _, found = cost(config, lambda _: None)
     head = open_checkpoint(Path(config.base)).tensors["model.embed_tokens.weight"]
     assert found.need.live - without.need.live == 4 * head.n_elements
+
+
+@pytest.mark.slow
+def test_memory_is_what_the_worker_plans_also_for_recipes_of_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may use other methods than the search does, and more layers."""
+    planned: list[Need] = []
+
+    def estimating(*given: Any) -> Need:
+        planned.append(estimate(*given))
+        return planned[-1]
+
+    monkeypatch.setattr("automerge.worker.worker.estimate", estimating)
+    config = demo_config(tmp_path)
+    sources = tuple(RecipeSource(name, {}) for name in config.models)
+    twice = tuple(Slice(dict.fromkeys((BASE, *config.models), span)) for span in ((0, 4), (2, 6)))
+    deeper = NamedRecipe(
+        name="deeper", plain=Recipe("della", sources, base=BASE, slices=twice).plain()
+    )
+    search = config.search.model_copy(update={"methods": ("ties",)})
+    _, found = cost(
+        config.model_copy(update={"recipes": (deeper,), "search": search}), lambda _: None
+    )
+    assert planned == [found.need]
+    assert found.need.more * 6 == 2 * sum(found.need.layers)
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from automerge.evaluation.loglikelihood.forward import (
     find_path,
     log_likelihoods,
 )
+from automerge.evaluation.loglikelihood.graph import Graph
 from automerge.evaluation.loglikelihood.packing import Request
 from automerge.objective import ItemScores
 from automerge.trial import GENERATED, GENERATING, Items, Steering
@@ -76,6 +77,7 @@ class LmEvalScorer:
         self._judge = Judge(task_set, self._instances, self._count_tokens)
         self._losses = Losses(task_set, self._instances, self._tokens, self._judge)
         self._path: Path | None = None
+        self._graphs: dict[Path, Graph] = {}
         with isolated():
             try_metrics(self._judge, task_set, self._instances)
 
@@ -121,13 +123,21 @@ class LmEvalScorer:
                 derivatives,
                 backward,
                 self._batch_size,
-                self._graph_bytes,
+                self._graph(path),
             )
         answered: dict[Item, list[LogLikelihood]] = {item: [] for item in chosen}
         for unit, own in zip(units, found, strict=True):
             answered[unit.item] += [] if unit.extra else own
         scored = self._judged(items, self._answers(chosen, answered, tokens), began)
         return replace(scored, losses=losses)
+
+    def _graph(self, path: Path) -> Graph | None:
+        """Return what knows how much a batch keeps, which takes passes to find out: once a path."""
+        if self._graph_bytes is None:
+            return None
+        if path not in self._graphs:
+            self._graphs[path] = Graph(self._model, path, self._graph_bytes)
+        return self._graphs[path]
 
     def _judged(self, items: Items, answers: Answers, began: float) -> Scored:
         answered = time.perf_counter()

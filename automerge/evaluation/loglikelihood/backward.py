@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -25,17 +25,25 @@ from automerge.evaluation.loglikelihood.forward import (
     LogLikelihood,
     Path,
     batch_tokens,
+    cached_rows,
+    read_targets,
     run_rows,
 )
 from automerge.evaluation.loglikelihood.graph import Graph, lean_layers
-from automerge.evaluation.loglikelihood.packing import Layout, Request, Row, unique_tokens
+from automerge.evaluation.loglikelihood.packing import (
+    UNLIMITED,
+    Layout,
+    Request,
+    Row,
+    unique_tokens,
+)
 
 Derivatives: TypeAlias = Callable[[int, Sequence[float]], Mapping[str, Sequence[float]]]
 """From the number of a unit and the log-likelihoods of its requests, in nats: per loss, by name,
 its derivative with respect to each of them."""
 
-GRAPH = 4
-"""Copies of a batch's logits that a graph holds, beside those of one without."""
+COPIES = 4
+"""Copies of a batch's logits at once: they, their gradient, and what a model bends them from."""
 
 
 def run_backwards(
@@ -46,9 +54,12 @@ def run_backwards(
     derivatives: Derivatives,
     backward: Backward,
     batch_size: int,
-    graph_bytes: int | None = None,
+    graph: Graph | None = None,
 ) -> tuple[list[list[LogLikelihood]], int]:
     """Score requests and run losses of them backwards, a batch at a time.
+
+    Gradients of weights, and what they are contracted with, cost the same for few tokens as for
+    many, so batches are as large as `batch_size` and memory allow.
 
     Args:
         model: Some of its parameters want gradients.
@@ -59,7 +70,8 @@ def run_backwards(
         derivatives: Of the losses of a unit.
         backward: Called for each batch and each loss that it has a part in.
         batch_size: As for `log_likelihoods`.
-        graph_bytes: What a batch may keep for its pass backwards; None is no limit.
+        graph: Knows what a batch may keep for its pass backwards; None is no limit, other than
+            `MAX_LOGITS`.
 
     Returns:
         The answers of each unit's requests, and the number of tokens run.
@@ -74,8 +86,7 @@ def run_backwards(
     vocabulary = model.config.get_text_config().vocab_size
     tokens = 0
     limit = batch_tokens([request for unit in units for request in unit], batch_size)
-    graph = None if graph_bytes is None else Graph(model, path, graph_bytes)
-    picked = max(1, MAX_LOGITS // GRAPH // vocabulary)
+    picked = max(1, MAX_LOGITS // COPIES // vocabulary) if graph is None else UNLIMITED
     for numbers in _batches(units, kinds, limit, picked):
         for batch in _cut(_laid_out(units, numbers, layout), units, layout, graph):
             tokens += sum(len(row.tokens) for row in batch.rows)
@@ -107,17 +118,17 @@ def _cut(
     Raises:
         NoRoom: one does not fit even so.
     """
-    if graph is None or graph.fits(batch.rows, lean=False):
+    if graph is None or graph.fits(batch.rows, lean=False, logits=COPIES):
         yield batch
         return
     alone = [_laid_out(units, [number], layout) for number in batch.numbers]
-    lean = not all(graph.fits(one.rows, lean=False) for one in alone)
-    if lean and not all(graph.fits(one.rows, lean=True) for one in alone):
+    lean = not all(graph.fits(one.rows, lean=False, logits=COPIES) for one in alone)
+    if lean and not all(graph.fits(one.rows, lean=True, logits=COPIES) for one in alone):
         raise NoRoom
     waiting = [replace(batch, lean=lean)]
     while waiting:
         part = waiting.pop()
-        if len(part.numbers) == 1 or graph.fits(part.rows, lean):
+        if len(part.numbers) == 1 or graph.fits(part.rows, lean, COPIES):
             yield part
             continue
         middle = len(part.numbers) // 2
@@ -195,13 +206,42 @@ def _score(
     logits, places, targets, spans = run_rows(model, path, requests, rows)
     device = logits.device
     read, wanted = torch.tensor(places, device=device), torch.tensor(targets, device=device)
-    scores = logits.float().log_softmax(dim=-1)
-    values = scores[read, wanted]
-    best = (scores.detach().argmax(dim=-1)[read] == wanted).tolist()
+    values, best = Chosen.apply(logits, read, wanted)  # type: ignore[no-untyped-call]
     owner = torch.empty(len(places), dtype=torch.long)
     greedy = [True] * len(requests)
     for number, start, stop in spans:
         owner[start:stop] = number
-        greedy[number] = all(best[start:stop])
+        greedy[number] = bool(best[start:stop].all())
     sums = torch.zeros(len(requests), dtype=values.dtype, device=device)
     return sums.index_add(0, owner.to(device), values), greedy
+
+
+class Chosen(torch.autograd.Function):
+    """Log-probabilities of targets, of which nothing but the logits is kept.
+
+    The gradient of log p(t) with respect to logits z is e_t − softmax(z). It is written once, when
+    the factors of all log-probabilities are known.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, read: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities of ids at places, and whether they are the largest there."""
+        values, greedy, sums = read_targets(logits, read, wanted, keep=True)
+        ctx.save_for_backward(logits, read, wanted, sums)
+        ctx.mark_non_differentiable(greedy)
+        return values, greedy
+
+    @staticmethod
+    def backward(ctx: Any, *factors: Tensor) -> tuple[Tensor, None, None]:
+        """Return the gradient of Σ factor · log p with respect to the logits."""
+        logits, read, wanted, sums = ctx.saved_tensors
+        each = torch.zeros_like(sums).index_add(0, read, factors[0]).unsqueeze(1)
+        gradient = torch.empty_like(logits)
+        for parts in zip(
+            *(t.split(cached_rows(logits)) for t in (logits, sums.unsqueeze(1), each, gradient)),
+            strict=True,
+        ):
+            part, total, factor, out = parts
+            out.copy_((part.float() - total).exp_().mul_(-factor))
+        gradient.index_put_((read, wanted), factors[0].to(gradient.dtype), accumulate=True)
+        return gradient, None, None

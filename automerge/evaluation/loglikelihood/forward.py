@@ -246,7 +246,8 @@ def _score(
 ) -> Iterator[tuple[int, LogLikelihood]]:
     """Run one batch."""
     logits, places, targets, spans = _run(model, path, requests, batch, branching, prefix)
-    values, greedy = _read(logits, places, targets)
+    read, wanted = (torch.tensor(row, device=logits.device) for row in (places, targets))
+    values, greedy = (found.tolist() for found in read_targets(logits, read, wanted)[:2])
     for number, start, stop in spans:
         yield number, LogLikelihood(sum(values[start:stop]), all(greedy[start:stop]))
 
@@ -287,20 +288,29 @@ def _run(
     return logits, places, targets, spans
 
 
-def _read(
-    logits: Tensor, places: Sequence[int], targets: Sequence[int]
-) -> tuple[list[float], list[bool]]:
-    """Return log-probabilities of targets at places, and whether each is the first of the largest.
+def cached_rows(logits: Tensor) -> int:
+    """Return how many rows of logits are worked on at once: on a CPU, what its cache holds."""
+    most = CACHED_LOGITS if logits.device.type == "cpu" else MAX_LOGITS
+    return max(1, most // logits.shape[-1])
 
-    They are rounded as lm-eval rounds them. The logits are overwritten.
+
+def read_targets(
+    logits: Tensor, read: Tensor, wanted: Tensor, keep: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Read what logits [places, vocabulary] say of ids `wanted` at places `read`.
+
+    The logits are overwritten, unless they are to be kept.
+
+    Returns:
+        Log-probabilities of the targets, rounded as lm-eval rounds them; whether each is the first
+        of the largest; the logarithm of the sum of exponentials at each place.
     """
-    device = logits.device
-    read, wanted = torch.tensor(places, device=device), torch.tensor(targets, device=device)
-    values = torch.empty(len(places), device=device)
-    greedy = torch.empty(len(places), dtype=torch.bool, device=device)
-    step = max(1, (CACHED_LOGITS if device.type == "cpu" else MAX_LOGITS) // logits.shape[-1])
+    values = torch.empty(len(read), device=logits.device)
+    greedy = torch.empty(len(read), dtype=torch.bool, device=logits.device)
+    sums = torch.empty(len(logits), device=logits.device)
+    step = cached_rows(logits)
     for start in range(0, len(logits), step):
-        chunk = logits[start : start + step].float()
+        chunk = logits[start : start + step].to(torch.float32, copy=keep)
         inside = ((read >= start) & (read < start + step)).nonzero().squeeze(1)
         at, targets_here = read[inside] - start, wanted[inside]
         largest = chunk.amax(dim=-1)
@@ -313,7 +323,8 @@ def _read(
         # log-softmax in place: nobody reads the logits again, and writing them all takes longer.
         totals = chunk.sub_(largest.unsqueeze(1)).exp_().sum(dim=-1).log_()
         values[inside], greedy[inside] = found - totals[at], best
-    return values.tolist(), greedy.tolist()
+        sums[start : start + step] = totals + largest
+    return values, greedy, sums
 
 
 def _logits(

@@ -11,7 +11,7 @@ import contextlib
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -60,28 +60,41 @@ class Graph:
         self._model, self._path, self._limit = model, path, limit
         self._n_logits: int = model.config.get_text_config().vocab_size
 
+        self._known: dict[tuple[bool, int, int], Kept] = {}
+
     def fits(self, rows: Sequence[Row], lean: bool, logits: int = LOGITS) -> bool:
         """Return whether a batch fits; `lean` says that layers keep their inputs only, `logits` how
         many copies of the logits there are."""
-        kept = self._lean if lean else self._whole
+        kept = self._kept(lean)
         places = sum(len({c for pick in row.picks for c in pick.columns}) for row in rows)
         return kept(rows) + 4 * logits * self._n_logits * places <= self._limit
 
-    @cached_property
-    def _whole(self) -> Kept:
+    def _kept(self, lean: bool) -> Kept:
+        """Return what is measured once for a model's layers and the parameters that have gradients.
+
+        These change with recipes, a model's code does not.
+        """
+        wanting = sum(parameter.requires_grad for parameter in self._model.parameters())
+        key = lean, self._model.config.get_text_config().num_hidden_layers, wanting
+        if key not in self._known:
+            measure = self._measured_lean if lean else self._measured
+            self._known[key] = measure()
+        return self._known[key]
+
+    def _measured(self) -> Kept:
         return measured(self._model, self._path)
 
-    @cached_property
-    def _lean(self) -> Kept:
+    def _measured_lean(self) -> Kept:
         """Beside the inputs of all layers, a mask, and one layer's parts while it runs."""
+        whole = self._kept(lean=False)
         layers = leanable_layers(self._model)
         if not layers:
-            return self._whole
+            return whole
         with lean_layers(self._model):
             inputs = measured(self._model, self._path)
         return Kept(
-            inputs.per_token + self._whole.per_token / len(layers),
-            inputs.per_pair + self._whole.per_pair / len(layers) + self._model.dtype.itemsize,
+            inputs.per_token + whole.per_token / len(layers),
+            inputs.per_pair + whole.per_pair / len(layers) + self._model.dtype.itemsize,
         )
 
 

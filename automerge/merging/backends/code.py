@@ -1,4 +1,4 @@
-"""C++ compiled for this machine at its first use: kernels, and statistics of whole tensors."""
+"""C++ compiled for this machine at its first use: kernels, and sums over whole tensors."""
 
 from __future__ import annotations
 
@@ -80,6 +80,18 @@ class CompiledCode:
         if not in_float32(*sources, base):
             return None
         return self._try(lambda: native.spread_counts(self._load, sources, base))
+
+    def products(
+        self, gradient: Tensor, xs: Sequence[Tensor], anchor: Tensor
+    ) -> list[float] | None:
+        """Return ⟨gradient, x − anchor⟩ for each of one or more x; None if not computed here."""
+        on_host = gradient.device.type == "cpu"
+        if not (on_host and in_float32(gradient, anchor, *xs)):
+            return None
+        pieces = spans(len(gradient), torch.get_num_threads(), native.PIECE)
+        return self._try(
+            lambda: native.products(self._load, self.each, gradient, xs, anchor, pieces)
+        )
 
     def row_ranks(self, rows: Tensor) -> Tensor | None:
         """Return each element's rank by magnitude within its row; None if not computed here."""

@@ -1,4 +1,5 @@
-"""Compiled whole-tensor statistics: histograms of magnitudes and variances, ranks within rows."""
+"""Compiled sums over whole tensors: histograms of magnitudes and variances, ranks within rows, and
+inner products with several vectors."""
 
 from __future__ import annotations
 
@@ -224,6 +225,75 @@ def spread_counts(
             ctypes.c_int64(len(pieces[0])),
         )
     return counts.flip(0), sums.flip(0), zeros
+
+
+def contracting(kinds: Sequence[torch.dtype]) -> str:
+    """Return C++ of `contract`, which adds Σ g · (x − a) to a total per x; g and a come first."""
+    n = len(kinds) - 2
+    names = ["gradient", "anchor", *(f"from{k}" for k in range(n))]
+    pointers = [
+        f"const {STORED[kind]} *__restrict {name} = (const {STORED[kind]} *)inputs[{i}];"
+        for i, (kind, name) in enumerate(zip(kinds, names, strict=True))
+    ]
+    lines = [
+        "const float g = load(gradient[j + lane]), a = load(anchor[j + lane]);",
+        *(
+            f"sums[{k}][lane] = std::fma(g, load(from{k}[j + lane]) - a, sums[{k}][lane]);"
+            for k in range(n)
+        ),
+    ]
+    return f"""{PRELUDE}
+enum {{ LANES = 16, RUN = 256 * LANES, N = {n} }};
+
+extern "C" void contract(const void *const *inputs, double *__restrict totals, int64_t count) {{
+  {" ".join(pointers)}
+  for (int64_t i = 0; i < count; i += RUN) {{
+    const int64_t stop = count - i < RUN ? count : i + RUN;
+    // Each lane adds up 256 products of a run in single precision, runs are added in double.
+    float sums[N][LANES] = {{}};
+    int64_t j = i;
+    for (; j + LANES <= stop; j += LANES)
+      for (int lane = 0; lane < LANES; lane++) {{
+        {" ".join(lines)}
+      }}
+    for (int lane = 0; lane < stop - j; lane++) {{
+      {" ".join(lines)}
+    }}
+    for (int k = 0; k < N; k++)
+      for (int lane = 0; lane < LANES; lane++) totals[k] += sums[k][lane];
+  }}
+}}
+"""
+
+
+def products(
+    load: Load,
+    each: Each,
+    gradient: Tensor,
+    xs: Sequence[Tensor],
+    anchor: Tensor,
+    pieces: Sequence[tuple[int, int]],
+) -> list[float]:
+    """Return ⟨gradient, x − anchor⟩ for each of one or more x, in a single pass over all of them.
+
+    The flat tensors of the CPU are read in pieces [start, stop).
+
+    Raises:
+        CannotCompile: the compiler does not work.
+    """
+    tensors = [gradient, anchor, *xs]
+    kinds = stored_kinds(tensors)
+    contract = load(contracting(kinds)).contract
+    contract.restype = None
+
+    def contracted(piece: tuple[int, int]) -> npt.NDArray[np.float64]:
+        read = readable(tensors, kinds, *piece)
+        totals = np.zeros(len(xs))
+        contract(addresses(read), ctypes.c_void_p(totals.ctypes.data), ctypes.c_int64(len(read[0])))
+        return totals
+
+    found: list[float] = sum(each(contracted, pieces), np.zeros(len(xs))).tolist()
+    return found
 
 
 RANKING = f"""{PRELUDE}
