@@ -17,7 +17,7 @@ demo: setup
 	$(BIN)/automerge demo --budget 40
 
 test: setup lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not gpu" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not gpu" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "slow"

@@ -16,7 +16,7 @@ from automerge.checkpoints.compatibility import (
 from automerge.checkpoints.contents import ModelWatch, sampled_digest, whole_digest
 from automerge.checkpoints.hub import ModelFolder, resolve
 from automerge.checkpoints.layout import Stored, Target, layout, reference_model
-from automerge.checkpoints.low_rank import LowRank, LowRankCheckpoint, write_sum
+from automerge.checkpoints.low_rank import LowRank, write_sum
 from automerge.checkpoints.memory import MemoryCheckpoint
 from automerge.checkpoints.naming import find_keys, stored_parts
 from automerge.checkpoints.noise import noise_folder
@@ -65,7 +65,6 @@ __all__ = [
     "Compatibility",
     "LoraCheckpoint",
     "LowRank",
-    "LowRankCheckpoint",
     "MemoryCheckpoint",
     "ModelFolder",
     "ModelWatch",

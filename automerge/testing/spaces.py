@@ -5,10 +5,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from automerge.arrays import Floats
 from automerge.methods import METHODS
 from automerge.recipe import DEFAULT
 from automerge.space import Branch, Knots, Space, SpaceSettings, build_space
@@ -58,7 +60,11 @@ def space(
 
 def branch_cost(branch: Branch) -> float:
     """Return a number in [0, 0.3) that makes some branches better than others."""
-    label = zlib.crc32(repr(sorted(branch.choices.items())).encode())
+    return _cost(zlib.crc32(repr(sorted(branch.choices.items())).encode()))
+
+
+@lru_cache
+def _cost(label: int) -> float:
     return float(np.random.default_rng(label).uniform(0, 0.3))
 
 
@@ -87,6 +93,12 @@ def losses(space: Space, params: Params, n_objectives: int) -> list[float]:
     branch = space.branch(params)
     cost = branch_cost(branch)
     vector = space.to_vector(params)
-    used = [space.roles.index(role) for role in branch.roles]
-    optima = np.random.default_rng(0).normal(0, 0.4, size=(n_objectives, len(space.roles)))
+    used = [space.columns[role] for role in branch.roles]
+    optima = _optima(n_objectives, len(space.roles))
     return [float(cost + np.mean((vector[used] - optimum[used]) ** 2)) for optimum in optima]
+
+
+@lru_cache
+def _optima(n_objectives: int, n_roles: int) -> Floats:
+    """Return one optimum per objective: (objectives, roles)."""
+    return np.random.default_rng(0).normal(0, 0.4, size=(n_objectives, n_roles))

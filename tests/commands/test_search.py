@@ -10,7 +10,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -24,7 +23,7 @@ import automerge
 from automerge.report.commands import score_commands
 from automerge.store.store import Store
 from automerge.trial import PARTS, Measured
-from tests import command_line
+from tests import forked
 from tests.command_line import AUTOMERGE, REPOSITORY, surroundings
 from tests.evaluation.toys import phrase
 from tests.zoo import write_zoo
@@ -56,7 +55,7 @@ def finished(zoo: Path, environment: dict[str, str]) -> Path:
 def run(
     folder: Path, environment: dict[str, str], *arguments: str
 ) -> subprocess.CompletedProcess[str]:
-    return command_line.automerge(folder, *arguments, environment=environment)
+    return forked.automerge(folder, *arguments, environment=environment)
 
 
 def content(folder: Path) -> tuple[object, ...]:
@@ -171,14 +170,7 @@ def lm_eval(
     assert command in (finished / model / "README.md").read_text()
     program, *arguments = shlex.split(command)
     assert program == "lm_eval"
-    done = subprocess.run(
-        [sys.executable, "-m", "lm_eval", *arguments],
-        cwd=finished,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = forked.python(finished, "-m", program, *arguments, environment=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     found = {}
     for task, metric in (("choose", "acc"), ("say", "exact_match")):

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import gzip
 import json
@@ -19,12 +18,12 @@ import pytest
 
 from automerge.errors import PreflightError
 from automerge.evaluation.base import Settings
-from automerge.evaluation.lm_eval import templates
 from automerge.evaluation.lm_eval.isolation import isolated
 from automerge.evaluation.lm_eval.scorer import LmEvalScorer
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
 from automerge.evaluation.lm_eval.tasks import TaskSpec, load_tasks
 from automerge.objective import estimate
+from tests.evaluation.stock import stock
 from tests.evaluation.toys import WORDS, make_model, make_tokenizer, phrase, write_jsonl
 
 DATA = (
@@ -290,23 +289,17 @@ def write(folder):
     return folder
 
 
-def stock(lm, folder, name):
+def evaluated(lm, manager, folder, name):
     from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
 
-    with isolated(), templates.stock(), contextlib.chdir(folder.parent):
-        return simple_evaluate(
-            model=lm,
-            tasks=[name],
-            task_manager=TaskManager(include_path=str(folder), include_defaults=False),
-            bootstrap_iters=0,
-        )
+    with stock(folder):
+        return simple_evaluate(model=lm, tasks=[name], task_manager=manager, bootstrap_iters=0)
 
 
 EQUAL = "those of lm-eval"
 
 
-def outcome(model, lm, folder, name, wanted):
+def outcome(model, lm, manager, folder, name, wanted):
     """What becomes of one kind: what the table says, else why it is refused otherwise."""
     try:
         settings = Settings(folder, allow_task_code=True)
@@ -316,7 +309,7 @@ def outcome(model, lm, folder, name, wanted):
         return "refused by name" if name in str(error) else str(error)
     items = {task: tuple(range(len(docs))) for task, docs in task_set.documents().items()}
     (objective,) = task_set.objectives
-    results = stock(lm, folder, name)
+    results = evaluated(lm, manager, folder, name)
     got = scorer.score(items).scores[objective.name]
     expected = {
         (task, row["doc_id"]): row[objective.metric]
@@ -339,13 +332,15 @@ def outcome(model, lm, folder, name, wanted):
 
 def make(folder):
     from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
 
     copied = copy_tasks(write(folder / "mine"), folder / "run" / "tasks")
     model = make_model()
     with isolated():
         lm = HFLM(pretrained=model, tokenizer=make_tokenizer(), batch_size=8,
                   softmax_dtype="float32")  # fmt: skip
-    return model, lm, copied
+        manager = TaskManager(include_path=str(copied), include_defaults=False)
+    return model, lm, manager, copied
 
 
 @pytest.fixture(scope="module")

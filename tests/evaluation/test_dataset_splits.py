@@ -1,19 +1,17 @@
 from __future__ import annotations
 
-import contextlib
 import random
 
 import pytest
 
 from automerge.evaluation.base import Settings
 from automerge.evaluation.item_file import write_samples
-from automerge.evaluation.lm_eval import templates
-from automerge.evaluation.lm_eval.isolation import isolated
 from automerge.evaluation.lm_eval.samples import reproduce_commands
 from automerge.evaluation.lm_eval.scorer import LmEvalScorer
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
 from automerge.evaluation.lm_eval.tasks import TaskSpec, load_tasks
 from automerge.evaluation.split import SplitPlan, split_documents
+from tests.evaluation.stock import stock
 from tests.evaluation.toys import make_model, make_tokenizer, phrase, refusals, write_jsonl
 
 TASK = """\
@@ -150,7 +148,7 @@ def test_stock_lm_eval_gives_our_scores_of_the_test_part(folder):
     ours = (
         LmEvalScorer(model, tokenizer, task_set).score(cut(task_set).items("test")).scores["shots"]
     )
-    with isolated(), templates.stock(), contextlib.chdir(folder.parent):
+    with stock(folder):
         theirs = lm_eval.simple_evaluate(
             HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4, softmax_dtype="float32"),
             tasks=["shots"],

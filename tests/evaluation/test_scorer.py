@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 
 import numpy as np
@@ -19,15 +18,14 @@ from automerge.evaluation.guards import (
     generation_notes,
     loops,
 )
-from automerge.evaluation.lm_eval import templates
 from automerge.evaluation.lm_eval.answers import Answers
-from automerge.evaluation.lm_eval.isolation import isolated
 from automerge.evaluation.lm_eval.scorer import LmEvalScorer
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
 from automerge.evaluation.lm_eval.tasks import TaskSpec, load_tasks
 from automerge.evaluation.loglikelihood.packing import unique_tokens
 from automerge.objective import estimate
 from automerge.trial import GENERATING
+from tests.evaluation.stock import stock as as_it_is
 from tests.evaluation.toys import make_model, make_tokenizer, write_tasks
 
 SPECS = (
@@ -63,7 +61,7 @@ def stock(model, folder, tasks, **options):
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    with isolated(), templates.stock(), contextlib.chdir(folder.parent):
+    with as_it_is(folder):
         lm = HFLM(
             pretrained=model, tokenizer=make_tokenizer(), batch_size=8, softmax_dtype="float32"
         )

@@ -150,6 +150,14 @@ def test_ordinary_templates_give_what_lm_eval_gives(template):
     assert rendered(template, **document) == expected
 
 
+def test_a_template_is_compiled_once_and_keeps_nothing_between_documents():
+    from lm_eval import utils
+
+    template = "{% set seen = namespace(n=0) %}{% set seen.n = seen.n + x %}{{ seen.n }}"
+    assert [rendered(template, x=x) for x in (1, 2, 2)] == ["1", "2", "2"]
+    assert utils.env.from_string(template) is utils.env.from_string(template)
+
+
 @pytest.mark.parametrize("key", ["doc_to_text", "doc_to_target", "doc_to_choice", "description",
                                  "gen_prefix"])  # fmt: skip
 def test_every_template_of_a_task_is_rendered_in_the_sandbox(folder, key, tmp_path):

@@ -17,7 +17,7 @@ from automerge.evidence.file import open_evidence
 from automerge.evidence.gather import read_text
 from automerge.session.gathering import GatherSettings, _Live, gather
 from automerge.store.store import Store
-from tests import command_line
+from tests import forked
 from tests.command_line import surroundings
 from tests.evaluation.toys import WORDS
 from tests.zoo import write_zoo
@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def automerge(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command whose evidence is kept in the folder."""
     environment = surroundings(XDG_CACHE_HOME=str(folder / "cache"))
-    return command_line.automerge(folder, *arguments, environment=environment)
+    return forked.automerge(folder, *arguments, environment=environment)
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,6 @@ def folders(request, tmp_path_factory) -> Mapping[str, Path]:
     return saved
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def checkpoints(folders) -> Mapping[str, Checkpoint]:
     return {name: open_checkpoint(folder) for name, folder in folders.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 
@@ -57,19 +58,26 @@ def same_bits(one, other) -> bool:
     return all(n == m and torch.equal(a, b) for (n, a), (m, b) in pairs)
 
 
+@pytest.fixture(scope="session")
+def bases(folders):
+    """The base by the dtype of its parameters, to be copied."""
+    return {dtype: load(folders["base"], dtype) for dtype in (torch.float32, torch.bfloat16)}
+
+
 @ALL
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_live_model_and_the_exported_folder_have_the_same_bits(
-    method, dtype, folders, checkpoints, tmp_path
+def test_live_models_of_any_dtype_and_the_exported_folder_have_the_same_bits(
+    method, bases, checkpoints, tmp_path
 ):
-    live = load(folders["base"], dtype)
-    engine = ResidentEngine(checkpoints)
-    engine.merge_into(live, recipe(method, 0.1))
-    engine.merge_into(live, recipe(method))
     written = merge_to_folder(recipe(method), checkpoints, tmp_path / "out", shard_bytes=5_000)
     assert len(written.sha256) > 1
-    assert same_bits(live, load(written.path, dtype))
-    assert not same_bits(live, load(folders["base"], dtype))
+    exported = load(written.path, "auto")
+    assert exported.dtype == torch.bfloat16
+    for dtype, base in bases.items():
+        live, engine = copy.deepcopy(base), ResidentEngine(checkpoints)
+        engine.merge_into(live, recipe(method, 0.1))
+        engine.merge_into(live, recipe(method))
+        assert same_bits(live, copy.deepcopy(exported).to(dtype)), dtype
+        assert not same_bits(live, base)
 
 
 @pytest.mark.parametrize("name", ["base", "maths", "code"])

@@ -9,7 +9,8 @@ import pytest
 from automerge.config import load_config
 from automerge.errors import ConfigError
 from automerge.store.store import Store
-from tests.command_line import automerge, surroundings
+from tests.command_line import surroundings
+from tests.forked import automerge
 from tests.zoo import write_zoo
 
 NOISE = "noise:rank=2,seed=3,scale=0.05"

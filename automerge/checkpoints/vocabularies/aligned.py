@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
-from automerge.checkpoints.low_rank import LowRank, LowRankCheckpoint
+from automerge.checkpoints import low_rank
+from automerge.checkpoints.low_rank import LowRank
 from automerge.checkpoints.reader import Checkpoint
 from automerge.checkpoints.safetensors_file import TensorInfo
 
@@ -127,10 +129,9 @@ class AlignedCheckpoint:
 
     def update(self, name: str) -> LowRank | None:
         """Return a tensor's factors if it is stored as such and has the model's own rows."""
-        model = self._group.models[self._name]
-        if self._moved(name) or not isinstance(model, LowRankCheckpoint):
+        if self._moved(name):
             return None
-        return model.update(self._own(name))
+        return low_rank.update(self._group.models[self._name], self._own(name))
 
 
 @runtime_checkable
@@ -143,7 +144,14 @@ class RearrangedCheckpoint(Protocol):
 
 def rearranged(checkpoint: Checkpoint, name: str) -> bool:
     """Return whether a tensor is computed when it is read, other than as a low-rank update."""
-    return isinstance(checkpoint, RearrangedCheckpoint) and checkpoint.rearranged(name)
+    if not _rearranges(type(checkpoint)):
+        return False
+    return cast(RearrangedCheckpoint, checkpoint).rearranged(name)
+
+
+@cache
+def _rearranges(kind: type) -> bool:
+    return issubclass(kind, RearrangedCheckpoint)
 
 
 def rows_of(

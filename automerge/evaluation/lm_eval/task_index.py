@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +32,15 @@ def task_manager(names: Sequence[str], include_path: Path | None) -> TaskManager
     manager = _with(TaskManager(include_defaults=False), own)
     if include_path is not None and all(_complete(manager, name) for name in names):
         return manager
-    return _with(TaskManager(), own)
+    return _with(_stock(), own)
+
+
+@functools.cache
+def _stock() -> TaskManager:
+    """Return lm-eval's index of its own tasks, which takes it ten seconds or more to make."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
 
 
 def own_index(folder: Path) -> tuple[dict[str, Any], list[str]]:
@@ -55,9 +65,11 @@ def own_index(folder: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def _with(manager: TaskManager, own: Mapping[str, Any]) -> TaskManager:
-    manager._index.update(own)
-    manager._all_tasks = sorted(manager._index)
-    return manager
+    """Return the manager with more entries; those it has are left as they are."""
+    more = copy.copy(manager)
+    more._index = {**manager._index, **own}
+    more._all_tasks = sorted(more._index)
+    return more
 
 
 def _complete(manager: TaskManager, name: str) -> bool:

@@ -30,6 +30,8 @@ MAX_CHARACTERS = 10**7
 """Longest text that one rendering may return."""
 MAX_MEMORY_BYTES = 2**28
 """Most memory that a rendering may use beyond what the process holds."""
+KEPT = 1024
+"""How many templates are kept compiled; all tasks of a study together have fewer."""
 MAX_BITS = 2**16
 """Largest whole number that a template may compute."""
 
@@ -98,6 +100,11 @@ class SandboxedTemplates(ImmutableSandboxedEnvironment):
             keep_trailing_newline=True,
         )
         self.filters["regex_replace"] = regex_replace
+        self._kept = functools.lru_cache(KEPT)(super().from_string)
+
+    def from_string(self, source: Any, *args: Any, **kwargs: Any) -> jinja2.Template:
+        """Return a template, compiled once: lm-eval asks for it again with every document."""
+        return self._kept(source, *args, **kwargs)
 
     def compile(self, *args: Any, **kwargs: Any) -> Any:
         """Compile a template under the limits: its constants are computed here."""
