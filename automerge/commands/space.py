@@ -20,7 +20,6 @@ from automerge.space import Space, build_space
 from automerge.space.knobs import KnobSpace
 from automerge.space.method import MethodSpace
 from automerge.space.named import FOLDER, is_name, purpose, space_file
-from automerge.space.structure import Structure
 from automerge.store.store import Store, exists
 from automerge.study.opening import opening
 from automerge.study.usual import usual_merges
@@ -139,7 +138,7 @@ def _searched(space: Space) -> Iterator[str]:
             yield from (f"           {line}" for line in _parameters(method, DEFAULT))
             yield from (f"           {line}" for line in _models(method))
     if space.structure is not None:
-        yield f"layers     {_structure(space.structure)}"
+        yield f"layers     {space.structure.in_words}"
 
 
 def _groups(space: Space) -> Iterator[str]:
@@ -210,19 +209,10 @@ def _knob(knob: str, owner: str, space: KnobSpace) -> Iterator[str]:
         )
 
 
-def _structure(structure: Structure) -> str:
-    parts = [
-        f"up to {count} adjacent ones {done}"
-        for count, done in ((structure.drop, "left out"), (structure.repeat, "run twice"))
-        if count
-    ]
-    return f"2 dimensions: {' or '.join(parts)}"
-
-
 def _first_trials(space: Space, config: StudyConfig) -> Iterator[str]:
     """Yield what a search begins with, and of which of it no sampler can learn."""
     sources = space.trained
-    usual = list(usual_merges(sources, BASE, config.search.methods, config.seed))
+    usual = [*usual_merges(sources, BASE, config.search.methods, config.seed), *space.starts]
     start = opening(
         usual, sources, BASE, len([t for t in config.tasks if t.is_optimised]), config.n_starts
     )

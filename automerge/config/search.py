@@ -36,10 +36,11 @@ class Depth(Section):
 
 
 class Layers(Section):
-    """How many neighbouring layers a merge may drop or repeat."""
+    """How many neighbouring layers a merge may drop or repeat, or whether sources swap theirs."""
 
     drop: int = unsafe(0, ge=0, le=1000)
     repeat: int = unsafe(0, ge=0, le=1000)
+    swap: bool = unsafe(False)
 
 
 SEARCHED = ("linear", "task_arithmetic", "ties", "dare_ties")
@@ -156,6 +157,7 @@ class Search(Section):
             leave_out=self.leave_out,
             drop=self.layers.drop,
             repeat=self.layers.repeat,
+            swap=self.layers.swap,
             seed=seed,
             noise=noise,
             by_group=self.by_group if len(self.by_group) > 1 else {},

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from automerge.errors import ConfigError, Fault
 from automerge.recipe import DEFAULT, Profile, canonical, is_zone
 from automerge.space import deviations
-from automerge.space.checks import WEIGHT, model_faults, settings_faults, takes_noise
+from automerge.space.checks import WEIGHT, model_faults, settings_faults, swap_faults, takes_noise
 from automerge.space.declarations import KnobDeclaration, MethodDeclaration
 from automerge.space.knobs import KnobSpace
 from automerge.space.method import MethodSpace, Switch
@@ -23,6 +23,7 @@ from automerge.space.parameters import (
 from automerge.space.settings import Depth, Groups, Knots, SpaceSettings
 from automerge.space.space import Space
 from automerge.space.structure import Structure
+from automerge.space.swap import Swap
 
 Parts: TypeAlias = tuple[tuple[str, MethodDeclaration], ...]
 """The method of each group of tensors, after its selector; a single one for the whole model."""
@@ -58,6 +59,7 @@ def build_space(
     sources = tuple(sources)
     faults = [*model_faults(base, sources), *settings_faults(settings, n_layers, methods)]
     if not faults:
+        faults += swap_faults(settings, sources)
         faults += [
             fault
             for parts in _combinations(settings, methods)
@@ -77,11 +79,21 @@ def build_space(
             for parts in _combinations(settings, methods)
         },
         settings.dtype,
-        Structure(n_layers, settings.drop, settings.repeat)
-        if settings.drop or settings.repeat
-        else None,
+        _structure(settings, sources, n_layers),
         settings.noise,
     )
+
+
+def _structure(
+    settings: SpaceSettings, sources: tuple[str, ...], n_layers: int
+) -> Structure | Swap | None:
+    """Return how layers are searched; None where they are not."""
+    if settings.swap:
+        first, second = sources
+        return Swap(n_layers, (first, second))
+    if settings.drop or settings.repeat:
+        return Structure(n_layers, settings.drop, settings.repeat)
+    return None
 
 
 def _combinations(settings: SpaceSettings, methods: Mapping[str, MethodDeclaration]) -> list[Parts]:

@@ -19,6 +19,8 @@ Located: TypeAlias = tuple[tuple[int, ...], str]
 
 MAX_COMBINATIONS = 64
 """Of the methods of all groups."""
+SWAPPED = 3
+"""Layers, at least, of models that swap some: one is left between bottom and top."""
 WEIGHT = "weight"
 """The knob that scales a source's task vector."""
 
@@ -42,6 +44,12 @@ def model_faults(base: str, sources: Sequence[str]) -> Iterator[str]:
         yield f"{base!r} is the base and a source: its task vector is zero; remove the source"
 
 
+def swap_faults(settings: SpaceSettings, sources: Sequence[str]) -> Iterator[str]:
+    """Yield what is wrong with the sources of a search that swaps their layers."""
+    if settings.swap and (len(sources) != 2 or settings.noise):
+        yield f"layers are swapped between two fine-tunes; got {', '.join(sources)}"
+
+
 def settings_faults(
     settings: SpaceSettings, n_layers: int, methods: Mapping[str, MethodDeclaration]
 ) -> Iterator[str]:
@@ -52,6 +60,14 @@ def settings_faults(
         yield f"at least 1 of {n_layers} layers is left; got drop: {settings.drop}"
     if settings.repeat > n_layers > 0:
         yield f"at most all {n_layers} layers are run twice; got repeat: {settings.repeat}"
+    if settings.swap and n_layers < SWAPPED:
+        yield f"layers are swapped in models of at least {SWAPPED} of them; got {n_layers}"
+    if settings.swap and (settings.drop or settings.repeat):
+        yield "layers are swapped in models of the base's depth; remove drop and repeat, or swap"
+    if settings.swap:
+        for name in settings.methods:
+            if name in methods and all(knob.name != WEIGHT for knob in methods[name].knobs):
+                yield f"layers are swapped by weights, which {name} lacks; remove it, or swap"
     if not settings.methods:
         yield f"no method is named; choose from {', '.join(methods)}"
     for name in settings.methods:

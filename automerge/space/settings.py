@@ -49,6 +49,7 @@ class SpaceSettings:
         leave_out: whether the search may drop sources, down to the method's minimum.
         drop: how many neighbouring layers may be left out, at most.
         repeat: how many neighbouring layers may be run twice, at most.
+        swap: whether the bottom and top layers of one of two sources are put around the other's.
         seed: decides the random masks of seeded methods, the same for every recipe.
         dtype: of the merged models, where it is not the base's.
         noise: sources that are random: merged only by methods that add task vectors, with weights
@@ -72,6 +73,7 @@ class SpaceSettings:
     drop: int
     repeat: int
     seed: int
+    swap: bool = False
     dtype: str | None = None
     noise: tuple[str, ...] = ()
     evidence: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from automerge.space.parameters import (
 )
 from automerge.space.rewriting import as_sums
 from automerge.space.structure import Structure
+from automerge.space.swap import Swap
 from automerge.trial import Params
 
 
@@ -56,7 +57,7 @@ class Space:
     n_layers: int
     methods: Mapping[str, MethodSpace]
     dtype: str | None = None
-    structure: Structure | None = None
+    structure: Structure | Swap | None = None
     noise: tuple[str, ...] = ()
 
     @property
@@ -206,18 +207,29 @@ class Space:
         not have as such are read as sums of task vectors: so a search by task arithmetic knows
         where the base, the sources and the uniform average lie.
         """
-        same = (recipe, *as_sums(recipe, self.base))
-        return next((p for p in map(self._read, same) if p is not None), None)
+        found: tuple[Recipe, Params] | None = (recipe, {})
+        if self.structure is not None:
+            found = self.structure.read(recipe)
+        if found is None:
+            return None
+        plain, layers = found
+        same = (plain, *as_sums(plain, self.base))
+        read = (self._read(recipe, layers) for recipe in same)
+        return next((params for params in read if params is not None), None)
 
-    def _read(self, recipe: Recipe) -> Params | None:
+    @property
+    def starts(self) -> tuple[tuple[str, Recipe], ...]:
+        """Names and recipes that a search of its layers begins with."""
+        return () if self.structure is None else tuple(self.structure.starts())
+
+    def _read(self, recipe: Recipe, layers: Params) -> Params | None:
         if recipe.dtype != self.dtype or recipe.slices:
             return None
         last = max(self.n_layers - 1, 1)
         depths = (*(layer / last for layer in range(self.n_layers)), 1.0)
         read = (method.params(recipe, depths) for method in self.methods.values())
         params = next((found for found in read if found is not None), None)
-        unchanged = {} if self.structure is None else self.structure.unchanged
-        return None if params is None else self.active({**unchanged, **params})
+        return None if params is None else self.active({**layers, **params})
 
     def branch(self, params: Params) -> Branch:
         """Return the branch that holds these parameters."""

@@ -6,7 +6,7 @@ SOLAR's depth up-scaling (Kim et al. 2023, arXiv:2312.15166).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -49,6 +49,24 @@ class Structure:
     def unchanged(self) -> Params:
         """Parameters of a model with the base's layers."""
         return {_COUNT: 0.0, _START: 0.5}
+
+    @property
+    def in_words(self) -> str:
+        """What it searches."""
+        parts = [
+            f"up to {count} adjacent ones {done}"
+            for count, done in ((self.drop, "left out"), (self.repeat, "run twice"))
+            if count
+        ]
+        return f"2 dimensions: {' or '.join(parts)}"
+
+    def starts(self) -> Iterator[tuple[str, Recipe]]:
+        """Yield nothing: the merges to begin with have the base's layers."""
+        yield from ()
+
+    def read(self, recipe: Recipe) -> tuple[Recipe, Params] | None:
+        """Invert `recipe` for recipes without slices; None for others."""
+        return None if recipe.slices else (recipe, self.unchanged)
 
     def spans(self, params: Params) -> list[tuple[int, int]]:
         """Return the layers of the model, as half-open ranges [first, end) of the base's."""

@@ -56,7 +56,15 @@ def chat_vector(name, base, language, chat):
     return language + (chat - base)
 
 
-FORMULAS = {f.__name__: f for f in (lines, expo, wise_ft, chat_vector)}
+def pem_unlearn(name, base, toxic):
+    return base - (toxic - base)
+
+
+def pem_multitask(name, base, one, other):
+    return base + 0.5 * (one - base) + (1 - 0.5) * (other - base)
+
+
+FORMULAS = {f.__name__: f for f in (lines, expo, wise_ft, chat_vector, pem_unlearn, pem_multitask)}
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -40,11 +40,13 @@ def test_there_are_ready_spaces():
         "depth_up",
         "layers",
         "lora_pool",
+        "lorahub",
         "many_sources",
         "per_layer",
         "quick",
         "slerp_pair",
         "smaller",
+        "swap",
     ]
 
 
