@@ -39,13 +39,14 @@ class Size:
 
 SIZES = {
     "tiny": Size(256, 1024, 4, 4, 2, 32_000, tied=True),
+    "0.1b": Size(896, 4864, 6, 14, 2, 32_000, tied=True),
     "0.5b": Size(896, 4864, 24, 14, 2, 151_936, tied=True),
     "1.5b": Size(1536, 8960, 28, 12, 2, 151_936, tied=True),
     "3b": Size(2048, 11_008, 36, 16, 2, 151_936, tied=True),
     "7b": Size(3584, 18_944, 28, 28, 4, 152_064),
     "8b": Size(4096, 14_336, 32, 32, 8, 128_256),
 }
-"""Qwen2.5's sizes, and Llama 3.1's 8b."""
+"""Qwen2.5's sizes, and Llama 3.1's 8b; 0.1b has the layers of 0.5b, but a quarter of them."""
 
 
 def empty_model(size: Size, family: str = "qwen2") -> PreTrainedModel:

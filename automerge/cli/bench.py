@@ -56,7 +56,7 @@ def bench_merge(
     shape: Annotated[
         str,
         option(
-            "tiny, 0.5b, 1.5b, 3b, 7b or 8b.",
+            "tiny, 0.1b, 0.5b, 1.5b, 3b, 7b or 8b.",
             "--shape",
             metavar="SIZE",
         ),

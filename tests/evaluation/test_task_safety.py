@@ -12,7 +12,7 @@ from automerge.errors import PreflightError
 from automerge.evaluation.base import Settings
 from automerge.evaluation.guards import MetricError
 from automerge.evaluation.lm_eval import judge as judging
-from automerge.evaluation.lm_eval import templates
+from automerge.evaluation.lm_eval import limits, templates
 from automerge.evaluation.lm_eval.answers import Answers
 from automerge.evaluation.lm_eval.limits import OutOfTime, alarm
 from automerge.evaluation.lm_eval.scorer import LmEvalScorer
@@ -107,6 +107,28 @@ def test_limits_hold_on_any_thread_and_end_with_what_they_were_for():
     with alarm(0.05):
         pass
     time.sleep(0.1)
+
+
+def test_only_the_time_that_code_has_had_counts_up_to_a_limit_by_the_clock(monkeypatch):
+    """Whoever waits for a processor, as on a machine that many share, has not run for too long."""
+
+    def waiting(long):
+        with alarm(0.02):
+            time.sleep(long)
+
+    def elsewhere(long):
+        thread = threading.Thread(target=lambda: found.append(waiting(long)))
+        thread.start()
+        thread.join()
+
+    found = []
+    monkeypatch.setattr(limits, "PATIENCE", 10**6)
+    for run in (waiting, elsewhere):
+        run(0.1)
+    assert found == [None]
+    monkeypatch.setattr(limits, "PATIENCE", 1)
+    with pytest.raises(OutOfTime):
+        waiting(60)
 
 
 def test_a_filter_that_takes_too_long_is_stopped_and_named(task_folder, tmp_path, monkeypatch):

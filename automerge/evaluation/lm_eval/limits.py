@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -15,50 +16,78 @@ class OutOfTime(BaseException):
     """The time is over; a BaseException, so that handlers of the code that runs let it pass."""
 
 
+PATIENCE = 20
+"""How many times longer than its limit code may take by the clock on the wall, where other programs
+have the processors or it waits."""
+SOON_S = 0.01
+"""The least time until the time spent is looked at again."""
+
+
 @contextmanager
 def alarm(seconds: float) -> Iterator[None]:
-    """Raise OutOfTime after some time in the code that runs inside.
+    """Raise OutOfTime in the code that runs inside once it has had so much of a processor's time.
 
-    On the main thread a signal does this, even within regular expressions; on others a timer does,
-    between two steps of the interpreter.
+    It has longer by the clock where other programs have the processors, but not without end. On the
+    main thread a signal does this, even within regular expressions; on others a timer does, between
+    two steps of the interpreter.
     """
+    left = _left(seconds)
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
-        with _timer(seconds):
+        with _timer(seconds, left):
             yield
         return
 
     def ring(number: int, frame: FrameType | None) -> None:
-        raise OutOfTime
+        if (more := left()) > 0:
+            signal.setitimer(signal.ITIMER_REAL, max(more, SOON_S))
+        else:
+            raise OutOfTime
 
     before = signal.signal(signal.SIGALRM, ring)
-    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    until, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, left, interval)
+        signal.setitimer(signal.ITIMER_REAL, until, interval)
         signal.signal(signal.SIGALRM, before)
 
 
+def _left(seconds: float) -> Callable[[], float]:
+    """Return what says, on any thread, how many seconds of a limit this thread has left."""
+    find = getattr(time, "pthread_getcpuclockid", None)
+    own = None if find is None else find(threading.get_ident())
+
+    def spent() -> float:
+        return time.monotonic() if own is None else time.clock_gettime(own)
+
+    began, ends = spent(), time.monotonic() + PATIENCE * seconds
+    return lambda: min(seconds - (spent() - began), ends - time.monotonic())
+
+
 @contextmanager
-def _timer(seconds: float) -> Iterator[None]:
+def _timer(seconds: float, left: Callable[[], float]) -> Iterator[None]:
     own = ctypes.c_ulong(threading.get_ident())
     interrupt = ctypes.pythonapi.PyThreadState_SetAsyncExc
-    lock, done = threading.Lock(), threading.Event()
+    over = threading.Event()
+    lock = threading.Lock()
 
-    def ring() -> None:
-        with lock:
-            if not done.is_set():
-                interrupt(own, ctypes.py_object(OutOfTime))
+    def watch() -> None:
+        wait = seconds
+        while not over.wait(wait):
+            with lock:
+                if over.is_set():
+                    return
+                if (more := left()) <= 0:
+                    interrupt(own, ctypes.py_object(OutOfTime))
+                    return
+                wait = max(more, SOON_S)
 
-    timer = threading.Timer(seconds, ring)
-    timer.daemon = True
-    timer.start()
+    threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
         with lock:
-            done.set()
-        timer.cancel()
+            over.set()
 
 
 @contextmanager
