@@ -1,7 +1,8 @@
 """Models on disk: finding, checking, reading and writing them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from automerge.checkpoints.adapters.folder import check_folder, is_adapter
 from automerge.checkpoints.adapters.lora import LoraCheckpoint
@@ -24,6 +25,8 @@ from automerge.checkpoints.places import places
 from automerge.checkpoints.presented import notes, present
 from automerge.checkpoints.reader import Checkpoint, SafetensorsCheckpoint
 from automerge.checkpoints.safetensors_file import TensorInfo
+from automerge.checkpoints.symmetries.kept import transformed
+from automerge.checkpoints.symmetries.view import alignments
 from automerge.checkpoints.vocabularies.aligned import rearranged
 from automerge.checkpoints.vocabularies.alignment import Alignment, align
 from automerge.checkpoints.writer import WrittenCheckpoint, check_target, write_checkpoint
@@ -45,18 +48,30 @@ def open_checkpoint(folder: Path, base: Checkpoint | None = None) -> Checkpoint:
     return present(SafetensorsCheckpoint(folder), base)
 
 
-def open_together(folders: Mapping[str, Path], base: str) -> Mapping[str, Checkpoint]:
+def open_together(
+    folders: Mapping[str, Path],
+    base: str,
+    aligned: Mapping[str, str] = MappingProxyType({}),
+    near: Sequence[Path] = (),
+) -> Mapping[str, Checkpoint]:
     """Open models by name, including the base, with the base's vocabulary.
 
+    Args:
+        folders: local folders by name.
+        base: the base's name.
+        aligned: how models are aligned with the base, by name (`automerge.files.align`).
+        near: folders where alignments that have a digest are looked up first.
+
     Raises:
-        PreflightError: one cannot be read, or its vocabulary cannot be aligned with the base's.
+        PreflightError: one cannot be read, or its vocabulary or units cannot be aligned with the
+            base's.
     """
     reference = open_checkpoint(folders[base])
     opened = {
         name: reference if name == base else open_checkpoint(folder, reference)
         for name, folder in folders.items()
     }
-    return align(opened, base).checkpoints
+    return transformed(align(opened, base).checkpoints, base, aligned, near)
 
 
 __all__ = [
@@ -74,6 +89,7 @@ __all__ = [
     "TensorInfo",
     "WrittenCheckpoint",
     "align",
+    "alignments",
     "alike_but_for_vocabulary",
     "check_models",
     "check_target",
@@ -94,6 +110,7 @@ __all__ = [
     "scan",
     "stored_parts",
     "tensor_faults",
+    "transformed",
     "whole_digest",
     "write_checkpoint",
     "write_sum",

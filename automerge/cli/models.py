@@ -74,12 +74,22 @@ def gather(
     device: Annotated[
         str, typer.Option("--device", help="auto, cpu or cuda.", metavar="DEVICE")
     ] = "auto",
+    align: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--align",
+            help="Align sources with the base first, as a recipe's `align` does; NAME=KIND for one "
+            "model. May be repeated.",
+            metavar="[NAME=]KIND",
+        ),
+    ] = None,
 ) -> None:
     """Gather statistics that methods such as regmean need, and print a recipe's `evidence`."""
     from automerge.commands.gather import gather_command
     from automerge.session.gathering import GatherSettings
 
-    gather_command(models, kind, text, GatherSettings(tokens, length, device), console())
+    settings = GatherSettings(tokens, length, device)
+    gather_command(models, kind, text, align or (), settings, console())
 
 
 def score(

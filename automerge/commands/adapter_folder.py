@@ -51,6 +51,7 @@ def write_adapter_folder(
 
     `pinned` is the base as PEFT finds it: a folder, or a hub id with its commit after an @.
     """
+    from automerge.checkpoints import alignments
     from automerge.checkpoints.adapters.write import Trained
     from automerge.config.recipe_file import recipe_text
     from automerge.evidence import EvidenceFolders, cache_folder
@@ -58,13 +59,15 @@ def write_adapter_folder(
 
     base = recipe.base or BASE
     used = {name: references[name] for name in dict.fromkeys([base, *recipe.models])}
+    aligned = {n: how for n, how in alignments(checkpoints).items() if n in recipe.models}
     model, _, revision = pinned.partition("@") if not Path(pinned).exists() else (pinned, "", "")
     classes = checkpoints[base].config.get("architectures") or ()
     task = "CAUSAL_LM" if any(str(name).endswith(CAUSAL) for name in classes) else None
 
     def texts(found: MergedAdapter) -> Mapping[str, str]:
         plain = json.dumps(asdict(found), indent=2)
-        return {"recipe.yaml": recipe_text(recipe, used, folder.name), ACCURACY: plain + "\n"}
+        text = recipe_text(recipe, used, folder.name, aligned)
+        return {"recipe.yaml": text, ACCURACY: plain + "\n"}
 
     with progress_bars(console) as show:
 

@@ -23,7 +23,7 @@ def converted(path: Path) -> str:
         evolution = parse_evolve(document, path.absolute().parent)
         return _comments(evolution.notes) + dump_yaml(evolution.plain)
     file = read_recipe(path)
-    return _comments(file.notes) + recipe_text(file.recipe, file.models, file.name)
+    return _comments(file.notes) + recipe_text(file.recipe, file.models, file.name, file.align)
 
 
 def _comments(notes: Iterable[str]) -> str:

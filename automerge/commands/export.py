@@ -20,6 +20,7 @@ from automerge.recipe import BASE, Recipe
 from automerge.report.card import model_card
 from automerge.session.resume import locate_models
 from automerge.store.read_result import open_study
+from automerge.store.record import aligned_by
 from automerge.store.result import ADAPTERS, MODELS
 from automerge.store.run_folder import check_own_files
 
@@ -214,7 +215,7 @@ def open_models(
     for model in models:
         remember(folders[model.name], model.digest)
     references = {model.name: from_export(model) for model in models}
-    return open_together(folders, BASE), references, watch
+    return open_together(folders, BASE, aligned_by(models), [run / EVIDENCE]), references, watch
 
 
 def from_export(model: StudyModel) -> str:

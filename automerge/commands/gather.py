@@ -9,7 +9,8 @@ from automerge.commands.bars import progress_bars
 from automerge.commands.named_texts import named_texts
 from automerge.errors import ConfigError, Fault, nearest
 from automerge.evidence import KINDS
-from automerge.files.yaml_file import dump_yaml
+from automerge.files.align import align_fault
+from automerge.files.yaml_file import Plain, dump_yaml
 from automerge.recipe import BASE
 from automerge.session.gathering import GatherSettings, gather
 from automerge.text.say import say
@@ -22,13 +23,15 @@ def gather_command(
     models: Sequence[str],
     kind: str,
     texts: Sequence[str],
+    align: Sequence[str],
     settings: GatherSettings,
     console: Console,
 ) -> None:
-    """Gather evidence from models, the base first, and print a recipe's `evidence`.
+    """Gather evidence from models, the base first, and print a recipe's `evidence` and `align`.
 
     Where every text is of a named model, only those models' evidence is gathered.
     """
+    from automerge.checkpoints import alignments
     from automerge.inspection.examine import name_models
     from automerge.session.preflight import open_models
 
@@ -42,16 +45,34 @@ def gather_command(
         for name in read
         if name is not None and name not in (BASE, *sources)
     ]
-    if faults:
+    aligned, wrong = _alignments(align, sources)
+    if faults := [*faults, *wrong]:
         raise ConfigError(faults)
     opened = open_models(
-        {BASE: named[base], **{n: named[n] for n in sources}}, BASE, lambda _: None
+        {BASE: named[base], **{n: named[n] for n in sources}}, BASE, lambda _: None, align=aligned
     )
+    aligned = alignments(opened.checkpoints)
     folders = {name: folder.path for name, folder in opened.folders.items()}
     with progress_bars(console) as show:
         names = tuple(name for name in folders if None in read or name in read)
-        found = gather(folders, names, kind, read, settings, show)
-    plain = {"evidence": {kind: {name: file.digest for name, file in found.items()}}}
+        found = gather(folders, names, kind, read, settings, show, aligned)
+    digests = {name: file.digest for name, file in found.items()}
+    plain: dict[str, Plain] = {"evidence": {kind: digests}}
+    plain |= {"align": aligned} if aligned else {}
     say(console, dump_yaml(plain), end="")
     for name, file in found.items():
         say(console, f"# {name}: {file.path}")
+
+
+def _alignments(texts: Sequence[str], sources: Sequence[str]) -> tuple[dict[str, str], list[Fault]]:
+    """Return how sources are aligned, by name, and what is wrong with the texts."""
+    found: dict[str, str] = {}
+    faults = []
+    for text in texts:
+        name, equals, kind = text.rpartition("=")
+        if equals and name not in sources:
+            faults.append(Fault(f"--align {text}: there is no source {name!r}"))
+        elif (fault := align_fault(kind)) is not None:
+            faults.append(Fault(f"--align {text}: {fault}"))
+        found |= {name: kind} if equals else dict.fromkeys(sources, kind)
+    return found, faults

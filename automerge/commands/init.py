@@ -73,7 +73,7 @@ def write_configuration(
     config = load_with_options(begun, given)
     if recipe is not None and source is not None and isinstance(begun, dict):
         try:
-            recipe.among(config.references)
+            recipe.among(config.references, config.align)
             config = load_with_options({**begun, "recipes": [str(source.absolute())]}, given)
             recipes = (source,)
         except ConfigError as error:
@@ -88,7 +88,9 @@ def _from_recipe(recipe: RecipeFile) -> dict[str, Any]:
     models = dict(recipe.models)
     base = None if recipe.recipe.base is None else models.pop(recipe.recipe.base, None)
     named = {("source" if name == BASE else name): text for name, text in models.items()}
-    return {key: value for key, value in {"base": base, "models": named}.items() if value}
+    align = {("source" if n == BASE else n): how for n, how in recipe.align.items() if n in models}
+    begun = {"base": base, "models": named, "align": align}
+    return {key: value for key, value in begun.items() if value}
 
 
 def _missing(begun: Path | dict[str, Any] | None, given: Mapping[str, Any]) -> list[str]:

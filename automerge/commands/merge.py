@@ -40,14 +40,22 @@ def merge_file(path: Path, out: Path, console: Console, adapter: AsAdapter | Non
         )
     reference = base if base in references else file.recipe.models[0]
     view = without_layers if file.recipe.slices else whole
-    models = open_models(references, reference, file.locate, file.recipe.vocabulary, view)
+    folder = path.absolute().parent
+    evidence = [folder, folder / EVIDENCE]
+    models = open_models(
+        references,
+        reference,
+        file.locate,
+        file.recipe.vocabulary,
+        view,
+        align=file.align,
+        near=evidence,
+    )
     if reference != base:
         _refuse_adapters(models, file.locate)
     for warning in models.warnings:
         say(console, f"warning: {warning}")
     watch = ModelWatch({name: folder.path for name, folder in models.folders.items()})
-    folder = path.absolute().parent
-    evidence = [folder, folder / EVIDENCE]
     if adapter is None:
         write_model(
             file.recipe, models.checkpoints, references, out, watch, console, evidence=evidence

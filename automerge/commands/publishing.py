@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from automerge.checkpoints.symmetries.kept import cache_folder as cached_alignments
+from automerge.checkpoints.symmetries.kept import find
 from automerge.commands.export import from_export
 from automerge.commands.search import export_trials
 from automerge.config.recipe_file import recipe_text
 from automerge.config.written import FILE as STUDY
 from automerge.errors import ConfigError, PreflightError
 from automerge.evidence import EVIDENCE, EvidenceFolders, cache_folder
+from automerge.files.align import Align
 from automerge.files.known import known_reference
 from automerge.files.noise import is_noise
 from automerge.recipe import BASE
@@ -26,6 +29,7 @@ from automerge.store.file import FILE as STORE
 from automerge.store.published import FILE as REPRODUCE
 from automerge.store.published import Published
 from automerge.store.read_result import open_study, study_result
+from automerge.store.record import aligned_by
 from automerge.text.redaction import redact
 from automerge.text.say import say
 
@@ -119,7 +123,10 @@ def _operations(wanted: Push, folder: Path) -> list[CommitOperationAdd]:
             summary, trial.number, wanted.repository.partition("/")[2], wanted.repository
         ),
         RECIPE: recipe_text(
-            trial.recipe, {model.name: model.reference for model in published.models}, trial.name
+            trial.recipe,
+            {model.name: model.reference for model in published.models},
+            trial.name,
+            aligned_by(published.models),
         ),
         REPRODUCE: published.text(),
     }
@@ -127,7 +134,7 @@ def _operations(wanted: Push, folder: Path) -> list[CommitOperationAdd]:
         texts[STUDY] = _study_text(own, models)
     texts[MERGEKIT] = _without_paths((folder / MERGEKIT).read_text(encoding="utf-8"), models)
     files = {p.name: p for p in sorted(folder.iterdir()) if p.is_file() and p.name not in texts}
-    files |= _evidence(run, trial.recipe)
+    files |= _evidence(run, trial.recipe) | _alignments(run, published.models)
     if wanted.store:
         files[STORE] = run / STORE
     return [
@@ -180,6 +187,14 @@ def _evidence(run: Path, recipe: Recipe) -> dict[str, Path]:
     digests = (digest for own in recipe.evidence.values() for digest in own.values())
     paths = (folders[digest].path for digest in dict.fromkeys(digests))
     return {f"{EVIDENCE}/{path.name}": path for path in paths}
+
+
+def _alignments(run: Path, models: Sequence[StudyModel]) -> dict[str, Path]:
+    """Return the files of the models' alignments, by their names in the repository."""
+    folders = [run / EVIDENCE, cached_alignments()]
+    digests = [Align.parse(text).digest for text in aligned_by(models).values()]
+    found = [path for digest in digests if (path := find(digest, folders)) is not None]
+    return {f"{EVIDENCE}/{path.name}": path for path in found}
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def refine_file(
         ConfigError: the recipe or an option is wrong, or the recipe has nothing to refine.
         PreflightError: models or texts do not allow it, or it does not fit into memory.
     """
-    from automerge.checkpoints import ModelWatch
+    from automerge.checkpoints import ModelWatch, alignments
     from automerge.refinement import explicit
     from automerge.session.preflight import check_scores, open_models
 
@@ -66,18 +66,26 @@ def refine_file(
     if base in file.models:
         references[base] = file.models[base]
     reference = base if base in references else file.recipe.models[0]
-    models = open_models(references, reference, file.locate, file.recipe.vocabulary)
+    folder = path.absolute().parent
+    models = open_models(
+        references,
+        reference,
+        file.locate,
+        file.recipe.vocabulary,
+        align=file.align,
+        near=[folder, folder / EVIDENCE],
+    )
     check_scores(models)
     for warning in models.warnings:
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
     watch = ModelWatch({name: folder.path for name, folder in models.folders.items()})
-    folder = path.absolute().parent
     refiner = Refiner(
         file.recipe, models.checkpoints, reference, [*models.places.values()], folder, settings
     )
 
     def keep(recipe: Recipe) -> None:
-        text = recipe_text(recipe, _used(file, recipe, models), out.stem)
+        used = _used(file, recipe, models)
+        text = recipe_text(recipe, used, out.stem, alignments(models.checkpoints))
         write_atomically(out, text)
 
     message = "stopping after this step; press Ctrl-C again to stop immediately"
@@ -124,11 +132,12 @@ def _check(settings: RefineSettings, path: Path, out: Path) -> None:
 
 
 def _used(file: RecipeFile, recipe: Recipe, models: Models) -> dict[str, str]:
-    """Return the references that the written recipe needs, an adapter's base among them."""
+    """Return the references that the written recipe needs, those of an adapter's base and of what
+    others are aligned with among them."""
     from automerge.checkpoints import is_adapter
 
     adapters = any(is_adapter(models.folders[name].path) for name in recipe.models)
-    owner = [BASE] if adapters and BASE in file.models else []
+    owner = [BASE] if (adapters or file.align) and BASE in file.models else []
     return {name: file.models[name] for name in dict.fromkeys([*owner, *recipe.models])}
 
 

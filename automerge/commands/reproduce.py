@@ -14,6 +14,7 @@ from automerge.methods import METHODS, check_recipe
 from automerge.recipe import BASE
 from automerge.session.resume import locate_models
 from automerge.store.published import read_published
+from automerge.store.record import aligned_by
 from automerge.text.say import say
 
 if TYPE_CHECKING:
@@ -48,9 +49,9 @@ def reproduce(path: Path, out: Path, given: Mapping[str, Path], console: Console
                 f"with --model {model.name}=FOLDER"
             )
         remember(folders[model.name], model.digest)
-    checkpoints = open_together(folders, BASE)
-    references = {model.name: model.reference for model in published.models}
     evidence = [path.absolute().parent, path.absolute().parent / EVIDENCE]
+    checkpoints = open_together(folders, BASE, aligned_by(published.models), evidence)
+    references = {model.name: model.reference for model in published.models}
     try:
         alike = write_scored(
             published.recipe,

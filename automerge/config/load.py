@@ -21,7 +21,9 @@ from automerge.errors import ConfigError, Fault, Location
 from automerge.evaluation.base import default_name
 from automerge.evaluation.table import LM_EVAL, PYTHON
 from automerge.extensions import install, read_extension
+from automerge.files.align import align_fault
 from automerge.files.document import Document, GivenMapping
+from automerge.files.noise import is_noise
 from automerge.files.references import NAME, is_folder, join, resolve, short_name, split_name
 from automerge.files.yaml_file import Plain, Step, load_yaml
 from automerge.mergekit import Evolution, is_evolve, parse_evolve
@@ -230,6 +232,7 @@ class _Draft:
         if data.get("budget") is None and {"max_items", "max_time"} & set(data):
             data["budget"] = "unlimited"
         self._resolve_models()
+        self._resolve_align()
         self._resolve_include_path()
         self._resolve_warm_start()
         self._load_extensions()
@@ -262,6 +265,24 @@ class _Draft:
                 except ValueError as error:
                     self.fault(path, str(error))
                     self._unresolved = True
+
+    def _resolve_align(self) -> None:
+        """Write one kind of alignment out for each source that is a model."""
+        align, models = self.data.get("align"), self.data.get("models")
+        if isinstance(align, str) and (fault := align_fault(align)) is not None:
+            self.fault(("align",), fault)
+            del self.data["align"]
+        elif isinstance(align, str) and isinstance(models, dict):
+            names = [name for name, text in models.items() if not is_noise(str(text))]
+            self.data["align"] = dict.fromkeys(names, align)
+            for name in names:
+                self._origins["align", name] = self._origin(("align",))
+
+    def _align(self) -> dict[str, str]:
+        """Return how sources are aligned, as far as that is well-formed."""
+        align = self.data.get("align")
+        found = align.items() if isinstance(align, dict) else ()
+        return {name: text for name, text in found if align_fault(text) is None}
 
     def _resolve_include_path(self) -> None:
         text = self.data.get("include_path")
@@ -452,7 +473,7 @@ class _Draft:
             path = join(self._origin(("recipes",)).folder, text)
             try:
                 file = read_recipe(path)
-                recipe = file.among(references) if sound else file.recipe
+                recipe = file.among(references, self._align()) if sound else file.recipe
             except ConfigError as error:
                 for fault in error.faults:
                     if fault.location is None:

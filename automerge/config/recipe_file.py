@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from automerge.errors import ConfigError, Fault, Location, nearest
 from automerge.evidence import KINDS
 from automerge.evidence.file import DIGEST
+from automerge.files.align import Align, align_fault
 from automerge.files.references import NAME, resolve, short_name
 from automerge.files.yaml_file import Located, Plain, Step, dump_yaml, load_yaml
 from automerge.mergekit import is_mergekit, parse_mergekit
@@ -36,7 +38,7 @@ from automerge.recipe import (
 VERSION = 1
 KEYS = (
     *("recipe", "name", "models", "method", "base", "sources", "parameters", "slices"),
-    *("evidence", "seed", "dtype"),
+    *("align", "evidence", "seed", "dtype"),
     *VOCABULARY_KEYS,
 )
 SLICE_KEYS = ("layers", "sources", "parameters")
@@ -48,7 +50,8 @@ MAX_PADDING = 1 << 20
 class RecipeFile:
     """A recipe and the models its names refer to.
 
-    `models` maps names to absolute paths or hub ids; names it lacks are those of a study.
+    `models` maps names to absolute paths or hub ids; names it lacks are those of a study. `align`
+    says how models are aligned with the base, or with the first model where there is no base.
     `notes` say where an imported file means something else here.
     """
 
@@ -57,11 +60,15 @@ class RecipeFile:
     models: Mapping[str, str]
     notes: tuple[str, ...] = ()
     document: Located | None = field(default=None, compare=False, repr=False)
+    align: Mapping[str, str] = field(default_factory=dict)
 
-    def among(self, references: Mapping[str, str]) -> Recipe:
+    def among(
+        self, references: Mapping[str, str], align: Mapping[str, str] = MappingProxyType({})
+    ) -> Recipe:
         """Return the recipe under a study's model names, whose models are `references`.
 
-        Raises ConfigError for models that are not among them.
+        Raises ConfigError for models that are not among them, or are aligned otherwise than the
+        study's, which are aligned as `align` says.
         """
         names = {reference: name for name, reference in references.items()}
         renamed: dict[str, str] = {}
@@ -82,6 +89,16 @@ class RecipeFile:
                 f"a study's models share the base's vocabulary; remove `{key}`", self.locate((key,))
             )
             for key in self.recipe.vocabulary.plain()
+        ]
+        faults += [
+            Fault(
+                f"{model!r} is aligned by {text}, but in the study "
+                f"{'as ' + align[renamed[model]] if renamed[model] in align else 'not aligned'}: "
+                "set the study's own `align`",
+                self.locate(("align", model)) or self.locate(("align",)),
+            )
+            for model, text in self.align.items()
+            if model in renamed and not _agree(text, align.get(renamed[model]))
         ]
         if faults:
             raise ConfigError(faults)
@@ -116,13 +133,30 @@ def read_recipe(path: Path | str) -> RecipeFile:
     return _Reader(document, folder, stem).read()
 
 
-def recipe_text(recipe: Recipe, models: Mapping[str, str], name: str | None = None) -> str:
-    """Return a recipe and its models as YAML that `read_recipe` reads back unchanged."""
+def _agree(text: str, study: str | None) -> bool:
+    """Return whether a recipe's alignment of a model can be that of a study."""
+    if study is None:
+        return False
+    own, theirs = Align.parse(text), Align.parse(study)
+    digests = {own.digest, theirs.digest} - {""}
+    return own.kind == theirs.kind and len(digests) < 2
+
+
+def recipe_text(
+    recipe: Recipe,
+    models: Mapping[str, str],
+    name: str | None = None,
+    align: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """Return a recipe, its models and how they are aligned as YAML that `read_recipe` reads back
+    unchanged."""
     plain: dict[str, Plain] = {"recipe": VERSION}
     if name is not None:
         plain["name"] = name
     if models:
         plain["models"] = dict(models)
+    if align:
+        plain["align"] = dict(align)
     plain |= recipe.plain()
     return dump_yaml(plain)
 
@@ -210,7 +244,10 @@ class _Reader:
         name = self._text("name") or self._stem
         if self._faults:
             raise ConfigError(sorted(self._faults, key=lambda f: f.location or Location("")))
-        return RecipeFile(name, recipe, models, document=self._document)
+        align = self._align(recipe, models)
+        if self._faults:
+            raise ConfigError(self._faults)
+        return RecipeFile(name, recipe, models, document=self._document, align=align)
 
     def _fault(self, path: tuple[Step, ...], message: str, *, key: bool = False) -> None:
         self._faults.append(Fault(message, self._document.locate(path, key=key)))
@@ -265,6 +302,27 @@ class _Reader:
             except ValueError as error:
                 self._fault(("models", name), str(error))
         return models
+
+    def _align(self, recipe: Recipe, models: Mapping[str, str]) -> dict[str, str]:
+        """Return how models are aligned; a single kind is that of all but the reference."""
+        reference = recipe.base or (BASE if BASE in models else recipe.models[0])
+        given = self._data.get("align")
+        if isinstance(given, str):
+            given = {model: given for model in recipe.models if model != reference}
+            paths: dict[str, tuple[Step, ...]] = dict.fromkeys(given, ("align",))
+        else:
+            given = self._mapping(("align",))
+            paths = {model: ("align", model) for model in given}
+        for model, text in given.items():
+            if model == reference:
+                problem = f"{model!r} is what the others are aligned with; remove it"
+                self._fault(paths[model], problem, key=True)
+            elif model not in recipe.models:
+                problem = f"unknown model {model!r}{nearest(model, recipe.models)}"
+                self._fault(paths[model], problem, key=True)
+            elif (fault := align_fault(text)) is not None:
+                self._fault(paths[model], fault)
+        return dict(given)
 
     def _sources(self) -> tuple[RecipeSource, ...]:
         names = list(self._mapping(("sources",)))

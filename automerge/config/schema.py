@@ -13,6 +13,7 @@ from automerge.config.search import known_knobs
 from automerge.config.sections import Evaluation, Split
 from automerge.config.settings import StudyConfig
 from automerge.executors import EXECUTORS
+from automerge.files.align import KINDS
 from automerge.methods import METHODS, Knob
 from automerge.objective import KL_TO_BASE, MEASURED
 from automerge.samplers import SAMPLERS
@@ -53,6 +54,8 @@ def study_schema(descriptions: Mapping[str, str]) -> Schema:
     fields["recipes"] = _TEXTS
     sections.pop("NamedRecipe")
     fields["evidence"] = _either(_TEXT, sections["EvidenceText"])
+    kind = _named(KINDS)
+    fields["align"] = _either(kind, {"type": "object", "additionalProperties": kind})
     fields["budget"] = _either({"enum": ["unlimited"]}, _whole(0, 10**6))
     each = sections["Evaluation"]["properties"]
     each["items_per_candidate"] = _either({"enum": ["full"]}, _whole(8, 10**7))

@@ -22,6 +22,7 @@ from automerge.config.duration import seconds
 from automerge.config.origin import Origin
 from automerge.config.search import Search
 from automerge.config.section import (
+    KEY,
     Problem,
     Section,
     entry_of,
@@ -37,6 +38,7 @@ from automerge.config.task import Task
 from automerge.errors import Locate, Location, nearest
 from automerge.evaluation.table import LM_EVAL
 from automerge.executors import EXECUTORS
+from automerge.files.align import align_fault
 from automerge.files.known import KIND
 from automerge.files.noise import is_noise
 from automerge.files.references import NAME, is_local
@@ -60,6 +62,7 @@ class StudyConfig(Section):
 
     `base` and `models` are absolute paths or hub ids with a revision (`org/name@revision`).
     `extensions` are the user's modules that may be loaded, each with the digest of its source.
+    `align` says how sources are aligned with the base, by name.
     `item_files` are the files of tasks' items, by the objective's name; what they hold is compared,
     not where they lie.
     """
@@ -67,6 +70,7 @@ class StudyConfig(Section):
     name: str = safe(max_length=100)
     base: str = unsafe()
     models: dict[str, str] = unsafe(min_length=1, max_length=MAX_MODELS)
+    align: dict[str, str] = unsafe({})
     tasks: tuple[Task, ...] = unsafe(min_length=1, max_length=64)
     item_files: dict[str, str] = safe({})
     properties: tuple[Annotated[str, one_of(MEASURED, "property")], ...] = unsafe(())
@@ -236,6 +240,23 @@ class StudyConfig(Section):
         if problems := list(goal_faults(self.tasks, self.constraints)):
             refuse(problems)
         return self
+
+    @field_validator("align")
+    @classmethod
+    def _alignments(cls, align: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        models = info.data.get("models")
+        if models is None:
+            return align  # their faults are reported first
+        sources = tuple(name for name, text in models.items() if not is_noise(text))
+        problems: list[Problem] = []
+        for name, text in align.items():
+            if name not in sources:
+                problems.append(((name, KEY), f"no source {name!r}{nearest(name, sources)}"))
+            elif (fault := align_fault(text)) is not None:
+                problems.append(((name,), fault))
+        if problems:
+            refuse(problems)
+        return align
 
     @model_validator(mode="after")
     def _evidence(self) -> StudyConfig:

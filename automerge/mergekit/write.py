@@ -70,9 +70,16 @@ def mergekit_text(
     models: Mapping[str, str],
     places: Sequence[Place],
     adapters: Collection[str] = (),
+    aligned: Collection[str] = (),
 ) -> str:
-    """Return the text of `to_mergekit`, or a comment that says why mergekit has no equivalent."""
+    """Return the text of `to_mergekit`, or a comment that says why mergekit has no equivalent.
+
+    `aligned` are models that are not merged as they are stored.
+    """
     try:
+        if aligned:
+            problem = f"mergekit does not align models with their base, as {', '.join(aligned)}"
+            raise ConfigError(Fault(problem))
         return to_mergekit(recipe, models, places, adapters).text
     except ConfigError as error:
         reasons = [f"{fault.message}." for fault in error.faults]

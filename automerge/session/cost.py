@@ -28,6 +28,7 @@ from automerge.session.panel import study_panel
 from automerge.session.resume import locate_models, resumable
 from automerge.session.slopes import wanted
 from automerge.session.workers import most_asked, scoring_dtype
+from automerge.store.record import aligned_by
 from automerge.store.run_folder import RunLock
 from automerge.store.store import Store, exists
 from automerge.study import Plan
@@ -252,7 +253,7 @@ def _cost(
     if slopes:
         fewer = plan.draw.draw(plan.items.search, 0, MANY)
         with_slopes = _measured(executor, recipes, fewer, slopes=True)
-    checkpoints = open_together(models, BASE)
+    checkpoints = open_together(models, BASE, aligned_by(session.store.study.current.models))
     inputs = session.store.study.begun.inputs
     stored = scoring_dtype(config, inputs.dtype)
     methods, more_layers = most_asked(config, inputs.n_layers)

@@ -41,7 +41,7 @@ class Examined:
 
 def examine(config: StudyConfig, run: Path) -> Examined:
     """Open models and tasks, compare them, and cut the items."""
-    from automerge.checkpoints import ModelWatch, sampled_digest
+    from automerge.checkpoints import ModelWatch, alignments, sampled_digest
     from automerge.checkpoints.folder.card import licence_of
     from automerge.evaluation.base import GeneratingTasks, SmoothTasks
     from automerge.evaluation.split import SplitPlan
@@ -50,7 +50,7 @@ def examine(config: StudyConfig, run: Path) -> Examined:
     faults: list[Fault] = []
     models = tasks = None
     try:
-        models = preflight.open_models(config.references, BASE, config.locate)
+        models = preflight.open_models(config.references, BASE, config.locate, align=config.align)
         preflight.check_scores(models)
         recipes = [named.recipe for named in config.recipes]
         faults += preflight.slice_faults(recipes, models, config.locate)
@@ -97,6 +97,7 @@ def examine(config: StudyConfig, run: Path) -> Examined:
                 tuple(command) for command in tasks.commands(Path(MODEL), Path(SAMPLES), dtype)
             ),
         )
+        aligned = alignments(models.checkpoints)
         found = tuple(
             StudyModel(
                 name=name,
@@ -105,6 +106,7 @@ def examine(config: StudyConfig, run: Path) -> Examined:
                 digest=watch.digests[name],
                 sample=sampled_digest(folder.path),
                 license=licence_of(folder.path),
+                align=aligned.get(name, ""),
             )
             for name, folder in models.folders.items()
         )
@@ -115,6 +117,7 @@ def examine(config: StudyConfig, run: Path) -> Examined:
 
 def _evidence(config: StudyConfig, models: Models) -> dict[str, dict[str, str]]:
     """Gather the evidence that the searched methods need; return digests by kind and source."""
+    from automerge.checkpoints import alignments
     from automerge.session.gathering import GatherSettings, gather
 
     kinds = dict.fromkeys(k for name in config.search.methods for k in METHODS[name].needs)
@@ -125,7 +128,11 @@ def _evidence(config: StudyConfig, models: Models) -> dict[str, dict[str, str]]:
         config.evidence.tokens, config.evidence.length, config.evaluation.device
     )
     texts = config.evidence.texts
-    found = {kind: gather(folders, config.trained, kind, texts, settings) for kind in kinds}
+    aligned = alignments(models.checkpoints)
+    found = {
+        kind: gather(folders, config.trained, kind, texts, settings, aligned=aligned)
+        for kind in kinds
+    }
     return {
         kind: {name: file.digest for name, file in files.items()} for kind, files in found.items()
     }

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from automerge.errors import PreflightError
@@ -55,6 +56,7 @@ def gather(
     texts: Mapping[str | None, Path],
     settings: GatherSettings,
     progress: Progress | None = None,
+    aligned: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, EvidenceFile]:
     """Gather one kind of evidence of some models, unless the cache has it already.
 
@@ -66,6 +68,9 @@ def gather(
         kind: one of `automerge.evidence.KINDS`.
         texts: a file, or a folder of text files, per model; None for all that are not named. Every
             model reads with the base's tokenizer.
+        settings: how much of the texts is read.
+        progress: told how far it is.
+        aligned: how models are aligned with the base, by name, with digests.
 
     Raises:
         PreflightError: a text cannot be read, a model cannot be loaded, or it takes too much
@@ -86,6 +91,7 @@ def gather(
             "version": KINDS[kind].version,
             "tokens": settings.tokens,
             "length": settings.length,
+            **({"align": aligned[name]} if name in aligned and models[name] == name else {}),
         }
         for name in names
     }
@@ -94,7 +100,7 @@ def gather(
     for name, origin in origins.items():
         file = _cached(cache, origin)
         if file is None:
-            live = live or _Live(folders, settings.device)
+            live = live or _Live(folders, settings.device, aligned)
             watch = None if progress is None else _named(progress, name)
             file = live.gather(models[name], kind, own[name], settings, origin, cache, watch)
             (cache / f"{_key(origin)}.json").write_text(json.dumps(file.digest))
@@ -121,14 +127,16 @@ def _cached(cache: Path, origin: Mapping[str, object]) -> EvidenceFile | None:
 class _Live:
     """The base's live model, into which one source after the other is merged."""
 
-    def __init__(self, folders: Mapping[str, Path], device: str) -> None:
+    def __init__(
+        self, folders: Mapping[str, Path], device: str, aligned: Mapping[str, str]
+    ) -> None:
         import transformers
 
         from automerge.checkpoints import open_together
         from automerge.merging import ResidentEngine
         from automerge.worker.worker import choose_device, compute_dtype, load_model
 
-        checkpoints = open_together(folders, BASE)
+        checkpoints = open_together(folders, BASE, aligned)
         assets = checkpoints[BASE].assets
         chosen = choose_device(device)
         self._model: PreTrainedModel = load_model(

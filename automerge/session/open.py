@@ -20,7 +20,7 @@ from automerge.session.plan import plan_study
 from automerge.session.resume import check_unchanged, resume
 from automerge.session.slopes import in_words, obstacle, wanted
 from automerge.session.surroundings import machine, versions
-from automerge.session.warm import warm_start
+from automerge.session.warm import digests_of, warm_start
 from automerge.session.workers import start_workers
 from automerge.space import Space
 from automerge.store.record import Begun, Current, Inputs, Run, StudyModel, StudyRecord
@@ -114,7 +114,7 @@ def _warmed(config: StudyConfig, found: Examined) -> Inputs:
     """Return the inputs with what carries over from an earlier study."""
     if config.warm_start is None:
         return found.inputs
-    digests = {model.name: model.digest for model in found.models}
+    digests = digests_of(found.models)
     limit = max(round(WARM_FRACTION * config.expected_budget), 1)
     warm = warm_start(Path(config.warm_start), digests, limit, config.locate(("warm_start",)))
     warnings = (*found.inputs.warnings, *warm.notes)

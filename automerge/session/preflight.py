@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from automerge.checkpoints import (
     Checkpoint,
@@ -24,6 +25,7 @@ from automerge.checkpoints import (
     places,
     resolve,
     scan,
+    transformed,
 )
 from automerge.checkpoints.architecture import at, headless, language_class, read_config
 from automerge.checkpoints.stacked import stacked_config
@@ -77,12 +79,16 @@ def open_models(
     locate: Locate,
     vocabulary: Vocabulary = BASE_VOCABULARY,
     view: View = whole,
+    align: Mapping[str, str] = MappingProxyType({}),
+    near: Sequence[Path] = (),
 ) -> Models:
     """Find, open and compare models by name; raises PreflightError with every fault found.
 
     `base` is the name of the model that the others are compared with and that adapters belong to.
     All get the vocabulary that was chosen. `view` is what is compared: `whole` models, or models
-    `without_layers` for a recipe that says itself which layers are merged.
+    `without_layers` for a recipe that says itself which layers are merged. `align` says how sources
+    are aligned with the base, by name; alignments that have a digest are looked up in the folders
+    `near` first.
     """
     found = find_models(
         references, base, lambda name: locate(("base",) if name == base else ("models", name))
@@ -92,7 +98,8 @@ def open_models(
     aligned = compare_aligned(found.checkpoints, base, vocabulary, view)
     if faults := [*found.faults, *aligned.faults]:
         raise PreflightError(faults)
-    return Models(base, found.folders, aligned.checkpoints, aligned.warnings)
+    checkpoints = transformed(aligned.checkpoints, base, align, near, locate)
+    return Models(base, found.folders, checkpoints, aligned.warnings)
 
 
 @dataclass(frozen=True)

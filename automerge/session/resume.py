@@ -130,6 +130,14 @@ def check_unchanged(store: Store, inputs: Inputs, models: Sequence[StudyModel]) 
                     "put it back, or choose another --out"
                 )
             )
+        elif before.align != now.align:
+            faults.append(
+                Fault(
+                    f"the model {now.name!r} was aligned as {before.align} when the study began, "
+                    f"and is as {now.align} now: this machine rounds differently; copy the files "
+                    "of the study's alignments to automerge's cache, or choose another --out"
+                )
+            )
     if begun.tasks != inputs.tasks:
         message = (
             f"the tasks in {store.path.parent / TASKS_FOLDER} are not what the study began with"

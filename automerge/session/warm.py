@@ -15,6 +15,7 @@ from automerge.objective import estimates, goals, losses
 from automerge.recipe import BASE, Recipe, RecipeSource
 from automerge.store.published import read_published
 from automerge.store.read_result import open_study
+from automerge.store.record import StudyModel
 from automerge.store.store import Store
 from automerge.trial import BASELINES, Measured, Trial
 
@@ -37,12 +38,12 @@ def warm_start(
 ) -> Warm:
     """Read the front of an earlier study, finished or not, or a published merge.
 
-    Models are the same if their files are, whatever they are called. Only recipes carry over, no
-    scores: this study measures them on its own items.
+    Models are the same if their files and alignments are, whatever they are called. Only recipes
+    carry over, no scores: this study measures them on its own items.
 
     Args:
         run: the earlier study's run folder, or a `reproduce.json`.
-        digests: of this study's base and sources, by name.
+        digests: of this study's base and sources, aligned as they are, by name.
         limit: how many recipes are taken at most, evenly spaced on the front.
         location: where the configuration names the study, for errors.
 
@@ -81,15 +82,20 @@ def warm_start(
 
 
 def _study(run: Path) -> tuple[dict[str, str], list[Trial]]:
-    """Return the digests of an earlier study's models, and the merges on its front."""
+    """Return what an earlier study's models are, and the merges on its front."""
     with open_study(run) as store:
-        return {m.name: m.digest for m in store.study.current.models}, _front(store)
+        return digests_of(store.study.current.models), _front(store)
+
+
+def digests_of(models: Sequence[StudyModel]) -> dict[str, str]:
+    """Return what tells models apart, by name: their digests, and those of their alignments."""
+    return {model.name: f"{model.digest} {model.align}".rstrip() for model in models}
 
 
 def _published(path: Path) -> tuple[dict[str, str], list[Trial]]:
-    """Return the digests of a published merge's models, and the merge."""
+    """Return what a published merge's models are, and the merge."""
     found = read_published(path)
-    digests = {model.name: model.digest for model in found.models}
+    digests = digests_of(found.models)
     if BASE not in digests:
         raise ConfigError(f"{path} names no model {BASE!r}")
     return digests, [Trial(0, found.recipe, "recipe", found.name)]

@@ -12,6 +12,7 @@ from automerge.executors import EXECUTORS, Executor, Start
 from automerge.extensions import installed
 from automerge.recipe import BASE
 from automerge.session.panel import study_panel
+from automerge.store.record import aligned_by
 
 if TYPE_CHECKING:
     from automerge.session.examine import Examined
@@ -44,6 +45,7 @@ def start_workers(
     spec = WorkerSpec(
         models=dict(found.folders),
         digests={model.name: model.digest for model in found.models},
+        align=aligned_by(found.models),
         base=BASE,
         panel=study_panel(config),
         run=run,

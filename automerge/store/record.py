@@ -151,6 +151,7 @@ class StudyModel:
         digest: a digest of all its files.
         sample: a digest of a sample of them.
         license: the licence that its card names.
+        align: how it is aligned with the base (`automerge.files.align`); "" if it is not.
     """
 
     name: str
@@ -159,6 +160,7 @@ class StudyModel:
     digest: str
     sample: str
     license: str | None = None
+    align: str = ""
 
     @property
     def pinned(self) -> str:
@@ -166,6 +168,11 @@ class StudyModel:
         if self.revision is None:
             return self.reference
         return f"{self.reference.partition('@')[0]}@{self.revision}"
+
+
+def aligned_by(models: Sequence[StudyModel]) -> dict[str, str]:
+    """Return how models are aligned, by name; only those that are."""
+    return {model.name: model.align for model in models if model.align}
 
 
 @dataclass(frozen=True)

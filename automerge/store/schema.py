@@ -114,6 +114,7 @@ class StoredModel(_Exact):
     name: Name
     revision: Short | None = None
     license: Short | None = None
+    align: Short = ""
 
     reference: Short
     digest: Short

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,7 +75,8 @@ SMALL_MODEL = 20_000_000
 class WorkerSpec:
     """What a worker is built from; picklable.
 
-    `models` maps names to folders, the base first, `digests` to what they held, whole. `panel` is
+    `models` maps names to folders, the base first, `digests` to what they held, whole, and `align`
+    to how they are aligned with the base. `panel` is
     what is measured, `run` the run folder that holds copies of what its tasks read.
     `dtype` "auto" is float32 on a CPU and the base's own on a GPU. `threads` None is one for a
     small model, else torch's choice; a worker given some of a machine's cores takes as much of its
@@ -97,6 +98,7 @@ class WorkerSpec:
     slopes: bool = False
     gpus: int = 1
     extensions: tuple[Extension, ...] = ()
+    align: Mapping[str, str] = field(default_factory=dict)
 
 
 class MergeWorker:
@@ -123,7 +125,7 @@ class MergeWorker:
         transformers.utils.logging.disable_progress_bar()
         device = choose_device(spec.device)
         path = spec.models[spec.base]
-        checkpoints = open_together(spec.models, spec.base)
+        checkpoints = open_together(spec.models, spec.base, spec.align)
         dtype = compute_dtype(spec.dtype, device)
         stored = str(dtype).removeprefix("torch.")
         need = estimate(

@@ -197,6 +197,14 @@ def test_two_objectives_of_one_task_are_told_apart_by_their_metrics(folder):
             "deterministic: true\nexecutor: ray",
             "need a fixed number of workers",
         ),
+        ("budget: 50", "align: gitrebasin", ":11:8: unknown alignment 'gitrebasin'; did you mean"),
+        (
+            "budget: 50",
+            "align: {code: x@y}",
+            ":11:15: expected git_rebasin, rotation_fusion",
+        ),
+        ("budget: 50", "align: {maths: git_rebasin}", ":11:9: no source 'maths'; did you mean"),
+        ("budget: 50", "align: 3", ":11:8: expected a mapping of keys to values, got 3"),
         ("budget: 50", "max_items: 0", ":11:12: must be at least 1, got 0"),
         ("budget: 50", "resolution: 2", ":11:13: must be at most 1, got 2"),
         (
@@ -472,6 +480,14 @@ def test_switches_are_fixed_or_searched(folder):
     assert config.space_settings().fixed == {"normalize": False}
 
 
+def test_one_alignment_is_that_of_all_sources_but_noise(folder):
+    noise = STUDY.replace("org/code@rev", "org/code@rev, some: 'noise:rank=2'")
+    expected = dict.fromkeys(("math", "code"), "git_rebasin")
+    assert load(noise + "align: git_rebasin\n", folder).align == expected
+    one = load(STUDY + "align: {code: rotation_fusion}\n", folder)
+    assert one.align == {"code": "rotation_fusion"}
+
+
 def test_recipes_are_kept_in_the_names_of_the_study(folder):
     recipe = Recipe("linear", (RecipeSource("x", {"weight": Profile.of([0.2, 0.4])}),))
     write_recipe(recipe, {"x": str(folder / "math")}, folder / "first.yaml")
@@ -541,6 +557,7 @@ CHANGES = {
     "allow_task_code": ("allow_task_code: true", True),
     "shortlist": ("shortlist: 3", True),
     "seed": ("seed: 1", False),
+    "align": ("align: git_rebasin", False),
     "sampler": ("sampler: tpe", False),
     "base": ("base: ./other", False),
     "models": ("models: {math: math}", False),

@@ -25,6 +25,7 @@ tasks:
 - {task: code, split: {test: test}, gen_kwargs: {max_gen_toks: 5}, direction: minimize}
 include_path: ./tasks
 properties: [parameters, {kl_to_base: ./text.txt}]
+align: {far: git_rebasin, hub: rotation_fusion}
 evidence: {text: {maths: ./text.txt, far: ./text.txt, hub: ./text.txt}, tokens: 100}
 recipes: [./own.yaml]
 warm_start: ./earlier

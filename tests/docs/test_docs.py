@@ -1,4 +1,4 @@
-"""The commands and recipes shown in docs/inspect.md and docs/vocabulary.md work."""
+"""The commands and recipes shown in docs/inspect.md, vocabulary.md and alignment.md work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from automerge import cli
+from automerge.checkpoints.symmetries.roles import FAMILIES
+from automerge.config import load_config
 from automerge.config.recipe_file import read_recipe
+from automerge.files.align import KINDS
 from automerge.recipe import Vocabulary
 
 REPOSITORY = Path(__file__).parents[2]
@@ -58,3 +61,20 @@ def test_every_file_of_the_reading_order_exists() -> None:
     order = page.split("**A reading order**")[1].split("\n\n")[0]
     for name in re.findall(r"`([a-z_/]+(?:\.py|/))`", order):
         assert (REPOSITORY / "automerge" / name).exists(), name
+
+
+def test_the_study_and_the_recipe_of_alignment_are_read(tmp_path: Path) -> None:
+    study, recipe = blocks("alignment.md", "yaml")
+    (tmp_path / "fine-tune").mkdir()
+    path = tmp_path / "study.yaml"
+    path.write_text(study)
+    assert load_config(path).align == {"other": "git_rebasin"}
+    path.write_text(recipe)
+    assert read_recipe(path).align == {"other": "rotation_fusion"}
+
+
+def test_alignment_names_every_kind_and_architecture() -> None:
+    page = (REPOSITORY / "docs/alignment.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)`", page, flags=re.MULTILINE) == list(KINDS)
+    [listed] = re.findall(r"Supported are the architectures (.*?)\. Others", page, flags=re.DOTALL)
+    assert re.findall(r"`(\w+)`", listed) == sorted(FAMILIES)

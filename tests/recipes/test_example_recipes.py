@@ -64,7 +64,15 @@ def pem_multitask(name, base, one, other):
     return base + 0.5 * (one - base) + (1 - 0.5) * (other - base)
 
 
-FORMULAS = {f.__name__: f for f in (lines, expo, wise_ft, chat_vector, pem_unlearn, pem_multitask)}
+def independent(name, one, other):
+    """Of models that are in the same order already; tests/merging/test_alignment.py has others."""
+    return (one + other) / 2
+
+
+FORMULAS = {
+    formula.__name__: formula
+    for formula in (lines, expo, wise_ft, chat_vector, pem_unlearn, pem_multitask, independent)
+}
 
 
 @pytest.mark.parametrize("name", RECIPES)

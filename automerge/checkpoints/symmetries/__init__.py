@@ -1,0 +1,1 @@
+"""What may be permuted or rotated in a model without changing its function: alignment by it."""
