@@ -212,7 +212,8 @@ def _knob(knob: str, owner: str, space: KnobSpace) -> Iterator[str]:
 def _first_trials(space: Space, config: StudyConfig) -> Iterator[str]:
     """Yield what a search begins with, and of which of it no sampler can learn."""
     sources = space.trained
-    usual = [*usual_merges(sources, BASE, config.search.methods, config.seed), *space.starts]
+    search = config.search
+    usual = list(usual_merges(sources, BASE, search.methods, config.seed, space.starts))
     start = opening(
         usual, sources, BASE, len([t for t in config.tasks if t.is_optimised]), config.n_starts
     )

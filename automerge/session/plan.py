@@ -50,7 +50,7 @@ def plan_study(config: StudyConfig, inputs: Inputs, window: int | None) -> tuple
         slopes=config.slopes != "off",
         dear=inputs.generated if config.search.cheap_first else (),
         opening=opening(
-            [*usual_merges(sources, BASE, config.search.methods, config.seed), *space.starts],
+            list(usual_merges(sources, BASE, config.search.methods, config.seed, space.starts)),
             sources,
             BASE,
             len(goals(inputs.objectives)),

@@ -92,7 +92,8 @@ def _structure(
         first, second = sources
         return Swap(n_layers, (first, second))
     if settings.drop or settings.repeat:
-        return Structure(n_layers, settings.drop, settings.repeat)
+        trained = tuple(source for source in sources if source not in settings.noise)
+        return Structure(n_layers, settings.drop, settings.repeat, trained)
     return None
 
 

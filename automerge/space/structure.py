@@ -18,6 +18,7 @@ from automerge.recipe import (
     Value,
     interpolate,
     neighbours,
+    uniform_average,
 )
 from automerge.space.parameters import FloatParameter
 from automerge.trial import Params
@@ -29,11 +30,15 @@ _MARGIN = 0.499
 
 @dataclass(frozen=True)
 class Structure:
-    """Up to `drop` neighbouring layers of `n_layers` are left out, or up to `repeat` run twice."""
+    """Up to `drop` neighbouring layers of `n_layers` are left out, or up to `repeat` run twice.
+
+    `sources` are those of the merges that a search begins with.
+    """
 
     n_layers: int
     drop: int
     repeat: int
+    sources: tuple[str, ...] = ()
 
     @cached_property
     def parameters(self) -> tuple[FloatParameter, FloatParameter]:
@@ -61,12 +66,39 @@ class Structure:
         return f"2 dimensions: {' or '.join(parts)}"
 
     def starts(self) -> Iterator[tuple[str, Recipe]]:
-        """Yield nothing: the merges to begin with have the base's layers."""
-        yield from ()
+        """Yield names and recipes to begin with: the largest changes, of the sources' average.
+
+        Deeper, the layers in the middle are run twice, as in SOLAR; shallower, the last but one and
+        those before it are left out, which Gromov et al. (section 4.1) find as good as any choice
+        by similarity.
+        """
+        if not self.sources:
+            return
+        average = uniform_average(self.sources)
+        if self.repeat:
+            yield "deeper", self.recipe(average, {_COUNT: float(self.repeat), _START: 0.5})
+        if self.drop:
+            left = self.n_layers - self.drop
+            start = (left - 1) / left
+            yield "shallower", self.recipe(average, {_COUNT: -float(self.drop), _START: start})
 
     def read(self, recipe: Recipe) -> tuple[Recipe, Params] | None:
-        """Invert `recipe` for recipes without slices; None for others."""
-        return None if recipe.slices else (recipe, self.unchanged)
+        """Invert `recipe` for knobs that are the same in all layers; None for other recipes."""
+        if not recipe.slices:
+            return recipe, self.unchanged
+        runs = [set(piece.layers.values()) for piece in recipe.slices]
+        stated = (any(piece.sources.values()) or piece.knobs for piece in recipe.slices)
+        if any(len(run) > 1 for run in runs) or any(stated):
+            return None
+        spans = [next(iter(run)) for run in runs]
+        count = sum(stop - first for first, stop in spans) - self.n_layers
+        if not -self.drop <= count <= self.repeat:
+            return None
+        # The first layer of the run: where the model goes back to, or what it skips.
+        start = spans[-1][0] if count > 0 else spans[0][1] if spans[0][0] == 0 else 0
+        share = start / max(self.n_layers - abs(count), 1)
+        params = {_COUNT: float(count), _START: min(share, 1.0)}
+        return (replace(recipe, slices=()), params) if self.spans(params) == spans else None
 
     def spans(self, params: Params) -> list[tuple[int, int]]:
         """Return the layers of the model, as half-open ranges [first, end) of the base's."""

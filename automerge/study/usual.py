@@ -57,7 +57,11 @@ def dare(method: str, sources: Sequence[str], base: str, seed: int) -> Recipe:
 
 
 def usual_merges(
-    sources: Sequence[str], base: str, methods: Sequence[str], seed: int
+    sources: Sequence[str],
+    base: str,
+    methods: Sequence[str],
+    seed: int,
+    layered: Sequence[tuple[str, Recipe]] = (),
 ) -> Iterator[tuple[str, Recipe]]:
     """Yield names and recipes, the most promising first.
 
@@ -69,10 +73,12 @@ def usual_merges(
         base: its name.
         methods: those that are searched.
         seed: decides random masks.
+        layered: names and recipes that a search of layers begins with.
     """
     sums = "task_arithmetic" in methods
     if sums:
         yield "sum", sum_of_task_vectors(sources, base, usual_weight(len(sources)))
+    yield from layered
     if sums or "metagpt" in methods:
         yield "metagpt", metagpt(sources, base)
     if "ties" in methods:

@@ -55,3 +55,21 @@ def test_each_is_searched_on_the_demo(name: str, tmp_path: Path) -> None:
     assert all(isinstance(outcomes[trial.number], Measured) for trial in proposed)
     searched = set(load_config(study).search.methods)
     assert {m for trial in proposed for m in trial.recipe.all_methods} <= searched
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "starts"),
+    [("layers", ["start-deeper", "start-shallower"]), ("swap", ["start-swap-1", "start-swap-2"])],
+)
+def test_a_search_of_layers_begins_with_the_usual_ones_and_learns_from_them(
+    name: str, starts: list[str], tmp_path: Path
+) -> None:
+    study = study_of(name, tmp_path / "run") | {"starts": 8, "budget": 14}
+    automerge.search(study)
+    with Store(tmp_path / "run", write=False) as store:
+        found = {trial.name: trial for trial in store.trials()}
+        outcomes = store.outcomes("search")
+    for start in starts:
+        assert isinstance(outcomes[found[start].number], Measured)
+        assert found[start].params is not None

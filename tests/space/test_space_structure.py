@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from automerge.errors import ConfigError
 from automerge.methods import METHODS
-from automerge.recipe import Place, Profile, Recipe
+from automerge.recipe import Place, Profile, Recipe, Slice, uniform_average
 from automerge.space import build_space
 from automerge.space.structure import Structure
 from automerge.testing.spaces import plain_settings
@@ -85,6 +85,43 @@ def test_every_layer_has_the_values_it_has_in_the_whole_model(count: float, star
                 assert factor.at(inside) == pytest.approx(wanted.at(whole), rel=1e-5)
         assert part.knobs["normalize"] is True
     assert Recipe.from_plain(made.plain()) == made
+
+
+@given(COUNTS, SHARES)
+def test_layers_are_read_back(count: float, start: float) -> None:
+    average = uniform_average(["maths", "code"])
+    made = STRUCTURE.recipe(average, params(count, start))
+    found = STRUCTURE.read(made)
+    assert found is not None
+    plain, layers = found
+    assert plain == average
+    assert STRUCTURE.recipe(plain, layers) == made
+
+
+def test_layers_that_the_structure_does_not_make_are_not_read() -> None:
+    average = uniform_average(["maths", "code"])
+    deep = Structure(N, drop=0, repeat=5).recipe(average, params(5, 0.5))
+    assert STRUCTURE.read(deep) is None
+    assert STRUCTURE.read(STRUCTURE.recipe(RECIPE, params(2, 0.5))) is None
+    pair = ({"maths": (0, 8), "code": (0, 8)}, {"maths": (5, 6), "code": (6, 7)})
+    mixed = Recipe("linear", average.sources, slices=tuple(map(Slice, pair)))
+    assert STRUCTURE.read(mixed) is None
+
+
+def test_a_search_begins_with_the_usual_deeper_and_shallower_models_and_learns_from_them() -> None:
+    """The middle run twice (SOLAR), and all but the last of the top left out (Gromov et al.)."""
+    settings = plain_settings("linear", drop=3, repeat=4)
+    space = build_space(settings, "base", ("maths", "code"), N, METHODS)
+    starts = dict(space.starts)
+    spans = {
+        name: [next(iter(piece.layers.values())) for piece in recipe.slices]
+        for name, recipe in starts.items()
+    }
+    assert spans == {"deeper": [(0, 6), (2, 8)], "shallower": [(0, 4), (7, 8)]}
+    for recipe in starts.values():
+        found = space.params(recipe)
+        assert found is not None
+        assert space.recipe(found).slices[0].layers == recipe.slices[0].layers
 
 
 def test_a_structure_is_asked_for_whatever_the_method() -> None:
