@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow test-machines test-gpu gpu-report chaos fuzz lint clean
+.PHONY: setup demo test test-slow test-machines test-gpu gpu-report test-vllm chaos fuzz lint clean
 
 # The pinned set is for CPUs and the demo; see README, "Install", for CUDA.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -33,6 +33,14 @@ test-gpu: setup
 # Tests and benchmarks on a GPU, in gpu-report.md; under eight minutes.
 gpu-report: setup
 	$(BIN)/python -m automerge.bench.gpu_report
+
+# The laws of generators over vLLM's CPU build, in an environment of its own (3 GB, made once).
+.vllm/.ready: tests/evaluation/vllm_environment.py | setup
+	$(BIN)/python -m tests.evaluation.vllm_environment .vllm
+	touch $@
+
+test-vllm: .vllm/.ready
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/evaluation/test_vllm.py tests/evaluation/test_vllm_laws.py
 
 # Faults in numbers: kills, full disks (as root), lost nodes; a quarter of an hour.
 chaos: setup

@@ -54,6 +54,7 @@ def examine(folder: Path) -> tuple[Check, ...]:
         "ray": _ray,
         "hub": _hub,
         "extras": _extras,
+        "vllm": _vllm,
     }
     if can_search(checks):  # these import torch
         looks |= {"memory": _memory, "compiler": _compiler, "code tasks": _cage}
@@ -214,6 +215,18 @@ def _extras() -> Iterator[Check]:
     for package, module, extra, use in EXTRAS:
         advice = f"for {use}: pip install 'automerge-llm[{extra}]'"
         yield _package(package, module, "without", advice)
+
+
+def _vllm() -> Iterator[Check]:
+    from automerge.evaluation.generation.vllm.environment import NoVllm, find_vllm
+
+    try:
+        found = find_vllm()
+    except NoVllm as error:
+        advice = f"for evaluation.generator: vllm: {error.advice}"
+        yield Check("vllm", "without", str(error), advice)
+    else:
+        yield Check("vllm", "ok", f"{found.version} of {found.interpreter}")
 
 
 def _package(package: str, module: str, missing: State, advice: str) -> Check:

@@ -51,6 +51,8 @@ def _lines(config: StudyConfig, session: Session, found: Cost) -> Iterator[str]:
         yield f"slopes   {session.slopes}"
     live, device = gb(need.live), found.device_free
     yield f"memory   {live} for a worker's live model, {gb(need.step)} to merge a tensor"
+    if need.engine:
+        yield f"         {gb(need.engine + need.handed)} for vLLM's copy and to hand it over"
     if slopes is not None:
         yield f"         with slopes {gb(need.gradients)} more, and what a batch leaves room for"
     yield f"         {gb(need.computed)} to keep what is computed once, if there is room"

@@ -43,7 +43,9 @@ class Need:
     """Bytes of the live model; of the largest tensor's merge, at least; of everything that would be
     computed once and kept; of the largest tensor, two of which wait to be copied to a GPU; where
     slopes are wanted, of the gradients of the two largest tensors, in the live model's dtype. Of
-    the live model, `layers` are the base's, each by itself, and `more` is for additional ones."""
+    the live model, `layers` are the base's, each by itself, and `more` is for additional ones. An
+    engine that generates has its own copy of the live model, `engine` bytes on the same devices,
+    which is handed over in `handed` bytes of the host's memory."""
 
     live: int
     step: int
@@ -52,6 +54,8 @@ class Need:
     gradients: int = 0
     layers: tuple[int, ...] = ()
     more: int = 0
+    engine: int = 0
+    handed: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,21 +97,22 @@ def plan_memory(
         PreflightError: With the numbers, if what must be in memory does not fit.
     """
     merging = need.step if device_free is None else need.step + 2 * need.largest
-    on_host = merging if device_free is not None else merging + need.live
+    held = need.live + need.engine
+    on_host = merging + need.handed + (held if device_free is None else 0)
     faults = []
-    if device_free is not None and need.live > device_free:
+    if device_free is not None and held > device_free:
+        needs = f"{_all_of(_held(need))} of device memory"
         faults.append(
-            f"the live model needs {gb(need.live)} of device memory, but only "
-            f"{gb(device_free, math.floor)} is free: choose a smaller evaluation.dtype, a larger "
-            "device, or device: cpu"
+            f"{needs}, but only {gb(device_free, math.floor)} is free: choose a smaller "
+            "evaluation.dtype, a larger device, or device: cpu"
         )
     if host_free is not None and on_host > host_free:
-        needs = f"merging a tensor ({gb(merging)}) needs"
-        if device_free is None:
-            needs = f"the live model ({gb(need.live)}) and merging a tensor ({gb(merging)}) need"
+        parts = {} if device_free is not None else _held(need)
+        parts |= {"handing it over": need.handed} if need.handed else {}
+        needs = f"{_all_of({**parts, 'merging a tensor': merging})} of memory"
         faults.append(
-            f"{needs} {gb(on_host)} of memory, but only {gb(host_free, math.floor)} is free: stop "
-            "other programs, use a larger machine or fewer workers, or a smaller evaluation.dtype"
+            f"{needs}, but only {gb(host_free, math.floor)} is free: stop other programs, use a "
+            "larger machine or fewer workers, or a smaller evaluation.dtype"
         )
     if faults:
         raise PreflightError(map(Fault, faults))
@@ -116,13 +121,26 @@ def plan_memory(
     if device_free is None:
         device_budget, spare = 0, left / workers - budget
     else:
-        device_left = device_free - need.live
+        device_left = device_free - held
         device_left -= need.gradients if need.gradients < device_left else 0
         device_budget = int(device_left * DEVICE_SHARE)
-        spare = device_free - need.live - device_budget
+        spare = device_free - held - device_budget
     graph = int(max(spare - need.gradients, 0) * GRAPH_SHARE) if need.gradients else 0
     cache = int(max(spare, 0) * GRAPH_SHARE)
     return MemoryPlan(need, host_free, budget, device_budget, graph, cache)
+
+
+def _held(need: Need) -> dict[str, int]:
+    """Return what the device of a live model holds, in bytes."""
+    engine = {"the copy of the engine that generates": need.engine} if need.engine else {}
+    return {"the live model": need.live, **engine}
+
+
+def _all_of(parts: Mapping[str, int]) -> str:
+    """Say what several things need together."""
+    total = gb(sum(parts.values()))
+    *first, last = (f"{what} ({gb(size)})" for what, size in parts.items())
+    return f"{', '.join(first)} and {last} need {total}" if first else f"{last} needs {total}"
 
 
 def plan_spread(
@@ -144,20 +162,23 @@ def plan_spread(
         PreflightError: with the numbers, if what must be in memory does not fit.
     """
     outer = need.live - sum(need.layers) - need.more
-    placement = divided(need.layers, outer, [max(free - need.more, 0) for free in device_free])
+    engine = math.ceil(need.engine / len(device_free))
+    rooms = [max(free - need.more - engine, 0) for free in device_free]
+    placement = divided(need.layers, outer, rooms)
     if placement is None:
         free = ", ".join(gb(size, math.floor) for size in device_free)
+        beside = f", and {gb(need.engine)} for the engine that generates" if need.engine else ""
         raise PreflightError(
             f"the live model needs {gb(need.live)} of device memory ({gb(outer)} outside its "
-            f"{len(need.layers)} layers), which cannot be divided among the {free} that are "
-            "free: choose a smaller evaluation.dtype, larger devices, or more gpus_per_worker"
+            f"{len(need.layers)} layers{beside}), which cannot be divided among the {free} that "
+            "are free: choose a smaller evaluation.dtype, larger devices, or more gpus_per_worker"
         )
     waiting = 2 * need.largest * (len(device_free) - 1)
     plans = []
     for number, room in enumerate(device_free):
         own = [size for size, at in zip(need.layers, placement, strict=True) if at == number]
         held = sum(own) + need.more + (0 if number else outer)
-        there = replace(need, live=held, step=need.step + waiting)
+        there = replace(need, live=held, step=need.step + waiting, engine=engine)
         plans.append(plan_memory(there, host_free, room, workers))
     return replace(
         plans[0],
@@ -182,12 +203,13 @@ def estimate(
     more_layers: int = 0,
     slopes: bool = False,
     heads: int = 1,
+    engine: bool = False,
 ) -> Need:
     """Compute what merging all sources into a live model of a dtype ("auto": as stored) may need.
 
     The live model may get `more_layers` layers in addition to the base's. `slopes` says whether
     gradients are wanted of what it holds. It holds so many output `heads`: 2 where the base's is
-    kept beside its own.
+    kept beside its own. `engine` says whether an engine that generates has its own copy.
     """
     sources = [name for name in checkpoints if name != base]
     declared = [METHODS[name] for name in methods]
@@ -217,9 +239,10 @@ def estimate(
     more = more_layers * sum(each.values()) // max(n_layers, 1)
     largest = max((i.n_bytes for i in checkpoints[base].tensors.values() if i.mergeable), default=0)
     gradients = _gradient_bytes(checkpoints[base], sizes, dtype) if slopes else 0
+    copy = live + more if engine else 0
     live += (heads - 1) * head + more
     layers = tuple(each[number] for number in sorted(each))
-    return Need(live, step, computed, largest, gradients, layers, more)
+    return Need(live, step, computed, largest, gradients, layers, more, copy, copy)
 
 
 def _gradient_bytes(base: Checkpoint, sizes: Sequence[int], dtype: str) -> int:

@@ -257,8 +257,10 @@ def _cost(
     inputs = session.store.study.begun.inputs
     stored = scoring_dtype(config, inputs.dtype)
     methods, more_layers = most_asked(config, inputs.n_layers)
-    heads = study_panel(config).heads
-    need = estimate(checkpoints, BASE, stored, methods, more_layers, slopes, heads)
+    panel = study_panel(config)
+    need = estimate(
+        checkpoints, BASE, stored, methods, more_layers, slopes, panel.heads, panel.engine
+    )
     search, later = expected_seconds(
         _work(config, plan, done, slopes),
         without,

@@ -23,6 +23,7 @@ from automerge.checkpoints.architecture import language_class, read_config
 from automerge.checkpoints.reader import read_json
 from automerge.errors import DeviceLost, PreflightError
 from automerge.evaluation.base import Live, NoRoom, OpenTasks, Scored, SlopeScorer
+from automerge.evaluation.generation.vllm.environment import find_vllm
 from automerge.evaluation.guards import InvalidOutput
 from automerge.evaluation.panel import Panel
 from automerge.evidence import EvidenceFolders, cache_folder
@@ -136,6 +137,7 @@ class MergeWorker:
             spec.more_layers,
             spec.slopes,
             spec.panel.heads,
+            spec.panel.engine,
         )
         devices = worker_devices(device, spec.gpus)
         workers = max(1, workers_here(spec.threads, device) // len(devices))
@@ -150,6 +152,7 @@ class MergeWorker:
             checkpoints, plan.budget, plan.device_budget, EvidenceFolders([cache_folder()])
         )
         self._paths, self._methods = spec.models, spec.methods
+        self._generates_with_vllm = spec.panel.engine
         assets = checkpoints[spec.base].assets
         self._model = load_model(path, assets, dtype)
         self._model.eval().requires_grad_(False)
@@ -302,13 +305,16 @@ class MergeWorker:
         }
 
     def identity(self) -> dict[str, str]:
-        """Return versions, digests of the models on this machine, the kind of device, and the kind
-        of arithmetic if the processor's decides scores or whole-tensor merges."""
+        """Return versions (vLLM's too, if it generates), digests of the models on this machine,
+        the kind of device, and the kind of arithmetic if the processor's decides scores or
+        whole-tensor merges."""
         digests = {name: sampled_digest(path) for name, path in self._paths.items()}
         identity = {**expected_identity(digests), "device": device_name(self._model.device)}
         whole = any(METHODS[name].extent == "tensor" for name in self._methods)
         if whole or self._model.device.type == "cpu":
             identity["arithmetic"] = arithmetic()
+        if self._generates_with_vllm:
+            identity["vllm"] = find_vllm().version
         return identity
 
 

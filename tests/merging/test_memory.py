@@ -12,8 +12,16 @@ import transformers as hf
 
 from automerge.checkpoints import MemoryCheckpoint, TensorInfo, open_checkpoint
 from automerge.errors import PreflightError
-from automerge.merging import Need, ResidentEngine, estimate, free_host_bytes, plan_memory
+from automerge.merging import (
+    Need,
+    ResidentEngine,
+    estimate,
+    free_host_bytes,
+    plan_memory,
+    plan_spread,
+)
 from automerge.merging.cache import Cache, n_bytes
+from automerge.merging.memory import DEVICE_SHARE, SHARE
 from automerge.merging.order import EXACT
 from automerge.merging.plan import Planner
 from automerge.merging.tensor import merge_tensor
@@ -306,3 +314,27 @@ def test_free_memory_is_the_least_of_machine_and_container(tmp_path):
 def test_this_machine_says_something():
     free = free_host_bytes()
     assert free is None or free > 0
+
+
+def test_an_engine_has_its_own_copy_on_every_device_and_one_is_handed_over() -> None:
+    made = models()
+    plain, engine = (
+        estimate(made, "base", "float32", ["ties"], engine=generates) for generates in (False, True)
+    )
+    assert (engine.engine, engine.handed) == (plain.live, plain.live)
+    assert dataclasses.replace(engine, engine=0, handed=0) == plain
+    need = Need(4 * GB, GB, 0, engine=4 * GB, handed=4 * GB)
+    assert plan_memory(need, 15 * GB, None).budget == int(2 * GB * SHARE)  # 15 - (1 + 3 x 4)
+    with pytest.raises(
+        PreflightError, match=r"live model \(4.0 GB\), .*over \(4.0 GB\) and .* 13 GB"
+    ):
+        plan_memory(need, 12 * GB, None)
+    on_device = plan_memory(need, 15 * GB, 10 * GB)
+    assert on_device.device_budget == int(2 * GB * DEVICE_SHARE)
+    assert on_device.budget == int(10 * GB * SHARE)
+    with pytest.raises(PreflightError, match=r"engine .*\(4.0 GB\) need 8.0 GB of device memory"):
+        plan_memory(need, 15 * GB, 7 * GB)
+    layers = Need(4 * GB, GB, 0, layers=(GB,) * 4, engine=4 * GB, handed=4 * GB)
+    assert sorted(plan_spread(layers, 15 * GB, [5 * GB, 5 * GB]).placement) == [0, 0, 1, 1]
+    with pytest.raises(PreflightError, match=r"and 4.0 GB for the engine that generates"):
+        plan_spread(layers, 15 * GB, [3 * GB, 3 * GB])

@@ -11,12 +11,10 @@ import torch
 from automerge.evaluation.generation.asks import Ask
 from automerge.evaluation.generation.base import Generator
 from automerge.evaluation.generation.continuous import ContinuousGenerator
+from automerge.evaluation.generation.probes import probes
 from automerge.evaluation.generation.static import StaticGenerator
 from automerge.evaluation.loglikelihood.forward import (
-    PROBE_TOKENS,
-    PROBES,
     UNSUPPORTED,
-    head_and_tails,
     is_rounding,
     max_position,
 )
@@ -25,12 +23,6 @@ from automerge.text.error import cause
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
-
-LIMITS = (5, 12, 8, 3)
-"""How long probes' answers may be: unlike, so that rows are freed at different times."""
-
-PAST = 4
-"""How far a probe goes beyond a window."""
 
 PROBE_ROWS = 3
 """Fewer than probes, so that rows are filled again."""
@@ -111,28 +103,3 @@ class AutoGenerator:
         logits = model(input_ids=same, use_cache=False).logits[0, -1].float()
         between = float(logits[ours] - logits[theirs])
         return is_rounding(between, float(logits.abs().max()), model.dtype)
-
-
-def probes(asks: Sequence[Ask], longest: int, window: int) -> list[Ask]:
-    """Make asks from others' tokens: one head for all and unlike tails, and one without the head.
-
-    Args:
-        asks: what is asked.
-        longest: how many tokens the model takes.
-        window: up to where every layer sees all tokens before it. If an ask goes beyond, so does a
-            probe.
-    """
-    size = min(PROBE_TOKENS, longest - max(LIMITS))
-    pieces = list(dict.fromkeys(a.prompt[:size] for a in asks if len(a.prompt) > PROBES))[:PROBES]
-    if not pieces or size <= PROBES:
-        return []
-    head, tails = head_and_tails(pieces)
-    prompts = [head + tail[: max(1, len(tail) - n)] for n, tail in enumerate(tails)]
-    prompts.append(pieces[0][::-1])
-    made = [Ask(p, (), LIMITS[n % len(LIMITS)]) for n, p in enumerate(dict.fromkeys(prompts))]
-    furthest = max(len(ask.prompt) + ask.limit for ask in asks)
-    if furthest > window:
-        tokens = max((ask.prompt for ask in asks), key=len)
-        long = (tokens * (window // len(tokens) + 1))[: min(window, longest - PAST)]
-        made.append(Ask(long, (), PAST))
-    return made

@@ -10,7 +10,7 @@ from automerge.extensions import Table
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
 
-AUTO, CONTINUOUS, STATIC = "auto", "continuous", "static"
+AUTO, CONTINUOUS, STATIC, VLLM = "auto", "continuous", "static", "vllm"
 
 
 def _auto(lm: HFLM, cache_bytes: int | None) -> Generator:
@@ -31,6 +31,12 @@ def _static(lm: HFLM, cache_bytes: int | None) -> Generator:
     return StaticGenerator(lm, cache_bytes)
 
 
+def _vllm(lm: HFLM, cache_bytes: int | None) -> Generator:
+    from automerge.evaluation.generation.vllm.generator import VllmGenerator
+
+    return VllmGenerator(lm, cache_bytes)
+
+
 def _admit(name: str, found: object) -> GeneratorFactory:
     """Accept a generator's class or factory from outside; raise TypeError for other things."""
     del name
@@ -43,7 +49,7 @@ def _admit(name: str, found: object) -> GeneratorFactory:
 
 GENERATORS: Table[GeneratorFactory] = Table(
     "generator",
-    {AUTO: _auto, CONTINUOUS: _continuous, STATIC: _static},
+    {AUTO: _auto, CONTINUOUS: _continuous, STATIC: _static, VLLM: _vllm},
     "automerge.generators",
     _admit,
 )

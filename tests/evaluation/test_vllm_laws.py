@@ -1,0 +1,129 @@
+"""The laws of generators over vLLM itself, where there is an environment with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from automerge.evaluation.base import Settings
+from automerge.evaluation.generation.vllm.engine import Engine
+from automerge.evaluation.generation.vllm.environment import VARIABLE
+from automerge.evaluation.generation.vllm.generator import VllmGenerator
+from automerge.evaluation.lm_eval.scorer import LmEvalScorer
+from automerge.evaluation.lm_eval.tasks import TaskSpec, load_tasks
+from automerge.testing import GeneratorLaws
+from automerge.testing.generators import pair_tokenizer, plain_model, reference, request
+from tests.evaluation.vllm_environment import NoVllm, found_vllm
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def vllm() -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            interpreter = found_vllm()
+        except NoVllm as error:
+            pytest.skip(f"{error}; `make test-vllm` makes an environment")
+        patch.setenv(VARIABLE, interpreter)
+        yield interpreter
+
+
+@pytest.fixture(scope="module")
+def launch(vllm):
+    """Engines are shared by tests with the same model's layout: they take long to start."""
+    engines = {}
+
+    def launched(interpreter, blueprint, tensors):
+        if blueprint in engines and engines[blueprint].process.poll() is None:
+            engines[blueprint].load(tensors)
+        else:
+            engines[blueprint] = Engine(interpreter, blueprint, tensors)
+        return engines[blueprint]
+
+    yield launched
+    for engine in engines.values():
+        engine.close()
+
+
+class TestVllm(GeneratorLaws):
+    head_size = 32
+
+    @pytest.fixture
+    def make(self, launch):
+        return lambda lm, cache_bytes: VllmGenerator(lm, cache_bytes, launch)
+
+
+TASK = """
+task: letters
+dataset_path: json
+dataset_kwargs: {data_files: {test: DATA}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{question}}"
+doc_to_target: "{{answer}}"
+generation_kwargs: {until: ["d"], max_gen_toks: 8}
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+"""
+
+
+def test_scores_by_vllm_are_those_of_lm_eval_with_vllm_on_the_exported_model(
+    vllm, tmp_path
+) -> None:
+    model, tokenizer = plain_model(32), pair_tokenizer()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "tasks").mkdir()
+    data = tmp_path / "tasks" / "data.jsonl"
+    questions = ["abcdea cdeabc " + "abcde"[n % 5] * (1 + n // 5) for n in range(12)]
+    right = reference(model, [request(question, ["d"], 8) for question in questions])
+    rows = [
+        {"question": question, "answer": answer if number % 3 else "wrong"}
+        for number, (question, answer) in enumerate(zip(questions, right, strict=True))
+    ]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "tasks" / "letters.yaml").write_text(TASK.replace("DATA", str(data)))
+    task_set = load_tasks([TaskSpec("letters")], Settings(tmp_path / "tasks"))
+    scorer = LmEvalScorer(model, tokenizer, task_set, batch_size=4, generator="vllm")
+    items = {"letters": range(len(rows))}
+    said = {item[1]: texts[0] for item, texts in scorer.answer(items).by_item.items()}
+    assert len(set(said.values())) > len(rows) // 2
+
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
+        "CUDA_VISIBLE_DEVICES": "",
+        "HF_DATASETS_CACHE": str(tmp_path / "cache"),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "TORCHDYNAMO_DISABLE": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    }
+    ran = subprocess.run(
+        [
+            *(vllm, "-m", "lm_eval", "run", "--model", "vllm", "--model_args"),
+            f"pretrained={tmp_path / 'model'},dtype=float32,enforce_eager=True,max_model_len=96",
+            *("--tasks", "letters", "--include_path", str(tmp_path / "tasks")),
+            *("--batch_size", "4", "--output_path", str(tmp_path / "out"), "--log_samples"),
+        ],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "No module named" in ran.stderr and "lm_eval" in ran.stderr.splitlines()[-1]:
+        pytest.skip(f"{vllm} does not have lm_eval; {vllm} -m pip install lm_eval")
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    [samples] = (tmp_path / "out").glob("**/samples_*.jsonl")
+    theirs = [json.loads(line) for line in samples.read_text().splitlines()]
+    assert {row["doc_id"]: row["resps"][0][0] for row in theirs} == said
+    [results] = (tmp_path / "out").glob("**/results_*.json")
+    reported = json.loads(results.read_text())["results"]["letters"]["exact_match,none"]
+    [scores] = scorer.score(items).scores.values()
+    assert sum(scores.values) / len(scores.values) == reported
+    assert 0 < reported < 1
