@@ -358,13 +358,14 @@ def _search_and_offer(
     config: StudyConfig, screen: Console, no_menu: bool, notify: str | None = None
 ) -> None:
     """Search, then offer next steps if run on a terminal."""
-    from automerge.commands.menu import menu
     from automerge.commands.search import run_search
     from automerge.text.terminal import somebody_is_there
 
     if code := run_search(config, screen, _command_line(), notify):
         raise typer.Exit(code)
     if not no_menu and somebody_is_there():
+        from automerge.commands.menu import menu
+
         menu(Path(config.out), screen)
 
 

@@ -153,12 +153,12 @@ def test_all_faults_of_models_and_tasks_come_at_once(
 ) -> None:
     truncate(own)
     config = own / "automerge.yaml"
-    config.write_text(config.read_text().replace("[choose,", "[chose,"))
+    config.write_text(config.read_text().replace("[choose,", "[chooze,"))
     (own / "tasks" / "torn.yaml").write_text("task: [")
     _, error = fails(capsys, "search", "automerge.yaml")
     assert "automerge.yaml:3:16:" in error
     assert "automerge.yaml:4:9:" in error
-    assert f"no task 'chose' in lm-eval or in {own / 'tasks'}; did you mean 'choose'?; " in error
+    assert f"no task 'chooze' in lm-eval or in {own / 'tasks'}; did you mean 'choose'?; " in error
     assert "torn.yaml cannot be read" in error
 
 

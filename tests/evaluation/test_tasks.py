@@ -5,6 +5,7 @@ import pickle
 import pytest
 
 from automerge.evaluation.base import Settings
+from automerge.evaluation.lm_eval import stock_names
 from automerge.evaluation.lm_eval.task_copy import copy_tasks
 from automerge.evaluation.lm_eval.tasks import (
     TaskSpec,
@@ -124,6 +125,15 @@ def test_a_task_that_cannot_be_loaded_is_a_fault_with_its_cause(tmp_path, folder
 
 
 @pytest.mark.slow
+def test_the_files_of_lm_eval_mention_every_name_of_its_index_and_state_most():
+    from lm_eval.tasks import TaskManager
+
+    every = TaskManager().all_tasks
+    assert len(every) > 10_000
+    assert [name for name in every if not stock_names.mentioned(name)] == []
+    assert len(set(every) & set(stock_names.names())) > 0.7 * len(every)
+
+
 def test_unknown_tasks_get_the_nearest_name_of_lm_eval_and_unreadable_files(tmp_path):
     (tmp_path / "broken.yaml").write_text("task: [")
     ((_, field, message),) = faults(tmp_path, TaskSpec("gsm8kk"))

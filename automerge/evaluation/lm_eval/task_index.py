@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from automerge.errors import PreflightError
+from automerge.evaluation.lm_eval.stock_names import mentioned
 from automerge.evaluation.lm_eval.task_yaml import FAILURES, Unreadable, files_in, with_includes
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ STUDY = "study.sqlite"
 
 
 def task_manager(names: Sequence[str], include_path: Path | None) -> TaskManager:
-    """Index the study's own folder, and lm-eval's 14,000 names only when one of them is needed.
+    """Index the study's own folder, and lm-eval's 14,000 names only when one of them may be needed.
+
+    A name that is neither in the folder nor anywhere in lm-eval's files is in no index.
 
     Files that are not task files or cannot be read are skipped, as lm-eval skips them.
 
@@ -30,9 +33,10 @@ def task_manager(names: Sequence[str], include_path: Path | None) -> TaskManager
 
     own = {} if include_path is None else own_index(include_path)[0]
     manager = _with(TaskManager(include_defaults=False), own)
-    if include_path is not None and all(_complete(manager, name) for name in names):
-        return manager
-    return _with(_stock(), own)
+    lacking = [name for name in names if not _complete(manager, name)]
+    if any(name in own or mentioned(name) for name in lacking):
+        return _with(_stock(), own)
+    return manager
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from automerge.errors import PreflightError, nearest
 from automerge.evaluation.base import Settings, TaskFault, TasksRefused, default_name
+from automerge.evaluation.lm_eval import stock_names
 from automerge.evaluation.lm_eval.cage.launch import caging_fault
 from automerge.evaluation.lm_eval.code_eval import replaced, runs_code_caged
 from automerge.evaluation.lm_eval.dataset_splits import on_splits, split_faults
@@ -174,7 +175,7 @@ def _missing(manager: TaskManager, name: str, folder: Path | None) -> str:
     cannot be read: lm-eval skips it silently."""
     own, problems = ({}, []) if folder is None else own_index(folder)
     where = "" if folder is None else f" or in {folder}"
-    which = nearest(name, [*own, *manager.all_tasks])
+    which = nearest(name, list(dict.fromkeys([*own, *manager.all_tasks, *stock_names.names()])))
     return "; ".join([f"there is no task {name!r} in lm-eval{where}{which}", *problems[:1]])
 
 
