@@ -86,8 +86,10 @@ class _Parent:
 
 def main() -> None:
     """Fork a child for each line of standard input, write its exit code, and end with the input."""
+    gc.disable()
     for name in LIBRARIES:
         importlib.import_module(name)
+    gc.enable()
     gc.freeze()
     for line in sys.stdin:
         request = json.loads(line)
