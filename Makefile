@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow test-machines test-gpu gpu-report test-vllm chaos fuzz lint clean
+.PHONY: setup demo picture test test-slow test-machines test-gpu gpu-report test-vllm chaos fuzz lint clean
 
 # The pinned set is for CPUs and the demo; see README, "Install", for CUDA.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -15,6 +15,11 @@ setup: $(VENV)/.ready
 
 demo: setup
 	$(BIN)/automerge demo --budget 40
+
+# README's picture, from today's version: a search of the demo, as `make demo` does it.
+picture: setup
+	$(BIN)/automerge demo --budget 40 --no-menu --out runs/picture
+	$(BIN)/python -m experiments.readme_picture.draw runs/picture docs/front.svg
 
 test: setup lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not gpu" -n 2 --dist loadfile --no-loadscope-reorder

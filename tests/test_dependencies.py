@@ -17,10 +17,15 @@ LOADED_BY_OTHERS = {
     "sentencepiece": "transformers reads older tokenizers with it",
     "protobuf": "transformers reads older tokenizers with it",
 }
+OTHER_NAMES = {"mlflow": "mlflow-skinny"}
+"""Distributions that are not named like their modules, and need not be installed here."""
 OPTIONAL = {
     "cuda": "in automerge/merging/backends: PyTorch for CUDA brings it along",
     "pytest": "in automerge/testing, which tests of extensions import",
     "optuna_dashboard": "in automerge/commands/dashboard.py",
+    "mlflow": "in automerge/trackers",
+    "trackio": "in automerge/trackers",
+    "wandb": "in automerge/trackers",
     "pandas": "in automerge/report/study.py, which says so where it is not installed",
 }
 
@@ -50,7 +55,8 @@ def imported(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def distributions(module: str) -> set[str]:
-    return {normal(name) for name in INSTALLED.get(module, [module])}
+    own = [OTHER_NAMES.get(module, module)]
+    return {normal(name) for name in INSTALLED.get(module, own)}
 
 
 def test_what_is_imported_is_declared():

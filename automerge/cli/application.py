@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from automerge.cli.bench import bench_generate, bench_merge, bench_score, bench_slopes
 from automerge.cli.init import init, schema
@@ -34,7 +34,26 @@ class Interrupted(Exception):
     """Carries a KeyboardInterrupt, as its cause, past typer, which would swallow one."""
 
 
-class _Commands(TyperGroup):
+class _PlainSwitches:
+    """Shows no kind of value beside options that take none."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        found: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in found:
+            if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+                parameter.metavar = ""
+        return found
+
+
+class _Command(_PlainSwitches, TyperCommand):
+    pass
+
+
+class _Group(_PlainSwitches, TyperGroup):
+    pass
+
+
+class _Commands(_Group):
     """Lets a KeyboardInterrupt through, which typer would silently turn into an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -86,16 +105,18 @@ COMMANDS = {
 """The commands by what they are for, in the order of the help."""
 for _panel, _commands in COMMANDS.items():
     for _command in _commands:
-        app.command(_command.__name__.replace("_", "-"), rich_help_panel=_panel)(_command)
+        app.command(_command.__name__.replace("_", "-"), cls=_Command, rich_help_panel=_panel)(
+            _command
+        )
 
-bench = typer.Typer(help="Benchmarks.", no_args_is_help=True)
-bench.command("merge")(bench_merge)
-bench.command("score")(bench_score)
-bench.command("slopes")(bench_slopes)
-bench.command("generate")(bench_generate)
+bench = typer.Typer(cls=_Group, help="Benchmarks.", no_args_is_help=True)
+bench.command("merge", cls=_Command)(bench_merge)
+bench.command("score", cls=_Command)(bench_score)
+bench.command("slopes", cls=_Command)(bench_slopes)
+bench.command("generate", cls=_Command)(bench_generate)
 app.add_typer(bench, name="bench", rich_help_panel="This installation")
 
-space = typer.Typer(help="Search spaces.", no_args_is_help=True)
-space.command("show")(show_space)
-space.command("list")(list_)
+space = typer.Typer(cls=_Group, help="Search spaces.", no_args_is_help=True)
+space.command("show", cls=_Command)(show_space)
+space.command("list", cls=_Command)(list_)
 app.add_typer(space, name="space", rich_help_panel="Search")

@@ -261,6 +261,15 @@ def search(
             panel=_WHAT,
         ),
     ] = None,
+    track: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        option(
+            "Report to mlflow, tensorboard, trackio or wandb; may be given more than once.",
+            "--track",
+            metavar="TRACKER",
+            panel=_PLACE,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         switch(
@@ -315,6 +324,7 @@ def search(
         "allow_task_code": allow_task_code,
         "allow_code_eval": allow_code_eval,
         "extension": extension,
+        "track": track,
     }
     given = {key: value for key, value in overrides.items() if value is not None}
     screen = console()

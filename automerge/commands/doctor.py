@@ -29,6 +29,10 @@ REINSTALL = "install automerge's dependencies again"
 EXTRAS = (
     ("optuna-dashboard", "optuna_dashboard", "dashboard", "automerge dashboard"),
     ("pandas", "pandas", "notebook", "study.trials_frame()"),
+    ("mlflow-skinny", "mlflow", "mlflow", "--track mlflow"),
+    ("tensorboard", "tensorboard", "tensorboard", "--track tensorboard"),
+    ("trackio", "trackio", "trackio", "--track trackio"),
+    ("wandb", "wandb", "wandb", "--track wandb"),
 )
 """Distribution, module, extra, and what it is for."""
 NAME_WIDTH, WIDTH = 17, 79

@@ -14,6 +14,7 @@ from automerge.commands.export import export_adapters, export_models, write_card
 from automerge.commands.interrupt import Interrupt
 from automerge.commands.notify import notify
 from automerge.commands.run_log import Logged, RunLog, ending
+from automerge.commands.tracking import Tracked, Tracking
 from automerge.config import StudyConfig, load_config
 from automerge.errors import AutomergeError, ConfigError
 from automerge.executors.base import Executor
@@ -232,7 +233,17 @@ def _run(config: StudyConfig, console: Console | None, command: str) -> tuple[In
 
     with RunLog(Path(config.out), warn) as log:
         log.write(*_opening(session, command))
-        interrupt, study = _searched(session, console, log)
+
+        def warn_and_log(message: str) -> None:
+            log.write(f"warning: {message}")
+            warn(message)
+
+        with Tracking(config.trackers, warn_and_log) as tracking:
+            interrupt, study = _searched(session, console, log, tracking)
+            if interrupt.requested:
+                tracking.end("stopped", {})
+            else:
+                tracking.end("finished", _found(study))
         chosen = () if interrupt.requested else _chosen(study.result, config.export)
         study = _export(study, chosen, console)
         names = (study.result.by_number[number].trial.name for number in chosen)
@@ -241,21 +252,42 @@ def _run(config: StudyConfig, console: Console | None, command: str) -> tuple[In
     return interrupt, study
 
 
-def _searched(session: Session, console: Console | None, log: RunLog) -> tuple[Interrupt, Study]:
+def _found(study: Study) -> dict[str, str | int | float | bool]:
+    """Return the model to take and its test scores, for trackers."""
+    from automerge.report.choice import choose
+
+    taken = choose(study.summary)
+    if taken is None:
+        return {}
+    member = next(m for m in study.summary.members if m.name == taken.name)
+    tests = {name: parts["test"] for name, parts in member.scores.items()}
+    scores = {f"take/{name}": test.value for name, test in tests.items() if test is not None}
+    return {"take": taken.name, "beats_parent": taken.beats_parent, **scores}
+
+
+def _searched(
+    session: Session, console: Console | None, log: RunLog, tracking: Tracking
+) -> tuple[Interrupt, Study]:
     """Search; the study is read once, after its last measurement."""
     from automerge.commands.progress import Silent, watching
 
     run = session.store.path.parent
+    objectives = session.plan.objectives
+
+    def watched(observer: Observer) -> Observer:
+        return Logged(log, Tracked(tracking, objectives, observer))
+
     refused = False
     try:
         with session.store as store:
+            tracking.begin(session.config.name, run, store.study.current.config)
             try:
                 if console is None:
-                    interrupt = _drive(session, Logged(log, Silent()))
+                    interrupt = _drive(session, watched(Silent()))
                 else:
                     _introduce(session, console)
-                    with watching(console, session.plan.objectives) as observer:
-                        interrupt = _drive(session, Logged(log, observer))
+                    with watching(console, objectives, session.device) as observer:
+                        interrupt = _drive(session, watched(observer))
             except AutomergeError:
                 counts = store.counts()
                 refused = session.new and not counts["measured"] and not counts["failed"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING
@@ -10,16 +11,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from automerge import pareto
+from automerge.commands.progress import duration
 from automerge.objective import estimates, losses, searched
 from automerge.report.course import prospect
 from automerge.report.spending import in_words, spending
+from automerge.report.standing import shown, standing
 from automerge.store.read_result import generated_by, open_study, study_result
+from automerge.store.result import StudyResult
+from automerge.store.store import Store
 from automerge.trial import Failed, Measured
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 MAX_ROWS = 12
+PACE_OF = 20
+"""How many of the last trials the pace is taken from."""
 WIDTH = 80
 """Columns of a line."""
 
@@ -28,8 +35,9 @@ def study_status(run: Path) -> dict[str, object]:
     """Return counts, state, failures, costs and the front so far, as JSON-ready values.
 
     `front` is the selected front once there is one, with select scores; before that, the
-    trials nondominated on search items. `spent` is in seconds of workers' time; `cost` and
-    `prospect`, what more budget would bring, are sentences.
+    trials nondominated on search items. `spent` is in seconds of workers' time; `cost`, `prospect`
+    (what more budget would bring) and `standing` (the best mean against the best parent's) are
+    sentences. `times` has ISO 8601 times, and the pace of the last trials.
     """
     with open_study(run) as store:
         study, result = store.study, study_result(run, store)
@@ -51,6 +59,7 @@ def study_status(run: Path) -> dict[str, object]:
             for number, outcome in outcomes.items()
             if isinstance(outcome, Measured) and not outcome.left_out
         }
+        scored = {n: [v.value for v in found.values()] for n, found in values.items()}
         if chosen is None and values:
             rows = np.array([losses(objectives, found) for found in values.values()])
             keep = pareto.nondominated(rows)
@@ -71,6 +80,17 @@ def study_status(run: Path) -> dict[str, object]:
             "spent": None if (spent := spending(result)) is None else asdict(spent),
             "cost": in_words(result),
             "prospect": prospect(result),
+            "times": asdict(_times(store, result, budget, done)),
+            "machine": result.provenance.machine,
+            "standing": standing(
+                objectives,
+                [
+                    (names[n], row)
+                    for n, row in scored.items()
+                    if n not in {*result.parents, result.base}
+                ],
+                [(names[n], row) for n, row in scored.items() if n in result.parents],
+            ),
             "front_items": part,
             "front": [
                 {"name": names[n], "trial": n, "scores": {k: v.value for k, v in values[n].items()}}
@@ -91,6 +111,60 @@ def study_status(run: Path) -> dict[str, object]:
         }
 
 
+@dataclass(frozen=True)
+class Times:
+    """When a study was last heard of, and how fast it goes.
+
+    Attributes:
+        started: when it began, in ISO 8601.
+        finished: when it finished; None before that.
+        last_result: when the last trial of the search was told to the sampler; None before that.
+        per_minute: trials a minute over the last `PACE_OF` ones; None where they say nothing.
+        search_left_s: seconds to the end of the search at that pace, while it runs; None if it does
+            not, or has no number of trials as its budget.
+    """
+
+    started: str
+    finished: str | None
+    last_result: str | None
+    per_minute: float | None
+    search_left_s: float | None
+
+
+def _times(store: Store, result: StudyResult, budget: int | None, done: int) -> Times:
+    told = sorted(at for _, at in store.times().values() if at is not None)
+    recent = told[-PACE_OF:]
+    span = recent[-1] - recent[0] if len(recent) > 2 else 0.0
+    per_second = (len(recent) - 1) / span if span > 0 else None
+    left = None if budget is None else max(0, budget - done)
+    running = result.state == "running"
+    return Times(
+        started=result.provenance.started,
+        finished=result.provenance.finished,
+        last_result=None if not told else _iso(told[-1]),
+        per_minute=None if per_second is None else 60 * per_second,
+        search_left_s=left / per_second if running and left is not None and per_second else None,
+    )
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def _in_words(times: Times) -> str:
+    parts = [f"started {times.started[:16].replace('T', ' ')}"]
+    if times.finished is not None:
+        parts.append(f"finished {times.finished[:16].replace('T', ' ')}")
+    elif times.last_result is not None:
+        ago = datetime.now(UTC) - datetime.fromisoformat(times.last_result)
+        parts.append(f"last trial {duration(max(0.0, ago.total_seconds()))} ago")
+    if times.per_minute is not None:
+        parts.append(f"{times.per_minute:.3g} trials a minute")
+    if times.search_left_s is not None:
+        parts.append(f"about {duration(times.search_left_s)} of the search left")
+    return f"{', '.join(parts)}."
+
+
 def print_status(status: dict[str, object], console: Console) -> None:
     """Print a status as text."""
     from rich.table import Table
@@ -104,6 +178,11 @@ def print_status(status: dict[str, object], console: Console) -> None:
             f"{status['selected']} scored on select items, {status['tested']} on test items."
         )
     )
+    times = status["times"]
+    assert isinstance(times, dict)
+    console.print(Text(f"On {status['machine']}: {_in_words(Times(**times))}"))
+    if status["standing"]:
+        console.print(Text(f"{status['standing']} on {status['front_items']} items"))
     generated = status["generated"]
     assert isinstance(generated, tuple)
     if generated:
@@ -116,8 +195,7 @@ def print_status(status: dict[str, object], console: Console) -> None:
         for name in front[0]["scores"]:
             table.add_column(Text(name), justify="right")
         for member in front[:MAX_ROWS]:
-            scores = (f"{value:.3f}" for value in member["scores"].values())
-            table.add_row(Text(member["name"]), *scores)
+            table.add_row(Text(member["name"]), *map(shown, member["scores"].values()))
         console.print(table)
         if len(front) > MAX_ROWS:
             console.print(f"… and {len(front) - MAX_ROWS} more")

@@ -63,6 +63,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "device": ("evaluation", "device"),
         "out": ("out",),
         "export": ("export",),
+        "track": ("trackers",),
     }
 )
 """Option → the key of the configuration that it replaces."""

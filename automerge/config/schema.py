@@ -18,6 +18,7 @@ from automerge.methods import METHODS, Knob
 from automerge.objective import KL_TO_BASE, MEASURED
 from automerge.samplers import SAMPLERS
 from automerge.space.named import NAMED
+from automerge.trackers.table import TRACKERS
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -61,6 +62,7 @@ def study_schema(descriptions: Mapping[str, str]) -> Schema:
     each["items_per_candidate"] = _either({"enum": ["full"]}, _whole(8, 10**7))
     fields["sampler"] = _named(SAMPLERS)
     fields["executor"] = _named(EXECUTORS)
+    fields["trackers"]["items"] = {"enum": [*TRACKERS]}
     fields["search"] = _search(sections)
     known = sorted(fields["search"]["properties"])
     fields["evaluation"], fields["split"] = sections["Evaluation"], sections["Split"]

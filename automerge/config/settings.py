@@ -48,6 +48,7 @@ from automerge.methods import METHODS
 from automerge.objective import KL_TO_BASE, MEASURED
 from automerge.samplers import SAMPLERS
 from automerge.space import SpaceSettings
+from automerge.trackers.table import TRACKERS
 
 MAX_MODELS = 64
 UNKNOWN_BUDGET = 200
@@ -105,6 +106,7 @@ class StudyConfig(Section):
     resolution: float = safe(0.02, ge=0, le=1)
     out: str = safe(min_length=1)
     export: Literal["front", "knee", "none"] = safe("front")
+    trackers: tuple[Annotated[str, one_of(tuple(TRACKERS), "tracker")], ...] = safe(())
 
     _origin: Origin = PrivateAttr(default_factory=Origin)
 

@@ -15,9 +15,10 @@ def preferences(summary: Summary) -> list[dict[str, object]] | None:
 
 
 def _row(member: Member, summary: Summary) -> dict[str, object] | None:
-    scores = [member.scores[o.name]["select"] for o in summary.result.objectives]
-    select = [score.value for score in scores if score is not None]
-    if len(select) != len(scores):
+    objectives = summary.result.objectives
+    scores = [member.scores[o.name]["select"] for o in objectives]
+    select = [None if score is None else score.value for score in scores]
+    if any(v is None and not o.held_out for v, o in zip(select, objectives, strict=True)):
         return None
     trial = member.trial.trial
     return {

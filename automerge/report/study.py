@@ -7,13 +7,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from automerge.errors import PreflightError
 from automerge.estimation import Interval
 from automerge.recipe import Recipe
+from automerge.report.choice import choose
 from automerge.report.compare import Versus
 from automerge.report.likely import Kept
+from automerge.report.pick import pick
 from automerge.report.summary import Kind, Member, Summary, summarise
 from automerge.report.trials_table import Row, trials_table
 from automerge.store.read_result import open_study, study_result
@@ -37,6 +39,11 @@ class PartScores:
     search: Interval | None
     select: Interval | None
     test: Interval | None
+
+    @property
+    def by_part(self) -> Mapping[Part, Interval | None]:
+        """The same by the name of the part."""
+        return {"search": self.search, "select": self.select, "test": self.test}
 
 
 @dataclass(frozen=True, repr=False)
@@ -113,6 +120,30 @@ class Study:
         return tuple(member for member in self.members if member.kind == "front")
 
     @property
+    def best(self) -> FrontMember | None:
+        """The model to take (docs/choosing.md); None before the test, or if there is no front."""
+        taken = choose(self.summary)
+        return None if taken is None else self._named(taken.name)
+
+    def pick(
+        self, prefer: Mapping[str, float], at_least: Mapping[str, float] | None = None
+    ) -> FrontMember:
+        """Pick a merge from the front by preferences, as `automerge pick` does, on select items.
+
+        Args:
+            prefer: weights by objective; empty: all goals weigh 1.
+            at_least: bounds by objective, in the metric's own unit; upper ones for objectives that
+                are minimised.
+
+        Raises:
+            ConfigError: an objective is unknown, or no merge meets the bounds.
+        """
+        return self._named(pick(self.summary, prefer, at_least or {}).member.name)
+
+    def _named(self, name: str) -> FrontMember:
+        return next(member for member in self.members if member.name == name)
+
+    @property
     def knee(self) -> FrontMember | None:
         """The merge on the front with the best trade-off on select items; None if there is none."""
         return next((member for member in self.members if member.knee), None)
@@ -127,16 +158,28 @@ class Study:
         Raises:
             PreflightError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise PreflightError(
-                "trials_frame() needs pandas; run pip install pandas, or use trials_table()"
-            ) from error
         table = self.trials_table()
-        return pandas.DataFrame(table, columns=list(table[0]) if table else ["number"]).set_index(
-            "number"
-        )
+        columns = list(table[0]) if table else ["number"]
+        return _pandas("trials_frame").DataFrame(table, columns=columns).set_index("number")
+
+    def scores_frame(self) -> DataFrame:
+        """Return the models' scores as a pandas DataFrame: a row per model, objective and part.
+
+        Its columns are model, kind, objective, part, value, low and high, the ends of the 95 %
+        interval, in the metrics' own units.
+
+        Raises:
+            PreflightError: pandas is not installed.
+        """
+        rows = [
+            (m.name, m.kind, objective, part, found.value, found.low, found.high)
+            for m in self.members
+            for objective, scores in m.scores.items()
+            for part, found in scores.by_part.items()
+            if found is not None
+        ]
+        columns = ["model", "kind", "objective", "part", "value", "low", "high"]
+        return _pandas("scores_frame").DataFrame(rows, columns=columns)
 
     @property
     def report(self) -> Path:
@@ -177,6 +220,16 @@ def load_study(run: Path | str) -> Study:
     run = Path(run)
     with open_study(run) as store:
         return Study(run, study_result(run, store))
+
+
+def _pandas(method: str) -> Any:
+    try:
+        import pandas
+    except ImportError as error:
+        raise PreflightError(
+            f"{method}() needs pandas; run pip install pandas, or use trials_table() or members"
+        ) from error
+    return pandas
 
 
 def _row(tag: str, cells: tuple[str, ...] | list[str]) -> str:

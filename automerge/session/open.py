@@ -21,7 +21,7 @@ from automerge.session.resume import check_unchanged, resume
 from automerge.session.slopes import in_words, obstacle, wanted
 from automerge.session.surroundings import machine, versions
 from automerge.session.warm import digests_of, warm_start
-from automerge.session.workers import start_workers
+from automerge.session.workers import device_in_words, start_workers
 from automerge.space import Space
 from automerge.store.record import Begun, Current, Inputs, Run, StudyModel, StudyRecord
 from automerge.store.result import ModelOrigin
@@ -50,6 +50,11 @@ class Session:
     warnings: tuple[str, ...]
     new: bool
     """Whether the study was begun here: if it is then refused, nothing of it is left behind."""
+
+    @property
+    def device(self) -> str:
+        """What models run on, in a word."""
+        return device_in_words(self.config)
 
 
 def open_session(config: StudyConfig, command: str) -> Session:

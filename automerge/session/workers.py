@@ -85,6 +85,16 @@ def most_asked(config: StudyConfig, n_layers: int) -> tuple[tuple[str, ...], int
     )
 
 
+def device_in_words(config: StudyConfig) -> str:
+    """Return what models run on: "cpu", "cuda", or what is asked of another cluster's workers."""
+    from automerge.worker.worker import choose_device
+
+    asked = config.evaluation.device
+    if config.ray_address:
+        return f"a Ray cluster (device: {asked})"
+    return choose_device(asked)
+
+
 def scoring_dtype(config: StudyConfig, stored: str) -> str:
     """Return the dtype of scoring, by torch's name."""
     from automerge.worker.worker import choose_device

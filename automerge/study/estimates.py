@@ -15,6 +15,7 @@ from automerge.estimation.scoreboard import Scoreboard
 from automerge.objective import Estimate, Objective, estimates, goals, losses
 from automerge.samplers.base import Slopes, Told
 from automerge.space import Space
+from automerge.study.watch import Scored
 from automerge.trial import (
     BASELINES,
     PARENTS,
@@ -134,12 +135,18 @@ class Estimates:
         """Return values to minimise, shape (trials, objectives)."""
         return np.array([losses(self._objectives, self.values[n]) for n in numbers])
 
-    def front_values(
-        self, trials: Mapping[int, Trial]
-    ) -> tuple[tuple[str, tuple[float, ...]], ...]:
+    def front_values(self, trials: Mapping[int, Trial]) -> Scored:
         """Return names and values of the trials on the front."""
         return tuple(
             (trials[n].name, tuple(v.value for v in self.values[n].values())) for n in self.front
+        )
+
+    def parent_values(self, trials: Mapping[int, Trial]) -> Scored:
+        """Return names and values of base and sources."""
+        return tuple(
+            (trials[n].name, tuple(v.value for v in values.values()))
+            for n, values in self.values.items()
+            if trials[n].origin in PARENTS
         )
 
     def _told(

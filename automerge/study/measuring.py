@@ -6,14 +6,24 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from automerge.study.context import Context
-from automerge.study.watch import Snapshot, described
-from automerge.trial import Failed, Items, Job, Measured, Outcome, Part, Steering, Trial
+from automerge.study.watch import Scored, Snapshot, described, scored
+from automerge.trial import (
+    Failed,
+    Items,
+    Job,
+    Measured,
+    Outcome,
+    Part,
+    Steering,
+    Trial,
+    count_items,
+)
 
 
 class Measuring:
     """Measures models on items of one part, and picks up where the store says it stopped.
 
-    `front` is what observers are shown.
+    `front` and `parents` are what observers are shown.
     """
 
     def __init__(self, context: Context) -> None:
@@ -22,7 +32,8 @@ class Measuring:
         self._dispatcher = context.dispatcher
         self._observer = context.observer
         self._stop = context.stop
-        self.front: tuple[tuple[str, tuple[float, ...]], ...] = ()
+        self.front: Scored = ()
+        self.parents: Scored = ()
 
     def measure(
         self,
@@ -42,6 +53,7 @@ class Measuring:
         waiting = [n for n in trials if done.get(n, 0) <= block and n not in failures]
         counted = sum(done.values()) + len(failures)
         total = counted + len(waiting) + later
+        seconds, measured = 0.0, 0
         while (waiting and not self._stop()) or self._dispatcher.running:
             while waiting and not self._stop() and self._dispatcher.free:
                 trial = trials[waiting.pop(0)]
@@ -57,6 +69,10 @@ class Measuring:
             counted += 1
             if isinstance(outcome, Failed):
                 failures.add(job.trial)
+            else:
+                seconds += outcome.timings.total
+                measured += count_items(items)
+            pace = seconds / max(measured, 1) / max(self._dispatcher.slots, 1)
             last = described(self._plan.objectives, trials[job.trial], outcome, block)
             self._observer.update(
                 Snapshot(
@@ -68,6 +84,9 @@ class Measuring:
                     failed=len(failures),
                     front=self.front,
                     last=last,
+                    parents=self.parents,
+                    later_s=self._plan.n_items_after(part) * pace,
+                    values=scored(self._plan.objectives, outcome),
                 )
             )
 

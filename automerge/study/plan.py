@@ -12,7 +12,7 @@ from automerge.recipe import Recipe
 from automerge.report.gains import LINE
 from automerge.study.limits import Limits
 from automerge.study.opening import NOTHING, Opening
-from automerge.trial import BASELINES, CANDIDATES, Items, Origin, Trial, count_items
+from automerge.trial import BASELINES, CANDIDATES, Items, Origin, Part, Trial, count_items
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,20 @@ class Plan:
     @property
     def n_later(self) -> int:
         """The most items that selection and test can take, and slopes for the model to take."""
+        return self.n_items_after("search")
+
+    def n_items_after(self, part: Part) -> int:
+        """Return the most items that the phases after one can take."""
         models = self.shortlist + self.n_baselines
         explained = len(LINE) * self.n_items("sampler") if self.slopes else 0
-        return models * (count_items(self.items.select) + self.items.test.count) + explained
+        later = {
+            "search": models * count_items(self.items.select),
+            "select": models * self.items.test.count,
+            "test": explained,
+            "explain": 0,
+        }
+        after = list(later).index(part)
+        return sum(list(later.values())[after:])
 
     @property
     def n_baselines(self) -> int:

@@ -14,7 +14,7 @@ from automerge.study.context import Context
 from automerge.study.estimates import Estimates
 from automerge.study.limits import Spent, allows, expected_trials
 from automerge.study.patience import Patience
-from automerge.study.watch import Snapshot, described
+from automerge.study.watch import Snapshot, described, scored
 from automerge.trial import (
     CANDIDATES,
     NO_ROOM,
@@ -381,5 +381,8 @@ class Search:
                 failed=self.estimates.failed,
                 front=self.estimates.front_values(self.trials),
                 last=described(plan.objectives, self.trials[job.trial], outcome),
+                parents=self.estimates.parent_values(self.trials),
+                later_s=plan.n_later * spent.seconds_per_item / max(self._dispatcher.slots, 1),
+                values=scored(plan.objectives, outcome),
             )
         )

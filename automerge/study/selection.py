@@ -40,6 +40,7 @@ class Selection:
         plan = self._plan
         searched.renew()
         self._measuring.front = searched.front_values(trials)
+        self._measuring.parents = searched.parent_values(trials)
         shortlist = shortlisted(plan, trials, searched, favourites)
         measured = {n: trials[n] for n in sorted(searched.values) if trials[n].origin in BASELINES}
         self._freeze(trials, shortlist, searched, [*measured, *shortlist])

@@ -1,7 +1,11 @@
 """The README's picture, from a finished study.
 
-    automerge search --budget 40
-    python -m experiments.readme_picture.draw runs/demo docs/front.svg
+    make picture
+
+is the same as
+
+    automerge demo --budget 40 --no-menu --out runs/picture
+    python -m experiments.readme_picture.draw runs/picture docs/front.svg
 
 Every model that was tested, by its mean over the objectives with its 95 % interval, and its score
 on each of them. The objectives are percentages to be maximised, as the demo's are.

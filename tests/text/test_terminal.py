@@ -45,7 +45,7 @@ from automerge.study import Snapshot
 bear_any_encoding()
 for terminal in (False, True):
     console = Plain(highlight=False, force_terminal=terminal)
-    with watching(console, OBJECTIVES) as observer:
+    with watching(console, OBJECTIVES, "cpu") as observer:
         front = (("modèle-模型", (0.5, -0.25)),) * 10
         observer.note("keeps acc ≥ 0.5 − 0.1 …")
         last = "x ≥ 0.5 − hf_abcdefghijklmnopqrst"

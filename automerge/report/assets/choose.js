@@ -27,11 +27,12 @@ function rank(weights, bounds) {
   return { rescaled, found: found.sort((p, q) => q.utility - p.utility) };
 }
 
+// What the inputs say, by objective; those held out have none.
 function wishes() {
-  const inputs = (key) => [...wishList.querySelectorAll(`[data-${key}]`)];
+  const said = (key, k) => wishList.querySelector(`[data-${key}="${k}"]`)?.value ?? "";
   return {
-    weights: inputs("weight").map((node) => Number(node.value)),
-    bounds: inputs("bound").map((node, k) => (node.value === "" ? null : Number(node.value) / objectives[k].scale)),
+    weights: objectives.map((_, k) => Number(said("weight", k))),
+    bounds: objectives.map((o, k) => (said("bound", k) === "" ? null : Number(said("bound", k)) / o.scale)),
   };
 }
 
@@ -73,7 +74,7 @@ function testScores(member) {
 
 function showPicked() {
   const wished = wishes();
-  wishList.querySelectorAll("output").forEach((node, k) => { node.value = String(wished.weights[k]); });
+  for (const node of wishList.querySelectorAll("[data-weight]")) node.nextElementSibling.value = node.value;
   const place = document.getElementById("picked");
   if (!wished.weights.some((w) => w > 0)) {
     place.replaceChildren(html("p", "empty", "Give at least one objective a weight above 0."));
