@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 N_SOURCES, N_LAYERS = 3, 24
 """What a space is shown for where the file says nothing of models."""
+PAIR = 2
+"""The number of sources that swap layers."""
 UNKNOWN = "unknown"
 """Stands for what a space file does not say of a study."""
 
@@ -40,7 +42,8 @@ def show_space(named: str, n_sources: int | None, n_layers: int | None, console:
 
     Args:
         named: the name of a space that ships with the package, a space file, or a study's.
-        n_sources: of how many sources, where it is a space file; None for `N_SOURCES`.
+        n_sources: of how many sources, where it is a space file; None for `N_SOURCES`, or two
+            where they swap layers.
         n_layers: of how many layers; None for as many as the study's base has, or `N_LAYERS`.
         console: prints it.
 
@@ -49,7 +52,7 @@ def show_space(named: str, n_sources: int | None, n_layers: int | None, console:
     """
     path = space_file(named) if is_name(named) else Path(named)
     is_study = not set(load_yaml(path).data) <= {*Search.model_fields, *_knob_names()}
-    config = load_config(path) if is_study else _around(path, n_sources or N_SOURCES)
+    config = load_config(path) if is_study else _around(path, n_sources)
     if is_study and n_sources is not None:
         raise ConfigError(f"--sources is for space files; {path} is a study and names its models")
     depth = n_layers or (_n_layers(config) if is_study else None) or N_LAYERS
@@ -82,11 +85,14 @@ def list_spaces(folder: Path | None, console: Console) -> None:
     paths = sorted((folder or FOLDER).glob("*.yaml"))
     if not paths:
         raise ConfigError(f"{folder} holds no *.yaml; give a folder of search spaces")
+    pairs = False
     for path in paths:
-        space = study_space(_around(path, N_SOURCES), N_LAYERS)
+        space = study_space(_around(path), N_LAYERS)
         sizes = f"{max(branch.dimension for branch in space.branches):>5} dimensions"
         say(console, f"{path.stem:<14} {sizes}  {purpose(path.read_text(encoding='utf-8'))}")
-    say(console, f"for {N_SOURCES} sources and {N_LAYERS} layers")
+        pairs |= len(space.sources) == PAIR
+    but = f" ({PAIR} where they swap layers)" if pairs else ""
+    say(console, f"for {N_SOURCES} sources{but} and {N_LAYERS} layers")
 
 
 def study_space(config: StudyConfig, n_layers: int) -> Space:
@@ -103,10 +109,10 @@ def _knob_names() -> set[str]:
     return {knob.name for method in METHODS.values() for knob in method.knobs}
 
 
-def _around(path: Path, n_sources: int) -> StudyConfig:
+def _around(path: Path, n_sources: int | None = None) -> StudyConfig:
     """Return a study that searches a space file, with models and a task that are only names."""
-    names = [f"source-{i + 1}" for i in range(n_sources)]
-    return load_config(
+    names = [f"source-{i + 1}" for i in range(n_sources or N_SOURCES)]
+    config = load_config(
         {
             "base": f"{UNKNOWN}/base",
             "models": {name: f"{UNKNOWN}/{name}" for name in names},
@@ -114,6 +120,8 @@ def _around(path: Path, n_sources: int) -> StudyConfig:
             "search": {"space": str(path.absolute())},
         }
     )
+    swaps = config.search.layers.swap and n_sources is None
+    return _around(path, PAIR) if swaps else config
 
 
 def _n_layers(config: StudyConfig) -> int | None:
