@@ -6,20 +6,20 @@ import json
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import yaml
 
-from automerge import demo
 from automerge.config import load_config
 from automerge.report.front import front_document
 from automerge.report.summary import summarise
 from experiments.readme_picture.draw import draw, rows
-from tests.command_line import REPOSITORY, automerge, surroundings
+from tests.command_line import REPOSITORY, surroundings
+from tests.forked import automerge, python
 from tests.report.factory import study
+from tests.zoo import write_zoo
 
 SVG = "{http://www.w3.org/2000/svg}"
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -34,45 +34,35 @@ def commands() -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines if line.startswith("automerge ")]
 
 
-def run_all(folder: Path, budgets: dict[str, str]) -> None:
-    environment = surroundings(HF_HOME=str(folder / "cache"))
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return surroundings(HF_HOME=str(tmp_path_factory.mktemp("cache")))
+
+
+def run_all(folder: Path, environment: dict[str, str], budgets: dict[str, str]) -> None:
     for _, *arguments in commands():
         shown = [budgets.get(word, word.replace("trial-20", budgets["name"])) for word in arguments]
         done = automerge(folder, *shown, environment=environment)
         assert done.returncode == 0, (shown, done.stderr)
 
 
-@pytest.mark.slow
-def test_the_commands_run_with_small_budgets(tmp_path: Path) -> None:
-    run_all(tmp_path, {"40": "7", "60": "8", "20": "7", "name": "trial-7"})
+def test_the_commands_run_with_small_budgets(tmp_path: Path, environment: dict[str, str]) -> None:
+    run_all(tmp_path, environment, {"40": "7", "60": "8", "20": "7", "name": "trial-7"})
     assert (tmp_path / "runs/demo/report.html").is_file()
     assert (tmp_path / "merged/model.safetensors").is_file()
 
 
-@pytest.mark.slow
-def test_the_python_shown_runs(tmp_path: Path) -> None:
-    plain = yaml.safe_load(
-        demo.CONFIG.read_text(encoding="utf-8").replace("./", f"{demo.folder()}/")
-    )
-    plain |= {"budget": 8, "export": "none"}
-    (tmp_path / "automerge.yaml").write_text(yaml.safe_dump(plain), encoding="utf-8")
+def test_the_python_shown_runs(tmp_path: Path, environment: dict[str, str]) -> None:
+    write_zoo(tmp_path)
     [program] = blocks(README, "python")
-    environment = surroundings(HF_HOME=str(tmp_path / "cache"))
-    ran = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ran = python(tmp_path, "-c", program, environment=environment)
     assert ran.returncode == 0, ran.stderr
-    assert "'demo_facts': 0." in ran.stdout
+    assert "'choose': 0." in ran.stdout
 
 
 @pytest.mark.slow
-def test_the_commands_run_as_they_are_written(tmp_path: Path) -> None:
-    run_all(tmp_path, {"name": "trial-20"})
+def test_the_commands_run_as_they_are_written(tmp_path: Path, environment: dict[str, str]) -> None:
+    run_all(tmp_path, environment, {"name": "trial-20"})
 
 
 def test_make_knows_its_targets() -> None:
