@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
 import automerge
 from automerge import cli
@@ -294,6 +294,29 @@ def test_what_is_no_adapter_is_refused_by_name_and_leaves_nothing(name, folders,
         merge_to_adapter(recipe, models, "base", tmp_path / "out", TRAINED)
     assert said in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_attention_of_a_mixture_is_adapted_and_changed_experts_are_refused(tmp_path):
+    """The live model stacks the experts of a layer in one parameter."""
+    config = MixtralConfig(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=3,
+    )
+    torch.manual_seed(0)
+    base = save(MixtralForCausalLM(config), tmp_path / "base")
+    lora = write_adapter(base, tmp_path / "lora", 1, r=2, target_modules=["q_proj"])
+    tuned = save(perturb(MixtralForCausalLM.from_pretrained(base), 2), tmp_path / "chat")
+    models = open_together({"base": base, "lora": lora, "chat": tuned}, "base")
+    merge_to_folder(weighted(lora=0.5), models, tmp_path / "whole")
+    merge_to_adapter(weighted(lora=0.5), models, "base", tmp_path / "out", TRAINED)
+    close(by_peft(base, tmp_path / "out"), of_folder(tmp_path / "whole"))
+    with pytest.raises(PreflightError, match="such as stacked experts"):
+        merge_to_adapter(single("chat"), models, "base", tmp_path / "no", TRAINED, rank=4)
 
 
 # The command
