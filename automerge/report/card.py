@@ -49,7 +49,7 @@ def model_card(summary: Summary, number: int, name: str, repository: str | None 
         _scores(summary, member),
         _optimised_for(result),
         _models(origins),
-        ("## Recipe", _fence(recipe_yaml(member.trial.trial.recipe.plain()), "yaml")),
+        ("## Recipe", _fence(_recipe(member, origins), "yaml")),
         _reproduce(result, name) if repository is None else _published(result, repository),
     )
     body = "\n\n".join(paragraph for section in sections for paragraph in section if paragraph)
@@ -231,6 +231,12 @@ def _optimism(summary: Summary) -> str:
     return f"Optimism of the search over its front (search − test): {found}." if found else ""
 
 
+def _recipe(member: Member, origins: Sequence[ModelOrigin]) -> str:
+    """Return a member's recipe as YAML, with how its models are aligned."""
+    align = {origin.name: origin.align for origin in origins if origin.align}
+    return recipe_yaml({**({"align": align} if align else {}), **member.trial.trial.recipe.plain()})
+
+
 def _models(origins: Sequence[ModelOrigin]) -> tuple[str, ...]:
     rows = [
         (
@@ -245,7 +251,9 @@ def _models(origins: Sequence[ModelOrigin]) -> tuple[str, ...]:
     terms = "The terms of all their licences apply to this model; they may be incompatible."
     if unknown:
         terms += f" Unknown, check before use: {', '.join(unknown)}."
-    return ("## What went in", _table(("name", "model", "revision", "licence"), rows), terms)
+    aligned = ", ".join(f"{escape(o.name)} by {escape(o.align)}" for o in origins if o.align)
+    order = f"Put in the order of the base's units before merging: {aligned}." if aligned else ""
+    return ("## What went in", _table(("name", "model", "revision", "licence"), rows), order, terms)
 
 
 def _use(where: str, published: bool) -> tuple[str, ...]:

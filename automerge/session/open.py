@@ -129,7 +129,7 @@ def _warmed(config: StudyConfig, found: Examined) -> Inputs:
 def _origin(model: StudyModel) -> ModelOrigin:
     """Name a model as others can find it: a hub id, or else as the study does."""
     path = model.reference.partition("@")[0] if model.revision else model.reference
-    return ModelOrigin(model.name, path, model.revision, model.digest, model.license)
+    return ModelOrigin(model.name, path, model.revision, model.digest, model.license, model.align)
 
 
 def _begin(store: Store, config: StudyConfig, record: StudyRecord) -> None:

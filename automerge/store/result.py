@@ -67,6 +67,7 @@ class ModelOrigin:
     """Where a base or source came from; `name` is its name in the study.
 
     `license` is what its card says, which anyone may have written: it is reduced to a short line.
+    `align` is how it is aligned with the base (`automerge.files.align`); "" if it is not.
     """
 
     name: str
@@ -74,6 +75,7 @@ class ModelOrigin:
     revision: str | None = None
     digest: str | None = None
     license: str | None = None
+    align: str = ""
 
     def __post_init__(self) -> None:
         if self.license is not None:

@@ -106,6 +106,7 @@ class StoredOrigin(_Exact):
     revision: Short | None = None
     digest: Short | None = None
     license: Short | None = None
+    align: Short = ""
 
 
 class StoredModel(_Exact):

@@ -13,11 +13,13 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
-from automerge.checkpoints import open_together
+from automerge.checkpoints import noise_folder, open_checkpoint, open_together, rearranged
+from automerge.checkpoints.low_rank import update
 from automerge.checkpoints.symmetries.kept import ENDING
 from automerge.commands.merge import merge_file
 from automerge.config.recipe_file import read_recipe, recipe_text
 from automerge.errors import ConfigError, PreflightError
+from automerge.files.noise import Noise
 from automerge.merging import ResidentEngine
 from automerge.recipe import Recipe, RecipeSource, single, uniform_average
 from tests.checkpoints.models import llama, perturb, save
@@ -211,6 +213,20 @@ def test_a_model_that_cannot_be_aligned_is_named(zoo: Path, tmp_path: Path) -> N
     models = {"base": zoo / "base", "short": other}
     with pytest.raises(PreflightError, match=r"short: cannot be aligned: lacks 9 tensor\(s\)"):
         open_together(models, "base", {"short": "git_rebasin"})
+
+
+def test_an_adapter_that_nothing_moves_is_merged_as_its_factors(zoo: Path) -> None:
+    base = open_checkpoint(zoo / "base")
+    folders = {"base": zoo / "base", "noise": noise_folder(Noise(2), base).path}
+    found = open_together(folders, "base", {"noise": "git_rebasin"})["noise"]
+    own = open_together(folders, "base")["noise"]
+    factored = [name for name in base.tensors if update(own, name) is not None]
+    assert factored
+    assert [name for name in base.tensors if update(found, name) is not None] == factored
+    assert not any(rearranged(found, name) for name in base.tensors)
+    turned = open_together(folders, "base", {"noise": "rotation_fusion"})["noise"]
+    whole = [name for name in factored if update(turned, name) is None]
+    assert all(rearranged(turned, name) for name in whole)
 
 
 def test_recipes_in_a_study_are_aligned_as_the_study_is(tmp_path: Path) -> None:

@@ -48,6 +48,20 @@ def test_equal_licences_stay_and_unknown_ones_are_said():
     assert "Unknown, check before use: base" in unknown
 
 
+def test_the_alignment_of_its_models_is_part_of_the_recipe_and_said():
+    how = f"git_rebasin@{'0' * 32}"
+    models = tuple(
+        m if m.name == "base" else replace(m, align=how) for m in RESULT.provenance.models
+    )
+    result = replace(RESULT, provenance=replace(RESULT.provenance, models=models))
+    card = model_card(summarise(result), RESULT.front[0], "x")
+    recipe = result.by_number[RESULT.front[0]].trial.recipe
+    [text] = re.findall(r"```yaml\n(.*?)```", card, flags=re.DOTALL)
+    assert yaml.safe_load(text)["align"] == {source.name: how for source in recipe.sources}
+    assert "Put in the order of the base's units before merging" in card
+    assert "align" not in model_card(summarise(RESULT), RESULT.front[0], "x")
+
+
 def test_paths_of_the_machine_stay_off_the_card():
     models = tuple(
         ModelOrigin(m.name, f"/home/somebody/{m.name}") for m in RESULT.provenance.models
