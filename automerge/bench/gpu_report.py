@@ -26,6 +26,8 @@ from pathlib import Path
 
 TOTAL_S = 470.0
 """Seconds that all parts have together."""
+ITEMS = 200
+"""Items that are answered."""
 GRACE_S = 5.0
 """Seconds that a part has to end after SIGTERM."""
 SHOWN = 8000
@@ -60,13 +62,14 @@ class Outcome:
         return "done" if self.status == 0 else f"**failed** (exit code {self.status})"
 
 
-def parts(device: str, shape: str, smaller: str) -> list[Part]:
+def parts(device: str, shape: str, smaller: str, items: int = ITEMS) -> list[Part]:
     """List what is measured, most wanted first.
 
     Args:
         device: as in the configuration.
         shape: a size of the benchmarks' models; the demo's tests run as they are.
         smaller: the size with which answers are generated first.
+        items: that are answered; half as many have choices.
     """
     automerge = (sys.executable, "-m", "automerge.cli")
     at = ("--device", device)
@@ -77,13 +80,14 @@ def parts(device: str, shape: str, smaller: str) -> list[Part]:
         command = (*automerge, "bench", what, "--shape", size, *options, *at)
         return Part(f"bench {what}, {size}", command, limit_s)
 
-    answers = ("--items", "200", "--repeats", "1")
+    answers = ("--items", str(items), "--repeats", "1")
+    choices = ("--items", str(max(1, items // 2)))
     return [
         Part("make test-gpu", (sys.executable, "-m", "pytest", "-q", "-m", "gpu"), 90),
         bench("merge", shape, 120, *common, "--repeats", "3"),
         bench("generate", smaller, 120, *answers),
-        bench("score", shape, 100, "--items", "100", *lengths),
-        bench("slopes", shape, 100, "--items", "100", *lengths),
+        bench("score", shape, 100, *choices, *lengths),
+        bench("slopes", shape, 100, *choices, *lengths),
         Part("selftest", (*automerge, "selftest"), 90),
         *([] if smaller == shape else [bench("generate", shape, 120, *answers)]),
     ]

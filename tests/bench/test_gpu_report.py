@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ from automerge.bench.gpu_report import (
     parts,
     run,
 )
+
+HOUR = 3600.0
 
 
 def python(title: str, code: str, limit_s: float = 60) -> Part:
@@ -99,10 +102,22 @@ def test_make_runs_it_and_it_ends_within_eight_minutes() -> None:
 
 
 @pytest.mark.slow
-def test_it_runs_on_a_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_part_runs_on_a_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the tests: without a GPU, none of them is to be run."""
     monkeypatch.chdir(Path(__file__).parents[2])
     out = tmp_path / "report.md"
-    main(["--device", "cpu", "--shape", "tiny", "--smaller", "tiny", "--out", str(out)])
+    _, *others = parts("cpu", "tiny", "tiny", items=2)
+    unlimited = [replace(part, limit_s=HOUR) for part in others]
+    outcomes = measure(unlimited, out, HOUR)
+    assert {outcome.part.title: outcome.status for outcome in outcomes} == dict.fromkeys(
+        (part.title for part in others), 0
+    ), out.read_text()
     text = out.read_text()
-    assert "| bench merge, tiny | done |" in text
-    assert "to copying the bytes" in text
+    for said in ("to copying the bytes", "ours/stock", "to forward", "ours/static"):
+        assert said in text
+
+
+def test_the_command_writes_the_file_and_fails_where_a_part_does(tmp_path: Path) -> None:
+    out = tmp_path / "report.md"
+    assert main(["--device", "cpu", "--seconds", "0", "--out", str(out)]) == 1
+    assert out.read_text().count("not begun") == len(parts("cpu", "7b", "1.5b"))
