@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from automerge.checkpoints.naming import Key, find_keys, stored_parts
 from automerge.errors import Fault, PreflightError
+from automerge.machine.imports import importing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -149,17 +150,18 @@ def native(config: Mapping[str, Any]) -> bool:
 
     If the configuration also maps classes to code, those it names must be transformers' own.
     """
-    import transformers
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    with importing():  # the first use of transformers in most commands, and of a model's module
+        import transformers
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    kind = config.get("model_type")
-    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
-        return False
-    if not CONFIG_MAPPING[kind].__module__.startswith("transformers.models."):
-        return False
-    named = config.get("architectures")
-    names = named if isinstance(named, list) and config.get("auto_map") else []
-    return all(isinstance(name, str) and hasattr(transformers, name) for name in names)
+        kind = config.get("model_type")
+        if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+            return False
+        if not CONFIG_MAPPING[kind].__module__.startswith("transformers.models."):
+            return False
+        named = config.get("architectures")
+        names = named if isinstance(named, list) and config.get("auto_map") else []
+        return all(isinstance(name, str) and hasattr(transformers, name) for name in names)
 
 
 def read_config(config: Mapping[str, Any]) -> PretrainedConfig:
