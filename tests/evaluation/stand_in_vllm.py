@@ -10,8 +10,9 @@ import venv
 from pathlib import Path
 
 VERSION = "9.9.9"
-RAISES, NO_MEMORY, ENDS, MUST_NOT_START = 96, 97, 98, 99
-"""Tokens at which the engine raises, has no more memory, ends its process, and does not start."""
+RAISES, NO_MEMORY, ENDS, MUST_NOT_START, MUST_NOT_RELOAD = 96, 97, 98, 99, 95
+"""Tokens at which the engine raises, has no more memory, ends its process, does not start, and does
+not reload."""
 
 SOURCE = f"""
 import json, math, os, struct
@@ -45,6 +46,8 @@ class LLM:
     def collective_rpc(self, name):
         assert name == "reload_weights"
         self.token = token(self.folder)
+        if self.token == {MUST_NOT_RELOAD}:
+            raise RuntimeError("packed in another layout")
 
     def reset_prefix_cache(self):
         return True

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -37,6 +39,7 @@ from automerge.testing.generators import (
 from tests.command_line import REPOSITORY, surroundings
 from tests.evaluation.stand_in_vllm import (
     ENDS,
+    MUST_NOT_RELOAD,
     MUST_NOT_START,
     NO_MEMORY,
     RAISES,
@@ -158,6 +161,11 @@ def test_where_there_is_no_vllm_it_says_what_to_do(tmp_path, monkeypatch) -> Non
     assert f"{python} does not have vLLM; {python} -m pip install vllm==" in refusal()
 
 
+def test_elsewhere_than_on_linux_it_says_so(named, monkeypatch) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    assert "on Linux only, not on Darwin; use evaluation.generator: auto" in refusal()
+
+
 def test_doctor_says_what_there_is_and_what_is_missing(named, monkeypatch) -> None:
     [found] = _vllm()
     assert (found.state, found.found) == ("ok", f"{VERSION} of {named}")
@@ -202,8 +210,16 @@ def test_an_engine_that_computes_something_else_is_refused(made) -> None:
 
 
 def test_a_model_that_vllm_cannot_run_is_refused(made) -> None:
-    with pytest.raises(PreflightError, match=r"9\.9\.9 cannot run this model; use .*as small"):
+    with pytest.raises(
+        PreflightError, match=r"9\.9\.9 cannot run this model, or reload it; use .*small"
+    ):
         made(even_model(MUST_NOT_START))
+
+
+def test_a_model_whose_weights_vllm_cannot_reload_is_refused(made) -> None:
+    with pytest.raises(PreflightError, match="or reload it; use .*packed in another layout"):
+        made(even_model(MUST_NOT_RELOAD))
+    assert made.engines[0].process.returncode is not None
 
 
 def test_quantised_weights_are_refused(made) -> None:
@@ -361,14 +377,20 @@ def test_an_engine_is_told_what_the_worker_has_room_for(named) -> None:
     """Keys and values for every row of the longest answer, or fewer, but for one at least."""
     found = {}
     blueprints: list[Blueprint] = []
+
+    def launch(_, blueprint, tensors):
+        blueprints.append(blueprint)
+        return SimpleNamespace(load=lambda tensors: None)
+
     with isolated():
         for room in (None, 100_000, 1):
-            VllmGenerator(wrapped(even_model(), 4), room, lambda *a: blueprints.append(a[1]))
+            VllmGenerator(wrapped(even_model(), 4), room, launch)
             found[room] = json.loads(blueprints[-1].arguments)
-    one = 2 * 128 * 2 * 2 * 2 * 8 * 4
-    assert found[None]["kv_cache_memory_bytes"] == 4 * one + one // 2
-    assert found[100_000]["kv_cache_memory_bytes"] == 100_000 + one // 2
-    assert found[1]["kv_cache_memory_bytes"] == one + one // 2
+    block = 32 * 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, their size, bytes
+    one = 4 * block
+    assert found[None]["kv_cache_memory_bytes"] == 4 * one + block
+    assert found[100_000]["kv_cache_memory_bytes"] == 100_000 + block
+    assert found[1]["kv_cache_memory_bytes"] == one + block
     assert found[1]["max_num_seqs"] == 4
     assert found[1]["max_model_len"] == 96
     assert found[1]["dtype"] == "float32"

@@ -9,14 +9,24 @@ from collections.abc import Iterator
 
 import pytest
 
+from automerge.errors import PreflightError
 from automerge.evaluation.base import Settings
 from automerge.evaluation.generation.vllm.engine import Engine
 from automerge.evaluation.generation.vllm.environment import VARIABLE
 from automerge.evaluation.generation.vllm.generator import VllmGenerator
+from automerge.evaluation.lm_eval.isolation import isolated
 from automerge.evaluation.lm_eval.scorer import LmEvalScorer
 from automerge.evaluation.lm_eval.tasks import TaskSpec, load_tasks
 from automerge.testing import GeneratorLaws
-from automerge.testing.generators import pair_tokenizer, plain_model, reference, request
+from automerge.testing.generators import (
+    ARCHITECTURES,
+    pair_tokenizer,
+    plain_model,
+    reference,
+    request,
+    tiny_model,
+    wrapped,
+)
 from tests.evaluation.vllm_environment import NoVllm, found_vllm
 
 pytestmark = pytest.mark.slow
@@ -53,9 +63,20 @@ def launch(vllm):
 class TestVllm(GeneratorLaws):
     head_size = 32
 
+    @pytest.fixture(params=[name for name in ARCHITECTURES if name != "qwen3_moe"])
+    def model(self, request):
+        """The CPU build cannot reload mixtures of experts."""
+        return tiny_model(request.param, 0, len(pair_tokenizer()), self.head_size)
+
     @pytest.fixture
     def make(self, launch):
         return lambda lm, cache_bytes: VllmGenerator(lm, cache_bytes, launch)
+
+
+def test_a_layout_that_vllm_cannot_reload_is_refused(vllm) -> None:
+    model = tiny_model("qwen3_moe", 0, len(pair_tokenizer()), TestVllm.head_size)
+    with isolated(), pytest.raises(PreflightError, match="cannot run this model, or reload it"):
+        VllmGenerator(wrapped(model, 4))
 
 
 TASK = """

