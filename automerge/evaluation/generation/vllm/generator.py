@@ -142,8 +142,8 @@ class VllmGenerator:
                 raise
         except EngineFailed as error:
             raise PreflightError(
-                f"evaluation.generator: vllm: vLLM {self._vllm.version} cannot run this model, or reload it; use "
-                f"evaluation.generator: auto. {error}"
+                f"evaluation.generator: vllm: vLLM {self._vllm.version} cannot run this model, or "
+                f"reload it; use evaluation.generator: auto. {str(error).splitlines()[0]}"
             ) from error
         self._engine = blueprint, engine
         return engine
