@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo picture test test-slow test-machines test-gpu gpu-report test-vllm chaos fuzz lint clean
+.PHONY: setup demo picture test test-slow test-machines test-gpu gpu-report test-vllm chaos fuzz lint site clean
 
 # The pinned set is for CPUs and the demo; see README, "Install", for CUDA.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -61,5 +61,14 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The documentation as pages in site/, with mkdocs alone.
+site: .venv-docs/.ready
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
+.venv-docs/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet "mkdocs-material>=9.6,<10"
+	touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-docs site

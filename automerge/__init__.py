@@ -7,7 +7,8 @@
         print(member.name, member.kind, member.scores)
 
 `search` runs or resumes a study, `load_study` reads one, `load_config` checks a configuration,
-`Recipe` is one way to merge. Every error that the user can fix is an `AutomergeError`.
+`Recipe` is one way to merge, `__version__` the installed version. Every error that the user can
+fix is an `AutomergeError`.
 """
 
 from __future__ import annotations
@@ -52,6 +53,10 @@ def __getattr__(name: str) -> Any:
     """Import what is asked for when it is asked for: `automerge --help` pays for nothing else."""
     from importlib import import_module
 
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("automerge-llm")
     if name not in _HOMES:
         raise AttributeError(f"module 'automerge' has no attribute {name!r}")
     return getattr(import_module(f"automerge.{_HOMES[name]}"), name)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,11 +32,17 @@ class Repository:
 
 @dataclass
 class Hub:
-    """Repositories by name, and what was uploaded before it was committed."""
+    """Repositories by name, what was uploaded before it was committed, and what was sent.
+
+    `sent` counts bytes by repository and file. Without `ranges`, whole files are sent instead of
+    the parts that were asked for.
+    """
 
     url: str = ""
     repositories: dict[str, Repository] = field(default_factory=dict)
     uploaded: dict[str, bytes] = field(default_factory=dict)
+    sent: Counter[str] = field(default_factory=Counter)
+    ranges: bool = True
 
     def add(self, name: str, folder: Path) -> None:
         files = {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file()}
@@ -87,7 +95,17 @@ class _Handler(BaseHTTPRequestHandler):
             return
         data = found.files[file]
         tag = f'"{hashlib.sha1(data).hexdigest()}"'
-        self._answer(200, data, {"ETag": tag, "X-Repo-Commit": found.sha})
+        headers = {"ETag": tag, "X-Repo-Commit": found.sha}
+        span = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if span is None or not self.served.ranges:
+            self._answer(200, data, headers)
+        else:
+            begin, last = int(span[1]), min(int(span[2]), len(data) - 1)
+            headers["Content-Range"] = f"bytes {begin}-{last}/{len(data)}"
+            data = data[begin : last + 1]
+            self._answer(206, data, headers)
+        if self.command == "GET":
+            self.served.sent[f"{name}/{file}"] += len(data)
 
     do_HEAD = do_GET  # noqa: N815
 

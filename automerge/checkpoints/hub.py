@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +17,15 @@ HUB_ID = re.compile(r"(?P<repo>[\w.\-]+/[\w.\-]+)(?:@(?P<revision>[\w.\-/]+))?",
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model on disk: its folder, the user's reference to it, and its commit if from the hub."""
+    """A model on disk: its folder, the user's reference to it, and its commit if from the hub.
+
+    `outline` is whether its weights are not there yet, but stood in for.
+    """
 
     path: Path
     reference: str
     revision: str | None = None
+    outline: bool = False
 
     @property
     def pinned(self) -> str:
@@ -29,8 +35,17 @@ class ModelFolder:
         return f"{self.reference.partition('@')[0]}@{self.revision}"
 
 
+@dataclass(frozen=True)
+class HubModel:
+    """A model on the hub: the user's reference to it, its repository, and its revision if given."""
+
+    reference: str
+    repo: str
+    revision: str | None
+
+
 def resolve(reference: str, relative_to: Path | None = None) -> ModelFolder:
-    """Find a model: a local folder (absolute, from ~, or relative to a folder), else a hub id.
+    """Find a model, and download it if it is on the hub and not in the local cache.
 
     `org/name@revision` pins a commit, tag or branch. Weights in formats other than safetensors,
     code, and what training leaves behind are not downloaded. HF_HOME, HF_TOKEN, HF_ENDPOINT and
@@ -42,6 +57,16 @@ def resolve(reference: str, relative_to: Path | None = None) -> ModelFolder:
 
     Raises:
         PreflightError: there is no such model, or it cannot be downloaded.
+    """
+    found = identify(reference, relative_to)
+    return found if isinstance(found, ModelFolder) else download(found)
+
+
+def identify(reference: str, relative_to: Path | None = None) -> ModelFolder | HubModel:
+    """Tell a local folder (absolute, from ~, or relative to a folder) from a hub id.
+
+    Raises:
+        PreflightError: it is neither.
     """
     if not reference.strip():
         raise PreflightError("a model's reference is empty; give a folder or a Hugging Face id")
@@ -59,7 +84,7 @@ def resolve(reference: str, relative_to: Path | None = None) -> ModelFolder:
             f"{reference}: no such folder ({local}){beside(local)}; give a model folder or a "
             "Hugging Face id such as org/name"
         )
-    return download(reference, match["repo"], match["revision"])
+    return HubModel(reference, match["repo"], match["revision"])
 
 
 def beside(folder: Path) -> str:
@@ -69,25 +94,48 @@ def beside(folder: Path) -> str:
     return nearest(folder.name, sorted(p.name for p in folder.parent.iterdir() if p.is_dir()))
 
 
-def download(reference: str, repo: str, revision: str | None) -> ModelFolder:
+def download(model: HubModel) -> ModelFolder:
     """Download a hub model into the local cache, unless it is there.
 
     Raises:
         PreflightError: it does not exist, access is denied, or the hub cannot be reached.
     """
-    from huggingface_hub import constants, errors, snapshot_download
+    from huggingface_hub import snapshot_download
 
-    url = f"{constants.ENDPOINT}/{repo}"
-    try:
+    with refusals(model):
         unwanted = unwanted_downloads()
-        path = Path(snapshot_download(repo, revision=revision, ignore_patterns=unwanted))
+        path = Path(
+            snapshot_download(model.repo, revision=model.revision, ignore_patterns=unwanted)
+        )
+    if not any(path.iterdir()):
+        raise PreflightError(
+            f"{model.reference}: has no safetensors files; see {page(model)}/tree/main"
+        )
+    return ModelFolder(path, model.reference, path.name)
+
+
+def page(model: HubModel) -> str:
+    """Return the address of a model's page."""
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/{model.repo}"
+
+
+@contextmanager
+def refusals(model: HubModel) -> Iterator[None]:
+    """Turn what the hub's client raises into a PreflightError that says what to do."""
+    from huggingface_hub import constants, errors
+
+    reference, url = model.reference, page(model)
+    try:
+        yield
     except errors.GatedRepoError as error:
         raise PreflightError(
             f"{reference}: gated model; accept its licence at {url} and set HF_TOKEN"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise PreflightError(
-            f"{reference}: no revision {revision!r}; see {url}/commits/main"
+            f"{reference}: no revision {model.revision!r}; see {url}/commits/main"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise PreflightError(
@@ -107,6 +155,3 @@ def download(reference: str, repo: str, revision: str | None) -> ModelFolder:
         raise PreflightError(f"{reference}: {url} answered status {status}; {advice}") from error
     except (errors.HFValidationError, OSError) as error:
         raise PreflightError(f"{reference}: cannot be downloaded: {error}") from error
-    if not any(path.iterdir()):
-        raise PreflightError(f"{reference}: has no safetensors files; see {url}/tree/main")
-    return ModelFolder(path, reference, path.name)

@@ -50,6 +50,6 @@ def doctor(
 
 def version() -> None:
     """Print automerge's version."""
-    from importlib.metadata import version as installed
+    import automerge
 
-    sys.stdout.write(f"automerge {installed('automerge-llm')}\n")
+    sys.stdout.write(f"automerge {automerge.__version__}\n")

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 NoMenu = Annotated[
     bool, switch("Exit without asking what to do next, even on a terminal.", "--no-menu")
 ]
+DryRun = Annotated[
+    bool, switch("Say what the search will cost, from one candidate; keep nothing.", "--dry-run")
+]
 DEFAULT_CONFIG = "automerge.yaml"
 NOT_OF_THE_DEMO = (
     "model",
@@ -348,6 +351,7 @@ def demo(
     out: Annotated[
         Text, option("The study's folder.", "--out", metavar="DIR", default="runs/demo")
     ] = None,
+    dry_run: DryRun = False,
     no_menu: NoMenu = False,
 ) -> None:
     """Search the built-in demo: four small models and their tasks, in a minute or two.
@@ -361,6 +365,11 @@ def demo(
     loaded = load_with_options(
         shipped.CONFIG, {key: value for key, value in given.items() if value is not None}
     )
+    if dry_run:
+        from automerge.commands.dry_run import print_cost
+
+        print_cost(loaded, console())
+        return
     _search_and_offer(loaded, console(), no_menu)
 
 

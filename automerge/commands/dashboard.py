@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from automerge.errors import PreflightError
 from automerge.objective import estimates, searched
 from automerge.recipe import Value
 from automerge.samplers.optuna import quiet
+from automerge.session.extras import install
 from automerge.store.read_result import open_study, study_objectives
 from automerge.store.store import Store
 from automerge.text.redaction import redact
@@ -30,7 +32,7 @@ GROWN = "automerge:recorded"
 PER_BYTE = 100
 """A storage has fewer bytes for each byte of the store."""
 LOOPBACK = "127.0.0.1"
-INSTALL = 'pip install "automerge-llm[dashboard]"'
+INSTALL = install("dashboard")
 
 
 def write_optuna_storage(run: Path) -> Path:
@@ -39,7 +41,11 @@ def write_optuna_storage(run: Path) -> Path:
     Trial numbers are the store's. Values are those on search items; select and test values,
     recipes and failures are user attributes. The file appears whole or not at all, and is rewritten
     only when the study has grown. It is an export: nothing reads it back.
+
+    Raises PreflightError where Optuna is not installed, or the file cannot be written.
     """
+    if find_spec("optuna") is None:
+        raise PreflightError(f"optuna is not installed, whose format this is: {INSTALL}")
     with open_study(run) as store, quiet():
         path = run / FILE
         name = store.study.current.name

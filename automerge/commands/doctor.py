@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from automerge.machine.processors import THREADS, affine_cpus, usable_cpus
+from automerge.session.extras import DISTRIBUTION, install
 from automerge.text.say import say
 from automerge.text.wrapped import hanging
 
@@ -27,6 +28,7 @@ SCARCE = 2 * 10**9
 PACKAGES = ("transformers", "lm_eval", "datasets")
 REINSTALL = "install automerge's dependencies again"
 EXTRAS = (
+    ("optuna", "optuna", "optuna", "the samplers tpe, nsga2 and nsga3"),
     ("optuna-dashboard", "optuna_dashboard", "dashboard", "automerge dashboard"),
     ("pandas", "pandas", "notebook", "study.trials_frame()"),
     ("mlflow-skinny", "mlflow", "mlflow", "--track mlflow"),
@@ -101,7 +103,7 @@ def _safely(name: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:
 
 
 def _installation() -> Iterator[Check]:
-    yield Check("automerge", "ok", _version("automerge-llm") or "not installed: run from sources")
+    yield Check("automerge", "ok", _version(DISTRIBUTION) or "not installed: run from sources")
     found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     if find_spec("fcntl") is None:
         yield Check("python", "fault", found, "automerge needs Linux or macOS (on Windows, WSL)")
@@ -187,7 +189,7 @@ def _compiler() -> Iterator[Check]:
 
 
 def _ray() -> Iterator[Check]:
-    advice = "for several GPUs or machines (executor: ray): pip install ray"
+    advice = f"for several GPUs or machines (executor: ray): {install('ray')}"
     yield _package("ray", "ray", "without", advice)
 
 
@@ -217,7 +219,7 @@ def _cage() -> Iterator[Check]:
 
 def _extras() -> Iterator[Check]:
     for package, module, extra, use in EXTRAS:
-        advice = f"for {use}: pip install 'automerge-llm[{extra}]'"
+        advice = f"for {use}: {install(extra)}"
         yield _package(package, module, "without", advice)
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from automerge.config import StudyConfig
 from automerge.merging.memory import gb
 from automerge.report.run_sections import duration
-from automerge.session.cost import Cost, Pace, Range, cost
+from automerge.session.cost import Ahead, Cost, Pace, Range, ahead, cost
+from automerge.session.downloading import size, time_in_words
 from automerge.text.say import say
 from automerge.text.wrapped import hanging
 
@@ -26,9 +27,15 @@ WIDTH, INDENT = 80, 9
 def print_cost(config: StudyConfig, console: Console) -> None:
     """Measure one candidate, print what the whole search will take, and keep nothing.
 
+    Where models have to be downloaded first, print only what is known without their weights.
+
     Raises:
         AutomergeError: whatever a search would refuse.
     """
+    if (early := ahead(config)) is not None:
+        for line in ahead_lines(config, early):
+            say(console, line)
+        return
     session, found = cost(config, lambda text: say(console, text))
     for line in cost_lines(config, session, found):
         say(console, line)
@@ -39,6 +46,36 @@ def cost_lines(config: StudyConfig, session: Session, found: Cost) -> Iterator[s
     yield from (part for line in _lines(config, session, found) for part in _wrapped(line))
     for warning in session.warnings:
         yield from _wrapped(f"warning: {warning}")
+
+
+def ahead_lines(config: StudyConfig, found: Ahead) -> Iterator[str]:
+    """Yield what is known of a search before its models are downloaded."""
+    yield from (part for line in _ahead_lines(config, found) for part in _wrapped(line))
+
+
+def _ahead_lines(config: StudyConfig, found: Ahead) -> Iterator[str]:
+    download = found.download
+    yield f"study    {config.name}: nothing was downloaded but configurations and tokenizers"
+    yield f"download {size(download.n_bytes)}{time_in_words(download)}"
+    for name, n_bytes in download.sizes.items():
+        yield f"         {name}: {size(n_bytes)}"
+    yield f"         {gb(download.free, math.floor)} is free in {download.folder}"
+    yield f"memory   {gb(found.need.live)} for a worker's live model, and more with slopes"
+    there = "an unknown amount" if found.host_free is None else gb(found.host_free, math.floor)
+    yield f"         {there} is free here"
+    yield from _disk(config, found)
+    yield (
+        "next     how long a search takes can be measured once the models are here: "
+        "`automerge search` downloads them, and so does `hf download ORG/NAME`"
+    )
+
+
+def _disk(config: StudyConfig, found: Ahead | Cost) -> Iterator[str]:
+    yield (
+        f"disk     export: {config.export} writes up to {found.exported} models of "
+        f"{gb(found.model)}: {gb(found.exported * found.model)}"
+    )
+    yield f"         {gb(found.disk_free, math.floor)} is free at {Path(config.out).parent}"
 
 
 def _lines(config: StudyConfig, session: Session, found: Cost) -> Iterator[str]:
@@ -76,11 +113,7 @@ def _lines(config: StudyConfig, session: Session, found: Cost) -> Iterator[str]:
         "         an estimate at the pace of this process: how many trials have slopes "
         "is up to the sampler, whose own time is not in it, nor that to export models"
     )
-    yield (
-        f"disk     export: {config.export} writes up to {found.exported} models of "
-        f"{gb(found.model)}: {gb(found.exported * found.model)}"
-    )
-    yield f"         {gb(found.disk_free, math.floor)} is free at {Path(config.out).parent}"
+    yield from _disk(config, found)
 
 
 def _wrapped(line: str) -> list[str]:

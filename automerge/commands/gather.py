@@ -32,6 +32,7 @@ def gather_command(
     Where every text is of a named model, only those models' evidence is gathered.
     """
     from automerge.checkpoints import alignments
+    from automerge.commands.announcing import announcing
     from automerge.inspection.examine import name_models
     from automerge.session.preflight import open_models
 
@@ -49,7 +50,11 @@ def gather_command(
     if faults := [*faults, *wrong]:
         raise ConfigError(faults)
     opened = open_models(
-        {BASE: named[base], **{n: named[n] for n in sources}}, BASE, lambda _: None, align=aligned
+        {BASE: named[base], **{n: named[n] for n in sources}},
+        BASE,
+        lambda _: None,
+        align=aligned,
+        note=announcing(console),
     )
     aligned = alignments(opened.checkpoints)
     folders = {name: folder.path for name, folder in opened.folders.items()}

@@ -24,12 +24,19 @@ def inspect_models(
 
     Raises ConfigError, or PreflightError for models that cannot be read.
     """
+    from automerge.commands.announcing import announcing
     from automerge.inspection import InspectionText, examine, html_page, name_models, plain
     from automerge.text.terminal import Plain
 
     named = name_models(models)
-    with progress_bars(Plain(stderr=True)) as show:
-        found = examine(named, weights, lambda done, total: show("reading weights", done, total))
+    errors = Plain(stderr=True)
+    with progress_bars(errors) as show:
+        found = examine(
+            named,
+            weights,
+            lambda done, total: show("reading weights", done, total),
+            announcing(errors),
+        )
     if as_json:
         sys.stdout.write(redact(json.dumps(plain(found), indent=2, allow_nan=False)) + "\n")
     else:

@@ -24,6 +24,7 @@ def merge_file(path: Path, out: Path, console: Console, adapter: AsAdapter | Non
     """Merge by a recipe, automerge's or mergekit's; raises ConfigError or PreflightError."""
     from automerge.checkpoints import ModelWatch
     from automerge.checkpoints.stacked import without_layers
+    from automerge.commands.announcing import announcing
     from automerge.session.preflight import open_models, whole
 
     file = read_recipe(path)
@@ -50,6 +51,7 @@ def merge_file(path: Path, out: Path, console: Console, adapter: AsAdapter | Non
         view,
         align=file.align,
         near=evidence,
+        note=announcing(console),
     )
     if reference != base:
         _refuse_adapters(models, file.locate)

@@ -51,6 +51,7 @@ def refine_file(
         PreflightError: models or texts do not allow it, or it does not fit into memory.
     """
     from automerge.checkpoints import ModelWatch, alignments
+    from automerge.commands.announcing import announcing
     from automerge.refinement import explicit
     from automerge.session.preflight import check_scores, open_models
 
@@ -74,6 +75,7 @@ def refine_file(
         file.recipe.vocabulary,
         align=file.align,
         near=[folder, folder / EVIDENCE],
+        note=announcing(console),
     )
     check_scores(models)
     for warning in models.warnings:

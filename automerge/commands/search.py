@@ -225,11 +225,15 @@ def _export(
 
 def _run(config: StudyConfig, console: Console | None, command: str) -> tuple[Interrupt, Study]:
     """Open or resume the study, search, export and report, and log all of it."""
-    session = open_session(config, command)
+
+    def tell(message: str) -> None:
+        if console is not None:
+            say(console, message)
 
     def warn(message: str) -> None:
-        if console is not None:
-            say(console, f"warning: {message}")
+        tell(f"warning: {message}")
+
+    session = open_session(config, command, tell)
 
     with RunLog(Path(config.out), warn) as log:
         log.write(*_opening(session, command))

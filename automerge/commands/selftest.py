@@ -14,11 +14,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from automerge import demo
 from automerge.files.yaml_file import dump_yaml
+from automerge.session.extras import install
 from automerge.store.result import MODELS
 from automerge.store.store import Store
 from automerge.study import label
@@ -68,17 +70,21 @@ def selftest(console: Console, *, chaos: bool, times: int) -> bool:
         checks: list[Callable[[], Row]] = [
             demo_study.searches,
             demo_study.resumes,
-            demo_study.searches_on_ray,
         ]
+        with_ray = find_spec("ray") is not None
+        if with_ray:
+            checks.append(demo_study.searches_on_ray)
         if has_gpu():
             checks += [merges_on_gpu, demo_study.searches_on_gpu]
         if chaos:
             checks += [
                 partial(demo_study.driver_killed, times),
-                partial(demo_study.workers_killed, times),
+                *([partial(demo_study.workers_killed, times)] if with_ray else []),
                 partial(demo_study.killed_in_export, times),
                 partial(demo_study.disk_full, times),
             ]
+        if not with_ray:
+            say(console, f"without Ray, which is not installed: {install('ray')}")
         rows = []
         for check in checks:
             rows.append(check())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ from automerge.checkpoints import (
     ModelFolder,
     is_adapter,
     places,
+    resolve,
 )
+from automerge.checkpoints.outline import Download, Outlines
 from automerge.checkpoints.presented import saved_config
 from automerge.checkpoints.vocabularies.alignment import tied
 from automerge.checkpoints.vocabularies.chat_templates import chat_template
@@ -24,7 +26,7 @@ from automerge.inspection.model import Inspection, ModelFacts, Verdict, Weights
 from automerge.inspection.nearest import find_nearest
 from automerge.inspection.weights import Progress, measure
 from automerge.recipe import BASE, BASE_VOCABULARY
-from automerge.session.preflight import compare_aligned, find_models
+from automerge.session.preflight import Find, Found, compare_aligned, find_models
 
 
 def name_models(arguments: Sequence[str]) -> dict[str, str]:
@@ -62,14 +64,19 @@ def free_name(reference: str, taken: Mapping[str, str]) -> str:
 
 
 def examine(
-    references: Mapping[str, str], weights: bool, progress: Progress | None = None
+    references: Mapping[str, str],
+    weights: bool,
+    progress: Progress | None = None,
+    note: Callable[[Download], None] = lambda _: None,
 ) -> Inspection:
-    """Compare a base with sources.
+    """Compare a base with sources; of models of the hub, read all but the weights, unless asked to.
 
     Args:
         references: paths or hub ids by name; the base is the first.
-        weights: whether to read all weights and measure task vectors.
+        weights: whether to read all weights and measure task vectors. What can be merged is then
+            downloaded.
         progress: called with the number of elements read and in total.
+        note: told what is downloaded.
 
     Returns:
         What was found. Sources that cannot be merged are in it too, but not in its weights.
@@ -78,35 +85,91 @@ def examine(
         PreflightError: a model cannot be read at all.
     """
     base = next(iter(references))
-    opened = find_models(references, base, Location)
+    with Outlines() as outlines:
+        try:
+            opened = _opened(references, base, outlines.find)
+            found = _translated(_compared(opened, base, outlines), outlines)
+        except PreflightError as error:
+            raise PreflightError(outlines.translated(error.faults)) from error
+        if weights and found.download is None:
+            return _measured(found, opened.checkpoints, progress)
+    if not weights or found.download is None:
+        return found
+    note(found.download)
+    kept = [name for name in references if name == base or found.verdicts[name].mergeable]
+    with Outlines() as outlines:
+        opened = _opened({name: references[name] for name in kept}, base, resolve)
+        here = _measured(_compared(opened, base, outlines), opened.checkpoints, progress)
+    now = {model.name: model for model in here.models}
+    return replace(
+        here,
+        models=tuple(now.get(model.name, model) for model in found.models),
+        verdicts={**found.verdicts, **here.verdicts},
+    )
+
+
+def _opened(references: Mapping[str, str], base: str, find: Find) -> Found:
+    opened = find_models(references, base, Location, find)
     if opened.faults:
         raise PreflightError(opened.faults)
+    return opened
+
+
+def _compared(opened: Found, base: str, outlines: Outlines) -> Inspection:
+    """Compare models without reading their weights, but for a sample of those that are here."""
     folders, checkpoints = opened.folders, opened.checkpoints
     found, unreadable = read_relations(checkpoints, base)
-    verdicts = {
-        name: judge(checkpoints, base, name, unreadable.get(name, ()))
-        for name in references
-        if name != base
-    }
-    measured = None
-    if weights:
-        kept = {
-            name: checkpoint
-            for name, checkpoint in checkpoints.items()
-            if name == base or verdicts[name].mergeable
-        }
-        aligned = compare_aligned(kept, base, BASE_VOCABULARY)
-        if aligned.faults:
-            raise PreflightError(aligned.faults)
-        measured = measure(aligned.checkpoints, base, progress)
-        verdicts = with_numbers(verdicts, measured, base)
+    here = {name: c for name, c in checkpoints.items() if not folders[name].outline}
     return Inspection(
         base,
-        tuple(facts(name, folders[name], checkpoints, base, found.get(name)) for name in folders),
-        verdicts,
-        find_nearest(checkpoints, base),
-        measured,
+        tuple(
+            facts(
+                name,
+                folders[name],
+                checkpoints,
+                base,
+                found.get(name),
+                outlines.size(folders[name].reference),
+            )
+            for name in folders
+        ),
+        {
+            name: judge(checkpoints, base, name, unreadable.get(name, ()))
+            for name in checkpoints
+            if name != base
+        },
+        find_nearest(here, base) if base in here else {},
+        None,
+        outlines.download(),
     )
+
+
+def _translated(found: Inspection, outlines: Outlines) -> Inspection:
+    """Name the hub's repositories instead of outlines' folders in all verdicts."""
+    verdicts = {
+        name: Verdict(
+            tuple(map(outlines.said, verdict.faults)), tuple(map(outlines.said, verdict.warnings))
+        )
+        for name, verdict in found.verdicts.items()
+    }
+    return replace(found, verdicts=verdicts)
+
+
+def _measured(
+    found: Inspection, checkpoints: Mapping[str, Checkpoint], progress: Progress | None
+) -> Inspection:
+    """Read the weights of the base and of all sources that can be merged."""
+    base = found.base
+    kept = {
+        name: checkpoint
+        for name, checkpoint in checkpoints.items()
+        if name == base or found.verdicts[name].mergeable
+    }
+    aligned = compare_aligned(kept, base, BASE_VOCABULARY)
+    if aligned.faults:
+        raise PreflightError(aligned.faults)
+    measured = measure(aligned.checkpoints, base, progress)
+    return replace(found, verdicts=with_numbers(found.verdicts, measured, base), weights=measured)
 
 
 def read_relations(
@@ -165,8 +228,12 @@ def facts(
     checkpoints: Mapping[str, Checkpoint],
     base: str,
     relation: Relation | None,
+    download: int,
 ) -> ModelFacts:
-    """Gather what is known about one model without reading its weights."""
+    """Gather what is known about one model without reading its weights.
+
+    `download` is how many bytes of it are not on this machine.
+    """
     checkpoint = checkpoints[name]
     config = checkpoint.config
     dtypes: dict[str, int] = {}
@@ -189,6 +256,7 @@ def facts(
         "its tokenizer cannot be read" if relation is None else str(relation),
         tied(checkpoint),
         "none" if own is None else "base's" if own == bases else "own",
+        download,
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from automerge.checkpoints.outline import Download
+
 
 @dataclass(frozen=True)
 class ModelFacts:
@@ -13,6 +15,7 @@ class ModelFacts:
     `dtypes` has the number of parameters of each storage dtype, largest first. `relation` is that
     of its vocabulary to the base's (see `Relation` in
     `automerge.checkpoints.vocabularies.vocabulary`). `chat_template` is none, base's or own.
+    `download` is how many bytes of it are not on this machine.
     """
 
     name: str
@@ -29,6 +32,7 @@ class ModelFacts:
     relation_text: str
     tied_head: bool
     chat_template: str
+    download: int
 
 
 @dataclass(frozen=True)
@@ -129,13 +133,18 @@ class Weights:
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that is known about a base and its sources; `weights` is None if they were not read."""
+    """All that is known about a base and its sources; `weights` is None if they were not read.
+
+    Sources in `nearest` are those whose weights are here.
+    """
 
     base: str
     models: tuple[ModelFacts, ...]
     verdicts: Mapping[str, Verdict]
     nearest: Mapping[str, Nearest | None]
     weights: Weights | None
+    download: Download | None = None
+    """What has to be downloaded before the models can be merged; None if all are here."""
 
     @property
     def mergeable(self) -> bool:

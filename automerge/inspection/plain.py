@@ -16,6 +16,7 @@ def plain(found: Inspection) -> dict[str, object]:
         "version": VERSION,
         "base": found.base,
         "mergeable": found.mergeable,
+        "download_seconds": None if found.download is None else finite(found.download.seconds),
         "models": [asdict(model) for model in found.models],
         "sources": {
             name: {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from automerge.inspection.model import Cell, Inspection, ModelFacts, Nearest, Pair, TaskVector
+from automerge.inspection.model import Cell, Inspection, ModelFacts, Pair, TaskVector
+from automerge.session.downloading import in_words
 from automerge.text.printable import printable
 
 COLUMNS = (
@@ -26,18 +27,21 @@ def row(found: Inspection, model: ModelFacts) -> tuple[str, ...]:
         "" if verdict is None else model.relation,
         "tied" if model.tied_head else "own",
         model.chat_template if verdict else model.chat_template.replace("base's", "its own"),
-        "" if verdict is None else nearest(found.nearest.get(model.name), found.base),
+        "" if verdict is None else nearest(found, model.name),
         "base" if verdict is None else "mergeable" if verdict.mergeable else "cannot be merged",
     )
     return tuple(map(printable, cells))
 
 
-def nearest(found: Nearest | None, base: str) -> str:
-    """Return the nearest model and its distance."""
-    if found is None:
+def nearest(found: Inspection, name: str) -> str:
+    """Return a source's nearest model and its distance."""
+    if name not in found.nearest:
+        return "not downloaded"
+    close = found.nearest[name]
+    if close is None:
         return "not comparable"
-    text = f"{found.model} {found.distance:.3f}"
-    return text if found.model == base else f"{text} (base {found.to_base:.3f})"
+    text = f"{close.model} {close.distance:.3f}"
+    return text if close.model == found.base else f"{text} (base {close.to_base:.3f})"
 
 
 def conclusion(found: Inspection) -> str:
@@ -70,6 +74,8 @@ def remarks(found: Inspection) -> tuple[list[str], list[str]]:
                 f"{name} is nearer to {close.model} ({close.distance:.3f}) than to {found.base} "
                 f"({close.to_base:.3f}): one seems to have been made from the other"
             )
+    if found.download is not None:
+        warnings.append(f"weights were not compared: still to download: {in_words(found.download)}")
     unique = (list(dict.fromkeys(map(printable, lines))) for lines in (faults, warnings))
     first, second = unique
     return first, second

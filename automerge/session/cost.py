@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from automerge.checkpoints import open_together
+from automerge.checkpoints import Checkpoint, open_together
+from automerge.checkpoints.outline import Download
 from automerge.config import StudyConfig
 from automerge.errors import ConfigError
 from automerge.executors.base import Executor
+from automerge.files.noise import is_noise
 from automerge.files.references import is_local
 from automerge.items import BASELINE_SHARES
 from automerge.merging.memory import Need, estimate, free_device_bytes, free_host_bytes
@@ -22,9 +24,11 @@ from automerge.recipe import BASE, Recipe, uniform_average
 from automerge.report.gains import LINE
 from automerge.samplers.descent import FEW, MANY
 from automerge.samplers.random import draw
+from automerge.session.examine import look
 from automerge.session.folder import check_folder
 from automerge.session.open import Session, open_session
 from automerge.session.panel import study_panel
+from automerge.session.preflight import Models
 from automerge.session.resume import locate_models, resumable
 from automerge.session.slopes import wanted
 from automerge.session.workers import most_asked, scoring_dtype
@@ -133,6 +137,27 @@ class Cost:
     disk_free: int
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """What is known of a search before its models are downloaded.
+
+    Attributes:
+        download: what has to be downloaded first.
+        need: memory of a worker, without slopes.
+        host_free: bytes free on this machine; None if unknown.
+        model: bytes of one exported model.
+        exported: how many are exported at most.
+        disk_free: bytes free where the run folder will be.
+    """
+
+    download: Download
+    need: Need
+    host_free: int | None
+    model: int
+    exported: int
+    disk_free: int
+
+
 def cost(config: StudyConfig, note: Callable[[str], None]) -> tuple[Session, Cost]:
     """Measure a candidate as the study would, on one worker in this process, and keep nothing.
 
@@ -152,6 +177,29 @@ def cost(config: StudyConfig, note: Callable[[str], None]) -> tuple[Session, Cos
                 return session, _cost(config, session, executor, models, done)
             finally:
                 executor.close()
+
+
+def ahead(config: StudyConfig) -> Ahead | None:
+    """Return what a search will take, before its models are downloaded; None if all are there.
+
+    Raises:
+        AutomergeError: whatever a search would refuse.
+    """
+    if all(is_local(text) or is_noise(text) for text in config.references.values()):
+        return None
+    needs: list[tuple[Need, int]] = []
+
+    def seen(models: Models) -> None:
+        need = _need(config, models.checkpoints, models.dtype, models.n_layers, slopes=False)
+        needs.append((need, _model_bytes(models.checkpoints)))
+
+    check_folder(Path(config.out))
+    with TemporaryDirectory(prefix="automerge-dry-run-") as scratch:
+        found, _ = look(config, Path(config.out), Path(scratch), seen)
+    [(need, model)] = needs
+    if not isinstance(found, Download):
+        return None
+    return Ahead(found, need, free_host_bytes(), model, _exported(config), _disk_free(config))
 
 
 def expected_seconds(
@@ -255,12 +303,7 @@ def _cost(
         with_slopes = _measured(executor, recipes, fewer, slopes=True)
     checkpoints = open_together(models, BASE, aligned_by(session.store.study.current.models))
     inputs = session.store.study.begun.inputs
-    stored = scoring_dtype(config, inputs.dtype)
-    methods, more_layers = most_asked(config, inputs.n_layers)
-    panel = study_panel(config)
-    need = estimate(
-        checkpoints, BASE, stored, methods, more_layers, slopes, panel.heads, panel.engine
-    )
+    need = _need(config, checkpoints, inputs.dtype, inputs.n_layers, slopes)
     search, later = expected_seconds(
         _work(config, plan, done, slopes),
         without,
@@ -268,7 +311,6 @@ def _cost(
         config.max_seconds,
         config.workers or 1,
     )
-    near = next(p for p in Path(config.out).absolute().parents if p.exists())
     return Cost(
         first,
         without,
@@ -279,10 +321,41 @@ def _cost(
         need,
         host_free,
         device_free,
-        sum(info.n_bytes for info in checkpoints[BASE].tensors.values()),
-        {"front": config.shortlist, "knee": 1, "none": 0}[config.export],
-        shutil.disk_usage(near).free,
+        _model_bytes(checkpoints),
+        _exported(config),
+        _disk_free(config),
     )
+
+
+def _need(
+    config: StudyConfig,
+    checkpoints: Mapping[str, Checkpoint],
+    dtype: str,
+    n_layers: int,
+    slopes: bool,
+) -> Need:
+    """Return the memory that a worker needs; `dtype` is that of the base's weights."""
+    methods, more_layers = most_asked(config, n_layers)
+    panel = study_panel(config)
+    stored = scoring_dtype(config, dtype)
+    return estimate(
+        checkpoints, BASE, stored, methods, more_layers, slopes, panel.heads, panel.engine
+    )
+
+
+def _model_bytes(checkpoints: Mapping[str, Checkpoint]) -> int:
+    return sum(info.n_bytes for info in checkpoints[BASE].tensors.values())
+
+
+def _exported(config: StudyConfig) -> int:
+    """Return how many models are exported at most."""
+    return {"front": config.shortlist, "knee": 1, "none": 0}[config.export]
+
+
+def _disk_free(config: StudyConfig) -> int:
+    """Return the bytes that are free where the run folder will be."""
+    near = next(p for p in Path(config.out).absolute().parents if p.exists())
+    return shutil.disk_usage(near).free
 
 
 def _candidates(session: Session, seed: int) -> list[Recipe]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from automerge.trial import PARTS, Part
 
 if TYPE_CHECKING:
     from automerge.checkpoints import ModelWatch
+    from automerge.checkpoints.outline import Download
     from automerge.evaluation.base import OpenTasks
     from automerge.session.preflight import Models
 
@@ -39,35 +40,68 @@ class Examined:
     watch: ModelWatch
 
 
-def examine(config: StudyConfig, run: Path) -> Examined:
-    """Open models and tasks, compare them, and cut the items."""
+def look(
+    config: StudyConfig, run: Path, scratch: Path, seen: Callable[[Models], None] = lambda _: None
+) -> tuple[Models | Download, OpenTasks]:
+    """Open a study's models and tasks, and refuse what can be, before any weights are downloaded.
+
+    Args:
+        config: the study.
+        run: its folder, which may have copies of the tasks.
+        scratch: a folder for copies of the tasks if it has none.
+        seen: is shown the models, which may be outlines without weights.
+
+    Returns:
+        The models, or what has to be downloaded first; and the tasks.
+
+    Raises:
+        PreflightError: with every fault found.
+    """
+    from automerge.session import preflight
+
+    def check(models: Models) -> None:
+        preflight.check_scores(models)
+        recipes = [named.recipe for named in config.recipes]
+        if wrong := preflight.slice_faults(recipes, models, config.locate):
+            raise PreflightError(wrong)
+        seen(models)
+
+    faults: list[Fault] = []
+    models = tasks = None
+    try:
+        models = preflight.look_ahead(
+            config.references, BASE, config.locate, check=check, align=config.align
+        )
+    except PreflightError as error:
+        faults += error.faults
+    home = run if any((run / name).is_dir() for name in COPIES) else scratch
+    try:
+        tasks = preflight.open_tasks(study_panel(config), home, config.locate)
+    except PreflightError as error:
+        faults += error.faults
+    if faults or models is None or tasks is None:
+        raise PreflightError(faults)
+    return models, tasks
+
+
+def examine(config: StudyConfig, run: Path, note: Callable[[str], None]) -> Examined:
+    """Open models and tasks, compare them, and cut the items; `note` is told what is downloaded."""
     from automerge.checkpoints import ModelWatch, alignments, sampled_digest
     from automerge.checkpoints.folder.card import licence_of
     from automerge.evaluation.base import GeneratingTasks, SmoothTasks
     from automerge.evaluation.split import SplitPlan
     from automerge.session import preflight
+    from automerge.session.downloading import in_words
 
-    faults: list[Fault] = []
-    models = tasks = None
-    try:
-        models = preflight.open_models(config.references, BASE, config.locate, align=config.align)
-        preflight.check_scores(models)
-        recipes = [named.recipe for named in config.recipes]
-        faults += preflight.slice_faults(recipes, models, config.locate)
-    except PreflightError as error:
-        faults += error.faults
-    watch = None
-    if models is not None:
+    with tempfile.TemporaryDirectory() as scratch:
+        models, tasks = look(config, run, Path(scratch))
+        if not isinstance(models, preflight.Models):
+            note(f"downloading {in_words(models)}")
+            models = preflight.find_and_compare(
+                config.references, BASE, config.locate, align=config.align
+            )
         folders = {name: folder.path for name, folder in models.folders.items()}
         watch = ModelWatch.hashing(folders)
-    with tempfile.TemporaryDirectory() as scratch:
-        home = run if any((run / name).is_dir() for name in COPIES) else Path(scratch)
-        try:
-            tasks = preflight.open_tasks(study_panel(config), home, config.locate)
-        except PreflightError as error:
-            faults += error.faults
-        if faults or models is None or watch is None or tasks is None:
-            raise PreflightError(faults)
         evaluation, shares = config.evaluation, config.split
         caps: dict[Part, int] = {}
         if isinstance(evaluation.items_per_candidate, int):

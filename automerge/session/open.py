@@ -14,6 +14,7 @@ from automerge.executors import EXECUTORS, Executor
 from automerge.objective import goals
 from automerge.samplers import SAMPLERS
 from automerge.session.examine import Examined, examine
+from automerge.session.extras import check_extras
 from automerge.session.folder import SAMPLES, check_folder, discard, make_folder, write_study
 from automerge.session.panel import study_panel
 from automerge.session.plan import plan_study
@@ -57,17 +58,21 @@ class Session:
         return device_in_words(self.config)
 
 
-def open_session(config: StudyConfig, command: str) -> Session:
+def open_session(
+    config: StudyConfig, command: str, note: Callable[[str], None] = lambda _: None
+) -> Session:
     """Begin the study, or find it in its folder, which is then locked until the store closes.
 
-    Everything that can be refused is refused before the folder is made.
+    Everything that can be refused is refused before the folder is made; `note` is told what is
+    downloaded.
     """
+    check_extras(config)
     run = Path(config.out)
     check_folder(run)
     found = record = None
     new = not exists(run)
     if new:
-        found = examine(config, run)
+        found = examine(config, run, note)
         record = _record(config, found, command)
         make_folder(run)
     try:
@@ -77,7 +82,7 @@ def open_session(config: StudyConfig, command: str) -> Session:
                 config = resume(store, config)
                 record_versions(store, versions())
             else:
-                found = found or examine(config, run)
+                found = found or examine(config, run, note)
                 _begin(store, config, record or _record(config, found, command))
             return _session(store, config, found, new)
         except BaseException:
@@ -174,7 +179,7 @@ def _start(
     """Start workers, after making sure that models and tasks are still those of the study."""
     run = store.path.parent
     if found is None:
-        found = examine(config, run)
+        found = examine(config, run, note)
         check_unchanged(store, found.inputs, found.models)
     begun = store.study.begun
     slopes = wanted(config, begun.sampler)

@@ -28,6 +28,7 @@ from automerge.checkpoints import (
     transformed,
 )
 from automerge.checkpoints.architecture import at, headless, language_class, read_config
+from automerge.checkpoints.outline import Download, Outlines
 from automerge.checkpoints.stacked import stacked_config
 from automerge.errors import Fault, Locate, Location, PreflightError
 from automerge.evaluation.base import OpenTasks, TasksRefused
@@ -38,6 +39,8 @@ from automerge.files.noise import Noise, is_noise
 from automerge.recipe import BASE_VOCABULARY, Place, Recipe, Vocabulary
 
 View = Callable[[Checkpoint], Checkpoint]
+Find = Callable[[str], ModelFolder]
+"""Finds a model's folder by its reference."""
 
 
 def whole(checkpoint: Checkpoint) -> Checkpoint:
@@ -81,6 +84,7 @@ def open_models(
     view: View = whole,
     align: Mapping[str, str] = MappingProxyType({}),
     near: Sequence[Path] = (),
+    note: Callable[[Download], None] = lambda _: None,
 ) -> Models:
     """Find, open and compare models by name; raises PreflightError with every fault found.
 
@@ -88,17 +92,77 @@ def open_models(
     All get the vocabulary that was chosen. `view` is what is compared: `whole` models, or models
     `without_layers` for a recipe that says itself which layers are merged. `align` says how sources
     are aligned with the base, by name; alignments that have a digest are looked up in the folders
-    `near` first.
+    `near` first. Models of the hub are compared before they are downloaded; `note` is told what
+    will be.
     """
+    ahead = look_ahead(references, base, locate, vocabulary, view, align=align, near=near)
+    if isinstance(ahead, Models):
+        return ahead
+    note(ahead)
+    return find_and_compare(references, base, locate, vocabulary, view, align, near)
+
+
+def look_ahead(
+    references: Mapping[str, str],
+    base: str,
+    locate: Locate,
+    vocabulary: Vocabulary = BASE_VOCABULARY,
+    view: View = whole,
+    check: Callable[[Models], None] = lambda _: None,
+    align: Mapping[str, str] = MappingProxyType({}),
+    near: Sequence[Path] = (),
+) -> Models | Download:
+    """Do as `open_models`, but download no weights: return what is to be downloaded, if any is.
+
+    Without weights, models are compared by configurations, tokenizers and the headers of their
+    weight files. Noise, which is made from its base's weights, is left out until they are there.
+
+    Args:
+        references: paths or hub ids by name.
+        base: the base's name.
+        locate: finds where a model was named.
+        vocabulary: the vocabulary that was chosen.
+        view: what is compared.
+        check: raises PreflightError for what else is refused.
+        align: how sources are aligned with the base, by name; not before their weights are there.
+        near: where alignments that have a digest are looked up first.
+
+    Raises:
+        PreflightError: with every fault found, or if there is no room for the download.
+    """
+    with Outlines() as outlines:
+        try:
+            models = find_and_compare(
+                references, base, locate, vocabulary, view, align, near, outlines.find
+            )
+            check(models)
+            return outlines.download() or models
+        except PreflightError as error:
+            raise PreflightError(outlines.translated(error.faults)) from error
+
+
+def find_and_compare(
+    references: Mapping[str, str],
+    base: str,
+    locate: Locate,
+    vocabulary: Vocabulary = BASE_VOCABULARY,
+    view: View = whole,
+    align: Mapping[str, str] = MappingProxyType({}),
+    near: Sequence[Path] = (),
+    find: Find = resolve,
+) -> Models:
+    """Do as `open_models`, without looking ahead: what `find` downloads is downloaded first."""
     found = find_models(
-        references, base, lambda name: locate(("base",) if name == base else ("models", name))
+        references, base, lambda name: locate(("base",) if name == base else ("models", name)), find
     )
     if base not in found.checkpoints:
         raise PreflightError(found.faults)
     aligned = compare_aligned(found.checkpoints, base, vocabulary, view)
     if faults := [*found.faults, *aligned.faults]:
         raise PreflightError(faults)
-    checkpoints = transformed(aligned.checkpoints, base, align, near, locate)
+    outlined = {name for name, folder in found.folders.items() if folder.outline}
+    ready = {n: how for n, how in align.items() if not {base, n} & outlined}
+    checkpoints = transformed(aligned.checkpoints, base, ready, near, locate)
     return Models(base, found.folders, checkpoints, aligned.warnings)
 
 
@@ -112,7 +176,10 @@ class Found:
 
 
 def find_models(
-    references: Mapping[str, str], base: str, locate: Callable[[str], Location | None]
+    references: Mapping[str, str],
+    base: str,
+    locate: Callable[[str], Location | None],
+    find: Find = resolve,
 ) -> Found:
     """Find and open models by name, `base` first, since adapters belong to it.
 
@@ -120,6 +187,7 @@ def find_models(
         references: paths or hub ids by name.
         base: the base's name.
         locate: finds where a model was named.
+        find: finds their folders, or those of their outlines.
     """
     faults: list[Fault] = []
     folders: dict[str, ModelFolder] = {}
@@ -129,12 +197,12 @@ def find_models(
             if is_noise(references[name]):
                 if name == base:
                     raise PreflightError("noise is added to a base; name a model as the base")
-                if base in checkpoints:
+                if base in checkpoints and not folders[base].outline:
                     noise = Noise.parse(references[name])
                     folders[name] = noise_folder(noise, checkpoints[base])
                     checkpoints[name] = open_checkpoint(folders[name].path, checkpoints[base])
                 continue
-            folders[name] = resolve(references[name])
+            folders[name] = find(references[name])
             if name != base and base not in checkpoints and is_adapter(folders[name].path):
                 continue  # the base's own fault is reported already
             checkpoints[name] = open_checkpoint(folders[name].path, checkpoints.get(base))
