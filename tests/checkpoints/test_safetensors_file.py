@@ -114,9 +114,7 @@ def test_a_missing_file_is_a_fault(tmp_path):
         read_header(tmp_path / "model.safetensors")
 
 
-@settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_cut_is_refused_and_any_changed_header_byte_is_read_or_refused(data, tmp_path):
     content = good(tmp_path)

@@ -100,7 +100,7 @@ def test_equal_scores_of_unknown_range_have_no_limits():
     st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=30),
     st.sampled_from([0.8, 0.95]),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_intervals_contain_the_value_and_are_never_of_width_zero(values, level):
     found = interval(scores(values), "mean", level)
     assert found.low <= found.value + 1e-12

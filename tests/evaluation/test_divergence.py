@@ -172,7 +172,7 @@ def test_kept_states_are_those_that_were_put_there():
 
 
 @given(st.lists(st.text("ab \n", max_size=3 * PASSAGE), max_size=3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_passages_lose_nothing_but_white_space(documents):
     found = passages(documents)
     joined = "".join("".join(documents).split())

@@ -42,7 +42,7 @@ def rebuilt(prefix, row, pick):
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @given(pairs=documents, prefix=tokens)
 @example(pairs=[[([0], [0]), ([0], [0, 0, 0, 0]), ([0, 0], [0, 0, 0])]], prefix=[0])
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_each_request_can_be_read_back_from_its_row(layout, pairs, prefix):
     requests, sets = [], []
     for document in pairs:
@@ -69,7 +69,7 @@ def count(groups):
 
 
 @given(st.lists(st.tuples(tokens, tokens), min_size=1, max_size=20))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_one_row_without_limits_holds_every_token_of_the_trie_once(pairs):
     requests = [request([7, 7, *context], continuation, 99) for context, continuation in pairs]
     nodes = {r.inputs[:n] for r in requests for n in range(1, len(r.inputs) + 1)}

@@ -183,7 +183,7 @@ def test_what_is_no_file_is_refused(name, tmp_path):
         load_yaml(tmp_path / name)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(max_size=60) | st.text("a:-[]{}&*!|>'\"#?, \n\t1.e", max_size=60))
 def test_any_text_is_a_mapping_or_a_config_error(text):
     with suppress(ConfigError):
@@ -210,7 +210,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(keys, values, max_size=4))
 def test_what_is_dumped_is_read_back(data):
     if not data:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from automerge.methods import METHODS
 from tests.fuzz.targets import TARGETS
 
-EXAMPLES = settings(max_examples=200, deadline=None)
+EXAMPLES = settings(max_examples=200)
 
 plain = st.recursive(
     st.none()

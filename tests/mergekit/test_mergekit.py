@@ -118,7 +118,7 @@ EXPRESSIBLE = recipes(tuple(COUNTERPARTS)).map(expressible)
 MODELS = {"base": "org/base", **{f"model{i}": f"org/model{i}@main" for i in range(4)}}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(EXPRESSIBLE, st.sampled_from([1, 2, 3, 12]))
 def test_what_is_exported_has_the_same_value_on_every_tensor_in_mergekit(recipe, n_layers):
     model = llama(n_layers)
@@ -135,7 +135,7 @@ def test_what_is_exported_has_the_same_value_on_every_tensor_in_mergekit(recipe,
         assert widths(theirs) == pytest.approx(widths(ours), abs=2e-5)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(EXPRESSIBLE, st.sampled_from([1, 2, 5, 12]))
 def test_what_is_exported_is_imported_with_the_same_value_on_every_tensor(recipe, n_layers):
     model = llama(n_layers)

@@ -251,7 +251,7 @@ def stacks(draw: st.DrawFn) -> Recipe:
     return dataclasses.replace(recipe, slices=tuple(slices))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(stacks())
 def test_what_is_exported_is_imported_with_the_same_values_in_every_slice(recipe):
     names = [place.tensor for place in llama_places(4)]

@@ -270,7 +270,7 @@ def test_on_a_line_it_is_the_weighted_median():
     close(merge("geometric_median", base, sources[1], each=negative), -direction * 2)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 6))
 def test_no_source_and_no_neighbour_is_better_than_the_geometric_median(seed, count, dimension):
     random = np.random.default_rng(seed)

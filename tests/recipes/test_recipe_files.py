@@ -76,9 +76,7 @@ def test_a_recipe_file_is_read(tmp_path):
     )
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(recipes(), st.integers(0, 2**31), st.booleans())
 def test_what_is_written_is_read_back(tmp_path, recipe, seed, named):
     recipe = Recipe(

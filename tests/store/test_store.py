@@ -194,7 +194,7 @@ def test_a_log_cut_anywhere_keeps_every_earlier_trial(tmp_path: Path) -> None:
     assert len(found) > 4
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_changed_bytes_are_read_or_refused_and_never_a_crash(data: st.DataObject) -> None:
     content = bytearray(_filled())

@@ -233,7 +233,7 @@ HOSTILE: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_any_value_of_any_column_is_read_or_refused_by_name(data: st.DataObject) -> None:
     table = data.draw(st.sampled_from(sorted(TABLES)))
@@ -287,7 +287,7 @@ JSON = (
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_any_part_of_any_fact_and_recipe_is_read_or_refused_by_name(data: st.DataObject) -> None:
     table, column = data.draw(st.sampled_from(JSON))

@@ -114,7 +114,7 @@ def test_layers_that_do_not_fit_have_no_devices():
     st.integers(0, 9),
     st.lists(st.integers(0, 25), min_size=1, max_size=3),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_other_way_in_order_leaves_more(layers, outer, free):
     def left(placement):
         used = [outer * (d == 0) for d in range(len(free))]
