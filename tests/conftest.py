@@ -1,4 +1,4 @@
-"""What holds for all tests: no example has a deadline, and no garbage is looked for where none is."""
+"""What holds for all tests: examples have no deadline; no garbage is looked for where none is."""
 
 from __future__ import annotations
 
