@@ -17,8 +17,6 @@ LOADED_BY_OTHERS = {
     "sentencepiece": "transformers reads older tokenizers with it",
     "protobuf": "transformers reads older tokenizers with it",
 }
-OTHER_NAMES = {"mlflow": "mlflow-skinny"}
-"""Distributions that are not named like their modules, and need not be installed here."""
 OPTIONAL = {
     "cuda": "in automerge/merging/backends: PyTorch for CUDA brings it along",
     "pytest": "in automerge/testing, which tests of extensions import",
@@ -57,8 +55,7 @@ def imported(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def distributions(module: str) -> set[str]:
-    own = [OTHER_NAMES.get(module, module)]
-    return {normal(name) for name in INSTALLED.get(module, own)}
+    return {normal(name) for name in INSTALLED.get(module, [module])}
 
 
 def test_what_is_imported_is_declared():

@@ -31,7 +31,7 @@ EXTRAS = (
     ("optuna", "optuna", "optuna", "the samplers tpe, nsga2 and nsga3"),
     ("optuna-dashboard", "optuna_dashboard", "dashboard", "automerge dashboard"),
     ("pandas", "pandas", "notebook", "study.trials_frame()"),
-    ("mlflow-skinny", "mlflow", "mlflow", "--track mlflow"),
+    ("mlflow", "mlflow", "mlflow", "--track mlflow"),
     ("tensorboard", "tensorboard", "tensorboard", "--track tensorboard"),
     ("trackio", "trackio", "trackio", "--track trackio"),
     ("wandb", "wandb", "wandb", "--track wandb"),

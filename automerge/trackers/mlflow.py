@@ -19,7 +19,7 @@ MAX_BATCH = 100
 
 
 class MlflowTracker:
-    """Reports to MLflow: to MLFLOW_TRACKING_URI, or to files in RUN/mlruns."""
+    """Reports to MLflow: to MLFLOW_TRACKING_URI, or to a database, RUN/mlflow.db."""
 
     def __init__(self) -> None:
         self._client: Any = None
@@ -52,8 +52,8 @@ class MlflowTracker:
 
 
 def store_uri(run: Path) -> str:
-    """Return where runs are kept unless the environment says otherwise: RUN/mlruns."""
-    return (run / "mlruns").absolute().as_uri()
+    """Return where runs are kept unless the environment says otherwise: RUN/mlflow.db."""
+    return f"sqlite:///{(run / 'mlflow.db').absolute()}"
 
 
 def _name(text: str) -> str:
