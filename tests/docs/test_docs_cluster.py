@@ -127,7 +127,7 @@ def test_slurms_script_searches_on_two_real_nodes(tmp_path: Path) -> None:
     said, _ = job.communicate(timeout=900)
     assert job.returncode == 0, said
     front = json.loads((tmp_path / "run" / "front.json").read_text())
-    assert front["front"]
+    assert front["state"] == "finished"
 
 
 def test_the_script_is_sound_bash() -> None:
