@@ -122,10 +122,9 @@ def alike(one: object, other: object) -> bool:
 def test_reading_a_recipe_back_gives_its_parameters(proposal: tuple[Space, dict]) -> None:
     space, params = proposal
     read = space.params(space.recipe(params))
-    if space.recipe(params).slices:
-        assert read is None
+    if read is None:  # Layers that are run twice or left out, each with its own values.
+        assert space.recipe(params).slices
         return
-    assert read is not None
     assert alike(space.recipe(read).plain(), space.recipe(params).plain())
     # Values of a knob shared with models that are left out cannot be read back otherwise.
     assert read.keys() == params.keys()
