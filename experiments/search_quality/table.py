@@ -50,7 +50,8 @@ def _section(place: tuple[str, str], rows: Sequence[dict[str, str]]) -> str:
 def _line(budget: int, sampler: str, rows: Sequence[dict[str, str]]) -> str:
     share = [sum(int(r["significant"]) == sign for r in rows) / len(rows) for sign in (1, -1)]
     tokens = statistics.mean(float(r["tokens"]) for r in rows) / 1e6
-    seconds = statistics.mean(float(r["cpu_s"]) for r in rows)
+    known = [float(r["cpu_s"]) for r in rows if r["cpu_s"] != "nan"]
+    seconds = statistics.mean(known) if known else math.nan
     return (
         f"| {sampler} | {budget} | {len(rows)} | {_spread(rows, 'volume', 1)} | "
         f"{_spread(rows, 'mean', 1)} | {_spread(rows, 'ahead', 100)} | {share[0]:.0%} | "
