@@ -9,7 +9,8 @@ from automerge.trial import Limit
 LEVEL = 0.99
 """The probability that a score's interval covers its value."""
 ERRORS = 3.0
-"""A limit that refers to a model is loosened by so many standard errors of that model's value."""
+"""Where a limit refers to a model, the number of standard errors of that model's value by which the
+limit is loosened."""
 
 
 def surely_misses(scores: ItemScores, objective: Objective, limit: Limit) -> bool:

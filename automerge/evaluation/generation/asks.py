@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -63,6 +63,29 @@ class Asks:
         self._known: dict[tuple[str, str], Ask | None] = {}
         self._stops: dict[tuple[str, ...], Stops] = {}
 
+    @property
+    def obstacle(self) -> str | None:
+        """Why every request is left to lm-eval, if so."""
+        if self._lm.backend != "causal":
+            return "the model has an encoder"
+        return obstacle(self._lm.model.generation_config)
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Tokens that end an answer."""
+        ends = self._lm.model.generation_config.eos_token_id
+        return () if ends is None else (ends,) if isinstance(ends, int) else tuple(ends)
+
+    @property
+    def penalty(self) -> float:
+        """The model's own penalty on repetition, as transformers has it; 1 is none."""
+        return self._lm.model.generation_config.repetition_penalty or 1.0
+
+    def all(self, requests: Sequence[Instance]) -> list[Ask | None]:
+        """Return each request's tokens; None where it is left to lm-eval."""
+        able = self.obstacle is None
+        return [self.of(request) if able else None for request in requests]
+
     def of(self, request: Instance) -> Ask | None:
         """Return a request's tokens; None where its answer is not simply the likeliest tokens."""
         context, settings = request.args
@@ -102,6 +125,13 @@ class Asks:
 
         said = self._lm.tok_decode(answer)
         return str(postprocess_generated_text(said, list(ask.until), None))
+
+    def texts(
+        self, asks: Sequence[Ask | None], answers: Mapping[Ask, list[int]]
+    ) -> list[str | None]:
+        """Return the text of every ask; None where it is left to lm-eval."""
+        texts = {ask: self.text(ask, answer) for ask, answer in answers.items()}
+        return [None if ask is None else texts[ask] for ask in asks]
 
 
 class Stops:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from automerge.evaluation.generation.asks import Ask, Asks, obstacle
+from automerge.evaluation.generation.asks import Ask, Asks
 from automerge.evaluation.generation.decoding import Decoder
-from automerge.evaluation.generation.plan import Plan, plans
+from automerge.evaluation.generation.plan import Plan, plans, rows_at_once
 from automerge.evaluation.generation.slots import Slots, attending
 from automerge.evaluation.generation.static import StaticGenerator
 from automerge.machine.allocation import is_out_of_memory
@@ -22,9 +22,6 @@ from automerge.machine.allocation import is_out_of_memory
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
-
-DEVICE_ROWS = 8
-"""Rows per request of a batch on a GPU: a row runs a token at a time, a batch's whole requests."""
 
 
 class ContinuousGenerator:
@@ -44,8 +41,7 @@ class ContinuousGenerator:
         self._static = StaticGenerator(lm)
         self._asks = Asks(lm)
         self.lengths: dict[Ask, int] = {}
-        per_request = 1 if lm.model.device.type == "cpu" else DEVICE_ROWS
-        self.rows = int(lm.batch_size) * per_request
+        self.rows = rows_at_once(lm)
 
     @property
     def chosen(self) -> str:
@@ -56,9 +52,7 @@ class ContinuousGenerator:
     @property
     def obstacle(self) -> str | None:
         """Why nothing can be generated in this way, if so."""
-        if self._lm.backend != "causal":
-            return "the model has an encoder"
-        return obstacle(self._lm.model.generation_config)
+        return self._asks.obstacle
 
     def weights_changed(self) -> None:
         """Do nothing: no keys and values outlive a call."""
@@ -68,15 +62,11 @@ class ContinuousGenerator:
         asks = self.asks(requests)
         answers = self.answers([ask for ask in asks if ask is not None])
         self.lengths |= {ask: len(answer) for ask, answer in answers.items()}
-        texts = {ask: self._asks.text(ask, answer) for ask, answer in answers.items()}
-        others = [r for r, ask in zip(requests, asks, strict=True) if ask is None]
-        rest = iter(self._static.generate(others) if others else ())
-        return [next(rest) if ask is None else texts[ask] for ask in asks]
+        return self._static.completed(requests, self._asks.texts(asks, answers))
 
     def asks(self, requests: Sequence[Instance]) -> list[Ask | None]:
         """Return each request's tokens; None where it is left to lm-eval."""
-        able = self.obstacle is None
-        return [self._asks.of(request) if able else None for request in requests]
+        return self._asks.all(requests)
 
     @torch.no_grad()
     def answers(self, asks: Sequence[Ask], most_rows: int | None = None) -> dict[Ask, list[int]]:
@@ -117,10 +107,7 @@ class ContinuousGenerator:
             torch.cuda.empty_cache()
 
     def _decode(self, plan: Plan, asks: Sequence[Ask], found: dict[Ask, list[int]]) -> None:
-        model, config = self._lm.model, self._lm.model.generation_config
-        ends = config.eos_token_id
-        ends = () if ends is None else (ends,) if isinstance(ends, int) else tuple(ends)
-        decoder = Decoder(model, plan, ends, config.repetition_penalty or 1.0)
+        decoder = Decoder(self._lm.model, plan, self._asks.ends, self._asks.penalty)
         stops = [self._asks.stops(ask) for ask in asks]
         for number, answer in decoder.run(asks, stops):
             found[asks[number]] = answer

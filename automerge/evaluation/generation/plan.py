@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from automerge.evaluation.generation.asks import Ask
+
+if TYPE_CHECKING:
+    from lm_eval.models.huggingface import HFLM
+
+DEVICE_ROWS = 8
+"""Rows per request of a batch on a GPU: a row runs a token at a time, a batch's whole requests."""
 
 MIN_SHARED = 8
 """Tokens that prompts begin with for these to be run apart."""
@@ -14,11 +21,17 @@ MIN_SHARED = 8
 
 @dataclass(frozen=True)
 class Plan:
-    """Rows under way at once, of so many tokens each, behind a prefix that is run once."""
+    """How many rows are under way at once, how many tokens each has room for, and the prefix that
+    is run once for all of them."""
 
     rows: int
     length: int
     prefix: tuple[int, ...] = ()
+
+
+def rows_at_once(lm: HFLM) -> int:
+    """Return how many answers may be under way with the batch size of lm-eval's wrapper."""
+    return int(lm.batch_size) * (1 if lm.model.device.type == "cpu" else DEVICE_ROWS)
 
 
 def shares(prompt: Sequence[int], prefix: Sequence[int]) -> bool:

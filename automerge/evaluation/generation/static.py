@@ -24,3 +24,9 @@ class StaticGenerator:
         """Return lm-eval's own texts."""
         texts: list[str] = self._lm.generate_until(list(requests), disable_tqdm=True)
         return texts
+
+    def completed(self, requests: Sequence[Instance], texts: Sequence[str | None]) -> list[str]:
+        """Return another way's texts, with lm-eval's own where there is none."""
+        others = [r for r, text in zip(requests, texts, strict=True) if text is None]
+        rest = iter(self.generate(others) if others else ())
+        return [next(rest) if text is None else text for text in texts]

@@ -117,8 +117,8 @@ class Engine:
         """Return the log-probability of every token of each prompt but the first.
 
         Raises:
-            EngineFailed: it could not.
-            torch.OutOfMemoryError: its device has not enough memory.
+            EngineFailed: it failed at this, or has ended.
+            torch.OutOfMemoryError: its device runs out of memory.
         """
         found: list[list[float]] = self._ask({"logprobs": list(map(list, prompts))})["logprobs"]
         return found
@@ -140,8 +140,8 @@ class Engine:
                 of them.
 
         Raises:
-            EngineFailed: it could not.
-            torch.OutOfMemoryError: its device has not enough memory.
+            EngineFailed: it failed at this, or has ended.
+            torch.OutOfMemoryError: its device runs out of memory.
         """
         answers: list[list[int]] = [[] for _ in asks]
         complete: set[int] = set()

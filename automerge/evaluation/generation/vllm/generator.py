@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from automerge.errors import PreflightError
-from automerge.evaluation.generation.asks import Ask, Asks, obstacle
+from automerge.evaluation.generation.asks import Ask, Asks
+from automerge.evaluation.generation.plan import rows_at_once
 from automerge.evaluation.generation.probes import probes
 from automerge.evaluation.generation.static import StaticGenerator
 from automerge.evaluation.generation.vllm.engine import Blueprint, Engine, EngineFailed
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
     from torch import Tensor
     from transformers import PreTrainedModel
-
-DEVICE_ROWS = 8
-"""Answers under way per request of a batch on a GPU, as continuous generation has."""
 
 LEAST_UTILIZATION = 0.01
 """The share of a GPU's memory that vLLM wants free; how much it takes is said in bytes."""
@@ -60,21 +58,14 @@ class VllmGenerator:
         self._asks = Asks(lm)
         self._engine: tuple[Blueprint, Engine] | None = None
         self._is_current = False
-        if self.obstacle is None:
+        if self._asks.obstacle is None:
             self._hand_over()
 
     @property
     def chosen(self) -> str:
         """Name vLLM with its version, or say why lm-eval's own way is taken after all."""
-        why = self.obstacle
+        why = self._asks.obstacle
         return f"vllm {self._vllm.version}" if why is None else f"static: {why}"
-
-    @property
-    def obstacle(self) -> str | None:
-        """Why nothing can be generated in this way, if so."""
-        if self._lm.backend != "causal":
-            return "the model has an encoder"
-        return obstacle(self._lm.model.generation_config)
 
     def weights_changed(self) -> None:
         """Hand the weights over before the next answer."""
@@ -88,41 +79,33 @@ class VllmGenerator:
             EngineFailed: vLLM failed at this; another engine is started for the next requests.
             torch.OutOfMemoryError: it ran out of memory.
         """
-        able = self.obstacle is None
-        asks = [self._asks.of(request) if able else None for request in requests]
+        asks = self._asks.all(requests)
         waiting = list(dict.fromkeys(ask for ask in asks if ask is not None))
-        texts = {}
-        if waiting:
-            try:
-                answers = self._answers(waiting)
-            except BaseException:
-                self._drop()
-                raise
-            texts = {
-                ask: self._asks.text(ask, answer)
-                for ask, answer in zip(waiting, answers, strict=True)
-            }
-        others = [r for r, ask in zip(requests, asks, strict=True) if ask is None]
-        rest = iter(self._static.generate(others) if others else ())
-        return [next(rest) if ask is None else texts[ask] for ask in asks]
+        answers = dict(zip(waiting, self._answers(waiting), strict=True)) if waiting else {}
+        return self._static.completed(requests, self._asks.texts(asks, answers))
 
     def _answers(self, asks: Sequence[Ask]) -> list[list[int]]:
-        config = self._lm.model.generation_config
-        ends = config.eos_token_id
-        ends = () if ends is None else (ends,) if isinstance(ends, int) else tuple(ends)
+        """Let the engine answer; one that failed at this, or was interrupted, is ended."""
         stops = [self._asks.stops(ask) for ask in asks]
-        if self._engine is None or not self._is_current:
-            engine = self._hand_over()
-            self._compare(engine, asks)
-            self._is_current = True
-        else:
-            _, engine = self._engine
-        return engine.answer(
-            asks,
-            ends,
-            config.repetition_penalty or 1.0,
-            lambda number, answer: stops[number].end(answer),
-        )
+        try:
+            return self._ready(asks).answer(
+                asks,
+                self._asks.ends,
+                self._asks.penalty,
+                lambda number, answer: stops[number].end(answer),
+            )
+        except BaseException:
+            self._drop()
+            raise
+
+    def _ready(self, asks: Sequence[Ask]) -> Engine:
+        """Return the engine with the live model's weights, compared with it since they changed."""
+        if self._engine is not None and self._is_current:
+            return self._engine[1]
+        engine = self._hand_over()
+        self._compare(engine, asks)
+        self._is_current = True
+        return engine
 
     def _hand_over(self) -> Engine:
         """Let the engine have the live model's weights; start one where none has their layout."""
@@ -159,7 +142,7 @@ class VllmGenerator:
         model, longest = self._lm.model, int(self._lm.max_length)
         devices = {p.device for p in model.parameters()}
         on_cpu = model.device.type == "cpu"
-        rows = int(self._lm.batch_size) * (1 if on_cpu else DEVICE_ROWS)
+        rows = rows_at_once(self._lm)
         arguments: dict[str, Any] = {
             "dtype": str(model.dtype).removeprefix("torch."),
             "enforce_eager": on_cpu,
