@@ -16,11 +16,10 @@ from pathlib import Path
 import yaml
 
 import automerge
-from automerge.demo import __file__ as demo
+from automerge import demo
 from automerge.store.store import Store
 from automerge.trial import Measured
 
-HOME = Path(demo).parent
 CONSTRAINTS = {
     "clock": "demo_clock >= best_parent - 0.1",
     "damage": "kl_to_base <= 0.5",
@@ -29,10 +28,8 @@ CONSTRAINTS = {
 
 def search(out: Path, constraint: str, cheap_first: bool, options: argparse.Namespace) -> dict:
     """Search the demo, and return its front and what its search took."""
-    plain = yaml.safe_load((HOME / "config.yaml").read_text())
-    plain["base"] = str(HOME / plain["base"])
-    plain["models"] = {name: str(HOME / path) for name, path in plain["models"].items()}
-    plain["include_path"] = str(HOME / plain["include_path"])
+    text = demo.CONFIG.read_text(encoding="utf-8").replace("./", f"{demo.folder()}/")
+    plain = yaml.safe_load(text)
     plain["search"]["cheap_first"] = cheap_first
     plain["evaluation"]["items_per_candidate"] = options.items
     changes = {

@@ -24,11 +24,8 @@ from automerge.trial import GENERATING, PARTS, Measured
 
 def search(out: Path, generator: str, options: argparse.Namespace) -> dict:
     """Search the demo; return what it took, and every score that it measured."""
-    home = demo.CONFIG.parent
-    plain = yaml.safe_load(demo.CONFIG.read_text(encoding="utf-8"))
-    plain["base"] = str(home / plain["base"])
-    plain["models"] = {name: str(home / path) for name, path in plain["models"].items()}
-    plain["include_path"] = str(home / plain["include_path"])
+    text = demo.CONFIG.read_text(encoding="utf-8").replace("./", f"{demo.folder()}/")
+    plain = yaml.safe_load(text)
     plain["evaluation"] |= {"items_per_candidate": options.items, "generator": generator}
     changes = {
         "out": str(out),
