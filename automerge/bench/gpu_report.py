@@ -10,6 +10,7 @@ loses nothing.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import platform
 import re
@@ -132,10 +133,8 @@ def _ended(process: subprocess.Popen[bytes]) -> bytes:
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """End what is left of a process's group."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
 
 
 def facts() -> Iterator[tuple[str, str]]:
@@ -143,13 +142,14 @@ def facts() -> Iterator[tuple[str, str]]:
     import torch
     import transformers
 
+    from automerge.machine.processors import affine_cpus
     from automerge.merging import free_host_bytes
 
     yield "automerge", version("automerge-llm")
     yield "Python", f"{platform.python_version()} on {platform.platform()}"
     yield "PyTorch", f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}"
     yield "transformers", transformers.__version__
-    yield "processors", f"{len(os.sched_getaffinity(0))} ({platform.machine()})"
+    yield "processors", f"{affine_cpus()} ({platform.machine()})"
     free = free_host_bytes()
     yield "host memory free", "unknown" if free is None else f"{free / 1e9:.0f} GB"
     for number in range(torch.cuda.device_count()):
