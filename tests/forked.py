@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from automerge.machine.imports import importing
 from tests.command_line import AUTOMERGE, REPOSITORY
 
 LIBRARIES = ("torch", "transformers", "lm_eval.tasks", "lm_eval.models.huggingface", "optuna")
@@ -86,11 +87,10 @@ class _Parent:
 
 def main() -> None:
     """Fork a child for each line of standard input, write its exit code, and end with the input."""
-    gc.disable()
-    for name in LIBRARIES:
-        importlib.import_module(name)
-    gc.enable()
-    gc.freeze()
+    with importing():
+        for name in LIBRARIES:
+            importlib.import_module(name)
+        gc.freeze()
     for line in sys.stdin:
         request = json.loads(line)
         if not (child := os.fork()):
