@@ -90,6 +90,9 @@ class DivergenceScorer:
         self._states = KeptStates()
         self._head = _checked_head(live.model)
         self._base_head: tuple[Tensor, Tensor | None] | None = None
+        self._graph: Graph | None = None
+        if live.graph_bytes is not None:
+            self._graph = Graph(live.model, Path(self._head), live.graph_bytes)
 
     def score(self, items: Items) -> Scored:
         """Return the sum of each item's divergences, with its number of tokens as weight.
@@ -114,9 +117,7 @@ class DivergenceScorer:
         scores: dict[str, ItemScores] = {}
         losses: dict[str, float] = {}
         n_tokens = self._meet_base(items)
-        graph = None
-        if backward is not None and self._live.graph_bytes is not None:
-            graph = Graph(self._live.model, Path(self._head), self._live.graph_bytes)
+        graph = None if backward is None else self._graph
         for name, leaves in self._members.items():
             chosen = [(leaf, i) for leaf in leaves for i in items.get(leaf, ())]
             sums: dict[Item, float] = {}

@@ -59,7 +59,6 @@ class Graph:
     def __init__(self, model: PreTrainedModel, path: Path, limit: int) -> None:
         self._model, self._path, self._limit = model, path, limit
         self._n_logits: int = model.config.get_text_config().vocab_size
-
         self._known: dict[tuple[bool, int, int], Kept] = {}
 
     def fits(self, rows: Sequence[Row], lean: bool, logits: int = LOGITS) -> bool:
@@ -77,14 +76,10 @@ class Graph:
         wanting = sum(parameter.requires_grad for parameter in self._model.parameters())
         key = lean, self._model.config.get_text_config().num_hidden_layers, wanting
         if key not in self._known:
-            measure = self._measured_lean if lean else self._measured
-            self._known[key] = measure()
+            self._known[key] = self._lean() if lean else measured(self._model, self._path)
         return self._known[key]
 
-    def _measured(self) -> Kept:
-        return measured(self._model, self._path)
-
-    def _measured_lean(self) -> Kept:
+    def _lean(self) -> Kept:
         """Beside the inputs of all layers, a mask, and one layer's parts while it runs."""
         whole = self._kept(lean=False)
         layers = leanable_layers(self._model)
