@@ -1,6 +1,23 @@
 """Executors: where jobs are measured."""
 
-from automerge.executors.base import Executor, Launcher, Start, Worker, WorkerFactory
+from automerge.executors.base import (
+    Executor,
+    Files,
+    Launcher,
+    Start,
+    Travelling,
+    Worker,
+    WorkerFactory,
+)
 from automerge.executors.table import EXECUTORS
 
-__all__ = ["EXECUTORS", "Executor", "Launcher", "Start", "Worker", "WorkerFactory"]
+__all__ = [
+    "EXECUTORS",
+    "Executor",
+    "Files",
+    "Launcher",
+    "Start",
+    "Travelling",
+    "Worker",
+    "WorkerFactory",
+]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from pathlib import Path
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from automerge.trial import Job, Outcome, Part
 
@@ -40,6 +41,31 @@ class Worker(Protocol):
 
 WorkerFactory: TypeAlias = Callable[[], Worker]
 """Called once in the process that measures; picklable, unless that is the driver's process."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files of a folder that workers read: those that match any of the patterns."""
+
+    folder: Path
+    patterns: tuple[str, ...]
+
+
+@runtime_checkable
+class Travelling(Protocol):
+    """A worker factory that knows which files its worker reads.
+
+    An executor on other machines sends them what they lack.
+    """
+
+    def __call__(self) -> Worker: ...
+
+    @property
+    def files(self) -> tuple[Files, ...]: ...
+
+    def relocated(self, moved: Mapping[Path, Path]) -> WorkerFactory:
+        """Return the factory of a worker that reads copies of some of the folders."""
+        ...
 
 
 class Executor(Protocol):

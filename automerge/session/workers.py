@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from automerge.config import StudyConfig
-from automerge.executors import EXECUTORS, Executor, Start
+from automerge.evaluation.base import ITEMS_FOLDER, TASKS_FOLDER
+from automerge.executors import EXECUTORS, Executor, Files, Start, Worker
 from automerge.extensions import installed
 from automerge.recipe import BASE
 from automerge.session.panel import study_panel
@@ -16,6 +18,7 @@ from automerge.store.record import aligned_by
 
 if TYPE_CHECKING:
     from automerge.session.examine import Examined
+    from automerge.worker.worker import WorkerSpec
 
 
 def start_workers(
@@ -36,6 +39,7 @@ def start_workers(
         found: its models and tasks.
         note: told what to say while no worker is up.
     """
+    from automerge.evidence import cache_folder
     from automerge.worker.worker import MergeWorker, WorkerSpec, choose_device, expected_identity
 
     launcher = EXECUTORS[config.executor]
@@ -57,11 +61,14 @@ def start_workers(
         slopes=slopes,
         gpus=config.gpus_per_worker,
         extensions=installed(config.extensions),
+        evidence=(cache_folder(),) if found.inputs.evidence else (),
     )
-    opened = (found.tasks, found.watch) if launcher.in_driver else ()
+    digests = {d for by_source in found.inputs.evidence.values() for d in by_source.values()}
     return launcher.start(
         Start(
-            partial(MergeWorker, spec, *opened),
+            partial(MergeWorker, spec, found.tasks, found.watch)
+            if launcher.in_driver
+            else WorkerBuilder(spec, tuple(sorted(digests))),
             workers=config.workers,
             gpus=0 if device == "cpu" else config.gpus_per_worker,
             address=config.ray_address,
@@ -69,6 +76,35 @@ def start_workers(
             note=note,
         )
     )
+
+
+@dataclass(frozen=True)
+class WorkerBuilder:
+    """Builds workers that live elsewhere, and knows what they read; see `Travelling`."""
+
+    spec: WorkerSpec
+    evidence: tuple[str, ...]
+    """Digests of the evidence that recipes may name."""
+
+    def __call__(self) -> Worker:
+        from automerge.worker.worker import MergeWorker
+
+        return MergeWorker(self.spec)
+
+    @property
+    def files(self) -> tuple[Files, ...]:
+        """Models, the run folder's copies of what tasks read, and evidence."""
+        from automerge.checkpoints.contents import DECISIVE
+        from automerge.evidence.file import ENDING
+
+        models = (Files(path, DECISIVE) for path in self.spec.models.values())
+        tasks = tuple(f"{folder}/**/*" for folder in (TASKS_FOLDER, ITEMS_FOLDER))
+        named = tuple(f"{digest}{ENDING}" for digest in self.evidence)
+        evidence = (Files(folder, named) for folder in self.spec.evidence)
+        return (*models, Files(self.spec.run, tasks), *evidence)
+
+    def relocated(self, moved: Mapping[Path, Path]) -> WorkerBuilder:
+        return replace(self, spec=self.spec.relocated(moved))
 
 
 def most_asked(config: StudyConfig, n_layers: int) -> tuple[tuple[str, ...], int]:

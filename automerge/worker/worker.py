@@ -83,7 +83,7 @@ class WorkerSpec:
     small model, else torch's choice; a worker given some of a machine's cores takes as much of its
     memory. `methods` are what recipes may use, as far as known. `slopes` says whether jobs may want
     them. The model's layers are spread over `gpus` GPUs. `extensions` are imported before anything
-    else.
+    else. Evidence is looked up in the folders of `evidence`, then in the cache.
     """
 
     models: Mapping[str, Path]
@@ -100,6 +100,16 @@ class WorkerSpec:
     gpus: int = 1
     extensions: tuple[Extension, ...] = ()
     align: Mapping[str, str] = field(default_factory=dict)
+    evidence: tuple[Path, ...] = ()
+
+    def relocated(self, moved: Mapping[Path, Path]) -> WorkerSpec:
+        """Return the same with copies in place of some folders."""
+        return replace(
+            self,
+            models={name: moved.get(path, path) for name, path in self.models.items()},
+            run=moved.get(self.run, self.run),
+            evidence=tuple(moved.get(path, path) for path in self.evidence),
+        )
 
 
 class MergeWorker:
@@ -149,7 +159,10 @@ class MergeWorker:
         for warning in plan.warnings:
             logger.warning(warning)
         self._engine = ResidentEngine(
-            checkpoints, plan.budget, plan.device_budget, EvidenceFolders([cache_folder()])
+            checkpoints,
+            plan.budget,
+            plan.device_budget,
+            EvidenceFolders([*spec.evidence, cache_folder()]),
         )
         self._paths, self._methods = spec.models, spec.methods
         self._generates_with_vllm = spec.panel.engine

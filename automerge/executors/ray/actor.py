@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from automerge.executors.base import Worker, WorkerFactory
+from automerge.executors.base import Travelling, Worker, WorkerFactory
+from automerge.executors.ray.delivery import fetch_missing
+from automerge.executors.ray.shipping import Remote
 from automerge.trial import Job, Outcome, Part
 
 
@@ -17,8 +19,11 @@ class Actor:
     def __init__(self) -> None:
         self._worker: Worker
 
-    def ready(self, factory: WorkerFactory) -> tuple[str, Mapping[str, str]]:
-        """Build the worker; return the host's name and the worker's identity."""
+    def ready(self, factory: WorkerFactory, depot: Any = None) -> tuple[str, Mapping[str, str]]:
+        """Build the worker, after fetching files that this machine lacks from a depot, if there is
+        one; return the host's name and the worker's identity."""
+        if depot is not None and isinstance(factory, Travelling):
+            factory = factory.relocated(fetch_missing(Remote(depot)))
         self._worker = factory()
         return platform.node(), self._worker.identity()
 

@@ -15,6 +15,7 @@ from automerge.executors.identity import differences
 from automerge.executors.ray.actor import Actor, Running, Starting
 from automerge.executors.ray.cluster import Cluster
 from automerge.executors.ray.settings import RaySettings
+from automerge.executors.ray.shipping import Shipping
 from automerge.trial import Failed, FailureKind, Job, Measured, Outcome, Part, count_items
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ class RayExecutor:
         self._identity: Mapping[str, str] = settings.expected
         self._refused: set[str] = set()
         self._lost_in_a_row = 0
+        # A Ray of our own is on this machine only.
+        self._shipping = Shipping(self._ray, factory, note) if settings.address else None
         self._looked = self._alive = time.monotonic()
         self._wanted = settings.workers or self._capacity()
         self._add_actors(self._wanted)
@@ -125,6 +128,8 @@ class RayExecutor:
         if now - self._looked > LOOK_S:
             self._looked = now
             self._cluster.meet_head()
+            if self._shipping is not None and self._shipping.look():
+                self._alive = now
             if self._alive < now and not self._any_placed():
                 self._say_what_is_missing()
             if self._settings.workers is None:
@@ -253,10 +258,12 @@ class RayExecutor:
             max_restarts=0,
             max_task_retries=0,
         )
+        depot = None if self._shipping is None else self._shipping.depot
         for _ in range(count):
             actor = remote.remote()
             placed = actor.__ray_ready__.remote()
-            self._starting[actor.ready.remote(self._factory)] = Starting(actor, placed)
+            ready = actor.ready.remote(self._factory, depot)
+            self._starting[ready] = Starting(actor, placed)
 
     def _dispatch(self) -> None:
         while self._queue and self._idle:
@@ -272,6 +279,8 @@ class RayExecutor:
             starting = [one.actor for one in self._starting.values()]
             for actor in [*starting, *self._idle, *running]:
                 self._ray.kill(actor)
+            if self._shipping is not None:
+                self._shipping.close()
         self._starting, self._idle, self._running = {}, [], {}
         self._queue.clear()
         self._cluster.leave()
