@@ -15,17 +15,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel
+from sentencepiece import SentencePieceTrainer
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from automerge.commands.merge import merge_file
 from automerge.text.terminal import Plain
-from tests.evaluation.toys import make_tokenizer
-from tests.zoo import write_zoo
+from tests.evaluation.toys import WORDS, make_tokenizer
 
 pytestmark = pytest.mark.slow
 
 CONVERTER = "LLAMA_CPP"
-"""The variable with the folder of llama.cpp's sources, which are not on PyPI."""
+"""The variable with the folder of llama.cpp's converter. It is not on PyPI by itself, but in the
+source distribution of llama-cpp-python, as vendor/llama.cpp."""
+VOCABULARY = 300
 
 
 def merged(folder: Path, base: Path, left: Path, right: Path) -> Path:
@@ -35,6 +37,7 @@ def merged(folder: Path, base: Path, left: Path, right: Path) -> Path:
         json.dumps(
             {
                 "models": models,
+                "base": "base",
                 "method": "task_arithmetic",
                 "sources": {"left": {"weight": 0.5}, "right": {"weight": 0.4}},
             }
@@ -91,18 +94,55 @@ def test_a_merged_encoder_is_a_sentence_transformer(tmp_path: Path) -> None:
     torch.testing.assert_close(torch.tensor(vectors[0]), pooled, rtol=1e-4, atol=1e-5)
 
 
+def llama_folder(folder: Path, seed: int) -> dict[str, torch.Tensor]:
+    """A Llama with a tokenizer.model of SentencePiece, as older ones have; returns its weights."""
+    torch.manual_seed(seed)
+    folder.mkdir()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(WORDS * 3),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=VOCABULARY,
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    (folder / "tokenizer.vocab").unlink()
+    plain = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(plain))
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    return model.state_dict()
+
+
 def test_llama_cpp_converts_a_merge(tmp_path: Path) -> None:
     if CONVERTER not in os.environ:
         pytest.skip(f"set {CONVERTER} to a folder with llama.cpp's convert_hf_to_gguf.py")
-    write_zoo(tmp_path)
-    out = merged(tmp_path, *(tmp_path / name for name in ("base", "left", "right")))
-    script = Path(os.environ[CONVERTER]) / "convert_hf_to_gguf.py"
+    sources = Path(os.environ[CONVERTER])
+    folders = [tmp_path / name for name in ("base", "left", "right")]
+    states = [llama_folder(folder, seed) for seed, folder in enumerate(folders)]
+    out = merged(tmp_path, *folders)
     file = tmp_path / "merged.gguf"
     done = subprocess.run(
-        [sys.executable, str(script), str(out), "--outfile", str(file), "--outtype", "f32"],
+        [
+            *(sys.executable, str(sources / "convert_hf_to_gguf.py"), str(out)),
+            *("--outfile", str(file), "--outtype", "f32"),
+        ],
+        env={**os.environ, "PYTHONPATH": str(sources / "gguf-py")},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert file.read_bytes()[:4] == b"GGUF"
+    sys.path.append(str(sources / "gguf-py"))
+    from gguf import GGUFReader
+
+    found = {tensor.name: tensor.data for tensor in GGUFReader(file).tensors}
+    pairs = {"token_embd.weight": "model.embed_tokens.weight", "output.weight": "lm_head.weight"}
+    for theirs, ours in pairs.items():
+        base, left, right = (state[ours] for state in states)
+        wanted = base + 0.5 * (left - base) + 0.4 * (right - base)
+        torch.testing.assert_close(torch.tensor(found[theirs]), wanted, rtol=1e-5, atol=1e-6)
