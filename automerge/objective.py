@@ -13,7 +13,15 @@ from automerge.arrays import Floats
 
 Direction = Literal["maximize", "minimize"]
 Aggregation = Literal[
-    "mean", "mean_of_means", "perplexity", "weighted_perplexity", "bits_per_byte", "ratio", "exact"
+    "mean",
+    "mean_of_means",
+    "min_of_means",
+    "max_of_means",
+    "perplexity",
+    "weighted_perplexity",
+    "bits_per_byte",
+    "ratio",
+    "exact",
 ]
 AGGREGATIONS: tuple[Aggregation, ...] = (
     "mean",
@@ -22,8 +30,11 @@ AGGREGATIONS: tuple[Aggregation, ...] = (
     "bits_per_byte",
 )
 """How lm-eval aggregates the items of one task. Groups with `weight_by_size: false` take the mean
-of their tasks' means instead."""
+of their tasks' means instead, and a group whose worst task counts the lowest or highest of them."""
 
+
+EXTREMES: tuple[Aggregation, ...] = ("min_of_means", "max_of_means")
+"""Aggregations of groups whose worst task counts."""
 
 MAX_LOG_PERPLEXITY = 300.0
 """The log of the largest perplexity reported; only broken models exceed it."""
@@ -44,8 +55,10 @@ class Objective:
 
     `task` is an lm-eval task or group; `metric` and `filter` are lm-eval's key ("acc,none").
     A property of the model itself has the aggregation "exact": one number, known without error.
-    An objective that is not a `goal` only serves constraints and is not optimised; one that is
-    `held_out` is no goal either, and is scored in the test only.
+    An objective that is not a `goal` only serves constraints or a group and is not optimised; one
+    that is `held_out` is no goal either, and is scored in the test only. A group has `members`, the
+    names of the objectives whose mean it is, or the worst of them; where it is `relative`, each is
+    divided by the value of the source that is best at it.
     """
 
     name: str
@@ -56,6 +69,8 @@ class Objective:
     aggregation: Aggregation = "mean"
     goal: bool = True
     held_out: bool = False
+    members: tuple[str, ...] = ()
+    relative: bool = False
 
     @property
     def is_exact(self) -> bool:
@@ -83,7 +98,8 @@ class ItemScores:
     Attributes:
         items: (leaf task, lm-eval doc id).
         values: one score per item.
-        weights: the number of words or bytes of each item; None for plain means.
+        weights: the number of words or bytes of each item, or what the best source scored on it;
+            None for plain means.
         clusters: the cluster of each item, by number; None where all items are independent.
     """
 
@@ -168,6 +184,9 @@ def estimate(scores: ItemScores, aggregation: Aggregation) -> Estimate:
     if aggregation == "mean_of_means":
         mean, influences = mean_of_means(scores)
         return Estimate(mean, standard_error(influences), n)
+    if aggregation in EXTREMES:
+        rows, of_task = deciding(scores, aggregation)
+        return estimate(scores.rows(rows), of_task)
     ratio, residuals = ratio_of_means(scores)
     stderr = standard_error(residuals)
     if aggregation == "ratio":
@@ -193,17 +212,36 @@ def mean_of_means(scores: ItemScores) -> tuple[float, Floats]:
     """Return the mean of the tasks' means, and n times each item's linear influence on it: (n,).
 
     The standard error of the influences' mean is √(Σ_t s_t² / n_t) / T for T tasks (Cochran,
-    Sampling Techniques, 1977, eq. 5.13), as in lm-eval for groups not weighted by size.
+    Sampling Techniques, 1977, eq. 5.13), as in lm-eval for groups not weighted by size. Where items
+    have weights, a task's mean is its ratio Σ values / Σ weights, as in `ratio_of_means`.
     """
     values = np.asarray(scores.values, dtype=np.float64)
     factors = item_weights(scores.items)
     _, tasks = np.unique([task for task, _ in scores.items], return_inverse=True)
     sizes = np.bincount(tasks)
-    means = np.bincount(tasks, values) / sizes
+    weights = np.ones_like(values) if scores.weights is None else np.asarray(scores.weights)
+    totals = np.bincount(tasks, weights)
+    means = np.bincount(tasks, values) / totals
+    residuals = (values - means[tasks] * weights) / (totals / sizes)[tasks]
     n = len(values)
     # Each task's squares are divided by n_t - 1, where `standard_error` divides by n - 1.
     unbiased = np.sqrt(np.maximum(n - 1, 1) / n * sizes / np.maximum(sizes - 1, 1))
-    return float(means.mean()), (values - means[tasks]) * factors * unbiased[tasks]
+    return float(means.mean()), residuals * factors * unbiased[tasks]
+
+
+def deciding(scores: ItemScores, aggregation: Aggregation) -> tuple[list[int], Aggregation]:
+    """Return the rows of the task with the lowest or the highest mean, and how they aggregate.
+
+    Of equal tasks, the first decides. The delta method's standard error of a minimum is that of the
+    task that attains it.
+    """
+    rows: dict[str, list[int]] = {}
+    for row, (task, _) in enumerate(scores.items):
+        rows.setdefault(task, []).append(row)
+    of_task: Aggregation = "mean" if scores.weights is None else "ratio"
+    sign = 1 if aggregation == "min_of_means" else -1
+    found = min(rows.values(), key=lambda own: sign * estimate(scores.rows(own), of_task).value)
+    return found, of_task
 
 
 def item_weights(items: Sequence[tuple[str, int]]) -> Floats:
@@ -239,8 +277,47 @@ def searched(objectives: Iterable[Objective]) -> tuple[Objective, ...]:
 def estimates(
     objectives: Sequence[Objective], scores: Mapping[str, ItemScores]
 ) -> dict[str, Estimate]:
-    """Return one estimate per objective, by objective name."""
-    return {o.name: estimate(scores[o.name], o.aggregation) for o in objectives}
+    """Return one estimate per objective, by objective name.
+
+    A group without item scores of its own is estimated from its members.
+    """
+    alone = {o.name: estimate(scores[o.name], o.aggregation) for o in objectives if not o.members}
+    return {
+        o.name: alone[o.name]
+        if not o.members
+        else estimate(scores[o.name], o.aggregation)
+        if o.name in scores
+        else of_members(o, alone, {})
+        for o in objectives
+    }
+
+
+def of_members(
+    group: Objective, found: Mapping[str, Estimate], experts: Mapping[str, float]
+) -> Estimate:
+    """Return a group's estimate from those of its members, whose items are disjoint.
+
+    Args:
+        group: the group.
+        found: the members' estimates, by name.
+        experts: the value of the best source, by member, which a relative group divides by. They
+            are taken as known: their errors are common to all models.
+    """
+    own = [found[name] for name in group.members]
+    units = [experts.get(name, math.nan) if group.relative else 1.0 for name in group.members]
+    if not all(e.n for e in own) or not all(map(math.isfinite, units)):
+        return Estimate(math.nan, math.nan, 0)
+    parts = [
+        Estimate(e.value / unit, e.stderr / unit, e.n) for e, unit in zip(own, units, strict=True)
+    ]
+    if group.aggregation in EXTREMES:
+        return max(parts, key=lambda part: group.loss(part.value))
+    value = math.fsum(part.value for part in parts) / len(parts)
+    return Estimate(
+        value,
+        math.sqrt(sum(part.stderr**2 for part in parts)) / len(parts),
+        sum(part.n for part in parts),
+    )
 
 
 def losses(objectives: Sequence[Objective], measured: Mapping[str, Estimate]) -> tuple[float, ...]:

@@ -222,9 +222,7 @@ def _first_trials(space: Space, config: StudyConfig) -> Iterator[str]:
     sources = space.trained
     search = config.search
     usual = list(usual_merges(sources, BASE, search.methods, config.seed, space.starts))
-    start = opening(
-        usual, sources, BASE, len([t for t in config.tasks if t.is_optimised]), config.n_starts
-    )
+    start = opening(usual, sources, BASE, config.n_goals, config.n_starts)
     fixed: Mapping[str, Recipe] = {
         BASE: single(BASE),
         **{source: single(source) for source in sources},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from automerge.config.section import KEY, Problem
-from automerge.config.sections import NamedRecipe
+from automerge.config.sections import Group, NamedRecipe
 from automerge.config.task import Task
 from automerge.constraint import BEST_PARENT, Constraint
 from automerge.errors import nearest
@@ -84,8 +84,38 @@ def constraint_faults(
             yield (i,), f"there is no model {found.reference!r}{advice}"
 
 
-def goal_faults(tasks: Sequence[Task], constraints: Sequence[str]) -> Iterator[Problem]:
+def group_faults(groups: Sequence[Group], tasks: Sequence[Task]) -> Iterator[Problem]:
+    """Yield groups' names that occur again, and tasks that they cannot have.
+
+    Groups that share some of their tasks only would be neither independent nor alike.
+    """
+    by_name = {task.name: task for task in tasks}
+    names = {*by_name, *MEASURED}
+    whole: dict[str, frozenset[str]] = {}
+    for i, group in enumerate(groups):
+        if group.name in names:
+            yield (i, "name"), f"another objective is named {group.name!r}; choose another name"
+        names.add(group.name)
+        key = "mean" if group.mean else "worst"
+        own = frozenset(group.members)
+        for name in group.members:
+            if name not in by_name:
+                yield (i, key), f"there is no task {name!r}{nearest(name, tuple(by_name))}"
+            elif by_name[name].held_out:
+                yield (i, key), f"{name!r} is held out, so no group can have it; remove one"
+            elif whole.setdefault(name, own) != own:
+                problem = (
+                    f"{name!r} is in another group with other tasks; "
+                    "give both groups the same tasks, or none in common"
+                )
+                yield (i, key), problem
+
+
+def goal_faults(
+    tasks: Sequence[Task], constraints: Sequence[str], groups: Sequence[Group] = ()
+) -> Iterator[Problem]:
     """Yield tasks without a use, held-out ones that a constraint uses, and the lack of any goal."""
+    grouped = {name for group in groups for name in group.members}
     bound = {Constraint.parse(text).objective for text in constraints}
     for i, task in enumerate(tasks):
         if task.held_out and task.name in bound:
@@ -93,8 +123,10 @@ def goal_faults(tasks: Sequence[Task], constraints: Sequence[str]) -> Iterator[P
                 f"{task.name!r} is held out, so no constraint can be checked by it; remove one"
             )
             yield ("tasks", i), problem
-        elif not task.goal and not task.held_out and task.name not in bound:
-            problem = f"{task.name!r} is neither a goal nor named by a constraint; remove it"
+        elif not task.goal and not task.held_out and task.name not in bound | grouped:
+            problem = (
+                f"{task.name!r} is neither a goal nor named by a constraint or a group; remove it"
+            )
             yield ("tasks", i), problem
-    if not any(task.is_optimised for task in tasks):
+    if not groups and not any(task.is_optimised for task in tasks):
         yield ("tasks",), "no task is a goal: there is nothing to search for"

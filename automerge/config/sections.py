@@ -69,6 +69,32 @@ class EvidenceText(Section):
         return {source: name_of(path) for source, path in self.text.items()}
 
 
+class Group(Section):
+    """An objective over several tasks: their mean, or the worst of them.
+
+    With `relative`, each task's value is divided by that of the source that is best at it.
+    """
+
+    name: str = unsafe(min_length=1, max_length=200)
+    mean: tuple[str, ...] = unsafe(())
+    worst: tuple[str, ...] = unsafe(())
+    relative: bool = unsafe(False)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Group:
+        given = self.mean or self.worst
+        if bool(self.mean) == bool(self.worst):
+            refuse([((), "a group has either `mean` or `worst`, a list of tasks")])
+        if len(set(given)) < 2:
+            refuse([(("mean" if self.mean else "worst",), "a group needs two tasks or more")])
+        return self
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The names of the tasks' objectives."""
+        return tuple(dict.fromkeys(self.mean or self.worst))
+
+
 class Split(Section):
     """The shares of each task's items for search, selection and the sealed test."""
 

@@ -14,6 +14,7 @@ from automerge.config.checks import (
     NAME_RULE,
     constraint_faults,
     goal_faults,
+    group_faults,
     model_faults,
     recipe_faults,
     task_faults,
@@ -33,7 +34,7 @@ from automerge.config.section import (
     safe,
     unsafe,
 )
-from automerge.config.sections import Evaluation, EvidenceText, NamedRecipe, Split
+from automerge.config.sections import Evaluation, EvidenceText, Group, NamedRecipe, Split
 from automerge.config.task import Task
 from automerge.errors import Locate, Location, nearest
 from automerge.evaluation.table import LM_EVAL
@@ -73,6 +74,7 @@ class StudyConfig(Section):
     models: dict[str, str] = unsafe(min_length=1, max_length=MAX_MODELS)
     align: dict[str, str] = unsafe({})
     tasks: tuple[Task, ...] = unsafe(min_length=1, max_length=64)
+    groups: tuple[Group, ...] = unsafe((), max_length=64)
     item_files: dict[str, str] = safe({})
     properties: tuple[Annotated[str, one_of(MEASURED, "property")], ...] = unsafe(())
     include_path: str | None = safe(None)
@@ -137,6 +139,14 @@ class StudyConfig(Section):
         if problems := list(task_faults(tasks)):
             refuse(problems)
         return tasks
+
+    @field_validator("groups")
+    @classmethod
+    def _fitting_groups(cls, groups: tuple[Group, ...], info: ValidationInfo) -> tuple[Group, ...]:
+        tasks = info.data.get("tasks")
+        if tasks is not None and (problems := list(group_faults(groups, tasks))):
+            refuse(problems)
+        return groups
 
     @field_validator("recipes")
     @classmethod
@@ -209,7 +219,8 @@ class StudyConfig(Section):
         if tasks is None or models is None:
             return texts  # their faults are reported first
         known = tuple(name for name, text in models.items() if not is_noise(text))
-        names = [*(task.name for task in tasks), *info.data.get("properties", ())]
+        named = (*tasks, *info.data.get("groups", ()))
+        names = [*(each.name for each in named), *info.data.get("properties", ())]
         if problems := list(constraint_faults(texts, names, known)):
             refuse(problems)
         return texts
@@ -239,7 +250,7 @@ class StudyConfig(Section):
 
     @model_validator(mode="after")
     def _goals(self) -> StudyConfig:
-        if problems := list(goal_faults(self.tasks, self.constraints)):
+        if problems := list(goal_faults(self.tasks, self.constraints, self.groups)):
             refuse(problems)
         return self
 
@@ -310,6 +321,17 @@ class StudyConfig(Section):
         if self.max_items is None or each == "full":
             return UNKNOWN_BUDGET
         return max(self.max_items // (each * len(self.tasks)), 1)
+
+    @property
+    def grouped(self) -> frozenset[str]:
+        """The tasks that are measured for a group and are no goals of their own."""
+        return frozenset(name for group in self.groups for name in group.members)
+
+    @property
+    def n_goals(self) -> int:
+        """How many tasks and groups are optimised."""
+        own = [t for t in self.tasks if t.is_optimised and t.name not in self.grouped]
+        return len(own) + len(self.groups)
 
     @property
     def n_starts(self) -> int:

@@ -21,6 +21,7 @@ from automerge.estimation.intervals import (
     is_unit,
     mean_interval,
     normal_quantile,
+    one_item,
     student_interval,
 )
 from automerge.objective import Aggregation, ItemScores, estimate, standard_error
@@ -83,7 +84,7 @@ def paired_difference(
         only_a, only_b = int(np.sum(both[:n] > both[n:])), int(np.sum(both[:n] < both[n:]))
         low, high = tango_interval(only_a, only_b, n, level)
     elif is_constant(influences, float(np.abs(both).max())):
-        bound = 1.0 if aggregation in MEANS and is_unit(both) else math.inf
+        bound = one_item(a) if aggregation in MEANS and is_unit(both) else math.inf
         alike = effective_number(a, aggregation)
         low, high = equal_scores_interval(difference, alike, -bound, bound, level)
     else:

@@ -12,8 +12,10 @@ from scipy import special
 from automerge.arrays import Floats
 from automerge.estimation.clusters import clustered_standard_error
 from automerge.objective import (
+    EXTREMES,
     Aggregation,
     ItemScores,
+    deciding,
     estimate,
     item_weights,
     mean_of_means,
@@ -22,7 +24,7 @@ from automerge.objective import (
     standard_error,
 )
 
-MEANS = ("mean", "mean_of_means")
+MEANS = ("mean", "mean_of_means", *EXTREMES)
 """Aggregations that lie between the lowest and the highest score."""
 
 
@@ -53,8 +55,9 @@ def interval(scores: ItemScores, aggregation: Aggregation, level: float = 0.95) 
     and Miller (2024, arXiv:2411.00640) motivate: the normal interval is too narrow below a few
     hundred items. Means of means get it for the effective number of items. Other means get
     Student's t; ratios and exponentials get Student's t on the linearised mean, then the monotone
-    transform. Items in clusters get Student's t with the clustered standard error (`clusters`).
-    Scores that are all equal never give an interval of width zero; see `equal_scores_interval`.
+    transform. A lowest or highest mean gets the interval of the task that decides. Items in
+    clusters get Student's t with the clustered standard error (`clusters`). Scores that are all
+    equal never give an interval of width zero; see `equal_scores_interval`.
 
     Args:
         scores: of one objective.
@@ -64,6 +67,9 @@ def interval(scores: ItemScores, aggregation: Aggregation, level: float = 0.95) 
     point = estimate(scores, aggregation)
     if point.n == 0:
         return Interval(math.nan, math.nan, math.nan, math.nan, 0)
+    if aggregation in EXTREMES:
+        rows, of_task = deciding(scores, aggregation)
+        return interval(scores.rows(rows), of_task, level)
     values = np.asarray(scores.values, dtype=np.float64)
     if aggregation == "exact":
         return Interval(point.value, point.value, point.value, 0.0, 1)
@@ -72,7 +78,7 @@ def interval(scores: ItemScores, aggregation: Aggregation, level: float = 0.95) 
     ):
         stderr = clustered_standard_error(influences, scores.clusters)
         low, high = student_interval(point.value, stderr, len(set(scores.clusters)), level)
-        if aggregation in MEANS and is_unit(values):
+        if aggregation in MEANS and scores.weights is None and is_unit(values):
             low, high = max(low, 0.0), min(high, 1.0)
         return Interval(point.value, low, high, stderr, point.n)
     if aggregation in MEANS:
@@ -84,6 +90,8 @@ def interval(scores: ItemScores, aggregation: Aggregation, level: float = 0.95) 
 
 def effective_number(scores: ItemScores, aggregation: Aggregation) -> float:
     """Return how many items of equal weight say as much about a mean (Kish, 1965, section 8.2)."""
+    if aggregation in EXTREMES:
+        return len(deciding(scores, aggregation)[0])
     if aggregation != "mean_of_means":
         return len(scores.values)
     weights = item_weights(scores.items)
@@ -164,12 +172,30 @@ def influence(scores: ItemScores, aggregation: Aggregation) -> Floats:
         return -perplexity(mean) * (values - mean)  # d exp(−x) = −exp(−x) dx
     if aggregation == "mean_of_means":
         return mean_of_means(scores)[1]
+    if aggregation in EXTREMES:
+        rows, of_task = deciding(scores, aggregation)
+        n, n_task = len(values), len(rows)
+        found = np.zeros_like(values)
+        # Their standard error over n items is that of the task's own n_t.
+        scale = math.sqrt(n * max(n - 1, 1) / (n_task * max(n_task - 1, 1)))
+        found[rows] = scale * influence(scores.rows(rows), of_task)
+        return found
     ratio, residuals = ratio_of_means(scores)
     if aggregation == "ratio":
         return residuals
     if aggregation == "weighted_perplexity":
         return -perplexity(ratio) * residuals
     return -residuals / math.log(2)
+
+
+def one_item(scores: ItemScores) -> float:
+    """Return how much more a mean is if all its items score 1 more: 1, or relative to an expert."""
+    if scores.weights is None:
+        return 1.0
+    tasks: dict[str, list[float]] = {}
+    for (task, _), weight in zip(scores.items, scores.weights, strict=True):
+        tasks.setdefault(task, []).append(weight)
+    return 1 / min(float(np.mean(own)) for own in tasks.values())
 
 
 def is_binary(values: Floats) -> bool:
@@ -210,6 +236,13 @@ def _mean_interval(
 ) -> tuple[float, float]:
     values = np.asarray(scores.values, dtype=np.float64)
     point, n = estimate(scores, aggregation), effective_number(scores, aggregation)
+    if scores.weights is not None:
+        if is_constant(influence(scores, aggregation), 1.0):
+            bound = one_item(scores) if is_unit(values) else math.inf
+            return equal_scores_interval(
+                point.value, n, point.value - bound, point.value + bound, level
+            )
+        return student_interval(point.value, point.stderr, point.n, level)
     if is_binary(values):
         return wilson_interval(point.value * n, n, level)
     if is_constant(influence(scores, aggregation), float(np.abs(values).max())):

@@ -15,6 +15,7 @@ from automerge.items import POOL_SHARES, Sealed, StudyItems
 from automerge.methods import METHODS
 from automerge.recipe import BASE
 from automerge.session.folder import COPIES, SAMPLES
+from automerge.session.groups import group_objectives
 from automerge.session.panel import study_panel
 from automerge.session.resume import reference_of
 from automerge.session.workers import scoring_dtype
@@ -81,6 +82,7 @@ def look(
         faults += error.faults
     if faults or models is None or tasks is None:
         raise PreflightError(faults)
+    group_objectives(config, tasks)
     return models, tasks
 
 
@@ -113,7 +115,10 @@ def examine(config: StudyConfig, run: Path, note: Callable[[str], None]) -> Exam
         split = preflight.cut(tasks, SplitPlan(fractions, caps), held_out)
         dtype = scoring_dtype(config, models.dtype)
         inputs = Inputs(
-            objectives=tuple(replace(o, held_out=o.name in held_out) for o in tasks.objectives),
+            objectives=(
+                *(replace(o, held_out=o.name in held_out) for o in tasks.objectives),
+                *group_objectives(config, tasks),
+            ),
             items=StudyItems(
                 split.items("search"), split.items("select"), Sealed(split.items("test"))
             ),

@@ -23,7 +23,7 @@ def study_panel(config: StudyConfig) -> Panel:
             task.task,
             task.name,
             task.direction,
-            task.is_optimised,
+            task.is_optimised and task.name not in config.grouped,
             _options(config, task),
         )
         for task in config.tasks

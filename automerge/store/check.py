@@ -118,6 +118,10 @@ class _Check:
         names = [objective.name for objective in inputs.objectives]
         self._need(len(set(names)) == len(names), "value", "distinct names", names)
         self._need(bool(goals(inputs.objectives)), "value", "an objective that is a goal", "none")
+        plain = {o.name for o in inputs.objectives if not o.members}
+        for objective in inputs.objectives:
+            fits = plain.issuperset(objective.members)
+            self._need(fits, "value", "a group of objectives", objective.name)
         for part, items in _parts(inputs):
             for task, docs in items.items():
                 fits = len(set(docs)) == len(docs)
@@ -158,6 +162,15 @@ class _Check:
         return (
             set() if self._inputs is None else {o.name for o in searched(self._inputs.objectives)}
         )
+
+    def _measured_ones(self, names: set[str]) -> set[str]:
+        """The objectives that have scores of their own: all but groups."""
+        groups = (
+            set()
+            if self._inputs is None
+            else {o.name for o in self._inputs.objectives if o.members}
+        )
+        return names - groups
 
     def _check_trials(self) -> None:
         models = None if self._study is None else {BASE, *self._study.current.sources}
@@ -250,7 +263,7 @@ class _Check:
         alike: dict[tuple[str, int, str, str], bytes] = {}
         objectives = () if self._inputs is None else self._inputs.objectives
         exact = {objective.name for objective in objectives if objective.is_exact}
-        known = self._objectives
+        known = self._measured_ones(self._objectives)
         weighted: dict[str, bool] = {}
         seen: dict[int, set[str]] = {}
         columns = "measurement, objective, task, ids, item_values, weights"
@@ -284,7 +297,7 @@ class _Check:
             if part == "explain":
                 self._need(not own, "id", "slopes only", sorted(own))
                 continue
-            needed = known if part == "test" else self._searched
+            needed = known if part == "test" else self._measured_ones(self._searched)
             lacking = sorted(needed - own - self._left_out.get(measurement, set()))
             self._need(block > 0 or not lacking, "id", "scores of every objective", lacking)
 

@@ -85,7 +85,7 @@ class Inputs:
         """Invert `plain`."""
         items = {part: _tuples(tasks) for part, tasks in plain["items"].items()}
         return cls(
-            objectives=tuple(Objective(**objective) for objective in plain["objectives"]),
+            objectives=tuple(map(_objective, plain["objectives"])),
             items=StudyItems(items["search"], items["select"], Sealed(items["test"])),
             members=_tuples(plain["members"]),
             split=plain["split"],
@@ -342,6 +342,10 @@ class StudyRecord:
 
 KEYS = ("begun", "current", "decided")
 """The parts of a record, each of which is one fact in a store's `meta`."""
+
+
+def _objective(plain: Plain) -> Objective:
+    return Objective(**{**plain, "members": tuple(plain.get("members", ()))})
 
 
 def _lists(mapping: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:

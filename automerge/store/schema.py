@@ -96,6 +96,8 @@ class StoredObjective(_Exact):
     aggregation: Aggregation = "mean"
     goal: bool = True
     held_out: bool = False
+    members: list[Short] = []
+    relative: bool = False
 
 
 class StoredOrigin(_Exact):

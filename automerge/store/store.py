@@ -14,12 +14,13 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from automerge.errors import StateError
 from automerge.files.shared import without_places
+from automerge.groups import best_sources, with_groups
 from automerge.objective import ItemScores
 from automerge.recipe import Recipe
 from automerge.store.check import check_study
@@ -380,10 +381,43 @@ class Store:
     def each_outcome(self, part: Part) -> Iterator[tuple[int, Outcome]]:
         """Yield the same one by one, with one trial's item scores in memory at a time.
 
+        What is kept are the scores of tasks; those of groups follow from them.
+
         Measurements come first: for the search in the order in which the sampler was told about
         them, else in that of their first blocks. A trial with a failed block comes again, as a
         failure.
         """
+        objectives = self.study.begun.inputs.objectives if self.begun else ()
+        if not any(o.members for o in objectives):
+            yield from self._each_kept(part)
+            return
+        experts = self._experts(part)
+        for number, outcome in self._each_kept(part):
+            if isinstance(outcome, Measured):
+                scores = with_groups(objectives, outcome.scores, experts)
+                outcome = replace(outcome, scores=scores)
+            yield number, outcome
+
+    def _experts(self, part: Part) -> dict[str, ItemScores]:
+        """Return the scores of the source that is best at each member of a relative group.
+
+        Which one that is is decided on select items, or on search items before there are any.
+        """
+        objectives = self.study.begun.inputs.objectives
+        if not any(o.relative for o in objectives):
+            return {}
+        sources = {trial.number for trial in self.trials() if trial.origin == "source"}
+
+        def scored(where: Part) -> list[Mapping[str, ItemScores]]:
+            kept = dict(self._each_kept(where))
+            found = (kept.get(number) for number in sorted(sources))
+            return [o.scores if isinstance(o, Measured) else {} for o in found]
+
+        own = scored(part)
+        best = best_sources(objectives, own if part == "search" else scored("select"))
+        return {name: own[at][name] for name, at in best.items() if name in own[at]}
+
+    def _each_kept(self, part: Part) -> Iterator[tuple[int, Outcome]]:
         rows = self._rows(
             "SELECT id, trial, timings, tokens, notes FROM measurements LEFT JOIN "
             "(SELECT trial, seq FROM events WHERE kind = 'tell' AND ? = 'search') USING (trial) "

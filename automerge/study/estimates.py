@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from automerge import pareto
 from automerge.constraint import Bound, Constraint, bounds
+from automerge.errors import SearchAborted
 from automerge.estimation.gate import ERRORS
 from automerge.estimation.scoreboard import Scoreboard
-from automerge.objective import Estimate, Objective, estimates, goals, losses
+from automerge.objective import Estimate, Objective, estimates, goals, losses, of_members
 from automerge.samplers.base import Slopes, Told
 from automerge.space import Space
 from automerge.study.watch import Scored
@@ -46,11 +47,19 @@ class Estimates:
         constraints: Sequence[Constraint],
         pool: Mapping[str, Sequence[tuple[str, int]]],
         space: Space,
+        n_sources: int = 0,
     ) -> None:
+        """Begin without trials; values of relative groups wait until all sources have ended."""
         self._objectives = objectives
+        self._groups = [o for o in objectives if o.members]
+        self._lacking = n_sources if any(o.relative for o in objectives) else 0
+        self._held: list[tuple[Trial, Measured]] = []
+        self._sources: list[int] = []
+        self._experts: dict[str, float] = {}
+        """The value of the best source, by member of a relative group."""
         self._constraints = constraints
         self._space = space
-        self._board = Scoreboard(objectives, pool)
+        self._board = Scoreboard([o for o in objectives if not o.members], pool)
         self._on_board: dict[int, int] = {}
         self._baselines: dict[int, Trial] = {}
         self._answered: dict[int, Measured] = {}
@@ -65,6 +74,11 @@ class Estimates:
         self.told: dict[int, Told] = {}
         """What a sampler is told for each trial, as of when the trial was entered."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether values can be told: the sources that units come from have been measured."""
+        return self._lacking == 0
+
     def enter(self, trial: Trial, outcome: Outcome) -> None:
         """Estimate a trial's values from its items and all earlier measurements."""
         if isinstance(outcome, Failed):
@@ -72,21 +86,46 @@ class Estimates:
             self.failed += 1
             return
         self.ended[trial.number] = None
+        if not self.ready:
+            self._hold(trial, outcome)
+            return
         if outcome.left_out:
             # Not on the board: which trials are measured in part depends on what they scored.
             found = estimates(self._objectives, outcome.scores)
+            found |= {o.name: of_members(o, found, self._experts) for o in self._groups}
             self.told[trial.number] = self._told(trial, found, {})
             return
+        self._place(trial, outcome)
+        self._evaluate(trial, outcome)
+
+    def _hold(self, trial: Trial, outcome: Measured) -> None:
+        """Keep a trial until all sources have been measured, then evaluate all that are kept."""
+        self._held.append((trial, outcome))
+        self._lacking -= trial.origin == "source"
+        if self.ready:
+            for held in self._held:
+                self._place(*held)
+            self._choose_experts()
+            for held in self._held:
+                self._evaluate(*held)
+
+    def _place(self, trial: Trial, outcome: Measured) -> None:
+        """Put a trial on the board."""
         position = None if trial.params is None else self._space.position(trial.params)
-        at = self._on_board[trial.number] = self._board.add(
+        self._on_board[trial.number] = self._board.add(
             position,
             outcome.scores,
             outcome.margins,
             is_parent=trial.origin in PARENTS,
         )
-        self.values[trial.number] = self._board.estimates(at)
         if outcome.answers:
             self._answered[trial.number] = outcome
+        if trial.origin == "source":
+            self._sources.append(trial.number)
+
+    def _evaluate(self, trial: Trial, outcome: Measured) -> None:
+        """Estimate the values of a trial that is on the board."""
+        self.values[trial.number] = self._estimated(trial.number)
         if trial.origin in BASELINES:
             self._baselines[trial.number] = trial
         values = self.values[trial.number]
@@ -96,10 +135,35 @@ class Estimates:
     def renew(self) -> None:
         """Estimate everything again from all measurements."""
         self._board.settle()
-        self.values = {n: self._board.estimates(at) for n, at in self._on_board.items()}
+        if self.ready:
+            self._choose_experts()
+        self.values = {n: self._estimated(n) for n in self._on_board}
         self.front = {}
         for number in self.values:
             self._join_front(number)
+
+    def _estimated(self, number: int) -> dict[str, Estimate]:
+        """Return a trial's values by objective, in the study's order."""
+        found = self._board.estimates(self._on_board[number])
+        found |= {o.name: of_members(o, found, self._experts) for o in self._groups}
+        return {o.name: found[o.name] for o in self._objectives}
+
+    def _choose_experts(self) -> None:
+        """Choose the best source for each member of a relative group.
+
+        Raises:
+            SearchAborted: none scores above 0, so that nothing can be divided by it.
+        """
+        by_name = {o.name: o for o in self._objectives}
+        for name in dict.fromkeys(m for o in self._groups if o.relative for m in o.members):
+            values = [self._board.estimates(self._on_board[n])[name].value for n in self._sources]
+            best = min(values, key=by_name[name].loss)
+            if not best > 0:
+                raise SearchAborted(
+                    f"the best source scores {best:g} on {name}: a relative group divides by it, "
+                    "so it has to be above 0; remove `relative` from the group, or the task"
+                )
+            self._experts[name] = best
 
     def steering(self, items: Items) -> Steering:
         """What losses on some items are made from: temperatures, and parents' right answers.

@@ -55,7 +55,7 @@ class Plan:
         return {
             o.name: [(task, doc) for task in self.draw.members[o.name] for doc in search[task]]
             for o in self.objectives
-            if not o.is_exact
+            if not o.is_exact and not o.members
         }
 
     @cached_property
@@ -75,9 +75,13 @@ class Plan:
     def cheap(self) -> frozenset[str]:
         """The objectives that are known once these are measured."""
         first = set(self.first_leaves)
-        return frozenset(
-            o.name for o in self.objectives if o.is_exact or set(self.draw.members[o.name]) <= first
-        )
+        alone = {
+            o.name
+            for o in self.objectives
+            if o.is_exact or (not o.members and set(self.draw.members[o.name]) <= first)
+        }
+        groups = {o.name for o in self.objectives if o.members and alone.issuperset(o.members)}
+        return frozenset(alone | groups)
 
     def search_items(self, trial: Trial) -> Items:
         """Return the search items a trial is measured on."""
@@ -116,6 +120,11 @@ class Plan:
         }
         after = list(later).index(part)
         return sum(list(later.values())[after:])
+
+    @property
+    def n_sources(self) -> int:
+        """How many sources are measured by themselves."""
+        return sum(first.origin == "source" for first in self.first)
 
     @property
     def n_baselines(self) -> int:

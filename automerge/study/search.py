@@ -46,7 +46,11 @@ class Search:
         self._space = space
         self._sampler = sampler
         self.trials = {trial.number: trial for trial in store.trials()}
-        self.estimates = Estimates(plan.objectives, plan.constraints, plan.pool, space)
+        self.estimates = Estimates(
+            plan.objectives, plan.constraints, plan.pool, space, plan.n_sources
+        )
+        self._waiting: list[Trial] = []
+        """Trials that are not told yet, since the units of relative groups are not known."""
         self._duplicate_of = store.duplicates()
         self._sharing: dict[int, list[int]] = {}
         for number, original in self._duplicate_of.items():
@@ -145,6 +149,8 @@ class Search:
     def _fill(self) -> None:
         """Ask for as many trials as there is room for."""
         while not (self._exhausted or self._stop()) and self._allowed() and self._has_room():
+            if not (self._next_is_first or self.estimates.ready):
+                return
             self._exhausted = not self._ask_next()
 
     def _has_room(self) -> bool:
@@ -303,6 +309,12 @@ class Search:
             self._measured_items += self._plan.price(self.trials[number])[1]
 
     def _tell(self, trial: Trial) -> None:
+        """Tell the sampler of a trial; once units are known, of all that waited for them first."""
+        self._waiting.append(trial)
+        while self.estimates.ready and self._waiting:
+            self._tell_now(self._waiting.pop(0))
+
+    def _tell_now(self, trial: Trial) -> None:
         told = self.estimates.told.get(self._duplicate_of.get(trial.number, trial.number))
         self._sampler.tell(trial.number, trial.params, told)
         if trial.number not in self._duplicate_of:

@@ -57,7 +57,7 @@ def scored(objectives: Sequence[Objective], outcome: Outcome) -> dict[str, float
     if isinstance(outcome, Failed):
         return {}
     values = estimates(objectives, outcome.scores)
-    return {k: v.value for k, v in values.items() if k not in outcome.left_out}
+    return {k: v.value for k, v in values.items() if v.n}
 
 
 def described(

@@ -1,0 +1,154 @@
+"""Studies of a group: what is told, kept, chosen and reported, and resuming."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from importlib.resources import files
+
+import jsonschema
+import numpy as np
+import pytest
+
+from automerge.config import load_config
+from automerge.errors import ConfigError, PreflightError
+from automerge.executors.local import LocalExecutor
+from automerge.objective import Objective, estimate
+from automerge.report.front import front_document
+from automerge.report.html import html_report
+from automerge.report.summary import summarise
+from automerge.samplers import SAMPLERS
+from automerge.session.groups import group_objectives
+from automerge.store.read_result import study_result
+from automerge.store.store import Store
+from automerge.study import Driver
+from automerge.testing.studies import plain_record
+from automerge.trial import Measured
+from tests.studies import SPACE, Unwatched, toy_plan
+from tests.toy import OBJECTIVES, ToyWorker
+
+MEMBERS = tuple(replace(o, goal=False) for o in OBJECTIVES)
+WORST = Objective(
+    "weakest",
+    "first, second",
+    "worst",
+    "none",
+    "maximize",
+    "min_of_means",
+    members=("first", "second"),
+    relative=True,
+)
+
+
+def run(folder, budget, sampler="gp"):
+    plan = replace(toy_plan(budget), objectives=(*MEMBERS, WORST))
+    with Store(folder, write=True) as store:
+        if not store.begun:
+            store.begin(plain_record(plan, ("a", "b"), n_layers=4))
+        Driver(
+            store,
+            plan,
+            SPACE,
+            SAMPLERS[sampler](SPACE, 1, 0, 14),
+            lambda: LocalExecutor(ToyWorker),
+            Unwatched(),
+            lambda: False,
+        ).run()
+        return study_result(folder, store, state="finished")
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("group"), 14)
+
+
+def test_the_front_is_the_best_by_the_worst_ratio_to_the_experts(result):
+    assert [o.name for o in result.goals] == ["weakest"]
+    values = {}
+    for trial in result.trials:
+        if isinstance(found := trial.outcomes.get("select"), Measured):
+            values[trial.trial.number] = {
+                name: np.mean(found.scores[name].values) for name in ("first", "second")
+            }
+    experts = {name: max(values[n][name] for n in result.parents) for name in ("first", "second")}
+    worst = {n: min(own[k] / experts[k] for k in experts) for n, own in values.items()}
+    assert list(result.front) == [n for n in worst if worst[n] == max(worst.values())]
+    for number, value in worst.items():
+        scores = result.by_number[number].scores("select", "weakest")
+        assert estimate(scores, "min_of_means").value == pytest.approx(value)
+
+
+def test_nothing_of_a_group_is_stored_and_reports_show_it(result):
+    summary = summarise(result)
+    document = json.loads(json.dumps(front_document(summary)))
+    schema = json.loads(files("automerge.report").joinpath("front.schema.json").read_text())
+    jsonschema.validate(document, schema)
+    assert {m["name"] for m in document["members"]} >= {"a", "b", "uniform"}
+    (member,) = [m for m in document["members"] if m["name"] == "uniform"]
+    assert 0 < member["scores"]["weakest"]["test"]["value"] < 2
+    assert "weakest" in html_report(summary)
+
+
+def test_a_study_of_a_group_resumes_as_if_it_had_never_stopped(result, tmp_path):
+    run(tmp_path, 3)  # before all sources are measured
+    run(tmp_path, 9)
+    again = run(tmp_path, 14)
+    assert [t.trial for t in again.trials] == [t.trial for t in result.trials]
+    assert again.front == result.front
+
+
+def config_of(tmp_path, groups, tasks=("one", "two", "three")):
+    (tmp_path / "base").mkdir(exist_ok=True)
+    (tmp_path / "left").mkdir(exist_ok=True)
+    study = {"base": "./base", "models": {"left": "./left"}, "tasks": list(tasks), "groups": groups}
+    path = tmp_path / "study.yaml"
+    path.write_text(json.dumps(study))
+    return load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ([{"name": "g", "worst": ["one", "tow"]}], "no task 'tow'; did you mean 'two'"),
+        ([{"name": "g", "worst": ["one"]}], "needs two tasks or more"),
+        ([{"name": "g"}], "either `mean` or `worst`"),
+        ([{"name": "one", "mean": ["one", "two"]}], "another objective is named 'one'"),
+        (
+            [{"name": "g", "mean": ["one", "two"]}, {"name": "h", "worst": ["two", "three"]}],
+            "'two' is in another group with other tasks",
+        ),
+    ],
+)
+def test_groups_that_cannot_be_are_refused_where_they_are_written(tmp_path, groups, said):
+    with pytest.raises(ConfigError, match=said):
+        config_of(tmp_path, groups)
+
+
+class Tasks:
+    """What a group needs to know of tasks that were opened."""
+
+    def __init__(self, *objectives, members=None):
+        self.objectives = objectives
+        self.members = {o.name: (o.task,) for o in objectives} | (members or {})
+
+
+def test_a_group_takes_means_of_one_task_each_in_one_direction(tmp_path):
+    config = config_of(tmp_path, [{"name": "g", "worst": ["one", "two"], "relative": True}])
+    assert config.n_goals == 2
+    assert config.grouped == {"one", "two"}
+    one = Objective("one", "one", "acc", "none", "maximize")
+    two = replace(one, name="two", task="two")
+    (made,) = group_objectives(config, Tasks(one, two))
+    assert (made.aggregation, made.members, made.relative) == (
+        "min_of_means",
+        ("one", "two"),
+        True,
+    )
+    for tasks, said in (
+        (Tasks(one, replace(two, direction="minimize")), "partly maximised"),
+        (Tasks(one, replace(two, aggregation="perplexity")), "not the mean of one task"),
+        (Tasks(one, two, members={"two": ("x", "y")}), "not the mean of one task"),
+        (Tasks(one, replace(two, task="one")), "the same items"),
+    ):
+        with pytest.raises(PreflightError, match=said):
+            group_objectives(config, tasks)
