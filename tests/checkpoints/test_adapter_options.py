@@ -97,6 +97,7 @@ def test_every_option_of_peft_is_known():
     assert set(REFUSED) == {name for name, option in OPTIONS.items() if option.use == "refused"}
 
 
+@pytest.mark.sample(10)
 @pytest.mark.parametrize("name", TRAINED)
 def test_an_accepted_option_gives_what_peft_gives(name, tmp_path):
     trained = train(tmp_path, **TRAINED[name])

@@ -115,6 +115,7 @@ CASES = {
 }
 
 
+@pytest.mark.sample(10)
 @pytest.mark.parametrize("case", CASES)
 def test_an_adapter_merged_is_the_model_peft_makes_of_it(case, tmp_path):
     trained = train(tmp_path, **CASES[case])
@@ -145,6 +146,7 @@ RESIZED = {
 }
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("rows", [66, 62])
 @pytest.mark.parametrize("build", [llama, tied_llama])
 @pytest.mark.parametrize("case", RESIZED)

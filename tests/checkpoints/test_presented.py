@@ -134,6 +134,7 @@ def edit_config(folder: Path, **changes) -> None:
     (folder / "config.json").write_text(json.dumps(content))
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fine_tune_merges_whether_stored_as_on_disk_or_as_in_memory(kind, tmp_path):
     name, config = KINDS[kind]
@@ -175,6 +176,7 @@ def logits(folder: Path):
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     "change",
     [

@@ -132,6 +132,7 @@ def planted(own: Anatomy, kind: str, seed: int = 0) -> Transform:
     )
 
 
+@pytest.mark.sample(12)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ALIGNED)
 def test_what_was_planted_changes_no_logit_and_is_undone(name: str, kind: str) -> None:

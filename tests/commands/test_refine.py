@@ -134,6 +134,7 @@ def test_recipes_without_slopes_are_refused(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_the_best_so_far(here: Path) -> None:
     endless = ("--steps", "100000", "--rate", "0.2", "--loss", "nll", "--text", "text")
     arguments = ("refine", "recipe.yaml", "--out", "best.yaml", *SHORT, *endless)

@@ -335,6 +335,7 @@ def test_a_search_stopped_and_killed_at_any_phase_ends_like_an_undisturbed_one(
     assert content(out) == content(finished)
 
 
+@pytest.mark.slow
 def test_two_interrupts_stop_at_once_and_say_so(
     zoo: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -61,6 +61,7 @@ def test_one_source_is_a_lora_adapter_of_the_base() -> None:
     assert (folder / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", demo.SOURCES)
 def test_items_are_distinct_and_held_out(name: str) -> None:
     skill = data.SKILLS[name]
@@ -127,6 +128,7 @@ def test_lm_eval_builds_requests_from_the_folder_that_holds_the_copies(
                 assert tokenizer(context + continuation)["input_ids"][: len(head)] == head
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", demo.SOURCES)
 def test_source_beats_base_on_its_own_skill(name: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(demo.BASE)

@@ -46,6 +46,7 @@ def run_all(folder: Path, environment: dict[str, str], budgets: dict[str, str]) 
         assert done.returncode == 0, (shown, done.stderr)
 
 
+@pytest.mark.slow
 def test_the_commands_run_with_small_budgets(tmp_path: Path, environment: dict[str, str]) -> None:
     run_all(tmp_path, environment, {"40": "7", "60": "8", "20": "7", "name": "trial-7"})
     assert (tmp_path / "runs/demo/report.html").is_file()

@@ -50,6 +50,7 @@ def filled(seed: int):
     return table.mean(axis=1), np.array(plain), ours
 
 
+@pytest.mark.slow
 def test_it_is_nearer_the_truth_than_the_plain_mean_and_its_errors_are_honest():
     errors, plain_errors, covered = [], [], []
     for seed in range(25):

@@ -62,6 +62,7 @@ def test_continuous_does_not_hand_greedy_requests_to_lm_eval() -> None:
         generator.generate([request(prompt, ["."]) for prompt in PROMPTS])
 
 
+@pytest.mark.sample(4)
 class TestGenerators(GeneratorLaws):
     @pytest.fixture(params=["static", "continuous"])
     def make(self, request):
@@ -164,6 +165,7 @@ def test_answers_that_were_long_come_first_the_next_time() -> None:
         assert list(generator.answers(asks)) == [asks[0], asks[2], asks[1], asks[3]]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("architecture", "way"),
     [

@@ -127,6 +127,7 @@ def least(model, path, rows, lean):
     return low
 
 
+@pytest.mark.slow
 def test_with_less_room_batches_are_smaller_then_layers_run_again_and_gradients_stay():
     model, items = made("llama", num_hidden_layers=6).double(), units(7)
     requests = [request for unit in items for request in unit]

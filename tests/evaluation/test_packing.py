@@ -39,6 +39,7 @@ def rebuilt(prefix, row, pick):
     return (*prefix, *(row.tokens[column] for column in seen))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @given(pairs=documents, prefix=tokens)
 @example(pairs=[[([0], [0]), ([0], [0, 0, 0, 0]), ([0, 0], [0, 0, 0])]], prefix=[0])

@@ -110,6 +110,7 @@ def assert_equal_to_stock(scorer, task_set, items, samples, results):
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("qwen2", "bloom", "mamba")]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox", "gemma2", *SLOW])
 def test_item_scores_are_those_of_stock_lm_eval(architecture, task_set, folder):
     model = make_model(architecture)
@@ -126,6 +127,7 @@ FIVE = (
 )
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox", "bloom"])
 def test_examples_shared_by_all_items_change_no_score_and_are_run_once(architecture, folder):
     task_set = load_tasks(FIVE, Settings(folder))

@@ -50,7 +50,7 @@ def collect(executor: Executor, jobs: list[Job]) -> dict[int, Outcome]:
     waiting = list(jobs)
     finished: dict[int, Outcome] = {}
     in_flight = 0
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while len(finished) < len(jobs):
         while waiting and in_flight < executor.slots:
             executor.submit(waiting.pop(0))
@@ -149,7 +149,9 @@ class Deadly(ToyWorker):
 
 @pytest.mark.usefixtures("own_ray")
 @pytest.mark.parametrize("killed", [True, False])
-@pytest.mark.parametrize(("times", "survives"), [(1, True), (99, False)])
+@pytest.mark.parametrize(
+    ("times", "survives"), [(1, True), pytest.param(99, False, marks=pytest.mark.slow)]
+)
 def test_a_worker_that_is_lost_costs_at_most_its_own_trial(
     tmp_path: Path, times: int, survives: bool, killed: bool
 ) -> None:
@@ -182,6 +184,7 @@ class Unlucky(ToyWorker):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_ray")
 def test_workers_killed_before_they_begin_a_job_use_up_none_of_its_tries(tmp_path: Path) -> None:
     unlucky = partial(Unlucky, folder=tmp_path, times=RETRIES + 2)
@@ -199,6 +202,7 @@ class Changed(ToyWorker):
         raise ModelsChanged("changed in identity")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_ray")
 def test_models_that_changed_before_a_worker_was_up_end_the_study() -> None:
     executor = RayExecutor(Changed, RaySettings(workers=1))
@@ -261,6 +265,7 @@ def test_a_worker_with_other_versions_ends_the_study_before_anything_is_measured
     executor.close()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_ray")
 def test_a_worker_on_another_device_is_not_used_beside_those_at_work(
     tmp_path: Path, caplog: pytest.LogCaptureFixture

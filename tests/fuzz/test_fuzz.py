@@ -67,6 +67,7 @@ config_keys = [
 ]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("target", TARGETS)
 @EXAMPLES
 @given(data=st.binary(max_size=300))
@@ -74,6 +75,7 @@ def test_any_bytes(target: str, data: bytes) -> None:
     TARGETS[target](data)
 
 
+@pytest.mark.slow
 @EXAMPLES
 @given(st.dictionaries(tensor_names, shard_names | plain, max_size=4), plain)
 def test_any_index(weight_map: dict[str, object], metadata: object) -> None:
@@ -94,6 +96,7 @@ def test_any_configuration(config: object) -> None:
     TARGETS["config"](json.dumps(config).encode())
 
 
+@pytest.mark.slow
 @EXAMPLES
 @given(
     keyed(["r", "lora_alpha", "target_modules", "rank_pattern", "peft_type", "auto_mapping"], plain)

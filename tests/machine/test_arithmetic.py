@@ -24,11 +24,13 @@ def elsewhere(**environment: str) -> str:
     return ended.stdout.strip()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_processes_of_one_machine_agree_whatever_their_threads(threads):
     assert elsewhere(OMP_NUM_THREADS=threads) == arithmetic()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not FLAGS.exists() or "avx2" not in FLAGS.read_text("ascii", "replace"),
     reason="only vector instructions can be left out",

@@ -63,6 +63,7 @@ def test_a_share_of_a_processor_is_one_thread_and_no_quota_adds_any(tmp_path):
     assert usable_cpus(tmp_path / "none", tmp_path / "none") == affine_cpus()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
 def test_affinity_limits_a_process_and_the_threads_of_torch():
     code = (
@@ -117,6 +118,7 @@ for call in (lambda: automerge.search("nowhere.yaml"), lambda: MergeWorker(nowhe
 """
 
 
+@pytest.mark.sample(1)
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
 @pytest.mark.parametrize(("given", "left"), [(None, "1111"), ("8", "8181")])
 def test_library_and_workers_fit_their_threads_and_raise_none(given, left):

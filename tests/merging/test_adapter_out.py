@@ -122,6 +122,7 @@ def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", EXACT)
 def test_pefts_model_of_the_adapter_is_the_merged_model(name, folders, tmp_path):
     recipe = EXACT[name]
@@ -168,6 +169,7 @@ def test_modules_are_targeted_by_their_short_names_where_that_finds_no_others(fo
 # To a wanted rank
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("method", ["task_arithmetic", "ties"])
 @pytest.mark.parametrize("rank", [1, 5, 24])
 @pytest.mark.parametrize("folders", ["llama", "gpt2"], indirect=True)

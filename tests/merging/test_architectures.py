@@ -92,6 +92,7 @@ def recipe(method: str) -> Recipe:
     return Recipe(method, tuple(RecipeSource(n, knobs) for n in ("left", "right")), base="base")
 
 
+@pytest.mark.sample(9)
 @pytest.mark.parametrize("method", ["task_arithmetic", "ties"])
 def test_live_and_exported_models_are_equal_and_load_whole(method, folders, tmp_path):
     kind, paths = folders
@@ -114,6 +115,7 @@ def test_live_and_exported_models_are_equal_and_load_whole(method, folders, tmp_
     assert moved == [name for name in ours if ours[name].is_floating_point()]
 
 
+@pytest.mark.sample(5)
 def test_task_arithmetic_in_the_live_model_is_the_formula(folders):
     kind, paths = folders
     checkpoints = {name: open_checkpoint(path) for name, path in paths.items()}
@@ -142,6 +144,7 @@ def test_every_tensor_has_a_component_and_layers_run_from_0_to_1(folders):
     assert depths == {0.0, 1.0}
 
 
+@pytest.mark.sample(5)
 def test_the_vocabulary_of_any_architecture_can_be_padded(folders, tmp_path):
     kind, paths = folders
     opened = {name: open_checkpoint(path) for name, path in paths.items()}

@@ -34,6 +34,7 @@ def merge(method, dtype=torch.bfloat16, adapter=False):
     return TensorMerge(step, step.method, workspace), torch.full((108,), torch.nan, dtype=dtype)
 
 
+@pytest.mark.sample(20)
 @pytest.mark.parametrize("method", DATALESS.values(), ids=DATALESS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_whatever_backend_takes_a_merge_gives_the_bits_of_the_eager_one(method, dtype):

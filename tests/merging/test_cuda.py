@@ -90,6 +90,7 @@ except cuda.CannotCompile as error:
 """
 
 
+@pytest.mark.slow
 def test_the_driver_gets_what_kernels_take(tmp_path):
     library = tmp_path / "libcuda.so.1"
     options = ("-shared", "-fPIC", "-x", "c++", "-", "-o", str(library))

@@ -72,6 +72,7 @@ def checkpoints(folders) -> Mapping[str, Checkpoint]:
     return open_together({n: folders[n] for n in ("base", "maths", "code", "chat")}, "base")
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("method", ["linear", "task_arithmetic", "slerp", "ties", "della", "tsv_m"])
 def test_the_live_model_and_the_exported_folder_have_the_same_bits(
     method, folders, checkpoints, tmp_path
@@ -84,6 +85,7 @@ def test_the_live_model_and_the_exported_folder_have_the_same_bits(
     assert same_bits(live, load(tmp_path / "out", dtype))
 
 
+@pytest.mark.sample(16)
 @ALL
 def test_the_result_is_that_of_adapters_merged_by_peft(method, folders, checkpoints):
     """To 1e-5 in float32. In bfloat16, PEFT's merge has rounded the sources, so to that: 2⁻⁸ of a
@@ -181,6 +183,7 @@ def large() -> Mapping[str, Checkpoint]:
 
 
 # Methods of whole tensors keep what they prepare as well, which is no source.
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("method", [n for n, m in METHODS.items() if m.extent == "element"])
 def test_what_stays_resident_of_an_adapter_are_its_factors(method, large):
     workspace = Workspace(large)

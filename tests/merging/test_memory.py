@@ -86,6 +86,7 @@ def test_what_a_method_keeps_is_what_was_estimated_from_the_headers(method, dtyp
     assert used == estimate(made, "base", "auto", [method]).computed
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("method", ["ties", "sce", "della"])
 def test_what_is_kept_of_a_large_tensor_is_estimated_too(method):
     made = models(((1 << 11, (EXACT >> 11) + 1),))

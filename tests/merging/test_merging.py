@@ -64,6 +64,7 @@ def bases(folders):
     return {dtype: load(folders["base"], dtype) for dtype in (torch.float32, torch.bfloat16)}
 
 
+@pytest.mark.sample(24)
 @ALL
 def test_live_models_of_any_dtype_and_the_exported_folder_have_the_same_bits(
     method, bases, checkpoints, tmp_path

@@ -75,6 +75,7 @@ def logits(model) -> torch.Tensor:
         return model(torch.arange(12).reshape(2, 6)).logits
 
 
+@pytest.mark.sample(10)
 @pytest.mark.parametrize("method", DATALESS)
 def test_the_live_model_and_the_exported_folder_have_the_same_bits(method, checkpoints, tmp_path):
     recipe = stacked(method)
@@ -174,6 +175,7 @@ STRUCTURES = {
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("method", ["linear", "dare_ties"])
 def test_a_live_model_gets_the_layers_of_each_recipe(method, checkpoints, folders, tmp_path):
     live, engine = load(folders["base"]), ResidentEngine(checkpoints)
@@ -193,6 +195,7 @@ def test_a_live_model_gets_the_layers_of_each_recipe(method, checkpoints, folder
         assert torch.equal(*generated)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", [n for n in CONFIGS if not n.startswith("t5")])
 def test_layers_of_any_live_architecture_are_left_out_and_run_twice(name, tmp_path):
     folder = made(CONFIGS[name](), tmp_path / "base")
@@ -294,6 +297,7 @@ def test_numbers_of_layers_are_renumbered(tmp_path):
     assert written(plain, [(1, 3), (1, 2)], tmp_path)["mlp_only_layers"] == [0, 2]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", [n for n in CONFIGS if not n.startswith("t5")])
 def test_layers_of_any_architecture_are_stacked(name, tmp_path):
     written(CONFIGS[name](), [(0, 2), (0, 2)], tmp_path)

@@ -271,6 +271,7 @@ def sliced_models(root) -> tuple[hf.PreTrainedModel, Mapping[str, Checkpoint]]:
     return live.eval().requires_grad_(False), saved
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("method", ["task_arithmetic", "ties"])
 def test_slopes_of_repeated_layers_are_central_differences(method, tmp_path):
     model, checkpoints = sliced_models(tmp_path)

@@ -48,6 +48,7 @@ def worker(zoo: Path, *methods: str, dtype: str = "float32") -> MergeWorker:
     return MergeWorker(spec)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("method", ["linear", "ties", "dare_ties", "iso_c", "tsv_m", "widen"])
 def test_what_is_exported_has_the_digest_of_what_was_scored(zoo, tmp_path, monkeypatch, method):
     monkeypatch.chdir(zoo / "tasks")

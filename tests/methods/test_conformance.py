@@ -81,6 +81,7 @@ def test_a_method_has_its_own_name_and_a_paper_and_lambda_if_it_has_a_base(name)
     assert scalable(METHODS[name]) == METHODS[name].anchored
 
 
+@pytest.mark.sample(82)
 @pytest.mark.parametrize("method", DATALESS.values(), ids=DATALESS)
 @pytest.mark.parametrize("switch", [False, True])
 @pytest.mark.parametrize("shape", [(7, 5), (66_001,), (2, 12, 9)], ids=str)

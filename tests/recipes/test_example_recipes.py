@@ -88,6 +88,7 @@ def test_every_formula_has_its_recipe():
     assert set(RECIPES) == set(FORMULAS)
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize(
     "method", [m.name for m in DATALESS.values() if m.anchored and m.max_sources is None]
 )

@@ -126,6 +126,7 @@ def test_the_loss_of_a_batch_is_what_is_checked(live, loss):
     assert aim.slopes(made)[0] == pytest.approx(aim.check(made))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_slopes_are_central_differences(live, folders, loss):
     layout = places(open_checkpoint(folders["base"]).tensors).values()

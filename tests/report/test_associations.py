@@ -35,6 +35,7 @@ def test_a_best_value_in_the_middle_explains_without_a_rank_correlation() -> Non
     assert found.rank_low < 0 < found.rank_high
 
 
+@pytest.mark.slow
 def test_the_rank_correlation_is_scipys_and_its_interval_covers() -> None:
     hits, truth = 0, 6 / np.pi * np.arcsin(0.6 / 2)  # Spearman's ρ of a normal pair with r = 0.6
     for _ in range(300):

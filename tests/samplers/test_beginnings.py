@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from automerge.arrays import Floats
 from automerge.methods import METHODS
@@ -82,6 +83,7 @@ def optimum_near(space: Space, seed: int, distance: float) -> Floats:
     return space.position(average)[: len(space.roles)] + shifts
 
 
+@pytest.mark.slow
 def test_in_27_dimensions_a_search_ends_ahead_of_its_first_trials() -> None:
     assert len(WIDE.roles) == 27
     gained = []

@@ -188,6 +188,7 @@ def test_slopes_lead_far_ahead_of_a_search_without():
     assert np.median(gains[0]) > 2 * np.median(gains[1])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", ["noise", "wrong way"])
 def test_slopes_that_mislead_leave_the_search_ahead_of_its_starts(kind):
     def distort(exact: Floats, rng: np.random.Generator) -> Floats:
@@ -199,6 +200,7 @@ def test_slopes_that_mislead_leave_the_search_ahead_of_its_starts(kind):
     assert np.median(gains) > 0
 
 
+@pytest.mark.slow
 def test_its_favourites_are_better_compromises_than_what_scored_best():
     ranks = []
     for seed in range(4):

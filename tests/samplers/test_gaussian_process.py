@@ -114,6 +114,7 @@ def test_a_fit_told_of_errors_finds_no_other_noise():
     assert math.exp(fit(inputs, values, columns, errors).noise) * values.var() < 0.1 * variance
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("m", [1, 2, 3])
 def test_improvement_is_the_hypervolume_gained(m):
     rng = np.random.default_rng(m)
@@ -161,6 +162,7 @@ def test_a_space_of_choices_alone_is_searched_too():
         sampler.tell(number, params, Told((0.1 * number, -0.1 * number)))
 
 
+@pytest.mark.slow
 def test_it_comes_nearer_than_chance_where_losses_are_noisy():
     narrow = space("task_arithmetic", leave_out=False, switches=False)
     optimum = np.random.default_rng(1).uniform(size=len(narrow.roles))

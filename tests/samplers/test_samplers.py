@@ -19,6 +19,7 @@ from automerge.testing.spaces import branch_cost, losses, space
 from automerge.trial import Params
 
 
+@pytest.mark.sample(4)
 class TestLaws(SamplerLaws):
     @pytest.fixture(params=list(SAMPLERS.factories))
     def make(self, request: pytest.FixtureRequest) -> SamplerFactory:
@@ -65,6 +66,7 @@ def reached(name: str, space: Space, n_objectives: int, seed: int, budget: int =
 
 
 # Genetic samplers need some generations before they are told from chance.
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("n_objectives", [1, 2, 3])
 @pytest.mark.parametrize(
     ("name", "budget"),
@@ -77,6 +79,7 @@ def test_search_beats_chance_on_smooth_losses(name: str, budget: int, n_objectiv
     assert np.mean(found) > np.mean(chance)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("n_objectives", [1, 2, 3])
 def test_map_beats_chance_where_losses_are_nearly_quadratic(n_objectives: int) -> None:
     narrow = space("task_arithmetic", leave_out=False, switches=False)
@@ -141,6 +144,7 @@ def test_gp_proposes_with_one_thread_and_gives_the_others_back(
     assert set(threads) == {1}
 
 
+@pytest.mark.slow
 def test_gp_knows_so_many_points_at_most_the_best_among_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

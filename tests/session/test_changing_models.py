@@ -119,6 +119,7 @@ def finished(
     return zoo
 
 
+@pytest.mark.slow
 def test_nothing_is_exported_of_models_that_changed(
     finished: Path,
     environment: dict[str, str],  # noqa: F811
@@ -137,6 +138,7 @@ def test_nothing_is_exported_of_models_that_changed(
     assert list((finished / "runs" / "tiny").glob("models/*")) == []
 
 
+@pytest.mark.slow
 def test_a_study_whose_sampler_is_not_there_says_which(
     finished: Path,
     environment: dict[str, str],  # noqa: F811

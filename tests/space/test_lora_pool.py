@@ -41,6 +41,7 @@ def merged(engine: ResidentEngine, recipe: Recipe) -> torch.Tensor:
     return torch.cat([tensor.flatten().double() for _, tensor in engine.merge(recipe)])
 
 
+@pytest.mark.slow
 def test_the_pool_space_finds_the_adapters_that_help(
     engine: ResidentEngine, tmp_path: Path
 ) -> None:

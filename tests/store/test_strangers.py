@@ -233,6 +233,7 @@ HOSTILE: tuple[Any, ...] = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.data())
 def test_any_value_of_any_column_is_read_or_refused_by_name(data: st.DataObject) -> None:
@@ -287,6 +288,7 @@ JSON = (
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.data())
 def test_any_part_of_any_fact_and_recipe_is_read_or_refused_by_name(data: st.DataObject) -> None:

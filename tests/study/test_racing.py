@@ -136,6 +136,7 @@ def test_unbounded_scores_are_measured_to_the_end() -> None:
     assert found == Race(frozenset(), decided=False)
 
 
+@pytest.mark.slow
 def test_a_candidate_that_nothing_dominates_is_rarely_dropped() -> None:
     """Twelve equal models on 600 items, looked at four times: no drop in 95 of 100 contests."""
     rng = np.random.default_rng(2)

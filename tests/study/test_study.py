@@ -127,6 +127,7 @@ def stop_after(calls: int) -> Callable[[], bool]:
     return lambda: next(counted, None) is None
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(
     ("sampler", "planned", "calls"),
     [

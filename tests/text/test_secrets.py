@@ -143,6 +143,7 @@ def test_no_file_of_a_study_holds_a_token_that_a_worker_met(
         assert OWN.encode() not in content, path
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "settings",
     [

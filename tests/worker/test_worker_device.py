@@ -108,6 +108,7 @@ def test_a_worker_on_a_device_runs_layers_twice(zoo, driver, monkeypatch):
     assert deeper > plain
 
 
+@pytest.mark.slow
 def test_copies_of_models_make_room_once(zoo, driver, monkeypatch):
     monkeypatch.chdir(zoo / "tasks")
     first = replace(jobs()[0], items={"choose": (0, 1), "say": (0,)})

@@ -125,6 +125,7 @@ FORGERIES = {
 }
 
 
+@pytest.mark.sample(24)
 @pytest.mark.parametrize("tests", [ASSERTS, CHECK], ids=["asserts", "check"])
 @pytest.mark.parametrize("program", FORGERIES.values(), ids=list(FORGERIES))
 def test_a_wrong_program_does_not_pass(program, tests):
