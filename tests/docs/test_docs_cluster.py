@@ -10,6 +10,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -155,6 +156,32 @@ def test_pods_are_what_kubernetes_accepts() -> None:
             kubernetes_validate.validate(whole, "1.33", strict=True)
 
 
+def test_the_job_is_what_kuberay_accepts() -> None:
+    """By the CRD that KubeRay installs, with fields it does not know refused, not pruned."""
+    if "KUBERAY_CRD" not in os.environ:
+        pytest.skip("set KUBERAY_CRD to KubeRay's crds/ray.io_rayjobs.yaml")
+    jsonschema = pytest.importorskip("jsonschema")
+    installed = yaml.safe_load(Path(os.environ["KUBERAY_CRD"]).read_text(encoding="utf-8"))
+    (version,) = (one for one in installed["spec"]["versions"] if one["name"] == "v1")
+    schema = version["schema"]["openAPIV3Schema"]
+    schema["properties"]["metadata"] = {"type": "object"}
+    manifest = yaml.safe_load((FOLDER / "kuberay.yaml").read_text(encoding="utf-8"))
+    jsonschema.Draft7Validator(closed(schema)).validate(manifest)
+
+
+def closed(schema: Any) -> Any:
+    """A schema whose objects have no properties but those it names."""
+    if isinstance(schema, list):
+        return list(map(closed, schema))
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: closed(value) for key, value in schema.items()}
+    is_open = made.get("x-kubernetes-preserve-unknown-fields") or "additionalProperties" in made
+    if isinstance(made.get("properties"), dict) and not is_open:
+        made["additionalProperties"] = False
+    return made
+
+
 def test_the_image_has_what_the_wheel_is_built_from() -> None:
     text = (FOLDER / "Dockerfile").read_text(encoding="utf-8")
     sources = [name for line in re.findall(r"^COPY (.*) \S+$", text, re.M) for name in line.split()]
@@ -170,6 +197,10 @@ def test_skypilots_file_has_the_keys_of_a_task(monkeypatch: pytest.MonkeyPatch) 
     }
     for script in (task["setup"], task["run"]):
         subprocess.run(["bash", "-n", "-c", script], check=True)
+    if find_spec("sky") is not None:
+        import sky
+
+        assert sky.Task.from_yaml(str(FOLDER / "sky.yaml")).num_nodes == 2
 
 
 @pytest.mark.parametrize(
