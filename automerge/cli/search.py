@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 
     from automerge.config import StudyConfig
 
+Track = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    option(
+        "Report to mlflow, tensorboard, trackio or wandb; may be given more than once.",
+        "--track",
+        metavar="TRACKER",
+    ),
+]
 NoMenu = Annotated[
     bool, switch("Exit without asking what to do next, even on a terminal.", "--no-menu")
 ]
@@ -351,17 +359,18 @@ def demo(
     out: Annotated[
         Text, option("The study's folder.", "--out", metavar="DIR", default="runs/demo")
     ] = None,
+    track: Track = None,
     dry_run: DryRun = False,
     no_menu: NoMenu = False,
 ) -> None:
-    """Search the built-in demo: four small models and their tasks, in a minute or two.
+    """Search the built-in demo: four small models and their tasks, in a few minutes.
 
     Run the same command to resume it; raise --budget to extend it.
     """
     from automerge import demo as shipped
     from automerge.config import load_with_options
 
-    given = {"budget": budget, "seed": seed, "out": out}
+    given = {"budget": budget, "seed": seed, "out": out, "track": track}
     loaded = load_with_options(
         shipped.CONFIG, {key: value for key, value in given.items() if value is not None}
     )
