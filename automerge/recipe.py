@@ -214,14 +214,17 @@ class Slice:
 
     `layers` has, for each model that takes part, the half-open range [first, end) of its layers.
     Sources enter the method in this order. `sources` and `knobs` override knobs of the recipe.
+    The hidden state is multiplied by `input_scale` as it enters the first of the layers.
     Depth runs from 0 at the slice's first layer to 1 at its last.
     """
 
     layers: Mapping[str, tuple[int, int]]
     sources: Mapping[str, Mapping[str, Profile]] = field(default_factory=dict)
     knobs: Mapping[str, Profile | Value] = field(default_factory=dict)
+    input_scale: float = 1.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "input_scale", canonical(self.input_scale))
         sources = {n: MappingProxyType(dict(sorted(k.items()))) for n, k in self.sources.items()}
         object.__setattr__(self, "layers", MappingProxyType(dict(self.layers)))
         object.__setattr__(self, "sources", MappingProxyType(dict(sorted(sources.items()))))
@@ -229,7 +232,7 @@ class Slice:
 
     def __reduce__(self) -> tuple[type[Slice], tuple[object, ...]]:
         sources = {name: dict(knobs) for name, knobs in self.sources.items()}
-        return Slice, (dict(self.layers), sources, dict(self.knobs))
+        return Slice, (dict(self.layers), sources, dict(self.knobs), self.input_scale)
 
     def __hash__(self) -> int:
         return hash(json.dumps(self.plain()))
@@ -246,6 +249,8 @@ class Slice:
             plain["sources"] = {name: plain_knobs(knobs) for name, knobs in self.sources.items()}
         if self.knobs:
             plain["parameters"] = plain_knobs(self.knobs)
+        if self.input_scale != 1:
+            plain["input_scale"] = self.input_scale
         return plain
 
     @classmethod
@@ -256,6 +261,7 @@ class Slice:
             {name: (start, stop) for name, (start, stop) in plain["layers"].items()},
             {name: source_knobs(knobs) for name, knobs in sources.items()},
             recipe_knobs(plain.get("parameters", {})),
+            plain.get("input_scale", 1.0),
         )
 
 
@@ -458,6 +464,9 @@ def slice_faults(recipe: Recipe) -> list[tuple[PlainPath, str]]:
         here: PlainPath = ("slices", i)
         if not piece.layers:
             faults.append((here, "expected `layers`, a mapping of model names to ranges"))
+        if piece.input_scale <= 0:
+            problem = f"expected a number above 0, got {piece.input_scale:g}"
+            faults.append(((*here, "input_scale"), f"input_scale: {problem}"))
         for model, (start, stop) in piece.layers.items():
             at = (*here, "layers", model)
             if model not in recipe.models:

@@ -16,6 +16,7 @@ from automerge.checkpoints.compatibility import (
 )
 from automerge.checkpoints.contents import ModelWatch, sampled_digest, whole_digest
 from automerge.checkpoints.hub import ModelFolder, resolve
+from automerge.checkpoints.joints import Fold, Joints
 from automerge.checkpoints.layout import Stored, Target, layout, reference_model
 from automerge.checkpoints.low_rank import LowRank, write_sum
 from automerge.checkpoints.memory import MemoryCheckpoint
@@ -78,6 +79,8 @@ __all__ = [
     "Alignment",
     "Checkpoint",
     "Compatibility",
+    "Fold",
+    "Joints",
     "LoraCheckpoint",
     "LowRank",
     "MemoryCheckpoint",

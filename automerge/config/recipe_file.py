@@ -41,7 +41,7 @@ KEYS = (
     *("align", "evidence", "seed", "dtype"),
     *VOCABULARY_KEYS,
 )
-SLICE_KEYS = ("layers", "sources", "parameters")
+SLICE_KEYS = ("layers", "sources", "parameters", "input_scale")
 DTYPES = ("float32", "bfloat16", "float16")
 MAX_PADDING = 1 << 20
 
@@ -355,7 +355,17 @@ class _Reader:
             layers,
             {name: self._profiles((*sources, name)) for name in self._mapping(sources)},
             self._knobs((*at, "parameters"), switches=True),
+            self._input_scale((*at, "input_scale")),
         )
+
+    def _input_scale(self, path: tuple[Step, ...]) -> float:
+        """Return what the hidden state is multiplied by as it enters a slice."""
+        value = self._mapping(path[:-1]).get("input_scale", 1.0)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number:
+            self._fault(path, f"expected a number above 0, got {value!r}")
+            return 1.0
+        return float(value)
 
     def _profiles(self, path: tuple[Step, ...]) -> dict[str, Profile]:
         knobs = self._knobs(path, switches=False)

@@ -13,6 +13,7 @@ from automerge.methods import METHODS, Knob
 from automerge.recipe import DEFAULT
 from automerge.space import Groups, Knots, PerLayer, SpaceSettings
 from automerge.space.checks import component_faults, range_faults
+from automerge.space.flow import usual_longest
 
 
 class Depth(Section):
@@ -36,11 +37,23 @@ class Depth(Section):
 
 
 class Layers(Section):
-    """How many neighbouring layers a merge may drop or repeat, or whether sources swap theirs."""
+    """How many neighbouring layers a merge may drop or repeat, or whether sources swap theirs.
+
+    Or paths are searched: a path leads through the layers of all sources, laid out `rounds` times.
+    """
 
     drop: int = unsafe(0, ge=0, le=1000)
     repeat: int = unsafe(0, ge=0, le=1000)
     swap: bool = unsafe(False)
+    rounds: int = unsafe(0, ge=0, le=16)
+    scale: float = unsafe(1.0, ge=1, le=8)
+    longest: int | None = unsafe(None, ge=1, le=1000)
+    network: bool | None = unsafe(None)
+
+    def added(self, n_layers: int) -> int:
+        """Return how many layers more than a model of `n_layers` a merge may have."""
+        longest = self.longest or usual_longest(n_layers)
+        return max(self.repeat, longest - n_layers if self.rounds else 0)
 
 
 SEARCHED = ("linear", "task_arithmetic", "ties", "dare_ties")
@@ -158,6 +171,10 @@ class Search(Section):
             drop=self.layers.drop,
             repeat=self.layers.repeat,
             swap=self.layers.swap,
+            rounds=self.layers.rounds,
+            scale=self.layers.scale,
+            longest=self.layers.longest,
+            network=self.layers.network,
             seed=seed,
             noise=noise,
             by_group=self.by_group if len(self.by_group) > 1 else {},

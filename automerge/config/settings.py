@@ -228,7 +228,9 @@ class StudyConfig(Section):
     @model_validator(mode="after")
     def _comparable(self) -> StudyConfig:
         layers = self.search.layers
-        if "distance_to_base" in self.properties and (layers.drop or layers.repeat):
+        if "distance_to_base" in self.properties and (
+            layers.drop or layers.repeat or layers.rounds
+        ):
             problem = "distance_to_base needs models with the base's layers: remove search.layers"
             refuse([(("properties",), problem)])
         return self

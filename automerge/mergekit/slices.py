@@ -46,5 +46,9 @@ def rest(knobs: Mapping[str, T], said: Mapping[str, T]) -> dict[str, T]:
 
 def slice_notes(recipe: Recipe) -> Iterator[str]:
     """Yield how mergekit's result differs for slices."""
+    scales = [piece.input_scale for piece in recipe.slices]
+    if any(scale != 1 for scale in scales):
+        listed = ", ".join(f"{scale:g}" for scale in scales)
+        yield f"mergekit has no `input_scale` of slices (here {listed}): it leaves them out"
     if recipe.slices and len(recipe.slices[-1].layers) > len(recipe.slices[0].layers):
         yield OUTER_NOTE

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from automerge.checkpoints import (
     Checkpoint,
+    Fold,
+    Joints,
     Stored,
     Target,
     TensorInfo,
@@ -41,6 +43,8 @@ class Step:
     """By kind, each source's digest."""
     part: int = 0
     """The number of the recipe's slice."""
+    fold: Fold | None = None
+    """What scales between slices make of the merged tensor."""
 
     @property
     def tensor(self) -> str:
@@ -60,7 +64,7 @@ class Step:
         seed = self.seed if self.method.seeded else None
         name, dtype = self.method.name, self.info.dtype
         evidence = tuple(self.evidence.items())
-        return (name, self.base, self.sources, self.values.key, seed, dtype, evidence)
+        return (name, self.base, self.sources, self.values.key, seed, dtype, evidence, self.fold)
 
 
 class Planner:
@@ -80,7 +84,11 @@ class Planner:
         """
         self._check(recipe)
         parts = recipe.parts
-        return [self._step(target, parts[target.part]) for target in self._layout(recipe)]
+        joints = Joints(recipe, self._checkpoints[reference_model(recipe)].config)
+        return [
+            replace(self._step(target, parts[target.part]), fold=joints.fold(target.place))
+            for target in self._layout(recipe)
+        ]
 
     def _step(self, target: Target, recipe: Recipe) -> Step:
         method = METHODS[recipe.method_at(target.place)]

@@ -71,7 +71,7 @@ class TensorSlopes:
         self.knobs = smooth_knobs(step.method, len(step.sources))
 
     def contract(self, gradient: Tensor) -> list[float]:
-        """Contract a gradient with the derivatives of the merged tensor.
+        """Contract a gradient with the derivatives of the merged tensor, scaled as it is stored.
 
         Args:
             gradient: ∂L/∂W, of the tensor's shape, on any device.
@@ -79,6 +79,11 @@ class TensorSlopes:
         Returns:
             ∂L/∂knob per knob of `knobs`, in the loss's unit per unit of the knob.
         """
+        found = self._contracted(gradient)
+        fold = self._step.fold
+        return found if fold is None else [fold.factor * slope for slope in found]
+
+    def _contracted(self, gradient: Tensor) -> list[float]:
         if self._factors is None:
             return self._differentiated(gradient)
         sums = [_sum(row) for row in self._factors]

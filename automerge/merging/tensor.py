@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from automerge.checkpoints import Fold
 from automerge.errors import AutomergeError
-from automerge.merging.backends.base import Backend, Finite, TensorMerge, run_first
+from automerge.merging.backends.base import Backend, Finite, TensorMerge, is_finite, run_first
 from automerge.merging.backends.host import HOST
 from automerge.merging.plan import Step
 from automerge.merging.workspace import Workspace
@@ -34,7 +35,8 @@ def merge_tensor(step: Step, workspace: Workspace) -> Tensor:
     if step.method is None:
         return workspace.tensor(step.reference).reshape(step.info.shape)
     merged = torch.empty(step.info.n_elements, dtype=storage_dtype(step))
-    if not run_first(HOST, merged, TensorMerge(step, step.method, workspace)):
+    finite = run_first(HOST, merged, TensorMerge(step, step.method, workspace))
+    if not (finite and fold_into(merged, step.fold)):
         raise InvalidMerge(step.tensor)
     return merged.reshape(step.info.shape)
 
@@ -89,9 +91,26 @@ def merge_into_tensor(
         else torch.empty(step.info.n_elements, dtype=dtype, device=target.device)
     )
     finite = run_first(backends, merged, TensorMerge(step, step.method, workspace))
+    finite = finite & fold_into(merged, step.fold)
     if not is_alike:
         target.copy_(merged.view(step.info.shape))
     return finite
+
+
+def fold_into(merged: Tensor, fold: Fold | None) -> Finite:
+    """Scale a merged tensor in place, as rounded to its storage dtype before as after.
+
+    Returns:
+        Whether the result is finite.
+    """
+    if fold is None:
+        return True
+    if fold.offset:
+        merged.copy_((merged.double() + fold.offset) * fold.factor - fold.offset)
+    else:
+        merged.mul_(fold.factor)
+    on_host = merged.device.type == "cpu"
+    return is_finite(merged) if on_host else merged.isfinite().all().int()
 
 
 def storage_dtype(step: Step) -> torch.dtype:

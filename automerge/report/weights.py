@@ -46,9 +46,10 @@ def layers_in_words(recipe: Recipe) -> str:
 
 def _slice_in_words(piece: Slice) -> str:
     spans = {model: f"{start} to {stop - 1}" for model, (start, stop) in piece.layers.items()}
+    scaled = "" if piece.input_scale == 1 else f" (input × {piece.input_scale:.3g})"
     if len(set(spans.values())) == 1:
-        return next(iter(spans.values()))
-    return " with ".join(f"{model}'s {span}" for model, span in spans.items())
+        return next(iter(spans.values())) + scaled
+    return " with ".join(f"{model}'s {span}" for model, span in spans.items()) + scaled
 
 
 def _part_rows(recipe: Recipe, n_layers: int) -> list[KnobRow]:

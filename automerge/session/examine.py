@@ -65,6 +65,8 @@ def look(
         recipes = [named.recipe for named in config.recipes]
         if wrong := preflight.slice_faults(recipes, models, config.locate):
             raise PreflightError(wrong)
+        if config.search.layers.scale != 1:
+            preflight.check_scales(models, config.locate)
         seen(models)
 
     faults: list[Fault] = []

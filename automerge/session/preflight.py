@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from automerge.checkpoints import (
     Checkpoint,
+    Joints,
     ModelFolder,
     align,
     alike_but_for_vocabulary,
@@ -23,11 +24,13 @@ from automerge.checkpoints import (
     notes,
     open_checkpoint,
     places,
+    reference_model,
     resolve,
     scan,
     transformed,
 )
 from automerge.checkpoints.architecture import at, headless, language_class, read_config
+from automerge.checkpoints.joints import joint_faults
 from automerge.checkpoints.outline import Download, Outlines
 from automerge.checkpoints.stacked import stacked_config
 from automerge.errors import Fault, Locate, Location, PreflightError
@@ -278,9 +281,22 @@ def slice_faults(recipes: Sequence[Recipe], models: Models, locate: Locate) -> l
                 for target in layout(recipe, known)
             }
             stacked_config(recipe, models.checkpoints, tensors)
+            Joints(recipe, models.checkpoints[reference_model(recipe)].config)
         except PreflightError as error:
             faults += [Fault(fault.message, locate(("recipes", i))) for fault in error.faults]
     return faults
+
+
+def check_scales(models: Models, locate: Locate) -> None:
+    """Refuse a search of scales between layers that the base's weights cannot take.
+
+    Raises:
+        PreflightError: with where the search asks for them.
+    """
+    faults = joint_faults(models.checkpoints[models.base].config)
+    if faults:
+        where = locate(("search", "layers")) or locate(("search",))
+        raise PreflightError(Fault(fault, where) for fault in faults)
 
 
 def open_tasks(panel: Panel, run: Path, locate: Locate) -> OpenTasks:

@@ -7,6 +7,7 @@ from automerge.objective import goals
 from automerge.samplers import SAMPLERS
 from automerge.samplers.table import AUTO
 from automerge.space import Space
+from automerge.space.flow import Flow
 from automerge.space.structure import Structure
 from automerge.store.record import Inputs
 
@@ -15,7 +16,7 @@ def obstacle(config: StudyConfig, space: Space, inputs: Inputs) -> str | None:
     """Return why slopes are not followed unless asked for; None where they are."""
     if config.slopes == "off":
         return "switched off"
-    if isinstance(space.structure, Structure):
+    if isinstance(space.structure, Structure | Flow):
         return "models of other depths are searched, and the slopes of one say little of another"
     if not space.smooth.any():
         return "no parameter of the space has one"

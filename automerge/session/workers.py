@@ -117,7 +117,7 @@ def most_asked(config: StudyConfig, n_layers: int) -> tuple[tuple[str, ...], int
     deeper = [sum(piece.n_layers for piece in recipe.slices) - n_layers for recipe in recipes]
     return (
         tuple(dict.fromkeys([*config.search.methods, *own])),
-        max([config.search.layers.repeat, *deeper]),
+        max([config.search.layers.added(n_layers), *deeper]),
     )
 
 

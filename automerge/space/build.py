@@ -12,6 +12,7 @@ from automerge.recipe import DEFAULT, Profile, canonical, is_zone
 from automerge.space import deviations
 from automerge.space.checks import WEIGHT, model_faults, settings_faults, swap_faults, takes_noise
 from automerge.space.declarations import KnobDeclaration, MethodDeclaration
+from automerge.space.flow import MANY, Flow, usual_longest
 from automerge.space.knobs import KnobSpace
 from automerge.space.method import MethodSpace, Switch
 from automerge.space.parameters import (
@@ -60,6 +61,7 @@ def build_space(
     faults = [*model_faults(base, sources), *settings_faults(settings, n_layers, methods)]
     if not faults:
         faults += swap_faults(settings, sources)
+        faults += _flow_faults(settings, sources, n_layers)
         faults += [
             fault
             for parts in _combinations(settings, methods)
@@ -86,8 +88,13 @@ def build_space(
 
 def _structure(
     settings: SpaceSettings, sources: tuple[str, ...], n_layers: int
-) -> Structure | Swap | None:
+) -> Structure | Swap | Flow | None:
     """Return how layers are searched; None where they are not."""
+    if settings.rounds:
+        longest = settings.longest or usual_longest(n_layers)
+        many = settings.rounds * len(sources) * n_layers > MANY
+        network = many if settings.network is None else settings.network
+        return Flow(n_layers, sources, settings.rounds, settings.scale, longest, network)
     if settings.swap:
         first, second = sources
         return Swap(n_layers, (first, second))
@@ -174,6 +181,15 @@ def _size_faults(
             f"{_label(parts)} has {dimension} dimensions, more than {MAX_DIMENSION}; use fewer "
             f"depth values ({_entries(settings.depth, n_layers)}), component groups "
             f"({len(settings.by_group or settings.components)}) or sources ({len(models)})"
+        )
+
+
+def _flow_faults(settings: SpaceSettings, sources: tuple[str, ...], n_layers: int) -> Iterator[str]:
+    places = settings.rounds * len(sources) * n_layers
+    if settings.network is False and places > MAX_DIMENSION:
+        yield (
+            f"a path has {places} places, each a dimension, more than {MAX_DIMENSION}; use "
+            "network: true"
         )
 
 

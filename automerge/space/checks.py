@@ -68,6 +68,7 @@ def settings_faults(
         for name in settings.methods:
             if name in methods and all(knob.name != WEIGHT for knob in methods[name].knobs):
                 yield f"layers are swapped by weights, which {name} lacks; remove it, or swap"
+    yield from _flow_faults(settings, n_layers, methods)
     if not settings.methods:
         yield f"no method is named; choose from {', '.join(methods)}"
     for name in settings.methods:
@@ -93,6 +94,27 @@ def settings_faults(
     yield from _knob_faults(settings, [methods[n] for n in settings.methods if n in methods])
 
 
+def _flow_faults(
+    settings: SpaceSettings, n_layers: int, methods: Mapping[str, MethodDeclaration]
+) -> Iterator[str]:
+    """Yield what is wrong with paths through the layers of sources."""
+    if not settings.rounds:
+        if settings.scale != 1 or settings.longest is not None or settings.network is not None:
+            yield "scale, longest and network are those of a path; add rounds, or remove them"
+        return
+    if settings.drop or settings.repeat or settings.swap:
+        yield "a path leaves out, repeats and swaps layers itself; remove rounds, or the others"
+    if settings.longest is not None and settings.longest < n_layers:
+        yield f"a path may be the whole of a model, {n_layers} layers; got {settings.longest}"
+    if settings.noise:
+        yield f"no path leads through noise ({', '.join(settings.noise)}); remove it"
+    for name in settings.methods:
+        if name not in methods:
+            continue
+        if methods[name].min_sources > 1 or methods[name].max_sources is not None:
+            yield f"a layer of a path has one source of several, which {name} does not take"
+
+
 def _group_faults(
     settings: SpaceSettings, methods: Mapping[str, MethodDeclaration]
 ) -> Iterator[str]:
@@ -111,7 +133,8 @@ def _group_faults(
         )
     if list(settings.by_group)[-1] != DEFAULT:
         yield f"no method is named for the rest; add a last group {DEFAULT!r}"
-    if (settings.drop or settings.repeat) and any(map(is_zone, settings.by_group)):
+    deeper = settings.drop or settings.repeat or settings.rounds
+    if deeper and any(map(is_zone, settings.by_group)):
         yield "zones of depth mean nothing where layers are searched; remove one of the two"
 
 

@@ -49,6 +49,11 @@ class SpaceSettings:
         leave_out: whether the search may drop sources, down to the method's minimum.
         drop: how many neighbouring layers may be left out, at most.
         repeat: how many neighbouring layers may be run twice, at most.
+        rounds: how many times the layers of all sources are laid out for paths through them; 0
+            where paths are not searched.
+        scale: the largest factor between layers of a path that do not follow each other in a model.
+        longest: the most layers of a path; None for half as many again as a model has.
+        network: whether a network says which layers a path has; None for where there are many.
         swap: whether the bottom and top layers of one of two sources are put around the other's.
         seed: decides the random masks of seeded methods, the same for every recipe.
         dtype: of the merged models, where it is not the base's.
@@ -74,6 +79,10 @@ class SpaceSettings:
     repeat: int
     seed: int
     swap: bool = False
+    rounds: int = 0
+    scale: float = 1.0
+    longest: int | None = None
+    network: bool | None = None
     dtype: str | None = None
     noise: tuple[str, ...] = ()
     evidence: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from automerge.arrays import Bools, Floats, Indices
 from automerge.recipe import Coordinate, Recipe, Value
+from automerge.space.flow import Flow
 from automerge.space.method import METHOD, Choose, MethodSpace
 from automerge.space.parameters import (
     BooleanParameter,
@@ -57,7 +58,7 @@ class Space:
     n_layers: int
     methods: Mapping[str, MethodSpace]
     dtype: str | None = None
-    structure: Structure | Swap | None = None
+    structure: Structure | Swap | Flow | None = None
     noise: tuple[str, ...] = ()
 
     @property
@@ -213,7 +214,9 @@ class Space:
         if found is None:
             return None
         plain, layers = found
-        same = (plain, *as_sums(plain, self.base))
+        # A path's plain recipe names sources whose layers are never averaged.
+        averaged = not isinstance(self.structure, Flow)
+        same = (plain, *(as_sums(plain, self.base) if averaged else ()))
         read = (self._read(recipe, layers) for recipe in same)
         return next((params for params in read if params is not None), None)
 

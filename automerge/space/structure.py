@@ -6,21 +6,13 @@ SOLAR's depth up-scaling (Kim et al. 2023, arXiv:2312.15166).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from automerge.recipe import (
-    Coordinate,
-    Profile,
-    Recipe,
-    Slice,
-    Value,
-    interpolate,
-    neighbours,
-    uniform_average,
-)
+from automerge.recipe import Coordinate, Recipe, uniform_average
 from automerge.space.parameters import FloatParameter
+from automerge.space.sliced import pulled_back, sliced
 from automerge.trial import Params
 
 _COUNT, _START = "layers.count", "layers.start"
@@ -117,7 +109,7 @@ class Structure:
         spans = self.spans(params)
         if spans == [(0, self.n_layers)]:
             return recipe
-        slices = tuple(_sliced(recipe, span, self.n_layers) for span in spans)
+        slices = tuple(sliced(recipe, span, self.n_layers, recipe.models) for span in spans)
         return replace(recipe, slices=slices)
 
     def pull_back(
@@ -125,53 +117,6 @@ class Structure:
     ) -> dict[Coordinate, float]:
         """Return slopes in the numbers of a recipe without slices, given those in its slices.
 
-        The chain rule through `recipe`: a layer that is run twice has the sum of both slopes.
+        The chain rule through `recipe`.
         """
-        spans, last = self.spans(params), max(self.n_layers - 1, 1)
-        sources = {source.name: source.knobs for source in recipe.sources}
-        pulled: dict[Coordinate, float] = {}
-        for at, slope in slopes.items():
-            owner: Mapping[str, Profile | Value] = (
-                recipe.knobs if at.source is None else sources[at.source]
-            )
-            profile = owner[at.knob]
-            assert isinstance(profile, Profile)
-            knots = dict(profile.parts)[at.selector]
-            shares: Sequence[tuple[int, float]] = ((at.knot, 1.0),)
-            if at.part is not None and len(knots) > 1:
-                shares = neighbours(len(knots), (spans[at.part][0] + at.knot) / last)
-            for knot, share in shares:
-                number = replace(at, knot=knot, part=None)
-                pulled[number] = pulled.get(number, 0.0) + share * slope
-        return pulled
-
-
-def _sliced(recipe: Recipe, span: tuple[int, int], n_layers: int) -> Slice:
-    """Return some layers of a recipe without slices, with each knob's values at these layers."""
-    return Slice(
-        dict.fromkeys(recipe.models, span),
-        {source.name: _within(source.knobs, span, n_layers) for source in recipe.sources},
-        _within(recipe.knobs, span, n_layers),
-    )
-
-
-def _within(
-    knobs: Mapping[str, Profile | Value], span: tuple[int, int], n_layers: int
-) -> dict[str, Profile]:
-    """Return the knobs that vary over the layers, with their values in these."""
-    last = max(n_layers - 1, 1)
-    depths = [layer / last for layer in range(*span)]
-    return {
-        name: _at(profile, depths)
-        for name, profile in knobs.items()
-        if isinstance(profile, Profile) and any(len(knots) > 1 for _, knots in profile.parts)
-    }
-
-
-def _at(profile: Profile, depths: Sequence[float]) -> Profile:
-    return Profile.of(
-        {
-            selector: [interpolate(knots, depth) for depth in depths] if len(knots) > 1 else knots
-            for selector, knots in profile.parts
-        }
-    )
+        return pulled_back(recipe, self.spans(params), self.n_layers, slopes)

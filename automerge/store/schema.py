@@ -50,6 +50,7 @@ class StoredSlice(_Exact):
     layers: dict[Name, Annotated[list[Count], Field(min_length=2, max_length=2)]]
     sources: dict[Name, dict[Short, Knob]] = {}
     parameters: dict[Short, Knob] = {}
+    input_scale: Annotated[float, Field(gt=0)] = 1.0
 
 
 class StoredRecipe(_Exact):

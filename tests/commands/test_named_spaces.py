@@ -60,7 +60,11 @@ def test_each_is_searched_on_the_demo(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "starts"),
-    [("layers", ["start-deeper", "start-shallower"]), ("swap", ["start-swap-1", "start-swap-2"])],
+    [
+        ("layers", ["start-deeper", "start-shallower"]),
+        ("swap", ["start-swap-1", "start-swap-2"]),
+        ("dataflow", ["start-upscaled", "start-spliced", "start-swapped-1", "start-swapped-2"]),
+    ],
 )
 def test_a_search_of_layers_begins_with_the_usual_ones_and_learns_from_them(
     name: str, starts: list[str], tmp_path: Path
