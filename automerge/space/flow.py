@@ -184,7 +184,7 @@ class Flow:
             2 * number / max(count - 1, 1) - 1
             for number, count in ((before, n_all), (after, n_all), (place, len(self.spots)))
         ]
-        return self.scale ** math.tanh(self._scaled.output(params, inputs))
+        return math.pow(self.scale, math.tanh(self._scaled.output(params, inputs)))
 
     def recipe(self, recipe: Recipe, params: Params) -> Recipe:
         """Return a recipe of these layers, each made as `recipe` makes it of its source alone."""
