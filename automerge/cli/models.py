@@ -130,6 +130,25 @@ def inspect(
         Optional[Path],  # noqa: UP045
         typer.Option("--html", help="Also write an HTML page.", metavar="FILE"),
     ] = None,
+    task: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--scan",
+            help="Score models on the way from the base to each source, whole and one layer at a "
+            "time.",
+            metavar="TASK[:METRIC[:DIRECTION]]",
+        ),
+    ] = None,
+    items: Annotated[
+        int, typer.Option("--items", help="Items to score them on.", min=8, metavar="N")
+    ] = 200,
+    include_path: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--include-path", help="Your own lm-eval tasks.", metavar="FOLDER"),
+    ] = None,
+    device: Annotated[
+        str, typer.Option("--device", help="auto, cpu or cuda.", metavar="DEVICE")
+    ] = "auto",
 ) -> None:
     """Check whether models can be merged and how they relate.
 
@@ -137,5 +156,7 @@ def inspect(
     """
     from automerge.commands.inspect import inspect_models
 
-    if not inspect_models([base, *sources], weights, as_json, html, console()):
+    scoring = {"items_per_candidate": items, "include_path": include_path, "device": device}
+    models = [base, *sources]
+    if not inspect_models(models, weights, as_json, html, console(), task, scoring):
         raise typer.Exit(3)

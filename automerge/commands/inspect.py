@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from automerge.commands.bars import progress_bars
@@ -18,14 +20,29 @@ if TYPE_CHECKING:
 
 
 def inspect_models(
-    models: Sequence[str], weights: bool, as_json: bool, html: Path | None, console: Console
+    models: Sequence[str],
+    weights: bool,
+    as_json: bool,
+    html: Path | None,
+    console: Console,
+    task: str | None = None,
+    scoring: Mapping[str, object] = MappingProxyType({}),
 ) -> bool:
     """Show how models, the base first, relate; return whether all can be merged.
+
+    With a `task`, models on the lines between them are scored, with the options of `scoring`.
 
     Raises ConfigError, or PreflightError for models that cannot be read.
     """
     from automerge.commands.announcing import announcing
-    from automerge.inspection import InspectionText, examine, html_page, name_models, plain
+    from automerge.inspection import (
+        InspectionText,
+        examine,
+        html_page,
+        name_models,
+        plain,
+        scan,
+    )
     from automerge.text.terminal import Plain
 
     named = name_models(models)
@@ -37,6 +54,11 @@ def inspect_models(
             lambda done, total: show("reading weights", done, total),
             announcing(errors),
         )
+        if task is not None and found.mergeable:
+            scans = scan(
+                named, task, scoring, lambda done, total: show("scoring models", done, total)
+            )
+            found = replace(found, scans=scans)
     if as_json:
         sys.stdout.write(redact(json.dumps(plain(found), indent=2, allow_nan=False)) + "\n")
     else:

@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from automerge.inspection import words
-from automerge.inspection.model import Cell, Inspection, TaskVector, Weights
+from automerge.inspection.model import Cell, Inspection, Line, Scan, TaskVector, Weights
 from automerge.recipe import COMPONENTS
 from automerge.text.printable import printable
 
@@ -35,6 +35,7 @@ def html_page(found: Inspection) -> str:
         columns=words.COLUMNS,
         rows=[words.row(found, model) for model in found.models],
         references=[(model.name, printable(model.reference)) for model in found.models],
+        scans=[_scan(found, scan) for scan in found.scans],
         weights=None if found.weights is None else _weights(found.weights),
     )
 
@@ -42,6 +43,48 @@ def html_page(found: Inspection) -> str:
 @cache
 def _asset(package: str, name: str) -> str:
     return files(package).joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def _scan(found: Inspection, scan: Scan) -> dict[str, object]:
+    """Lay out a line's scores as a curve of 100 x 40, and the barrier of each layer as a bar."""
+    whole, *layers = scan.lines
+    values = [point.value for point in whole.points]
+    low, high = min(values), max(values)
+    sign = -1 if scan.minimize else 1
+
+    def y(value: float) -> float:
+        share = 0.5 if high == low else (value - low) / (high - low)
+        return 20 - sign * 36 * (share - 0.5)
+
+    largest = max((abs(line.barrier) for line in layers), default=0.0) or 1.0
+    points = [
+        {
+            "x": f"{100 * point.at:g}",
+            "y": f"{y(point.value):.2f}",
+            "text": f"{point.at:.0%}: {point.value:.4f} ± {point.stderr:.4f}",
+        }
+        for point in whole.points
+    ]
+    return {
+        "title": words.scan_title(found, scan),
+        "barrier": words.barrier(whole),
+        "points": points,
+        "path": " ".join(f"{p['x']},{p['y']}" for p in points),
+        "straight": f"{y(values[0]):.2f}, {y(values[-1]):.2f}".split(", "),
+        "rows": [point["text"] for point in points],
+        "layers": [_bar(number, line, largest) for number, line in enumerate(layers)],
+    }
+
+
+def _bar(number: int, line: Line, largest: float) -> dict[str, object]:
+    size = 18 * line.barrier / largest
+    return {
+        "x": number,
+        "y": f"{20 - max(size, 0.0):.2f}",
+        "height": f"{abs(size):.2f}",
+        "class": "negative" if size > 0 else "positive",
+        "text": f"layer {line.layer}: barrier {words.height(line)}",
+    }
 
 
 def _weights(weights: Weights) -> dict[str, object]:

@@ -132,6 +132,42 @@ class Weights:
 
 
 @dataclass(frozen=True)
+class Point:
+    """A score at a share of the way from the base, 0, to the source, 1, with its standard error."""
+
+    at: float
+    value: float
+    stderr: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """The way from the base to a source; of one layer, the others being the base's.
+
+    `barrier` is how much higher the loss is at `top` than on the straight line between the ends
+    (the largest such height), and `stderr` its standard error, item by item on the same items.
+    """
+
+    layer: int | None
+    points: tuple[Point, ...]
+    barrier: float
+    stderr: float
+    top: float
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The lines from the base to one source, on one objective; the first is the whole model's."""
+
+    source: str
+    objective: str
+    metric: str
+    minimize: bool
+    n_items: int
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
 class Inspection:
     """All that is known about a base and its sources; `weights` is None if they were not read.
 
@@ -145,6 +181,8 @@ class Inspection:
     weights: Weights | None
     download: Download | None = None
     """What has to be downloaded before the models can be merged; None if all are here."""
+    scans: tuple[Scan, ...] = ()
+    """Scores on the lines from the base to sources, where they were asked for."""
 
     @property
     def mergeable(self) -> bool:

@@ -32,6 +32,7 @@ def plain(found: Inspection) -> dict[str, object]:
             for name, verdict in found.verdicts.items()
         },
         "weights": None if found.weights is None else plain_weights(found.weights),
+        "scans": [asdict(scan) for scan in found.scans],
     }
 
 

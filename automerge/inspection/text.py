@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from automerge.inspection import words
-from automerge.inspection.model import Inspection, Weights
+from automerge.inspection.model import Inspection, Scan, Weights
 
 STYLES = {"mergeable": "green", "cannot be merged": "red"}
 MAX_CELLS = 2
@@ -33,6 +33,8 @@ class InspectionText:
             yield from self._blocks()
         if self.found.weights is not None:
             yield from self._weights(self.found.weights)
+        for scan in self.found.scans:
+            yield from self._scan(scan)
         faults, warnings = words.remarks(self.found)
         for line in warnings:
             yield Text(f"warning: {line}")
@@ -77,6 +79,23 @@ class InspectionText:
                 )
             yield pairs
             yield Text(f"Kinship (mean cosine): {words.number(weights.kinship)}")
+
+    def _scan(self, scan: Scan) -> RenderResult:
+        """Yield the scores on a line, then each layer's barrier, the highest first."""
+        whole, *layers = scan.lines
+        yield Text(words.scan_title(self.found, scan), style="bold")
+        table = new_table("of the way", scan.metric, "standard error")
+        for point in whole.points:
+            texts = f"{point.at:.0%}", f"{point.value:.4f}", f"{point.stderr:.4f}"
+            table.add_row(*map(Text, texts))
+        yield table
+        yield Text(words.barrier(whole))
+        table = new_table("one layer moved", "half way", "all the way", "barrier")
+        for line in layers:
+            _, half, end = line.points
+            cells = str(line.layer), f"{half.value:.4f}", f"{end.value:.4f}", words.height(line)
+            table.add_row(*map(Text, cells))
+        yield table
 
 
 def new_table(*titles: str) -> Table:

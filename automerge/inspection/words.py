@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from automerge.inspection.model import Cell, Inspection, ModelFacts, Pair, TaskVector
+from automerge.inspection.model import (
+    Cell,
+    Inspection,
+    Line,
+    ModelFacts,
+    Pair,
+    Scan,
+    TaskVector,
+)
 from automerge.session.downloading import in_words
 from automerge.text.printable import printable
 
@@ -42,6 +50,29 @@ def nearest(found: Inspection, name: str) -> str:
         return "not comparable"
     text = f"{close.model} {close.distance:.3f}"
     return text if close.model == found.base else f"{text} (base {close.to_base:.3f})"
+
+
+def scan_title(found: Inspection, scan: Scan) -> str:
+    """Say what was scored on the way from the base to a source."""
+    return printable(
+        f"{scan.objective} from {found.base} to {scan.source}, on {scan.n_items} items"
+    )
+
+
+def height(line: Line) -> str:
+    """Return a barrier's height with its standard error."""
+    return f"{line.barrier:+.4f} ± {line.stderr:.4f}".replace("-", "−")
+
+
+def barrier(line: Line) -> str:
+    """Say how high the barrier on a whole line is, and if that is more than its error."""
+    if line.barrier > 2 * line.stderr:
+        verdict = "the models do not average well as they are"
+    elif line.barrier < -2 * line.stderr:
+        verdict = "what lies between is better than the straight line from one to the other"
+    else:
+        verdict = "within two standard errors of none"
+    return f"Barrier: {height(line)} (standard error), {line.top:.0%} of the way: {verdict}."
 
 
 def conclusion(found: Inspection) -> str:
