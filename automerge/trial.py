@@ -20,10 +20,12 @@ Items: TypeAlias = Mapping[str, tuple[int, ...]]
 Texts: TypeAlias = Mapping[str, Mapping[tuple[str, int], str]]
 """Objective → item → what a model generated for it."""
 
-Origin = Literal["base", "source", "uniform", "recipe", "start", "sampler"]
+Origin = Literal["base", "source", "uniform", "sweep", "recipe", "start", "sampler"]
 BASELINES: tuple[Origin, ...] = ("base", "source", "uniform")
 """Origins of the models that every merge is compared with."""
-CANDIDATES: tuple[Origin, ...] = ("start", "sampler")
+REFERENCES: tuple[Origin, ...] = (*BASELINES, "sweep")
+"""Origins of what is measured on select items without a place in the shortlist."""
+CANDIDATES: tuple[Origin, ...] = ("sweep", "start", "sampler")
 """Origins of what a search tries; all others are measured on more items."""
 PARENTS: tuple[Origin, ...] = ("base", "source")
 """Origins of the models that merges are made from."""
@@ -282,7 +284,7 @@ def proposed_name(number: int) -> str:
 
 def is_proposed_name(name: str) -> bool:
     """Return whether a trial that a sampler proposes may have this name."""
-    return re.fullmatch(r"trial-[0-9]+|start-.+|warm-.+", name) is not None
+    return re.fullmatch(r"trial-[0-9]+|start-.+|sweep-.+|warm-.+", name) is not None
 
 
 def parent_names(trials: Iterable[Trial]) -> list[str]:

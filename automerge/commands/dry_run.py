@@ -12,8 +12,10 @@ from automerge.merging.memory import gb
 from automerge.report.run_sections import duration
 from automerge.session.cost import Ahead, Cost, Pace, Range, ahead, cost
 from automerge.session.downloading import size, time_in_words
+from automerge.study import Plan
 from automerge.text.say import say
 from automerge.text.wrapped import hanging
+from automerge.trial import count_items
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -106,6 +108,8 @@ def _lines(config: StudyConfig, session: Session, found: Cost) -> Iterator[str]:
     earlier = f", {found.done} of them done" if found.done else ""
     trials = f"{config.expected_budget} trials{earlier}"
     yield f"search   {_span(found.search)} for {trials}, {several}"
+    if (n := session.plan.n_sweep) > 0:
+        yield f"         {n} of the trials are the sweep: {_sweep(session.plan, found.without)}"
     yield f"         then {_span(found.later)} to select and test"
     total = found.search + found.later
     yield f"total    {_span(Range(found.first + total.low, found.first + total.high))}"
@@ -123,6 +127,19 @@ def _wrapped(line: str) -> list[str]:
 def _span(span: Range) -> str:
     low, high = duration(span.low), duration(span.high)
     return low if low == high else f"{low} to {high}"
+
+
+def _sweep(plan: Plan, pace: Pace) -> str:
+    """Say what a sweep costs a single worker: all of it is searched and selected from, and at most
+    all of it tested."""
+    n, items = plan.n_sweep, plan.items
+    searched = n * pace.of(plan.n_items("sweep"))
+    selected = n * pace.of(count_items(items.select))
+    tested = n * pace.of(items.test.count)
+    return (
+        f"{duration(searched)} to search, up to {duration(selected)} to select and "
+        f"{duration(tested)} to test"
+    )
 
 
 def _pace(pace: Pace) -> str:

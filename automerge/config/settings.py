@@ -48,12 +48,15 @@ from automerge.files.yaml_file import Step
 from automerge.methods import METHODS
 from automerge.objective import KL_TO_BASE, MEASURED
 from automerge.samplers import SAMPLERS
-from automerge.space import SpaceSettings
+from automerge.space import SpaceSettings, sweep_size
 from automerge.trackers.table import TRACKERS
 
 MAX_MODELS = 64
 UNKNOWN_BUDGET = 200
 """The budget samplers assume where only time limits a search."""
+
+MAX_SWEEP = 1000
+"""The most merges of a sweep."""
 
 TRIALS_PER_START = 6
 """A search of this many trials may begin with one of the usual merges."""
@@ -89,6 +92,7 @@ class StudyConfig(Section):
     recipes: tuple[NamedRecipe, ...] = unsafe(())
     warm_start: str | None = safe(None)
     starts: Annotated[int, Field(ge=0, le=1000)] | Literal["auto"] = safe("auto")
+    sweep: int = unsafe(0, ge=0, le=100)
     sampler: Annotated[str, entry_of(SAMPLERS)] = unsafe("auto")
     slopes: Literal["auto", "off"] = unsafe("auto")
     budget: int | Literal["unlimited"] = safe(200)
@@ -224,6 +228,22 @@ class StudyConfig(Section):
         if problems := list(constraint_faults(texts, names, known)):
             refuse(problems)
         return texts
+
+    @model_validator(mode="after")
+    def _swept(self) -> StudyConfig:
+        n = sweep_size(len(self.trained), self.sweep)
+        if n > min(self.expected_budget, MAX_SWEEP):
+            refuse(
+                [
+                    (
+                        ("sweep",),
+                        f"steps of 1/{self.sweep} are {n} merges of {len(self.trained)} sources, "
+                        f"more than {'the budget' if n <= MAX_SWEEP else MAX_SWEEP}; "
+                        "choose a smaller number",
+                    )
+                ]
+            )
+        return self
 
     @model_validator(mode="after")
     def _comparable(self) -> StudyConfig:

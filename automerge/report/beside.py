@@ -141,7 +141,7 @@ def _hypervolume(
         [
             row
             for m in summary.members
-            if m.on_front and (row := tested_losses(m, goals)) is not None
+            if m.on_front and (row := tested_losses(m.trial, goals)) is not None
         ]
         for summary in (one, other)
     ]

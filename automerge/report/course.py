@@ -55,6 +55,8 @@ def _stage(trial: TrialResult) -> str:
     origin = trial.trial.origin
     if origin in BASELINES:
         return "models that went in, uniform average"
+    if origin == "sweep":
+        return "sweep of linear merges"
     if origin == "recipe":
         return "your recipes"
     if origin == "start":

@@ -150,4 +150,5 @@ def _hypervolume(summary: Summary) -> Plain | None:
         "front": finite(found.front),
         "parents": finite(found.parents),
         "uniform": finite(found.uniform),
+        "sweep": finite(found.sweep),
     }

@@ -24,6 +24,7 @@ class Hypervolume:
     front: float
     parents: float
     uniform: float | None
+    sweep: float | None
 
 
 def hypervolume_of_sets(
@@ -31,6 +32,7 @@ def hypervolume_of_sets(
     front: Sequence[Sequence[float]],
     parents: Sequence[Sequence[float]],
     uniform: Sequence[Sequence[float]],
+    sweep: Sequence[Sequence[float]] = (),
 ) -> Hypervolume | None:
     """Compare sets of finite losses.
 
@@ -39,13 +41,14 @@ def hypervolume_of_sets(
         front: losses (k, m) of the front, in the objectives' order.
         parents: losses of parents and base.
         uniform: losses of the uniform average; empty if unknown.
+        sweep: losses of a sweep's best linear merges; with parents and average, they are its front.
 
     Returns:
         The shares; None for a single objective, or without front or parents.
     """
     if len(objectives) < 2 or not front or not parents:
         return None
-    box = Box.around([*front, *parents, *uniform])
+    box = Box.around([*front, *parents, *uniform, *sweep])
 
     def named(losses: NDArray[np.float64]) -> dict[str, float]:
         pairs = zip(objectives, losses.tolist(), strict=True)
@@ -57,6 +60,7 @@ def hypervolume_of_sets(
         box.share(front),
         box.share(parents),
         box.share(uniform) if uniform else None,
+        box.share([*sweep, *parents, *uniform]) if sweep else None,
     )
 
 

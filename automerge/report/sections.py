@@ -256,6 +256,7 @@ def _hypervolume(summary: Summary) -> list[tuple[str, str]]:
         ("front", found.front),
         ("parents and base", found.parents),
         ("uniform average", found.uniform),
+        ("sweep of linear merges", found.sweep),
     ]
     return [(name, f"{100 * share:.1f} %") for name, share in shares if share is not None]
 

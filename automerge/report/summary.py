@@ -139,7 +139,7 @@ def summarise(result: StudyResult, also: Sequence[int] = ()) -> Summary:
             result.goals, front, {o.name: uniform for o in result.goals}, corrected
         ),
         means=_means(result.goals, unit, members, rivals, uniform, corrected),
-        hypervolume=_hypervolume(result.goals, members),
+        hypervolume=_hypervolume(result.goals, members, result.trials),
         likely=front_probabilities(result.goals, list(named.values())),
     )
 
@@ -261,22 +261,26 @@ def _means(
     return means_of(objectives, trials, front, rivals, uniform, corrected)
 
 
-def tested_losses(member: Member, objectives: Sequence[Objective]) -> list[float] | None:
-    """Return a member's losses on test items; None unless all are there and finite."""
-    tests = [member.scores[o.name]["test"] for o in objectives]
+def tested_losses(trial: TrialResult, objectives: Sequence[Objective]) -> list[float] | None:
+    """Return a trial's losses on test items; None unless all are there and finite."""
+    tests = [part_interval(trial, "test", o) for o in objectives]
     row = [o.loss(t.value) for o, t in zip(objectives, tests, strict=True) if t is not None]
     return row if len(row) == len(tests) and all(map(math.isfinite, row)) else None
 
 
-def _hypervolume(objectives: Sequence[Objective], members: Sequence[Member]) -> Hypervolume | None:
-    losses = {m.name: row for m in members if (row := tested_losses(m, objectives)) is not None}
-
+def _hypervolume(
+    objectives: Sequence[Objective], members: Sequence[Member], trials: Sequence[TrialResult]
+) -> Hypervolume | None:
     def of(chosen: Sequence[Member]) -> list[list[float]]:
-        return [losses[m.name] for m in chosen if m.name in losses]
+        return tested([m.trial for m in chosen])
+
+    def tested(chosen: Sequence[TrialResult]) -> list[list[float]]:
+        return [row for t in chosen if (row := tested_losses(t, objectives)) is not None]
 
     return hypervolume_of_sets(
         objectives,
         front=of([m for m in members if m.on_front]),
         parents=of([m for m in members if m.kind in ("parent", "base")]),
         uniform=of([m for m in members if m.kind == "baseline"]),
+        sweep=tested([t for t in trials if t.trial.origin == "sweep"]),
     )

@@ -86,6 +86,7 @@ class Work:
         others: further trials, at the price of a candidate without slopes.
         per_trial: items of a candidate.
         baselines: models that the front is compared with.
+        sweep: linear merges of a sweep that are left to search, and all of them.
         merges: shortlisted merges.
         select: items of selection, and of its first block.
         blocks: blocks of selection.
@@ -97,6 +98,7 @@ class Work:
     others: float
     per_trial: int
     baselines: int
+    sweep: tuple[int, int]
     merges: int
     select: tuple[int, int]
     blocks: int
@@ -225,8 +227,9 @@ def expected_seconds(
         each += [with_slopes.of(n), with_slopes.of(n) + (fewest - 1) * with_slopes.merge]
         explained = work.explained * with_slopes.of(n)
     first = work.first * without.of(BASELINE_SHARES * work.per_trial)
+    first += work.sweep[0] * without.of(work.per_trial)
     search = Range(first + work.others * min(each), first + work.others * max(each))
-    models = work.baselines + work.merges
+    models = work.baselines + work.sweep[1] + work.merges
     whole, block = work.select
     later = Range(
         models * without.of(block) + (work.baselines + 1) * without.of(work.test),
@@ -262,12 +265,15 @@ def _earlier(config: StudyConfig) -> tuple[StudyConfig, list[Trial]]:
 def _work(config: StudyConfig, plan: Plan, done: Sequence[Trial], slopes: bool) -> Work:
     """Return what is left to measure, after the trials that are done."""
     spent = [plan.price(trial)[0] for trial in done if trial.number >= len(plan.first)]
+    left = plan.first[len(done) - len(spent) :]
+    sweep = sum(first.origin == "sweep" for first in left)
     cut = blocks(plan.items.select, plan.draw.members, plan.draw.seed)
     return Work(
-        first=len(plan.first) - len(done) + len(spent),
+        first=len(left) - sweep,
         others=max(config.expected_budget - len(plan.first) - sum(spent), 0.0),
         per_trial=plan.n_items("sampler"),
         baselines=plan.n_baselines,
+        sweep=(sweep, plan.n_sweep),
         merges=plan.shortlist,
         select=(count_items(plan.items.select), count_items(cut[0]) if cut else 0),
         blocks=len(cut),

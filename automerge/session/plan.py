@@ -11,7 +11,7 @@ from automerge.items import ItemDraw
 from automerge.methods import METHODS
 from automerge.objective import goals, searched
 from automerge.recipe import BASE, single, uniform_average
-from automerge.space import Space, build_space
+from automerge.space import Space, build_space, simplex_sweep
 from automerge.store.record import Inputs
 from automerge.study import FirstTrial, Limits, Plan
 from automerge.study.opening import opening
@@ -33,6 +33,10 @@ def plan_study(config: StudyConfig, inputs: Inputs, window: int | None) -> tuple
             FirstTrial(BASE, "base", single(BASE)),
             *(FirstTrial(name, "source", single(name)) for name in sources),
             FirstTrial("uniform", "uniform", uniform_average(sources)),
+            *(
+                FirstTrial(name, "sweep", recipe)
+                for name, recipe in (simplex_sweep(sources, config.sweep) if config.sweep else ())
+            ),
             *(FirstTrial(named.name, "recipe", named.recipe) for named in config.recipes),
             *(FirstTrial(name, "start", recipe) for name, recipe in inputs.warm.items()),
         ),

@@ -12,6 +12,7 @@ from automerge.space.parameters import (
 )
 from automerge.space.settings import Depth, Groups, Knots, PerLayer, SpaceSettings
 from automerge.space.space import Branch, Space
+from automerge.space.sweep import simplex_sweep, sweep_size
 
 __all__ = [
     "MAX_CHOICES",
@@ -31,4 +32,6 @@ __all__ = [
     "build_space",
     "prior_fractions",
     "prior_shares",
+    "simplex_sweep",
+    "sweep_size",
 ]

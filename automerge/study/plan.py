@@ -110,7 +110,7 @@ class Plan:
 
     def n_items_after(self, part: Part) -> int:
         """Return the most items that the phases after one can take."""
-        models = self.shortlist + self.n_baselines
+        models = self.shortlist + self.n_baselines + self.n_sweep
         explained = len(LINE) * self.n_items("sampler") if self.slopes else 0
         later = {
             "search": models * count_items(self.items.select),
@@ -130,6 +130,11 @@ class Plan:
     def n_baselines(self) -> int:
         """How many models the front is compared with."""
         return sum(first.origin in BASELINES for first in self.first)
+
+    @property
+    def n_sweep(self) -> int:
+        """How many merges a sweep of the sources has."""
+        return sum(first.origin == "sweep" for first in self.first)
 
 
 def _shares(origin: Origin) -> int:

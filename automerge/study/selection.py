@@ -18,7 +18,7 @@ from automerge.study.estimates import Estimates
 from automerge.study.measuring import Measuring
 from automerge.study.plan import Plan
 from automerge.study.racing import blocks, race
-from automerge.trial import BASELINES, Items, Measured, Trial, parent_names
+from automerge.trial import BASELINES, REFERENCES, Items, Measured, Trial, parent_names
 
 Scores: TypeAlias = Mapping[str, ItemScores]
 Values: TypeAlias = Mapping[str, Estimate]
@@ -42,7 +42,7 @@ class Selection:
         self._measuring.front = searched.front_values(trials)
         self._measuring.parents = searched.parent_values(trials)
         shortlist = shortlisted(plan, trials, searched, favourites)
-        measured = {n: trials[n] for n in sorted(searched.values) if trials[n].origin in BASELINES}
+        measured = {n: trials[n] for n in sorted(searched.values) if trials[n].origin in REFERENCES}
         self._freeze(trials, shortlist, searched, [*measured, *shortlist])
         cut = blocks(plan.items.select, plan.draw.members, plan.draw.seed)
         left = [*measured, *shortlist]
@@ -70,8 +70,12 @@ class Selection:
             if verdict.decided:
                 break
         front = self._nondominated({n: values[n] for n in left if n in feasible})
+        references = {n: values[n] for n in measured if n in values and n in feasible}
+        swept = {n for n, trial in measured.items() if trial.origin not in BASELINES}
+        dominated = swept.difference(self._nondominated(references))
         decided = self._store.study.decided
-        self._store.decide(replace(decided, front=tuple(front), baselines=tuple(measured)))
+        baselines = tuple(n for n in measured if n not in dominated)
+        self._store.decide(replace(decided, front=tuple(front), baselines=baselines))
 
     def test(self, trials: Mapping[int, Trial]) -> None:
         """Score the front and what it is compared with on the sealed items, once."""
@@ -148,7 +152,7 @@ def shortlisted(
     that miss a constraint by more than one standard error are left out; if all do, those that miss
     least are taken.
     """
-    merges = [n for n in sorted(searched.values) if trials[n].origin not in BASELINES]
+    merges = [n for n in sorted(searched.values) if trials[n].origin not in REFERENCES]
     missed = {n: searched.missed(n, errors=1.0) for n in merges}
     kept = [n for n in merges if not missed[n]]
     if not kept:

@@ -40,6 +40,7 @@ WORK = Work(
     others=25,
     per_trial=20,
     baselines=4,
+    sweep=(2, 3),
     merges=6,
     select=(100, 30),
     blocks=3,
@@ -51,10 +52,10 @@ PACE = Pace(seconds=3.0, merge=1.0, items=20, tokens=0)
 
 def test_without_slopes_only_selection_and_test_are_uncertain() -> None:
     search, later = expected_seconds(WORK, PACE, None, None, 1)
-    by_hand = 5 * (1 + 0.1 * 20 * BASELINE_SHARES) + 25 * 3
+    by_hand = 5 * (1 + 0.1 * 20 * BASELINE_SHARES) + (2 + 25) * 3
     assert search.low == search.high == pytest.approx(by_hand)
-    assert later.low == pytest.approx(10 * (1 + 3) + 5 * (1 + 20))
-    assert later.high == pytest.approx(10 * (1 + 10 + 2) + 10 * (1 + 20))
+    assert later.low == pytest.approx(13 * (1 + 3) + 5 * (1 + 20))
+    assert later.high == pytest.approx(13 * (1 + 10 + 2) + 13 * (1 + 20))
     halved = expected_seconds(WORK, PACE, None, None, 2)
     assert [(r.low, r.high) for r in halved] == [
         pytest.approx((r.low / 2, r.high / 2)) for r in (search, later)
@@ -65,7 +66,7 @@ def test_any_mixture_of_trials_with_and_without_slopes_lies_in_the_range() -> No
     """By hand: the price of a trial is three times its share of the items, and it merges once."""
     slow = Pace(seconds=5.0, merge=1.0, items=7, tokens=0)
     search, later = expected_seconds(WORK, PACE, slow, None, 1)
-    first = 5 * (1 + 0.1 * 20 * BASELINE_SHARES)
+    first = 5 * (1 + 0.1 * 20 * BASELINE_SHARES) + 2 * 3
     for whole, third, ninth in ((25, 0, 0), (0, 25, 0), (0, 0, 75), (10, 8, 21)):
         assert whole + third + ninth / 3 == 25
         seconds = whole * 3 + third * slow.of(20 / 3) + ninth * slow.of(20 / 9)
