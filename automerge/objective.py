@@ -41,7 +41,7 @@ MAX_LOG_PERPLEXITY = 300.0
 MODEL_TASK = "model"
 MODEL_ITEM = (MODEL_TASK, 0)
 """Stands for the model itself, in place of an item of a task."""
-PROPERTIES: tuple[str, ...] = ("distance_to_base", "parameters")
+PROPERTIES: tuple[str, ...] = ("distance_to_base", "parameters", "active_parameters")
 """What can be measured of a model itself, without a task."""
 KL_TO_BASE = "kl_to_base"
 """What is measured of a model beside its base, on text or on the prompts of tasks."""

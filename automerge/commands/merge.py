@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from automerge.commands.adapter_folder import AsAdapter, in_words, write_adapter_folder
+from automerge.commands.mixture import merge_mixture
 from automerge.commands.model_folder import write_model
 from automerge.config.recipe_file import read_recipe
 from automerge.errors import ConfigError, Fault
 from automerge.evidence import EVIDENCE
+from automerge.files.yaml_file import load_yaml
+from automerge.mergekit import is_moe
 from automerge.recipe import BASE
 from automerge.text.say import say
 
@@ -21,12 +24,21 @@ if TYPE_CHECKING:
 
 
 def merge_file(path: Path, out: Path, console: Console, adapter: AsAdapter | None = None) -> None:
-    """Merge by a recipe, automerge's or mergekit's; raises ConfigError or PreflightError."""
+    """Merge by a recipe, automerge's or mergekit's, or into a mixture of experts by mergekit-moe's.
+
+    Raises ConfigError or PreflightError.
+    """
     from automerge.checkpoints import ModelWatch
     from automerge.checkpoints.stacked import without_layers
     from automerge.commands.announcing import announcing
     from automerge.session.preflight import open_models, whole
 
+    document = load_yaml(path)
+    if is_moe(document.data):
+        if adapter is not None:
+            raise ConfigError(f"{path}: a mixture of experts is no adapter; remove --adapter")
+        merge_mixture(document, path, out, console)
+        return
     file = read_recipe(path)
     references = dict(file.alone())
     for note in file.notes:

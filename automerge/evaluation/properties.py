@@ -6,16 +6,43 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from automerge.evaluation.base import Entry, Live, Scored, Settings
 from automerge.evaluation.split import Split
 from automerge.objective import MODEL_ITEM, ItemScores, model_property
 from automerge.trial import Items, Part
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
+"""How configurations name the number of a layer's experts."""
+
+
+def active_parameters(model: PreTrainedModel) -> float:
+    """Return how many parameters a token passes: of a mixture's experts, those chosen for it."""
+    config = model.config.get_text_config()
+    chosen = getattr(config, "num_experts_per_tok", None)
+    counts = (getattr(config, key, None) for key in COUNTS)
+    count = next((count for count in counts if count), None)
+    total = model.num_parameters()
+    if not chosen or not count:
+        return total
+    experts = sum(
+        parameter.numel()
+        for name, module in model.named_modules()
+        if name.endswith(".experts")
+        for parameter in module.parameters()
+    )
+    return total - experts + experts * chosen / count
+
+
 MEASURES: Mapping[str, Callable[[Live], float]] = MappingProxyType(
     {
         "distance_to_base": lambda live: live.distance_to_base(),
         "parameters": lambda live: live.model.num_parameters(),
+        "active_parameters": lambda live: active_parameters(live.model),
     }
 )
 """How each of `objective.PROPERTIES` is measured."""
