@@ -26,7 +26,7 @@ def active_parameters(model: PreTrainedModel) -> float:
     chosen = getattr(config, "num_experts_per_tok", None)
     counts = (getattr(config, key, None) for key in COUNTS)
     count = next((count for count in counts if count), None)
-    total = model.num_parameters()
+    total = float(model.num_parameters())
     if not chosen or not count:
         return total
     experts = sum(
@@ -35,7 +35,7 @@ def active_parameters(model: PreTrainedModel) -> float:
         if name.endswith(".experts")
         for parameter in module.parameters()
     )
-    return total - experts + experts * chosen / count
+    return total - experts * (1 - float(chosen / count))
 
 
 MEASURES: Mapping[str, Callable[[Live], float]] = MappingProxyType(
