@@ -29,7 +29,7 @@ def active_parameters(model: PreTrainedModel) -> float:
     total = float(model.num_parameters())
     if not chosen or not count:
         return total
-    experts = sum(
+    experts: int = sum(
         parameter.numel()
         for name, module in model.named_modules()
         if name.endswith(".experts")
