@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -16,7 +16,7 @@ from automerge.commands.notify import notify
 from automerge.commands.run_log import Logged, RunLog, ending
 from automerge.commands.tracking import Tracked, Tracking
 from automerge.config import StudyConfig, load_config
-from automerge.errors import AutomergeError, ConfigError
+from automerge.errors import AutomergeError, ConfigError, PreflightError
 from automerge.executors.base import Executor
 from automerge.machine.processors import fit_threads
 from automerge.objective import goals
@@ -26,7 +26,7 @@ from automerge.session.folder import discard
 from automerge.session.open import Session, open_session
 from automerge.session.surroundings import machine
 from automerge.store.read_result import with_exported
-from automerge.store.result import MODELS, State, limits_in_words
+from automerge.store.result import ADAPTERS, MODELS, State, limits_in_words
 from automerge.store.store import Store
 from automerge.study import Driver, Observer
 from automerge.text.say import say
@@ -117,7 +117,8 @@ def _show_end(config: StudyConfig, console: Console, interrupt: Interrupt, study
     console.print(FrontTable(study.summary, run))
     for line in prospects(in_words(study.result), prospect(study.result)):
         say(console, line)
-    written = ["report.html", "front.json", *([MODELS] if (run / MODELS).is_dir() else [])]
+    written = ["report.html", "front.json"]
+    written += [name for name in (MODELS, ADAPTERS) if (run / name).is_dir()]
     for name in written:
         say(console, f"{name:12} {run / name}")
     return 0
@@ -223,6 +224,29 @@ def _export(
     return study
 
 
+def _export_each(
+    study: Study,
+    numbers: Sequence[int],
+    how: AsAdapter,
+    console: Console | None,
+    warn: Callable[[str], None],
+) -> list[str]:
+    """Write trials as adapters; return the folders within the run. `warn` is told of the others."""
+    written = []
+    for number in numbers:
+        try:
+            found = export_adapters(study.run, study.result, [number], how, console)
+        except PreflightError as error:
+            name = study.result.by_number[number].trial.name
+            warn(f"{name} is not written as an adapter: {error}")
+            continue
+        for folder, said in found.items():
+            if console is not None:
+                say(console, f"{folder}: {said}")
+            written.append(str(folder.relative_to(study.run)))
+    return written
+
+
 def _run(config: StudyConfig, console: Console | None, command: str) -> tuple[Interrupt, Study]:
     """Open or resume the study, search, export and report, and log all of it."""
 
@@ -249,9 +273,13 @@ def _run(config: StudyConfig, console: Console | None, command: str) -> tuple[In
             else:
                 tracking.end("finished", _found(study))
         chosen = () if interrupt.requested else _chosen(study.result, config.export)
-        study = _export(study, chosen, console)
-        names = (study.result.by_number[number].trial.name for number in chosen)
+        whole = () if config.export == "adapter" else chosen
+        study = _export(study, whole, console)
+        names = (study.result.by_number[number].trial.name for number in whole)
         written = [f"{MODELS}/{name}" for name in names]
+        if config.export == "adapter":
+            how = AsAdapter(config.adapter_rank)
+            written += _export_each(study, chosen, how, console, warn_and_log)
         log.write(*ending(interrupt.requested, written))
     return interrupt, study
 
@@ -359,7 +387,8 @@ def _introduction(session: Session) -> list[str]:
 def _chosen(result: StudyResult, export: str) -> Sequence[int]:
     """Return the trials that the configuration asks to export."""
     front = [n for n in result.front if _merged(result, n)]
-    return {"front": front, "knee": [n for n in front if n == result.knee], "none": []}[export]
+    knee = [n for n in front if n == result.knee]
+    return {"front": front, "knee": knee, "adapter": front, "none": []}[export]
 
 
 def _merged(result: StudyResult, number: int) -> bool:

@@ -111,7 +111,8 @@ class StudyConfig(Section):
     shortlist: int = safe(12, ge=1, le=1000)
     resolution: float = safe(0.02, ge=0, le=1)
     out: str = safe(min_length=1)
-    export: Literal["front", "knee", "none"] = safe("front")
+    export: Literal["front", "knee", "adapter", "none"] = safe("front")
+    adapter_rank: int | None = safe(None, ge=1, le=100_000)
     trackers: tuple[Annotated[str, one_of(tuple(TRACKERS), "tracker")], ...] = safe(())
 
     _origin: Origin = PrivateAttr(default_factory=Origin)
@@ -253,6 +254,20 @@ class StudyConfig(Section):
         ):
             problem = "distance_to_base needs models with the base's layers: remove search.layers"
             refuse([(("properties",), problem)])
+        return self
+
+    @model_validator(mode="after")
+    def _as_adapters(self) -> StudyConfig:
+        layers = self.search.layers
+        if self.export != "adapter":
+            if self.adapter_rank is not None:
+                problem = (
+                    "the rank of adapters that are exported: add export: adapter, or remove it"
+                )
+                refuse([(("adapter_rank",), problem)])
+        elif layers.drop or layers.repeat or layers.rounds:
+            problem = "an adapter keeps its base's layers: remove search.layers, or export: adapter"
+            refuse([(("export",), problem)])
         return self
 
     @model_validator(mode="after")

@@ -355,7 +355,7 @@ def _model_bytes(checkpoints: Mapping[str, Checkpoint]) -> int:
 
 def _exported(config: StudyConfig) -> int:
     """Return how many models are exported at most."""
-    return {"front": config.shortlist, "knee": 1, "none": 0}[config.export]
+    return {"front": config.shortlist, "knee": 1, "adapter": 0, "none": 0}[config.export]
 
 
 def _disk_free(config: StudyConfig) -> int:

@@ -65,6 +65,8 @@ def look(
         recipes = [named.recipe for named in config.recipes]
         if wrong := preflight.slice_faults(recipes, models, config.locate):
             raise PreflightError(wrong)
+        if config.export == "adapter":
+            preflight.check_adapters(models, config.trained, config.locate)
         if config.search.layers.scale != 1:
             preflight.check_scales(models, config.locate)
         seen(models)

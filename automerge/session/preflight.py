@@ -287,6 +287,25 @@ def slice_faults(recipes: Sequence[Recipe], models: Models, locate: Locate) -> l
     return faults
 
 
+def check_adapters(models: Models, names: Sequence[str], locate: Locate) -> None:
+    """Refuse to export adapters from a study with other sources; `names` are the sources'.
+
+    Raises:
+        PreflightError: with where each was named.
+    """
+    faults = [
+        Fault(
+            f"{name!r} is no LoRA adapter, and `export: adapter` is for studies whose sources all "
+            "are; use another `export` and, after the search, automerge export --adapter --rank N",
+            locate(("models", name)),
+        )
+        for name in names
+        if not is_adapter(models.checkpoints[name].path)
+    ]
+    if faults:
+        raise PreflightError(faults)
+
+
 def check_scales(models: Models, locate: Locate) -> None:
     """Refuse a search of scales between layers that the base's weights cannot take.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,8 +22,9 @@ import automerge
 from automerge import cli
 from automerge.checkpoints import Checkpoint, open_checkpoint, open_together
 from automerge.checkpoints.adapters.write import Trained
+from automerge.config import load_config
 from automerge.config.recipe_file import read_recipe
-from automerge.errors import PreflightError
+from automerge.errors import ConfigError, PreflightError
 from automerge.merging import ResidentEngine, merge_to_folder
 from automerge.merging.adapter import merge_to_adapter
 from automerge.merging.low_rank_fit import matrix_fit, product_fit
@@ -384,11 +386,21 @@ def test_a_study_of_adapters_exports_adapters(tmp_path):
         "starts": 0,
         "budget": 7,
         "shortlist": 2,
-        "export": "none",
+        "export": "adapter",
         "out": tmp_path / "run",
     }
     automerge.search(study)
     arguments = ("export", str(tmp_path / "run"), "--trial", "6")
+    written = contents(tmp_path / "run/adapters")
+    assert written
+    assert not (tmp_path / "run/models").exists()
+    shutil.rmtree(tmp_path / "run/adapters")
+    assert run("export", str(tmp_path / "run"), "--adapter") == 0
+    assert contents(tmp_path / "run/adapters") == written
+    shutil.rmtree(tmp_path / "run/adapters")
+    automerge.search(study | {"adapter_rank": 1})
+    assert contents(tmp_path / "run/adapters").keys() == {f"{name}-r1" for name in written}
+    shutil.rmtree(tmp_path / "run/adapters")
     assert run(*arguments) == 0
     assert run(*arguments, "--adapter") == 0
     assert run(*arguments, "--adapter", "--rank", "1") == 0
@@ -399,6 +411,38 @@ def test_a_study_of_adapters_exports_adapters(tmp_path):
     recipe = adapters / model.name / "recipe.yaml"
     assert run("merge", str(recipe), "--out", str(tmp_path / "again")) == 0
     close(of_folder(tmp_path / "again"), of_folder(model))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The weights of each adapter in a folder."""
+    return {p.name: (p / "adapter_model.safetensors").read_bytes() for p in folder.iterdir()}
+
+
+def test_a_study_with_a_whole_source_exports_no_adapters(tmp_path):
+    write_zoo(tmp_path)
+    study = {
+        "base": tmp_path / "base",
+        "models": {"first": tmp_path / "adapter", "whole": tmp_path / "left"},
+        "include_path": tmp_path / "tasks",
+        "tasks": ["choose"],
+        "export": "adapter",
+        "out": tmp_path / "run",
+    }
+    with pytest.raises(PreflightError, match="'whole' is no LoRA adapter, and `export: adapter`"):
+        automerge.search(study)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"adapter_rank": 8}, "add export: adapter, or remove it"),
+        ({"export": "adapter", "search": {"layers": {"drop": 1}}}, "keeps its base's layers"),
+    ],
+)
+def test_a_study_that_can_write_no_adapters_is_refused(more, said, tmp_path):
+    plain = {"base": "org/base", "models": {"a": "org/a"}, "tasks": ["gsm8k"], "out": tmp_path}
+    with pytest.raises(ConfigError, match=said):
+        load_config(plain | more)
 
 
 def run(*arguments: str) -> int:
