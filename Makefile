@@ -45,7 +45,7 @@ gpu-report: setup
 	touch $@
 
 test-vllm: .vllm/.ready
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests/evaluation/test_vllm.py tests/evaluation/test_vllm_laws.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/evaluation/test_vllm*.py
 
 # Faults in numbers: kills, full disks (as root), lost nodes; a quarter of an hour.
 chaos: setup

@@ -5,6 +5,7 @@ They need pytest, which `pip install automerge-llm[test]` brings.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +26,13 @@ _HOMES = {
     "SamplerLaws": "automerge.testing.samplers",
 }
 
+# Before any of them is imported, under whichever name, so that pytest explains their assertions.
+if "pytest" in sys.modules:
+    sys.modules["pytest"].register_assert_rewrite(*_HOMES.values())
+
 
 def __getattr__(name: str) -> Any:
-    """Import a suite when it is asked for, with assertions that pytest explains."""
+    """Import a suite when it is asked for."""
     if name not in _HOMES:
         raise AttributeError(f"module 'automerge.testing' has no attribute {name!r}")
-    import pytest
-
-    pytest.register_assert_rewrite(*_HOMES.values())
     return getattr(import_module(_HOMES[name]), name)

@@ -49,6 +49,9 @@ class LLM:
         if self.token == {MUST_NOT_RELOAD}:
             raise RuntimeError("packed in another layout")
 
+    def apply_model(self, function):
+        pass
+
     def reset_prefix_cache(self):
         return True
 
@@ -85,6 +88,11 @@ class LLM:
         ]
 """
 
+PLATFORMS = """
+from types import SimpleNamespace
+current_platform = SimpleNamespace(is_cpu=lambda: True)
+"""
+
 
 def stand_in(folder: Path, has_vllm: bool = True) -> Path:
     """Make a virtual environment with it, or with nothing; return its interpreter."""
@@ -94,6 +102,7 @@ def stand_in(folder: Path, has_vllm: bool = True) -> Path:
         (packages / "vllm").mkdir()
         (packages / "vllm" / "__init__.py").write_text(SOURCE)
         (packages / "vllm" / "sampling_params.py").write_text("class RequestOutputKind: DELTA = 1")
+        (packages / "vllm" / "platforms.py").write_text(PLATFORMS)
         known = packages / f"vllm-{VERSION}.dist-info"
         known.mkdir()
         (known / "METADATA").write_text(f"Name: vllm\nVersion: {VERSION}\n")

@@ -46,8 +46,8 @@ from tests.evaluation.stand_in_vllm import (
     VERSION,
     stand_in,
 )
+from tests.processes import DEADLINE_S, ended, is_alive
 
-DEADLINE_S = 60.0
 A, B = (pair_tokenizer().convert_tokens_to_ids(text) for text in ("ab", "cd"))
 
 
@@ -289,21 +289,6 @@ def test_a_setting_that_only_transformers_follows_needs_no_engine(made) -> None:
     assert generator.chosen == "static: its generation_config.json sets no_repeat_ngram_size: 2"
     assert generator.generate(asked()) == reference(model, asked())
     assert not made.engines
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-
-
-def ended(pid: int) -> bool:
-    """Wait until a process has ended."""
-    until = time.monotonic() + DEADLINE_S
-    while is_alive(pid) and time.monotonic() < until:
-        time.sleep(0.05)
-    return not is_alive(pid)
 
 
 def start(interpreter: Path, end: str, said: int) -> None:

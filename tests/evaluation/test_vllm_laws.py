@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 
 import pytest
 
 from automerge.errors import PreflightError
 from automerge.evaluation.base import Settings
 from automerge.evaluation.generation.vllm.engine import Engine
-from automerge.evaluation.generation.vllm.environment import TESTED, VARIABLE
+from automerge.evaluation.generation.vllm.environment import TESTED
 from automerge.evaluation.generation.vllm.generator import VllmGenerator
 from automerge.evaluation.lm_eval.isolation import isolated
 from automerge.evaluation.lm_eval.scorer import LmEvalScorer
@@ -27,20 +26,8 @@ from automerge.testing.generators import (
     tiny_model,
     wrapped,
 )
-from tests.evaluation.vllm_environment import NoVllm, found_vllm
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def vllm() -> Iterator[str]:
-    with pytest.MonkeyPatch.context() as patch:
-        try:
-            interpreter = found_vllm()
-        except NoVllm as error:
-            pytest.skip(f"{error}; `make test-vllm` makes an environment")
-        patch.setenv(VARIABLE, interpreter)
-        yield interpreter
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("vllm")]
 
 
 @pytest.fixture(scope="module")

@@ -112,9 +112,11 @@ class Served:
 
     def __init__(self, folder: Path, arguments: dict[str, Any]) -> None:
         from vllm import LLM
+        from vllm.platforms import current_platform
 
         self._llm = LLM(str(folder), **arguments)
         self._engine = self._llm.llm_engine
+        self._packs = current_platform.is_cpu()
 
     def reload(self) -> None:
         """Read the weights again, and forget what was computed with those before.
@@ -122,6 +124,8 @@ class Served:
         vLLM loads them as it loaded the first: it splits, fuses and packs them layer by layer.
         """
         self._llm.collective_rpc("reload_weights")
+        if self._packs:
+            self._llm.apply_model(pack_heads)
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("the prefix cache could not be reset")
 
@@ -186,6 +190,18 @@ class Served:
     def close(self) -> None:
         """Shut down the engine, and the processes of its other devices."""
         self._engine.engine_core.shutdown()
+
+
+def pack_heads(model: Any) -> None:
+    """Pack a model's output head again, as a processor wants it.
+
+    A head that is tied to the embedding shares its tensor, which is reloaded; vLLM 0.32 packs a
+    layer only where the checkpoint names it, and would compute with what it packed before.
+    """
+    for layer in model.modules():
+        # Others have no weights left once they are packed.
+        if hasattr(layer, "cpu_linear") and layer.weight.numel():
+            layer.quant_method.process_weights_after_loading(layer)
 
 
 def serve(channel: Channel, starter: Starter, folder: Path) -> None:
