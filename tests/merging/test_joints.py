@@ -10,16 +10,20 @@ import pytest
 import torch
 import transformers as hf
 
-from automerge.checkpoints import Fold, open_checkpoint
+from automerge.checkpoints import Fold, layout, open_checkpoint
 from automerge.config.recipe_file import read_recipe, recipe_text
 from automerge.errors import ConfigError, PreflightError
+from automerge.mergekit import mergekit_text
 from automerge.merging import ResidentEngine, merge_to_folder
 from automerge.merging.layers import find_layers
 from automerge.merging.slopes import TensorSlopes, moved
 from automerge.merging.tensor import InvalidMerge, merge_tensor
 from automerge.methods import METHODS
 from automerge.recipe import Recipe, RecipeSource, Slice
+from automerge.report.weights import layers_in_words
+from automerge.session.preflight import check_scales, open_models, slice_faults
 from automerge.testing import merges
+from tests.checkpoints.models import tokenizer
 from tests.merging.test_architectures import CONFIGS, auto
 
 CAUSAL = [name for name in CONFIGS if not name.startswith("t5")]
@@ -149,6 +153,32 @@ def test_architectures_without_a_norm_before_each_branch_are_refused_by_name(tmp
     with pytest.raises(PreflightError, match=r"olmo2 is not known to have such layers .*llama"):
         merge_to_folder(flow(SCALES), checkpoints, tmp_path / "out")
     merge_to_folder(flow((1.0,) * 3), checkpoints, tmp_path / "out")
+
+
+def test_a_study_refuses_scales_before_it_reads_a_weight(tmp_path):
+    for name, refused in (("olmo2", True), ("llama", False)):
+        folder = made(name, tmp_path / name, 1e-6)
+        tokenizer().save_pretrained(folder)
+        models = open_models({"base": str(folder)}, "base", lambda _: None)
+        assert bool(slice_faults([flow(SCALES)], models, lambda _: None)) == refused
+        if refused:
+            with pytest.raises(PreflightError, match="remove input_scale"):
+                check_scales(models, lambda _: None)
+        else:
+            check_scales(models, lambda _: None)
+
+
+def test_mergekit_and_the_report_say_scales(tmp_path):
+    checkpoint = open_checkpoint(made("llama", tmp_path / "base", 1e-6))
+    recipe = flow(SCALES)
+    targets = layout(recipe, {"base": checkpoint.tensors})
+    text = mergekit_text(recipe, {"base": "org/base"}, [target.place for target in targets], [])
+    assert "mergekit has no `input_scale` of slices (here 2, 0.25, 4)" in " ".join(
+        line.removeprefix("# ") for line in text.splitlines()
+    )
+    assert (
+        layers_in_words(recipe) == "0 to 1 (input × 2), 0 to 0 (input × 0.25), 1 to 1 (input × 4)"
+    )
 
 
 def test_a_half_precision_weight_that_overflows_makes_the_merge_invalid(tmp_path):
