@@ -139,6 +139,15 @@ def inspect(
             metavar="TASK[:METRIC[:DIRECTION]]",
         ),
     ] = None,
+    cka: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--cka",
+            help="Compare hidden states with the base's, layer by layer, on a text file or a "
+            "folder of them.",
+            metavar="TEXT",
+        ),
+    ] = None,
     items: Annotated[
         int, typer.Option("--items", help="Items to score them on.", min=8, metavar="N")
     ] = 200,
@@ -158,5 +167,5 @@ def inspect(
 
     scoring = {"items_per_candidate": items, "include_path": include_path, "device": device}
     models = [base, *sources]
-    if not inspect_models(models, weights, as_json, html, console(), task, scoring):
+    if not inspect_models(models, weights, as_json, html, console(), task, scoring, cka):
         raise typer.Exit(3)

@@ -27,10 +27,12 @@ def inspect_models(
     console: Console,
     task: str | None = None,
     scoring: Mapping[str, object] = MappingProxyType({}),
+    text: Path | None = None,
 ) -> bool:
     """Show how models, the base first, relate; return whether all can be merged.
 
-    With a `task`, models on the lines between them are scored, with the options of `scoring`.
+    With a `text`, hidden states are compared on it. With a `task`, models on the lines between them
+    are scored, with the options of `scoring`.
 
     Raises ConfigError, or PreflightError for models that cannot be read.
     """
@@ -41,7 +43,6 @@ def inspect_models(
         html_page,
         name_models,
         plain,
-        scan,
     )
     from automerge.text.terminal import Plain
 
@@ -54,7 +55,17 @@ def inspect_models(
             lambda done, total: show("reading weights", done, total),
             announcing(errors),
         )
+        if text is not None:
+            from automerge.inspection.similarity import similarities
+
+            device = str(scoring.get("device", "auto"))
+            similar = similarities(
+                named, text, device, lambda done, total: show("hidden states", done, total)
+            )
+            found = replace(found, similarities=similar)
         if task is not None and found.mergeable:
+            from automerge.inspection.scan import scan
+
             scans = scan(
                 named, task, scoring, lambda done, total: show("scoring models", done, total)
             )

@@ -4,7 +4,13 @@ from automerge.inspection.examine import examine, name_models
 from automerge.inspection.html import html_page
 from automerge.inspection.model import Inspection
 from automerge.inspection.plain import plain
-from automerge.inspection.scan import scan
 from automerge.inspection.text import InspectionText
 
-__all__ = ["Inspection", "InspectionText", "examine", "html_page", "name_models", "plain", "scan"]
+__all__ = [
+    "Inspection",
+    "InspectionText",
+    "examine",
+    "html_page",
+    "name_models",
+    "plain",
+]

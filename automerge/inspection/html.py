@@ -35,6 +35,7 @@ def html_page(found: Inspection) -> str:
         columns=words.COLUMNS,
         rows=[words.row(found, model) for model in found.models],
         references=[(model.name, printable(model.reference)) for model in found.models],
+        similar=_similarities(found),
         scans=[_scan(found, scan) for scan in found.scans],
         weights=None if found.weights is None else _weights(found.weights),
     )
@@ -43,6 +44,19 @@ def html_page(found: Inspection) -> str:
 @cache
 def _asset(package: str, name: str) -> str:
     return files(package).joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def _similarities(found: Inspection) -> dict[str, object] | None:
+    if not found.similarities:
+        return None
+    return {
+        "title": words.similarity_title(found, found.similarities[0]),
+        "names": [similar.source for similar in found.similarities],
+        "rows": [
+            list(map(words.number, values))
+            for values in zip(*(s.layers for s in found.similarities), strict=True)
+        ],
+    }
 
 
 def _scan(found: Inspection, scan: Scan) -> dict[str, object]:

@@ -168,6 +168,15 @@ class Scan:
 
 
 @dataclass(frozen=True)
+class Similarity:
+    """Linear CKA of a source's hidden states with the base's, after each of the base's layers."""
+
+    source: str
+    n_prompts: int
+    layers: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Inspection:
     """All that is known about a base and its sources; `weights` is None if they were not read.
 
@@ -183,6 +192,8 @@ class Inspection:
     """What has to be downloaded before the models can be merged; None if all are here."""
     scans: tuple[Scan, ...] = ()
     """Scores on the lines from the base to sources, where they were asked for."""
+    similarities: tuple[Similarity, ...] = ()
+    """How alike hidden states are, where that was asked for."""
 
     @property
     def mergeable(self) -> bool:

@@ -32,6 +32,10 @@ def plain(found: Inspection) -> dict[str, object]:
             for name, verdict in found.verdicts.items()
         },
         "weights": None if found.weights is None else plain_weights(found.weights),
+        "similarities": [
+            {**asdict(similar), "layers": [finite(value) for value in similar.layers]}
+            for similar in found.similarities
+        ],
         "scans": [asdict(scan) for scan in found.scans],
     }
 

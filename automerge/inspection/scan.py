@@ -143,7 +143,7 @@ def line(objective: Objective, layer: int | None, scores: Mapping[float, ItemSco
         standard_error(apart) if clusters is None else clustered_standard_error(apart, clusters)
     )
     points = tuple(Point(at, e.value, e.stderr) for at, e in sorted(found.items()))
-    return Line(layer, points, height(top), stderr, top)
+    return Line(layer, points, height(top) + 0.0, stderr, top)  # no −0.0
 
 
 def _scan(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -11,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from automerge.inspection import words
-from automerge.inspection.model import Inspection, Scan, Weights
+from automerge.inspection.model import Inspection, Scan, Similarity, Weights
+from automerge.text.printable import printable
 
 STYLES = {"mergeable": "green", "cannot be merged": "red"}
 MAX_CELLS = 2
@@ -33,6 +35,8 @@ class InspectionText:
             yield from self._blocks()
         if self.found.weights is not None:
             yield from self._weights(self.found.weights)
+        if self.found.similarities:
+            yield from self._similarities(self.found.similarities)
         for scan in self.found.scans:
             yield from self._scan(scan)
         faults, warnings = words.remarks(self.found)
@@ -79,6 +83,14 @@ class InspectionText:
                 )
             yield pairs
             yield Text(f"Kinship (mean cosine): {words.number(weights.kinship)}")
+
+    def _similarities(self, found: Sequence[Similarity]) -> RenderResult:
+        """Yield the CKA of hidden states: a row per layer, a column per source."""
+        yield Text(words.similarity_title(self.found, found[0]), style="bold")
+        table = new_table("after layer", *(printable(similar.source) for similar in found))
+        for layer, values in enumerate(zip(*(s.layers for s in found), strict=True)):
+            table.add_row(*map(Text, (str(layer), *map(words.number, values))))
+        yield table
 
     def _scan(self, scan: Scan) -> RenderResult:
         """Yield the scores on a line, then each layer's barrier, the highest first."""

@@ -11,6 +11,7 @@ from automerge.inspection.model import (
     ModelFacts,
     Pair,
     Scan,
+    Similarity,
     TaskVector,
 )
 from automerge.session.downloading import in_words
@@ -56,6 +57,13 @@ def scan_title(found: Inspection, scan: Scan) -> str:
     """Say what was scored on the way from the base to a source."""
     return printable(
         f"{scan.objective} from {found.base} to {scan.source}, on {scan.n_items} items"
+    )
+
+
+def similarity_title(found: Inspection, similar: Similarity) -> str:
+    """Say what is compared."""
+    return printable(
+        f"CKA of hidden states with those of {found.base}, on {similar.n_prompts} prompts"
     )
 
 
