@@ -120,6 +120,7 @@ def _loaded(
             both = {BASE: folder, name: own}
         else:
             folder = own
+    transformers.utils.logging.disable_progress_bar()
     model = load_model(folder, folder, compute_dtype("auto", chosen))
     model.to(chosen).eval().requires_grad_(False)
     if both is not None:

@@ -40,8 +40,8 @@ WORST = Objective(
 )
 
 
-def run(folder, budget, sampler="gp"):
-    plan = replace(toy_plan(budget), objectives=(*MEMBERS, WORST))
+def run(folder, budget, sampler="gp", window=None):
+    plan = replace(toy_plan(budget), objectives=(*MEMBERS, WORST), window=window)
     with Store(folder, write=True) as store:
         if not store.begun:
             store.begin(plain_record(plan, ("a", "b"), n_layers=4))
@@ -95,6 +95,14 @@ def test_a_study_of_a_group_resumes_as_if_it_had_never_stopped(result, tmp_path)
     again = run(tmp_path, 14)
     assert [t.trial for t in again.trials] == [t.trial for t in result.trials]
     assert again.front == result.front
+
+
+def test_nothing_is_proposed_before_the_units_of_a_group_are_known(tmp_path):
+    run(tmp_path, 9, window=7)  # room for three proposals beside base, sources and average
+    with Store(tmp_path, write=False) as store:
+        events = [(event.kind, event.trial) for event in store.events()]
+    first_proposal = events.index(("ask", 4))
+    assert {("tell", 1), ("tell", 2)} <= set(events[:first_proposal])  # the sources
 
 
 def config_of(tmp_path, groups, tasks=("one", "two", "three")):
