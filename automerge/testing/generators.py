@@ -302,7 +302,7 @@ class GeneratorLaws:
                 noise = torch.Generator().manual_seed(seed)
                 for parameter in model.parameters():
                     shift = torch.randn(parameter.shape, generator=noise)
-                    parameter.add_(shift, alpha=0.1 * seed)
+                    parameter.add_(shift, alpha=0.3 * seed)
                 generator.weights_changed()
                 seen.append(generator.generate(asked))
                 assert seen[-1] == reference(model, asked)
