@@ -300,9 +300,11 @@ class GeneratorLaws:
             seen = []
             for seed in range(3):
                 noise = torch.Generator().manual_seed(seed)
-                for parameter in model.parameters():
+                for name, parameter in model.named_parameters():
+                    # A tied Gemma repeats its last token unless layers outweigh embeddings.
+                    size = 1.0 if "embed" in name or "wte" in name else 3.0
                     shift = torch.randn(parameter.shape, generator=noise)
-                    parameter.add_(shift, alpha=0.3 * seed)
+                    parameter.add_(shift, alpha=size * seed)
                 generator.weights_changed()
                 seen.append(generator.generate(asked))
                 assert seen[-1] == reference(model, asked)
