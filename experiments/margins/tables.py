@@ -67,6 +67,8 @@ def main() -> None:
     for name, zoo in read().items():
         print(f"## {name}: {zoo['table']}\n")
         print(ranking(zoo))
+        if "estimates" not in zoo:
+            continue
         for suffix in (", when told", ""):
             print(estimates(zoo, suffix))
             print(items_needed(zoo, suffix))
