@@ -243,7 +243,7 @@ def search(
     export: Annotated[
         Text,
         option(
-            "Which models to write at the end: front, knee, adapter or none.",
+            "Which models to write at the end: front, best, knee, adapter or none.",
             "--export",
             metavar="WHICH",
             panel=_PLACE,

@@ -272,7 +272,7 @@ def _run(config: StudyConfig, console: Console | None, command: str) -> tuple[In
                 tracking.end("stopped", {})
             else:
                 tracking.end("finished", _found(study))
-        chosen = () if interrupt.requested else _chosen(study.result, config.export)
+        chosen = () if interrupt.requested else to_export(study, config.export)
         whole = () if config.export == "adapter" else chosen
         study = _export(study, whole, console)
         names = (study.result.by_number[number].trial.name for number in whole)
@@ -384,9 +384,15 @@ def _introduction(session: Session) -> list[str]:
     return lines
 
 
-def _chosen(result: StudyResult, export: str) -> Sequence[int]:
+def to_export(study: Study, export: str) -> Sequence[int]:
     """Return the trials that the configuration asks to export."""
+    from automerge.report.choice import choose
+
+    result = study.result
     front = [n for n in result.front if _merged(result, n)]
+    if export == "best":
+        taken = choose(study.summary)
+        return [n for n in front if taken and result.by_number[n].trial.name == taken.name]
     knee = [n for n in front if n == result.knee]
     return {"front": front, "knee": knee, "adapter": front, "none": []}[export]
 

@@ -80,7 +80,9 @@ KEYS = (
         "local: in this process. ray: a worker per GPU, on one or more machines.",
         "local",
     ),
-    _Key("export", "Which models to write at the end: front, knee, adapter or none.", "front"),
+    _Key(
+        "export", "Which models to write at the end: front, best, knee, adapter or none.", "front"
+    ),
 )
 """In the order of the file; what a configuration leaves alone follows as a comment, if it has a
 default that is worth knowing."""

@@ -355,7 +355,8 @@ def _model_bytes(checkpoints: Mapping[str, Checkpoint]) -> int:
 
 def _exported(config: StudyConfig) -> int:
     """Return how many models are exported at most."""
-    return {"front": config.shortlist, "knee": 1, "adapter": 0, "none": 0}[config.export]
+    counts = {"front": config.shortlist, "best": 1, "knee": 1, "adapter": 0, "none": 0}
+    return counts[config.export]
 
 
 def _disk_free(config: StudyConfig) -> int:
