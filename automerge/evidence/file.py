@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import tempfile
@@ -17,13 +16,13 @@ from automerge.checkpoints.writer import raw_bytes
 from automerge.errors import PreflightError, disk_is_full
 from automerge.evidence.base import KINDS
 from automerge.files.cache import cache_home
+from automerge.files.digest import sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 DIGITS = 32
 DIGEST = re.compile(rf"[0-9a-f]{{{DIGITS}}}", re.ASCII)
-BLOCK_BYTES = 1 << 22
 ENDING = ".evidence.safetensors"
 EVIDENCE = "evidence"
 """A folder beside a recipe, or in a run folder, where evidence is looked up first."""
@@ -140,11 +139,7 @@ def open_evidence(path: Path) -> EvidenceFile:
 
 def file_digest(path: Path) -> str:
     """Return the first 32 hexadecimal digits of the SHA-256 of a file."""
-    sha = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            sha.update(block)
-    return sha.hexdigest()[:DIGITS]
+    return sha256(path)[:DIGITS]
 
 
 class EvidenceFolders(Mapping[str, EvidenceFile]):

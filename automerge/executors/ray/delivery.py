@@ -17,8 +17,9 @@ from typing import Protocol
 from filelock import FileLock
 
 from automerge.errors import PreflightError
-from automerge.executors.ray.depot import Listing, sha256
+from automerge.executors.ray.depot import Listing
 from automerge.files.cache import cache_home
+from automerge.files.digest import sha256
 
 
 class Source(Protocol):
@@ -67,13 +68,13 @@ def _fetch(source: Source, folder: Path, listing: Listing) -> Path:
         for name, size in listing.items():
             target = partial / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            _complete(source, folder, name, target, size)
-            if sha256(target) != digests[name]:
-                # What was left of an earlier attempt may be broken: begin again, once.
-                target.unlink()
+            # What was left of an earlier attempt may be broken: then it is sent again, once.
+            for _ in range(2):
                 _complete(source, folder, name, target, size)
-            if sha256(target) != digests[name]:
+                if sha256(target) == digests[name]:
+                    break
                 target.unlink()
+            else:
                 raise PreflightError(
                     f"{folder / name} changed while it was sent to {platform.node()}"
                 )

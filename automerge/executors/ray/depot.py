@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from automerge.executors.base import Files
+from automerge.files.digest import sha256
 
 PIECE_BYTES = 1 << 25
 
@@ -47,12 +47,6 @@ class Depot:
     def sent(self) -> Mapping[str, int]:
         """Return the bytes sent so far, by host."""
         return dict(self._sent)
-
-
-def sha256(file: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _listing(served: Files) -> Listing:
