@@ -57,7 +57,7 @@ class RayExecutor:
         self._refused: set[str] = set()
         self._lost_in_a_row = 0
         # A Ray of our own is on this machine only.
-        self._shipping = Shipping(self._ray, factory, note) if settings.address else None
+        self._shipping = Shipping(self._ray, factory if settings.address else None, note)
         self._looked = self._alive = time.monotonic()
         self._wanted = settings.workers or self._capacity()
         self._add_actors(self._wanted)
@@ -128,7 +128,7 @@ class RayExecutor:
         if now - self._looked > LOOK_S:
             self._looked = now
             self._cluster.meet_head()
-            if self._shipping is not None and self._shipping.look():
+            if self._shipping.look():
                 self._alive = now
             if self._alive < now and not self._any_placed():
                 self._say_what_is_missing()
@@ -258,11 +258,10 @@ class RayExecutor:
             max_restarts=0,
             max_task_retries=0,
         )
-        depot = None if self._shipping is None else self._shipping.depot
         for _ in range(count):
             actor = remote.remote()
             placed = actor.__ray_ready__.remote()
-            ready = actor.ready.remote(self._factory, depot)
+            ready = actor.ready.remote(self._factory, self._shipping.depot)
             self._starting[ready] = Starting(actor, placed)
 
     def _dispatch(self) -> None:
@@ -279,8 +278,7 @@ class RayExecutor:
             starting = [one.actor for one in self._starting.values()]
             for actor in [*starting, *self._idle, *running]:
                 self._ray.kill(actor)
-            if self._shipping is not None:
-                self._shipping.close()
+            self._shipping.close()
         self._starting, self._idle, self._running = {}, [], {}
         self._queue.clear()
         self._cluster.leave()

@@ -32,14 +32,19 @@ class Remote:
 
 
 class Shipping:
-    """Serves the files that workers read to other machines, and says what was sent where."""
+    """Serves the files that workers read to other machines, and says what was sent where.
 
-    def __init__(self, ray: Any, factory: WorkerFactory, note: Callable[[str], None]) -> None:
+    Without a factory there are no other machines, and nothing is served.
+    """
+
+    def __init__(
+        self, ray: Any, factory: WorkerFactory | None, note: Callable[[str], None]
+    ) -> None:
         self._ray, self._note = ray, note
         self._asked: Any = None
         self._sent: Mapping[str, int] = {}
         self.depot: Any = None
-        """The actor; None if it is not known what workers read."""
+        """The actor; None if nothing is served, or it is not known what workers read."""
         if isinstance(factory, Travelling):
             from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
