@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from automerge.checkpoints import (
@@ -86,11 +86,11 @@ class Planner:
         parts = recipe.parts
         joints = Joints(recipe, self._checkpoints[reference_model(recipe)].config)
         return [
-            replace(self._step(target, parts[target.part]), fold=joints.fold(target.place))
+            self._step(target, parts[target.part], joints.fold(target.place))
             for target in self._layout(recipe)
         ]
 
-    def _step(self, target: Target, recipe: Recipe) -> Step:
+    def _step(self, target: Target, recipe: Recipe, fold: Fold | None) -> Step:
         method = METHODS[recipe.method_at(target.place)]
         info = self._checkpoints[target.reference.model].tensors[target.reference.tensor]
         return Step(
@@ -107,6 +107,7 @@ class Planner:
                 kind: tuple(recipe.evidence[kind][source.name] for source in recipe.sources)
                 for kind in method.needs
             },
+            fold=fold,
         )
 
     def _layout(self, recipe: Recipe) -> list[Target]:
