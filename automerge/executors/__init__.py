@@ -8,6 +8,7 @@ from automerge.executors.base import (
     Travelling,
     Worker,
     WorkerFactory,
+    outcome_of,
 )
 from automerge.executors.table import EXECUTORS
 
@@ -20,4 +21,5 @@ __all__ = [
     "Travelling",
     "Worker",
     "WorkerFactory",
+    "outcome_of",
 ]

@@ -109,6 +109,15 @@ class Executor(Protocol):
         ...
 
 
+def outcome_of(executor: Executor, job: Job) -> Outcome:
+    """Measure a single job on an executor that has no other."""
+    executor.submit(job)
+    finished = None
+    while finished is None:
+        finished = executor.next_finished(1.0)
+    return finished[1]
+
+
 @dataclass(frozen=True)
 class Start:
     """What a study starts an executor with.

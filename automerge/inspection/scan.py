@@ -11,13 +11,12 @@ from automerge.config.load import load_with_options
 from automerge.errors import ConfigError
 from automerge.estimation.clusters import clustered_standard_error
 from automerge.estimation.intervals import influence
-from automerge.executors import Executor
-from automerge.files.references import is_local
+from automerge.executors import Executor, outcome_of
 from automerge.inspection.model import Line, Point, Scan
 from automerge.objective import ItemScores, Objective, estimate, standard_error
 from automerge.recipe import BASE, DEFAULT, Profile, Recipe, RecipeSource
 from automerge.session.open import open_session
-from automerge.session.resume import locate_models
+from automerge.session.resume import locate_models, named_folders
 from automerge.trial import Items, Job, Measured
 
 WHOLE = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -59,14 +58,15 @@ def scan(
         session = open_session(config, "inspect --scan")
         with session.store as store:
             plan = session.plan
-            given = {n: Path(text) for n, text in config.references.items() if is_local(text)}
+            given = named_folders(config.references)
             found = locate_models(store.path.parent, store.study.current.models, given)
             checkpoint = open_together({BASE: found[BASE]}, BASE, {})[BASE]
             layers = by_layer(list(checkpoint.tensors))
             items = plan.draw.draw(plan.items.search, 0, 1)
             (objective,) = plan.objectives
             executor = session.executor(lambda _: None)
-            total = len(sources) * len(list(jobs("", layers))) + 1
+            each = len(WHOLE[1:]) + len(layers) * len(LAYER[1:])
+            total = len(sources) * each + 1
             done = 0
 
             def score(recipe: Recipe) -> ItemScores:
@@ -167,11 +167,7 @@ def _scan(
 
 
 def _measured(executor: Executor, recipe: Recipe, items: Items) -> Mapping[str, ItemScores]:
-    executor.submit(Job(-1, recipe, "search", items))
-    finished = None
-    while finished is None:
-        finished = executor.next_finished(1.0)
-    outcome = finished[1]
+    outcome = outcome_of(executor, Job(-1, recipe, "search", items))
     if isinstance(outcome, Measured):
         return outcome.scores
     raise ConfigError(f"a model on the line could not be scored: {outcome.reason}")

@@ -15,7 +15,7 @@ from automerge.checkpoints import Checkpoint, open_together
 from automerge.checkpoints.outline import Download
 from automerge.config import StudyConfig
 from automerge.errors import ConfigError
-from automerge.executors.base import Executor
+from automerge.executors import Executor, outcome_of
 from automerge.files.noise import is_noise
 from automerge.files.references import is_local
 from automerge.items import BASELINE_SHARES
@@ -29,7 +29,7 @@ from automerge.session.folder import check_folder
 from automerge.session.open import Session, open_session
 from automerge.session.panel import study_panel
 from automerge.session.preflight import Models
-from automerge.session.resume import locate_models, resumable
+from automerge.session.resume import locate_models, named_folders, resumable
 from automerge.session.slopes import wanted
 from automerge.session.workers import most_asked, scoring_dtype
 from automerge.store.record import aligned_by
@@ -172,7 +172,7 @@ def cost(config: StudyConfig, note: Callable[[str], None]) -> tuple[Session, Cos
         own = {"out": str(Path(folder) / "run"), "executor": "local", "workers": None}
         session = open_session(config.model_copy(update={**own, "ray_address": None}), "--dry-run")
         with session.store as store:
-            given = {n: Path(text) for n, text in config.references.items() if is_local(text)}
+            given = named_folders(config.references)
             models = locate_models(store.path.parent, store.study.current.models, given)
             executor = session.executor(note)
             try:
@@ -378,11 +378,8 @@ def _measured(
     """Measure the first recipe that can be."""
     outcome: object = None
     for recipe in recipes:
-        executor.submit(Job(-1, recipe, "search", items, steering=Steering() if slopes else None))
-        finished = None
-        while finished is None:
-            finished = executor.next_finished(1.0)
-        outcome = finished[1]
+        steering = Steering() if slopes else None
+        outcome = outcome_of(executor, Job(-1, recipe, "search", items, steering=steering))
         if isinstance(outcome, Measured):
             t = outcome.timings
             return Pace(t.total, t.merge, count_items(items), outcome.tokens)

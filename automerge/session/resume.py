@@ -12,6 +12,7 @@ from automerge.errors import ConfigError, Fault, PreflightError
 from automerge.evaluation.base import TASKS_FOLDER
 from automerge.files.known import find, is_known, known_reference
 from automerge.files.noise import Noise, is_noise
+from automerge.files.references import is_local
 from automerge.files.shared import near
 from automerge.recipe import BASE
 from automerge.session.folder import write_study
@@ -155,6 +156,11 @@ def reference_of(name: str, folder: ModelFolder, digest: str, run: Path) -> str:
     if folder.revision is not None or is_noise(folder.reference):
         return folder.reference
     return near(folder.path, run) or known_reference(name, digest)
+
+
+def named_folders(references: Mapping[str, str]) -> dict[str, Path]:
+    """Return the models, by name, that references name by a path on this machine."""
+    return {name: Path(text) for name, text in references.items() if is_local(text)}
 
 
 def locate_models(

@@ -13,7 +13,7 @@ import numpy as np
 from automerge import pareto
 from automerge.arrays import Floats
 from automerge.estimation.differences import paired_difference
-from automerge.executors.base import Executor
+from automerge.executors import Executor, outcome_of
 from automerge.objective import ItemScores, Objective, estimate, goals
 from automerge.recipe import Profile, Recipe, RecipeSource, single, uniform_average
 from automerge.session.open import Session
@@ -49,12 +49,9 @@ class Truth:
         if not file.is_file():
             of = self.session.plan.items
             items = {"search": of.search, "select": of.select, "test": of.test.for_files()}[part]
-            self.executor.submit(Job(-1, recipe, part, items))
-            finished = None
-            while finished is None:
-                finished = self.executor.next_finished(1.0)
+            outcome = outcome_of(self.executor, Job(-1, recipe, part, items))
             self.folder.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(_plain(finished[1])), encoding="utf-8")
+            file.write_text(json.dumps(_plain(outcome)), encoding="utf-8")
         kept = json.loads(file.read_text(encoding="utf-8"))
         return {
             name: ItemScores(
