@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from automerge.commands.adapter_folder import AsAdapter, in_words, write_adapter_folder
 from automerge.commands.mixture import merge_mixture
 from automerge.commands.model_folder import write_model
-from automerge.config.recipe_file import read_recipe
+from automerge.config.recipe_file import parse_recipe
 from automerge.errors import ConfigError, Fault
 from automerge.evidence import EVIDENCE
 from automerge.files.yaml_file import load_yaml
@@ -39,7 +39,7 @@ def merge_file(path: Path, out: Path, console: Console, adapter: AsAdapter | Non
             raise ConfigError(f"{path}: a mixture of experts is no adapter; remove --adapter")
         merge_mixture(document, path, out, console)
         return
-    file = read_recipe(path)
+    file = parse_recipe(document, path)
     references = dict(file.alone())
     for note in file.notes:
         say(console, f"note: {note}")

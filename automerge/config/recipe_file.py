@@ -125,7 +125,11 @@ class RecipeFile:
 
 def read_recipe(path: Path | str) -> RecipeFile:
     """Read a recipe, automerge's or mergekit's; raise ConfigError with every fault, located."""
-    document = load_yaml(path)
+    return parse_recipe(load_yaml(path), path)
+
+
+def parse_recipe(document: Located, path: Path | str) -> RecipeFile:
+    """Do as `read_recipe` with a file that was read already."""
     folder, stem = Path(path).absolute().parent, short_name(Path(path).stem)
     if is_mergekit(document.data):
         read = parse_mergekit(document, folder)
