@@ -58,7 +58,9 @@ def _tokenizer(base: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            base, local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # whatever transformers says of files it was not written for
         message = f"{base}: prompts need its tokenizer, which does not load: {error}"
         raise PreflightError(f"{message}; set gate_mode: random") from error
@@ -82,7 +84,9 @@ class _Hidden:
 
         self._average = gate == "hidden_avg"
         self._tokenizer = _tokenizer(base)
-        self._model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).eval()
+        self._model = AutoModelForCausalLM.from_pretrained(
+            base, dtype=torch.bfloat16, local_files_only=True, trust_remote_code=False
+        ).eval()
 
     def of(self, prompts: Sequence[str]) -> Tensor:
         """Return (layers, width): what enters each layer, averaged over prompts."""
