@@ -37,13 +37,7 @@ def inspect_models(
     Raises ConfigError, or PreflightError for models that cannot be read.
     """
     from automerge.commands.announcing import announcing
-    from automerge.inspection import (
-        InspectionText,
-        examine,
-        html_page,
-        name_models,
-        plain,
-    )
+    from automerge.inspection import InspectionText, examine, html_page, name_models, plain
     from automerge.text.terminal import Plain
 
     named = name_models(models)

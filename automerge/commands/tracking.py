@@ -155,7 +155,7 @@ class _Thread:
             return
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive():
-            self._warn(f"tracker {self._name} has not sent everything in time; the rest is lost")
+            self._warn(f"tracker {self._name} did not send everything in time; the rest is lost")
 
     def _work(self) -> None:
         try:

@@ -58,7 +58,7 @@ def split_name(text: str, folder: Path) -> tuple[str, str]:
     Text that exists in `folder`, or has a `/` before its first `=`, is a reference.
 
     Raises:
-        ValueError: the name is no name, or nothing follows it; the message is for the user.
+        ValueError: the name is not allowed, or nothing follows it; the message is for the user.
     """
     name, equals, reference = text.partition("=")
     if not equals or "/" in name or exists(join(folder, text)):

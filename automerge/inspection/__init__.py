@@ -6,11 +6,4 @@ from automerge.inspection.model import Inspection
 from automerge.inspection.plain import plain
 from automerge.inspection.text import InspectionText
 
-__all__ = [
-    "Inspection",
-    "InspectionText",
-    "examine",
-    "html_page",
-    "name_models",
-    "plain",
-]
+__all__ = ["Inspection", "InspectionText", "examine", "html_page", "name_models", "plain"]

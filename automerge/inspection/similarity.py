@@ -111,7 +111,6 @@ def _loaded(
     references: Mapping[str, str], base: str, name: str, device: str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model as it is, with its own tokenizer; an adapter in its base, with the base's."""
-
     chosen = choose_device(device)
     folder, both = resolve(references[base]).path, None
     if name != base:

@@ -71,8 +71,8 @@ COUNTERPARTS: Mapping[str, Counterpart] = {
     "model_stock": Counterpart("model_stock", {"filter_wise": False}),
     "model_stock_rows": Counterpart("model_stock", {"filter_wise": True}),
 }
-"""mergekit's counterpart of each of our methods; with and without a base, one of its methods may be
-two of ours."""
+"""mergekit's counterpart of each of our methods. One of its methods may stand for two of ours: one
+with a base, one without."""
 SWITCHES: Mapping[str, Mapping[str, bool]] = {
     "nuslerp": {"nuslerp_flatten": True},
     "model_stock": {"filter_wise": False},

@@ -208,8 +208,8 @@ def estimate(
     """Compute what merging all sources into a live model of a dtype ("auto": as stored) may need.
 
     The live model may get `more_layers` layers in addition to the base's. `slopes` says whether
-    gradients are wanted of what it holds. It holds so many output `heads`: 2 where the base's is
-    kept beside its own. `engine` says whether an engine that generates has its own copy.
+    gradients are wanted of what it holds. `heads` is its number of output heads: 2 where the base's
+    is kept beside its own. `engine` says whether an engine that generates has its own copy.
     """
     sources = [name for name in checkpoints if name != base]
     declared = [METHODS[name] for name in methods]

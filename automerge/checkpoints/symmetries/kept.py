@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 VERSION = 1
-"""A new one means that the same models give another alignment."""
+"""Raised when the same models would get another alignment."""
 ENDING = ".alignment.safetensors"
 ORTHOGONAL = 1e-4
 """How far R Rᵀ of a rotation may be from the identity."""

@@ -299,7 +299,7 @@ def _axes(name: str, shape: tuple[int, ...], family: Family, shapes: Shapes) -> 
 def _parts(
     role: str, length: int, layer: int | None, expert: str, shapes: Shapes
 ) -> tuple[Part, ...] | None:
-    """Return the parts of an axis; None if it has not the expected length."""
+    """Return the parts of an axis; None if its length is not the expected one."""
     if role == OTHER:
         return ()
     if role == STREAM:
