@@ -14,7 +14,7 @@ from automerge.config.sections import Evaluation, Split
 from automerge.config.settings import StudyConfig
 from automerge.executors import EXECUTORS
 from automerge.files.align import KINDS
-from automerge.methods import METHODS, Knob
+from automerge.methods import METHODS, TRANSFORMS, Knob, qualified
 from automerge.objective import KL_TO_BASE, MEASURED
 from automerge.samplers import SAMPLERS
 from automerge.space.named import NAMED
@@ -115,7 +115,12 @@ def _search(sections: Schema) -> Schema:
     fields["components"] = _either(
         {"enum": ["all"]}, {"type": "array", "items": _either(_TEXT, _TEXTS), "maxItems": 64}
     )
-    knobs = {name: _knob(knob) for name, knob in known_knobs(tuple(METHODS)).items()}
+    declared = known_knobs(tuple(METHODS)) | {
+        qualified(transform, knob): knob
+        for transform in TRANSFORMS.values()
+        for knob in transform.knobs
+    }
+    knobs = {name: _knob(knob) for name, knob in declared.items()}
     return {"type": "object", "properties": {**knobs, **fields}}
 
 

@@ -26,15 +26,23 @@ class Table(Mapping[str, T], Generic[T]):
         group: the name of the entry point group.
         admit: takes a name and an object from outside, and returns an entry or raises TypeError
             saying what it expected.
+        derive: takes a name and a look-up of other entries, and returns an entry made of them, the
+            same for the same ones, or None where the name is a plain one.
     """
 
     def __init__(
-        self, noun: str, own: Mapping[str, T], group: str, admit: Callable[[str, object], T]
+        self,
+        noun: str,
+        own: Mapping[str, T],
+        group: str,
+        admit: Callable[[str, object], T],
+        derive: Callable[[str, Callable[[str], T]], T | None] = lambda name, look_up: None,
     ) -> None:
         self.noun = noun
         self.own = dict(own)
         self._group = group
         self._admit = admit
+        self._derive = derive
         self._admitted: dict[tuple[str, int], T] = {}
 
     @cached_property
@@ -51,6 +59,8 @@ class Table(Mapping[str, T], Generic[T]):
         """
         if name in self.own:
             return self.own[name]
+        if (derived := self._derive(name, self.__getitem__)) is not None:
+            return derived
         outside = attribute(name) if ":" in name else self._points[name].load()
         # By identity too: a module that is read again has new objects under the same names.
         key = name, id(outside)

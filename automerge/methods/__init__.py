@@ -13,15 +13,8 @@ from automerge.methods.base import (
     Statistics,
     Values,
 )
-from automerge.methods.breadcrumbs import BREADCRUMBS
-from automerge.methods.breadcrumbs_ties import BREADCRUMBS_TIES
 from automerge.methods.cart import CART
 from automerge.methods.check import check_recipe
-from automerge.methods.consensus import CONSENSUS
-from automerge.methods.dare_linear import DARE_LINEAR
-from automerge.methods.dare_ties import DARE_TIES
-from automerge.methods.della import DELLA
-from automerge.methods.della_linear import DELLA_LINEAR
 from automerge.methods.emr_uni import EMR_UNI
 from automerge.methods.fisher import FISHER
 from automerge.methods.geometric_median import GEOMETRIC_MEDIAN
@@ -41,6 +34,17 @@ from automerge.methods.nearswap import NEARSWAP
 from automerge.methods.nuslerp import NUSLERP, TASK_NUSLERP
 from automerge.methods.nuslerp_rows import NUSLERP_ROWS, TASK_NUSLERP_ROWS
 from automerge.methods.opcm import OPCM
+from automerge.methods.pairs import (
+    BREADCRUMBS_LINEAR,
+    BREADCRUMBS_TIES,
+    CONSENSUS_LINEAR,
+    DARE_LINEAR,
+    DARE_TIES,
+    DELLA_LINEAR,
+    DELLA_TIES,
+    STAR_MEAN,
+    TIES,
+)
 from automerge.methods.passthrough import PASSTHROUGH
 from automerge.methods.pcb import PCB
 from automerge.methods.ram import RAM
@@ -48,10 +52,10 @@ from automerge.methods.ramplus_tl import RAMPLUS_TL
 from automerge.methods.regmean import REGMEAN
 from automerge.methods.sce import SCE
 from automerge.methods.slerp import SLERP
-from automerge.methods.star import STAR
 from automerge.methods.task_arithmetic import TASK_ARITHMETIC
 from automerge.methods.tatr import TATR
-from automerge.methods.ties import TIES
+from automerge.methods.transformed import named_chain, qualified
+from automerge.methods.transforms import TRANSFORMS
 from automerge.methods.tsv_m import TSV_M
 from automerge.methods.ubgm import UBGM
 from automerge.methods.varm import VARM
@@ -82,9 +86,9 @@ OWN = (
     TIES,
     DARE_LINEAR,
     DARE_TIES,
-    DELLA,
+    DELLA_TIES,
     DELLA_LINEAR,
-    BREADCRUMBS,
+    BREADCRUMBS_LINEAR,
     BREADCRUMBS_TIES,
     SCE,
     MODEL_STOCK,
@@ -99,7 +103,7 @@ OWN = (
     VARM,
     METAGPT,
     GEOMETRIC_MEDIAN,
-    CONSENSUS,
+    CONSENSUS_LINEAR,
     PCB,
     MAGMAX,
     EMR_UNI,
@@ -107,7 +111,7 @@ OWN = (
     TSV_M,
     KNOTS_TIES,
     KNOTS_DARE_TIES,
-    STAR,
+    STAR_MEAN,
     ISO_C,
     ISO_CTS,
     OPCM,
@@ -118,11 +122,12 @@ OWN = (
     TATR,
 )
 METHODS: Table[Method] = Table(
-    "method", {method.name: method for method in OWN}, "automerge.methods", admit
+    "method", {method.name: method for method in OWN}, "automerge.methods", admit, named_chain
 )
 
 __all__ = [
     "METHODS",
+    "TRANSFORMS",
     "Coefficients",
     "Knob",
     "Method",
@@ -131,4 +136,5 @@ __all__ = [
     "Statistics",
     "Values",
     "check_recipe",
+    "qualified",
 ]

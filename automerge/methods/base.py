@@ -126,7 +126,7 @@ class Operands:
     dimension), 1 for the largest, evenly spaced, in element order where magnitudes are equal; 0.5
     in rows of one element. `prepared` is what `Method.prepare` returned. `evidence` has, for each
     kind that the method needs, what there is for this tensor from each source's model, None where
-    there is nothing.
+    there is nothing. `vectors` are task vectors that transforms have changed.
     """
 
     base: Tensor | None
@@ -135,6 +135,7 @@ class Operands:
     ranks: Sequence[Tensor] = ()
     prepared: Sequence[Tensor] = ()
     evidence: Mapping[str, Sequence[Tensor | None]] = field(default_factory=dict)
+    vectors: tuple[Tensor, ...] | None = None
 
     @property
     def anchor(self) -> Tensor:
@@ -145,7 +146,9 @@ class Operands:
 
     @property
     def task_vectors(self) -> tuple[Tensor, ...]:
-        """Source − base, for each source (Ilharco et al. 2023, arXiv:2212.04089)."""
+        """Source − base, for each source (Ilharco et al. 2023, arXiv:2212.04089), transformed."""
+        if self.vectors is not None:
+            return self.vectors
         return tuple(source - self.anchor for source in self.sources)
 
 

@@ -17,8 +17,8 @@ from automerge.methods.base import (
     weight,
 )
 from automerge.methods.shared.aligned import aligned, elected, prepare
-from automerge.methods.shared.dare import rescaled
 from automerge.methods.shared.election import ballot
+from automerge.methods.transforms.dare import rescaled
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,9 +17,10 @@ Name: TypeAlias = Annotated[
 ]
 """A name of a model, study or trial: never a path, so it may be used as a file name."""
 Entry: TypeAlias = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:\-]*$", max_length=200)
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:+\-]*$", max_length=200)
 ]
-"""The name of a method or sampler in its table; those of extensions are `MODULE:NAME`."""
+"""The name of a method or sampler in its table; those of extensions are `MODULE:NAME`, and a `+`
+stands between transforms and a method."""
 Short: TypeAlias = Annotated[str, StringConstraints(max_length=10_000)]
 Long: TypeAlias = Annotated[str, StringConstraints(max_length=1_000_000)]
 Count: TypeAlias = Annotated[int, Field(ge=0, le=10**12)]

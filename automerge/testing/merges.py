@@ -22,6 +22,7 @@ PLACE = Place(NAME, "mlp", 0.0)
 VALUES: Mapping[str, tuple[float, ...]] = {
     "weight": (0.7, -0.3, 0.9, 0.4),
     "density": (0.5, 0.31, 0.8, 1.0),
+    "trim_density": (0.4, 0.2, 0.6, 0.9),
     "lambda": (0.8,),
     "t": (0.3,),
     "epsilon": (0.2, 0.1, 0.3, 0.15),
@@ -79,8 +80,12 @@ def tensors(
 
 
 def value(knob: Knob, i: int) -> Profile:
-    """Return a value that does something, for the i-th source; the default if VALUES lacks it."""
-    chosen = VALUES[knob.name][i] if knob.name in VALUES else float(knob.default)
+    """Return a value that does something, for the i-th source; the default if VALUES lacks it.
+
+    A knob of a transform may be called after it: `dare_density`.
+    """
+    name = knob.name if knob.name in VALUES else knob.name.partition("_")[2]
+    chosen = VALUES[name][i] if name in VALUES else float(knob.default)
     return Profile.of(chosen if knob.domain[0] <= chosen else -chosen)
 
 

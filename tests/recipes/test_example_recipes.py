@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from automerge.merging import ResidentEngine
 from automerge.recipe import Recipe
 from tests.checkpoints.models import llama, perturb, save
 from tests.methods.dataless import DATALESS
+from tests.methods.oracles import ties
 
 RECIPES = {p.stem: p for p in sorted((Path(__file__).parents[2] / "docs/recipes").glob("*.yaml"))}
 N_LAYERS = 3
@@ -20,10 +22,10 @@ N_LAYERS = 3
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> list[Path]:
-    """Three different models in float32."""
+    """Four different models in float32."""
     torch.manual_seed(0)
     root, model = tmp_path_factory.mktemp("models"), llama()
-    return [save(perturb(model, seed), root / str(seed)) for seed in range(3)]
+    return [save(perturb(model, seed), root / str(seed)) for seed in range(4)]
 
 
 def merged(recipe: Recipe, folders: list[Path]) -> tuple[dict[str, torch.Tensor], list]:
@@ -69,9 +71,27 @@ def independent(name, one, other):
     return (one + other) / 2
 
 
+def consensus_ties(name, base, *sources):
+    vectors = [(source - base).numpy() for source in sources]
+    total = sum(vectors)
+    votes = sum(np.abs(vector) > 0.4 * np.abs(total - vector) for vector in vectors)
+    used = [base.numpy() + vector * (votes >= 2) for vector in vectors]
+    own, knobs = {"weight": 1.0, "density": 0.6}, {"lambda": 1.0, "normalize": True}
+    return torch.from_numpy(ties(base.numpy(), used, [own] * 3, knobs, ()))
+
+
 FORMULAS = {
     formula.__name__: formula
-    for formula in (lines, expo, wise_ft, chat_vector, pem_unlearn, pem_multitask, independent)
+    for formula in (
+        lines,
+        expo,
+        wise_ft,
+        chat_vector,
+        pem_unlearn,
+        pem_multitask,
+        independent,
+        consensus_ties,
+    )
 }
 
 

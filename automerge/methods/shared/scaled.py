@@ -30,7 +30,7 @@ def summands(values: Values, extras: Iterable[tuple[float, ...]]) -> Coefficient
 def factor(values: Values) -> float:
     """Return λ; if sums are normalised, λ / Σ w, or λ where the weights cancel, as in mergekit."""
     total = sum(values.each["weight"])
-    divided = values.switch["normalize"] and abs(total) >= CANCELLED
+    divided = values.switch.get("normalize", False) and abs(total) >= CANCELLED
     return values.number["lambda"] / (total if divided else 1.0)
 
 

@@ -1,30 +1,23 @@
-"""Spectral truncation and rescaling of each task vector."""
+"""STAR: spectral truncation and rescaling of each task vector."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from automerge.methods.base import (
-    Coefficients,
-    Knob,
-    Method,
-    Operands,
-    Statistics,
-    Values,
-    indicator,
-    scaling,
-    weight,
-)
-from automerge.methods.shared.matrices import directions, is_matrix, mean, projected
-from automerge.methods.shared.scaled import scaled_weights
+from automerge.methods.base import Knob, Operands, Statistics, Values, indicator
+from automerge.methods.shared.matrices import directions, is_matrix, projected
+from automerge.methods.transforms.base import Scalars, Transform
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def coefficients(values: Values, statistics: Statistics) -> Coefficients:
-    """Return λ times the weight, and η, per source."""
-    return Coefficients(each=tuple(zip(scaled_weights(values), values.each["eta"], strict=True)))
+def coefficients(
+    values: Values, statistics: Statistics, weights: Sequence[float], factors: Sequence[float]
+) -> Scalars:
+    """Return the factor and η, per source."""
+    return tuple(zip(factors, values.each["eta"], strict=True))
 
 
 def prepare(operands: Operands) -> tuple[Tensor, ...]:
@@ -34,8 +27,8 @@ def prepare(operands: Operands) -> tuple[Tensor, ...]:
     return tuple(part for vector in operands.task_vectors for part in directions(vector))
 
 
-def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
-    """Return base + the mean of λ wᵢ truncated(xᵢ − base); vectors are not truncated.
+def kernel(operands: Operands, scalars: Scalars) -> tuple[Tensor, ...]:
+    """Return truncated task vectors times a factor; tensors that are no matrices are not truncated.
 
     A recipe costs a few matrix products per tensor, and the first one an SVD per source in
     addition.
@@ -44,9 +37,9 @@ def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
     if is_matrix(operands.anchor):
         vectors = tuple(
             truncated(vector, operands.prepared[2 * i], operands.prepared[2 * i + 1], eta)
-            for i, (vector, (_, eta)) in enumerate(zip(vectors, scalars.each, strict=True))
+            for i, (vector, (_, eta)) in enumerate(zip(vectors, scalars, strict=True))
         )
-    return operands.anchor + mean(vectors, scalars.each)
+    return tuple(v * factor for v, (factor, _) in zip(vectors, scalars, strict=True))
 
 
 def truncated(matrix: Tensor, basis: Tensor, values: Tensor, eta: float) -> Tensor:
@@ -58,17 +51,11 @@ def truncated(matrix: Tensor, basis: Tensor, values: Tensor, eta: float) -> Tens
     return projected(matrix, basis, factors[..., None, :])
 
 
-STAR = Method(
+STAR = Transform(
     name="star",
     paper="Lee et al. 2025, STAR, arXiv:2502.10339",
-    knobs=(
-        weight(),
-        Knob("eta", "source", "float", 0.4, 1.0, (0.0, 1.0), (0.1, 0.9)),
-        scaling((0.5, 2.0)),
-    ),
+    knobs=(Knob("eta", "source", "float", 0.4, 1.0, (0.0, 1.0), (0.1, 0.9)),),
     coefficients=coefficients,
     kernel=kernel,
-    anchored=True,
-    extent="tensor",
     prepare=prepare,
 )
