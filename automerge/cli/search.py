@@ -243,11 +243,12 @@ def search(
     export: Annotated[
         Text,
         option(
-            "Which models to write at the end: front, best, knee, adapter or none.",
+            "Which models to write at the end: best (the one to take), front, knee, adapter or "
+            "none.",
             "--export",
             metavar="WHICH",
             panel=_PLACE,
-            default="front",
+            default="best",
         ),
     ] = None,
     apply_chat_template: Annotated[

@@ -30,8 +30,8 @@ def export(
     trial: Annotated[
         Optional[list[str]],  # noqa: UP045
         option(
-            "A trial's number or name, best (the model to take) or knee; may be given more than "
-            "once. Default: the front.",
+            "A trial's number or name, best (the model to take, the default), knee or front (all "
+            "merges on it); may be given more than once.",
             "--trial",
             metavar="TRIAL",
         ),
@@ -128,8 +128,8 @@ def chat(
     trial: Annotated[
         Optional[list[str]],  # noqa: UP045
         option(
-            "A trial's number or name, best (the model to take, the default) or knee; may be given "
-            "more than once.",
+            "A trial's number or name, best (the model to take, the default), knee or front; may "
+            "be given more than once.",
             "--trial",
             metavar="TRIAL",
         ),

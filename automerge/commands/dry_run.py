@@ -73,11 +73,16 @@ def _ahead_lines(config: StudyConfig, found: Ahead) -> Iterator[str]:
 
 
 def _disk(config: StudyConfig, found: Ahead | Cost) -> Iterator[str]:
-    yield (
-        f"disk     export: {config.export} writes up to {found.exported} models of "
-        f"{gb(found.model)}: {gb(found.exported * found.model)}"
-    )
+    yield (f"disk     export: {config.export} writes {_models(found)}")
     yield f"         {gb(found.disk_free, math.floor)} is free at {Path(config.out).parent}"
+
+
+def _models(found: Ahead | Cost) -> str:
+    """Say how many models of which size are written."""
+    if found.exported < 2:
+        return f"a model of {gb(found.model)}" if found.exported else "no whole model"
+    each, whole = gb(found.model), gb(found.exported * found.model)
+    return f"up to {found.exported} models of {each}: {whole}"
 
 
 def _lines(config: StudyConfig, session: Session, found: Cost) -> Iterator[str]:

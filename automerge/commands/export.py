@@ -17,6 +17,7 @@ from automerge.files.atomic import write_atomically
 from automerge.files.known import is_known, remember
 from automerge.files.noise import is_noise
 from automerge.recipe import BASE, Recipe
+from automerge.report.card import FILE as CARD
 from automerge.report.card import model_card
 from automerge.session.resume import locate_models
 from automerge.store.read_result import open_study
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from automerge.checkpoints import Checkpoint, ModelWatch
-    from automerge.report.summary import Summary
+    from automerge.report.study import Study
     from automerge.store.record import StudyModel
     from automerge.store.result import StudyResult
     from automerge.trial import Trial
@@ -42,8 +43,8 @@ def export_models(
     numbers: Sequence[int],
     console: Console | None,
     given: Mapping[str, Path] | None = None,
-) -> dict[int, Path]:
-    """Write RUN/models/NAME for some trials; return the folders by trial.
+) -> None:
+    """Write RUN/models/NAME for some trials.
 
     The study's models are where the study says, or in the folders `given` by name.
 
@@ -67,7 +68,6 @@ def export_models(
         checkpoints, references, watch = open_models(run, given)
         for number in missing:
             _write(run, trials[number], checkpoints, references, folders[number], watch, console)
-    return folders
 
 
 def export_adapters(
@@ -116,10 +116,17 @@ def export_adapters(
     return said
 
 
-def write_cards(folders: Mapping[int, Path], summary: Summary) -> None:
-    """Write the model cards of exported trials, by number, all of them in the summary."""
+def write_cards(study: Study) -> None:
+    """Write the model cards of all models in RUN/models; folders that are links are left alone."""
+    folders = {
+        found.trial.number: study.run / found.model_dir
+        for found in study.result.trials
+        if found.model_dir is not None
+    }
+    summary = study.summary.including(list(folders))
     for number, folder in folders.items():
-        write_atomically(folder / "README.md", model_card(summary, number, folder.name))
+        if not folder.is_symlink():
+            write_atomically(folder / CARD, model_card(summary, number, folder.name))
 
 
 def _check_extensions(run: Path, recipes: Sequence[Recipe]) -> None:

@@ -11,7 +11,7 @@ from automerge.errors import ConfigError, Fault
 from automerge.report.pick import Picked, pick
 from automerge.report.study import Study, load_study
 from automerge.report.summary import Member, Summary
-from automerge.store.result import MODELS, count
+from automerge.store.result import count
 from automerge.text.say import say
 
 if TYPE_CHECKING:
@@ -44,8 +44,9 @@ def _lines(study: Study, found: Picked, bounded: bool) -> list[str]:
         f"{count(found.left, 'merge')} on the front{' within the bounds' if bounded else ''}.",
         "On test items, with 95 % intervals:" if summary.part == "test" else "Not tested yet.",
         *(_score(summary, member, name) for name in member.scores if summary.part == "test"),
-        f"export:  automerge export {run} --trial {trial.number}",
-        f"folder:  {study.run / MODELS / member.name}",
+        f"export:  automerge export {run} --trial {trial.number}"
+        if member.trial.model_dir is None
+        else f"folder:  {study.run / member.trial.model_dir}",
     ]
 
 

@@ -90,6 +90,8 @@ def push(wanted: Push, console: Console) -> str:
         raise ConfigError(f"{repository!r} is not a repository's name; give ORG/NAME") from error
     if repository.count("/") != 1:
         raise ConfigError(f"{repository!r}: expected ORG/NAME")
+    if wanted.trial == "front":
+        raise ConfigError("--trial front: a repository holds one merge; name a trial, best or knee")
     [folder] = export_trials(wanted.run, [wanted.trial], console, wanted.models)
     operations = _operations(wanted, folder)
     api = HfApi()

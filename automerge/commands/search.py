@@ -15,6 +15,7 @@ from automerge.commands.interrupt import Interrupt
 from automerge.commands.notify import notify
 from automerge.commands.run_log import Logged, RunLog, ending
 from automerge.commands.tracking import Tracked, Tracking
+from automerge.commands.written import written_lines
 from automerge.config import StudyConfig, load_config
 from automerge.errors import AutomergeError, ConfigError, PreflightError
 from automerge.executors.base import Executor
@@ -26,7 +27,7 @@ from automerge.session.folder import discard
 from automerge.session.open import Session, open_session
 from automerge.session.surroundings import machine
 from automerge.store.read_result import with_exported
-from automerge.store.result import ADAPTERS, MODELS, State, limits_in_words
+from automerge.store.result import MODELS, State, limits_in_words
 from automerge.store.store import Store
 from automerge.study import Driver, Observer
 from automerge.text.say import say
@@ -117,10 +118,10 @@ def _show_end(config: StudyConfig, console: Console, interrupt: Interrupt, study
     console.print(FrontTable(study.summary, run))
     for line in prospects(in_words(study.result), prospect(study.result)):
         say(console, line)
-    written = ["report.html", "front.json"]
-    written += [name for name in (MODELS, ADAPTERS) if (run / name).is_dir()]
-    for name in written:
+    for name in ("report.html", "front.json"):
         say(console, f"{name:12} {run / name}")
+    for line in written_lines(study, run, config.export):
+        say(console, line)
     return 0
 
 
@@ -130,11 +131,12 @@ def export_trials(
     console: Console,
     given: Mapping[str, Path] | None = None,
 ) -> list[Path]:
-    """Write the models of some trials, or of the front, to RUN/models; return their folders.
+    """Write the models of some trials to RUN/models; return their folders.
 
     Args:
         run: the study's folder.
-        trials: numbers, names, "best" (the model to take) or "knee".
+        trials: numbers, names, "best" (the model to take), "knee" or "front" (all merges on it);
+            None is "best".
         console: where progress is shown.
         given: where the study's models are, by name, if they are not where the study says.
     """
@@ -157,32 +159,29 @@ def export_as_adapters(
 
 
 def _wanted(study: Study, trials: Sequence[str] | None) -> list[int]:
-    """Return the numbers of the trials that are named, else of the merges on the front."""
-    result = study.result
-    chosen = trial_numbers(study, trials or ()) or [n for n in result.front if _merged(result, n)]
-    if not chosen:
-        raise ConfigError(f"{study.run} has no front yet; name trials with --trial")
-    return chosen
+    """Return the numbers of the trials that are named, else of the model to take."""
+    if trials:
+        return trial_numbers(study, trials)
+    if not (chosen := to_export(study, "best")):
+        raise ConfigError(f"{study.run} has no model to take yet; name trials with --trial")
+    return list(chosen)
 
 
 def trial_numbers(study: Study, words: Sequence[str]) -> list[int]:
-    """Return the numbers of trials that are named by number, name, "best" or "knee"."""
-    from automerge.report.choice import choose
-
-    taken, knee = choose(study.summary), study.knee
+    """Return the numbers of trials that are named by number, name, "best", "knee" or "front"."""
     trials = {found.trial.name: found.trial.number for found in study.result.trials}
-    known = {str(number): number for number in trials.values()} | trials
-    if taken is not None:
-        known["best"] = trials[taken.name]
-    if knee is not None:
-        known["knee"] = knee.trial
+    known = {str(number): [number] for number in trials.values()}
+    known |= {name: [number] for name, number in trials.items()}
+    several = {word: list(to_export(study, word)) for word in ("best", "knee", "front")}
+    several = {word: numbers for word, numbers in several.items() if numbers}
+    known |= several
     if unknown := [word for word in words if word not in known]:
-        more = ", best and knee" if "best" in known else ""
         last = max(trials.values(), default=-1)
+        names = ", ".join(["their names", *several])
         raise ConfigError(
-            f"{study.run} has no trial {', '.join(unknown)}; it has 0 to {last}, their names{more}"
+            f"{study.run} has no trial {', '.join(unknown)}; it has 0 to {last}, {names}"
         )
-    return list(dict.fromkeys(known[word] for word in words))
+    return list(dict.fromkeys(number for word in words for number in known[word]))
 
 
 def show(run: Path, every: bool, console: Console) -> None:
@@ -210,17 +209,18 @@ def _export(
     console: Console | None,
     given: Mapping[str, Path] | None = None,
 ) -> Study:
-    """Write models, their cards and the reports; return the study with its new models.
+    """Write models, all cards and the reports; return the study with its new models.
 
-    The reports are written even if a model cannot be.
+    The reports are written even if a model cannot be. Models that were written earlier get new
+    cards, as the study may say something else of them now.
     """
     run = study.run
     try:
-        folders = export_models(run, study.result, numbers, console, given)
+        export_models(run, study.result, numbers, console, given)
     finally:
         study = Study(run, with_exported(study.result, run))
         _write_reports(study)
-    write_cards(folders, study.summary.including(numbers))
+    write_cards(study)
     return study
 
 

@@ -111,7 +111,7 @@ class StudyConfig(Section):
     shortlist: int = safe(12, ge=1, le=1000)
     resolution: float = safe(0.02, ge=0, le=1)
     out: str = safe(min_length=1)
-    export: Literal["front", "best", "knee", "adapter", "none"] = safe("front")
+    export: Literal["best", "front", "knee", "adapter", "none"] = safe("best")
     adapter_rank: int | None = safe(None, ge=1, le=100_000)
     trackers: tuple[Annotated[str, one_of(tuple(TRACKERS), "tracker")], ...] = safe(())
 

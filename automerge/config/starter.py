@@ -81,7 +81,9 @@ KEYS = (
         "local",
     ),
     _Key(
-        "export", "Which models to write at the end: front, best, knee, adapter or none.", "front"
+        "export",
+        "Which models to write at the end: best (the one to take), front, knee, adapter or none.",
+        "best",
     ),
 )
 """In the order of the file; what a configuration leaves alone follows as a comment, if it has a

@@ -15,12 +15,12 @@ def score_commands(result: StudyResult, model_dir: str) -> str:
     )
 
 
-def use_commands(trial: int) -> str:
+def export_command(trial: int) -> str:
+    """Return a shell command, to be run in the run folder, that writes a merge's folder."""
+    return f"automerge export . --trial {trial}"
+
+
+def use_commands(trial: int, exported: bool) -> str:
     """Return shell commands, to be run in the run folder, that export, try and publish a merge."""
-    return "\n".join(
-        (
-            f"automerge export . --trial {trial}",
-            f"automerge chat . --trial {trial}",
-            f"automerge push . ORG/NAME --trial {trial}",
-        )
-    )
+    use = (f"automerge chat . --trial {trial}", f"automerge push . ORG/NAME --trial {trial}")
+    return "\n".join(use if exported else (export_command(trial), *use))

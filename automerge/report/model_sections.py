@@ -10,11 +10,11 @@ from typing import TypeAlias
 import yaml
 
 from automerge.report.choice import choose, ranked
-from automerge.report.commands import score_commands, use_commands
+from automerge.report.commands import export_command, score_commands, use_commands
 from automerge.report.gains import Gains, gains
 from automerge.report.summary import Member, Summary
 from automerge.report.weights import KnobRow, knob_rows, layers_in_words
-from automerge.store.result import StudyResult
+from automerge.store.result import MODELS, StudyResult
 
 Row: TypeAlias = dict[str, object]
 
@@ -59,9 +59,20 @@ def _model(
         "knobs": [{"name": knob, "rows": own} for knob, own in knobs.items()],
         "gain": "" if found is None else _gain_text(found),
         "recipe": recipe_yaml(recipe.plain()),
-        "use": use_commands(member.trial.trial.number),
-        "command": score_commands(result, folder) if folder and _tested(member) else "",
+        "use": use_commands(member.trial.trial.number, folder is not None),
+        "command": _reproduce(member, result),
     }
+
+
+def _reproduce(member: Member, result: StudyResult) -> str:
+    """Return the commands that score a merge on the test items, once it is exported."""
+    if not _tested(member):
+        return ""
+    folder = member.trial.model_dir
+    if folder is not None:
+        return score_commands(result, folder)
+    exported = export_command(member.trial.trial.number)
+    return f"{exported}\n{score_commands(result, f'{MODELS}/{member.name}')}"
 
 
 def _gain_text(found: Gains) -> str:

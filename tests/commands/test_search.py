@@ -46,7 +46,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def finished(zoo: Path, environment: dict[str, str]) -> Path:
-    done = run(zoo, environment, "search")
+    done = run(zoo, environment, "search", "--export", "front")
     assert done.returncode == 0, done.stderr
     assert "sealed test items" in done.stdout
     return zoo / "runs" / "tiny"
@@ -117,6 +117,47 @@ def test_the_same_command_again_measures_nothing(
     assert (content(finished), measurements(finished)) == (before, count)
 
 
+def test_a_resumed_search_writes_what_is_missing_and_renews_all_cards(
+    finished: Path, zoo: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """As it is after a kill before the first model was written, then with another `export`."""
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    shutil.rmtree(out / "models")
+    done = run(zoo, environment, "search", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    study = automerge.load_study(out)
+    assert study.best is not None
+    taken, other = (
+        study.best.name,
+        next(
+            t.trial
+            for t in study.result.trials
+            if t.trial.origin == "sampler" and t.trial.name != study.best.name
+        ),
+    )
+    assert [member.name for member in study.members if member.model_dir] == [taken]
+    assert f"model        {out / 'models' / taken}\n" in done.stdout
+    assert f"any other: automerge export {out} --trial N\n" in done.stdout
+
+    weights = out / "models" / taken / "model.safetensors"
+    stamp = weights.stat().st_mtime_ns
+    done = run(zoo, environment, "export", str(out), "--trial", other.name)
+    assert done.stdout == f"{out / 'models' / other.name}\n"
+    cards = [out / "models" / name / "README.md" for name in (taken, other.name)]
+    texts = [card.read_text(encoding="utf-8") for card in cards]
+    for card in cards:
+        card.write_text("what an earlier study said")
+    for words in (["search", "--out", str(out), "--export", "front"], ["export", str(out)]):
+        done = run(zoo, environment, *words)
+        assert done.returncode == 0, done.stderr
+        assert [card.read_text(encoding="utf-8") for card in cards] == texts
+    assert done.stdout == f"{out / 'models' / taken}\n"
+    assert weights.stat().st_mtime_ns == stamp
+    kept = {path.name for path in (out / "models").iterdir()}
+    assert kept == {member.name for member in study.front} | {other.name}
+
+
 def test_status_counts_what_was_done(finished: Path, environment: dict[str, str]) -> None:
     done = run(finished.parent, environment, "status", "tiny", "--json")
     status = json.loads(done.stdout)
@@ -137,7 +178,7 @@ def test_the_log_says_when_and_what_and_how_each_run_ended(
     times = [datetime.fromisoformat(line[:20]) for line in lines]
     assert times == sorted(times)
     said = [line[22:] for line in lines]
-    assert said[0] == "begun       tiny, by: automerge search"
+    assert said[0] == "begun       tiny, by: automerge search --export front"
     assert said[2].startswith("versions    python 3.")
     with Store(finished, write=False) as store:
         names = [trial.name for trial in store.trials()]
@@ -211,7 +252,7 @@ def test_a_search_over_layers_exports_what_it_measured(
     text = text.replace("depth: {knots: 2}}", "depth: {knots: 2}, layers: {drop: 1, repeat: 2}}")
     text = text.replace("shortlist: 3", "shortlist: 9")
     config.write_text(f"{text}properties: [parameters]\n")  # the smaller are on the front
-    done = run(zoo, environment, "search", str(config), "--budget", "24")
+    done = run(zoo, environment, "search", str(config), "--budget", "24", "--export", "front")
     assert done.returncode == 0, done.stderr
     finished = zoo / "runs" / "layers"
     with Store(finished, write=False) as store:

@@ -232,7 +232,7 @@ def test_two_objectives_of_one_task_are_told_apart_by_their_metrics(folder):
         ("budget: 50", "executor: rya", ":11:11: unknown executor 'rya'; did you mean 'ray'?"),
         ("budget: 50", "workers: 4", ":11:10: the local executor has one worker"),
         ("budget: 50", "ray_address: auto", ":11:14: ray_address needs executor: ray"),
-        ("budget: 50", "export: all", ":11:9: unknown value \"all\"; choose from 'front'"),
+        ("budget: 50", "export: all", ":11:9: unknown value \"all\"; choose from 'best'"),
         ("budget: 50", "seed: 1.5", ":11:7: expected a whole number, got 1.5"),
         ("budget: 50", "allow_task_code: no", ':11:18: expected true or false, got "no"; write f'),
         ("budget: 50", "allow_task_code: yes", 'got "yes"; write true'),

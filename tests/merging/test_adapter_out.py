@@ -395,7 +395,7 @@ def test_a_study_of_adapters_exports_adapters(tmp_path):
     assert written
     assert not (tmp_path / "run/models").exists()
     shutil.rmtree(tmp_path / "run/adapters")
-    assert run("export", str(tmp_path / "run"), "--adapter") == 0
+    assert run("export", str(tmp_path / "run"), "--adapter", "--trial", "front") == 0
     assert contents(tmp_path / "run/adapters") == written
     shutil.rmtree(tmp_path / "run/adapters")
     automerge.search(study | {"adapter_rank": 1})

@@ -127,6 +127,20 @@ def test_the_page_says_what_was_found_failed_and_how_to_repeat_it():
         assert m.path in text
 
 
+def test_models_that_are_not_exported_come_with_the_command_that_exports_them():
+    result = CASES["four objectives"]
+    first, *others = result.front
+    trials = (replace(t, model_dir=None) if t.trial.number in others else t for t in result.trials)
+    text = Page(html_report(summarise(replace(result, trials=tuple(trials))))).text
+    names = {t.trial.number: t.trial.name for t in result.trials}
+    assert f"automerge chat . --trial {first}" in text
+    assert f"automerge export . --trial {first}" not in text
+    for number in others:
+        score = f"lm_eval run --model hf --model_args pretrained=models/{names[number]},"
+        assert f"automerge export . --trial {number} automerge chat . --trial {number}" in text
+        assert f"automerge export . --trial {number} {score}" in text
+
+
 def test_charts_hold_the_numbers_of_the_members():
     summary = summarise(CASES["four objectives"])
     data = chart_data(summary, parameters(summary))
