@@ -40,6 +40,8 @@ NO_ROOM = "no_room_for_slopes"
 """The note of a measurement that was to have slopes, which did not fit into memory."""
 GENERATED = "generated/"
 """Begins the note that says how answers were generated."""
+BATCHED = "batched/"
+"""Begins the note that says how large batches are, where memory decides."""
 GENERATING = "generating"
 """The note that says which share of the time of running the model went into generating."""
 

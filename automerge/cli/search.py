@@ -228,7 +228,13 @@ def search(
     ] = None,
     batch_size: Annotated[
         Text,
-        option("Requests per batch.", "--batch-size", metavar="N", panel=_SCORING, default="32"),
+        option(
+            "Requests per batch: a number, or auto, as many as memory allows.",
+            "--batch-size",
+            metavar="N",
+            panel=_SCORING,
+            default="32",
+        ),
     ] = None,
     items_per_candidate: Annotated[
         Text,

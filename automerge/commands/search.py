@@ -280,6 +280,7 @@ def _run(config: StudyConfig, console: Console | None, command: str) -> tuple[In
         if config.export == "adapter":
             how = AsAdapter(config.adapter_rank)
             written += _export_each(study, chosen, how, console, warn_and_log)
+        log.write(*(f"batches     {text}" for text in study.result.batched))
         log.write(*ending(interrupt.requested, written))
     return interrupt, study
 

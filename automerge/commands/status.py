@@ -77,6 +77,7 @@ def study_status(run: Path) -> dict[str, object]:
             "selected": len(select),
             "tested": sum("test" in found.outcomes for found in result.trials),
             "generated": generated_by(search.values()),
+            "batched": result.batched,
             "spent": None if (spent := spending(result)) is None else asdict(spent),
             "cost": in_words(result),
             "prospect": prospect(result),
@@ -187,6 +188,10 @@ def print_status(status: dict[str, object], console: Console) -> None:
     assert isinstance(generated, tuple)
     if generated:
         console.print(Text(f"Generator of answers: {'; '.join(generated)}."))
+    batched = status["batched"]
+    assert isinstance(batched, tuple)
+    if batched:
+        console.print(Text(f"Batches: {'; '.join(batched)}."))
     front = status["front"]
     assert isinstance(front, list)
     if front:

@@ -59,6 +59,7 @@ def study_schema(descriptions: Mapping[str, str]) -> Schema:
     fields["align"] = _either(kind, {"type": "object", "additionalProperties": kind})
     fields["budget"] = _either({"enum": ["unlimited"]}, _whole(0, 10**6))
     each = sections["Evaluation"]["properties"]
+    each["batch_size"] = _either({"enum": ["auto"]}, _whole(1, 65536))
     each["items_per_candidate"] = _either({"enum": ["full"]}, _whole(8, 10**7))
     fields["sampler"] = _named(SAMPLERS)
     fields["executor"] = _named(EXECUTORS)

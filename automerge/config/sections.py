@@ -30,12 +30,27 @@ class NamedRecipe(Section):
 class Evaluation(Section):
     """How candidates are scored."""
 
-    batch_size: int = unsafe(BATCH_SIZE, ge=1, le=65536)
+    batch_size: Literal["auto"] | int = unsafe(BATCH_SIZE)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = unsafe("auto")
     device: Literal["auto", "cpu", "cuda"] = unsafe("auto")
     items_per_candidate: Literal["full"] | int = unsafe(200)
     max_length: int | None = unsafe(None, ge=8, le=10_000_000)
     generator: Annotated[str, entry_of(GENERATORS)] = unsafe(AUTO)
+
+    @field_validator("batch_size", mode="before")
+    @classmethod
+    def _batch(cls, value: object) -> object:
+        if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65536:
+            return value
+        if isinstance(value, str) and value.startswith("auto:"):
+            problem = (
+                "lm-eval's auto:N tries sizes N times; here memory is planned once: write auto"
+            )
+            refuse([((), problem)])
+        if value != "auto":
+            shown = json.dumps(value, default=str)
+            refuse([((), f"expected auto, or a whole number from 1 to 65536, got {shown}")])
+        return value
 
     @field_validator("items_per_candidate", mode="before")
     @classmethod

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from automerge.errors import Fault, PreflightError
 from automerge.evaluation.generation.table import AUTO
@@ -62,8 +62,8 @@ class Settings:
 
     `include_path` is the user's own folder of task files. `allow_task_code` lets task files
     outside lm-eval's own package run Python; `allow_code_eval` lets tasks run programs that the
-    model wrote. `batch_size` counts sequences, `max_length` counts tokens; None stands for the
-    model's own length. `generator` is a name in `generation.table.GENERATORS`.
+    model wrote. `batch_size` counts sequences, or is "auto"; `max_length` counts tokens; None
+    stands for the model's own length. `generator` is a name in `generation.table.GENERATORS`.
     """
 
     include_path: Path | None = None
@@ -72,7 +72,7 @@ class Settings:
     apply_chat_template: bool = False
     fewshot_as_multiturn: bool | None = None
     system_instruction: str | None = None
-    batch_size: int = BATCH_SIZE
+    batch_size: int | Literal["auto"] = BATCH_SIZE
     max_length: int | None = None
     generator: str = AUTO
 
@@ -110,7 +110,8 @@ class Live:
 
     `distance_to_base` measures it as it is at the call. While `base` is entered, the model holds
     the base's weights; afterwards it holds its own again, the same bits. A pass forwards may keep
-    `graph_bytes` for a pass backwards; keys and values of answers under way may take `cache_bytes`.
+    `graph_bytes` for a pass backwards; keys and values of answers under way, or what a batch
+    makes and drops, may take `cache_bytes`.
     None is no limit.
     """
 

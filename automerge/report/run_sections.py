@@ -121,6 +121,7 @@ def study_facts(result: StudyResult) -> list[tuple[str, str]]:
         ("sampler and seed", f"{result.sampler}, {result.seed}"),
         ("slopes", in_words(result)),
         *([("answers generated", "; ".join(result.generated))] if result.generated else []),
+        *([("batches", "; ".join(result.batched))] if result.batched else []),
         ("sources", ", ".join(result.sources)),
         ("layers", str(result.n_layers)),
     ]

@@ -24,6 +24,7 @@ from automerge.store.store import Store, exists
 from automerge.store.versions import all_versions, version_warnings
 from automerge.trial import (
     BASELINES,
+    BATCHED,
     GENERATED,
     NO_ROOM,
     PARTS,
@@ -109,6 +110,7 @@ def study_result(run: Path, store: Store, *, state: State | None = None) -> Stud
         openings=len(decided.frozen),
         smooth=inputs.smooth,
         generated=generated_by(found for own in outcomes.values() for found in own.values()),
+        batched=_said(BATCHED, (found for own in outcomes.values() for found in own.values())),
         provenance=Provenance(
             versions=all_versions(store),
             models=begun.origins,
@@ -144,9 +146,14 @@ def arithmetic_warnings(store: Store) -> tuple[str, ...]:
 
 def generated_by(outcomes: Iterable[Outcome]) -> tuple[str, ...]:
     """Return in which ways answers were generated, and why; empty if none were."""
+    return _said(GENERATED, outcomes)
+
+
+def _said(beginning: str, outcomes: Iterable[Outcome]) -> tuple[str, ...]:
+    """Return what notes with a beginning say after it, each text once."""
     measured = [found for found in outcomes if isinstance(found, Measured)]
-    said = {note: None for found in measured for note in found.notes if note.startswith(GENERATED)}
-    return tuple(note.removeprefix(GENERATED) for note in said)
+    said = {note: None for found in measured for note in found.notes if note.startswith(beginning)}
+    return tuple(note.removeprefix(beginning) for note in said)
 
 
 def _slope_warnings(outcomes: Iterable[Mapping[Part, Outcome]]) -> tuple[str, ...]:

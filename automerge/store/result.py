@@ -109,7 +109,7 @@ class StudyResult:
     unchanged sources, in the order of `sources`, as far as they were tried. `budget` is a number of
     trials; `openings` is the number of shortlists that were frozen, more than one if a study was
     extended after a test. `smooth` are the objectives that have a smooth loss. `generated` says in
-    which ways answers were generated.
+    which ways answers were generated, `batched` how large batches were where memory decided.
     """
 
     study: str
@@ -135,6 +135,7 @@ class StudyResult:
     openings: int = 0
     smooth: tuple[str, ...] = ()
     generated: tuple[str, ...] = ()
+    batched: tuple[str, ...] = ()
 
     @cached_property
     def by_number(self) -> Mapping[int, TrialResult]:

@@ -158,6 +158,29 @@ def test_a_resumed_search_writes_what_is_missing_and_renews_all_cards(
     assert kept == {member.name for member in study.front} | {other.name}
 
 
+@pytest.mark.slow
+def test_planned_batches_give_the_same_scores_and_are_said(
+    finished: Path, zoo: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    options = ("--batch-size", "auto", "--budget", "6", "--export", "none")
+    done = run(zoo, environment, "search", "--out", str(tmp_path / "auto"), *options)
+    assert done.returncode == 0, done.stderr
+    said = "up to 4096 tokens at once"
+    assert f"batches     {said}\n" in (tmp_path / "auto" / "log.txt").read_text(encoding="utf-8")
+    assert f"Batches: {said}." in run(zoo, environment, "status", str(tmp_path / "auto")).stdout
+    assert said in (tmp_path / "auto" / "report.html").read_text(encoding="utf-8")
+    with Store(tmp_path / "auto", write=False) as auto, Store(finished, write=False) as given:
+        found, expected = auto.outcomes("search"), given.outcomes("search")
+        assert len(found) == 6
+        for number, outcome in found.items():
+            assert isinstance(outcome, Measured)
+            other = expected[number]
+            assert isinstance(other, Measured)
+            assert {n: s.values for n, s in outcome.scores.items()} == {
+                n: s.values for n, s in other.scores.items()
+            }
+
+
 def test_status_counts_what_was_done(finished: Path, environment: dict[str, str]) -> None:
     done = run(finished.parent, environment, "status", "tiny", "--json")
     status = json.loads(done.stdout)

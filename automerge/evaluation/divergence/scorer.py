@@ -15,6 +15,7 @@ from automerge.errors import PreflightError
 from automerge.evaluation.base import Backward, Live, NoRoom, Scored
 from automerge.evaluation.divergence.states import KeptStates
 from automerge.evaluation.guards import InvalidOutput
+from automerge.evaluation.loglikelihood.batch_size import BatchSize, batches_of
 from automerge.evaluation.loglikelihood.forward import (
     MAX_LOGITS,
     MIN_TOKENS,
@@ -74,7 +75,7 @@ class DivergenceScorer:
         live: whose `base` is compared with.
         members: leaf tasks of each objective.
         tokens: of the items of each objective.
-        batch_size: items that are run together, at most.
+        batch_size: items that are run together, at most, or "auto".
     """
 
     def __init__(
@@ -82,9 +83,10 @@ class DivergenceScorer:
         live: Live,
         members: Mapping[str, Sequence[str]],
         tokens: Mapping[str, Tokens],
-        batch_size: int,
+        batch_size: BatchSize,
     ) -> None:
-        self._live, self._members, self._batch_size = live, members, batch_size
+        self._live, self._members = live, members
+        self._sizes = batches_of(batch_size, live.model, live.cache_bytes)
         self._tokens = {leaf: tokens[name] for name, own in members.items() for leaf in own}
         self._pieces: dict[Item, Piece] = {}
         self._states = KeptStates()
@@ -196,7 +198,7 @@ class DivergenceScorer:
         longest = len(self._piece(order[0]))
         vocabulary: int = self._live.model.config.get_text_config().vocab_size
         picked = MAX_LOGITS // vocabulary // (LOGITS if slopes else 2)
-        limit = min(picked, max(MIN_TOKENS, self._batch_size * longest))
+        limit = min(picked, max(MIN_TOKENS, self._sizes.requests(longest) * longest))
 
         def fits(length: int, count: int, lean: bool) -> bool:
             return graph is None or graph.fits(_rows(length, count), lean, LOGITS)

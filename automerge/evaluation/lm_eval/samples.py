@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from automerge.evaluation.base import BATCH_SIZE
 from automerge.evaluation.lm_eval.isolation import FEWSHOT_SEED, NUMPY_SEED, PYTHON_SEED, TORCH_SEED
 from automerge.evaluation.lm_eval.tasks import TaskSet
+from automerge.evaluation.loglikelihood.batch_size import BatchSize
 
 
 def reproduce_commands(
@@ -15,7 +17,7 @@ def reproduce_commands(
     tasks_folder: Path | None,
     samples: Path,
     output: Path,
-    batch_size: int,
+    batch_size: BatchSize,
     dtype: str = "float32",
 ) -> list[list[str]]:
     """Return the `lm_eval` commands whose item scores are those of the scorer.
@@ -26,6 +28,7 @@ def reproduce_commands(
     items.
     """
     settings = task_set.settings
+    size = BATCH_SIZE if batch_size == "auto" else batch_size
     groups: dict[tuple[str, str, bool], dict[str, tuple[str, ...]]] = {}
     for spec, objective in zip(task_set.specs, task_set.objectives, strict=True):
         leaves = task_set.scored(objective.name)
@@ -41,7 +44,7 @@ def reproduce_commands(
             *("lm_eval", "run", "--model", "hf"),
             *("--model_args", f"pretrained={checkpoint},dtype={dtype},softmax_dtype=float32"),
             *("--tasks", ",".join(names)),
-            *("--batch_size", str(batch_size), "--seed", ",".join(map(str, seeds))),
+            *("--batch_size", str(size), "--seed", ",".join(map(str, seeds))),
         ]
         if tasks_folder is not None:
             command += ["--include_path", str(tasks_folder)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from automerge.evaluation.lm_eval.metric_check import try_metrics
 from automerge.evaluation.lm_eval.requests import Item, TokenisedRequests, build_requests
 from automerge.evaluation.lm_eval.tasks import TaskSet
 from automerge.evaluation.loglikelihood.backward import run_backwards
+from automerge.evaluation.loglikelihood.batch_size import BatchSize, batches_of, run_fitting
 from automerge.evaluation.loglikelihood.forward import (
     LogLikelihood,
     Path,
@@ -30,7 +31,7 @@ from automerge.evaluation.loglikelihood.forward import (
 from automerge.evaluation.loglikelihood.graph import Graph
 from automerge.evaluation.loglikelihood.packing import Request
 from automerge.objective import ItemScores
-from automerge.trial import GENERATED, GENERATING, Items, Steering
+from automerge.trial import BATCHED, GENERATED, GENERATING, Items, Steering
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -49,7 +50,7 @@ class LmEvalScorer:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         task_set: TaskSet,
-        batch_size: int = BATCH_SIZE,
+        batch_size: BatchSize = BATCH_SIZE,
         max_length: int | None = None,
         graph_bytes: int | None = None,
         generator: str = AUTO,
@@ -61,7 +62,7 @@ class LmEvalScorer:
             self._lm = HFLM(
                 pretrained=model,
                 tokenizer=tokenizer,
-                batch_size=batch_size,
+                batch_size=BATCH_SIZE if batch_size == "auto" else batch_size,
                 max_length=max_length,
                 softmax_dtype="float32",
             )
@@ -70,7 +71,7 @@ class LmEvalScorer:
         self._prompt_length = cache(lambda prompt: len(self._lm.tok_encode(prompt)))
         self._model = model
         self._task_set = task_set
-        self._batch_size = batch_size
+        self._batches = batches_of(batch_size, model, cache_bytes)
         self._graph_bytes = graph_bytes
         self._instances = build_requests(task_set.tasks, task_set.settings, self._lm)
         self._tokens = TokenisedRequests(self._lm)
@@ -122,7 +123,7 @@ class LmEvalScorer:
                 kinds,
                 derivatives,
                 backward,
-                self._batch_size,
+                self._batches.requests(_longest(r for unit in requests for r in unit)),
                 self._graph(path),
             )
         answered: dict[Item, list[LogLikelihood]] = {item: [] for item in chosen}
@@ -143,6 +144,8 @@ class LmEvalScorer:
         answered = time.perf_counter()
         scores, notes = self.judge(items, answers)
         margins = self._judge.margins(scores, answers)
+        if self._batches.said:
+            notes[f"{BATCHED}{self._batches.said}"] = 1.0
         ended = time.perf_counter()
         if answers.generate_s:
             notes[GENERATING] = min(answers.generate_s / (answered - began), 1.0)
@@ -255,7 +258,11 @@ class LmEvalScorer:
             by_task.setdefault(item[0], []).extend(range(first[item], total))
         path = self._find_path(requests)
         sets = [numbers for numbers in by_task.values() if numbers]
-        answered, tokens = log_likelihoods(self._model, path, requests, self._batch_size, sets)
+        answered, tokens = run_fitting(
+            self._batches,
+            _longest(requests),
+            lambda size: log_likelihoods(self._model, path, requests, size, sets),
+        )
         return {
             item: answered[first[item] : first[item] + len(own)] for item, own in tokenised.items()
         }, tokens
@@ -286,3 +293,8 @@ class LmEvalScorer:
 
     def _count_tokens(self, text: str) -> int:
         return len(self._lm.tok_encode(text, add_special_tokens=False))
+
+
+def _longest(requests: Iterable[Request]) -> int:
+    """Return the tokens of the longest request; 1 if there is none."""
+    return max((len(request.inputs) for request in requests), default=1)
