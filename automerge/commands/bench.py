@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from automerge.errors import ConfigError, Fault, nearest
+from automerge.machine.devices import device_fault
 from automerge.text.say import say
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from automerge.bench.score import ScoreTime
     from automerge.bench.slopes import SlopeTime
 
-DEVICES = ("auto", "cpu", "cuda")
 BYTES_FREE = 3 * 10**9
 """Memory left for the rest of the machine."""
 
@@ -369,8 +369,8 @@ def unknown_shape(shape: str) -> list[str]:
 
 def unknown_device(device: str) -> list[str]:
     """Return the fault, if any, of a device's name."""
-    known = device in DEVICES
-    return [] if known else [f"--device must be one of {', '.join(DEVICES)}; got {device!r}"]
+    problem = device_fault(device)
+    return [] if problem is None else [f"--device: {problem}"]
 
 
 def too_large(needed: int, advice: str) -> list[str]:

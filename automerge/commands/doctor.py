@@ -127,6 +127,8 @@ def _torch() -> Iterator[Check]:
         yield Check(
             "device", "without", "CPU: nvidia-smi is installed, but torch finds no GPU", advice
         )
+    elif torch.backends.mps.is_available():
+        yield Check("device", "ok", "CPU (Apple's GPUs are not supported)")
     else:
         yield Check("device", "ok", "CPU (no GPU was found)")
 

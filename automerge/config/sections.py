@@ -13,6 +13,7 @@ from automerge.config.section import Section, entry_of, refuse, unsafe
 from automerge.evaluation.base import BATCH_SIZE
 from automerge.evaluation.generation.table import AUTO, GENERATORS
 from automerge.evaluation.split import SHARES
+from automerge.machine.devices import device_fault
 from automerge.recipe import Recipe
 
 
@@ -36,6 +37,13 @@ class Evaluation(Section):
     items_per_candidate: Literal["full"] | int = unsafe(200)
     max_length: int | None = unsafe(None, ge=8, le=10_000_000)
     generator: Annotated[str, entry_of(GENERATORS)] = unsafe(AUTO)
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _device(cls, value: object) -> object:
+        if (problem := device_fault(value)) is not None:
+            refuse([((), problem)])
+        return value
 
     @field_validator("batch_size", mode="before")
     @classmethod

@@ -31,6 +31,7 @@ from automerge.extensions import Extension, install
 from automerge.machine.allocation import is_out_of_memory
 from automerge.machine.arithmetic import arithmetic
 from automerge.machine.bus_error import explain_bus_errors
+from automerge.machine.devices import device_fault
 from automerge.machine.processors import fit_threads, usable_cpus
 from automerge.merging import (
     InvalidMerge,
@@ -367,9 +368,15 @@ def load_model(path: Path, assets: Path, dtype: torch.dtype | str) -> PreTrained
 
 
 def choose_device(device: str) -> str:
-    """Resolve "auto" to the first GPU, else the CPU; refuse a GPU that is not there."""
+    """Resolve "auto" to the first GPU, else the CPU.
+
+    Raises:
+        PreflightError: the device has another name, or is not there.
+    """
     import torch
 
+    if (problem := device_fault(device)) is not None:
+        raise PreflightError(problem)
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise PreflightError("device cuda was asked for, but torch sees no GPU; use device: cpu")

@@ -58,6 +58,8 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str
         (["search", "--base", "./bas"], 2, "no such folder"),
         (["search", "--task", "choose:acuracy", "--include-path", "tasks"], 3, "(it has acc)"),
         (["search", "--device", "cuda"], 3, "no GPU"),
+        (["search", "--device", "mps"], 2, "use cpu, which auto takes on a Mac"),
+        (["bench", "merge", "--device", "mps"], 2, "Apple's GPUs (mps)"),
         (["status", "runs/none"], 5, "contains no study"),
         (["export", "runs/none"], 5, "contains no study"),
         (["report", "runs/none"], 5, "contains no study"),

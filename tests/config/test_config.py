@@ -306,6 +306,8 @@ def test_two_objectives_of_one_task_are_told_apart_by_their_metrics(folder):
         ("test: 0.3", "test: 0.4", ":9:8: search, select and test must add up to 1"),
         ("test: 0.3", "test: 0", ":9:41: must be more than 0, got 0"),
         ("batch_size: 8", "batch_size: 0", ":10:26: expected auto, or a whole number from 1 to"),
+        ("batch_size: 8", "device: mps", ":10:22: Apple's GPUs (mps) are not supported"),
+        ("batch_size: 8", "device: gpu", "unknown device \"gpu\"; choose from 'auto', 'cpu'"),
         ("batch_size: 8", "batch_size: true", "or a whole number from 1 to 65536, got true"),
         ("batch_size: 8", "batch_size: auto:4", "lm-eval's auto:N tries sizes N times; here"),
         ("batch_size: 8", "dtype: int8", ":10:21: unknown value \"int8\"; choose from 'auto'"),
