@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from automerge.errors import nearest
+from automerge.mixture import EVIDENCE, Mixture
 
 COMPONENTS = ("attention", "mlp", "norm", "embedding", "other")
 DEFAULT = "default"
@@ -292,7 +293,8 @@ class Recipe:
     `slices` are the layers of the result, in order; empty if each layer is merged from the same
     layer of all models. Token embeddings are merged as in the first slice, the final norm and the
     output head as in the last. `evidence` has, by kind and model, the digest of what was computed
-    from the model and some data, for methods that need it.
+    from the model and some data, for methods that need it. With a `mixture`, the result is a
+    mixture of experts, and all but the experts is merged.
     """
 
     method: str
@@ -305,6 +307,7 @@ class Recipe:
     slices: tuple[Slice, ...] = ()
     evidence: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     methods: tuple[tuple[str, str], ...] = ()
+    mixture: Mixture | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "knobs", MappingProxyType(dict(sorted(self.knobs.items()))))
@@ -317,7 +320,7 @@ class Recipe:
     def __reduce__(self) -> tuple[type[Recipe], tuple[object, ...]]:
         evidence = {kind: dict(digests) for kind, digests in self.evidence.items()}
         last = (dict(self.knobs), self.seed, self.dtype, self.vocabulary, self.slices, evidence)
-        return Recipe, (self.method, self.sources, self.base, *last, self.methods)
+        return Recipe, (self.method, self.sources, self.base, *last, self.methods, self.mixture)
 
     def __hash__(self) -> int:
         return hash(self.id)
@@ -348,8 +351,9 @@ class Recipe:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The models to read: base first, then sources in order, each once."""
-        names = (*((self.base,) if self.base else ()), *(s.name for s in self.sources))
+        """The models to read: base first, then sources and experts in order, each once."""
+        experts = () if self.mixture is None else self.mixture.experts
+        names = (*((self.base,) if self.base else ()), *(s.name for s in self.sources), *experts)
         return tuple(dict.fromkeys(names))
 
     @property
@@ -415,6 +419,8 @@ class Recipe:
             plain["parameters"] = plain_knobs(self.knobs)
         if self.slices:
             plain["slices"] = [piece.plain() for piece in self.slices]
+        if self.mixture is not None:
+            plain["mixture"] = self.mixture.plain()
         if self.evidence:
             plain["evidence"] = {kind: dict(found) for kind, found in self.evidence.items()}
         if self.seed:
@@ -438,6 +444,7 @@ class Recipe:
             vocabulary=Vocabulary(**{k: plain[k] for k in VOCABULARY_KEYS if k in plain}),
             slices=tuple(map(Slice.from_plain, plain.get("slices", ()))),
             evidence=plain.get("evidence", {}),
+            mixture=Mixture.from_plain(plain["mixture"]) if "mixture" in plain else None,
         )
 
 
@@ -492,6 +499,18 @@ def slice_faults(recipe: Recipe) -> list[tuple[PlainPath, str]]:
         faults += [
             (("sources", name), f"no slice has layers of {name!r}; remove it") for name in lacking
         ]
+    return faults
+
+
+def mixture_faults(recipe: Recipe) -> list[tuple[PlainPath, str]]:
+    """List what is wrong with a recipe's mixture of experts, and where."""
+    if recipe.mixture is None:
+        return []
+    known = recipe.evidence.get(EVIDENCE, {})
+    found = recipe.mixture.faults(known)
+    faults: list[tuple[PlainPath, str]] = [(("mixture", key), problem) for key, problem in found]
+    if recipe.slices:
+        faults.append((("slices",), "a mixture of experts has the base's layers; remove `slices`"))
     return faults
 
 

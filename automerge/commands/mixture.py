@@ -21,9 +21,10 @@ COPY = "mergekit_moe_config.yml"
 def merge_mixture(document: Located, path: Path, out: Path, console: Console) -> None:
     """Write the mixture of experts that a file describes; raises ConfigError or PreflightError."""
     from automerge.checkpoints import ModelWatch, check_target
+    from automerge.checkpoints.mixed import mixed_settings
     from automerge.commands.announcing import announcing
     from automerge.merging.gates import gates
-    from automerge.merging.mixture import mixture_settings, write_mixture
+    from automerge.merging.mixture import write_mixture
     from automerge.session.preflight import open_models
 
     mixture, references = parse_moe(document, path.absolute().parent)
@@ -33,7 +34,7 @@ def merge_mixture(document: Located, path: Path, out: Path, console: Console) ->
     watch = ModelWatch({name: folder.path for name, folder in models.folders.items()})
     base = models.checkpoints[mixture.base]
     check_target(out, [folder.path for folder in models.folders.values()], overwrite=False)
-    settings = mixture_settings(mixture, base)
+    settings = mixed_settings(len(mixture.experts), mixture.per_token, base)
     n_layers, width = settings["num_hidden_layers"], settings["hidden_size"]
     routed = gates(mixture, models.folders[mixture.base].path, n_layers, width)
     if not bool(routed.isfinite().all()):

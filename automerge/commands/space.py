@@ -12,6 +12,7 @@ import numpy as np
 from automerge.config import StudyConfig, load_config
 from automerge.config.search import Search
 from automerge.errors import ConfigError
+from automerge.evidence import KINDS
 from automerge.files.yaml_file import dump_yaml, load_yaml
 from automerge.methods import METHODS
 from automerge.recipe import BASE, DEFAULT, Recipe, single, uniform_average
@@ -98,7 +99,7 @@ def list_spaces(folder: Path | None, console: Console) -> None:
 def study_space(config: StudyConfig, n_layers: int) -> Space:
     """Build the space of a configuration, without looking at its models."""
     settings = config.space_settings()
-    kinds = dict.fromkeys(kind for name in settings.methods for kind in METHODS[name].needs)
+    kinds = dict.fromkeys(KINDS)
     unknown = {kind: dict.fromkeys((BASE, *config.models), "0" * 32) for kind in kinds}
     return build_space(
         replace(settings, evidence=unknown), BASE, tuple(config.models), n_layers, METHODS

@@ -17,6 +17,8 @@ from automerge.files.yaml_file import Located, Plain, Step, dump_yaml, load_yaml
 from automerge.mergekit import is_mergekit, parse_mergekit
 from automerge.methods import METHODS
 from automerge.methods.check import recipe_faults
+from automerge.mixture import GATES, Mixture
+from automerge.mixture import KEYS as MIXTURE_KEYS
 from automerge.recipe import (
     AUTO,
     BASE,
@@ -38,7 +40,7 @@ from automerge.recipe import (
 VERSION = 1
 KEYS = (
     *("recipe", "name", "models", "method", "base", "sources", "parameters", "slices"),
-    *("align", "evidence", "seed", "dtype"),
+    *("mixture", "align", "evidence", "seed", "dtype"),
     *VOCABULARY_KEYS,
 )
 SLICE_KEYS = ("layers", "sources", "parameters", "input_scale")
@@ -190,12 +192,21 @@ def renamed_models(recipe: Recipe, names: Mapping[str, str]) -> Recipe:
             )
             for piece in recipe.slices
         ),
+        mixture=None if recipe.mixture is None else recipe.mixture.renamed(names),
     )
 
 
 def _unknown_selector(selector: str) -> str:
     advice = "(a pattern of tensor names holds a '*', a zone of depth is written 'depth<0.5')"
     return f"unknown selector {selector!r} {advice}{nearest(selector, (*COMPONENTS, DEFAULT))}"
+
+
+def _is_names(value: Plain) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _is_span(value: Plain) -> bool:
+    return isinstance(value, list) and [type(number) for number in value] == [int, int]
 
 
 def _only_switches(value: Mapping[str, Plain]) -> bool:
@@ -234,6 +245,7 @@ class _Reader:
             vocabulary=self._vocabulary(),
             slices=self._slices(),
             evidence=self._evidence(),
+            mixture=self._mixture(),
         )
         self._check_vocabulary(recipe)
         if not self._faults:
@@ -341,6 +353,29 @@ class _Reader:
             self._fault(("slices",), f"{message}; got {entries!r}")
             return ()
         return tuple(self._slice(("slices", i)) for i in range(len(entries)))
+
+    def _mixture(self) -> Mixture | None:
+        """Return the mixture; None without one, or where a value is of another type."""
+        if "mixture" not in self._data:
+            return None
+        given = self._mapping(("mixture",))
+        for key in given:
+            if key not in MIXTURE_KEYS:
+                message = f"unknown key {key!r}{nearest(key, MIXTURE_KEYS)}"
+                self._fault(("mixture", key), message, key=True)
+        wanted = {
+            "experts": ("a list of models' names", _is_names),
+            "per_token": ("a whole number", lambda value: type(value) is int),
+            "gates": (f"one of {', '.join(GATES)}", lambda value: isinstance(value, str)),
+            "layers": ("[FIRST, END], numbers of layers from 0", _is_span),
+        }
+        before = len(self._faults)
+        for key, (expected, fits) in wanted.items():
+            if key not in given and key != "layers":
+                self._fault(("mixture",), f"missing key {key!r}: {expected}")
+            elif key in given and not fits(given[key]):
+                self._fault(("mixture", key), f"expected {expected}; got {given[key]!r}")
+        return Mixture.from_plain(given) if len(self._faults) == before else None
 
     def _slice(self, at: tuple[Step, ...]) -> Slice:
         for key in self._mapping(at):

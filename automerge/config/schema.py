@@ -90,7 +90,7 @@ def study_schema(descriptions: Mapping[str, str]) -> Schema:
         # An extension's methods may have knobs of their own.
         "if": {"not": {"required": ["extensions"]}},
         "then": {"properties": {"search": {"propertyNames": {"enum": known}}}},
-        "$defs": {name: sections[name] for name in ("Depth", "Group", "Layers")},
+        "$defs": {name: sections[name] for name in ("Depth", "Group", "Layers", "Mixtures")},
     }
 
 

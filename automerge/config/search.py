@@ -7,13 +7,24 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ValidationInfo, field_validator, model_validator
 
-from automerge.config.section import KEY, Problem, Section, entry_of, refuse, repeated, unsafe
+from automerge.config.section import (
+    KEY,
+    Problem,
+    Section,
+    entry_of,
+    one_of,
+    refuse,
+    repeated,
+    unsafe,
+)
 from automerge.errors import nearest
 from automerge.methods import METHODS, Knob
+from automerge.mixture import GATES, HIDDEN, RANDOM, UNIFORM
 from automerge.recipe import DEFAULT
 from automerge.space import Groups, Knots, PerLayer, SpaceSettings
 from automerge.space.checks import component_faults, range_faults
 from automerge.space.flow import usual_longest
+from automerge.space.mixtures import MixtureSettings
 
 
 class Depth(Section):
@@ -36,10 +47,34 @@ class Depth(Section):
         return PerLayer() if self.groups is None else Groups(self.groups)
 
 
+class Mixtures(Section):
+    """Mixtures of experts, of the sources' feed-forward parts.
+
+    `gates` are the kinds to choose from; without it, uniform ones and, where the study has
+    evidence, hidden ones, otherwise random ones.
+    """
+
+    gates: tuple[Annotated[str, one_of(GATES, "gates")], ...] | None = unsafe(None, min_length=1)
+    per_token: int | None = unsafe(None, ge=1, le=1000)
+    dense: bool = unsafe(True)
+
+    @field_validator("gates")
+    @classmethod
+    def _each_once(cls, gates: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if problems := repeated(gates or (), "kind of gates"):
+            refuse(problems)
+        return gates
+
+    def chosen(self, evidence: bool) -> tuple[str, ...]:
+        """Return the kinds of gates to choose from, in a study with or without evidence."""
+        return self.gates or (UNIFORM, HIDDEN if evidence else RANDOM)
+
+
 class Layers(Section):
     """How many neighbouring layers a merge may drop or repeat, or whether sources swap theirs.
 
     Or paths are searched: a path leads through the layers of all sources, laid out `rounds` times.
+    Or layers have experts, as `mixture` says.
     """
 
     drop: int = unsafe(0, ge=0, le=1000)
@@ -49,6 +84,7 @@ class Layers(Section):
     scale: float = unsafe(1.0, ge=1, le=8)
     longest: int | None = unsafe(None, ge=1, le=1000)
     network: bool | None = unsafe(None)
+    mixture: Mixtures | None = unsafe(None)
 
     def added(self, n_layers: int) -> int:
         """Return how many layers more than a model of `n_layers` a merge may have."""
@@ -149,11 +185,15 @@ class Search(Section):
             refuse(problems)
         return names
 
-    def for_space(self, seed: int, noise: tuple[str, ...] = ()) -> SpaceSettings:
+    def for_space(
+        self, seed: int, noise: tuple[str, ...] = (), evidence: bool = False
+    ) -> SpaceSettings:
         """Return the same as the search space's settings.
 
-        `seed` is that of random masks, `noise` the names of sources that are noise.
+        `seed` is that of random masks, `noise` the names of sources that are noise; `evidence` says
+        whether the study has any.
         """
+        mixture = self.layers.mixture
         ranges = {k: v for k, v in self.knobs.items() if isinstance(v, tuple)}
         declared = declared_knobs(self.methods)
         switches = tuple(k for k in ranges if declared[k].kind == "bool")
@@ -171,6 +211,9 @@ class Search(Section):
             drop=self.layers.drop,
             repeat=self.layers.repeat,
             swap=self.layers.swap,
+            mixture=None
+            if mixture is None
+            else MixtureSettings(mixture.chosen(evidence), mixture.per_token, mixture.dense),
             rounds=self.layers.rounds,
             scale=self.layers.scale,
             longest=self.layers.longest,

@@ -37,6 +37,7 @@ from automerge.config.section import (
 from automerge.config.sections import Evaluation, EvidenceText, Group, NamedRecipe, Split
 from automerge.config.task import Task
 from automerge.errors import Locate, Location, nearest
+from automerge.evaluation.generation.table import VLLM
 from automerge.evaluation.table import LM_EVAL
 from automerge.executors import EXECUTORS
 from automerge.files.align import align_fault
@@ -46,6 +47,7 @@ from automerge.files.references import NAME, is_local
 from automerge.files.shared import near, shared_name
 from automerge.files.yaml_file import Step
 from automerge.methods import METHODS
+from automerge.mixture import HIDDEN
 from automerge.objective import KL_TO_BASE, MEASURED
 from automerge.samplers import SAMPLERS
 from automerge.space import SpaceSettings, sweep_size
@@ -250,7 +252,7 @@ class StudyConfig(Section):
     def _comparable(self) -> StudyConfig:
         layers = self.search.layers
         if "distance_to_base" in self.properties and (
-            layers.drop or layers.repeat or layers.rounds
+            layers.drop or layers.repeat or layers.rounds or layers.mixture
         ):
             problem = "distance_to_base needs models with the base's layers: remove search.layers"
             refuse([(("properties",), problem)])
@@ -265,9 +267,16 @@ class StudyConfig(Section):
                     "the rank of adapters that are exported: add export: adapter, or remove it"
                 )
                 refuse([(("adapter_rank",), problem)])
-        elif layers.drop or layers.repeat or layers.rounds:
+        elif layers.drop or layers.repeat or layers.rounds or layers.mixture:
             problem = "an adapter keeps its base's layers: remove search.layers, or export: adapter"
             refuse([(("export",), problem)])
+        return self
+
+    @model_validator(mode="after")
+    def _routed(self) -> StudyConfig:
+        if self.search.layers.mixture is not None and self.evaluation.generator == VLLM:
+            problem = "vLLM cannot be handed a mixture in its base's place: use auto"
+            refuse([(("evaluation", "generator"), problem)])
         return self
 
     @model_validator(mode="after")
@@ -315,6 +324,9 @@ class StudyConfig(Section):
             for i, name in enumerate(self.search.methods)
             if METHODS[name].needs and self.evidence is None
         ]
+        if self.hidden_gates and self.evidence is None:
+            problem = "hidden gates need evidence: set `evidence: {text: FILE}`"
+            problems.append((("search", "layers", "mixture", "gates"), problem))
         if self.evidence is not None and isinstance(self.evidence.text, dict):
             named = tuple(self.evidence.text)
             problems += [
@@ -392,7 +404,13 @@ class StudyConfig(Section):
 
     def space_settings(self) -> SpaceSettings:
         """Return what is searched, as the search space's settings."""
-        return self.search.for_space(self.seed, self.noise)
+        return self.search.for_space(self.seed, self.noise, self.evidence is not None)
+
+    @property
+    def hidden_gates(self) -> bool:
+        """Whether mixtures are searched whose gates come from the base's hidden states."""
+        mixture = self.search.layers.mixture
+        return mixture is not None and HIDDEN in mixture.chosen(self.evidence is not None)
 
     def locate(self, path: Sequence[Step]) -> Location | None:
         """Return where a setting was written; None for one read back from a study."""

@@ -3,6 +3,7 @@
 from automerge.evidence.base import (
     BASE_GRADIENT,
     BASE_SQUARED_GRADIENT,
+    HIDDEN_STATE,
     INPUT_GRAM,
     KINDS,
     SQUARED_GRADIENT,
@@ -22,6 +23,7 @@ __all__ = [
     "BASE_GRADIENT",
     "BASE_SQUARED_GRADIENT",
     "EVIDENCE",
+    "HIDDEN_STATE",
     "INPUT_GRAM",
     "KINDS",
     "SQUARED_GRADIENT",

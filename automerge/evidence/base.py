@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from automerge.mixture import EVIDENCE
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -66,10 +68,21 @@ BASE_GRADIENT = Kind(
     math.prod,
     at="base",
 )
+HIDDEN_STATE = Kind(
+    EVIDENCE,
+    "mean over tokens of the base's hidden state that enters a layer, on the source's text, "
+    "(width,), float32, by the layer's gate_proj",
+    1,
+    lambda shape: shape[1] if len(shape) == 2 else 0,
+    at="base",
+)
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         kind.name: kind
-        for kind in (INPUT_GRAM, SQUARED_GRADIENT, BASE_SQUARED_GRADIENT, BASE_GRADIENT)
+        for kind in (
+            *(INPUT_GRAM, SQUARED_GRADIENT, BASE_SQUARED_GRADIENT, BASE_GRADIENT),
+            HIDDEN_STATE,
+        )
     }
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ENDINGS = (".txt", ".md")
+_GATED = re.compile(r"\.(\d+)\.mlp\.gate_proj\.weight$")
 MAX_BYTES = 1 << 30
 """The maximum total size of the text."""
 
@@ -117,6 +119,47 @@ def gather_input_gram(
                 if progress is not None:
                     progress(done, len(pieces))
     return {name: (total / counts[name]).cpu() for name, total in sums.items()}
+
+
+def gather_hidden_state(
+    model: PreTrainedModel,
+    tensors: Mapping[str, Tensor],
+    pieces: Sequence[Sequence[int]],
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Tensor]:
+    """Average what enters each layer over tokens: what experts' gates are made of.
+
+    Args:
+        model: a live model.
+        tensors: its parameters, by their name in the checkpoint.
+        pieces: sequences of token ids.
+        progress: called with the number of sequences done and in total.
+
+    Returns:
+        A vector (width,) in float32 on the host for each layer that has a gated feed-forward part,
+        by the name of its `mlp.gate_proj.weight`.
+    """
+    import torch
+
+    layers = {name: int(match[1]) for name in tensors if (match := _GATED.search(name))}
+    if not layers:
+        return {}
+    total: Tensor | None = None
+    count = 0
+    with torch.inference_mode():
+        for done, piece in enumerate(pieces, start=1):
+            ids = torch.tensor([piece], device=model.device)
+            found = model(input_ids=ids, use_cache=False, output_hidden_states=True)
+            # (layers, width): the last state enters no layer.
+            states = torch.stack([state[0].double().sum(0) for state in found.hidden_states[:-1]])
+            total = states if total is None else total + states
+            count += len(piece)
+            if progress is not None:
+                progress(done, len(pieces))
+    if total is None:
+        return {}
+    means = (total / count).float().cpu()
+    return {name: means[layer].clone() for name, layer in layers.items()}
 
 
 def _linear_layers(

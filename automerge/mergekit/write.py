@@ -54,6 +54,9 @@ def to_mergekit(
     if recipe.methods:
         message = f"mergekit merges a whole model by one method, not by {recipe.methods_in_words}"
         raise ConfigError(Fault(message))
+    if recipe.mixture is not None:
+        message = "mergekit makes a mixture of models as they are, not of a merge (`mixture`)"
+        raise ConfigError(Fault(message))
     counterpart = COUNTERPARTS.get(recipe.method)
     if counterpart is None:
         raise ConfigError(Fault(f"mergekit has no equivalent of {recipe.method!r}"))

@@ -48,7 +48,7 @@ class Contraction:
         self._handles: list[Callable[[], None]] = []
         owners = {p.untyped_storage().data_ptr(): p for p in model.parameters()}
         for target, step in pairs:
-            shares = [] if step.method is None else _shares(recipe, step)
+            shares = [] if step.method is None or step.fixed else _shares(recipe, step)
             owner = owners.get(target.untyped_storage().data_ptr())
             if shares and owner is not None and owner.is_floating_point():
                 merge = target.detach(), TensorSlopes(step, workspace), shares

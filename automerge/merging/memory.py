@@ -17,7 +17,7 @@ import torch
 from automerge.checkpoints import Checkpoint, TensorInfo, rearranged
 from automerge.checkpoints.architecture import architecture, native
 from automerge.checkpoints.layout import stacks
-from automerge.checkpoints.places import LAYER, outer_component
+from automerge.checkpoints.places import LAYER, inner_component, outer_component
 from automerge.checkpoints.safetensors_file import ITEM_BYTES
 from automerge.errors import Fault, PreflightError
 from automerge.evidence import INPUT_GRAM, KINDS
@@ -43,9 +43,9 @@ class Need:
     """Bytes of the live model; of the largest tensor's merge, at least; of everything that would be
     computed once and kept; of the largest tensor, two of which wait to be copied to a GPU; where
     slopes are wanted, of the gradients of the two largest tensors, in the live model's dtype. Of
-    the live model, `layers` are the base's, each by itself, and `more` is for additional ones. An
-    engine that generates has its own copy of the live model, `engine` bytes on the same devices,
-    which is handed over in `handed` bytes of the host's memory."""
+    the live model, `layers` are the base's, each by itself, and `more` is for additional ones and
+    for experts. An engine that generates has its own copy of the live model, `engine` bytes on the
+    same devices, which is handed over in `handed` bytes of the host's memory."""
 
     live: int
     step: int
@@ -204,10 +204,12 @@ def estimate(
     slopes: bool = False,
     heads: int = 1,
     engine: bool = False,
+    n_experts: int = 0,
 ) -> Need:
     """Compute what merging all sources into a live model of a dtype ("auto": as stored) may need.
 
-    The live model may get `more_layers` layers in addition to the base's. `slopes` says whether
+    The live model may get `more_layers` layers in addition to the base's, and `n_experts` experts
+    beside each feed-forward part. `slopes` says whether
     gradients are wanted of what it holds. `heads` is its number of output heads: 2 where the base's
     is kept beside its own. `engine` says whether an engine that generates has its own copy.
     """
@@ -216,6 +218,7 @@ def estimate(
     seen: dict[tuple[Method, TensorInfo], int] = {}
     live = step = computed = head = 0
     each: dict[int, int] = {}
+    feed_forward = 0
     sizes = []
     for name, info in checkpoints[base].tensors.items():
         stored = dtype == "auto" or not info.mergeable
@@ -223,6 +226,7 @@ def estimate(
         live += size
         if match := LAYER.match(name):
             each[int(match[2])] = each.get(int(match[2]), 0) + size
+            feed_forward += size if inner_component(match[3]) == "mlp" else 0
         elif outer_component(name) == "embedding":
             head = max(head, size)
         computed += sum(info.n_bytes for model in checkpoints.values() if rearranged(model, name))
@@ -236,7 +240,7 @@ def estimate(
                 seen[method, info] = kept_bytes(method, info, count)
             computed += seen[method, info]
     n_layers = sum(stacks(checkpoints[base].tensors).values())
-    more = more_layers * sum(each.values()) // max(n_layers, 1)
+    more = more_layers * sum(each.values()) // max(n_layers, 1) + n_experts * feed_forward
     largest = max((i.n_bytes for i in checkpoints[base].tensors.values() if i.mergeable), default=0)
     gradients = _gradient_bytes(checkpoints[base], sizes, dtype) if slopes else 0
     copy = live + more if engine else 0

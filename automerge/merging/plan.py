@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from automerge.checkpoints import (
@@ -17,9 +17,12 @@ from automerge.checkpoints import (
     reference_model,
     tensor_faults,
 )
+from automerge.checkpoints.mixed import check_mixed, form_of, mixed_settings, pieces
 from automerge.errors import ConfigError, Fault, PreflightError, nearest
+from automerge.merging.router import Router
 from automerge.methods import METHODS, Method, Values, check_recipe
-from automerge.recipe import Place, Recipe
+from automerge.mixture import EVIDENCE, HIDDEN, RANDOM, Mixture
+from automerge.recipe import Place, Recipe, single
 
 MAX_FAULTS = 10
 
@@ -28,7 +31,8 @@ MAX_FAULTS = 10
 class Step:
     """How one tensor is made and from which tensors, and the shape and dtype it is stored in.
 
-    `method` is None for a tensor that is copied from the reference.
+    `method` is None for a tensor that is copied from the reference, and for the gates of a layer's
+    experts, which a `router` makes.
     """
 
     place: Place
@@ -45,11 +49,16 @@ class Step:
     """The number of the recipe's slice."""
     fold: Fold | None = None
     """What scales between slices make of the merged tensor."""
+    router: Router | None = None
+    stored: str | None = None
+    """Its name, where that is not the one at its place in the merge."""
+    fixed: bool = False
+    """Whether it is one model's, whatever the numbers of the recipe."""
 
     @property
     def tensor(self) -> str:
         """Its name."""
-        return self.place.tensor
+        return self.stored or self.place.tensor
 
     @property
     def origins(self) -> tuple[Stored, ...]:
@@ -59,12 +68,28 @@ class Step:
     @cached_property
     def key(self) -> tuple[object, ...]:
         """Equal for two steps of a tensor exactly when the result is."""
+        if self.router is not None:
+            return (self.router, self.info)
         if self.method is None:
             return (self.reference,)
         seed = self.seed if self.method.seeded else None
         name, dtype = self.method.name, self.info.dtype
         evidence = tuple(self.evidence.items())
         return (name, self.base, self.sources, self.values.key, seed, dtype, evidence, self.fold)
+
+
+def _taken(step: Step, model: str) -> Step:
+    """Return the step that makes a tensor that of one model."""
+    copied = METHODS["linear"]
+    return replace(
+        step,
+        method=copied,
+        base=None,
+        sources=(Stored(model, step.place.tensor),),
+        values=copied.values(single(model), step.place),
+        evidence={},
+        fixed=True,
+    )
 
 
 class Planner:
@@ -85,10 +110,43 @@ class Planner:
         self._check(recipe)
         parts = recipe.parts
         joints = Joints(recipe, self._checkpoints[reference_model(recipe)].config)
-        return [
+        steps = [
             self._step(target, parts[target.part], joints.fold(target.place))
             for target in self._layout(recipe)
         ]
+        return steps if recipe.mixture is None else self._mixed(steps, recipe, recipe.mixture)
+
+    def _mixed(self, steps: Sequence[Step], recipe: Recipe, mixture: Mixture) -> list[Step]:
+        """Return the steps of a mixture of experts, given those of the merge."""
+        base = self._checkpoints[reference_model(recipe)]
+        count = len(mixture.experts)
+        known = recipe.evidence.get(EVIDENCE, {})
+        router = Router(
+            mixture.gates,
+            count,
+            recipe.seed if mixture.gates == RANDOM else 0,
+            tuple((name, known[name]) for name in mixture.experts)
+            if mixture.gates == HIDDEN
+            else (),
+        )
+        dense = {step.tensor: step for step in steps}
+        made = []
+        for piece in pieces(form_of(base), count, dense):
+            step = replace(dense[piece.dense], stored=piece.tensor)
+            if piece.gates:
+                shape = (count, step.info.shape[1])
+                info = TensorInfo(shape, step.info.dtype)
+                step = replace(step, method=None, info=info, router=router)
+            elif piece.expert is not None and piece.layer is not None and mixture.has(piece.layer):
+                step = _taken(step, mixture.experts[piece.expert])
+            made.append(step)
+        settings = mixed_settings(count, mixture.per_token, base)
+        check_mixed({**base.config, **settings}, [step.tensor for step in made])
+        last = max((step.place.layer or 0 for step in steps), default=0)
+        if mixture.layers is not None and mixture.layers[1] > last + 1:
+            message = f"mixture: expected layers up to {last + 1}, got {list(mixture.layers)}"
+            raise PreflightError(message)
+        return made
 
     def _step(self, target: Target, recipe: Recipe, fold: Fold | None) -> Step:
         method = METHODS[recipe.method_at(target.place)]

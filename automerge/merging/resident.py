@@ -13,7 +13,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from automerge.checkpoints import Checkpoint
+from automerge.checkpoints import Checkpoint, reference_model
+from automerge.checkpoints.layout import stacks
+from automerge.checkpoints.mixed import mixed_settings
 from automerge.checkpoints.stacked import stacked_config, stacked_settings
 from automerge.errors import PreflightError
 from automerge.evidence import Evidence
@@ -24,6 +26,7 @@ from automerge.merging.backends.gpu import Gpu, Staged
 from automerge.merging.backends.host import HOST
 from automerge.merging.contraction import Contraction
 from automerge.merging.distance import squared_norms
+from automerge.merging.experts import LiveExperts
 from automerge.merging.layers import LiveLayers, layer_order
 from automerge.merging.live import live_tensors
 from automerge.merging.memory import plan_free_memory
@@ -31,6 +34,7 @@ from automerge.merging.plan import Planner, Step
 from automerge.merging.tensor import merge_into_tensors, merge_tensor, storage_dtype
 from automerge.merging.witness import tensor_digest, weights_digest
 from automerge.merging.workspace import Workspace
+from automerge.mixture import Mixture
 from automerge.recipe import Recipe, single
 from automerge.trial import Weights
 
@@ -90,6 +94,7 @@ class ResidentEngine:
         self._workspace = Workspace(checkpoints, budget, compiled_code(checkpoints), evidence)
         self._live: WeakKeyDictionary[nn.Module, Live] = WeakKeyDictionary()
         self._layers: WeakKeyDictionary[nn.Module, LiveLayers] = WeakKeyDictionary()
+        self._experts: WeakKeyDictionary[nn.Module, LiveExperts] = WeakKeyDictionary()
         self._device_budget = device_budget
         self._gpus: dict[torch.device, tuple[Gpu, Staged]] = {}
 
@@ -111,18 +116,24 @@ class ResidentEngine:
         Values are rounded to the storage dtype first, whatever dtype the parameters have, so an
         exported folder holds the same numbers. After an error the model holds a mixture until the
         next successful merge. Nobody else may change the model's tensors in between. The model gets
-        the layers of the recipe's slices and keeps them until a recipe has others.
+        the layers of the recipe's slices and the experts of its mixture, and keeps them until a
+        recipe has others.
 
         Raises:
-            PreflightError: The model cannot have these layers.
+            PreflightError: The model cannot have these layers or experts.
         """
         start = time.perf_counter()
         steps = self._planner.plan(recipe)
+        named = model
+        if recipe.mixture is None and model in self._experts:
+            self._experts[model].restore()
         if recipe.slices or model in self._layers:
             self._arrange(model, recipe, steps)
+        if recipe.mixture is not None:
+            named = self._route(model, recipe, recipe.mixture)
         names = [step.tensor for step in steps]
         if model not in self._live or self._live[model].names != names:
-            self._live[model] = Live(names, live_tensors(model, names))
+            self._live[model] = Live(names, live_tensors(named, names))
         live = self._live[model]
         pairs = [
             (live.targets[step.tensor], step)
@@ -174,7 +185,8 @@ class ResidentEngine:
             PreflightError: The model has other layers than the base.
         """
         live = self._live[model]
-        if model in self._layers and not self._layers[model].agree({}):
+        stacked = model in self._layers and not self._layers[model].agree({})
+        if stacked or (model in self._experts and self._experts[model].routed):
             raise PreflightError(
                 "the distance to the base is defined only for models with the base's layers"
             )
@@ -219,3 +231,11 @@ class ResidentEngine:
             stacked_config(recipe, self._checkpoints, {step.tensor: step.info for step in steps})
         layers.arrange(model, layer_order(recipe, layers.n_layers), settings)
         self._live.pop(model, None)
+
+    def _route(self, model: PreTrainedModel, recipe: Recipe, mixture: Mixture) -> PreTrainedModel:
+        """Give the live model, with the base's layers, experts; return what names its tensors."""
+        base = self._checkpoints[reference_model(recipe)]
+        if model not in self._experts:
+            self._experts[model] = LiveExperts(model, max(stacks(base.tensors).values()))
+        settings = mixed_settings(len(mixture.experts), mixture.per_token, base)
+        return self._experts[model].arrange(model, {**base.config, **settings})

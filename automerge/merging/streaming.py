@@ -15,6 +15,7 @@ from automerge.checkpoints import (
     reference_model,
     write_checkpoint,
 )
+from automerge.checkpoints.mixed import mixed_settings
 from automerge.checkpoints.settings import TIES
 from automerge.checkpoints.stacked import stacked_config
 from automerge.checkpoints.writer import SHARD_BYTES
@@ -43,9 +44,10 @@ def merge_to_folder(
     """Write a recipe's merged model as a transformers folder, whole or not at all.
 
     Configuration and tokenizer are the base's, or the first source's where the recipe names no
-    base; slices change what the configuration says of layers. `texts` are further files, by name;
-    `progress` is told the tensors done and in total. `evidence`, by digest, is what methods need
-    besides the models. After an error the target is as it was.
+    base; slices change what the configuration says of layers, a mixture what it says of experts.
+    `texts` are further files, by name; `progress` is told the tensors done and in total.
+    `evidence`, by digest, is what methods need besides the models. After an error the target is as
+    it was.
 
     Raises:
         ConfigError: No method takes the recipe.
@@ -59,6 +61,9 @@ def merge_to_folder(
     settings = {key: value for key, value in reference.config.items() if key in TIES}
     if recipe.slices:
         settings |= stacked_config(recipe, checkpoints, tensors)
+    if recipe.mixture is not None:
+        count, per_token = len(recipe.mixture.experts), recipe.mixture.per_token
+        settings |= mixed_settings(count, per_token, reference)
     workspace = Workspace(checkpoints, compiled=compiled_code(checkpoints), evidence=evidence)
     check_target(target, [checkpoints[model].path for model in recipe.models], overwrite)
     merged = stream(steps, workspace, progress)

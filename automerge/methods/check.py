@@ -8,7 +8,15 @@ from typing import Literal, TypeAlias
 from automerge.errors import Fault, Locate, nearest
 from automerge.extensions import Table
 from automerge.methods.base import Knob, Method
-from automerge.recipe import DEFAULT, PlainPath, Profile, Recipe, Value, slice_faults
+from automerge.recipe import (
+    DEFAULT,
+    PlainPath,
+    Profile,
+    Recipe,
+    Value,
+    mixture_faults,
+    slice_faults,
+)
 
 STORAGE_DTYPES = ("float64", "float32", "bfloat16", "float16")
 
@@ -28,7 +36,9 @@ def recipe_faults(recipe: Recipe, methods: Table[Method], locate: Locate) -> lis
 def label(path: PlainPath) -> str:
     """Name the slice and the source that a path leads to."""
     words = []
-    if path[0] == "slices":
+    if path[0] == "mixture":
+        return f"mixture.{path[1]}: "
+    if path[0] == "slices" and len(path) > 1:
         words, path = [f"slice {int(path[1]) + 1}: "], path[2:]
     if path and path[0] == "sources":
         words.append(f"{path[1]}: ")
@@ -39,6 +49,7 @@ def problems(recipe: Recipe, methods: Table[Method]) -> Iterator[tuple[PlainPath
     """Yield all that is wrong with a recipe, by paths in `Recipe.plain`."""
     sliced = slice_faults(recipe)
     yield from sliced
+    yield from mixture_faults(recipe)
     unknown = [
         (at, problem)
         for at, name in _named(recipe).items()

@@ -40,7 +40,9 @@ def knob_rows(recipe: Recipe, n_layers: int) -> tuple[KnobRow, ...]:
 
 
 def layers_in_words(recipe: Recipe) -> str:
-    """Name the layers that a recipe with slices stacks, from 0; empty for one without slices."""
+    """Name the layers that a recipe with slices stacks, from 0; or its experts; empty without."""
+    if recipe.mixture is not None:
+        return recipe.mixture.in_words
     return ", ".join(map(_slice_in_words, recipe.slices))
 
 

@@ -341,11 +341,19 @@ def _need(
     slopes: bool,
 ) -> Need:
     """Return the memory that a worker needs; `dtype` is that of the base's weights."""
-    methods, more_layers = most_asked(config, n_layers)
+    asked = most_asked(config, n_layers)
     panel = study_panel(config)
     stored = scoring_dtype(config, dtype)
     return estimate(
-        checkpoints, BASE, stored, methods, more_layers, slopes, panel.heads, panel.engine
+        checkpoints,
+        BASE,
+        stored,
+        asked.methods,
+        asked.more_layers,
+        slopes,
+        panel.heads,
+        panel.engine,
+        asked.n_experts,
     )
 
 

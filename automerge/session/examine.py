@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from automerge.config import StudyConfig
 from automerge.errors import Fault, PreflightError
+from automerge.evidence import HIDDEN_STATE
 from automerge.files.known import remember
 from automerge.items import POOL_SHARES, Sealed, StudyItems
 from automerge.methods import METHODS
@@ -63,10 +64,12 @@ def look(
     def check(models: Models) -> None:
         preflight.check_scores(models)
         recipes = [named.recipe for named in config.recipes]
-        if wrong := preflight.slice_faults(recipes, models, config.locate):
+        if wrong := preflight.structure_faults(recipes, models, config.locate):
             raise PreflightError(wrong)
         if config.export == "adapter":
             preflight.check_adapters(models, config.trained, config.locate)
+        if config.search.layers.mixture is not None:
+            preflight.check_mixtures(models, config.locate)
         if config.search.layers.scale != 1:
             preflight.check_scales(models, config.locate)
         seen(models)
@@ -163,7 +166,8 @@ def _evidence(config: StudyConfig, models: Models) -> dict[str, dict[str, str]]:
     from automerge.checkpoints import alignments
     from automerge.session.gathering import GatherSettings, gather
 
-    kinds = dict.fromkeys(k for name in config.search.methods for k in METHODS[name].needs)
+    needs = [kind for name in config.search.methods for kind in METHODS[name].needs]
+    kinds = dict.fromkeys([*needs, *([HIDDEN_STATE.name] if config.hidden_gates else [])])
     if config.evidence is None or not kinds:
         return {}
     folders = {name: folder.path for name, folder in models.folders.items()}

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING
 
 from automerge.errors import PreflightError
 from automerge.evidence import KINDS, EvidenceFile, EvidenceFolders, cache_folder, write_evidence
-from automerge.evidence.gather import Text, gather_input_gram, read_text, sequences
+from automerge.evidence.gather import (
+    Text,
+    gather_hidden_state,
+    gather_input_gram,
+    read_text,
+    sequences,
+)
 from automerge.evidence.gradients import gather_gradient, gather_squared_gradient
 from automerge.evidence.parts import Parts, groups
 from automerge.recipe import BASE, single
@@ -28,6 +34,7 @@ GATHERED = {
     "squared_gradient": gather_squared_gradient,
     "base_squared_gradient": gather_squared_gradient,
     "base_gradient": gather_gradient,
+    "hidden_state": gather_hidden_state,
 }
 """What gathers each kind, from a live model, its tensors and sequences of tokens."""
 

@@ -31,6 +31,7 @@ from automerge.checkpoints import (
 )
 from automerge.checkpoints.architecture import at, headless, language_class, read_config
 from automerge.checkpoints.joints import joint_faults
+from automerge.checkpoints.mixed import check_mixed, form_of, mixed_settings, pieces
 from automerge.checkpoints.outline import Download, Outlines
 from automerge.checkpoints.stacked import stacked_config
 from automerge.errors import Fault, Locate, Location, PreflightError
@@ -39,6 +40,7 @@ from automerge.evaluation.panel import Panel
 from automerge.evaluation.split import Split, SplitPlan, split_documents
 from automerge.evaluation.table import DIVERGENCE
 from automerge.files.noise import Noise, is_noise
+from automerge.merging.plan import Planner
 from automerge.recipe import BASE_VOCABULARY, Place, Recipe, Vocabulary
 
 View = Callable[[Checkpoint], Checkpoint]
@@ -268,13 +270,15 @@ def check_scores(models: Models) -> None:
         )
 
 
-def slice_faults(recipes: Sequence[Recipe], models: Models, locate: Locate) -> list[Fault]:
-    """List the slices that a study's models do not have."""
+def structure_faults(recipes: Sequence[Recipe], models: Models, locate: Locate) -> list[Fault]:
+    """List the slices and mixtures that a study's models do not have."""
     faults: list[Fault] = []
     for i, recipe in enumerate(recipes):
-        if not recipe.slices:
-            continue
         try:
+            if recipe.mixture is not None:
+                Planner(models.checkpoints).plan(recipe)
+            if not recipe.slices:
+                continue
             known = {name: models.checkpoints[name].tensors for name in recipe.models}
             tensors = {
                 target.place.tensor: known[target.reference.model][target.reference.tensor]
@@ -304,6 +308,22 @@ def check_adapters(models: Models, names: Sequence[str], locate: Locate) -> None
     ]
     if faults:
         raise PreflightError(faults)
+
+
+def check_mixtures(models: Models, locate: Locate) -> None:
+    """Refuse a search of mixtures of experts of models that have none.
+
+    Raises:
+        PreflightError: with where the search asks for them.
+    """
+    base = models.checkpoints[models.base]
+    try:
+        config = {**base.config, **mixed_settings(2, 1, base)}
+        made = (piece.tensor for piece in pieces(form_of(base), 2, base.tensors))
+        check_mixed(config, made)
+    except PreflightError as error:
+        where = locate(("search", "layers")) or locate(("search",))
+        raise PreflightError(Fault(fault.message, where) for fault in error.faults) from error
 
 
 def check_scales(models: Models, locate: Locate) -> None:

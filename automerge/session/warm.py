@@ -135,6 +135,8 @@ def _renamed(recipe: Recipe, before: Iterable[str], names: Mapping[str, str]) ->
     needed = {vocabulary.tokenizer, vocabulary.chat_template} & set(before)
     if recipe.slices:
         needed |= {source.name for source in recipe.sources}
+    if recipe.mixture is not None:
+        needed |= set(recipe.mixture.experts)
     if not sources or needed - set(names):
         return None
     tokenizer, template = vocabulary.tokenizer, vocabulary.chat_template
@@ -155,7 +157,15 @@ def _renamed(recipe: Recipe, before: Iterable[str], names: Mapping[str, str]) ->
         kind: {names[name]: digest for name, digest in digests.items() if name in names}
         for kind, digests in recipe.evidence.items()
     }
-    return replace(recipe, sources=sources, vocabulary=vocabulary, slices=slices, evidence=evidence)
+    mixture = None if recipe.mixture is None else recipe.mixture.renamed(names)
+    return replace(
+        recipe,
+        sources=sources,
+        vocabulary=vocabulary,
+        slices=slices,
+        evidence=evidence,
+        mixture=mixture,
+    )
 
 
 def _spaced(names: Sequence[str], limit: int) -> list[str]:

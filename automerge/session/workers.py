@@ -45,7 +45,7 @@ def start_workers(
     launcher = EXECUTORS[config.executor]
     evaluation = config.evaluation
     device = evaluation.device if config.ray_address else choose_device(evaluation.device)
-    methods, more_layers = most_asked(config, n_layers)
+    asked = most_asked(config, n_layers)
     spec = WorkerSpec(
         models=dict(found.folders),
         digests={model.name: model.digest for model in found.models},
@@ -56,8 +56,9 @@ def start_workers(
         dtype=evaluation.dtype,
         device=device,
         threads=1 if launcher.parallel and device == "cpu" else None,
-        methods=methods,
-        more_layers=more_layers,
+        methods=asked.methods,
+        more_layers=asked.more_layers,
+        n_experts=asked.n_experts,
         slopes=slopes,
         gpus=config.gpus_per_worker,
         extensions=installed(config.extensions),
@@ -107,17 +108,25 @@ class WorkerBuilder:
         return replace(self, spec=self.spec.relocated(moved))
 
 
-def most_asked(config: StudyConfig, n_layers: int) -> tuple[tuple[str, ...], int]:
-    """Return the methods that recipes may use, and how many layers they may add to `n_layers`.
+@dataclass(frozen=True)
+class Asked:
+    """What recipes of a study may ask of a worker's memory: methods, and more than the base has."""
 
-    The memory that a worker needs depends on both.
-    """
+    methods: tuple[str, ...]
+    more_layers: int
+    n_experts: int
+
+
+def most_asked(config: StudyConfig, n_layers: int) -> Asked:
+    """Return the most that recipes may ask for; the base has `n_layers` layers."""
     recipes = [named.recipe for named in config.recipes]
     own = [method for recipe in recipes for method in recipe.all_methods]
     deeper = [sum(piece.n_layers for piece in recipe.slices) - n_layers for recipe in recipes]
-    return (
+    mixtures = [len(recipe.mixture.experts) for recipe in recipes if recipe.mixture is not None]
+    return Asked(
         tuple(dict.fromkeys([*config.search.methods, *own])),
         max([config.search.layers.added(n_layers), *deeper]),
+        max([len(config.trained) if config.search.layers.mixture else 0, *mixtures]),
     )
 
 

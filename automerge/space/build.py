@@ -8,6 +8,7 @@ from itertools import combinations, product
 from typing import TypeAlias
 
 from automerge.errors import ConfigError, Fault
+from automerge.mixture import EVIDENCE
 from automerge.recipe import DEFAULT, Profile, canonical, is_zone
 from automerge.space import deviations
 from automerge.space.checks import WEIGHT, model_faults, settings_faults, swap_faults, takes_noise
@@ -15,6 +16,7 @@ from automerge.space.declarations import KnobDeclaration, MethodDeclaration
 from automerge.space.flow import MANY, Flow, usual_longest
 from automerge.space.knobs import KnobSpace
 from automerge.space.method import MethodSpace, Switch
+from automerge.space.mixtures import Mixtures, mixture_faults
 from automerge.space.parameters import (
     UNIFORM_SCALE,
     BooleanParameter,
@@ -61,6 +63,9 @@ def build_space(
     faults = [*model_faults(base, sources), *settings_faults(settings, n_layers, methods)]
     if not faults:
         faults += swap_faults(settings, sources)
+        trained = [source for source in sources if source not in settings.noise]
+        states = settings.evidence.get(EVIDENCE, {})
+        faults += mixture_faults(settings.mixture, trained, states)
         faults += _flow_faults(settings, sources, n_layers)
         faults += [
             fault
@@ -88,8 +93,18 @@ def build_space(
 
 def _structure(
     settings: SpaceSettings, sources: tuple[str, ...], n_layers: int
-) -> Structure | Swap | Flow | None:
+) -> Structure | Swap | Flow | Mixtures | None:
     """Return how layers are searched; None where they are not."""
+    trained = tuple(source for source in sources if source not in settings.noise)
+    if settings.mixture is not None:
+        return Mixtures(
+            n_layers,
+            trained,
+            settings.mixture.gates,
+            settings.mixture.per_token or len(trained),
+            settings.mixture.dense,
+            settings.evidence.get(EVIDENCE, {}),
+        )
     if settings.rounds:
         longest = settings.longest or usual_longest(n_layers)
         many = settings.rounds * len(sources) * n_layers > MANY
@@ -99,7 +114,6 @@ def _structure(
         first, second = sources
         return Swap(n_layers, (first, second))
     if settings.drop or settings.repeat:
-        trained = tuple(source for source in sources if source not in settings.noise)
         return Structure(n_layers, settings.drop, settings.repeat, trained)
     return None
 

@@ -68,6 +68,9 @@ def settings_faults(
         for name in settings.methods:
             if name in methods and all(knob.name != WEIGHT for knob in methods[name].knobs):
                 yield f"layers are swapped by weights, which {name} lacks; remove it, or swap"
+    others = settings.drop or settings.repeat or settings.swap or settings.rounds
+    if settings.mixture is not None and others:
+        yield "a mixture of experts has the base's layers; remove drop, repeat, swap and rounds"
     yield from _flow_faults(settings, n_layers, methods)
     if not settings.methods:
         yield f"no method is named; choose from {', '.join(methods)}"

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from automerge.space.mixtures import MixtureSettings
+
 
 @dataclass(frozen=True)
 class Knots:
@@ -55,6 +57,7 @@ class SpaceSettings:
         longest: the most layers of a path; None for half as many again as a model has.
         network: whether a network says which layers a path has; None for where there are many.
         swap: whether the bottom and top layers of one of two sources are put around the other's.
+        mixture: what of mixtures of experts is searched; None where they are not.
         seed: decides the random masks of seeded methods, the same for every recipe.
         dtype: of the merged models, where it is not the base's.
         noise: sources that are random: merged only by methods that add task vectors, with weights
@@ -79,6 +82,7 @@ class SpaceSettings:
     repeat: int
     seed: int
     swap: bool = False
+    mixture: MixtureSettings | None = None
     rounds: int = 0
     scale: float = 1.0
     longest: int | None = None

@@ -14,6 +14,7 @@ from automerge.arrays import Bools, Floats, Indices
 from automerge.recipe import Coordinate, Recipe, Value
 from automerge.space.flow import Flow
 from automerge.space.method import METHOD, Choose, MethodSpace
+from automerge.space.mixtures import Mixtures
 from automerge.space.parameters import (
     BooleanParameter,
     CategoricalParameter,
@@ -58,7 +59,7 @@ class Space:
     n_layers: int
     methods: Mapping[str, MethodSpace]
     dtype: str | None = None
-    structure: Structure | Swap | Flow | None = None
+    structure: Structure | Swap | Flow | Mixtures | None = None
     noise: tuple[str, ...] = ()
 
     @property

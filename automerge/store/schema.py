@@ -54,6 +54,15 @@ class StoredSlice(_Exact):
     input_scale: Annotated[float, Field(gt=0)] = 1.0
 
 
+class StoredMixture(_Exact):
+    """A recipe's mixture of experts."""
+
+    experts: Annotated[list[Name], Field(min_length=1, max_length=1000)]
+    per_token: Annotated[int, Field(ge=1, le=1000)]
+    gates: Name
+    layers: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = None
+
+
 class StoredRecipe(_Exact):
     """A recipe as `Recipe.plain` writes it."""
 
@@ -62,6 +71,7 @@ class StoredRecipe(_Exact):
     base: Name | None = None
     parameters: dict[Short, Knob] = {}
     slices: Annotated[list[StoredSlice], Field(max_length=10_000)] = []
+    mixture: StoredMixture | None = None
     evidence: dict[Name, dict[Name, Digest]] = {}
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     dtype: Name | None = None

@@ -63,6 +63,7 @@ def test_each_is_searched_on_the_demo(name: str, tmp_path: Path) -> None:
     [
         ("layers", ["start-deeper", "start-shallower"]),
         ("swap", ["start-swap-1", "start-swap-2"]),
+        ("mixture", ["start-all-experts", "start-top-1", "start-top-2"]),
         ("dataflow", ["start-upscaled", "start-spliced", "start-swapped-1", "start-swapped-2"]),
     ],
 )

@@ -43,6 +43,7 @@ def test_there_are_ready_spaces():
         "lora_pool",
         "lorahub",
         "many_sources",
+        "mixture",
         "per_layer",
         "quick",
         "slerp_pair",

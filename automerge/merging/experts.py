@@ -1,0 +1,94 @@
+"""Give the layers of a live model experts, and their dense feed-forward parts back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from automerge.checkpoints.architecture import language_class, quiet, read_config
+from automerge.merging.layers import find_layers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CONFIGURED = ("num_local_experts", "num_experts_per_tok")
+"""What the live model's configuration says of its experts, as an exported one does."""
+_PART = "mlp"
+"""The name of a layer's feed-forward part in a live model, dense or not."""
+
+
+class LiveExperts:
+    """Puts transformers' own mixture of experts in the place of a model's feed-forward parts.
+
+    A merge writes the experts' weights; the dense parts are set aside and keep theirs. Of the
+    experts, as many are in memory as the last mixture had.
+    """
+
+    def __init__(self, model: PreTrainedModel, n_layers: int) -> None:
+        _, self._layers = find_layers(model, n_layers)
+        self._config = model.config
+        self._dense: Sequence[nn.Module] = [getattr(layer, _PART) for layer in self._layers]
+        self._twin: PreTrainedModel | None = None
+        self._n_experts = 0
+        self.routed = False
+
+    def restore(self) -> None:
+        """Give the model's layers their dense parts back."""
+        if self.routed:
+            self._put(self._dense)
+            for key in CONFIGURED:
+                delattr(self._config, key)
+        self.routed = False
+
+    def arrange(self, model: PreTrainedModel, config: Mapping[str, Any]) -> PreTrainedModel:
+        """Give the model's layers experts as the configuration of a mixture says.
+
+        Returns:
+            A model of the architecture that the live one now is, whose modules are the live ones:
+            stored names are those of its tensors.
+        """
+        n_experts, per_token = (config[key] for key in CONFIGURED)
+        if self._twin is None or self._n_experts != n_experts:
+            self._twin = None  # makes room for the next
+            self._twin, self._n_experts = self._twin_of(model, config), n_experts
+        _, layers = find_layers(self._twin, len(self._layers))
+        blocks = [getattr(layer, _PART) for layer in layers]
+        for block in blocks:
+            for module in block.modules():
+                if hasattr(module, "top_k"):
+                    setattr(module, "top_k", per_token)  # noqa: B010 (type checkers see a tensor)
+        self._put(blocks)
+        for key in CONFIGURED:
+            setattr(self._config, key, config[key])
+        self.routed = True
+        return self._twin
+
+    def _put(self, parts: Sequence[nn.Module]) -> None:
+        for layer, part in zip(self._layers, parts, strict=True):
+            setattr(layer, _PART, part)
+
+    def _twin_of(self, model: PreTrainedModel, config: Mapping[str, Any]) -> PreTrainedModel:
+        """Build a mixture that shares everything with the model but experts and gates."""
+        made = read_config(config)
+        with quiet(), torch.device("meta"):
+            twin: PreTrainedModel = language_class(made)._from_config(made, dtype=model.dtype)
+        twin.eval().requires_grad_(False)
+        _, layers = find_layers(twin, len(self._layers))
+        for layer, live, dense in zip(layers, self._layers, self._dense, strict=True):
+            getattr(layer, _PART).to_empty(device=next(dense.parameters()).device)
+            _share(layer, live, but=_PART)
+        name, _ = find_layers(twin, len(self._layers))
+        owner, _, listed = name.rpartition(".")
+        _share(twin.get_submodule(owner), model.get_submodule(owner), but=listed)
+        _share(twin, model, but=owner)
+        return twin
+
+
+def _share(module: nn.Module, other: nn.Module, but: str) -> None:
+    """Put all children of another module, but one, into the places of a module's own."""
+    for name, _ in list(module.named_children()):
+        if name != but:
+            setattr(module, name, getattr(other, name))

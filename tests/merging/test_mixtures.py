@@ -1,0 +1,332 @@
+"""Recipes of mixtures of experts: live, on disk, and beside a mixture computed naively."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transformers as hf
+from torch.nn.functional import silu
+
+from automerge.checkpoints import open_checkpoint
+from automerge.config.recipe_file import read_recipe, recipe_text
+from automerge.errors import ConfigError, PreflightError
+from automerge.evaluation.properties import MEASURES
+from automerge.evidence import MemoryEvidence
+from automerge.evidence.gather import gather_hidden_state
+from automerge.merging import ResidentEngine, merge_to_folder
+from automerge.mixture import Mixture
+from automerge.recipe import Profile, Recipe, RecipeSource, Slice, single, uniform_average
+from automerge.store.schema import RECIPE, misfit
+from tests.checkpoints.models import llama, perturb, save
+
+NAMES = ("base", "a", "b", "c")
+N_LAYERS = 3
+TOKENS = torch.arange(24).reshape(2, 12)
+
+
+def dense(kind: str):
+    """A Llama without ties, a tied one, or a Mistral that looks back four tokens."""
+    model = llama(tied=kind == "tied")
+    if kind != "mistral":
+        return model
+    config = {**model.config.to_dict(), "sliding_window": 4, "model_type": "mistral"}
+    return hf.MistralForCausalLM(hf.MistralConfig(**config))
+
+
+@pytest.fixture(scope="module", params=["llama", "tied", "mistral"])
+def folders(request, tmp_path_factory) -> dict[str, Path]:
+    torch.manual_seed(0)
+    root, base = tmp_path_factory.mktemp("models"), dense(request.param)
+    # Weights of a size at which experts and routes matter.
+    return {
+        name: save(perturb(base, seed, 0.3).bfloat16(), root / name)
+        for seed, name in enumerate(NAMES)
+    }
+
+
+@pytest.fixture
+def checkpoints(folders):
+    return {name: open_checkpoint(folder) for name, folder in folders.items()}
+
+
+def load(folder: Path, dtype=torch.float32):
+    return hf.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+
+
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model(TOKENS % 64).logits
+
+
+def evidence(width: int = 16) -> dict[str, MemoryEvidence]:
+    """What hidden gates are made of: a vector per expert and layer, by digest."""
+    generator = torch.Generator().manual_seed(5)
+    found = {}
+    for number in range(1, len(NAMES)):
+        states = {
+            f"model.layers.{layer}.mlp.gate_proj.weight": torch.randn(width, generator=generator)
+            for layer in range(N_LAYERS)
+        }
+        digest = f"{number:032x}"
+        found[digest] = MemoryEvidence("hidden_state", digest, states)
+    return found
+
+
+def recipe(gates: str, per_token: int, layers: tuple[int, int] | None = None) -> Recipe:
+    digests = dict(zip(NAMES[1:], evidence(), strict=True))
+    sources = tuple(
+        RecipeSource(name, {"weight": Profile.of(w)})
+        for name, w in zip(NAMES[1:], (1, 2, 0.5), strict=True)
+    )
+    return Recipe(
+        "task_arithmetic",
+        sources,
+        "base",
+        seed=7,
+        evidence={"hidden_state": digests} if gates == "hidden" else {},
+        mixture=Mixture(NAMES[1:], per_token, gates, layers),
+    )
+
+
+def engine(checkpoints) -> ResidentEngine:
+    return ResidentEngine(checkpoints, evidence=evidence())
+
+
+CASES = [("uniform", 3, None), ("random", 2, None), ("hidden", 1, (1, 3)), ("hidden", 2, (0, 2))]
+
+
+@pytest.mark.parametrize(("gates", "per_token", "layers"), CASES)
+def test_the_live_model_is_the_exported_one(
+    gates, per_token, layers, checkpoints, folders, tmp_path
+):
+    made = recipe(gates, per_token, layers)
+    merge_to_folder(made, checkpoints, tmp_path / "out", evidence=evidence())
+    exported, live = load(tmp_path / "out"), load(folders["base"])
+    assert type(exported) is hf.MixtralForCausalLM
+    merging = engine(checkpoints)
+    merging.merge_into(live, made)
+    assert torch.equal(logits(live), logits(exported))
+    for name in ("parameters", "active_parameters"):
+        counts = [MEASURES[name](SimpleNamespace(model=model)) for model in (live, exported)]
+        assert counts[0] == counts[1]
+    stored = dict(engine(checkpoints).merge(made))
+    held = merging.tensors(live)
+    assert all(torch.equal(tensor.float(), stored[name].float()) for name, tensor in held.items())
+
+
+def naive(folders, made: Recipe, gates: dict[int, torch.Tensor], checkpoints):
+    """The merge as a dense model, in each of whose layers experts are run one by one."""
+    plain = load(folders["base"])
+    ResidentEngine(checkpoints).merge_into(plain, replace(made, mixture=None, evidence={}))
+    experts = [load(folders[name]) for name in made.mixture.experts]
+    for number, layer in enumerate(plain.model.layers):
+        own = [model.model.layers[number].mlp for model in experts]
+        if made.mixture.layers and number not in range(*made.mixture.layers):
+            own = [layer.mlp] * len(experts)
+        layer.mlp = Naive(own, gates[number], made.mixture.per_token)
+    return plain
+
+
+class Naive(torch.nn.Module):
+    """Token by token: the softmax of all scores, of which the largest k are taken and rescaled."""
+
+    def __init__(self, experts, gates, per_token):
+        super().__init__()
+        self.experts, self.gates, self.per_token = experts, gates, per_token
+
+    def forward(self, states):
+        out = torch.zeros_like(states)
+        for place in [(i, j) for i in range(len(states)) for j in range(states.shape[1])]:
+            x = states[place]
+            shares = (self.gates @ x).exp() / (self.gates @ x).exp().sum()
+            chosen = shares.argsort(descending=True)[: self.per_token].tolist()
+            for k in chosen:
+                mlp = self.experts[k]
+                up, gate = mlp.up_proj.weight @ x, mlp.gate_proj.weight @ x
+                share = shares[k] / shares[chosen].sum()
+                out[place] += share * (mlp.down_proj.weight @ (silu(gate) * up))
+        return out
+
+
+@pytest.mark.parametrize(("gates", "per_token", "layers"), CASES)
+def test_a_token_passes_the_experts_its_gates_choose(
+    gates, per_token, layers, checkpoints, folders
+):
+    made = recipe(gates, per_token, layers)
+    live, merging = load(folders["base"]), engine(checkpoints)
+    merging.merge_into(live, made)
+    rows = {
+        number: merging.tensors(live)[f"model.layers.{number}.block_sparse_moe.gate.weight"]
+        for number in range(N_LAYERS)
+    }
+    wanted = logits(naive(folders, made, rows, checkpoints))
+    # float32, added up in another order: 2⁸ roundings of the largest logit.
+    rounding = 2**-16 * wanted.abs().max()
+    assert torch.allclose(logits(live), wanted, rtol=0, atol=rounding)
+    assert not torch.allclose(logits(load(folders["base"])), wanted, rtol=0, atol=100 * rounding)
+
+
+def test_gates_are_what_they_say(checkpoints):
+    def gates(made: Recipe, layer: int) -> torch.Tensor:
+        return dict(engine(checkpoints).merge(made))[
+            f"model.layers.{layer}.block_sparse_moe.gate.weight"
+        ].float()
+
+    assert not gates(recipe("uniform", 3), 1).any()
+    random = torch.cat([gates(recipe("random", 2), layer) for layer in range(N_LAYERS)])
+    assert random.unique(dim=0).shape == (3 * N_LAYERS, 16)
+    # 144 numbers of variance 1: the mean is within 4 standard errors of 0.
+    assert abs(random.mean()) < 4 / 12
+    assert random.std() == pytest.approx(1, abs=0.2)
+    other = replace(recipe("random", 2), seed=8)
+    assert not torch.equal(gates(other, 0), gates(recipe("random", 2), 0))
+    for row, found in zip(gates(recipe("hidden", 1), 1), evidence().values(), strict=True):
+        state = found.read("model.layers.1.mlp.gate_proj.weight")
+        assert torch.allclose(row, state / state.norm(), rtol=2**-8)
+
+
+def test_with_experts_that_are_the_merge_it_computes_what_the_merge_does(checkpoints, folders):
+    """Outside its layers: here in all but one, whose experts are one model, whichever is chosen."""
+    sources = (RecipeSource("a", {"weight": Profile.of(1)}),)
+    made = Recipe("linear", sources, mixture=Mixture(("a", "a", "a"), 2, "random", (1, 2)))
+    live, plain = (load(folders["base"]) for _ in range(2))
+    engine(checkpoints).merge_into(live, made)
+    ResidentEngine(checkpoints).merge_into(plain, single("a"))
+    assert torch.allclose(logits(live), logits(plain), rtol=1e-4, atol=1e-4)
+
+
+def deeper() -> Recipe:
+    """A model of four layers, the last run twice."""
+    sources = (RecipeSource("a", {"weight": Profile.of(1)}),)
+    return Recipe("linear", sources, slices=(Slice({"a": (0, 3)}), Slice({"a": (2, 3)})))
+
+
+def test_a_model_changes_between_mixtures_and_dense_ones(checkpoints, folders):
+    live, merging = load(folders["base"]), engine(checkpoints)
+    made = [
+        uniform_average(NAMES[1:]),
+        recipe("hidden", 2),
+        replace(recipe("random", 1), mixture=Mixture(("c", "b"), 1, "random")),
+        uniform_average(NAMES[1:]),
+        recipe("random", 1),
+        deeper(),
+        recipe("uniform", 3),
+        recipe("uniform", 3),
+    ]
+    written = []
+    for one in made:
+        written.append(merging.merge_into(live, one).n_written)
+        fresh = load(folders["base"])
+        engine(checkpoints).merge_into(fresh, one)
+        assert torch.equal(logits(live), logits(fresh))
+    assert written[-1] == 0
+    # One expert less per token: no weight changes, but what is computed does.
+    merging.merge_into(live, recipe("hidden", 2))
+    before = logits(live)
+    assert merging.merge_into(live, recipe("hidden", 1)).n_written == 0
+    assert not torch.equal(logits(live), before)
+    merging.merge_into(live, single("base"))
+    assert torch.equal(logits(live), logits(load(folders["base"])))
+    assert not hasattr(live.config, "num_local_experts")
+
+
+def test_a_mixture_has_no_distance_to_the_base(checkpoints, folders):
+    live, merging = load(folders["base"]), engine(checkpoints)
+    merging.merge_into(live, recipe("uniform", 3))
+    with pytest.raises(PreflightError, match="only for models with the base's layers"):
+        merging.distance(live, "base")
+    merging.merge_into(live, single("a"))
+    assert merging.distance(live, "base") > 0
+
+
+def test_a_hidden_state_is_the_mean_of_what_enters_a_layer(folders):
+    live = load(folders["base"])
+    entered: dict[int, list[torch.Tensor]] = {}
+    for number, layer in enumerate(live.model.layers):
+        layer.register_forward_pre_hook(
+            lambda module, args, n=number: entered.setdefault(n, []).append(args[0][0].clone())
+        )
+    names = [f"model.layers.{number}.mlp.gate_proj.weight" for number in range(N_LAYERS)]
+    tensors = dict.fromkeys([*names, "model.norm.weight"], torch.zeros(1))
+    found = gather_hidden_state(live, tensors, [[1, 2, 3], [4, 5, 6, 7, 8]])
+    assert list(found) == names
+    for number, name in enumerate(names):
+        wanted = torch.cat(entered[number]).mean(0)
+        assert torch.allclose(found[name], wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_file_has_it_and_gives_it_back(folders, tmp_path):
+    made = recipe("hidden", 1, (0, 2))
+    path = tmp_path / "recipe.yaml"
+    models = {name: str(folders[name]) for name in NAMES}
+    path.write_text(recipe_text(made, models))
+    assert read_recipe(path).recipe == made
+    plain = made.plain()
+    assert Recipe.from_plain(plain) == made
+    assert misfit(RECIPE, json.dumps(plain)) is None
+    assert hash(made) != hash(replace(made, mixture=None))
+
+
+FAULTS = [
+    ({"experts": ["a"]}, "a mixture has 2 experts or more; got 1"),
+    ({"experts": "a, b"}, "expected a list of models' names; got 'a, b'"),
+    ({"per_token": 3}, "expected a number from 1 to 2, that of the experts; got 3"),
+    ({"per_token": 0}, "expected a number from 1 to 2, that of the experts; got 0"),
+    ({"per_token": True}, "expected a whole number; got True"),
+    ({"gates": "uniform", "per_token": 1}, "all 2 experts per token, since uniform gates prefer"),
+    ({"gates": "unifrom"}, "unknown gates 'unifrom'; did you mean 'uniform'"),
+    ({"gates": "hidden"}, "need evidence of the kind hidden_state from a, b: name its digest"),
+    ({"layers": [2, 2]}, "expected the first layer, counted from 0, and the one past the last"),
+    ({"layers": [0, 1.5]}, r"expected \[FIRST, END\], numbers of layers from 0; got \[0, 1.5\]"),
+    ({"top_k": 1}, "unknown key 'top_k'"),
+    ({"gates": None}, "expected one of uniform, random, hidden; got None"),
+]
+
+
+@pytest.mark.parametrize(("changed", "message"), FAULTS, ids=[m for _, m in FAULTS])
+def test_what_is_no_mixture_is_refused_where_it_is_written(changed, message, tmp_path):
+    mixture = {"experts": ["a", "b"], "per_token": 1, "gates": "random", **changed}
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    path = tmp_path / "recipe.yaml"
+    plain = {"method": "linear", "sources": {"a": {}, "b": {}}, "mixture": mixture}
+    path.write_text(json.dumps({"models": {"a": "./a", "b": "./b"}, **plain}, indent=1))
+    with pytest.raises(ConfigError, match=message) as raised:
+        read_recipe(path)
+    assert all(fault.location is not None for fault in raised.value.faults)
+
+
+def test_layers_that_are_not_there_are_refused(checkpoints):
+    with pytest.raises(PreflightError, match=r"mixture: expected layers up to 3, got \[1, 4\]"):
+        list(engine(checkpoints).merge(recipe("random", 1, (1, 4))))
+
+
+def test_slices_and_a_mixture_exclude_each_other(checkpoints):
+    sliced = replace(recipe("random", 1), slices=(Slice(dict.fromkeys(NAMES, (0, 3))),))
+    with pytest.raises(ConfigError, match="a mixture of experts has the base's layers; remove"):
+        list(engine(checkpoints).merge(sliced))
+
+
+def test_experts_need_not_be_merged(checkpoints, folders):
+    """All but the experts is the base's, as by mergekit-moe."""
+    made = Recipe(
+        "linear",
+        (RecipeSource("base", {"weight": Profile.of(1)}),),
+        mixture=Mixture(("a", "b"), 1, "random"),
+    )
+    found = dict(engine(checkpoints).merge(made))
+    for name, tensor in found.items():
+        if ".experts." in name:
+            _, _, layer, _, _, number, matrix, _ = name.split(".")
+            part = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}[matrix]
+            model, stored = "ab"[int(number)], f"model.layers.{layer}.mlp.{part}.weight"
+        elif name.endswith("gate.weight"):
+            continue
+        else:
+            model, stored = "base", name
+        assert torch.equal(tensor, checkpoints[model].read(stored)), name
