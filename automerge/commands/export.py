@@ -14,7 +14,7 @@ from automerge.errors import Fault, PreflightError, StateError, WeightsDiffer
 from automerge.evidence import EVIDENCE
 from automerge.extensions import installed
 from automerge.files.atomic import write_atomically
-from automerge.files.known import is_known, remember
+from automerge.files.known import is_known, known_reference, remember
 from automerge.files.noise import is_noise
 from automerge.recipe import BASE, Recipe
 from automerge.report.card import FILE as CARD
@@ -221,8 +221,15 @@ def open_models(
     watch.verify()
     for model in models:
         remember(folders[model.name], model.digest)
-    references = {model.name: from_export(model) for model in models}
+    references = {model.name: _reference(run, model) for model in models}
     return open_together(folders, BASE, aligned_by(models), [run / EVIDENCE]), references, watch
+
+
+def _reference(run: Path, model: StudyModel) -> str:
+    """Return how an exported recipe names a model: by content where a moved run has left it."""
+    if model.reference.startswith(".") and not (run / model.reference).is_dir():
+        return known_reference(model.name, model.digest)
+    return from_export(model)
 
 
 def from_export(model: StudyModel) -> str:

@@ -63,6 +63,9 @@ MAX_SWEEP = 1000
 TRIALS_PER_START = 6
 """A search of this many trials may begin with one of the usual merges."""
 
+MIN_SHORTLIST, TRIALS_PER_PLACE = 12, 10
+"""A shortlist has at least so many places, and one for so many trials."""
+
 
 class StudyConfig(Section):
     """Everything that decides a study.
@@ -110,7 +113,7 @@ class StudyConfig(Section):
     deterministic: bool = unsafe(False)
     evaluation: Evaluation = unsafe(Evaluation())
     split: Split = unsafe(Split())
-    shortlist: int = safe(12, ge=1, le=1000)
+    shortlist: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = safe("auto")
     resolution: float = safe(0.02, ge=0, le=1)
     out: str = safe(min_length=1)
     export: Literal["best", "front", "knee", "adapter", "none"] = safe("best")
@@ -386,6 +389,13 @@ class StudyConfig(Section):
     def n_starts(self) -> int:
         """How many usual merges the search may begin with."""
         return self.expected_budget // TRIALS_PER_START if self.starts == "auto" else self.starts
+
+    @property
+    def n_shortlisted(self) -> int:
+        """How many merges may go on to the select items."""
+        if self.shortlist != "auto":
+            return self.shortlist
+        return max(MIN_SHORTLIST, self.expected_budget // TRIALS_PER_PLACE)
 
     @property
     def references(self) -> dict[str, str]:

@@ -16,7 +16,14 @@ BANDWIDTH_DONOR = 8
 PRIOR_DONORS = 0.5
 """How many donors an item's mean over all candidates is worth in its prediction."""
 PRIOR_ITEMS = 10.0
-"""How many items unrelated to the predictors are added in effect, to shrink the coefficients."""
+"""How many items unrelated to the predictors are added in effect, to shrink the coefficients; fewer
+where predictors explain most of the variance, in proportion to the ratio of noise to signal."""
+ROUNDS = 3
+"""How often that ratio is found, first without any of those items."""
+SMALLEST = 1e-12
+"""Of what is divided by."""
+PRIOR_DEGREES = 4.0
+"""How many degrees of freedom the other candidates' variance is worth in a candidate's own."""
 
 
 def nearest(distances: Floats) -> Indices:
@@ -47,7 +54,7 @@ def predictions(scores: Floats, distances: Floats, item_means: Floats) -> Floats
     return np.asarray(total / (weights @ seen + PRIOR_DONORS))
 
 
-def control_variates(row: Floats, predictors: Floats) -> Estimate:
+def control_variates(row: Floats, predictors: Floats, usual: float | None = None) -> Estimate:
     """Estimate the mean over a pool of items from some of them drawn at random.
 
     The regression estimator ȳ − β(c̄ − C̄) (Lavenberg and Welch 1981): ȳ and c̄ are the means of
@@ -56,27 +63,44 @@ def control_variates(row: Floats, predictors: Floats) -> Estimate:
 
     The standard error comes from leave-one-out residuals, which account for the coefficients (HC3:
     MacKinnon and White 1985; the usual one without predictors), with the finite-population
-    correction (Cochran 1977, eq. 2.20): so it is about the pool's items and none beyond.
+    correction (Cochran 1977, eq. 2.20): so it is about the pool's items and none beyond. The
+    variance of few items is itself uncertain, and 0 where all their scores are equal, so it is
+    moderated by a usual one (Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3, eq. for s̃²).
 
     Args:
         row: (items,), NaN for the items not seen.
         predictors: (k, items), each a guess of every item's score.
+        usual: the variance of an item's score in other candidates; None if there are none.
+
+    Returns:
+        The mean with its error; NaN without items.
     """
     seen = np.isfinite(row)
     values, known = row[seen], predictors[:, seen]
     n = len(values)
+    if n == 0:
+        return Estimate(math.nan, math.nan, 0)
     centred = values - values.mean()
     about = known - known.mean(axis=1, keepdims=True)
     deviations = predictors - predictors.mean(axis=1, keepdims=True)
-    prior = PRIOR_ITEMS * (deviations @ deviations.T) / len(row)
-    inverse = np.linalg.pinv(about @ about.T + prior, hermitian=True)
-    # β, as if there were PRIOR_ITEMS more items whose scores no predictor explains
-    slopes = inverse @ (about @ centred)
+    pooled = deviations @ deviations.T / len(row)
+    noise, own = 0.0, 1 / n
+    for _ in range(ROUNDS):
+        # β, as if there were some more items whose scores no predictor explains
+        inverse = np.linalg.pinv(about @ about.T + PRIOR_ITEMS * noise * pooled, hermitian=True)
+        slopes = inverse @ (about @ centred)
+        # e / (1 − h), what each item is off by when it is predicted from the others
+        leverages = own + ((inverse @ about) * about).sum(axis=0)
+        residuals = (centred - slopes @ about) / np.maximum(1 - leverages, SMALLEST)
+        left = float(residuals @ residuals)
+        explained = float(centred @ centred) / max(1 - own, SMALLEST) ** 2 - left
+        noise = left / explained if explained > left else 1.0
     value = float(values.mean() - slopes @ (known.mean(axis=1) - predictors.mean(axis=1)))
-    if n in (1, len(row)):
+    if n == len(row):
         return Estimate(value, 0.0, n)
-    # Σ (e / (1 − h))² (n − 1) / n³ (1 − n / N)
-    leverages = 1 / n + ((inverse @ about) * about).sum(axis=0)
-    residuals = (centred - slopes @ about) / (1 - leverages)
-    variance = float(residuals @ residuals) * (n - 1) / n**3 * (1 - n / len(row))
-    return Estimate(value, math.sqrt(variance), n)
+    degrees = n - 1
+    variance = left * degrees / n**2
+    if usual is not None:
+        # s̃² = (d₀ s₀² + d s²) / (d₀ + d)
+        variance = (PRIOR_DEGREES * usual + degrees * variance) / (PRIOR_DEGREES + degrees)
+    return Estimate(value, math.sqrt(variance / n * (1 - n / len(row))), n)

@@ -108,8 +108,14 @@ class Predictor:
                     for item, value in zip(own.items, own.values, strict=True):
                         known[at[item]] = value, are_margins
         columns = sorted(known)  # one order, whichever the scores come in
-        values, kinds = zip(*(known[column] for column in columns), strict=True)
-        return _Seen(np.array(columns), np.array(values), np.array(kinds, dtype=np.bool_))
+        values, kinds = (
+            zip(*(known[column] for column in columns), strict=True) if known else ((), ())
+        )
+        return _Seen(
+            np.array(columns, dtype=np.intp),
+            np.array(values, dtype=np.float64),
+            np.array(kinds, dtype=np.bool_),
+        )
 
     def _smooth(self, seen: _Seen) -> Floats:
         tempered = right_probability(seen.values, self._temperatures[seen.columns])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,23 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from automerge.arrays import Floats, Indices
-from automerge.estimation.intervals import MEANS
 from automerge.estimation.narrow import narrowed
-from automerge.estimation.neighbours import control_variates, nearest, predictions
+from automerge.estimation.neighbours import SMALLEST, control_variates, nearest, predictions
 from automerge.estimation.predictor import Predictor
 from automerge.objective import (
+    Aggregation,
     Estimate,
     ItemScores,
     Objective,
-    estimate,
     item_weights,
     perplexity,
 )
 
 _Item = tuple[str, int]
 
-_MEANS = (*MEANS, "perplexity")
-"""Functions of a mean over items; ratios are estimated from the candidate's items alone."""
+_RATIOS = ("ratio", "weighted_perplexity", "bits_per_byte")
+"""Functions of Σ values / Σ weights, whose weights are numbers of words or bytes."""
 
 
 class Scoreboard:
@@ -36,13 +36,11 @@ class Scoreboard:
     ) -> None:
         """Begin with no candidate; `pool` are the items of each objective, by its name."""
         self._objectives = objectives
-        self._ratios = [o for o in objectives if o.aggregation not in _MEANS]
+        self._exact = [o for o in objectives if o.is_exact]
         self._positions = _Rows()
-        self._plain: list[Mapping[str, Estimate]] = []
+        self._properties: list[Mapping[str, Estimate]] = []
         self._tables = {
-            o.name: _Table(pool[o.name], o.aggregation == "mean_of_means")
-            for o in objectives
-            if o.aggregation in _MEANS
+            o.name: _Table(pool[o.name], o.aggregation) for o in objectives if not o.is_exact
         }
         self._predictor = Predictor({name: pool[name] for name in self._tables})
 
@@ -63,12 +61,13 @@ class Scoreboard:
             is_parent: whether it is the base or a source.
         """
         self._positions.append(np.array([np.nan]) if position is None else position)
-        self._plain.append({o.name: estimate(scores[o.name], o.aggregation) for o in self._ratios})
-        for name, table in self._tables.items():
-            table.add(scores[name])
-        if self._tables:
-            self._predictor.add(scores, margins or {}, is_parent)
-        return len(self._plain) - 1
+        self._properties.append(
+            {o.name: Estimate(scores[o.name].values[0], 0.0, 1) for o in self._exact}
+        )
+        rates = {name: table.add(scores[name]) for name, table in self._tables.items()}
+        if rates:
+            self._predictor.add(rates, margins or {}, is_parent)
+        return len(self._properties) - 1
 
     @property
     def temperatures(self) -> dict[tuple[str, str], float]:
@@ -88,14 +87,11 @@ class Scoreboard:
         for objective in self._objectives:
             table = self._tables.get(objective.name)
             if table is None:
-                estimates[objective.name] = self._plain[candidate][objective.name]
+                estimates[objective.name] = self._properties[candidate][objective.name]
                 continue
             guess = guesses.get(objective.name)
             mean = table.estimate(candidate, donors, distances[donors], guess)
-            if objective.aggregation == "perplexity":
-                value = perplexity(mean.value)
-                mean = Estimate(value, value * mean.stderr, mean.n)
-            estimates[objective.name] = mean
+            estimates[objective.name] = _transformed(mean, objective.aggregation)
         return estimates
 
     def _distances(self, candidate: int) -> Floats:
@@ -143,26 +139,52 @@ class _Row(NamedTuple):
 class _Table:
     """One objective's scores: a row per candidate, a column per item.
 
+    A mean weights all items alike, a mean of means so that all tasks count equally, and a ratio by
+    words or bytes: there a score is the item's own ratio, as Σ y / Σ w is the mean of the y / w
+    with weights w. An item that no candidate has seen is taken to have the mean weight.
+
     Rows are kept sparse and narrow: there may be tens of thousands, each with few of the items.
     """
 
-    def __init__(self, items: Sequence[_Item], by_task: bool) -> None:
-        """Begin with no candidate; `by_task` weights the items so that all tasks count equally."""
+    def __init__(self, items: Sequence[_Item], aggregation: Aggregation) -> None:
+        """Begin with no candidate."""
         self._columns = {item: i for i, item in enumerate(items)}
-        self._weights = item_weights(items) if by_task else None
+        self._weights = item_weights(items) if aggregation == "mean_of_means" else None
+        self._amounts = np.full(len(items), np.nan) if aggregation in _RATIOS else None
+        """Words or bytes of each item; NaN where not known."""
         self._column_type = np.min_scalar_type(len(items))
         self._rows: list[_Row] = []
         self._sums = np.zeros(len(items))
+        self._squares = np.zeros(len(items))
         self._counts = np.zeros(len(items))
 
-    def add(self, scores: ItemScores) -> None:
-        """Enter the next candidate's scores."""
+    def add(self, scores: ItemScores) -> ItemScores:
+        """Enter the next candidate's scores; return them, of a ratio each divided by its weight."""
+        if self._amounts is not None:
+            scores = self._rates(scores)
         row = np.full(len(self._columns), np.nan)
         row[[self._columns[item] for item in scores.items]] = scores.values
         seen = np.flatnonzero(np.isfinite(row))
         self._sums[seen] += row[seen]
+        self._squares[seen] += row[seen] ** 2
         self._counts[seen] += 1
         self._rows.append(_Row(seen.astype(self._column_type), narrowed(row[seen])))
+        return scores
+
+    def _rates(self, scores: ItemScores) -> ItemScores:
+        """Divide scores by their weights, which are noted; what weighs nothing is left out."""
+        assert self._amounts is not None
+        weights = scores.weights or (1.0,) * len(scores.items)
+        kept = [row for row, weight in enumerate(weights) if weight > 0]
+        items = tuple(scores.items[row] for row in kept)
+        amounts = np.array([weights[row] for row in kept])
+        self._amounts[[self._columns[item] for item in items]] = amounts
+        if not (known := np.isfinite(self._amounts)).any():
+            return ItemScores((), ())
+        amounts_or_mean = np.where(known, self._amounts, self._amounts[known].mean())
+        self._weights = amounts_or_mean / amounts_or_mean.mean()
+        values = np.array([scores.values[row] for row in kept]) / amounts
+        return ItemScores(items, tuple(values.tolist()))
 
     def estimate(
         self, candidate: int, donors: Indices, distances: Floats, guess: Floats | None
@@ -173,13 +195,13 @@ class _Table:
         weights are one more predictor: a draw may contain more or fewer of the heavy items.
         """
         rows = self._dense([candidate, *donors])
-        item_means = self._item_means(candidate)
+        item_means, usual = self._item_means(candidate)
         predicted = predictions(rows[1:], distances, item_means)
         guesses = np.stack([predicted, item_means, *([] if guess is None else [guess])])
         if self._weights is None:
-            return control_variates(rows[0], guesses)
+            return control_variates(rows[0], guesses, usual)
         weighted = np.stack([*(self._weights * guesses), self._weights])
-        return control_variates(self._weights * rows[0], weighted)
+        return control_variates(self._weights * rows[0], weighted, usual)
 
     def _dense(self, candidates: Sequence[int]) -> Floats:
         """Return rows of all items, NaN where a candidate did not see one: (candidates, items)."""
@@ -189,11 +211,39 @@ class _Table:
         dense[at, np.concatenate(columns)] = np.concatenate(values)
         return dense
 
-    def _item_means(self, candidate: int) -> Floats:
-        """Return each item's mean over the other candidates, shrunk to their mean: (items,)."""
+    def _item_means(self, candidate: int) -> tuple[Floats, float | None]:
+        """Return what the other candidates say of each item, and how much they differ.
+
+        Returns:
+            Their mean on each item, shrunk to that of all: (items,). The variance of an item's
+            weighted score among them; None where no two saw the same item.
+        """
         columns, values = self._rows[candidate]
-        sums, counts = self._sums.copy(), self._counts.copy()
+        sums, squares, counts = self._sums.copy(), self._squares.copy(), self._counts.copy()
         sums[columns] -= values
+        squares[columns] -= np.square(values, dtype=np.float64)
         counts[columns] -= 1
         overall = float(sums.sum() / max(counts.sum(), 1.0))
-        return np.asarray((sums + overall) / (counts + 1.0))
+        several = counts > 1
+        if not several.any():
+            return np.asarray((sums + overall) / (counts + 1.0)), None
+        means = sums[several] / counts[several]
+        within = np.maximum(squares[several] - sums[several] * means, 0.0)
+        degrees = float((counts[several] - 1).sum())
+        # One candidate tells all of an item where items differ far more than candidates do.
+        noise, spread = float(within.sum()) / degrees, float(means.var())
+        worth = min(noise / spread, 1.0) if spread else 1.0
+        shrunk = (sums + worth * overall) / np.maximum(counts + worth, SMALLEST)
+        shrunk = np.where(counts > 0, shrunk, overall)
+        weights = 1.0 if self._weights is None else self._weights[several]
+        return np.asarray(shrunk), float((weights**2 * within).sum()) / degrees
+
+
+def _transformed(mean: Estimate, aggregation: Aggregation) -> Estimate:
+    """Return the value that is made of a mean or ratio, with its error by the delta method."""
+    if aggregation in ("perplexity", "weighted_perplexity"):
+        value = perplexity(mean.value)
+        return Estimate(value, value * mean.stderr, mean.n)
+    if aggregation == "bits_per_byte":
+        return Estimate(-mean.value / math.log(2), mean.stderr / math.log(2), mean.n)
+    return mean

@@ -363,7 +363,7 @@ def _model_bytes(checkpoints: Mapping[str, Checkpoint]) -> int:
 
 def _exported(config: StudyConfig) -> int:
     """Return how many models are exported at most."""
-    counts = {"best": 1, "front": config.shortlist, "knee": 1, "adapter": 0, "none": 0}
+    counts = {"best": 1, "front": config.n_shortlisted, "knee": 1, "adapter": 0, "none": 0}
     return counts[config.export]
 
 

@@ -48,7 +48,7 @@ def plan_study(config: StudyConfig, inputs: Inputs, window: int | None) -> tuple
             config.max_seconds,
             config.patience,
         ),
-        shortlist=config.shortlist,
+        shortlist=config.n_shortlisted,
         resolution=config.resolution,
         window=window,
         slopes=config.slopes != "off",

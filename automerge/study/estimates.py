@@ -195,9 +195,18 @@ class Estimates:
                 limits.append(Limit(name, bound.constraint.relation, value))
         return Gate(first, tuple(limits)) if limits and len(self.values) > 1 else None
 
-    def losses(self, numbers: Iterable[int]) -> NDArray[np.float64]:
-        """Return values to minimise, shape (trials, objectives)."""
-        return np.array([losses(self._objectives, self.values[n]) for n in numbers])
+    def losses(self, numbers: Iterable[int], errors: float = 0.0) -> NDArray[np.float64]:
+        """Return values to minimise, this many standard `errors` worse: (trials, objectives)."""
+        searched = goals(self._objectives)
+        return np.array(
+            [
+                [
+                    o.loss(self.values[n][o.name].value) + errors * self.values[n][o.name].stderr
+                    for o in searched
+                ]
+                for n in numbers
+            ]
+        )
 
     def front_values(self, trials: Mapping[int, Trial]) -> Scored:
         """Return names and values of the trials on the front."""

@@ -24,6 +24,10 @@ Scores: TypeAlias = Mapping[str, ItemScores]
 Values: TypeAlias = Mapping[str, Estimate]
 
 
+CAUTION = 1.0
+"""Standard errors that a trial is taken to be worse than its estimate."""
+
+
 class Selection:
     """The two phases after the search; what they decide follows from the plan and the store."""
 
@@ -146,23 +150,23 @@ def shortlisted(
 ) -> list[int]:
     """Return the merges to measure on select items: greedily the most hypervolume on search items.
 
-    A third of the places is for the best compromises instead, which is what most people take: the
-    sampler's favourites, else the least mean loss in ranges of the baselines' losses, with one
-    standard error for caution. Merges
-    that miss a constraint by more than one standard error are left out; if all do, those that miss
-    least are taken.
+    The volume ends at the worst losses of the baselines: if it reached to those of ruined merges,
+    extremes alone would count. A third of the places is for the best compromises instead, which is
+    what most people take: the sampler's favourites, else the least mean loss in ranges of the
+    baselines' losses. Losses are taken to be one standard error worse than estimated, as the best
+    of many trials that were measured on few items are mostly lucky. Merges that miss a constraint
+    by more than one standard error are left out; if all do, those that miss least are taken.
     """
     merges = [n for n in sorted(searched.values) if trials[n].origin not in REFERENCES]
     missed = {n: searched.missed(n, errors=1.0) for n in merges}
     kept = [n for n in merges if not missed[n]]
     if not kept:
         return sorted(sorted(merges, key=lambda n: missed[n])[: plan.shortlist])
-    # Of what misses no constraint: the others may not have been measured on every objective.
-    baselines = [n for n in sorted(searched.values) if n not in missed]
-    reference = pareto.reference_point(searched.losses([*baselines, *kept]))
+    baselines = [n for n in sorted(searched.values) if trials[n].origin in BASELINES]
+    reference = pareto.reference_point(searched.losses(baselines))
     ranked = [n for n in favourites if n in kept] + sorted(kept, key=searched.compromise)
     compromises = list(dict.fromkeys(ranked))[: -(-plan.shortlist // 3)]
     left = [n for n in kept if n not in compromises]
     places = min(plan.shortlist - len(compromises), len(left))
-    chosen = pareto.greedy_subset(searched.losses(left), places, reference) if left else ()
+    chosen = pareto.greedy_subset(searched.losses(left, CAUTION), places, reference) if left else ()
     return sorted([*compromises, *(left[int(i)] for i in chosen)])

@@ -28,7 +28,6 @@ from automerge.trial import Job, Measured, Outcome
 ITEMS_PER_CANDIDATE = 50
 SELECT, TEST = 150, 300
 """Items of each objective that a front is chosen on, and that its true values come from."""
-SHORTLIST = 8
 SLOPE_COST = 3
 """Forward passes that a measurement with slopes counts for."""
 
@@ -77,7 +76,6 @@ def settings(cell: Cell, config: Path, run: Path) -> StudyConfig:
         "executor": "local",
         "evaluation": {"batch_size": 64, "items_per_candidate": ITEMS_PER_CANDIDATE},
         "split": {"max_select": SELECT, "max_test": TEST},
-        "shortlist": SHORTLIST,
         "export": "none",
         "out": str(run),
     }

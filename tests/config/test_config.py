@@ -600,7 +600,7 @@ def test_settings_a_study_was_stored_without_have_their_defaults(folder):
     del plain["shortlist"], plain["evaluation"]["max_length"]
     assert differences(plain, config) == []
     (difference,) = differences(plain, load(STUDY + "shortlist: 5\n", folder))
-    assert (difference.field, difference.old, difference.new) == ("shortlist", 12, 5)
+    assert (difference.field, difference.old, difference.new) == ("shortlist", "auto", 5)
 
 
 def test_names_are_those_of_the_tables(folder):

@@ -15,7 +15,7 @@ from automerge.estimation.narrow import narrowed
 from automerge.estimation.neighbours import PRIOR_ITEMS, control_variates, predictions
 from automerge.estimation.predictor import Predictor
 from automerge.estimation.scoreboard import Scoreboard
-from automerge.objective import ItemScores, Objective, estimate
+from automerge.objective import Aggregation, ItemScores, Objective, estimate
 
 N_ITEMS, N_SEEN, N_CANDIDATES = 400, 60, 40
 OBJECTIVES = (Objective("o", "t", "acc", "none", "maximize"),)
@@ -142,7 +142,17 @@ def dense_estimate(table: np.ndarray, positions: np.ndarray, candidate: int, gue
     item_means = (np.where(seen, table, 0.0).sum(axis=0) + overall) / (seen.sum(axis=0) + 1.0)
     predicted = predictions(table[donors], away[donors], item_means)
     guesses = [predicted, item_means, *([] if guess is None else [guess])]
-    return control_variates(table[candidate], np.stack(guesses))
+    return control_variates(table[candidate], np.stack(guesses), usual_variance(table, candidate))
+
+
+def usual_variance(table: np.ndarray, candidate: int) -> float | None:
+    """Of the other candidates' scores about their item's mean, over items that two of them saw."""
+    others = [column[np.isfinite(column)] for column in np.delete(table, candidate, axis=0).T]
+    several = [column for column in others if len(column) > 1]
+    if not several:
+        return None
+    squares = sum(float(((column - column.mean()) ** 2).sum()) for column in several)
+    return squares / sum(len(column) - 1 for column in several)
 
 
 @pytest.mark.parametrize("candidates", [1, 2, 20, 90])
@@ -163,6 +173,85 @@ def test_estimates_are_those_of_the_dense_matrix(candidates):
         mean = dense_estimate(rows["p"], positions, candidate, guesses.get("p"))
         assert found["p"].value == pytest.approx(math.exp(-mean.value), rel=1e-12)
         assert found["p"].stderr == pytest.approx(math.exp(-mean.value) * mean.stderr, rel=1e-9)
+
+
+def documents(seed: int, candidates: int = 30):
+    """Log-likelihoods of documents, in nats, and their lengths in bytes.
+
+    Documents differ in length and difficulty by far more than candidates do in quality.
+    """
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(20, 400, N_ITEMS).astype(float)
+    per_byte = 1.4 * np.exp(0.3 * rng.normal(size=N_ITEMS))
+    quality = 1 + 0.02 * rng.normal(size=(candidates, 1))
+    noise = 1 + 0.01 * rng.normal(size=(candidates, N_ITEMS))
+    return -lengths * per_byte * quality * noise, lengths, rng
+
+
+def ratio_board(seed: int, aggregation: Aggregation):
+    """A board of candidates on 20 documents each, the first on all; and Σ y / Σ w of each."""
+    table, lengths, rng = documents(seed)
+    board = Scoreboard(
+        (Objective("r", "t", "m", "none", "minimize", aggregation),), {"r": POOL["o"]}
+    )
+    plain = []
+    for number, row in enumerate(table):
+        seen = rng.choice(N_ITEMS, 20 if number else N_ITEMS, replace=False)
+        items = tuple(("t", int(i)) for i in seen)
+        scores = ItemScores(items, tuple(row[seen].tolist()), tuple(lengths[seen].tolist()))
+        plain.append(estimate(scores, aggregation))
+        board.add(rng.uniform(size=2), {"r": scores})
+    board.settle()
+    return [board.estimates(i)["r"] for i in range(len(table))], plain, table.sum(1) / lengths.sum()
+
+
+@pytest.mark.parametrize("aggregation", ["ratio", "bits_per_byte", "weighted_perplexity"])
+def test_a_ratio_is_estimated_with_the_help_of_other_candidates(aggregation):
+    transform = {
+        "ratio": lambda ratio: ratio,
+        "bits_per_byte": lambda ratio: -ratio / math.log(2),
+        "weighted_perplexity": lambda ratio: np.exp(-ratio),
+    }[aggregation]
+    ours, alone, covered = [], [], []
+    for seed in range(4):
+        found, plain, ratios = ratio_board(seed, aggregation)
+        truth = transform(ratios)
+        assert found[0].value == pytest.approx(truth[0], rel=1e-12)
+        assert found[0].stderr == 0
+        ours += [e.value - t for e, t in zip(found[1:], truth[1:], strict=True)]
+        alone += [e.value - t for e, t in zip(plain[1:], truth[1:], strict=True)]
+        covered += [
+            abs(e.value - t) <= 1.96 * e.stderr for e, t in zip(found[1:], truth[1:], strict=True)
+        ]
+    # Difficulty varies by 30 % of a document's value and noise by 1 %: the rest is a candidate's.
+    assert np.std(ours) < 0.2 * np.std(alone)
+    assert np.mean(covered) > 0.85
+
+
+def test_an_item_without_weight_is_left_out_of_a_ratio():
+    board = Scoreboard(
+        (Objective("r", "t", "m", "none", "minimize", "ratio"),), {"r": POOL["o"][:3]}
+    )
+    scores = ItemScores((("t", 0), ("t", 1), ("t", 2)), (-2.0, -1.0, 0.0), (2.0, 3.0, 0.0))
+    board.add(None, {"r": scores})
+    assert board.estimates(0)["r"].value == pytest.approx(-3 / 5)
+    nothing = ItemScores((("t", 0),), (0.0,), (0.0,))
+    board.add(None, {"r": nothing})
+    found = board.estimates(1)["r"]
+    assert math.isnan(found.value)
+    assert found.n == 0
+
+
+def test_few_equal_scores_leave_doubt_once_other_candidates_vary():
+    rng = np.random.default_rng(0)
+    board = Scoreboard(OBJECTIVES, POOL)
+    board.add(None, shown((rng.random(N_ITEMS) < 0.7).astype(float), np.arange(200)))
+    board.add(None, shown((rng.random(N_ITEMS) < 0.7).astype(float), np.arange(200)))
+    lucky = board.add(None, shown(np.ones(N_ITEMS), np.arange(17)))
+    # 4 of 20 degrees of freedom at a variance of about 0.7 · 0.3, on 17 items
+    usual = 0.7 * 0.3
+    expected = math.sqrt(4 / 20 * usual / 17 * (1 - 17 / N_ITEMS))
+    assert board.estimates(lucky)["o"].stderr == pytest.approx(expected, rel=0.25)
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=5))
