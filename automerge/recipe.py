@@ -21,6 +21,15 @@ from automerge.errors import nearest
 from automerge.mixture import EVIDENCE, Mixture
 
 COMPONENTS = ("attention", "mlp", "norm", "embedding", "other")
+ROUTED: Mapping[str, re.Pattern[str]] = MappingProxyType(
+    {
+        "router": re.compile(
+            r"\.(gate|router|shared_expert_gate)\.(layer\.)?(weight|bias|e_score_correction_bias)$"
+        ),
+        "expert": re.compile(r"\.(experts|shared_experts?)\."),
+    }
+)
+"""Parts of a mixture's feed-forward layers, by what their tensors' names contain."""
 DEFAULT = "default"
 BASE = "base"
 """What the base is called in a study, and in a recipe file whose adapters need one."""
@@ -35,9 +44,9 @@ _ZONE = re.compile(r"depth<(0?\.[0-9]+|1|1\.0+)")
 
 
 def is_selector(text: str) -> bool:
-    """Return whether a text selects tensors: a component, `default`, a pattern with a `*`, or a
-    zone such as `depth<0.5`."""
-    return text in (*COMPONENTS, DEFAULT) or "*" in text or is_zone(text)
+    """Return whether a text selects tensors: a component, a part of a mixture, `default`, a pattern
+    with a `*`, or a zone such as `depth<0.5`."""
+    return text in (*COMPONENTS, *ROUTED, DEFAULT) or "*" in text or is_zone(text)
 
 
 def is_zone(text: str) -> bool:
@@ -49,6 +58,8 @@ def selects(selector: str, place: Place) -> bool:
     """Return whether a selector selects the tensor at a place."""
     if is_zone(selector):
         return place.depth < float(selector.partition("<")[2])
+    if selector in ROUTED:
+        return place.layer is not None and ROUTED[selector].search(place.tensor) is not None
     return selector in (DEFAULT, place.component) or (
         "*" in selector and fnmatchcase(place.tensor, selector)
     )
@@ -79,8 +90,9 @@ class Place:
 class Profile:
     """One knob's value over the tensors of a model; the first matching selector decides.
 
-    A selector is a component's name, a glob over tensor names (holding ``*``), a zone of depth
-    (``depth<0.5``), or ``default``.
+    A selector is a component's name, a part of a mixture's feed-forward layers (``router``,
+    ``expert``), a glob over tensor names (holding ``*``), a zone of depth (``depth<0.5``), or
+    ``default``.
     Each has one or more knots, equally spaced over depth.
     """
 
@@ -99,8 +111,8 @@ class Profile:
             if not is_selector(selector):
                 raise ValueError(
                     f"{selector!r} selects no tensors: use one of "
-                    f"{', '.join((*COMPONENTS, DEFAULT))}, a zone such as 'depth<0.5', or a "
-                    "pattern such as '*q_proj*'"
+                    f"{', '.join((*COMPONENTS, *ROUTED, DEFAULT))}, a zone such as "
+                    "'depth<0.5', or a pattern such as '*q_proj*'"
                 )
             values = tuple(knots) if isinstance(knots, Sequence) else (knots,)
             if not values:

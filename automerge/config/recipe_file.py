@@ -24,6 +24,7 @@ from automerge.recipe import (
     BASE,
     COMPONENTS,
     DEFAULT,
+    ROUTED,
     UNION,
     VOCABULARY_KEYS,
     Profile,
@@ -198,7 +199,8 @@ def renamed_models(recipe: Recipe, names: Mapping[str, str]) -> Recipe:
 
 def _unknown_selector(selector: str) -> str:
     advice = "(a pattern of tensor names holds a '*', a zone of depth is written 'depth<0.5')"
-    return f"unknown selector {selector!r} {advice}{nearest(selector, (*COMPONENTS, DEFAULT))}"
+    known = (*COMPONENTS, *ROUTED, DEFAULT)
+    return f"unknown selector {selector!r} {advice}{nearest(selector, known)}"
 
 
 def _is_names(value: Plain) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from automerge.errors import nearest
-from automerge.recipe import COMPONENTS, DEFAULT, canonical, is_selector, is_zone
+from automerge.recipe import COMPONENTS, DEFAULT, ROUTED, canonical, is_selector, is_zone
 from automerge.space.declarations import KnobDeclaration, MethodDeclaration
 from automerge.space.settings import Groups, Knots, SpaceSettings
 
@@ -151,7 +151,7 @@ def component_faults(groups: Sequence[Sequence[str]]) -> Iterator[Located]:
             if not is_selector(selector):
                 advice = "(a pattern of tensor names holds a '*', a zone is written depth<0.5)"
                 message = f"unknown component {selector!r} {advice}"
-                yield (i, j), message + nearest(selector, (*COMPONENTS, DEFAULT))
+                yield (i, j), message + nearest(selector, (*COMPONENTS, *ROUTED, DEFAULT))
             elif selector in seen:
                 yield (i, j), f"component {selector!r} is listed twice"
             seen.add(selector)
