@@ -31,6 +31,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "automerge").symlink_to(REPOSITORY / "automerge")
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
+    for name in ("base", "maths", "code"):
+        (tmp_path / name).mkdir()
     prompts = {"clock": "clock:04-42=", "sorting": "sort 310072=", "facts": "anna jones likes"}
     for name, text in prompts.items():
         (tmp_path / f"{name}.txt").write_text(text)
@@ -49,6 +51,9 @@ def test_the_recipe_and_the_study_are_what_the_page_says(folder: Path) -> None:
     mixture = read_recipe(folder / "mixture.yaml").recipe.mixture
     assert mixture is not None
     assert mixture.layers == (1, 6)
+    kept = read_recipe(folder / "kept.yaml").recipe
+    shipped = read_recipe(REPOSITORY / "docs/recipes/mixtures/routers_kept.yaml").recipe
+    assert kept == shipped
     config = load_config(folder / "study.yaml")
     searched = config.space_settings().mixture
     assert searched is not None

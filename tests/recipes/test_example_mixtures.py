@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers as hf
@@ -12,7 +14,11 @@ from safetensors.torch import load_file
 from automerge.checkpoints import open_checkpoint, places
 from automerge.config.recipe_file import read_recipe
 from automerge.merging import ResidentEngine, merge_to_folder
+from automerge.methods import METHODS, check_recipe
 from automerge.recipe import Profile, Recipe, RecipeSource, selects
+from automerge.samplers.random import draw
+from automerge.space import build_space
+from automerge.testing.spaces import plain_settings
 from tests.checkpoints.models import llama, perturb, save
 
 FOLDER = Path(__file__).parents[2] / "docs/recipes/mixtures"
@@ -127,3 +133,12 @@ def test_the_live_model_with_averaged_or_kept_routers_is_the_exported_one(folder
         assert torch.equal(own, wanted)
         found.append(own)
     assert not torch.equal(*found)
+
+
+def test_a_search_has_a_weight_for_routers_of_its_own():
+    settings = plain_settings("task_arithmetic", components=(("router",), ("default",)))
+    space = build_space(replace(settings, varying=("weight",)), "base", ("a", "b"), 2, METHODS)
+    recipe = space.recipe(draw(space, np.random.default_rng(0)))
+    for source in recipe.sources:
+        assert [selector for selector, _ in source.knobs["weight"].parts] == ["router", "default"]
+    assert check_recipe(recipe, METHODS) == []
