@@ -33,6 +33,10 @@ ROUTED: Mapping[str, re.Pattern[str]] = MappingProxyType(
 DEFAULT = "default"
 BASE = "base"
 """What the base is called in a study, and in a recipe file whose adapters need one."""
+REPAIR = "repair"
+"""The calibration after a merge that there is."""
+CALIBRATED_BY = "activations"
+"""The kind of evidence that a calibrated recipe names of its sources."""
 UNION = "union"
 AUTO = "auto"
 """As a tokenizer: all tokens that any of the models has."""
@@ -306,7 +310,8 @@ class Recipe:
     layer of all models. Token embeddings are merged as in the first slice, the final norm and the
     output head as in the last. `evidence` has, by kind and model, the digest of what was computed
     from the model and some data, for methods that need it. With a `mixture`, the result is a
-    mixture of experts, and all but the experts is merged.
+    mixture of experts, and all but the experts is merged. `repair` is the strength of the
+    calibration after the merge, from 0 for none to 1 (see `merging.calibration`).
     """
 
     method: str
@@ -320,8 +325,10 @@ class Recipe:
     evidence: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     methods: tuple[tuple[str, str], ...] = ()
     mixture: Mixture | None = None
+    repair: float = 0.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "repair", canonical(self.repair))
         object.__setattr__(self, "knobs", MappingProxyType(dict(sorted(self.knobs.items()))))
         evidence = {
             kind: MappingProxyType(dict(sorted(digests.items())))
@@ -332,7 +339,8 @@ class Recipe:
     def __reduce__(self) -> tuple[type[Recipe], tuple[object, ...]]:
         evidence = {kind: dict(digests) for kind, digests in self.evidence.items()}
         last = (dict(self.knobs), self.seed, self.dtype, self.vocabulary, self.slices, evidence)
-        return Recipe, (self.method, self.sources, self.base, *last, self.methods, self.mixture)
+        more = (self.methods, self.mixture, self.repair)
+        return Recipe, (self.method, self.sources, self.base, *last, *more)
 
     def __hash__(self) -> int:
         return hash(self.id)
@@ -435,6 +443,8 @@ class Recipe:
             plain["mixture"] = self.mixture.plain()
         if self.evidence:
             plain["evidence"] = {kind: dict(found) for kind, found in self.evidence.items()}
+        if self.repair:
+            plain["calibrate"] = {REPAIR: self.repair}
         if self.seed:
             plain["seed"] = self.seed
         if self.dtype is not None:
@@ -457,6 +467,7 @@ class Recipe:
             slices=tuple(map(Slice.from_plain, plain.get("slices", ()))),
             evidence=plain.get("evidence", {}),
             mixture=Mixture.from_plain(plain["mixture"]) if "mixture" in plain else None,
+            repair=plain.get("calibrate", {}).get(REPAIR, 0.0),
         )
 
 

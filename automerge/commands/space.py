@@ -148,6 +148,8 @@ def _searched(space: Space) -> Iterator[str]:
             yield from (f"           {line}" for line in _models(method))
     if space.structure is not None:
         yield f"layers     {space.structure.in_words}"
+    if space.calibration is not None:
+        yield f"calibrate  {space.calibration.in_words}"
 
 
 def _groups(space: Space) -> Iterator[str]:

@@ -24,6 +24,7 @@ from automerge.recipe import (
     BASE,
     COMPONENTS,
     DEFAULT,
+    REPAIR,
     ROUTED,
     UNION,
     VOCABULARY_KEYS,
@@ -41,7 +42,7 @@ from automerge.recipe import (
 VERSION = 1
 KEYS = (
     *("recipe", "name", "models", "method", "base", "sources", "parameters", "slices"),
-    *("mixture", "align", "evidence", "seed", "dtype"),
+    *("mixture", "align", "evidence", "calibrate", "seed", "dtype"),
     *VOCABULARY_KEYS,
 )
 SLICE_KEYS = ("layers", "sources", "parameters", "input_scale")
@@ -248,6 +249,7 @@ class _Reader:
             slices=self._slices(),
             evidence=self._evidence(),
             mixture=self._mixture(),
+            repair=self._repair(),
         )
         self._check_vocabulary(recipe)
         if not self._faults:
@@ -465,6 +467,23 @@ class _Reader:
                     message = f"expected 32 hexadecimal digits, quoted, got {digest!r}"
                     self._fault(("evidence", kind, model), message)
         return found
+
+    def _repair(self) -> float:
+        """Return the strength of the calibration."""
+        given = self._data.get("calibrate")
+        if given is None:
+            return 0.0
+        if given == REPAIR:
+            return 1.0
+        strength = given.get(REPAIR) if isinstance(given, dict) and set(given) == {REPAIR} else None
+        if isinstance(strength, int | float) and not isinstance(strength, bool):
+            return float(strength)
+        self._fault(
+            ("calibrate",),
+            f"expected {REPAIR}, or {{{REPAIR}: STRENGTH}} with a number from 0 to 1; "
+            f"got {given!r}",
+        )
+        return 0.0
 
     def _seed(self) -> int:
         seed = self._data.get("seed", 0)

@@ -116,6 +116,7 @@ class Search(Section):
     leave_out: bool = unsafe(True)
     layers: Layers = unsafe(Layers())
     cheap_first: bool = unsafe(False)
+    calibrate: Literal["repair"] | None = unsafe(None)
 
     @field_validator("methods")
     @classmethod
@@ -220,6 +221,7 @@ class Search(Section):
             network=self.layers.network,
             seed=seed,
             noise=noise,
+            calibrate=self.calibrate is not None,
             by_group=self.by_group if len(self.by_group) > 1 else {},
         )
 

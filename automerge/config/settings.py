@@ -47,8 +47,9 @@ from automerge.files.references import NAME, is_local
 from automerge.files.shared import near, shared_name
 from automerge.files.yaml_file import Step
 from automerge.methods import METHODS
-from automerge.mixture import HIDDEN
+from automerge.mixture import EVIDENCE, HIDDEN
 from automerge.objective import KL_TO_BASE, MEASURED
+from automerge.recipe import CALIBRATED_BY
 from automerge.samplers import SAMPLERS
 from automerge.space import SpaceSettings, sweep_size
 from automerge.trackers.table import TRACKERS
@@ -320,6 +321,16 @@ class StudyConfig(Section):
             refuse(problems)
         return align
 
+    @property
+    def kinds_of_evidence(self) -> tuple[str, ...]:
+        """What is gathered from the sources before a search."""
+        needs = [kind for name in self.search.methods for kind in METHODS[name].needs]
+        if self.hidden_gates:
+            needs.append(EVIDENCE)
+        if self.search.calibrate:
+            needs.append(CALIBRATED_BY)
+        return tuple(dict.fromkeys(needs))
+
     @model_validator(mode="after")
     def _evidence(self) -> StudyConfig:
         problems: list[Problem] = [
@@ -330,6 +341,20 @@ class StudyConfig(Section):
         if self.hidden_gates and self.evidence is None:
             problem = "hidden gates need evidence: set `evidence: {text: FILE}`"
             problems.append((("search", "layers", "mixture", "gates"), problem))
+        if self.search.calibrate and (
+            self.evidence is None or not isinstance(self.evidence.text, str)
+        ):
+            problem = "calibration needs one text for all sources: set `evidence: {text: FILE}`"
+            problems.append((("search", "calibrate"), problem))
+        if self.search.calibrate and self.search.layers.mixture is not None:
+            problem = "mixtures of experts are not calibrated: remove layers.mixture, or this"
+            problems.append((("search", "calibrate"), problem))
+        if self.search.calibrate and self.noise:
+            problem = f"merges with noise ({', '.join(self.noise)}) are not calibrated: remove one"
+            problems.append((("search", "calibrate"), problem))
+        if self.search.calibrate and self.evaluation.dtype != "auto":
+            problem = "merges are calibrated in the default dtype: remove evaluation.dtype"
+            problems.append((("search", "calibrate"), problem))
         if self.evidence is not None and isinstance(self.evidence.text, dict):
             named = tuple(self.evidence.text)
             problems += [

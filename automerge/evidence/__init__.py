@@ -1,6 +1,7 @@
 """Evidence: what is computed once from a model and data, for methods that need it."""
 
 from automerge.evidence.base import (
+    ACTIVATIONS,
     BASE_GRADIENT,
     BASE_SQUARED_GRADIENT,
     HIDDEN_STATE,
@@ -20,6 +21,7 @@ from automerge.evidence.file import (
 )
 
 __all__ = [
+    "ACTIVATIONS",
     "BASE_GRADIENT",
     "BASE_SQUARED_GRADIENT",
     "EVIDENCE",

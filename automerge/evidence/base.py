@@ -10,12 +10,13 @@ to the same bits wherever the file is available, and is refused where it is not.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from automerge.mixture import EVIDENCE
+from automerge.recipe import CALIBRATED_BY
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,15 +77,18 @@ HIDDEN_STATE = Kind(
     lambda shape: shape[1] if len(shape) == 2 else 0,
     at="base",
 )
-KINDS: Mapping[str, Kind] = MappingProxyType(
-    {
-        kind.name: kind
-        for kind in (
-            *(INPUT_GRAM, SQUARED_GRADIENT, BASE_SQUARED_GRADIENT, BASE_GRADIENT),
-            HIDDEN_STATE,
-        )
-    }
+ACTIVATIONS = Kind(
+    CALIBRATED_BY,
+    "mean and deviation of each output of a linear layer, (2, outputs), float32, with the tokens "
+    "that they were taken on",
+    1,
+    lambda shape: 2 * shape[0] if len(shape) == 2 else 0,
 )
+_ALL = (
+    *(INPUT_GRAM, SQUARED_GRADIENT, BASE_SQUARED_GRADIENT, BASE_GRADIENT),
+    *(HIDDEN_STATE, ACTIVATIONS),
+)
+KINDS: Mapping[str, Kind] = MappingProxyType({kind.name: kind for kind in _ALL})
 
 
 class Evidence(Protocol):
@@ -97,6 +101,10 @@ class Evidence(Protocol):
     @property
     def digest(self) -> str:
         """Its name in recipes: 32 hexadecimal digits."""
+
+    @property
+    def pieces(self) -> Sequence[Sequence[int]]:
+        """The sequences of token ids of evidence that a live model is compared with; else none."""
 
     def read(self, tensor: str) -> Tensor | None:
         """Return the evidence for a tensor of the checkpoint; None if there is none."""

@@ -26,6 +26,8 @@ DIGEST = re.compile(rf"[0-9a-f]{{{DIGITS}}}", re.ASCII)
 ENDING = ".evidence.safetensors"
 EVIDENCE = "evidence"
 """A folder beside a recipe, or in a run folder, where evidence is looked up first."""
+PIECES = "pieces"
+"""The key of an origin that has the token ids of evidence that a live model is compared with."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class EvidenceFile:
     digest: str
     origin: Mapping[str, Any]
     """Which model, data and version it was made from."""
+
+    @property
+    def pieces(self) -> Sequence[Sequence[int]]:
+        found: Sequence[Sequence[int]] = self.origin.get(PIECES, ())
+        return found
 
     @cached_property
     def _names(self) -> frozenset[str]:
@@ -62,6 +69,7 @@ class MemoryEvidence:
     kind: str
     digest: str
     tensors: Mapping[str, Tensor]
+    pieces: Sequence[Sequence[int]] = ()
 
     def read(self, tensor: str) -> Tensor | None:
         return self.tensors.get(tensor)

@@ -94,7 +94,7 @@ def gather_input_gram(
     """
     import torch
 
-    linear = _linear_layers(model, tensors)
+    linear = linear_layers(model, tensors)
     if not linear:
         return {}
     sums: dict[str, Tensor] = {}
@@ -112,7 +112,7 @@ def gather_input_gram(
 
     with ExitStack() as stack:
         for name, module in linear.items():
-            stack.enter_context(_removed(module.register_forward_pre_hook(watch(name))))
+            stack.enter_context(removed(module.register_forward_pre_hook(watch(name))))
         with torch.inference_mode():
             for done, piece in enumerate(pieces, start=1):
                 model(input_ids=torch.tensor([piece], device=model.device), use_cache=False)
@@ -162,7 +162,7 @@ def gather_hidden_state(
     return {name: means[layer].clone() for name, layer in layers.items()}
 
 
-def _linear_layers(
+def linear_layers(
     model: PreTrainedModel, tensors: Mapping[str, Tensor]
 ) -> dict[str, torch.nn.Module]:
     """Return linear layers by the name of their weight in the checkpoint."""
@@ -178,7 +178,8 @@ def _linear_layers(
 
 
 @contextmanager
-def _removed(handle: Any) -> Iterator[None]:
+def removed(handle: Any) -> Iterator[None]:
+    """Remove a hook when done."""
     try:
         yield
     finally:

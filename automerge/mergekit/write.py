@@ -57,6 +57,8 @@ def to_mergekit(
     if recipe.mixture is not None:
         message = "mergekit makes a mixture of models as they are, not of a merge (`mixture`)"
         raise ConfigError(Fault(message))
+    if recipe.repair:
+        raise ConfigError(Fault("mergekit does not calibrate merged models"))
     counterpart = COUNTERPARTS.get(recipe.method)
     if counterpart is None:
         raise ConfigError(Fault(f"mergekit has no equivalent of {recipe.method!r}"))

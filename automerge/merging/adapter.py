@@ -118,6 +118,8 @@ def merge_to_adapter(
 def _shape_faults(recipe: Recipe) -> list[Fault]:
     """List what makes a model that is none of its base's shape."""
     faults = []
+    if recipe.repair:
+        faults.append(Fault("a calibrated merge is no adapter: remove `calibrate`, or merge whole"))
     if recipe.slices:
         faults.append(Fault("`slices` change the base's layers, which no adapter can; merge whole"))
     if recipe.mixture is not None:

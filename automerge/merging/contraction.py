@@ -7,7 +7,7 @@ it is complete and then dropped, so there is never more than one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 from torch import Tensor, nn
 
@@ -33,6 +33,8 @@ class Contraction:
         recipe: What the model holds.
         pairs: The model's tensors, or parts of its parameters, with how they were made.
         workspace: Gives the tensors that were merged.
+        scales: What the rows of some tensors were multiplied by after the merge, by name; they are
+            held as they are.
     """
 
     def __init__(
@@ -41,8 +43,10 @@ class Contraction:
         recipe: Recipe,
         pairs: Iterable[tuple[Tensor, Step]],
         workspace: Workspace,
+        scales: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
         self._workspace = workspace
+        self._scales = scales
         self._merges: dict[nn.Parameter, list[tuple[Tensor, TensorSlopes, list[Share]]]] = {}
         self._slopes: dict[Coordinate, float] = {}
         self._handles: list[Callable[[], None]] = []
@@ -104,7 +108,10 @@ class Contraction:
         assert isinstance(parameter, nn.Parameter)
         parameter.grad = None
         for target, merge, shares in self._merges[parameter]:
-            found = merge.contract(same_part(whole, parameter, target))
+            gradient = same_part(whole, parameter, target)
+            if (scale := self._scales.get(merge.tensor)) is not None:
+                gradient = gradient * (scale if gradient.ndim == 1 else scale[:, None])
+            found = merge.contract(gradient)
             for index, coordinate, weight in shares:
                 known = self._slopes.get(coordinate, 0.0)
                 self._slopes[coordinate] = known + weight * found[index]

@@ -19,11 +19,13 @@ from automerge.checkpoints.mixed import mixed_settings
 from automerge.checkpoints.stacked import stacked_config, stacked_settings
 from automerge.errors import PreflightError
 from automerge.evidence import Evidence
+from automerge.evidence.gather import linear_layers
 from automerge.merging.backends.base import Backend
 from automerge.merging.backends.code import compiled_code
 from automerge.merging.backends.cuda import gpu_compiler
 from automerge.merging.backends.gpu import Gpu, Staged
 from automerge.merging.backends.host import HOST
+from automerge.merging.calibration import interpolated, repair
 from automerge.merging.contraction import Contraction
 from automerge.merging.distance import squared_norms
 from automerge.merging.experts import LiveExperts
@@ -31,11 +33,11 @@ from automerge.merging.layers import LiveLayers, layer_order
 from automerge.merging.live import live_tensors
 from automerge.merging.memory import plan_free_memory
 from automerge.merging.plan import Planner, Step
-from automerge.merging.tensor import merge_into_tensors, merge_tensor, storage_dtype
+from automerge.merging.tensor import InvalidMerge, merge_into_tensors, merge_tensor, storage_dtype
 from automerge.merging.witness import tensor_digest, weights_digest
 from automerge.merging.workspace import Workspace
 from automerge.mixture import Mixture
-from automerge.recipe import Recipe, single
+from automerge.recipe import CALIBRATED_BY, Recipe, single
 from automerge.trial import Weights
 
 if TYPE_CHECKING:
@@ -56,11 +58,13 @@ class Live:
     """A live model's storage by checkpoint name, and what each tensor holds now.
 
     `names` are those of all tensors of the checkpoint, with and without storage of their own;
+    `scales` holds what the rows of calibrated tensors were multiplied by since they were merged;
     `moved` holds squared distances to the base, its squared norms, and what they were taken for.
     """
 
     names: Sequence[str]
     targets: Mapping[str, Tensor]
+    scales: dict[str, Tensor] = field(default_factory=dict)
     holds: dict[str, tuple[object, ...]] = field(default_factory=dict)
     moved: dict[str, tuple[tuple[object, ...] | None, float, float]] = field(default_factory=dict)
 
@@ -99,7 +103,7 @@ class ResidentEngine:
         self._gpus: dict[torch.device, tuple[Gpu, Staged]] = {}
 
     def merge(self, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
-        """Yield the merged tensors one by one, in their storage dtype.
+        """Yield the merged tensors one by one, in their storage dtype, before any calibration.
 
         Raises:
             ConfigError: No method takes the recipe.
@@ -111,7 +115,7 @@ class ResidentEngine:
             self._workspace.release()
 
     def merge_into(self, model: PreTrainedModel, recipe: Recipe) -> MergeReport:
-        """Write the merged tensors into a live model's parameters, in place.
+        """Write the merged tensors into a live model's parameters, in place, and calibrate them.
 
         Values are rounded to the storage dtype first, whatever dtype the parameters have, so an
         exported folder holds the same numbers. After an error the model holds a mixture until the
@@ -120,7 +124,7 @@ class ResidentEngine:
         recipe has others.
 
         Raises:
-            PreflightError: The model cannot have these layers or experts.
+            PreflightError: The model cannot have these layers or experts, or be calibrated.
         """
         start = time.perf_counter()
         steps = self._planner.plan(recipe)
@@ -149,14 +153,66 @@ class ResidentEngine:
             for device, own in where.items():
                 merge_into_tensors(own, self._workspace, self._backends(device))
         live.holds.update({step.tensor: step.key for _, step in pairs})
+        live.scales.clear()
+        if recipe.repair:
+            self._calibrate(model, recipe, steps, live)
         return MergeReport(time.perf_counter() - start, len(pairs), len(live.targets))
+
+    def _calibrate(
+        self, model: PreTrainedModel, recipe: Recipe, steps: Sequence[Step], live: Live
+    ) -> None:
+        digests = recipe.evidence[CALIBRATED_BY]
+        by_name = {step.tensor: step for step in steps if step.method is not None}
+        names = [source.name for source in recipe.sources]
+        pieces = self._workspace.pieces([digests[name] for name in names])
+
+        def wanted(name: str) -> Tensor | None:
+            """Return what the sources have, by their weights at this tensor."""
+            step = by_name[name]
+            found = [
+                self._workspace.evidence(digests[source.model], CALIBRATED_BY, source)
+                for source in step.sources
+            ]
+            each = [tensor for tensor in found if tensor is not None]
+            weights = step.values.each.get("weight", (1.0,) * len(found))
+            return interpolated(each, weights) if len(each) == len(found) else None
+
+        layers = linear_layers(model, {n: t for n, t in live.targets.items() if n in by_name})
+        biases = {name: name.removesuffix("weight") + "bias" for name in layers}
+        for name in {*biases, *biases.values()} & live.holds.keys():
+            live.holds[name] = ("calibrated", recipe.id)
+        live.scales.update(
+            repair(
+                model,
+                layers,
+                pieces,
+                wanted,
+                recipe.repair,
+                lambda name: storage_dtype(by_name[name]),
+            )
+        )
+        if not live.scales:
+            kind = type(model).__name__
+            raise PreflightError(f"{kind} has no linear layers with evidence: it is not repaired")
+        for name, scale in list(live.scales.items()):
+            if layers[name].bias is not None and biases[name] in live.targets:
+                live.scales[biases[name]] = scale
+        for name in live.scales:
+            if not bool(torch.isfinite(live.targets[name]).all()):
+                raise InvalidMerge(name)
+
+    def calibrated(self, model: PreTrainedModel, recipe: Recipe) -> Mapping[str, Tensor]:
+        """Return the tensors of a live model that calibration changed, by name, as stored."""
+        live = self._live[model]
+        dtypes = {step.tensor: storage_dtype(step) for step in self._planner.plan(recipe)}
+        return {name: live.targets[name].to("cpu", dtypes[name], copy=True) for name in live.scales}
 
     def contraction(self, model: PreTrainedModel, recipe: Recipe) -> Contraction:
         """Return what computes slopes of losses of a live model into which a recipe was merged."""
-        targets = self._live[model].targets
+        live = self._live[model]
         steps = self._planner.plan(recipe)
-        pairs = [(targets[step.tensor], step) for step in steps if step.tensor in targets]
-        return Contraction(model, recipe, pairs, self._workspace)
+        pairs = [(live.targets[step.tensor], step) for step in steps if step.tensor in live.targets]
+        return Contraction(model, recipe, pairs, self._workspace, live.scales)
 
     def tensors(self, model: PreTrainedModel) -> Mapping[str, Tensor]:
         """Return a live model's tensors that the last recipe was merged into, by stored name."""

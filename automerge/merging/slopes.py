@@ -68,6 +68,7 @@ class TensorSlopes:
         self._step = step
         self._method = step.method
         self._workspace = workspace
+        self.tensor = step.tensor
         self.knobs = smooth_knobs(step.method, len(step.sources))
 
     def contract(self, gradient: Tensor) -> list[float]:

@@ -21,6 +21,7 @@ from automerge.checkpoints.stacked import stacked_config
 from automerge.checkpoints.writer import SHARD_BYTES
 from automerge.evidence import Evidence
 from automerge.merging.backends.code import compiled_code
+from automerge.merging.calibrated import calibrated_tensors
 from automerge.merging.plan import Planner, Step
 from automerge.merging.tensor import merge_tensor
 from automerge.merging.witness import witnessed
@@ -66,7 +67,8 @@ def merge_to_folder(
         settings |= mixed_settings(count, per_token, reference)
     workspace = Workspace(checkpoints, compiled=compiled_code(checkpoints), evidence=evidence)
     check_target(target, [checkpoints[model].path for model in recipe.models], overwrite)
-    merged = stream(steps, workspace, progress)
+    calibrated = calibrated_tensors(recipe, checkpoints, evidence)
+    merged = stream(steps, workspace, progress, calibrated)
     return write_checkpoint(
         target,
         tensors,
@@ -80,11 +82,19 @@ def merge_to_folder(
 
 
 def stream(
-    steps: Sequence[Step], workspace: Workspace, progress: Callable[[int, int], None] | None
+    steps: Sequence[Step],
+    workspace: Workspace,
+    progress: Callable[[int, int], None] | None,
+    calibrated: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Iterator[tuple[str, Tensor]]:
-    """Merge tensor by tensor, forgetting what was computed for a tensor after it."""
+    """Merge tensor by tensor, forgetting what was computed for a tensor after it.
+
+    `calibrated` has tensors that are as they should be, by name.
+    """
     for done, step in enumerate(steps, start=1):
-        merged = merge_tensor(step, workspace)
+        merged = calibrated.get(step.tensor)
+        if merged is None:
+            merged = merge_tensor(step, workspace)
         workspace.release()
         if progress is not None:
             progress(done, len(steps))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -148,6 +148,20 @@ class Workspace:
 
         kept = self.cache.get(("evidence", digest, origin.tensor), read)
         return kept[0] if kept else None
+
+    def pieces(self, digests: Sequence[str]) -> Sequence[Sequence[int]]:
+        """Return the sequences of token ids that all evidence of these digests was taken on.
+
+        Raises:
+            PreflightError: It was taken on different ones, or on none.
+        """
+        found = [self._evidence[digest].pieces for digest in digests]
+        if not found[0] or any(pieces != found[0] for pieces in found):
+            raise PreflightError(
+                "calibration needs evidence of all sources on the same text: gather it with a "
+                "single --text for all"
+            )
+        return found[0]
 
     def prepared(self, method: Method, key: Key, operands: Operands) -> tuple[Tensor, ...]:
         """Return what a method computes from one tensor's operands, whatever the knobs."""

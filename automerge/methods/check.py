@@ -9,7 +9,9 @@ from automerge.errors import Fault, Locate, nearest
 from automerge.extensions import Table
 from automerge.methods.base import Knob, Method
 from automerge.recipe import (
+    CALIBRATED_BY,
     DEFAULT,
+    REPAIR,
     PlainPath,
     Profile,
     Recipe,
@@ -66,6 +68,7 @@ def problems(recipe: Recipe, methods: Table[Method]) -> Iterator[tuple[PlainPath
             for at, name in {name: (at, name) for at, name in _named(recipe).items()}.values():
                 for problem in model_problems(part, own[name]):
                     yield at, where + problem
+    yield from _calibration_problems(recipe)
     if recipe.dtype is not None and recipe.dtype not in STORAGE_DTYPES:
         known = nearest(recipe.dtype, STORAGE_DTYPES)
         yield ("dtype",), f"unknown dtype {recipe.dtype!r}{known}"
@@ -81,6 +84,22 @@ def problems(recipe: Recipe, methods: Table[Method]) -> Iterator[tuple[PlainPath
                 yield (*here, "sources", source, name), problem
         for name, problem in _all_knob_problems(recipe, own, "recipe", shared):
             yield (*here, "parameters", name), problem
+
+
+def _calibration_problems(recipe: Recipe) -> Iterator[tuple[PlainPath, str]]:
+    """Yield what keeps the merged model from being calibrated."""
+    if not 0 <= recipe.repair <= 1:
+        yield ("calibrate", REPAIR), f"{REPAIR} must lie in [0, 1]; got {recipe.repair:g}"
+    if recipe.repair and recipe.mixture is not None:
+        yield ("calibrate",), "a mixture of experts is not calibrated; remove one of the two"
+    known = recipe.evidence.get(CALIBRATED_BY, {})
+    lacking = [source.name for source in recipe.sources if source.name not in known]
+    if recipe.repair and lacking:
+        yield (
+            ("calibrate",),
+            f"{REPAIR} needs evidence of the kind {CALIBRATED_BY} from {', '.join(lacking)}: name "
+            f"its digest under `evidence` (`automerge gather --kind {CALIBRATED_BY}` makes it)",
+        )
 
 
 def _named(recipe: Recipe) -> dict[PlainPath, str]:

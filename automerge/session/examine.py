@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING
 
 from automerge.config import StudyConfig
 from automerge.errors import Fault, PreflightError
-from automerge.evidence import HIDDEN_STATE
 from automerge.files.known import remember
 from automerge.items import POOL_SHARES, Sealed, StudyItems
-from automerge.methods import METHODS
-from automerge.recipe import BASE
+from automerge.recipe import BASE, CALIBRATED_BY
 from automerge.session.folder import COPIES, SAMPLES
 from automerge.session.groups import group_objectives
 from automerge.session.panel import study_panel
@@ -166,8 +164,7 @@ def _evidence(config: StudyConfig, models: Models) -> dict[str, dict[str, str]]:
     from automerge.checkpoints import alignments
     from automerge.session.gathering import GatherSettings, gather
 
-    needs = [kind for name in config.search.methods for kind in METHODS[name].needs]
-    kinds = dict.fromkeys([*needs, *([HIDDEN_STATE.name] if config.hidden_gates else [])])
+    kinds = config.kinds_of_evidence
     if config.evidence is None or not kinds:
         return {}
     folders = {name: folder.path for name, folder in models.folders.items()}
@@ -177,7 +174,15 @@ def _evidence(config: StudyConfig, models: Models) -> dict[str, dict[str, str]]:
     texts = config.evidence.texts
     aligned = alignments(models.checkpoints)
     found = {
-        kind: gather(folders, config.trained, kind, texts, settings, aligned=aligned)
+        # Some methods merge the base like a source, and are calibrated too.
+        kind: gather(
+            folders,
+            (BASE, *config.trained) if kind == CALIBRATED_BY else config.trained,
+            kind,
+            texts,
+            settings,
+            aligned=aligned,
+        )
         for kind in kinds
     }
     return {

@@ -12,7 +12,16 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from automerge.errors import PreflightError
-from automerge.evidence import KINDS, EvidenceFile, EvidenceFolders, cache_folder, write_evidence
+from automerge.evidence import (
+    ACTIVATIONS,
+    KINDS,
+    EvidenceFile,
+    EvidenceFolders,
+    cache_folder,
+    write_evidence,
+)
+from automerge.evidence.activations import first_pieces, gather_activations
+from automerge.evidence.file import PIECES
 from automerge.evidence.gather import (
     Text,
     gather_hidden_state,
@@ -25,11 +34,13 @@ from automerge.evidence.parts import Parts, groups
 from automerge.recipe import BASE, single
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from automerge.merging import ResidentEngine
 
-GATHERED = {
+GATHERED: Mapping[str, Callable[..., dict[str, Tensor]]] = {
+    "activations": gather_activations,
     "input_gram": gather_input_gram,
     "squared_gradient": gather_squared_gradient,
     "base_squared_gradient": gather_squared_gradient,
@@ -174,6 +185,8 @@ class _Live:
         for group in groups(KINDS[kind], shapes, self._room()):
             wanted = {name: tensors[name] for name in group}
             parts.add(group, GATHERED[kind](self._model, wanted, pieces, progress))
+        if kind == ACTIVATIONS.name:
+            origin = {**origin, PIECES: first_pieces(pieces)}
         file = write_evidence(cache, kind, origin, parts)
         shutil.rmtree(folder, ignore_errors=True)
         return file

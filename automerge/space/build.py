@@ -9,8 +9,9 @@ from typing import TypeAlias
 
 from automerge.errors import ConfigError, Fault
 from automerge.mixture import EVIDENCE
-from automerge.recipe import DEFAULT, Profile, canonical, is_zone
+from automerge.recipe import CALIBRATED_BY, DEFAULT, Profile, canonical, is_zone
 from automerge.space import deviations
+from automerge.space.calibration import Calibration
 from automerge.space.checks import WEIGHT, model_faults, settings_faults, swap_faults, takes_noise
 from automerge.space.declarations import KnobDeclaration, MethodDeclaration
 from automerge.space.flow import MANY, Flow, usual_longest
@@ -88,6 +89,7 @@ def build_space(
         settings.dtype,
         _structure(settings, sources, n_layers),
         settings.noise,
+        Calibration(settings.evidence.get(CALIBRATED_BY, {})) if settings.calibrate else None,
     )
 
 

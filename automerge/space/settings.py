@@ -63,6 +63,7 @@ class SpaceSettings:
         noise: sources that are random: merged only by methods that add task vectors, with weights
             that are 0 a priori and vary as deviations do.
         evidence: the digest of each kind of evidence that a method needs, by source.
+        calibrate: whether merged models are calibrated, and how much of it, is searched.
         by_group: the methods that each group of tensors chooses from, by the group's selector, the
             first that selects a tensor deciding and `default` being the last; empty where one of
             `methods` merges the whole model. The groups then stand for `components`.
@@ -90,4 +91,5 @@ class SpaceSettings:
     dtype: str | None = None
     noise: tuple[str, ...] = ()
     evidence: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    calibrate: bool = False
     by_group: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

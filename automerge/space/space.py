@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from automerge.arrays import Bools, Floats, Indices
 from automerge.recipe import Coordinate, Recipe, Value
+from automerge.space.calibration import Calibration
 from automerge.space.flow import Flow
 from automerge.space.method import METHOD, Choose, MethodSpace
 from automerge.space.mixtures import Mixtures
@@ -61,6 +62,7 @@ class Space:
     dtype: str | None = None
     structure: Structure | Swap | Flow | Mixtures | None = None
     noise: tuple[str, ...] = ()
+    calibration: Calibration | None = None
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -76,12 +78,13 @@ class Space:
             parameters += method.used.values()
             parameters += method.floats(method.knobs).values()
             parameters += (switch.parameter for switch in method.switches)
-        return (*{p.name: p for p in parameters}.values(), *self._layers)
+        return (*{p.name: p for p in parameters}.values(), *self._common)
 
     @property
-    def _layers(self) -> tuple[FloatParameter, ...]:
+    def _common(self) -> tuple[FloatParameter, ...]:
         """Parameters that every method has."""
-        return () if self.structure is None else self.structure.parameters
+        layers = () if self.structure is None else self.structure.parameters
+        return layers if self.calibration is None else (*layers, self.calibration.parameter)
 
     @cached_property
     def method(self) -> CategoricalParameter:
@@ -121,13 +124,13 @@ class Space:
     @cached_property
     def branches(self) -> tuple[Branch, ...]:
         """One branch per method and set of models, in order."""
-        layers = tuple(parameter.role for parameter in self._layers)
+        common = tuple(parameter.role for parameter in self._common)
         return tuple(
             Branch(
                 method.name,
                 models,
                 self._choices(method, label),
-                (*method.roles(models), *layers),
+                (*method.roles(models), *common),
             )
             for method in self.methods.values()
             for label, models in method.selections.items()
@@ -155,7 +158,7 @@ class Space:
             take(number)
         for switch in method.switches:
             take(switch.parameter)
-        for number in self._layers:
+        for number in self._common:
             take(number)
         return MappingProxyType(params)
 
@@ -177,7 +180,9 @@ class Space:
         """Return the recipe these parameters stand for; inactive ones do not matter."""
         active = self.active(params)
         recipe = self.methods[str(active[METHOD])].recipe(active, self.dtype)
-        return recipe if self.structure is None else self.structure.recipe(recipe, active)
+        if self.structure is not None:
+            recipe = self.structure.recipe(recipe, active)
+        return recipe if self.calibration is None else self.calibration.recipe(recipe, active)
 
     def pull_back(self, params: Params, slopes: Mapping[Coordinate, float]) -> dict[str, float]:
         """Return the slope of a loss in the parameters, given that in the numbers of their recipe.
@@ -210,15 +215,18 @@ class Space:
         where the base, the sources and the uniform average lie.
         """
         found: tuple[Recipe, Params] | None = (recipe, {})
-        if self.structure is not None:
-            found = self.structure.read(recipe)
-        if found is None:
+        common: dict[str, Value] = {}
+        for part in (self.calibration, self.structure):
+            if part is not None and found is not None:
+                found = part.read(found[0])
+                common |= {} if found is None else found[1]
+        if found is None or found[0].repair:
             return None
-        plain, layers = found
+        plain, _ = found
         # A path's plain recipe names sources whose layers are never averaged.
         averaged = not isinstance(self.structure, Flow)
         same = (plain, *(as_sums(plain, self.base) if averaged else ()))
-        read = (self._read(recipe, layers) for recipe in same)
+        read = (self._read(recipe, common) for recipe in same)
         return next((params for params in read if params is not None), None)
 
     @property
@@ -226,14 +234,14 @@ class Space:
         """Names and recipes that a search of its layers begins with."""
         return () if self.structure is None else tuple(self.structure.starts())
 
-    def _read(self, recipe: Recipe, layers: Params) -> Params | None:
+    def _read(self, recipe: Recipe, common: Params) -> Params | None:
         if recipe.dtype != self.dtype or recipe.slices:
             return None
         last = max(self.n_layers - 1, 1)
         depths = (*(layer / last for layer in range(self.n_layers)), 1.0)
         read = (method.params(recipe, depths) for method in self.methods.values())
         params = next((found for found in read if found is not None), None)
-        return None if params is None else self.active({**layers, **params})
+        return None if params is None else self.active({**common, **params})
 
     def branch(self, params: Params) -> Branch:
         """Return the branch that holds these parameters."""
@@ -354,7 +362,7 @@ class Space:
             branch, rows = self.branches[number], numbers == number
             fractions = settled[rows, :d]
             active = self.methods[branch.method].activity(branch.models, fractions, self.columns)
-            active[:, [self.columns[parameter.role] for parameter in self._layers]] = True
+            active[:, [self.columns[parameter.role] for parameter in self._common]] = True
             settled[rows, :d] = np.where(active, fractions, 0.5)
         return settled
 

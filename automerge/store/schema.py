@@ -73,6 +73,7 @@ class StoredRecipe(_Exact):
     slices: Annotated[list[StoredSlice], Field(max_length=10_000)] = []
     mixture: StoredMixture | None = None
     evidence: dict[Name, dict[Name, Digest]] = {}
+    calibrate: dict[Literal["repair"], Annotated[float, Field(gt=0, le=1)]] = {}
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     dtype: Name | None = None
     tokenizer: Name | None = None

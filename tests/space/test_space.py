@@ -66,6 +66,13 @@ SETTINGS = {
     "shared": dataclasses.replace(PLAIN, shared=("density", "weight"), leave_out=True),
     "noise": dataclasses.replace(PLAIN, leave_out=True, shared=("weight",), noise=("law",)),
     "fewer and more layers": dataclasses.replace(PLAIN, leave_out=True, drop=2, repeat=3),
+    "calibrated": dataclasses.replace(
+        PLAIN,
+        calibrate=True,
+        leave_out=True,
+        drop=1,
+        evidence={"activations": {n: n[0] * 32 for n in ("base", *SOURCES)}},
+    ),
 }
 
 
