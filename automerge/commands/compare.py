@@ -9,6 +9,7 @@ from automerge.errors import StateError
 from automerge.report.beside import Beside, Paired, beside
 from automerge.report.study import Study, load_study
 from automerge.report.summary import Member
+from automerge.report.table import short_names
 from automerge.store.result import count
 from automerge.text.say import say
 
@@ -46,7 +47,7 @@ def _print_fronts(studies: tuple[Study, Study], found: Beside, console: Console)
 
     names = list(dict.fromkeys(o.name for s in studies for o in s.result.objectives))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("model", "method", *names):
+    for title in ("model", "method", *short_names(names)):
         table.add_column(
             Text(harmless(title)), justify="left" if title in ("model", "method") else "right"
         )

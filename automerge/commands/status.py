@@ -13,9 +13,11 @@ import numpy as np
 from automerge import pareto
 from automerge.commands.progress import duration
 from automerge.objective import estimates, losses, searched
+from automerge.report.conclusion import conclusion
 from automerge.report.course import prospect
 from automerge.report.spending import in_words, spending
 from automerge.report.standing import shown, standing
+from automerge.report.summary import summarise
 from automerge.store.read_result import generated_by, open_study, study_result
 from automerge.store.result import StudyResult
 from automerge.store.store import Store
@@ -37,7 +39,8 @@ def study_status(run: Path) -> dict[str, object]:
     `front` is the selected front once there is one, with select scores; before that, the
     trials nondominated on search items. `spent` is in seconds of workers' time; `cost`, `prospect`
     (what more budget would bring) and `standing` (the best mean against the best parent's) are
-    sentences. `times` has ISO 8601 times, and the pace of the last trials.
+    sentences, and so is `verdict`, which model to take of a finished study. `times` has ISO 8601
+    times, and the pace of the last trials.
     """
     with open_study(run) as store:
         study, result = store.study, study_result(run, store)
@@ -78,6 +81,7 @@ def study_status(run: Path) -> dict[str, object]:
             "tested": sum("test" in found.outcomes for found in result.trials),
             "generated": generated_by(search.values()),
             "batched": result.batched,
+            "verdict": conclusion(summarise(result))[0] if result.state == "finished" else None,
             "spent": None if (spent := spending(result)) is None else asdict(spent),
             "cost": in_words(result),
             "prospect": prospect(result),
@@ -204,6 +208,8 @@ def print_status(status: dict[str, object], console: Console) -> None:
         console.print(table)
         if len(front) > MAX_ROWS:
             console.print(f"… and {len(front) - MAX_ROWS} more")
+    if status["verdict"]:
+        console.print(Text(str(status["verdict"])))
     for line in prospects(str(status["cost"]), str(status["prospect"])):
         console.print(Text(line))
     failures = status["failures"]

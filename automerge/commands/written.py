@@ -49,8 +49,9 @@ def written_lines(study: Study, run: Path, export: str) -> Iterator[str]:
     taken = choose(study.summary)
     if taken is not None and not taken.beats_parent:
         yield _line("", "written although no merge measurably beats the best parent")
-    every = f", --trial front for all {n} on the front" if n > 1 else ""
-    yield _line("", f"any other: {command} N{every}")
+    yield _line("", f"any other: {command} N")
+    if n > 1:
+        yield _line("", f"all {n} on the front: {command} front")
 
 
 def _line(head: str, text: str) -> str:

@@ -88,7 +88,7 @@ def in_words(result: StudyResult) -> str:
     foretold = (
         ""
         if found.foretold is None
-        else f" {duration(found.foretold)} at the pace of the first merge."
+        else f" At the pace of the first merge, it would have been {duration(found.foretold)}."
     )
     generating = (
         f" and {100 * found.generating / found.total:.0f} % generating" if found.generating else ""

@@ -101,7 +101,7 @@ class _Writer:
         table.add_column("model", no_wrap=True)
         for title in ("mean", "gain") if self.shows_mean else ():
             table.add_column(title, justify="right", no_wrap=True)
-        for name in _short_names([o.name for o in objectives]):
+        for name in short_names([o.name for o in objectives]):
             table.add_column(self.text(name), justify="right", no_wrap=True)
         table.add_column("sure", justify="right", no_wrap=True)
         merges, rest = (
@@ -272,7 +272,7 @@ class _Writer:
         )
 
 
-def _short_names(names: Sequence[str]) -> list[str]:
+def short_names(names: Sequence[str]) -> list[str]:
     """Return names without a beginning that all share, up to an underscore."""
     head, _, _ = names[0].partition("_")
     head += "_"

@@ -187,6 +187,8 @@ def test_status_counts_what_was_done(finished: Path, environment: dict[str, str]
     assert (status["state"], status["measured"], status["remaining"]) == ("finished", 9, 0)
     assert status["front"]
     assert status["generated"] == ["continuous"]
+    front = json.loads((finished / "front.json").read_text(encoding="utf-8"))
+    assert status["verdict"] == front["conclusion"][0]
     shown = run(finished.parent, environment, "status", "tiny").stdout
     assert "finished" in shown
     assert "Generator of answers: continuous." in " ".join(shown.split())

@@ -53,7 +53,8 @@ def test_the_end_says_which_model_is_written_and_how_to_get_others() -> None:
     n, command = len(found.front), "automerge export 'runs/my run' --trial"
     assert said(found, "best") == [
         f"model        runs/my run/models/{found.best.name}",
-        f"             any other: {command} N, --trial front for all {n} on the front",
+        f"             any other: {command} N",
+        f"             all {n} on the front: {command} front",
     ]
     assert said(found, "front") == [f"models       runs/my run/models, {n} merges on the front"]
     assert said(found, "none")[1] == f"             the best on the front: {command} best"
@@ -69,7 +70,7 @@ def test_a_model_that_beats_no_parent_is_written_and_the_end_says_so() -> None:
         result = scored(result, result.front[0], "test", o.name, [0] * 600)
     found = Study(Path("run"), result)
     assert to_export(found, "best") == [result.front[0]]
-    first, second, _ = said(found, "best")
+    first, second, *_ = said(found, "best")
     assert first.endswith(name)
     assert second.strip() == "written although no merge measurably beats the best parent"
 
