@@ -21,7 +21,7 @@ COPY = "mergekit_moe_config.yml"
 def merge_mixture(document: Located, path: Path, out: Path, console: Console) -> None:
     """Write the mixture of experts that a file describes; raises ConfigError or PreflightError."""
     from automerge.checkpoints import ModelWatch, check_target
-    from automerge.checkpoints.mixed import mixed_settings
+    from automerge.checkpoints.mixed import form_of, mixed_settings
     from automerge.commands.announcing import announcing
     from automerge.merging.gates import gates
     from automerge.merging.mixture import write_mixture
@@ -41,7 +41,9 @@ def merge_mixture(document: Located, path: Path, out: Path, console: Console) ->
         raise PreflightError(f"{path}: the gates are not finite; use other prompts")
     watch.check()
     write_mixture(mixture, models.checkpoints, routed, out, {COPY: path.read_text("utf-8")})
+    shared = "" if mixture.shared is None else " and a shared one"
     say(
         console,
-        f"wrote {out}: a Mixtral of {len(mixture.experts)} experts, {mixture.per_token} per token",
+        f"wrote {out}: a {form_of(base).name} of {len(mixture.experts)} experts{shared}, "
+        f"{mixture.per_token} per token",
     )

@@ -19,16 +19,19 @@ from automerge.mergekit.tables import DTYPES
 
 KEYS = (
     *("base_model", "experts", "gate_mode", "experts_per_token", "dtype", "architecture"),
-    *("rest", "seed"),
+    *("shared_experts", "rest", "seed"),
 )
 EXPERT_KEYS = ("source_model", "positive_prompts", "negative_prompts", "residual_scale")
 PROMPTED = ("hidden", "hidden_avg", "hidden_last", "cheap_embed")
 DRAWN = ("random", "uniform_random")
 REST = ("base", "average")
 """Where all weights but the experts' come from."""
-MIXTRAL = "mixtral"
+ARCHITECTURES = {
+    "mixtral": "mixtral",
+    **dict.fromkeys(("qwen", "qwen moe", "qwen2_moe"), "qwen2_moe"),
+}
+"""The `model_type` of the mixture, by what mergekit calls it, and by itself."""
 REFUSED = {
-    "shared_experts": "a Mixtral has no shared experts; remove it",
     "noise_scale": "the noise has no seed in mergekit, so it is never the same; remove it",
 }
 MAX_SEED = 2**63
@@ -52,7 +55,9 @@ class Mixture:
     """A mixture of experts: the name of its base, the experts, and how tokens are routed to them.
 
     `rest` says where all other weights come from: the base, or the average of the experts' models.
-    Tensors are stored in `dtype`; None means the base's.
+    Tensors are stored in `dtype`; None means the base's. Every token passes the `shared` expert, if
+    there is one. `architecture` is the `model_type` of the mixture; None means that which models
+    like the base have.
     """
 
     base: str
@@ -62,6 +67,13 @@ class Mixture:
     rest: str = "base"
     dtype: str | None = None
     seed: int = 0
+    shared: Expert | None = None
+    architecture: str | None = None
+
+    @property
+    def gated(self) -> tuple[Expert, ...]:
+        """All experts that have a gate, the shared one last."""
+        return self.experts if self.shared is None else (*self.experts, self.shared)
 
 
 def is_moe(data: Mapping[str, Plain]) -> bool:
@@ -97,10 +109,11 @@ class _Mixture:
         if base is None and not self.reader.faults:
             self.reader.fault((), "missing key 'base_model'")
         gate = self._one_of("gate_mode", (*PROMPTED, *DRAWN), "hidden")
-        self._one_of("architecture", (MIXTRAL,), MIXTRAL)
+        architecture = self._one_of("architecture", tuple(ARCHITECTURES), "")
         rest = self._one_of("rest", REST, "base")
         dtype = self._one_of("dtype", DTYPES, "") or None
         experts = self._experts(gate)
+        shared = self._shared(gate)
         per_token = data.get("experts_per_token", 2)
         if type(per_token) is not int or not 1 <= per_token <= max(len(experts), 1):
             wanted = f"expected a number from 1 to {len(experts)}, that of the experts"
@@ -113,7 +126,8 @@ class _Mixture:
             return None
         assert isinstance(per_token, int)
         assert isinstance(seed, int)
-        return Mixture(base, experts, gate, per_token, rest, dtype, seed)
+        kind = ARCHITECTURES.get(architecture)
+        return Mixture(base, experts, gate, per_token, rest, dtype, seed, shared, kind)
 
     def _keys(self, at: At, known: tuple[str, ...]) -> None:
         mapping = self.reader.at(at) if at else self.reader.data
@@ -141,15 +155,24 @@ class _Mixture:
             self.reader.fault(("experts",), f"{message}; got {entries!r}")
             return ()
         assert isinstance(entries, list)
-        experts = [self._expert(i, gate) for i in range(len(entries))]
+        experts = [self._expert(("experts", i), gate) for i in range(len(entries))]
         prompts = {(expert.positive, expert.negative) for expert in experts}
         if gate in PROMPTED and len(experts) > 1 and len(prompts) == 1 and experts[0].positive:
             message = "all experts have the same prompts, so their gates would be the same"
             self.reader.fault(("experts",), f"{message}; give each its own")
         return tuple(experts)
 
-    def _expert(self, number: int, gate: str) -> Expert:
-        at: At = ("experts", number)
+    def _shared(self, gate: str) -> Expert | None:
+        entries = self.reader.data.get("shared_experts")
+        if not entries:
+            return None
+        if not isinstance(entries, list) or [type(entry) for entry in entries] != [dict]:
+            message = "expected a list of one expert, with a `source_model`"
+            self.reader.fault(("shared_experts",), f"{message}; got {entries!r}")
+            return None
+        return self._expert(("shared_experts", 0), gate)
+
+    def _expert(self, at: At, gate: str) -> Expert:
         self._keys(at, EXPERT_KEYS)
         model = self.models.name((*at, "source_model"), self.reader.at((*at, "source_model")))
         positive, negative = (

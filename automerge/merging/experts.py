@@ -9,13 +9,12 @@ import torch
 from torch import nn
 
 from automerge.checkpoints.architecture import language_class, quiet, read_config
+from automerge.checkpoints.mixed import PER_TOKEN, Form
 from automerge.merging.layers import find_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CONFIGURED = ("num_local_experts", "num_experts_per_tok")
-"""What the live model's configuration says of its experts, as an exported one does."""
 _PART = "mlp"
 """The name of a layer's feed-forward part in a live model, dense or not."""
 
@@ -24,7 +23,8 @@ class LiveExperts:
     """Puts transformers' own mixture of experts in the place of a model's feed-forward parts.
 
     A merge writes the experts' weights; the dense parts are set aside and keep theirs. Of the
-    experts, as many are in memory as the last mixture had.
+    experts, as many are in memory as the last mixture had. The configuration says of them what an
+    exported one does.
     """
 
     def __init__(self, model: PreTrainedModel, n_layers: int) -> None:
@@ -32,38 +32,44 @@ class LiveExperts:
         self._config = model.config
         self._dense: Sequence[nn.Module] = [getattr(layer, _PART) for layer in self._layers]
         self._twin: PreTrainedModel | None = None
-        self._n_experts = 0
-        self.routed = False
+        self._shape: tuple[int, tuple[int, ...]] | None = None
+        self._said: tuple[str, ...] = ()
 
     def restore(self) -> None:
         """Give the model's layers their dense parts back."""
-        if self.routed:
-            self._put(self._dense)
-            for key in CONFIGURED:
-                delattr(self._config, key)
-        self.routed = False
+        self._put(self._dense)
+        for key in self._said:
+            delattr(self._config, key)
+        self._said = ()
 
-    def arrange(self, model: PreTrainedModel, config: Mapping[str, Any]) -> PreTrainedModel:
+    @property
+    def routed(self) -> bool:
+        """Whether the model has experts now."""
+        return bool(self._said)
+
+    def arrange(
+        self, model: PreTrainedModel, config: Mapping[str, Any], form: Form
+    ) -> PreTrainedModel:
         """Give the model's layers experts as the configuration of a mixture says.
 
         Returns:
             A model of the architecture that the live one now is, whose modules are the live ones:
             stored names are those of its tensors.
         """
-        n_experts, per_token = (config[key] for key in CONFIGURED)
-        if self._twin is None or self._n_experts != n_experts:
+        shape = (config[form.count], tuple(config.get("mlp_only_layers") or ()))
+        if self._twin is None or self._shape != shape:
             self._twin = None  # makes room for the next
-            self._twin, self._n_experts = self._twin_of(model, config), n_experts
+            self._twin, self._shape = self._twin_of(model, config), shape
         _, layers = find_layers(self._twin, len(self._layers))
         blocks = [getattr(layer, _PART) for layer in layers]
         for block in blocks:
             for module in block.modules():
                 if hasattr(module, "top_k"):
-                    setattr(module, "top_k", per_token)  # noqa: B010 (type checkers see a tensor)
+                    setattr(module, "top_k", config[PER_TOKEN])  # noqa: B010 (not a tensor)
         self._put(blocks)
-        for key in CONFIGURED:
+        self._said = (form.count, PER_TOKEN)
+        for key in self._said:
             setattr(self._config, key, config[key])
-        self.routed = True
         return self._twin
 
     def _put(self, parts: Sequence[nn.Module]) -> None:
@@ -78,7 +84,10 @@ class LiveExperts:
         twin.eval().requires_grad_(False)
         _, layers = find_layers(twin, len(self._layers))
         for layer, live, dense in zip(layers, self._layers, self._dense, strict=True):
-            getattr(layer, _PART).to_empty(device=next(dense.parameters()).device)
+            if hasattr(getattr(layer, _PART), "experts"):
+                getattr(layer, _PART).to_empty(device=next(dense.parameters()).device)
+            else:
+                setattr(layer, _PART, dense)
             _share(layer, live, but=_PART)
         name, _ = find_layers(twin, len(self._layers))
         owner, _, listed = name.rpartition(".")

@@ -30,10 +30,11 @@ def gates(mixture: Mixture, base: Path, n_layers: int, width: int) -> Tensor:
         width: the size of its hidden states.
 
     Returns:
-        (layers, experts, width). From prompts, each is the unit vector along the hidden state that
-        enters the layer, for positive prompts less that for negative ones, each the mean.
+        (layers, experts, width), the shared expert last, if there is one. From prompts, each is the
+        unit vector along the hidden state that enters the layer, for positive prompts less that for
+        negative ones, each the mean.
     """
-    shape = (n_layers, len(mixture.experts), width)
+    shape = (n_layers, len(mixture.gated), width)
     generator = torch.Generator().manual_seed(mixture.seed)
     if mixture.gate == "random":
         return torch.randn(shape, generator=generator)
@@ -42,7 +43,7 @@ def gates(mixture: Mixture, base: Path, n_layers: int, width: int) -> Tensor:
         uniform = 2 * torch.rand(shape, generator=generator) - 1
         return uniform / math.sqrt(width)
     states = _Embedded(base) if mixture.gate == "cheap_embed" else _Hidden(base, mixture.gate)
-    found = [_direction(states, expert).expand(n_layers, width) for expert in mixture.experts]
+    found = [_direction(states, expert).expand(n_layers, width) for expert in mixture.gated]
     return torch.stack(found, dim=1)
 
 

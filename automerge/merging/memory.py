@@ -17,6 +17,7 @@ import torch
 from automerge.checkpoints import Checkpoint, TensorInfo, rearranged
 from automerge.checkpoints.architecture import architecture, native
 from automerge.checkpoints.layout import stacks
+from automerge.checkpoints.mixed import form_of
 from automerge.checkpoints.places import LAYER, inner_component, outer_component
 from automerge.checkpoints.safetensors_file import ITEM_BYTES
 from automerge.errors import Fault, PreflightError
@@ -240,6 +241,8 @@ def estimate(
                 seen[method, info] = kept_bytes(method, info, count)
             computed += seen[method, info]
     n_layers = sum(stacks(checkpoints[base].tensors).values())
+    if n_experts:
+        n_experts += form_of(checkpoints[base]).shared
     more = more_layers * sum(each.values()) // max(n_layers, 1) + n_experts * feed_forward
     largest = max((i.n_bytes for i in checkpoints[base].tensors.values() if i.mergeable), default=0)
     gradients = _gradient_bytes(checkpoints[base], sizes, dtype) if slopes else 0

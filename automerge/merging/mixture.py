@@ -11,6 +11,7 @@ from torch import Tensor
 
 from automerge.checkpoints import Checkpoint, TensorInfo, WrittenCheckpoint, write_checkpoint
 from automerge.checkpoints.mixed import Piece, check_mixed, form_of, mixed_settings, pieces
+from automerge.errors import PreflightError
 from automerge.mergekit.moe import Expert, Mixture
 
 
@@ -34,7 +35,7 @@ def write_mixture(
     Args:
         mixture: what to make.
         checkpoints: the base and the experts' models, by name.
-        gates: (layers, experts, width).
+        gates: (layers, experts, width), the shared expert's last.
         target: the folder to write.
         texts: further files, by name.
 
@@ -42,6 +43,7 @@ def write_mixture(
         PreflightError: the base's architecture has no mixture, or the folder cannot be written.
     """
     base = checkpoints[mixture.base]
+    _check_form(mixture, base)
     settings = mixed_settings(len(mixture.experts), mixture.per_token, base)
     parts = _parts(mixture, base)
     layout = {part.piece.tensor: part.info for part in parts}
@@ -52,13 +54,32 @@ def write_mixture(
     )
 
 
+def _check_form(mixture: Mixture, base: Checkpoint) -> None:
+    """Refuse another architecture than models like the base have, and what it lacks."""
+    form = form_of(base)
+    if mixture.architecture not in (None, form.model_type):
+        kind = base.config.get("model_type")
+        raise PreflightError(
+            f"{base.path}: {kind} models make a {form.model_type}, not a {mixture.architecture}; "
+            "remove `architecture`"
+        )
+    if form.shared and mixture.shared is None:
+        raise PreflightError(
+            f"a {form.name} has a shared expert, which every token passes: name one under "
+            "`shared_experts`"
+        )
+    if mixture.shared is not None and not form.shared:
+        raise PreflightError(f"a {form.name} has no shared experts; remove `shared_experts`")
+
+
 def _parts(mixture: Mixture, base: Checkpoint) -> list[_Part]:
     """List the tensors, in the base's order."""
     parts = []
     for piece in pieces(form_of(base), len(mixture.experts), base.tensors):
         info = base.tensors[piece.dense]
         dtype = (mixture.dtype or info.dtype) if info.mergeable else info.dtype
-        shape = (len(mixture.experts), info.shape[1]) if piece.gates else info.shape
+        count = 1 if piece.shared else len(mixture.experts)
+        shape = (count, info.shape[1]) if piece.gates else info.shape
         parts.append(_Part(piece, TensorInfo(shape, dtype)))
     return parts
 
@@ -69,6 +90,7 @@ def _tensors(
     gates: Tensor,
     parts: Sequence[_Part],
 ) -> Iterator[tuple[str, Tensor]]:
+    count = len(mixture.experts)
     for part in parts:
         piece = part.piece
         dtype: torch.dtype = getattr(torch, part.info.dtype)
@@ -76,7 +98,11 @@ def _tensors(
             expert = mixture.experts[piece.expert]
             made = _scaled(checkpoints[expert.model].read(piece.dense), expert, piece.dense)
         elif piece.gates and piece.layer is not None:
-            made = gates[piece.layer]
+            own = slice(count, None) if piece.shared else slice(count)
+            made = gates[piece.layer, own]
+        elif piece.shared and mixture.shared is not None:
+            shared = mixture.shared
+            made = _scaled(checkpoints[shared.model].read(piece.dense), shared, piece.dense)
         elif mixture.rest == "average" and dtype.is_floating_point:
             made = _average([checkpoints[expert.model] for expert in mixture.experts], piece.dense)
         else:

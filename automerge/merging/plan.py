@@ -17,14 +17,22 @@ from automerge.checkpoints import (
     reference_model,
     tensor_faults,
 )
-from automerge.checkpoints.mixed import check_mixed, form_of, mixed_settings, pieces
+from automerge.checkpoints.mixed import (
+    check_mixed,
+    dense_layers,
+    form_of,
+    mixed_settings,
+    pieces,
+)
 from automerge.errors import ConfigError, Fault, PreflightError, nearest
 from automerge.merging.router import Router
 from automerge.methods import METHODS, Method, Values, check_recipe
-from automerge.mixture import EVIDENCE, HIDDEN, RANDOM, Mixture
+from automerge.mixture import EVIDENCE, HIDDEN, RANDOM, UNIFORM, Mixture
 from automerge.recipe import Place, Recipe, single
 
 MAX_FAULTS = 10
+HALF = Fold(0.5)
+"""What the sigmoid of a shared expert's gate of 0 is."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,16 @@ class Step:
         return (name, self.base, self.sources, self.values.key, seed, dtype, evidence, self.fold)
 
 
+def _router(recipe: Recipe, mixture: Mixture) -> Router:
+    """Return how the gates of each layer's experts are made."""
+    count = len(mixture.experts)
+    if mixture.gates == RANDOM:
+        return Router(RANDOM, count, recipe.seed)
+    known = recipe.evidence.get(EVIDENCE, {})
+    named = mixture.experts if mixture.gates == HIDDEN else ()
+    return Router(mixture.gates, count, evidence=tuple((name, known[name]) for name in named))
+
+
 def _taken(step: Step, model: str) -> Step:
     """Return the step that makes a tensor that of one model."""
     copied = METHODS["linear"]
@@ -117,35 +135,36 @@ class Planner:
         return steps if recipe.mixture is None else self._mixed(steps, recipe, recipe.mixture)
 
     def _mixed(self, steps: Sequence[Step], recipe: Recipe, mixture: Mixture) -> list[Step]:
-        """Return the steps of a mixture of experts, given those of the merge."""
+        """Return the steps of a mixture of experts, given those of the merge.
+
+        A shared expert is the merge: it and the other experts count half, so that with experts
+        that are the merge the mixture computes what the merge does.
+        """
         base = self._checkpoints[reference_model(recipe)]
-        count = len(mixture.experts)
-        known = recipe.evidence.get(EVIDENCE, {})
-        router = Router(
-            mixture.gates,
-            count,
-            recipe.seed if mixture.gates == RANDOM else 0,
-            tuple((name, known[name]) for name in mixture.experts)
-            if mixture.gates == HIDDEN
-            else (),
-        )
-        dense = {step.tensor: step for step in steps}
-        made = []
-        for piece in pieces(form_of(base), count, dense):
-            step = replace(dense[piece.dense], stored=piece.tensor)
-            if piece.gates:
-                shape = (count, step.info.shape[1])
-                info = TensorInfo(shape, step.info.dtype)
-                step = replace(step, method=None, info=info, router=router)
-            elif piece.expert is not None and piece.layer is not None and mixture.has(piece.layer):
-                step = _taken(step, mixture.experts[piece.expert])
-            made.append(step)
-        settings = mixed_settings(count, mixture.per_token, base)
-        check_mixed({**base.config, **settings}, [step.tensor for step in made])
+        form, count = form_of(base), len(mixture.experts)
         last = max((step.place.layer or 0 for step in steps), default=0)
         if mixture.layers is not None and mixture.layers[1] > last + 1:
             message = f"mixture: expected layers up to {last + 1}, got {list(mixture.layers)}"
             raise PreflightError(message)
+        plain = dense_layers(form, mixture, last + 1)
+        router = _router(recipe, mixture)
+        dense = {step.tensor: step for step in steps}
+        made = []
+        for piece in pieces(form, count, dense, plain):
+            step = replace(dense[piece.dense], stored=piece.tensor)
+            if piece.gates:
+                shape = (1 if piece.shared else count, step.info.shape[1])
+                info = TensorInfo(shape, step.info.dtype)
+                how = Router(UNIFORM, 1) if piece.shared else router
+                step = replace(step, method=None, info=info, router=how)
+            elif piece.expert is not None and piece.layer is not None:
+                if mixture.has(piece.layer):
+                    step = _taken(step, mixture.experts[piece.expert])
+                if form.shared and "down_proj" in piece.dense:
+                    step = replace(step, fold=HALF)
+            made.append(step)
+        settings = mixed_settings(count, mixture.per_token, base, plain)
+        check_mixed({**base.config, **settings}, [step.tensor for step in made])
         return made
 
     def _step(self, target: Target, recipe: Recipe, fold: Fold | None) -> Step:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from automerge.checkpoints import Checkpoint, reference_model
 from automerge.checkpoints.layout import stacks
-from automerge.checkpoints.mixed import mixed_settings
+from automerge.checkpoints.mixed import form_of, settings_of
 from automerge.checkpoints.stacked import stacked_config, stacked_settings
 from automerge.errors import PreflightError
 from automerge.evidence import Evidence
@@ -129,7 +129,7 @@ class ResidentEngine:
         start = time.perf_counter()
         steps = self._planner.plan(recipe)
         named = model
-        if recipe.mixture is None and model in self._experts:
+        if recipe.mixture is None and model in self._experts and self._experts[model].routed:
             self._experts[model].restore()
         if recipe.slices or model in self._layers:
             self._arrange(model, recipe, steps)
@@ -293,5 +293,5 @@ class ResidentEngine:
         base = self._checkpoints[reference_model(recipe)]
         if model not in self._experts:
             self._experts[model] = LiveExperts(model, max(stacks(base.tensors).values()))
-        settings = mixed_settings(len(mixture.experts), mixture.per_token, base)
-        return self._experts[model].arrange(model, {**base.config, **settings})
+        config = {**base.config, **settings_of(mixture, base)}
+        return self._experts[model].arrange(model, config, form_of(base))

@@ -15,7 +15,7 @@ from automerge.checkpoints import (
     reference_model,
     write_checkpoint,
 )
-from automerge.checkpoints.mixed import mixed_settings
+from automerge.checkpoints.mixed import settings_of
 from automerge.checkpoints.settings import TIES
 from automerge.checkpoints.stacked import stacked_config
 from automerge.checkpoints.writer import SHARD_BYTES
@@ -63,8 +63,7 @@ def merge_to_folder(
     if recipe.slices:
         settings |= stacked_config(recipe, checkpoints, tensors)
     if recipe.mixture is not None:
-        count, per_token = len(recipe.mixture.experts), recipe.mixture.per_token
-        settings |= mixed_settings(count, per_token, reference)
+        settings |= settings_of(recipe.mixture, reference)
     workspace = Workspace(checkpoints, compiled=compiled_code(checkpoints), evidence=evidence)
     check_target(target, [checkpoints[model].path for model in recipe.models], overwrite)
     calibrated = calibrated_tensors(recipe, checkpoints, evidence)

@@ -27,6 +27,7 @@ EXPERTS = [
     {"source_model": "b", "positive_prompts": ["w4 w5 w6"]},
     {"source_model": "base", "positive_prompts": ["w7 w7"]},
 ]
+QWEN_SHARED = {"shared_experts": [{"source_model": "qwen"}]}
 PLAIN = [{"source_model": name} for name in ("a", "b")]
 
 
@@ -43,15 +44,26 @@ def models(tmp_path_factory) -> Path:
     save(hf.MistralForCausalLM(config), root / "mistral")
     save(llama(num_hidden_layers=2, attention_bias=True), root / "biased")
     qwen = hf.Qwen2Config(**{**base.config.to_dict(), "model_type": "qwen2"})
-    save(hf.Qwen2ForCausalLM(qwen), root / "qwen")
+    for seed, name in enumerate(("qwen", "qwen-a", "qwen-b")):
+        own = perturb(hf.Qwen2ForCausalLM(qwen), 10 + seed, 0.1)
+        save(own.to(torch.bfloat16), root / name)
+    wide = hf.Qwen2Config(**{**qwen.to_dict(), "use_sliding_window": True, "sliding_window": 4})
+    wide.layer_types = ["full_attention", "sliding_attention"]
+    save(hf.Qwen2ForCausalLM(wide), root / "qwen-window")
     return root
 
 
 def written(models: Path, experts: list[dict], base: str = "base", **keys) -> Path:
     """A file of mergekit-moe; models are folders beside it."""
-    located = [{**e, "source_model": str(models / e["source_model"])} for e in experts]
+
+    def located(entries: list[dict]) -> list[dict]:
+        return [{**e, "source_model": str(models / e["source_model"])} for e in entries]
+
+    if shared := keys.get("shared_experts"):
+        keys["shared_experts"] = located(shared)
     path = models / "moe.yaml"
-    path.write_text(yaml.safe_dump({"base_model": str(models / base), "experts": located, **keys}))
+    plain = {"base_model": str(models / base), "experts": located(experts), **keys}
+    path.write_text(yaml.safe_dump(plain))
     return path
 
 
@@ -67,6 +79,57 @@ def load(folder: Path, dtype=torch.bfloat16):
     )
     assert not any(info.values()), info
     return model
+
+
+QWEN = {
+    "base": "qwen",
+    "experts": [
+        {"source_model": "qwen-a", "positive_prompts": ["w1 w2"], "residual_scale": 0.5},
+        {"source_model": "qwen-b", "positive_prompts": ["w4 w5"], "negative_prompts": ["w9"]},
+    ],
+    "shared_experts": [
+        {"source_model": "qwen-b", "positive_prompts": ["w3 w6"], "residual_scale": 0.25}
+    ],
+}
+
+
+@pytest.mark.parametrize("mode", ["hidden", "hidden_avg", "cheap_embed"])
+@pytest.mark.parametrize("named", [{}, {"architecture": "qwen"}])
+def test_a_qwen_mixture_has_the_tensors_of_mergekit(mode, named, models, tmp_path):
+    from mergekit.moe.config import MoEMergeConfig
+    from mergekit.options import MergeOptions
+    from mergekit.scripts.moe import build
+
+    path = written(models, **QWEN, gate_mode=mode, dtype="bfloat16", **named)
+    config = MoEMergeConfig.model_validate(yaml.safe_load(path.read_text()))
+    build(config, str(tmp_path / "theirs"), MergeOptions(device="cpu"), device="cpu")
+    ours, theirs = load(merged(path, tmp_path / "ours")), load(tmp_path / "theirs")
+    assert type(ours) is hf.Qwen2MoeForCausalLM
+    own, wanted = ours.state_dict(), theirs.state_dict()
+    assert own.keys() == wanted.keys()
+    assert [name for name, tensor in own.items() if not torch.equal(tensor, wanted[name])] == []
+    for key in ("num_experts", "num_experts_per_tok", "norm_topk_prob", "mlp_only_layers"):
+        assert getattr(ours.config, key) == getattr(theirs.config, key)
+    tokens = torch.arange(12)[None]
+    with torch.no_grad():
+        assert torch.equal(ours(tokens).logits, theirs(tokens).logits)
+
+
+@pytest.mark.parametrize("base", ["qwen", "qwen-window"])
+def test_an_upcycled_qwen_without_its_shared_expert_computes_what_the_dense_one_does(
+    base, models, tmp_path
+):
+    expert = {"source_model": base}
+    shared = [{"source_model": base, "residual_scale": 0.0}]
+    path = written(
+        models, [expert] * 4, base=base, gate_mode="random", shared_experts=shared, seed=3
+    )
+    mixture = load(merged(path, tmp_path / "out"), torch.float32)
+    dense = hf.AutoModelForCausalLM.from_pretrained(models / base, dtype=torch.float32)
+    tokens = torch.arange(24).reshape(2, 12)
+    with torch.no_grad():
+        found, wanted = mixture(tokens).logits, dense(tokens).logits
+    assert torch.allclose(found, wanted, rtol=0, atol=2**-16 * wanted.abs().max())
 
 
 @pytest.mark.parametrize("mode", ["hidden", "hidden_avg", "cheap_embed"])
@@ -146,14 +209,17 @@ def test_active_parameters_are_those_that_a_token_passes(models, tmp_path):
         (PLAIN, {"gate_mode": "hiden"}, "expected one of hidden, .*; got 'hiden'"),
         (PLAIN, {"gate_mode": "random", "experts_per_token": 3}, "a number from 1 to 2, .*got 3"),
         (PLAIN, {"gate_mode": "random", "expert": 1}, "unknown key 'expert'; did you mean"),
-        (PLAIN, {"gate_mode": "random", "shared_experts": []}, "a Mixtral has no shared experts"),
-        (PLAIN, {"gate_mode": "random", "architecture": "qwen"}, "expected one of mixtral; got"),
+        (PLAIN, {"gate_mode": "random", "shared_experts": PLAIN[:1]}, "a Mixtral has no shared"),
+        (PLAIN, {"gate_mode": "random", "shared_experts": PLAIN}, "expected a list of one expert"),
+        (PLAIN, {"gate_mode": "random", "architecture": "qwen"}, "make a mixtral, not a qwen2_moe"),
+        (PLAIN, {"gate_mode": "random", "architecture": "qwn"}, "expected one of mixtral, qwen"),
         ([{**e, "positive_prompts": ["w1"]} for e in PLAIN], {}, "have the same prompts"),
         ([{**PLAIN[0], "noise_scale": 1}], {"gate_mode": "random"}, "the noise has no seed"),
         ([{**PLAIN[0], "positive_prompts": "w1"}], {}, "expected a list of texts, got 'w1'"),
         ([], {"gate_mode": "random"}, "expected a list of experts"),
         (PLAIN, {"gate_mode": "random", "base": "qwen"}, r"qwen|compared|differ"),
-        ([{"source_model": "qwen"}] * 2, {"gate_mode": "random", "base": "qwen"}, "got qwen2"),
+        ([{"source_model": "qwen"}] * 2, {"gate_mode": "random", "base": "qwen"}, "name one under"),
+        (QWEN["experts"], {**QWEN_SHARED, "base": "qwen"}, "need `positive_prompts` of every"),
         ([{"source_model": "biased"}] * 2, {"gate_mode": "random", "base": "biased"}, "has no .*b"),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,15 +32,17 @@ TOKENS = torch.arange(24).reshape(2, 12)
 
 
 def dense(kind: str):
-    """A Llama without ties, a tied one, or a Mistral that looks back four tokens."""
+    """A Llama without ties, a tied one, a Mistral that looks back four tokens, or a Qwen2."""
     model = llama(tied=kind == "tied")
-    if kind != "mistral":
+    if kind in ("llama", "tied"):
         return model
-    config = {**model.config.to_dict(), "sliding_window": 4, "model_type": "mistral"}
+    config = {**model.config.to_dict(), "sliding_window": 4, "model_type": kind}
+    if kind == "qwen2":
+        return hf.Qwen2ForCausalLM(hf.Qwen2Config(**config))
     return hf.MistralForCausalLM(hf.MistralConfig(**config))
 
 
-@pytest.fixture(scope="module", params=["llama", "tied", "mistral"])
+@pytest.fixture(scope="module", params=["llama", "tied", "mistral", "qwen2"])
 def folders(request, tmp_path_factory) -> dict[str, Path]:
     torch.manual_seed(0)
     root, base = tmp_path_factory.mktemp("models"), dense(request.param)
@@ -107,7 +111,9 @@ def test_the_live_model_is_the_exported_one(
     made = recipe(gates, per_token, layers)
     merge_to_folder(made, checkpoints, tmp_path / "out", evidence=evidence())
     exported, live = load(tmp_path / "out"), load(folders["base"])
-    assert type(exported) is hf.MixtralForCausalLM
+    kind = json.loads((folders["base"] / "config.json").read_text())["model_type"]
+    wanted = hf.Qwen2MoeForCausalLM if kind == "qwen2" else hf.MixtralForCausalLM
+    assert type(exported) is wanted
     merging = engine(checkpoints)
     merging.merge_into(live, made)
     assert torch.equal(logits(live), logits(exported))
@@ -119,25 +125,39 @@ def test_the_live_model_is_the_exported_one(
     assert all(torch.equal(tensor.float(), stored[name].float()) for name, tensor in held.items())
 
 
-def naive(folders, made: Recipe, gates: dict[int, torch.Tensor], checkpoints):
+def gate_rows(tensors, layer: int) -> torch.Tensor:
+    """The gates of a layer's experts."""
+    [name] = [n for n in tensors if re.fullmatch(rf"model.layers.{layer}.*\.gate\.weight", n)]
+    return tensors[name].float()
+
+
+def naive(folders, made: Recipe, gates: Mapping[str, torch.Tensor], checkpoints):
     """The merge as a dense model, in each of whose layers experts are run one by one."""
     plain = load(folders["base"])
     ResidentEngine(checkpoints).merge_into(plain, replace(made, mixture=None, evidence={}))
     experts = [load(folders[name]) for name in made.mixture.experts]
+    shared = plain.config.model_type == "qwen2"
     for number, layer in enumerate(plain.model.layers):
         own = [model.model.layers[number].mlp for model in experts]
         if made.mixture.layers and number not in range(*made.mixture.layers):
+            if shared:
+                continue
             own = [layer.mlp] * len(experts)
-        layer.mlp = Naive(own, gates[number], made.mixture.per_token)
+        half = layer.mlp if shared else None
+        layer.mlp = Naive(own, gate_rows(gates, number), made.mixture.per_token, half)
     return plain
 
 
 class Naive(torch.nn.Module):
-    """Token by token: the softmax of all scores, of which the largest k are taken and rescaled."""
+    """Token by token: the softmax of all scores, of which the largest k are taken and rescaled.
 
-    def __init__(self, experts, gates, per_token):
+    With a shared expert, the mean of that and of its own.
+    """
+
+    def __init__(self, experts, gates, per_token, shared):
         super().__init__()
         self.experts, self.gates, self.per_token = experts, gates, per_token
+        self.shared = shared
 
     def forward(self, states):
         out = torch.zeros_like(states)
@@ -150,7 +170,7 @@ class Naive(torch.nn.Module):
                 up, gate = mlp.up_proj.weight @ x, mlp.gate_proj.weight @ x
                 share = shares[k] / shares[chosen].sum()
                 out[place] += share * (mlp.down_proj.weight @ (silu(gate) * up))
-        return out
+        return out if self.shared is None else (out + self.shared(states)) / 2
 
 
 @pytest.mark.parametrize(("gates", "per_token", "layers"), CASES)
@@ -160,11 +180,7 @@ def test_a_token_passes_the_experts_its_gates_choose(
     made = recipe(gates, per_token, layers)
     live, merging = load(folders["base"]), engine(checkpoints)
     merging.merge_into(live, made)
-    rows = {
-        number: merging.tensors(live)[f"model.layers.{number}.block_sparse_moe.gate.weight"]
-        for number in range(N_LAYERS)
-    }
-    wanted = logits(naive(folders, made, rows, checkpoints))
+    wanted = logits(naive(folders, made, merging.tensors(live), checkpoints))
     # float32, added up in another order: 2⁸ roundings of the largest logit.
     rounding = 2**-16 * wanted.abs().max()
     assert torch.allclose(logits(live), wanted, rtol=0, atol=rounding)
@@ -173,9 +189,7 @@ def test_a_token_passes_the_experts_its_gates_choose(
 
 def test_gates_are_what_they_say(checkpoints):
     def gates(made: Recipe, layer: int) -> torch.Tensor:
-        return dict(engine(checkpoints).merge(made))[
-            f"model.layers.{layer}.block_sparse_moe.gate.weight"
-        ].float()
+        return gate_rows(dict(engine(checkpoints).merge(made)), layer)
 
     assert not gates(recipe("uniform", 3), 1).any()
     random = torch.cat([gates(recipe("random", 2), layer) for layer in range(N_LAYERS)])
@@ -232,7 +246,7 @@ def test_a_model_changes_between_mixtures_and_dense_ones(checkpoints, folders):
     assert not torch.equal(logits(live), before)
     merging.merge_into(live, single("base"))
     assert torch.equal(logits(live), logits(load(folders["base"])))
-    assert not hasattr(live.config, "num_local_experts")
+    assert not any(hasattr(live.config, f"num_{own}experts") for own in ("", "local_"))
 
 
 def test_a_mixture_has_no_distance_to_the_base(checkpoints, folders):
@@ -319,14 +333,16 @@ def test_experts_need_not_be_merged(checkpoints, folders):
         (RecipeSource("base", {"weight": Profile.of(1)}),),
         mixture=Mixture(("a", "b"), 1, "random"),
     )
-    found = dict(engine(checkpoints).merge(made))
-    for name, tensor in found.items():
-        if ".experts." in name:
-            _, _, layer, _, _, number, matrix, _ = name.split(".")
-            part = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}[matrix]
-            model, stored = "ab"[int(number)], f"model.layers.{layer}.mlp.{part}.weight"
+    for name, tensor in engine(checkpoints).merge(made):
+        match = re.fullmatch(r"model\.layers\.(\d)\.\w+\.experts\.(\d)\.(\w+)\.weight", name)
+        if match:
+            part = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}.get(match[3], match[3])
+            model, stored = "ab"[int(match[2])], f"model.layers.{match[1]}.mlp.{part}.weight"
         elif name.endswith("gate.weight"):
             continue
         else:
-            model, stored = "base", name
-        assert torch.equal(tensor, checkpoints[model].read(stored)), name
+            model, stored = "base", name.replace(".shared_expert", "")
+        wanted = checkpoints[model].read(stored)
+        beside = checkpoints["base"].config["model_type"] == "qwen2"
+        halved = match and beside and "down_proj" in stored
+        assert torch.equal(tensor, wanted / 2 if halved else wanted), name
