@@ -32,7 +32,7 @@ class LiveExperts:
         self._config = model.config
         self._dense: Sequence[nn.Module] = [getattr(layer, _PART) for layer in self._layers]
         self._twin: PreTrainedModel | None = None
-        self._shape: tuple[int, tuple[int, ...]] | None = None
+        self._shape: object = None
         self._said: tuple[str, ...] = ()
 
     def restore(self) -> None:
@@ -47,19 +47,33 @@ class LiveExperts:
         """Whether the model has experts now."""
         return bool(self._said)
 
+    def make_room(self, config: Mapping[str, Any], form: Form) -> bool:
+        """Forget experts that are not as many as a configuration says, or not where it says.
+
+        Returns:
+            Whether there were any: whoever else holds their tensors must forget them, too.
+        """
+        if self._twin is None or self._shape == _shape(config, form):
+            return False
+        if self.routed:
+            self.restore()
+        self._twin = None
+        return True
+
     def arrange(
         self, model: PreTrainedModel, config: Mapping[str, Any], form: Form
     ) -> PreTrainedModel:
         """Give the model's layers experts as the configuration of a mixture says.
 
+        They are those that the model had before, unless room was made since.
+
         Returns:
             A model of the architecture that the live one now is, whose modules are the live ones:
             stored names are those of its tensors.
         """
-        shape = (config[form.count], tuple(config.get("mlp_only_layers") or ()))
-        if self._twin is None or self._shape != shape:
-            self._twin = None  # makes room for the next
-            self._twin, self._shape = self._twin_of(model, config), shape
+        if self._twin is None:
+            self._twin = self._twin_of(model, config)
+            self._shape = _shape(config, form)
         _, layers = find_layers(self._twin, len(self._layers))
         blocks = [getattr(layer, _PART) for layer in layers]
         for block in blocks:
@@ -94,6 +108,11 @@ class LiveExperts:
         _share(twin.get_submodule(owner), model.get_submodule(owner), but=listed)
         _share(twin, model, but=owner)
         return twin
+
+
+def _shape(config: Mapping[str, Any], form: Form) -> object:
+    """Return what decides how many experts there are in which layers."""
+    return config[form.count], tuple(config.get("mlp_only_layers") or ())
 
 
 def _share(module: nn.Module, other: nn.Module, but: str) -> None:

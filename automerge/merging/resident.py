@@ -293,5 +293,7 @@ class ResidentEngine:
         base = self._checkpoints[reference_model(recipe)]
         if model not in self._experts:
             self._experts[model] = LiveExperts(model, max(stacks(base.tensors).values()))
-        config = {**base.config, **settings_of(mixture, base)}
-        return self._experts[model].arrange(model, config, form_of(base))
+        config, form = {**base.config, **settings_of(mixture, base)}, form_of(base)
+        if self._experts[model].make_room(config, form):
+            self._live.pop(model, None)
+        return self._experts[model].arrange(model, config, form)

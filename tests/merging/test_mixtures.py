@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
+import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -247,6 +249,17 @@ def test_a_model_changes_between_mixtures_and_dense_ones(checkpoints, folders):
     merging.merge_into(live, single("base"))
     assert torch.equal(logits(live), logits(load(folders["base"])))
     assert not any(hasattr(live.config, f"num_{own}experts") for own in ("", "local_"))
+
+
+def test_experts_of_an_earlier_mixture_leave_no_copies(checkpoints, folders):
+    live, merging = load(folders["base"]), engine(checkpoints)
+    merging.merge_into(live, recipe("random", 1))
+    earlier = weakref.ref(live.model.layers[0].mlp)
+    merging.merge_into(live, single("a"))
+    assert earlier() is not None
+    merging.merge_into(live, replace(recipe("random", 1), mixture=Mixture(("c", "b"), 1, "random")))
+    gc.collect()
+    assert earlier() is None
 
 
 def test_a_mixture_has_no_distance_to_the_base(checkpoints, folders):
