@@ -21,7 +21,7 @@ from automerge.merging.tensor import InvalidMerge, merge_tensor
 from automerge.methods import METHODS
 from automerge.recipe import Recipe, RecipeSource, Slice
 from automerge.report.weights import layers_in_words
-from automerge.session.preflight import check_scales, open_models, slice_faults
+from automerge.session.preflight import check_scales, open_models, structure_faults
 from automerge.testing import merges
 from tests.checkpoints.models import tokenizer
 from tests.merging.test_architectures import CONFIGS, auto
@@ -160,7 +160,7 @@ def test_a_study_refuses_scales_before_it_reads_a_weight(tmp_path):
         folder = made(name, tmp_path / name, 1e-6)
         tokenizer().save_pretrained(folder)
         models = open_models({"base": str(folder)}, "base", lambda _: None)
-        assert bool(slice_faults([flow(SCALES)], models, lambda _: None)) == refused
+        assert bool(structure_faults([flow(SCALES)], models, lambda _: None)) == refused
         if refused:
             with pytest.raises(PreflightError, match="remove input_scale"):
                 check_scales(models, lambda _: None)

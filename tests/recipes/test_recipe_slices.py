@@ -17,7 +17,7 @@ from automerge.commands.merge import merge_file
 from automerge.config.recipe_file import read_recipe, recipe_text
 from automerge.errors import ConfigError, PreflightError
 from automerge.recipe import Profile, Recipe, RecipeSource, Slice
-from automerge.session.preflight import open_models, slice_faults
+from automerge.session.preflight import open_models, structure_faults
 from tests.checkpoints.models import WORDS, llama, perturb, save, tokenizer
 
 STACK = """\
@@ -196,5 +196,5 @@ def test_a_study_measures_models_of_other_layers(folders):
         Recipe("passthrough", source, slices=tuple(Slice({"more": span}) for span in spans))
         for spans in ([*layers[1::-1], (2, 3)], layers, [(2, 4)])
     )
-    (fault,) = slice_faults([swapped, deeper, beyond], models, lambda _: None)
+    (fault,) = structure_faults([swapped, deeper, beyond], models, lambda _: None)
     assert "more has 3 layers; got [2, 4]" in fault.message
