@@ -36,8 +36,8 @@ def gate_rows(router: Router, tensor: str, width: int, workspace: Workspace) -> 
 
     Args:
         router: how they are made. Random ones have elements of mean 0 and variance 1; those from
-            hidden states are unit vectors along what evidence has, as by mergekit-moe's
-            `hidden_avg`.
+            hidden states are unit vectors along what evidence has; mergekit-moe's `hidden_avg` is
+            the same of a mean over prompts.
         tensor: a tensor of the layer's dense feed-forward part, by which it is told from others.
         width: the size of hidden states.
         workspace: has the evidence.
