@@ -131,11 +131,13 @@ def test_a_beginning_is_run_once_and_a_request_once() -> None:
     assert max(counts[2:]) == 5
 
 
-def test_rows_are_halved_where_memory_runs_out_and_stay_so() -> None:
+@pytest.mark.parametrize("make", [StaticGenerator, ContinuousGenerator])
+def test_rows_are_halved_where_memory_runs_out_and_stay_so(make) -> None:
     model = plain_model()
     expected = reference(model, asked())
     with isolated():
-        generator = ContinuousGenerator(wrapped(model, 8))
+        lm = wrapped(model, 8)
+        generator = make(lm)
         with memory_for(model, 2):
             assert generator.generate(asked()) == expected
         widths = []
@@ -144,14 +146,34 @@ def test_rows_are_halved_where_memory_runs_out_and_stay_so() -> None:
         )
         assert generator.generate(asked()) == expected
     assert max(widths) == 2
+    assert lm.batch_size == 8
 
 
-def test_what_does_not_fit_alone_is_an_error_and_leaves_the_attention_as_it_was() -> None:
+@pytest.mark.parametrize("make", [StaticGenerator, ContinuousGenerator, AutoGenerator])
+def test_what_does_not_fit_alone_is_an_error_and_leaves_the_model_as_it_was(make) -> None:
+    """It says nothing about how the model can generate: afterwards there is room again."""
     model = plain_model()
     before = model.config._attn_implementation
-    with isolated(), memory_for(model, 0), pytest.raises(torch.OutOfMemoryError):
-        ContinuousGenerator(wrapped(model, 8)).generate(asked())
-    assert model.config._attn_implementation == before
+    with isolated():
+        generator = make(wrapped(model, 8))
+        with memory_for(model, 0), pytest.raises(torch.OutOfMemoryError):
+            generator.generate(asked())
+        assert model.config._attn_implementation == before
+        assert generator.generate(asked()) == reference(model, asked())
+    assert getattr(generator, "chosen", "continuous") == "continuous"
+
+
+def test_another_error_is_not_tried_again() -> None:
+    model, calls = plain_model(), []
+
+    def fail(*_) -> None:
+        calls.append(None)
+        raise RuntimeError("something else")
+
+    model.register_forward_pre_hook(fail)
+    with isolated(), pytest.raises(RuntimeError, match="something else"):
+        StaticGenerator(wrapped(model, 8)).generate(asked())
+    assert len(calls) == 1
 
 
 def test_answers_that_were_long_come_first_the_next_time() -> None:

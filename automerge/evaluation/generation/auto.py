@@ -18,6 +18,7 @@ from automerge.evaluation.loglikelihood.forward import (
     is_rounding,
     max_position,
 )
+from automerge.machine.allocation import is_out_of_memory
 from automerge.text.error import cause
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ class AutoGenerator:
         try:
             answers = self._continuous.answers(tried, PROBE_ROWS)
         except UNSUPPORTED as error:
+            if is_out_of_memory(error):
+                raise
             return f"this model cannot run continuously ({cause(error)[:200]})"
         differing = sum(not self._is_answer(ask, answers[ask]) for ask in tried)
         if not differing:

@@ -14,7 +14,7 @@ import torch
 
 from automerge.evaluation.generation.asks import Ask, Asks
 from automerge.evaluation.generation.decoding import Decoder
-from automerge.evaluation.generation.plan import Plan, plans, rows_at_once
+from automerge.evaluation.generation.plan import Plan, fewer_rows, plans, rows_at_once
 from automerge.evaluation.generation.slots import Slots, attending
 from automerge.evaluation.generation.static import StaticGenerator
 from automerge.machine.allocation import is_out_of_memory
@@ -101,10 +101,9 @@ class ContinuousGenerator:
             except (RuntimeError, MemoryError) as error:
                 if rows == 1 or not is_out_of_memory(error):
                     raise
-                rows = self.rows = rows // 2
             else:
                 return
-            torch.cuda.empty_cache()
+            rows = self.rows = fewer_rows(rows)
 
     def _decode(self, plan: Plan, asks: Sequence[Ask], found: dict[Ask, list[int]]) -> None:
         decoder = Decoder(self._lm.model, plan, self._asks.ends, self._asks.penalty)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import torch
+
 from automerge.evaluation.generation.asks import Ask
 
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
+
+logger = logging.getLogger(__name__)
 
 DEVICE_ROWS = 8
 """Rows per request of a batch on a GPU: a row runs a token at a time, a batch's whole requests."""
@@ -32,6 +37,16 @@ class Plan:
 def rows_at_once(lm: HFLM) -> int:
     """Return how many answers may be under way with the batch size of lm-eval's wrapper."""
     return int(lm.batch_size) * (1 if lm.model.device.type == "cpu" else DEVICE_ROWS)
+
+
+def fewer_rows(rows: int) -> int:
+    """Return half as many rows, for memory ran out, and let go of what the device holds unused.
+
+    Call it after the `except`, whose error holds the tensors of the call that failed.
+    """
+    torch.cuda.empty_cache()
+    logger.warning("out of memory: answers under way are halved, to %d", rows // 2)
+    return rows // 2
 
 
 def shares(prompt: Sequence[int], prefix: Sequence[int]) -> bool:
