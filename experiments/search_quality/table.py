@@ -1,4 +1,7 @@
-"""Summarise results/cells.csv as Markdown: python -m experiments.search_quality.table"""
+"""Summarise a table of cells as Markdown: python -m experiments.search_quality.table
+
+results/cells.csv becomes results/tables.md; `--cells results/cells_before.csv` tables_before.md.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,16 @@ HEADER = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cells", type=Path, default=RESULTS)
     given = parser.parse_args()
     tables = defaultdict(list)
     for row in read(given.cells):
         tables[row["zoo"], row["space"]].append(row)
     text = "".join(map(_section, tables, tables.values()))
-    target = given.cells.with_name("tables.md")
+    target = given.cells.with_name(given.cells.stem.replace("cells", "tables") + ".md")
     target.write_text("# Search quality\n" + text, encoding="utf-8")
     print(target)
 
