@@ -10,7 +10,7 @@ LEVEL = 0.99
 """The probability that a score's interval covers its value."""
 ERRORS = 3.0
 """Where a limit refers to a model, the number of standard errors of that model's value by which the
-limit is loosened."""
+limit is loosened, or to the end of the interval of that model's own score, if that is farther."""
 
 
 def surely_misses(scores: ItemScores, objective: Objective, limit: Limit) -> bool:

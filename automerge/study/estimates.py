@@ -11,9 +11,18 @@ from numpy.typing import NDArray
 from automerge import pareto
 from automerge.constraint import Bound, Constraint, bounds
 from automerge.errors import SearchAborted
-from automerge.estimation.gate import ERRORS
+from automerge.estimation.gate import ERRORS, LEVEL
+from automerge.estimation.intervals import interval
 from automerge.estimation.scoreboard import Scoreboard
-from automerge.objective import Estimate, Objective, estimates, goals, losses, of_members
+from automerge.objective import (
+    Estimate,
+    ItemScores,
+    Objective,
+    estimates,
+    goals,
+    losses,
+    of_members,
+)
 from automerge.samplers.base import Slopes, Told
 from automerge.space import Space
 from automerge.study.watch import Scored
@@ -62,6 +71,8 @@ class Estimates:
         self._board = Scoreboard([o for o in objectives if not o.members], pool)
         self._on_board: dict[int, int] = {}
         self._baselines: dict[int, Trial] = {}
+        self._scored: dict[str, Mapping[str, ItemScores]] = {}
+        """The item scores of baselines by name."""
         self._answered: dict[int, Measured] = {}
         """Parents that generated right answers."""
         self.ended: dict[int, Failed | None] = {}
@@ -128,6 +139,7 @@ class Estimates:
         self.values[trial.number] = self._estimated(trial.number)
         if trial.origin in BASELINES:
             self._baselines[trial.number] = trial
+            self._scored[trial.name] = outcome.scores
         values = self.values[trial.number]
         self.told[trial.number] = self._told(trial, values, outcome.slopes)
         self._join_front(trial.number)
@@ -183,17 +195,33 @@ class Estimates:
     def gate(self, first: tuple[str, ...], cheap: Collection[str]) -> Gate | None:
         """Return what excludes a trial after its first leaf tasks; None where nothing does yet.
 
-        A limit that refers to a model is loosened by errors of that model's value.
+        A limit that refers to a model is loosened by what that model's value may be wrong by.
         """
-        errors = {t.name: self.values[n] for n, t in self._baselines.items()}
         limits = []
         for bound in self._bounds():
-            name, sign = bound.constraint.objective, 1 if bound.constraint.relation == "<=" else -1
+            name, relation = bound.constraint.objective, bound.constraint.relation
             if name in cheap:
-                error = errors[bound.model][name].stderr if bound.model in errors else 0.0
-                value = bound.value + sign * ERRORS * error
-                limits.append(Limit(name, bound.constraint.relation, value))
+                below, above = self._doubt(bound.model, name)
+                value = bound.value + above if relation == "<=" else bound.value - below
+                limits.append(Limit(name, relation, value))
         return Gate(first, tuple(limits)) if limits and len(self.values) > 1 else None
+
+    def _doubt(self, model: str | None, objective: str) -> tuple[float, float]:
+        """Return how far below and above its value a baseline's true value may be.
+
+        Errors of the value alone would say too little where nearly all items score the same: a
+        model that answered 120 of 120 items may well be wrong on one in thirty.
+        """
+        numbers = {trial.name: number for number, trial in self._baselines.items()}
+        if model not in numbers:
+            return 0.0, 0.0
+        error = ERRORS * self.values[numbers[model]][objective].stderr
+        own = self._scored[model].get(objective)
+        if own is None:  # a group has its members' items
+            return error, error
+        [aggregation] = (o.aggregation for o in self._objectives if o.name == objective)
+        found = interval(own, aggregation, LEVEL)
+        return max(error, found.value - found.low), max(error, found.high - found.value)
 
     def losses(self, numbers: Iterable[int], errors: float = 0.0) -> NDArray[np.float64]:
         """Return values to minimise, this many standard `errors` worse: (trials, objectives)."""

@@ -19,10 +19,11 @@ from automerge.samplers.base import Told
 from automerge.store.read_result import study_result
 from automerge.store.store import Store
 from automerge.study import Driver
+from automerge.study.estimates import Estimates
 from automerge.study.patience import Patience
-from automerge.trial import Items, Limit, Measured
+from automerge.trial import Items, Limit, Measured, Timings, Trial
 from tests.store.test_strangers import FILE, reseal
-from tests.studies import SPACE, Unwatched, toy_plan, toy_store
+from tests.studies import FIRST, SPACE, Unwatched, toy_plan, toy_store
 from tests.toy import OBJECTIVES, ToyWorker
 
 BOUND = "first >= 0.6"
@@ -203,6 +204,28 @@ def test_a_store_may_leave_out_some_of_its_objectives_only(tmp_path):
     reseal(tmp_path / FILE)
     with pytest.raises(StateError, match="some of the objectives"):
         Store(tmp_path, write=False)
+
+
+def test_a_perfect_model_is_no_perfect_bound():
+    """Who answered 120 of 120 items may yet miss one in thirty: a wrong answer excludes nobody."""
+    objectives, n = OBJECTIVES[:1], 120
+    bound = Constraint.parse("first >= best_parent")
+    pool = {"first": [("one", item) for item in range(n)]}
+    board = Estimates(objectives, (bound,), pool, SPACE)
+    for number, first in enumerate(FIRST):
+        right = n if first.name == "a" else n // 2
+        found = scores([1.0] * right + [0.0] * (n - right))
+        trial = Trial(number, first.recipe, first.origin, first.name)
+        board.enter(trial, Measured({"first": found}, Timings(0, 0, 0, 0)))
+    gate = board.gate(("one",), {"first"})
+    assert gate is not None
+    [limit] = gate.limits
+    # Wilson's lower end for n of n: n / (n + z²), z for 99 %.
+    assert limit.value <= n / (n + 2.5758**2) + 1e-4
+    assert limit.value > 0.9
+    for wrong, missed in ((1, False), (3, False), (10, True)):
+        own = scores([1.0] * (30 - wrong) + [0.0] * wrong)
+        assert surely_misses(own, objectives[0], limit) == missed
 
 
 def scores(values) -> ItemScores:
