@@ -69,6 +69,12 @@ BASE_GRADIENT = Kind(
     math.prod,
     at="base",
 )
+GRADIENT = Kind(
+    "gradient",
+    "mean gradient of −log p(next token) of the source on its text, of the tensor's shape, float32",
+    1,
+    math.prod,
+)
 HIDDEN_STATE = Kind(
     EVIDENCE,
     "mean over tokens of the base's hidden state that enters a layer, on the source's text, "
@@ -86,7 +92,7 @@ ACTIVATIONS = Kind(
 )
 _ALL = (
     *(INPUT_GRAM, SQUARED_GRADIENT, BASE_SQUARED_GRADIENT, BASE_GRADIENT),
-    *(HIDDEN_STATE, ACTIVATIONS),
+    *(GRADIENT, HIDDEN_STATE, ACTIVATIONS),
 )
 KINDS: Mapping[str, Kind] = MappingProxyType({kind.name: kind for kind in _ALL})
 

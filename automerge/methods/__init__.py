@@ -42,6 +42,7 @@ from automerge.methods.pairs import (
     DARE_TIES,
     DELLA_LINEAR,
     DELLA_TIES,
+    STA_LINEAR,
     STAR_MEAN,
     TIES,
 )
@@ -120,6 +121,7 @@ OWN = (
     FISHER,
     UBGM,
     TATR,
+    STA_LINEAR,
 )
 METHODS: Table[Method] = Table(
     "method", {method.name: method for method in OWN}, "automerge.methods", admit, named_chain

@@ -21,7 +21,16 @@ from automerge.methods.base import (
 from automerge.methods.shared.election import ballot, elected
 from automerge.methods.shared.scaled import summands
 from automerge.methods.shared.sums import added
-from automerge.methods.transforms import BREADCRUMBS, CONSENSUS, DARE, DELLA, STAR, TRIM, Transform
+from automerge.methods.transforms import (
+    BREADCRUMBS,
+    CONSENSUS,
+    DARE,
+    DELLA,
+    STA,
+    STAR,
+    TRIM,
+    Transform,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,8 +88,9 @@ def paired(
         anchored=True,
         seeded=transform.seeded,
         statistics=transform.statistics,
-        extent="element" if transform.prepare is None else "tensor",
+        extent="tensor" if transform.prepare or transform.needs else "element",
         prepare=transform.prepare,
+        needs=transform.needs,
     )
 
 
@@ -131,3 +141,4 @@ CONSENSUS_LINEAR = paired(
     "consensus", CONSENSUS, SUM, CONSENSUS.paper, weight(), *CONSENSUS.knobs, scaling()
 )
 STAR_MEAN = paired("star", STAR, MEAN, STAR.paper, weight(), *STAR.knobs, scaling((0.5, 2.0)))
+STA_LINEAR = paired("sta", STA, SUM, STA.paper, weight(), *STA.knobs, scaling())

@@ -77,7 +77,7 @@ def transformed(transforms: tuple[Transform, ...], method: Method) -> Method:
         max_sources=method.max_sources,
         extent="tensor",
         prepare=transforms[0].prepare,
-        needs=method.needs,
+        needs=tuple(dict.fromkeys(kind for part in parts for kind in part.needs)),
     )
 
 

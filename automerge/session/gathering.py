@@ -45,6 +45,7 @@ GATHERED: Mapping[str, Callable[..., dict[str, Tensor]]] = {
     "squared_gradient": gather_squared_gradient,
     "base_squared_gradient": gather_squared_gradient,
     "base_gradient": gather_gradient,
+    "gradient": gather_gradient,
     "hidden_state": gather_hidden_state,
 }
 """What gathers each kind, from a live model, its tensors and sequences of tokens."""

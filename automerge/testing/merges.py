@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from automerge.checkpoints import MemoryCheckpoint, Stored, TensorInfo
-from automerge.evidence import BASE_GRADIENT, INPUT_GRAM, MemoryEvidence
+from automerge.evidence import BASE_GRADIENT, GRADIENT, INPUT_GRAM, MemoryEvidence
 from automerge.merging.plan import Step
 from automerge.merging.tensor import merge_tensor
 from automerge.merging.workspace import Workspace
@@ -121,7 +121,8 @@ def evidence(recipe: Recipe, like: Tensor) -> dict[str, MemoryEvidence]:
                 found = (inputs.T @ inputs) / len(inputs)
             else:
                 found = torch.randn(like.shape, generator=generator)
-                found = found.square() if kind != BASE_GRADIENT.name else found
+                signed = kind in (BASE_GRADIENT.name, GRADIENT.name)
+                found = found if signed else found.square()
             made[digest] = MemoryEvidence(kind, digest, {NAME: found})
     return made
 

@@ -50,6 +50,16 @@ def tatr(base, sources, weights, knobs, kinds):
     return base + knobs["lambda"] * kept.reshape(base.shape) * summed
 
 
+def sta(base, sources, weights, knobs, kinds):
+    merged = base.copy()
+    for w, x, g, share in zip(weights, sources, kinds["gradient"], knobs["density"], strict=True):
+        sensitivity = np.abs(x * g).reshape(-1)
+        kept = np.zeros(base.size)
+        kept[np.argsort(-sensitivity)[: max(1, int(share * base.size))]] = 1
+        merged += knobs["lambda"] * w * kept.reshape(base.shape) * (x - base)
+    return merged
+
+
 def regmean(base, sources, weights, knobs, kinds):
     if base.ndim != 2:
         return sum(w * x for w, x in zip(weights, sources, strict=True)) / sum(weights)
@@ -78,7 +88,7 @@ def mats(base, sources, weights, knobs, kinds):
     return average + (basis @ steps).reshape(base.shape)
 
 
-FORMULAS = {f.__name__: f for f in (fisher, ubgm, tatr, regmean, mats)}
+FORMULAS = {f.__name__: f for f in (fisher, ubgm, tatr, sta, regmean, mats)}
 
 
 def positive(made):
@@ -100,6 +110,8 @@ def test_method_agrees_with_its_paper(name, shape):
         made = replace(made, knobs={**made.knobs, "ratio": Profile.of(0.3)})
     weights = [s.knobs["weight"].parts[0][1][0] for s in made.sources]
     knobs = {k: v.parts[0][1][0] for k, v in made.knobs.items()}
+    for knob in method.source_knobs:
+        knobs[knob.name] = [s.knobs[knob.name].parts[0][1][0] for s in made.sources]
     files = evidence(made, inputs[0])
     kinds = {
         kind: [files[digest].read(NAME).double().numpy() for digest in digests.values()]

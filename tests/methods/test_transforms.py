@@ -25,6 +25,7 @@ from automerge.testing.merges import (
     PLACE,
     SWITCHES,
     count,
+    evidence,
     merge,
     recipe,
     step,
@@ -39,7 +40,14 @@ CHAINS = [
     for method in METHODS
     if (name := f"{transform}+{method}") and METHODS.problem(name) is None
 ]
-FEW = ["consensus+ties", "dare+ties", "della+geometric_median", "star+iso_c", "trim+star+emr_uni"]
+FEW = [
+    "consensus+ties",
+    "dare+ties",
+    "della+geometric_median",
+    "star+iso_c",
+    "trim+star+emr_uni",
+    "sta+ties",
+]
 
 DIGESTS = {
     ("ties", True): "0f43632b51e2d785",
@@ -153,6 +161,16 @@ def dropped_by_rank(vectors, each, knobs):
     return found
 
 
+def sensitive(vectors, each, knobs):
+    found = []
+    for vector, own, x, g in zip(vectors, each, knobs["sources"], knobs["gradients"], strict=True):
+        flat = vector.reshape(-1).copy()
+        order = np.argsort(-np.abs(x * g).reshape(-1), kind="stable")
+        flat[order[max(1, int(own["density"] * flat.size)) :]] = 0
+        found.append(flat.reshape(vector.shape))
+    return found
+
+
 NAIVE = {
     "trim": trimmed,
     "breadcrumbs": without_both_ends,
@@ -160,6 +178,7 @@ NAIVE = {
     "star": truncated,
     "dare": dropped,
     "della": dropped_by_rank,
+    "sta": sensitive,
 }
 AFTER = ("task_arithmetic", "ties", "sce", "geometric_median", "pcb", "model_stock", "iso_c")
 
@@ -182,7 +201,14 @@ def test_a_chain_is_the_method_over_sources_that_a_naive_formula_transformed(tra
     ]
     identities = [weights_identity(MemoryCheckpoint({NAME: source})) for source in sources]
     uniforms = [uniform(0, NAME, one, 0, base.numel()).reshape(9, 6) for one in identities]
-    knobs = {**values.number, "uniforms": [u.double().numpy() for u in uniforms]}
+    files = evidence(made, base)
+    gradients = [files[digest].read(NAME) for digest in made.evidence.get("gradient", {}).values()]
+    knobs = {
+        **values.number,
+        "uniforms": [u.double().numpy() for u in uniforms],
+        "sources": [source.numpy() for source in sources],
+        "gradients": [gradient.double().numpy() for gradient in gradients],
+    }
     vectors = [(source - base).numpy() for source in sources]
     changed = NAIVE[transform](vectors, each, knobs)
 

@@ -8,11 +8,12 @@ from automerge.methods.transforms.breadcrumbs import BREADCRUMBS
 from automerge.methods.transforms.consensus import CONSENSUS
 from automerge.methods.transforms.dare import DARE
 from automerge.methods.transforms.della import DELLA
+from automerge.methods.transforms.sta import STA
 from automerge.methods.transforms.star import STAR
 from automerge.methods.transforms.trim import TRIM
 
 TRANSFORMS: Mapping[str, Transform] = MappingProxyType(
-    {t.name: t for t in (TRIM, DARE, DELLA, BREADCRUMBS, CONSENSUS, STAR)}
+    {t.name: t for t in (TRIM, DARE, DELLA, BREADCRUMBS, CONSENSUS, STAR, STA)}
 )
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "CONSENSUS",
     "DARE",
     "DELLA",
+    "STA",
     "STAR",
     "TRANSFORMS",
     "TRIM",

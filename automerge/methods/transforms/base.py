@@ -24,8 +24,9 @@ class Transform:
     `coefficients` takes knob values, statistics of the task vectors, how much each source counts
     where sources vote, and the factor of each result; it returns scalars per source. `kernel`
     returns the transformed task vectors times their factors. So a factor is multiplied with a
-    transform's own, and the product is rounded once. `seeded`, `statistics` and `prepare` are what
-    they are for a method. A kernel is elementwise unless there is a `prepare`.
+    transform's own, and the product is rounded once. `seeded`, `statistics`, `prepare` and
+    `needs` are what they are for a method. A kernel is elementwise unless it
+    has a `prepare` or needs evidence.
     """
 
     name: str
@@ -36,3 +37,4 @@ class Transform:
     seeded: bool = False
     statistics: tuple[Statistic, ...] = ()
     prepare: Preparation | None = None
+    needs: tuple[str, ...] = ()

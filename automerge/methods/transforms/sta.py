@@ -1,0 +1,63 @@
+"""STA: only the elements of a task vector stay to which the source's own loss is sensitive."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from automerge.methods.base import Operands, Statistics, Values, density, indicator
+from automerge.methods.shared.importance import known
+from automerge.methods.transforms.base import Scalars, Transform
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NEEDED = "gradient"
+
+
+def coefficients(
+    values: Values, statistics: Statistics, weights: Sequence[float], factors: Sequence[float]
+) -> Scalars:
+    """Return the factor and the density, per source."""
+    return tuple(zip(factors, values.each["density"], strict=True))
+
+
+def kernel(operands: Operands, scalars: Scalars) -> tuple[Tensor, ...]:
+    """Return task vectors times a factor, where |θᵢ gᵢ| is among the largest of its tensor.
+
+    gᵢ is the gradient of the source's loss at θᵢ, so this is by how much the loss would change, to
+    first order, if the element were 0. Of N, max(1, ⌊density N⌋) are kept, and equal ones stay
+    together. All are kept in tensors without gradients.
+    """
+    vectors = operands.task_vectors
+    gradients = known(operands, NEEDED)
+    if gradients:
+        triples = zip(vectors, operands.sources, gradients, strict=True)
+        shares = [share for _, share in scalars]
+        vectors = tuple(
+            vector * sensitive((source * gradient).abs(), share)
+            for (vector, source, gradient), share in zip(triples, shares, strict=True)
+        )
+    return tuple(v * factor for v, (factor, _) in zip(vectors, scalars, strict=True))
+
+
+def sensitive(importance: Tensor, density: float) -> Tensor:
+    """Return 1 for the share of elements of largest importance, else 0; nothing for density 0."""
+    if density <= 0:
+        return importance * 0
+    n_dropped = importance.numel() - max(1, math.floor(density * importance.numel()))
+    if not n_dropped:
+        return importance * 0 + 1
+    least = importance.reshape(-1).kthvalue(n_dropped + 1).values
+    return 1 - indicator(least - importance)
+
+
+STA = Transform(
+    name="sta",
+    paper="Tian et al. 2024, Beyond task vectors: selective task arithmetic, arXiv:2411.16139",
+    knobs=(density(),),
+    coefficients=coefficients,
+    kernel=kernel,
+    needs=(NEEDED,),
+)
