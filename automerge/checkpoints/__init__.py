@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from automerge.checkpoints.adapters.folder import check_folder, is_adapter
-from automerge.checkpoints.adapters.lora import LoraCheckpoint
+from automerge.checkpoints.adapters.checkpoint import AdapterCheckpoint
+from automerge.checkpoints.adapters.folder import adapter_kind, check_folder, is_adapter
 from automerge.checkpoints.compatibility import (
     Compatibility,
     alike_but_for_vocabulary,
@@ -34,7 +34,7 @@ from automerge.checkpoints.writer import WrittenCheckpoint, check_target, write_
 
 
 def open_checkpoint(folder: Path, base: Checkpoint | None = None) -> Checkpoint:
-    """Open a model or a LoRA adapter, with its tensors as transformers loads them.
+    """Open a model or an adapter, with its tensors as transformers loads them.
 
     Args:
         folder: a local folder.
@@ -45,7 +45,7 @@ def open_checkpoint(folder: Path, base: Checkpoint | None = None) -> Checkpoint:
     """
     check_folder(folder, base)
     if base is not None and is_adapter(folder):
-        return LoraCheckpoint(folder, base)
+        return AdapterCheckpoint(folder, base)
     return present(SafetensorsCheckpoint(folder), base)
 
 
@@ -76,12 +76,12 @@ def open_together(
 
 
 __all__ = [
+    "AdapterCheckpoint",
     "Alignment",
     "Checkpoint",
     "Compatibility",
     "Fold",
     "Joints",
-    "LoraCheckpoint",
     "LowRank",
     "MemoryCheckpoint",
     "ModelFolder",
@@ -91,6 +91,7 @@ __all__ = [
     "Target",
     "TensorInfo",
     "WrittenCheckpoint",
+    "adapter_kind",
     "align",
     "alignments",
     "alike_but_for_vocabulary",

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from automerge.checkpoints.adapters.lora import LoraCheckpoint
+from automerge.checkpoints.adapters.checkpoint import AdapterCheckpoint
 from automerge.checkpoints.architecture import Architecture, architecture, at, native
 from automerge.checkpoints.labels import label_order, label_rows, reordered
 from automerge.checkpoints.naming import Key
@@ -101,7 +101,7 @@ def present(raw: Checkpoint, base: Checkpoint | None = None) -> Checkpoint:
 
 def notes(checkpoint: Checkpoint) -> tuple[str, ...]:
     """Return what the user should know about how a model's tensors are read."""
-    if isinstance(checkpoint, PresentedCheckpoint | LoraCheckpoint):
+    if isinstance(checkpoint, PresentedCheckpoint | AdapterCheckpoint):
         return checkpoint.notes
     return ()
 

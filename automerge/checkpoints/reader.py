@@ -34,7 +34,7 @@ class Checkpoint(Protocol):
 
     @property
     def assets(self) -> Path:
-        """The folder with its configuration and tokenizer; for a LoRA adapter, its base's."""
+        """The folder with its configuration and tokenizer; for an adapter, its base's."""
 
     @property
     def config(self) -> Mapping[str, Any]:

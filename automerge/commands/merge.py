@@ -91,12 +91,12 @@ def merge_file(path: Path, out: Path, console: Console, adapter: AsAdapter | Non
 
 
 def _refuse_adapters(models: Models, locate: Locate) -> None:
-    """Refuse LoRA adapters when no base is named."""
+    """Refuse adapters when no base is named."""
     from automerge.checkpoints import is_adapter
 
     faults = [
         Fault(
-            f"{name!r} is a LoRA adapter; name its base as `{BASE}:` under `models:`",
+            f"{name!r} is an adapter; name its base as `{BASE}:` under `models:`",
             locate(("models", name)),
         )
         for name, folder in models.folders.items()

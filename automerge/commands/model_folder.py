@@ -34,7 +34,7 @@ def write_model(
     ModelsChanged where a model's files changed meanwhile, WeightsDiffer where these are not
     the weights that were `scored`; nothing is written then.
     """
-    from automerge.checkpoints import alignments, is_adapter, layout
+    from automerge.checkpoints import adapter_kind, alignments, layout
     from automerge.config.recipe_file import recipe_text
     from automerge.evidence import EvidenceFolders, cache_folder
     from automerge.mergekit import mergekit_text
@@ -42,7 +42,8 @@ def write_model(
 
     targets = layout(recipe, {name: checkpoints[name].tensors for name in recipe.models})
     where = [target.place for target in targets]
-    adapters = [name for name in recipe.models if is_adapter(checkpoints[name].path)]
+    kinds = {name: adapter_kind(checkpoints[name].path) for name in recipe.models}
+    adapters = {name: kind for name, kind in kinds.items() if kind is not None}
     aligned = {n: how for n, how in alignments(checkpoints).items() if n in recipe.models}
     owner = [BASE] if (adapters or aligned) and BASE in references else []
     used = {name: references[name] for name in dict.fromkeys([*owner, *recipe.models])}

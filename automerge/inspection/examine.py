@@ -10,7 +10,7 @@ from typing import Any
 from automerge.checkpoints import (
     Checkpoint,
     ModelFolder,
-    is_adapter,
+    adapter_kind,
     places,
     resolve,
 )
@@ -245,7 +245,7 @@ def facts(
         name,
         folder.reference,
         folder.revision,
-        is_adapter(folder.path),
+        adapter_kind(folder.path),
         architecture(saved_config(checkpoint)),
         max(layers) + 1 if layers else 0,
         hidden_size(config),

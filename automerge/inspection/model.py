@@ -12,16 +12,16 @@ from automerge.checkpoints.outline import Download
 class ModelFacts:
     """One model, from its configuration, its tokenizer and its weight files' headers.
 
-    `dtypes` has the number of parameters of each storage dtype, largest first. `relation` is that
-    of its vocabulary to the base's (see `Relation` in
-    `automerge.checkpoints.vocabularies.vocabulary`). `chat_template` is none, base's or own.
+    `adapter` is LoRA or IA³; None for whole models. `dtypes` has the number of parameters of each
+    storage dtype, largest first. `relation` is that of its vocabulary to the base's (see `Relation`
+    in `automerge.checkpoints.vocabularies.vocabulary`). `chat_template` is none, base's or own.
     `download` is how many bytes of it are not on this machine.
     """
 
     name: str
     reference: str
     revision: str | None
-    adapter: bool
+    adapter: str | None
     architecture: str
     layers: int
     hidden: int | None

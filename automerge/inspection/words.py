@@ -27,7 +27,7 @@ def row(found: Inspection, model: ModelFacts) -> tuple[str, ...]:
     """Return one model's cells of the compatibility table."""
     verdict = found.verdicts.get(model.name)
     cells = (
-        model.name + (" (LoRA)" if model.adapter else ""),
+        model.name + (f" ({model.adapter})" if model.adapter else ""),
         model.architecture,
         str(model.layers),
         "?" if model.hidden is None else f"{model.hidden:,}",

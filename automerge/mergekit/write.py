@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from automerge.errors import ConfigError, Fault
 from automerge.files.noise import is_noise
@@ -38,7 +39,7 @@ def to_mergekit(
     recipe: Recipe,
     models: Mapping[str, str],
     places: Sequence[Place],
-    adapters: Collection[str] = (),
+    adapters: Mapping[str, str] = MappingProxyType({}),
 ) -> MergekitExport:
     """Express a recipe in mergekit's YAML.
 
@@ -46,7 +47,7 @@ def to_mergekit(
         recipe: the recipe.
         models: folders or hub ids by the models' names.
         places: the tensors of the merged model.
-        adapters: the names of models that are LoRA adapters of the base.
+        adapters: the kinds (LoRA, IA³) of the models that are adapters of the base, by name.
 
     Raises:
         ConfigError: mergekit has no equivalent.
@@ -62,6 +63,9 @@ def to_mergekit(
     counterpart = COUNTERPARTS.get(recipe.method)
     if counterpart is None:
         raise ConfigError(Fault(f"mergekit has no equivalent of {recipe.method!r}"))
+    if others := [name for name, kind in adapters.items() if kind != "LoRA"]:
+        message = f"mergekit adds no adapters but LoRA, and {', '.join(others)} is of another kind"
+        raise ConfigError(Fault(message))
     writer = _Writer(recipe, models, places, adapters)
     problems = list(dict.fromkeys(writer.problems()))
     if problems:
@@ -74,7 +78,7 @@ def mergekit_text(
     recipe: Recipe,
     models: Mapping[str, str],
     places: Sequence[Place],
-    adapters: Collection[str] = (),
+    adapters: Mapping[str, str] = MappingProxyType({}),
     aligned: Collection[str] = (),
 ) -> str:
     """Return the text of `to_mergekit`, or a comment that says why mergekit has no equivalent.

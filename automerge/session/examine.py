@@ -65,7 +65,7 @@ def look(
         if wrong := preflight.structure_faults(recipes, models, config.locate):
             raise PreflightError(wrong)
         if config.export == "adapter":
-            preflight.check_adapters(models, config.trained, config.locate)
+            preflight.check_adapters(models, config.trained, config.adapter_rank, config.locate)
         if config.search.layers.mixture is not None:
             preflight.check_mixtures(models, config.locate)
         if config.search.layers.scale != 1:

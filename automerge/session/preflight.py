@@ -15,6 +15,7 @@ from automerge.checkpoints import (
     Checkpoint,
     Joints,
     ModelFolder,
+    adapter_kind,
     align,
     alike_but_for_vocabulary,
     check_models,
@@ -291,21 +292,33 @@ def structure_faults(recipes: Sequence[Recipe], models: Models, locate: Locate) 
     return faults
 
 
-def check_adapters(models: Models, names: Sequence[str], locate: Locate) -> None:
+def check_adapters(models: Models, names: Sequence[str], rank: int | None, locate: Locate) -> None:
     """Refuse to export adapters from a study with other sources; `names` are the sources'.
+
+    Without a rank, all must be LoRA: IA³ has no factors that could be laid side by side.
 
     Raises:
         PreflightError: with where each was named.
     """
     faults = [
         Fault(
-            f"{name!r} is no LoRA adapter, and `export: adapter` is for studies whose sources all "
+            f"{name!r} is no adapter, and `export: adapter` is for studies whose sources all "
             "are; use another `export` and, after the search, automerge export --adapter --rank N",
             locate(("models", name)),
         )
         for name in names
         if not is_adapter(models.checkpoints[name].path)
     ]
+    if rank is None:
+        faults += [
+            Fault(
+                f"{name!r} is an IA³ adapter, which is not a sum of factors: add adapter_rank: N "
+                "for the nearest LoRA adapters of rank N, or use another `export`",
+                locate(("models", name)),
+            )
+            for name in names
+            if adapter_kind(models.checkpoints[name].path) == "IA³"
+        ]
     if faults:
         raise PreflightError(faults)
 

@@ -15,7 +15,7 @@ import pytest
 from peft import LoraConfig
 
 from automerge.checkpoints import open_checkpoint
-from automerge.checkpoints.adapters.options import OPTIONS
+from automerge.checkpoints.adapters.options import IA3_OPTIONS, LORA_OPTIONS, Option
 from automerge.errors import PreflightError
 from tests.checkpoints.adapters import edit, merged_logits, train
 from tests.checkpoints.models import gpt2, llama
@@ -92,9 +92,10 @@ def fields() -> set[str]:
 
 
 def test_every_option_of_peft_is_known():
-    assert fields() == set(OPTIONS)
-    assert set(TRAINED) == {name for name, option in OPTIONS.items() if option.use != "refused"}
-    assert set(REFUSED) == {name for name, option in OPTIONS.items() if option.use == "refused"}
+    assert fields() == set(LORA_OPTIONS)
+    refused = {name for name, option in LORA_OPTIONS.items() if option.use == "refused"}
+    assert set(TRAINED) == set(LORA_OPTIONS) - refused
+    assert set(REFUSED) == refused
 
 
 @pytest.mark.sample(10)
@@ -130,17 +131,22 @@ def test_a_refused_option_that_is_off_is_none(name, tmp_path):
         open_checkpoint(trained.folder, open_checkpoint(trained.base))
 
 
-def rows() -> str:
+def rows(options: Mapping[str, Option]) -> str:
     words = {"applied": "applied", "no effect": "no effect", "refused": "**refused**"}
     return "".join(
-        f"| `{name}` | {words[option.use]} | {option.note} |\n" for name, option in OPTIONS.items()
+        f"| `{name}` | {words[option.use]} | {option.note} |\n" for name, option in options.items()
     )
 
 
 def rewritten(page: str) -> str:
-    first = ROW.search(page)
-    assert first is not None
-    return page[: first.start()] + rows() + ROW.sub("", page[first.start() :])
+    """The page with the tables below the headings `LoraConfig` and `IA3Config` from the code."""
+    for kind, options in (("LoraConfig", LORA_OPTIONS), ("IA3Config", IA3_OPTIONS)):
+        before, heading, section = page.partition(f"## Options of `{kind}`\n")
+        section, following, after = section.partition("\n## ")
+        rule = "|---|---|---|\n"
+        text = ROW.sub("", section).replace(rule, rule + rows(options))
+        page = before + heading + text + following + after
+    return page
 
 
 def test_the_documents_table_is_that_of_the_code():

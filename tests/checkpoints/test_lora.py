@@ -385,7 +385,7 @@ def test_a_configuration_that_means_something_else_is_refused(case, tmp_path):
         open_checkpoint(trained.folder, open_checkpoint(trained.base))
 
 
-@pytest.mark.parametrize("kind", ["IA3", "LOHA", "VERA", "ADALORA", "XLORA", "PROMPT_TUNING", None])
+@pytest.mark.parametrize("kind", ["LOHA", "VERA", "ADALORA", "XLORA", "PROMPT_TUNING", None])
 def test_other_kinds_of_peft_are_refused_by_name(kind, tmp_path):
     trained = train(tmp_path, target_modules=Q)
     edit(trained.folder, peft_type=kind)

@@ -520,13 +520,15 @@ def test_names_that_are_part_of_others_are_told_apart():
 
 def test_an_adapter_is_written_onto_its_base():
     recipe = Recipe("task_arithmetic", (RecipeSource("model0", {}),), base="base")
-    text = to_mergekit(recipe, MODELS, llama(2), adapters=["model0"]).text
+    text = to_mergekit(recipe, MODELS, llama(2), adapters={"model0": "LoRA"}).text
     assert yaml.safe_load(text)["models"][0]["model"] == "org/base+org/model0@main"
 
 
 def test_an_adapter_of_a_merge_without_a_base_is_read_back_with_its_owner():
     recipe = Recipe("linear", tuple(RecipeSource(f"model{i}", {}) for i in (0, 1)))
-    text = to_mergekit(recipe, MODELS, llama(2), adapters=["model0", "model1"]).text
+    text = to_mergekit(
+        recipe, MODELS, llama(2), adapters=dict.fromkeys(("model0", "model1"), "LoRA")
+    ).text
     config = yaml.safe_load(text)
     assert [m["model"] for m in config["models"]] == [
         "org/base+org/model0@main",

@@ -428,7 +428,7 @@ def test_a_study_with_a_whole_source_exports_no_adapters(tmp_path):
         "export": "adapter",
         "out": tmp_path / "run",
     }
-    with pytest.raises(PreflightError, match="'whole' is no LoRA adapter, and `export: adapter`"):
+    with pytest.raises(PreflightError, match="'whole' is no adapter, and `export: adapter`"):
         automerge.search(study)
 
 

@@ -172,7 +172,7 @@ def test_mergekit_and_the_report_say_scales(tmp_path):
     checkpoint = open_checkpoint(made("llama", tmp_path / "base", 1e-6))
     recipe = flow(SCALES)
     targets = layout(recipe, {"base": checkpoint.tensors})
-    text = mergekit_text(recipe, {"base": "org/base"}, [target.place for target in targets], [])
+    text = mergekit_text(recipe, {"base": "org/base"}, [target.place for target in targets])
     assert "mergekit has no `input_scale` of slices (here 2, 0.25, 4)" in " ".join(
         line.removeprefix("# ") for line in text.splitlines()
     )

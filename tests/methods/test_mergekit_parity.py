@@ -225,7 +225,7 @@ def test_mergekit_reads_adapters_as_we_write_them():
     recipe = Recipe("linear", (RecipeSource("lora", {}),))
     models = {"base": "org/base@v1", "lora": "org/lora@v2"}
     where = tuple(places(["model.norm.weight"]).values())
-    config = yaml.safe_load(to_mergekit(recipe, models, where, ["lora"]).text)
+    config = yaml.safe_load(to_mergekit(recipe, models, where, {"lora": "LoRA"}).text)
     (read,) = mergekit_config.MergeConfiguration.model_validate(config).models
     assert str(read.model.model) == "org/base@v1"
     assert str(read.model.lora) == "org/lora@v2"

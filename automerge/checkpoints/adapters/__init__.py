@@ -1,1 +1,1 @@
-"""LoRA adapters, as PEFT writes and reads them."""
+"""LoRA and IA³ adapters, as PEFT writes and reads them."""

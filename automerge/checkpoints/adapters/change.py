@@ -35,7 +35,8 @@ class Change:
 
     `stored` replaces the base's tensor; `factors` are added; `magnitude` sets the norms of rows
     (columns if transposed; DoRA, Liu et al. 2024, arXiv:2402.09353); `tokens` replaces rows;
-    `added`, times a scale, is added.
+    `added`, times a scale, is added; `scaled` is a vector that the tensor is multiplied by along
+    the given axis (IA³, Liu et al. 2022, arXiv:2205.05638).
     """
 
     stored: str | None = None
@@ -43,16 +44,17 @@ class Change:
     magnitude: str | None = None
     tokens: tuple[str, tuple[int, ...]] | None = None
     added: tuple[str, float] | None = None
+    scaled: tuple[str, int] | None = None
 
     @property
     def low_rank(self) -> bool:
         """Whether the tensor is a base plus factors, and nothing else."""
-        return self.factors is not None and not (self.magnitude or self.tokens or self.added)
+        return self.factors is not None and not self.computed
 
     @property
     def computed(self) -> bool:
         """Whether the tensor is computed when it is read, and is not low rank."""
-        return bool(self.magnitude or self.tokens or self.added)
+        return bool(self.magnitude or self.tokens or self.added or self.scaled)
 
     def update(self, base: Tensor, read: Read) -> LowRank | None:
         """Return the base, or what is stored instead of it, with the factors; None without them."""
@@ -89,6 +91,11 @@ class Change:
         if self.added is not None:
             key, scale = self.added
             result += scale * read(key).to(wide)
+        if self.scaled is not None:
+            key, axis = self.scaled
+            shape = [1] * result.dim()
+            shape[axis] = -1
+            result *= read(key).to(wide).reshape(shape)
         return result.to(dtype)
 
     def before(self, base: Tensor, read: Read) -> Tensor:

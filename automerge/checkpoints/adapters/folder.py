@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from automerge.checkpoints.adapters.options import CONFIG
+from automerge.checkpoints.adapters.options import CONFIG, IA3, LORA
 from automerge.checkpoints.folder.formats import INDEX, SINGLE
-from automerge.checkpoints.reader import check_inside, shown
+from automerge.checkpoints.reader import check_inside, read_json, shown
 from automerge.errors import PreflightError
 
 WEIGHTS = "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
 MODEL = "config.json"
+NAMES = {LORA: "LoRA", IA3: "IA³"}
+"""What kinds of adapters are called, by their peft_type."""
 QUANTISED = re.compile(r"(-unsloth)?-(bnb-)?(4bit|8bit|int4|int8|awq|gptq\S*)$", re.IGNORECASE)
 """Suffixes of the names of quantised copies, which adapters are trained on."""
 
@@ -20,6 +22,14 @@ QUANTISED = re.compile(r"(-unsloth)?-(bnb-)?(4bit|8bit|int4|int8|awq|gptq\S*)$",
 def is_adapter(folder: Path) -> bool:
     """Return whether a folder has a PEFT adapter's configuration and no whole model's weights."""
     return (folder / CONFIG).exists() and not has_model(folder)
+
+
+def adapter_kind(folder: Path) -> str | None:
+    """Return what an adapter's kind is called, LoRA or IA³; None for folders of whole models."""
+    if not is_adapter(folder):
+        return None
+    kind = str(read_json(folder / CONFIG).get("peft_type"))
+    return NAMES.get(kind, kind)
 
 
 def has_model(folder: Path) -> bool:
@@ -44,7 +54,7 @@ def check_folder(folder: Path, base: object) -> None:
             )
         if base is None:
             raise PreflightError(
-                f"{folder}: is a LoRA adapter, not a model by itself; name the model it was "
+                f"{folder}: is an adapter, not a model by itself; name the model it was "
                 "trained on as the base, and the adapter as a source"
             )
         return

@@ -12,7 +12,7 @@ WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."
 """What torch.compile, FSDP and DeepSpeed insert into names, or put before them."""
 NAMED = re.compile(
     r".+\.(?:lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|modules_to_save|"
-    r"trainable_tokens_delta)\.(?P<adapter>[\w\-]+)(?:\.(?:weight|bias))?"
+    r"trainable_tokens_delta|ia3_l)\.(?P<adapter>[\w\-]+)(?:\.(?:weight|bias))?"
 )
 FORMS = (
     ("A", re.compile(r"(?P<module>.+)\.lora_A(?:\.weight)?")),
@@ -22,6 +22,7 @@ FORMS = (
     ("B_bias", re.compile(r"(?P<module>.+)\.lora_B\.bias")),
     ("magnitude", re.compile(r"(?P<module>.+)\.lora_magnitude_vector(?:\.weight)?")),
     ("tokens", re.compile(r"(?P<module>.+?)(?:\.token_adapter)?\.trainable_tokens_delta")),
+    ("scale", re.compile(r"(?P<module>.+)\.ia3_l(?:\.weight)?")),
     ("idle", re.compile(r"(?P<module>.+)\.lora_velora_embed")),
     ("base", re.compile(r"(?P<module>.+?)(?:\.token_adapter)?\.base_layer(?P<rest>\..+)")),
     ("original", re.compile(r"(?P<module>.+)\.original_module(?P<rest>\..+)")),
@@ -37,7 +38,7 @@ Keys: TypeAlias = dict[str, str]
 class ModuleKeys:
     """The tensors of an adapter's file that belong to one tensor of the model.
 
-    `forms` maps forms to names in the file: `A`, `B`, `magnitude`, ...; `base` is the weight that
+    `forms` maps forms to names in the file: `A`, `B`, `scale`, ...; `base` is the weight that
     the factors are added to, stored beside them; `whole` replaces the tensor; `original` is what it
     replaced.
     """
@@ -67,7 +68,7 @@ def read_keys(keys: Iterable[str]) -> tuple[Mapping[str, ModuleKeys], list[str]]
         name = plain(key, names)
         form, target = classify(name)
         if form == "foreign":
-            faults.append(f"{key!r:.200} is not a known tensor of a LoRA adapter")
+            faults.append(f"{key!r:.200} is not a known tensor of an adapter")
         elif form != "idle":
             entry = found.setdefault(target, ModuleKeys(target))
             if form == "whole" and "whole" in entry.forms and ".modules_to_save." in key:

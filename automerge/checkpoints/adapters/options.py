@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from automerge.checkpoints.reader import read_json
 from automerge.errors import Fault, PreflightError
@@ -62,9 +62,11 @@ def refused(note: str) -> Option:
 TRAINING = idle("only affects training")
 RECORD = idle("for the record")
 WHICH = idle("the names of the adapter's tensors say which modules it changes")
+BASE = idle("for the record; a base with another name gives a warning")
+CLASS = idle("a class that PEFT would import; refused unless from transformers")
 INIT = idle("how training started; only `init_lora_weights` matters")
 
-OPTIONS: Mapping[str, Option] = {
+LORA_OPTIONS: Mapping[str, Option] = {
     "r": applied("the rank; the factors must have it"),
     "lora_alpha": applied("the scale is lora_alpha / r"),
     "use_rslora": applied("the scale is lora_alpha / √r"),
@@ -83,7 +85,7 @@ OPTIONS: Mapping[str, Option] = {
         "corda, loftq and lora_ga are refused: their initial factors cannot be computed from the "
         "base alone"
     ),
-    "peft_type": applied("LORA; every other kind is refused by name"),
+    "peft_type": applied("LORA"),
     "target_modules": WHICH,
     "exclude_modules": WHICH,
     "layers_to_transform": WHICH,
@@ -91,12 +93,12 @@ OPTIONS: Mapping[str, Option] = {
     "task_type": RECORD,
     "peft_version": RECORD,
     "revision": RECORD,
-    "base_model_name_or_path": idle("for the record; a base with another name gives a warning"),
+    "base_model_name_or_path": BASE,
     "inference_mode": TRAINING,
     "lora_dropout": TRAINING,
     "velora_config": TRAINING,
     "runtime_config": idle("where PEFT runs its computations"),
-    "auto_mapping": idle("a class that PEFT would import; refused unless from transformers"),
+    "auto_mapping": CLASS,
     "megatron_core": idle("a module that PEFT would import; refused unless it is megatron.core"),
     "qalora_group_size": idle("only `use_qalora` matters"),
     "loftq_config": INIT,
@@ -113,7 +115,29 @@ OPTIONS: Mapping[str, Option] = {
     "target_parameters": refused(f"changes parameters of fused experts; {MERGE_FIRST}"),
     "layer_replication": refused(f"has more layers than the base; {MERGE_FIRST}"),
 }
-"""Every field of PEFT's LoraConfig; docs/adapters.md has this table."""
+"""Every field of PEFT's LoraConfig; docs/adapters.md has this table and the next."""
+
+IA3_OPTIONS: Mapping[str, Option] = {
+    "fan_in_fan_out": applied("weights are stored transposed (GPT-2's Conv1D)"),
+    "modules_to_save": applied("tensors saved as a whole replace the base's"),
+    "peft_type": applied("IA3"),
+    "feedforward_modules": idle("the shape of a vector says whether it scales inputs or outputs"),
+    "target_modules": WHICH,
+    "exclude_modules": WHICH,
+    "init_ia3_weights": idle("how training started"),
+    "task_type": RECORD,
+    "peft_version": RECORD,
+    "revision": RECORD,
+    "base_model_name_or_path": BASE,
+    "inference_mode": TRAINING,
+    "auto_mapping": CLASS,
+}
+"""Every field of PEFT's IA3Config."""
+
+LORA: Final = "LORA"
+IA3: Final = "IA3"
+OPTIONS: Mapping[str, Mapping[str, Option]] = {LORA: LORA_OPTIONS, IA3: IA3_OPTIONS}
+"""The options of every kind of adapter that is merged, by its peft_type."""
 
 START_KEPT = ("gaussian", "eva", "orthogonal", "mica")
 START_TAKEN_OUT = ("pissa", "olora")
@@ -124,20 +148,22 @@ START_TAKEN_OUT = ("pissa", "olora")
 class Settings:
     """What an adapter's configuration says about its merged weights.
 
-    `start` is the initialisation that was subtracted from the base, if any.
+    `kind` is its peft_type. What follows `task` is LoRA's alone; `start` is the initialisation that
+    was subtracted from the base, if any.
     """
 
-    rank: int
-    alpha: float
-    rank_pattern: Mapping[str, int]
-    alpha_pattern: Mapping[str, float]
-    rank_stabilised: bool
-    dora: bool
+    kind: str
     transposed: bool
-    start: str | None
-    tokens: Mapping[str, tuple[int, ...]]
     base: str | None
     task: str | None
+    rank: int = 0
+    alpha: float = 0.0
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    rank_stabilised: bool = False
+    dora: bool = False
+    start: str | None = None
+    tokens: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def rank_of(self, module: str) -> int:
         """Return a module's rank."""
@@ -168,43 +194,53 @@ def read_settings(path: Path) -> Settings:
     """
     config = read_json(path)
     faults = [*kind_faults(config), *option_faults(config), *code_faults(config)]
-    if not faults:
+    if not faults and config["peft_type"] == LORA:
         faults = [*start_faults(config), *number_faults(config), *token_faults(config)]
     if faults:
         raise PreflightError(Fault(f"{path}: {fault}") for fault in faults)
-    start = config.get("init_lora_weights")
     base, task = config.get("base_model_name_or_path"), config.get("task_type")
-    return Settings(
-        config["r"],
-        config["lora_alpha"],
-        config.get("rank_pattern") or {},
-        config.get("alpha_pattern") or {},
-        bool(config.get("use_rslora")),
-        bool(config.get("use_dora")),
+    common = Settings(
+        config["peft_type"],
         bool(config.get("fan_in_fan_out")),
-        start.lower() if isinstance(start, str) and start.lower() in START_TAKEN_OUT else None,
-        token_indices(config.get("trainable_token_indices")),
         base if isinstance(base, str) and base else None,
         task if isinstance(task, str) else None,
+    )
+    return with_factors(common, config) if common.kind == LORA else common
+
+
+def with_factors(common: Settings, config: Mapping[str, Any]) -> Settings:
+    """Return settings with what a LoRA adapter's configuration adds to them."""
+    start = str(config.get("init_lora_weights")).lower()
+    return replace(
+        common,
+        rank=config["r"],
+        alpha=config["lora_alpha"],
+        rank_pattern=config.get("rank_pattern") or {},
+        alpha_pattern=config.get("alpha_pattern") or {},
+        rank_stabilised=bool(config.get("use_rslora")),
+        dora=bool(config.get("use_dora")),
+        start=start if start in START_TAKEN_OUT else None,
+        tokens=token_indices(config.get("trainable_token_indices")),
     )
 
 
 def kind_faults(config: Mapping[str, Any]) -> list[str]:
-    """List faults of adapters that are not LoRA, naming their type."""
+    """List faults of adapters that are neither LoRA nor IA³, naming their type."""
     kind = config.get("peft_type")
-    if kind == "LORA":
+    if kind in tuple(OPTIONS):
         return []
     advice = LEAVE_OUT if str(kind) in UNMERGEABLE else MERGE_FIRST
-    return [f"peft_type is {kind!r:.80}; only LORA adapters are merged: {advice}"]
+    return [f"peft_type is {kind!r:.80}; only LORA and IA3 adapters are merged: {advice}"]
 
 
 def option_faults(config: Mapping[str, Any]) -> list[str]:
     """List options that are refused or unknown."""
-    if config.get("peft_type") != "LORA":
+    if kind_faults(config):
         return []
+    options = OPTIONS[config["peft_type"]]
     faults = []
     for key in sorted(config):
-        option = OPTIONS.get(key, refused(f"not known to this version; {MERGE_FIRST}"))
+        option = options.get(key, refused(f"not known to this version; {MERGE_FIRST}"))
         if option.use == "refused" and not option.neutral(config[key]):
             faults.append(
                 f"{key!r:.80} is not supported in an adapter ({config[key]!r:.80}): {option.note}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from automerge.checkpoints.adapters.change import Change, Factors
 from automerge.checkpoints.adapters.keys import ModuleKeys, read_keys
 from automerge.checkpoints.adapters.names import BaseNames
-from automerge.checkpoints.adapters.options import CONFIG, Settings
+from automerge.checkpoints.adapters.options import CONFIG, IA3, LORA, Settings
 from automerge.checkpoints.places import LAYER
 from automerge.checkpoints.reader import shown
 from automerge.checkpoints.safetensors_file import TensorInfo
@@ -22,6 +22,14 @@ ROWS_HELP = (
     "the adapter was trained with a resized embedding but does not contain all of it: save it "
     "again with save_embedding_layers=True"
 )
+
+KINDS = {
+    **dict.fromkeys(
+        ("A", "B", "embedding_A", "embedding_B", "B_bias", "magnitude", "tokens"), LORA
+    ),
+    "scale": IA3,
+}
+"""The kind of adapter that a form of tensor belongs to; other forms belong to every kind."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,7 @@ def connect(
     for keys in found.values():
         work.add(keys)
     if not work.faults:
+        work.scale_biases()
         work.tie(read)
     if not work.faults:
         work.check_rows()
@@ -70,15 +79,25 @@ class _Connection:
     ) -> None:
         self.faults: list[str] = []
         self._settings = settings
+        self._kind = settings.kind
         self._header = header
         self._names = names
         self._changes: dict[str, Change] = {}
         self._bases: dict[str, str] = {}
+        self._over_outputs: dict[str, str] = {}
         self._rows: int | None = None
         self._untied = False
 
     def add(self, keys: ModuleKeys) -> None:
         """Match the tensors of one module."""
+        strange = [(f, k) for f, k in keys.forms.items() if KINDS.get(f, self._kind) != self._kind]
+        for form, key in strange:
+            self.faults.append(
+                f"{key!r:.200} is a tensor of {KINDS[form]}, but peft_type in {CONFIG} is "
+                f"{self._kind!r}: copy both files from the same adapter"
+            )
+        if strange:
+            return
         target = self._names.find(keys.name)
         if target is None:
             self.faults.append(self._unknown(keys))
@@ -96,6 +115,7 @@ class _Connection:
             self._magnitude(keys, factors, shape),
             self._tokens(keys, shape),
             self._added(keys, shape),
+            None if "whole" in forms else self._scaled(keys, target, shape),
         )
         if change != Change():
             self._changes[target] = change
@@ -240,6 +260,43 @@ class _Connection:
             )
         return key, self._settings.scale_of(keys.module)
 
+    def _scaled(
+        self, keys: ModuleKeys, target: str, weight: tuple[int, ...]
+    ) -> tuple[str, int] | None:
+        """Return the key of IA³'s vector, and the axis of the weight that it scales.
+
+        PEFT saves a vector over the module's inputs (feedforward_modules) as (1, inputs), and one
+        over its outputs as (outputs, 1).
+        """
+        key = keys.forms.get("scale")
+        if key is None:
+            return None
+        shape = self._header[key].shape
+        if len(weight) != 2:
+            self.faults.append(
+                f"module {keys.module!r}: only matrices are scaled, but the weight is {weight}"
+            )
+            return None
+        turned = self._names.transposed(target, self._settings.transposed)
+        inputs, outputs = weight if turned else weight[::-1]
+        if shape == (outputs, 1):
+            self._over_outputs[target] = key
+            return key, int(turned)
+        if shape != (1, inputs):
+            self.faults.append(
+                f"module {keys.module!r}: its vector has shape {shape}; expected {(outputs, 1)} to "
+                f"scale its outputs or {(1, inputs)} to scale its inputs"
+            )
+        return key, int(not turned)
+
+    def scale_biases(self) -> None:
+        """Scale the bias of every module whose outputs are scaled, as PEFT does."""
+        for target, key in self._over_outputs.items():
+            bias = target.removesuffix("weight") + "bias"
+            if bias in self._names.tensors:
+                before = self._changes.get(bias, Change())
+                self._changes[bias] = replace(before, scaled=(key, 0))
+
     def tie(self, read: Callable[[str], Tensor]) -> None:
         """Untie a tied head if embedding and head are changed differently."""
         if not any(LAYER.match(name) is None for name in self._changes):
@@ -304,6 +361,9 @@ def equal(one: Change, other: Change, read: Callable[[str], Tensor]) -> bool:
         rows = same(one.tokens[0], other.tokens[0])
         if not rows or one.tokens[1] != other.tokens[1]:
             return False
+    (key, axis), (key_2, axis_2) = one.scaled or (None, 0), other.scaled or (None, 0)
+    if axis != axis_2 or not same(key, key_2):
+        return False
     a, b = one.factors, other.factors
     if a is None or b is None:
         return a is b

@@ -1,4 +1,8 @@
-"""LoRA adapters as checkpoints: base + scale · B·A (Hu et al. 2022, arXiv:2106.09685)."""
+"""Adapters as checkpoints, merged into their base.
+
+LoRA is base + scale · B·A (Hu et al. 2022, arXiv:2106.09685); IA³ scales the inputs or the outputs
+of modules (Liu et al. 2022, arXiv:2205.05638).
+"""
 
 from __future__ import annotations
 
@@ -35,13 +39,13 @@ if TYPE_CHECKING:
 TIE = "tie_word_embeddings"
 
 
-class LoraCheckpoint:
-    """A base checkpoint with a PEFT LoRA adapter merged into it.
+class AdapterCheckpoint:
+    """A base checkpoint with a PEFT adapter merged into it.
 
-    Only the factors stay in memory; a merged tensor is computed in float32 when it is read, and
-    rounded once to the base's dtype. An adapter may untie the head, resize the embedding and have
-    its own tokenizer; configuration and tokenizer are then in a temporary folder that lives as
-    long as the checkpoint. `notes` are for the user.
+    Only factors and scales stay in memory; a merged tensor is computed in float32 when it is read,
+    and rounded once to the base's dtype. An adapter may untie the head, resize the embedding and
+    have its own tokenizer; configuration and tokenizer are then in a temporary folder that lives
+    as long as the checkpoint. `notes` are for the user.
 
     Args:
         path: the adapter's folder.
@@ -107,8 +111,8 @@ class LoraCheckpoint:
         (folder / "config.json").write_text(json.dumps(dict(self.config), indent=2), "utf-8")
         return folder
 
-    def __reduce__(self) -> tuple[type[LoraCheckpoint], tuple[Path, Checkpoint]]:
-        return LoraCheckpoint, (self.path, self._base)
+    def __reduce__(self) -> tuple[type[AdapterCheckpoint], tuple[Path, Checkpoint]]:
+        return AdapterCheckpoint, (self.path, self._base)
 
 
 def is_text_file(name: str) -> bool:
