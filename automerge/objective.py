@@ -176,11 +176,7 @@ def estimate(scores: ItemScores, aggregation: Aggregation) -> Estimate:
     if aggregation == "exact":
         return Estimate(float(values[0]), 0.0, 1)
     if aggregation in ("mean", "perplexity"):
-        mean = float(values.mean())
-        stderr = standard_error(values)
-        if aggregation == "mean":
-            return Estimate(mean, stderr, n)
-        return Estimate(perplexity(mean), perplexity(mean) * stderr, n)
+        return transformed(Estimate(float(values.mean()), standard_error(values), n), aggregation)
     if aggregation == "mean_of_means":
         mean, influences = mean_of_means(scores)
         return Estimate(mean, standard_error(influences), n)
@@ -188,12 +184,20 @@ def estimate(scores: ItemScores, aggregation: Aggregation) -> Estimate:
         rows, of_task = deciding(scores, aggregation)
         return estimate(scores.rows(rows), of_task)
     ratio, residuals = ratio_of_means(scores)
-    stderr = standard_error(residuals)
-    if aggregation == "ratio":
-        return Estimate(ratio, stderr, n)
-    if aggregation == "weighted_perplexity":
-        return Estimate(perplexity(ratio), perplexity(ratio) * stderr, n)
-    return Estimate(-ratio / math.log(2), stderr / math.log(2), n)
+    return transformed(Estimate(ratio, standard_error(residuals), n), aggregation)
+
+
+def transformed(mean: Estimate, aggregation: Aggregation) -> Estimate:
+    """Return the value made of a mean or ratio of log-likelihoods, its error by the delta method.
+
+    Other aggregations are means or ratios themselves.
+    """
+    if aggregation in ("perplexity", "weighted_perplexity"):
+        value = perplexity(mean.value)
+        return Estimate(value, value * mean.stderr, mean.n)
+    if aggregation == "bits_per_byte":
+        return Estimate(-mean.value / math.log(2), mean.stderr / math.log(2), mean.n)
+    return mean
 
 
 def ratio_of_means(scores: ItemScores) -> tuple[float, Floats]:

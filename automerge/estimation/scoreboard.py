@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,8 +17,9 @@ from automerge.objective import (
     Estimate,
     ItemScores,
     Objective,
+    estimate,
     item_weights,
-    perplexity,
+    transformed,
 )
 
 _Item = tuple[str, int]
@@ -62,7 +62,7 @@ class Scoreboard:
         """
         self._positions.append(np.array([np.nan]) if position is None else position)
         self._properties.append(
-            {o.name: Estimate(scores[o.name].values[0], 0.0, 1) for o in self._exact}
+            {o.name: estimate(scores[o.name], o.aggregation) for o in self._exact}
         )
         rates = {name: table.add(scores[name]) for name, table in self._tables.items()}
         if rates:
@@ -91,7 +91,7 @@ class Scoreboard:
                 continue
             guess = guesses.get(objective.name)
             mean = table.estimate(candidate, donors, distances[donors], guess)
-            estimates[objective.name] = _transformed(mean, objective.aggregation)
+            estimates[objective.name] = transformed(mean, objective.aggregation)
         return estimates
 
     def _distances(self, candidate: int) -> Floats:
@@ -237,13 +237,3 @@ class _Table:
         shrunk = np.where(counts > 0, shrunk, overall)
         weights = 1.0 if self._weights is None else self._weights[several]
         return np.asarray(shrunk), float((weights**2 * within).sum()) / degrees
-
-
-def _transformed(mean: Estimate, aggregation: Aggregation) -> Estimate:
-    """Return the value that is made of a mean or ratio, with its error by the delta method."""
-    if aggregation in ("perplexity", "weighted_perplexity"):
-        value = perplexity(mean.value)
-        return Estimate(value, value * mean.stderr, mean.n)
-    if aggregation == "bits_per_byte":
-        return Estimate(-mean.value / math.log(2), mean.stderr / math.log(2), mean.n)
-    return mean
