@@ -304,12 +304,10 @@ class Estimates:
 
     def compromise(self, number: int) -> float:
         """Return a trial's mean loss in ranges of the baselines' values, one error worse."""
-        own, searched = self.values[number], goals(self._objectives)
-        total = 0.0
-        for objective in searched:
-            found = own[objective.name]
-            total += (objective.loss(found.value) + found.stderr) / self._range(objective.name)
-        return total / max(len(searched), 1)
+        ranges = [self._range(objective.name) for objective in goals(self._objectives)]
+        (worse,) = self.losses([number], errors=1.0)
+        total: float = sum(x / s for x, s in zip(worse.tolist(), ranges, strict=True))
+        return total / max(len(ranges), 1)
 
     def _bounds(self) -> list[Bound]:
         """Return the constraints whose references are measured."""
