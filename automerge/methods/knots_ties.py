@@ -19,6 +19,7 @@ from automerge.methods.base import (
 )
 from automerge.methods.shared.aligned import aligned, elected, prepare
 from automerge.methods.shared.election import ballot
+from automerge.methods.shared.order import kth_largest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +51,7 @@ def threshold(part: Tensor, density: float, size: int) -> float:
     if density <= 0:
         return math.inf
     kept = max(1, math.floor(density * size))
-    return float(part.abs().reshape(-1).kthvalue(part.numel() - kept + 1).values)
+    return float(kth_largest(part.abs(), kept))
 
 
 KNOTS_TIES = Method(

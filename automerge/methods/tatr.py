@@ -16,6 +16,7 @@ from automerge.methods.base import (
     weight,
 )
 from automerge.methods.shared.importance import known
+from automerge.methods.shared.order import kth_largest
 from automerge.methods.shared.scaled import scaled_weights
 from automerge.methods.shared.sums import added, weighted_sum
 
@@ -49,7 +50,7 @@ def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
     total = added(sizes)
     pairs = zip(vectors, sizes, strict=True)
     sensitivity = added([vector.abs() * (total - own) for vector, own in pairs])
-    most = sensitivity.reshape(-1).kthvalue(max(sensitivity.numel() - n_dropped, 1)).values
+    most = kth_largest(sensitivity, min(n_dropped + 1, sensitivity.numel()))
     return operands.anchor + summed * (1 - indicator(sensitivity - most))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from automerge.methods.shared.competition import Limits, scores
+from automerge.methods.shared.order import kth_largest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,19 +44,19 @@ class Measured:
     def magnitude(self, i: int, k: int, whole: bool = False) -> float:
         if whole:
             raise _whole()
-        return _largest(self.vectors[i].abs(), k)
+        return float(kth_largest(self.vectors[i].abs(), k))
 
     def competition(self, i: int, k: int, limits: Sequence[Limits], whole: bool) -> float:
         if whole:
             raise _whole()
-        return _largest(scores(self.vectors, limits)[i], k)
+        return float(kth_largest(scores(self.vectors, limits)[i], k))
 
     @property
     def n_spread(self) -> int:
         return int((self._variances() > 0).sum())
 
     def spread(self, k: int) -> float:
-        return _largest(self._variances(), k)
+        return float(kth_largest(self._variances(), k))
 
     def spread_energy(self, i: int, k: int) -> float:
         chosen = self._variances().topk(k).indices
@@ -69,12 +70,6 @@ class Measured:
 
 def _whole() -> ValueError:
     return ValueError("transformed task vectors have no statistics of the whole model")
-
-
-def _largest(values: Tensor, k: int) -> float:
-    """Return the k-th largest value, k from 1."""
-    flat = values.detach().reshape(-1)
-    return float(flat.kthvalue(flat.numel() - k + 1).values)
 
 
 def ranks(vector: Tensor) -> Tensor:

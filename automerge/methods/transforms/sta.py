@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from automerge.methods.base import Operands, Statistics, Values, density, indicator
 from automerge.methods.shared.importance import known
+from automerge.methods.shared.order import kth_largest
 from automerge.methods.transforms.base import Scalars, Transform
 
 if TYPE_CHECKING:
@@ -46,11 +47,10 @@ def sensitive(importance: Tensor, density: float) -> Tensor:
     """Return 1 for the share of elements of largest importance, else 0; nothing for density 0."""
     if density <= 0:
         return importance * 0
-    n_dropped = importance.numel() - max(1, math.floor(density * importance.numel()))
-    if not n_dropped:
+    n_kept = max(1, math.floor(density * importance.numel()))
+    if n_kept == importance.numel():
         return importance * 0 + 1
-    least = importance.reshape(-1).kthvalue(n_dropped + 1).values
-    return 1 - indicator(least - importance)
+    return 1 - indicator(kth_largest(importance, n_kept) - importance)
 
 
 STA = Transform(
