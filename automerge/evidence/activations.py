@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from automerge.evidence.gather import linear_layers, removed
+from automerge.evidence.pieces import Pieces, Progress
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 TOKENS = 8192
 """The text that is used, at most: the batch goes through the model at once, for every candidate.
 A deviation of as many independent numbers is known to within 1 %."""
-
-Pieces = Sequence[Sequence[int]]
 
 
 def first_pieces(pieces: Pieces, tokens: int = TOKENS) -> list[list[int]]:
@@ -34,7 +33,7 @@ def gather_activations(
     model: PreTrainedModel,
     tensors: Mapping[str, Tensor],
     pieces: Pieces,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Tensor]:
     """Compute mean and deviation of each unit of each linear layer, over the first `TOKENS` tokens.
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from automerge.errors import PreflightError
+from automerge.evidence.pieces import Pieces, Progress, counted
 
 if TYPE_CHECKING:
     import torch
@@ -76,8 +77,8 @@ def sequences(
 def gather_input_gram(
     model: PreTrainedModel,
     tensors: Mapping[str, Tensor],
-    pieces: Sequence[Sequence[int]],
-    progress: Callable[[int, int], None] | None = None,
+    pieces: Pieces,
+    progress: Progress | None = None,
 ) -> dict[str, Tensor]:
     """Average x xᵀ over the inputs x of each linear layer (Jin et al. 2023, arXiv:2212.09849).
 
@@ -114,18 +115,16 @@ def gather_input_gram(
         for name, module in linear.items():
             stack.enter_context(removed(module.register_forward_pre_hook(watch(name))))
         with torch.inference_mode():
-            for done, piece in enumerate(pieces, start=1):
+            for piece in counted(pieces, progress):
                 model(input_ids=torch.tensor([piece], device=model.device), use_cache=False)
-                if progress is not None:
-                    progress(done, len(pieces))
     return {name: (total / counts[name]).cpu() for name, total in sums.items()}
 
 
 def gather_hidden_state(
     model: PreTrainedModel,
     tensors: Mapping[str, Tensor],
-    pieces: Sequence[Sequence[int]],
-    progress: Callable[[int, int], None] | None = None,
+    pieces: Pieces,
+    progress: Progress | None = None,
 ) -> dict[str, Tensor]:
     """Average what enters each layer over tokens: what experts' gates are made of.
 
@@ -147,15 +146,13 @@ def gather_hidden_state(
     total: Tensor | None = None
     count = 0
     with torch.inference_mode():
-        for done, piece in enumerate(pieces, start=1):
+        for piece in counted(pieces, progress):
             ids = torch.tensor([piece], device=model.device)
             found = model(input_ids=ids, use_cache=False, output_hidden_states=True)
             # (layers, width): the last state enters no layer.
             states = torch.stack([state[0].double().sum(0) for state in found.hidden_states[:-1]])
             total = states if total is None else total + states
             count += len(piece)
-            if progress is not None:
-                progress(done, len(pieces))
     if total is None:
         return {}
     means = (total / count).float().cpu()

@@ -7,13 +7,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from automerge.checkpoints.naming import same_part
+from automerge.evidence.pieces import Pieces, Progress, counted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
-
-Progress = Callable[[int, int], None]
-"""Told the number of sequences done and in total."""
 
 SEED = 0
 """Labels of the n-th sequence are drawn with a generator seeded by this plus n."""
@@ -22,7 +20,7 @@ SEED = 0
 def gather_squared_gradient(
     model: PreTrainedModel,
     tensors: Mapping[str, Tensor],
-    pieces: Sequence[Sequence[int]],
+    pieces: Pieces,
     progress: Progress | None = None,
 ) -> dict[str, Tensor]:
     """Average squared gradients of log p(label | tokens before), labels drawn from the model.
@@ -50,13 +48,11 @@ def gather_squared_gradient(
         sums[name] = sums[name] + squared if name in sums else squared
 
     with _watched(model, tensors, square):
-        for done, piece in enumerate(pieces, start=1):
+        for number, piece in enumerate(counted(pieces, progress), start=1):
             logs = _log_probabilities(model, piece)
-            generator = torch.Generator(logs.device).manual_seed(SEED + done)
+            generator = torch.Generator(logs.device).manual_seed(SEED + number)
             labels = torch.multinomial(logs.detach().exp(), 1, generator=generator)
             logs.gather(1, labels).sum().backward()  # type: ignore[no-untyped-call]
-            if progress is not None:
-                progress(done, len(pieces))
     n_tokens = sum(map(len, pieces))
     return {name: (total / n_tokens).cpu() for name, total in sums.items()}
 
@@ -64,7 +60,7 @@ def gather_squared_gradient(
 def gather_gradient(
     model: PreTrainedModel,
     tensors: Mapping[str, Tensor],
-    pieces: Sequence[Sequence[int]],
+    pieces: Pieces,
     progress: Progress | None = None,
 ) -> dict[str, Tensor]:
     """Average gradients of −log p(next token); arguments as for `gather_squared_gradient`.
@@ -82,14 +78,12 @@ def gather_gradient(
         sums[name] = sums[name] + gradient.float() if name in sums else gradient.float().clone()
 
     with _watched(model, tensors, add):
-        for done, piece in enumerate(pieces, start=1):
+        for piece in counted(pieces, progress):
             if len(piece) > 1:
                 logs = _log_probabilities(model, piece)[:-1]
                 targets = torch.tensor(piece[1:], device=logs.device)[:, None]
                 (-logs.gather(1, targets).sum()).backward()  # type: ignore[no-untyped-call]
                 n_tokens += len(piece) - 1
-            if progress is not None:
-                progress(done, len(pieces))
     return {name: (total / n_tokens).cpu() for name, total in sums.items()}
 
 

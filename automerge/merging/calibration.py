@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from automerge.evidence.activations import Pieces, moments, pass_through
+from automerge.evidence.activations import moments, pass_through
+from automerge.evidence.pieces import Pieces
 from automerge.machine.processors import one_thread
 
 if TYPE_CHECKING:
