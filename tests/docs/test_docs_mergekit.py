@@ -12,29 +12,18 @@ from safetensors.torch import load_file
 from automerge import cli
 from automerge.checkpoints import places
 from automerge.config.recipe_file import read_recipe
+from tests.docs.pages import commands, lay_out
 from tests.docs.test_docs import REPOSITORY, blocks
-
-FILES = {
-    re.match(r"# (\S+)\n", block)[1]: block  # type: ignore[index]
-    for block in blocks("mergekit.md", "yaml")
-}
-LINES = [line for block in blocks("mergekit.md", "sh") for line in block.splitlines()]
-COMMANDS = [
-    pytest.param(line, id=line, marks=[pytest.mark.slow] if " search " in line else [])
-    for line in LINES
-]
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "automerge").symlink_to(REPOSITORY / "automerge")
-    for name, text in FILES.items():
-        (tmp_path / name).write_text(text)
+    lay_out("mergekit.md", tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-@pytest.mark.parametrize("line", COMMANDS)
+@pytest.mark.parametrize("line", commands("mergekit.md"))
 def test_a_command_runs(line: str, folder: Path, capsys: pytest.CaptureFixture[str]):
     command = ["6" if word == "40" else word for word in shlex.split(line)]
     with pytest.raises(SystemExit) as ended:
@@ -64,5 +53,5 @@ def test_every_key_of_mergekit_is_in_the_tables():
     names = {
         name for quoted in re.findall(r"`([^`]+)`", text) for name in re.findall(r"\w+", quoted)
     }
-    names |= {name for block in FILES.values() for name in re.findall(r"\w+", block)}
+    names |= {name for block in blocks("mergekit.md", "yaml") for name in re.findall(r"\w+", block)}
     assert {*KEYS, *EVOLVE_KEYS, *GENOME_KEYS} - {"name"} <= names

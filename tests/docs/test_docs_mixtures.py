@@ -13,24 +13,13 @@ from automerge.config import load_config
 from automerge.config.recipe_file import read_recipe
 from automerge.evidence import KINDS
 from automerge.mixture import GATES
-from tests.docs.test_docs import REPOSITORY, blocks
-
-FILES = {
-    re.match(r"# (\S+)\n", block)[1]: block  # type: ignore[index]
-    for block in blocks("mixtures.md", "yaml")
-}
-LINES = [line for block in blocks("mixtures.md", "sh") for line in block.splitlines()]
-COMMANDS = [
-    pytest.param(line, id=line, marks=[pytest.mark.slow] if " search " in line else [])
-    for line in LINES
-]
+from tests.docs.pages import commands, lay_out
+from tests.docs.test_docs import REPOSITORY
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "automerge").symlink_to(REPOSITORY / "automerge")
-    for name, text in FILES.items():
-        (tmp_path / name).write_text(text)
+    lay_out("mixtures.md", tmp_path)
     for name in ("base", "maths", "code"):
         (tmp_path / name).mkdir()
     prompts = {"clock": "clock:04-42=", "sorting": "sort 310072=", "facts": "anna jones likes"}
@@ -40,7 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("line", COMMANDS)
+@pytest.mark.parametrize("line", commands("mixtures.md"))
 def test_a_command_runs(line: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(shlex.split(line)[1:])
