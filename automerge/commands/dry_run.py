@@ -73,7 +73,7 @@ def _ahead_lines(config: StudyConfig, found: Ahead) -> Iterator[str]:
 
 
 def _disk(config: StudyConfig, found: Ahead | Cost) -> Iterator[str]:
-    yield (f"disk     export: {config.export} writes {_models(found)}")
+    yield f"disk     export: {config.export} writes {_models(found)}"
     yield f"         {gb(found.disk_free, math.floor)} is free at {Path(config.out).parent}"
 
 

@@ -65,7 +65,7 @@ TRIALS_PER_START = 6
 """A search of this many trials may begin with one of the usual merges."""
 
 MIN_SHORTLIST, TRIALS_PER_PLACE = 12, 10
-"""A shortlist has at least so many places, and one for so many trials."""
+"""The fewest places in a shortlist, and the number of trials per place."""
 
 
 class StudyConfig(Section):

@@ -18,11 +18,11 @@ BatchSize: TypeAlias = int | Literal["auto"]
 """A number of requests, or "auto": as many as there is memory for."""
 
 MOST_TOKENS = 2**15
-"""Tokens beyond which a planned batch on a GPU does not grow: products of so many rows are bound by
-arithmetic, so that more rows are no faster."""
+"""The most tokens in a planned batch on a GPU: matrix products of that many rows are bound by
+arithmetic, so more rows would be no faster."""
 
 CPU_TOKENS = 2**12
-"""The same on a CPU, whose arithmetic is slower by far."""
+"""The same on a CPU, which is bound by arithmetic much sooner."""
 
 Found = TypeVar("Found")
 
@@ -37,7 +37,7 @@ class Batches(Protocol):
     def said(self) -> str: ...
 
     def requests(self, longest: int) -> int:
-        """Return how many requests may be run together if the longest has so many tokens."""
+        """Return how many requests may be run together if the longest has `longest` tokens."""
 
     def halve(self, longest: int) -> bool:
         """Plan smaller batches for good; return False if the size is fixed, or cannot shrink."""
