@@ -1,11 +1,12 @@
-"""Whether a search gains from evidence, alignment and calibration, at equal tokens, on the demo.
+"""Whether a search gains from evidence, alignment and calibration, at equal tokens.
 
-    OMP_NUM_THREADS=1 python -m experiments.evidence.search
+    OMP_NUM_THREADS=1 python -m experiments.evidence.search demo
+    OMP_NUM_THREADS=1 python -m experiments.evidence.search text --config runs/zoo/text/config.yaml
 
 The same search runs with and without each. The plain one has `--budget` trials; the others have as
 many as leave the same number of tokens in all, what they gather and calibrate on included (a token
 that is run backwards too counts three times). Compared are the models to take, on the sealed test
-items, which are the same for all. Results go to searched.json.
+items, which are the same for all. Results go to searched.json, under the zoo's name.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from typing import Any
 
 import automerge
 from automerge import demo
+from automerge.config import load_config
 from automerge.evidence.activations import TOKENS
+from automerge.objective import Objective
 from automerge.store.store import Store
 from automerge.trial import Measured
 from experiments.evidence.measure import READ_FROM, Scores, difference, texts
@@ -45,9 +48,10 @@ class Arm:
     search: Mapping[str, Any] = field(default_factory=dict)
     align: bool = False
 
-    def tokens_before(self, tokens: int) -> int:
+    def tokens_before(self, size: Size) -> int:
         """The tokens that are read before the search; calibration reads with the base too."""
-        return self.passes * tokens * (len(demo.SOURCES) + ("calibrate" in self.search))
+        models = len(load_config(size.config).models) + ("calibrate" in self.search)
+        return self.passes * size.tokens * models
 
     def tokens_each(self, tokens: int) -> int:
         """The tokens that every candidate reads in addition."""
@@ -67,6 +71,7 @@ ARMS: Mapping[str, Arm] = {
 class Found:
     """What one search found: test scores of the base and of the model to take, and its cost."""
 
+    objectives: tuple[Objective, ...]
     base: Scores
     best: Scores
     method: str
@@ -77,8 +82,9 @@ class Found:
 
 @dataclass(frozen=True)
 class Size:
-    """How large a search is; `items` and `test` are per task, `tokens` per source."""
+    """A zoo's search, and its size; `items` and `test` are per task, `tokens` per source."""
 
+    config: Path
     budget: int
     items: int
     test: int
@@ -88,25 +94,27 @@ class Size:
 
 def study(arm: Arm, size: Size, scratch: Path) -> dict[str, Any]:
     """The configuration of one search."""
-    written = texts(demo.CONFIG, scratch / "texts")
+    zoo = load_config(size.config)
+    written = texts(size.config, scratch / "texts")
     own = {str(name): str(path) for name, path in written["own"].items()}
     tasks = scratch / "tasks"
     tasks.mkdir()
-    for file in (demo.folder() / "tasks").iterdir():
+    for file in Path(str(zoo.include_path)).iterdir():
         lines = file.read_text("utf-8").splitlines(keepends=True)
         kept = lines[:READ_FROM] if file.suffix == ".jsonl" else lines
         (tasks / file.name).write_text("".join(kept), encoding="utf-8")
     config: dict[str, Any] = {
-        "base": demo.BASE,
-        "models": dict(demo.SOURCES),
+        "base": zoo.base,
+        "models": dict(zoo.models),
         "include_path": tasks,
-        "tasks": list(demo.TASKS),
+        "tasks": [task.task for task in zoo.tasks],
         "search": {"methods": [*METHODS, *arm.methods], "depth": {"knots": 2}, **arm.search},
         "slopes": "off",
         "seed": size.seed,
         "budget": size.budget,
         "split": {"max_select": size.test, "max_test": size.test},
         "evaluation": {"items_per_candidate": size.items, "batch_size": 64, "device": "cpu"},
+        "executor": "local",
         "export": "none",
         "out": scratch / "run",
     }
@@ -123,32 +131,29 @@ def searched(arm: Arm, size: Size) -> Found:
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         automerge.search(study(arm, size, scratch))
-        best = automerge.load_study(scratch / "run").best
+        study_found = automerge.load_study(scratch / "run")
+        best = study_found.best
         with Store(scratch / "run", write=False) as store:
             tested = store.outcomes("test")
             ran = [o for o in store.outcomes("search").values() if isinstance(o, Measured)]
             base = next(trial.number for trial in store.trials() if trial.origin == "base")
-    assert best is not None
+    if best is None:
+        raise SystemExit("no merge reached the front: a larger --budget is needed")
     own, reference = tested[best.trial], tested[base]
     assert isinstance(own, Measured)
     assert isinstance(reference, Measured)
-    cost = sum(o.tokens for o in ran) + arm.tokens_before(size.tokens)
+    cost = sum(o.tokens for o in ran) + arm.tokens_before(size)
     cost += sum(arm.tokens_each(size.tokens) for _ in ran)
-    recipe = best.recipe
-    return Found(reference.scores, own.scores, recipe.method, recipe.repair, len(ran), cost)
+    recipe, objectives = best.recipe, study_found.result.objectives
+    return Found(
+        objectives, reference.scores, own.scores, recipe.method, recipe.repair, len(ran), cost
+    )
 
 
-def affordable(arm: Arm, plain: Found, tokens: int) -> int:
+def affordable(arm: Arm, plain: Found, size: Size) -> int:
     """How many trials leave as many tokens in all as the plain search had."""
-    left = plain.tokens - arm.tokens_before(tokens)
-    return int(left / (plain.tokens / plain.trials + arm.tokens_each(tokens)))
-
-
-def objectives() -> tuple[Any, ...]:
-    """The demo's objectives, as `difference` wants them."""
-    from automerge.objective import Objective
-
-    return tuple(Objective(t, t, "acc", "none", "maximize") for t in demo.TASKS)
+    left = plain.tokens - arm.tokens_before(size)
+    return int(left / (plain.tokens / plain.trials + arm.tokens_each(size.tokens)))
 
 
 def row(pairs: list[tuple[float, float]]) -> tuple[float, float]:
@@ -165,6 +170,8 @@ def row(pairs: list[tuple[float, float]]) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("zoo", help="the name its results get")
+    parser.add_argument("--config", type=Path, default=demo.CONFIG)
     parser.add_argument("--budget", type=int, default=40, help="trials of the plain search")
     parser.add_argument("--items", type=int, default=60, help="per candidate and task")
     parser.add_argument("--test", type=int, default=400, help="select and test items, per task")
@@ -176,11 +183,11 @@ def main() -> None:
     gains: dict[str, list[tuple[float, float]]] = {name: [] for name in wanted[1:]}
     runs: list[dict[str, Any]] = []
     for seed in range(args.seeds):
-        size = Size(args.budget, args.items, args.test, args.tokens, seed)
+        size = Size(args.config, args.budget, args.items, args.test, args.tokens, seed)
         plain = searched(ARMS["plain"], size)
         for name in wanted:
             arm = ARMS[name]
-            budget = affordable(arm, plain, args.tokens)
+            budget = affordable(arm, plain, size)
             found = plain if name == "plain" else searched(arm, replace(size, budget=budget))
             run = {"arm": name, "seed": seed, "trials": found.trials, "tokens": found.tokens}
             run |= {"method": found.method, "repair": found.repair}
@@ -189,15 +196,20 @@ def main() -> None:
                 for task, scores in found.best.items()
             }
             if name != "plain":
-                pair = difference(objectives(), found.base, found.best, plain.best)
+                pair = difference(plain.objectives, found.base, found.best, plain.best)
                 gains[name].append(pair)
                 run["gain"] = [round(-100 * pair[0], 2), round(100 * pair[1], 2)]
             runs.append(run)
             print(run, flush=True)
     table = {name: [round(v, 2) for v in row(pairs)] for name, pairs in gains.items()}
-    settings = {k: v for k, v in vars(args).items() if k != "arm"}
-    result = {"settings": settings, "gain over plain, % of the base's loss": table, "runs": runs}
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    settings = {k: v for k, v in vars(args).items() if k not in ("arm", "zoo", "config")}
+    results = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
+    results[args.zoo] = {
+        "settings": settings,
+        "gain over plain, % of the base's loss": table,
+        "runs": runs,
+    }
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(table, indent=1))
 
 
