@@ -203,6 +203,26 @@ def test_a_wrong_mask_is_noticed_even_where_attention_hardly_matters(monkeypatch
     assert not find_path(model, GROUP).layout.trees
 
 
+@pytest.mark.parametrize("what", ["device", "host"])
+def test_memory_that_runs_out_says_nothing_of_trees(what):
+    """A GPU that is full for a moment must not make a whole study run without them."""
+    refused = {
+        "device": torch.OutOfMemoryError("a test's device has no more memory"),
+        "host": RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    }[what]
+    model = make_model()
+
+    def refuse(module, args, kwargs):
+        if kwargs.get("attention_mask") is not None and kwargs["attention_mask"].dim() == 4:
+            raise refused
+
+    handle = model.model.register_forward_pre_hook(refuse, with_kwargs=True)
+    with pytest.raises(type(refused)):
+        find_path(model, GROUP)
+    handle.remove()
+    assert find_path(model, GROUP).layout.trees
+
+
 def test_half_precision_models_take_log_softmax_in_float32():
     one_token = [request([5, 9, 13, 7], [choice], 99) for choice in range(12, 20)]
     model = make_model()

@@ -26,6 +26,7 @@ from automerge.evaluation.loglikelihood.forward import (
 )
 from automerge.evaluation.loglikelihood.graph import Graph, lean_layers
 from automerge.evaluation.loglikelihood.packing import Pick, Row
+from automerge.machine.allocation import is_out_of_memory
 from automerge.objective import ItemScores
 from automerge.trial import Items, Steering
 
@@ -291,7 +292,9 @@ def _checked_head(model: PreTrainedModel) -> nn.Linear:
             with _beside(head, real, seen[0], (head.weight, head.bias)):
                 [found] = model(input_ids=tokens, use_cache=False).logits
             plain = model(input_ids=tokens, use_cache=False).logits[0]
-        except UNSUPPORTED:
+        except UNSUPPORTED as error:
+            if is_out_of_memory(error):
+                raise
             plain, found = torch.empty(0), torch.empty(1)
         close = 1e-4 if model.dtype == torch.float32 else 0.1
         expected = torch.cat([plain, plain])

@@ -14,10 +14,9 @@ import torch
 
 from automerge.evaluation.generation.asks import Ask, Asks
 from automerge.evaluation.generation.decoding import Decoder
-from automerge.evaluation.generation.plan import Plan, fewer_rows, plans, rows_at_once
+from automerge.evaluation.generation.plan import Plan, plans, rows_at_once, run_halving
 from automerge.evaluation.generation.slots import Slots, attending
 from automerge.evaluation.generation.static import StaticGenerator
-from automerge.machine.allocation import is_out_of_memory
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -94,16 +93,14 @@ class ContinuousGenerator:
 
     def _answer(self, plan: Plan, asks: Sequence[Ask], found: dict[Ask, list[int]]) -> None:
         """Find answers with the rows planned, or with half as many while memory runs out."""
-        rows = plan.rows
-        while left := [ask for ask in asks if ask not in found]:
-            try:
-                self._decode(replace(plan, rows=rows), left, found)
-            except (RuntimeError, MemoryError) as error:
-                if rows == 1 or not is_out_of_memory(error):
-                    raise
-            else:
-                return
-            rows = self.rows = fewer_rows(rows)
+
+        def answer_others(rows: int) -> None:
+            left = [ask for ask in asks if ask not in found]
+            self._decode(replace(plan, rows=rows), left, found)
+
+        _, fitted = run_halving(plan.rows, answer_others)
+        if fitted < plan.rows:
+            self.rows = fitted
 
     def _decode(self, plan: Plan, asks: Sequence[Ask], found: dict[Ask, list[int]]) -> None:
         decoder = Decoder(self._lm.model, plan, self._asks.ends, self._asks.penalty)

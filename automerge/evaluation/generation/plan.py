@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import torch
-
+from automerge.evaluation.fitting import Found, run_with_less
 from automerge.evaluation.generation.asks import Ask
 
 if TYPE_CHECKING:
@@ -39,14 +38,23 @@ def rows_at_once(lm: HFLM) -> int:
     return int(lm.batch_size) * (1 if lm.model.device.type == "cpu" else DEVICE_ROWS)
 
 
-def fewer_rows(rows: int) -> int:
-    """Return half as many rows, for memory ran out, and let go of what the device holds unused.
+def run_halving(rows: int, run: Callable[[int], Found]) -> tuple[Found, int]:
+    """Run something with some rows, or with half as many while memory runs out.
 
-    Call it after the `except`, whose error holds the tensors of the call that failed.
+    Returns:
+        What it found, and how many rows fitted.
     """
-    torch.cuda.empty_cache()
-    logger.warning("out of memory: answers under way are halved, to %d", rows // 2)
-    return rows // 2
+    fitted = rows
+
+    def halve() -> bool:
+        nonlocal fitted
+        if fitted == 1:
+            return False
+        fitted //= 2
+        logger.warning("out of memory: answers under way are halved, to %d", fitted)
+        return True
+
+    return run_with_less(lambda: run(fitted), halve), fitted
 
 
 def shares(prompt: Sequence[int], prefix: Sequence[int]) -> bool:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from automerge.evaluation.generation.plan import fewer_rows
-from automerge.machine.allocation import is_out_of_memory
+from automerge.evaluation.generation.plan import run_halving
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -37,13 +36,10 @@ class StaticGenerator:
         with the longest prompts.
         """
         rows = min(self.rows, max(len(requests), 1))
-        while True:
-            try:
-                return self._run(requests, rows)
-            except (RuntimeError, MemoryError) as error:
-                if rows == 1 or not is_out_of_memory(error):
-                    raise
-            rows = self.rows = fewer_rows(rows)
+        texts, fitted = run_halving(rows, lambda rows: self._run(requests, rows))
+        if fitted < rows:
+            self.rows = fitted
+        return texts
 
     def completed(self, requests: Sequence[Instance], texts: Sequence[str | None]) -> list[str]:
         """Return another way's texts, with lm-eval's own where there is none."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Literal, Protocol, TypeAlias, TypeVar
+from typing import Literal, Protocol, TypeAlias
 
-import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
+from automerge.evaluation.fitting import Found, run_with_less
 from automerge.evaluation.loglikelihood.forward import MIN_TOKENS
-from automerge.machine.allocation import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +22,6 @@ arithmetic, so more rows would be no faster."""
 
 CPU_TOKENS = 2**12
 """The same on a CPU, which is bound by arithmetic much sooner."""
-
-Found = TypeVar("Found")
 
 
 class Batches(Protocol):
@@ -128,11 +125,4 @@ def run_fitting(batches: Batches, longest: int, run: Callable[[int], Found]) -> 
         longest: tokens of the longest request.
         run: called with the number of requests; has no effect but its result.
     """
-    while True:
-        try:
-            return run(batches.requests(longest))
-        except Exception as error:
-            if not is_out_of_memory(error) or not batches.halve(longest):
-                raise
-        # Only here are the frames gone that hold the tensors.
-        torch.cuda.empty_cache()
+    return run_with_less(lambda: run(batches.requests(longest)), lambda: batches.halve(longest))

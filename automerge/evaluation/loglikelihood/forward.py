@@ -20,6 +20,7 @@ from automerge.evaluation.loglikelihood.packing import (
     Row,
     batches,
 )
+from automerge.machine.allocation import is_out_of_memory
 
 MIN_TOKENS = 2**10
 """Tokens that a batch may always hold: with fewer, calling a model costs more than running it."""
@@ -130,6 +131,9 @@ def find_path(model: PreTrainedModel, requests: Sequence[Request]) -> Path:
     """Find the cheapest path that agrees with the model's plain forward on probes of the requests.
 
     Trees must also keep their branches apart: changing some must not change the answers of others.
+
+    Raises:
+        torch.OutOfMemoryError: a probe does not fit, which says nothing of the path.
     """
     probes = _probes(requests, max_position(model))
     if not probes:
@@ -188,7 +192,9 @@ def _agrees(
 ) -> bool:
     try:
         answers, _ = log_likelihoods(model, path, requests, len(requests))
-    except UNSUPPORTED:
+    except UNSUPPORTED as error:
+        if is_out_of_memory(error):  # what another moment may have room for
+            raise
         return False
     return all(
         is_rounding(answer.logprob - expected.logprob, abs(expected.logprob), model.dtype)
