@@ -9,6 +9,7 @@ from automerge.evidence.base import (
     INPUT_GRAM,
     KINDS,
     SQUARED_GRADIENT,
+    SQUARED_MASK_GRADIENT,
     Evidence,
     Kind,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "INPUT_GRAM",
     "KINDS",
     "SQUARED_GRADIENT",
+    "SQUARED_MASK_GRADIENT",
     "Evidence",
     "EvidenceFile",
     "EvidenceFolders",

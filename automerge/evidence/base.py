@@ -28,6 +28,7 @@ class Kind:
 
     `elements` counts the numbers it may have for a tensor of some shape, in float32. `at` says
     whose weights it is computed at: the source's own, or the base's, on the source's text.
+    `together` says that a tensor's evidence depends on other tensors: all are gathered at once.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Kind:
     version: int
     elements: Callable[[tuple[int, ...]], int]
     at: Literal["source", "base"] = "source"
+    together: bool = False
 
 
 def _inputs_squared(shape: tuple[int, ...]) -> int:
@@ -75,6 +77,15 @@ GRADIENT = Kind(
     1,
     math.prod,
 )
+SQUARED_MASK_GRADIENT = Kind(
+    "squared_mask_gradient",
+    "mean per token of the squared gradient of log p(label), labels drawn from the model, with "
+    "respect to a factor of what each head and feed-forward unit puts out, for a tensor's rows or "
+    "columns or as their mean, of a shape that broadcasts to the tensor's, float32",
+    1,
+    lambda shape: max(shape, default=1),
+    together=True,
+)
 HIDDEN_STATE = Kind(
     EVIDENCE,
     "mean over tokens of the base's hidden state that enters a layer, on the source's text, "
@@ -92,7 +103,7 @@ ACTIVATIONS = Kind(
 )
 _ALL = (
     *(INPUT_GRAM, SQUARED_GRADIENT, BASE_SQUARED_GRADIENT, BASE_GRADIENT),
-    *(GRADIENT, HIDDEN_STATE, ACTIVATIONS),
+    *(GRADIENT, SQUARED_MASK_GRADIENT, HIDDEN_STATE, ACTIVATIONS),
 )
 KINDS: Mapping[str, Kind] = MappingProxyType({kind.name: kind for kind in _ALL})
 

@@ -39,20 +39,15 @@ def gather_squared_gradient(
     Returns:
         Per tensor the mean over all tokens, in float32 on the host, in (nats per unit)².
     """
-    import torch
-
     sums: dict[str, Tensor] = {}
 
     def square(name: str, gradient: Tensor) -> None:
         squared = gradient.float().square()
         sums[name] = sums[name] + squared if name in sums else squared
 
-    with _watched(model, tensors, square):
+    with watched(model, tensors, square):
         for number, piece in enumerate(counted(pieces, progress), start=1):
-            logs = _log_probabilities(model, piece)
-            generator = torch.Generator(logs.device).manual_seed(SEED + number)
-            labels = torch.multinomial(logs.detach().exp(), 1, generator=generator)
-            logs.gather(1, labels).sum().backward()  # type: ignore[no-untyped-call]
+            backward_from_drawn_labels(model, piece, SEED + number)
     n_tokens = sum(map(len, pieces))
     return {name: (total / n_tokens).cpu() for name, total in sums.items()}
 
@@ -77,7 +72,7 @@ def gather_gradient(
     def add(name: str, gradient: Tensor) -> None:
         sums[name] = sums[name] + gradient.float() if name in sums else gradient.float().clone()
 
-    with _watched(model, tensors, add):
+    with watched(model, tensors, add):
         for piece in counted(pieces, progress):
             if len(piece) > 1:
                 logs = _log_probabilities(model, piece)[:-1]
@@ -96,8 +91,18 @@ def _log_probabilities(model: PreTrainedModel, piece: Sequence[int]) -> Tensor:
     return logits.float().log_softmax(dim=-1)
 
 
+def backward_from_drawn_labels(model: PreTrainedModel, piece: Sequence[int], seed: int) -> None:
+    """Run a sequence backwards from Σ log p(label | tokens before), labels drawn from the model."""
+    import torch
+
+    logs = _log_probabilities(model, piece)
+    generator = torch.Generator(logs.device).manual_seed(seed)
+    labels = torch.multinomial(logs.detach().exp(), 1, generator=generator)
+    logs.gather(1, labels).sum().backward()  # type: ignore[no-untyped-call]
+
+
 @contextmanager
-def _watched(
+def watched(
     model: PreTrainedModel, tensors: Mapping[str, Tensor], take: Callable[[str, Tensor], None]
 ) -> Iterator[None]:
     """While entered, gradients are taken as they come, tensor by tensor, and then dropped."""

@@ -26,7 +26,8 @@ def groups(kind: Kind, shapes: Mapping[str, tuple[int, ...]], room: int | None) 
         room: bytes for the sums of one group; None for any number.
 
     Raises:
-        PreflightError: a single tensor's evidence does not fit.
+        PreflightError: a single tensor's evidence does not fit, or that of all tensors where it is
+            gathered for them together.
     """
     found: list[list[str]] = []
     left = 0
@@ -41,6 +42,12 @@ def groups(kind: Kind, shapes: Mapping[str, tuple[int, ...]], room: int | None) 
                 "machine"
             )
         if not found or (room is not None and size > left):
+            if found and room is not None and kind.together:
+                raise PreflightError(
+                    f"{kind.name} is gathered for all tensors together, which takes more than the "
+                    f"{room / 1e9:.2g} GB of memory that may be used: stop other programs or use a "
+                    "larger machine"
+                )
             found.append([])
             left = room or 0
         found[-1].append(name)

@@ -17,6 +17,7 @@ from automerge.methods.cart import CART
 from automerge.methods.check import check_recipe
 from automerge.methods.emr_uni import EMR_UNI
 from automerge.methods.fisher import FISHER
+from automerge.methods.fisher_mask_nodes import FISHER_MASK_NODES
 from automerge.methods.geometric_median import GEOMETRIC_MEDIAN
 from automerge.methods.iso_c import ISO_C
 from automerge.methods.iso_cts import ISO_CTS
@@ -119,6 +120,7 @@ OWN = (
     REGMEAN,
     MATS,
     FISHER,
+    FISHER_MASK_NODES,
     UBGM,
     TATR,
     STA_LINEAR,

@@ -30,6 +30,7 @@ from automerge.evidence.gather import (
     sequences,
 )
 from automerge.evidence.gradients import gather_gradient, gather_squared_gradient
+from automerge.evidence.masks import gather_squared_mask_gradient
 from automerge.evidence.parts import Parts, groups
 from automerge.recipe import BASE, single
 
@@ -46,6 +47,7 @@ GATHERED: Mapping[str, Callable[..., dict[str, Tensor]]] = {
     "base_squared_gradient": gather_squared_gradient,
     "base_gradient": gather_gradient,
     "gradient": gather_gradient,
+    "squared_mask_gradient": gather_squared_mask_gradient,
     "hidden_state": gather_hidden_state,
 }
 """What gathers each kind, from a live model, its tensors and sequences of tokens."""

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from automerge.checkpoints import MemoryCheckpoint, Stored, TensorInfo
-from automerge.evidence import BASE_GRADIENT, GRADIENT, INPUT_GRAM, MemoryEvidence
+from automerge.evidence import (
+    BASE_GRADIENT,
+    GRADIENT,
+    INPUT_GRAM,
+    SQUARED_MASK_GRADIENT,
+    MemoryEvidence,
+)
 from automerge.merging.plan import Step
 from automerge.merging.tensor import merge_tensor
 from automerge.merging.workspace import Workspace
@@ -120,7 +126,9 @@ def evidence(recipe: Recipe, like: Tensor) -> dict[str, MemoryEvidence]:
                 inputs = torch.randn((64, like.shape[-1] if like.ndim else 1), generator=generator)
                 found = (inputs.T @ inputs) / len(inputs)
             else:
-                found = torch.randn(like.shape, generator=generator)
+                rows = (*like.shape[:1], *(1 for _ in like.shape[1:]))
+                shape = rows if kind == SQUARED_MASK_GRADIENT.name else like.shape
+                found = torch.randn(shape, generator=generator)
                 signed = kind in (BASE_GRADIENT.name, GRADIENT.name)
                 found = found if signed else found.square()
             made[digest] = MemoryEvidence(kind, digest, {NAME: found})

@@ -203,7 +203,7 @@ def test_an_architecture_whose_symmetries_are_not_known_is_refused(name: str) ->
     with pytest.raises(PreflightError) as raised:
         transformed({"base": model, "own": model}, "base", {"own": "git_rebasin"})
     message = str(raised.value)
-    assert f"the architecture '{name}' are not known" in message
+    assert f"is not known for the architecture '{name}'" in message
     assert all(known in message for known in FAMILIES)
 
 

@@ -27,6 +27,12 @@ def fisher(base, sources, weights, knobs, kinds):
     return numerator / divisor
 
 
+def fisher_mask_nodes(base, sources, weights, knobs, kinds):
+    return fisher(
+        base, sources, weights, {"floor": 0}, {"squared_gradient": kinds["squared_mask_gradient"]}
+    )
+
+
 def ubgm(base, sources, weights, knobs, kinds):
     prior = sum(kinds["base_squared_gradient"]) / len(sources)
     prior = np.maximum(prior, knobs["floor"] * prior.mean())
@@ -88,7 +94,7 @@ def mats(base, sources, weights, knobs, kinds):
     return average + (basis @ steps).reshape(base.shape)
 
 
-FORMULAS = {f.__name__: f for f in (fisher, ubgm, tatr, sta, regmean, mats)}
+FORMULAS = {f.__name__: f for f in (fisher, fisher_mask_nodes, ubgm, tatr, sta, regmean, mats)}
 
 
 def positive(made):

@@ -94,7 +94,10 @@ def _view(
     base: Checkpoint, source: Checkpoint, align: Align, folders: Sequence[Path]
 ) -> TransformedCheckpoint:
     shapes = {name: info.shape for name, info in base.tensors.items()}
-    body = anatomy(complete(base), shapes)
+    try:
+        body = anatomy(complete(base), shapes)
+    except PreflightError as error:
+        raise PreflightError(f"cannot be aligned: {error}") from error
     if faults := tensor_faults(base, source):
         raise PreflightError(f"cannot be aligned: {faults[0]}")
     path = find(align.digest, folders) if align.digest else None

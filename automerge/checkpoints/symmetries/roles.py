@@ -132,7 +132,7 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3": Family({**_LLAMA.roles, **_HEAD_NORM}, normed=True),
     "qwen3_moe": Family({**_LLAMA.roles, **_EXPERTS, **_HEAD_NORM}, normed=True),
 }
-"""By `model_type`: the architectures that can be aligned."""
+"""By `model_type`: the architectures whose axes are known."""
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ def anatomy(config: Mapping[str, Any], tensors: Mapping[str, tuple[int, ...]]) -
     family = FAMILIES.get(str(kind))
     if family is None:
         raise PreflightError(
-            f"cannot be aligned: the symmetries of the architecture {kind!r} are not known; "
+            f"what the axes of its tensors count is not known for the architecture {kind!r}; "
             f"supported: {', '.join(FAMILIES)}"
         )
     shapes = _shapes(config, family)
@@ -256,8 +256,7 @@ def anatomy(config: Mapping[str, Any], tensors: Mapping[str, tuple[int, ...]]) -
             found[name] = axes
     if unknown:
         raise PreflightError(
-            f"cannot be aligned: a {kind} with {shown(unknown)}, of unknown symmetry or of an "
-            "unexpected shape"
+            f"a {kind} with {shown(unknown)}, whose axes are not known or of an unexpected length"
         )
     return Anatomy(shapes, found, dict(tensors))
 
