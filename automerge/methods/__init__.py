@@ -16,6 +16,7 @@ from automerge.methods.base import (
 from automerge.methods.cart import CART
 from automerge.methods.check import check_recipe
 from automerge.methods.emr_uni import EMR_UNI
+from automerge.methods.ewr import EWR
 from automerge.methods.fisher import FISHER
 from automerge.methods.fisher_mask_nodes import FISHER_MASK_NODES
 from automerge.methods.geometric_median import GEOMETRIC_MEDIAN
@@ -122,6 +123,7 @@ OWN = (
     FISHER,
     FISHER_MASK_NODES,
     UBGM,
+    EWR,
     TATR,
     STA_LINEAR,
 )

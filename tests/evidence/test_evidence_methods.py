@@ -44,6 +44,20 @@ def ubgm(base, sources, weights, knobs, kinds):
     return merged
 
 
+def ewr(base, sources, weights, knobs, kinds):
+    """The authors' sum, but of θ₀ ± τ where they have ± τ."""
+
+    def sure(f):
+        return np.maximum(f, knobs["floor"] * f.mean())
+
+    total = sure(sum(kinds["base_squared_gradient"]) / len(sources))
+    merged = total * base
+    for w, x, f in zip(weights, sources, kinds["squared_gradient"], strict=True):
+        merged = merged + abs(w) * sure(f) * (base + np.sign(w) * (x - base))
+        total = total + abs(w) * sure(f)
+    return base + knobs["lambda"] * (merged / total - base)
+
+
 def tatr(base, sources, weights, knobs, kinds):
     gradients = kinds["base_gradient"]
     omega = np.zeros(base.shape)
@@ -94,7 +108,7 @@ def mats(base, sources, weights, knobs, kinds):
     return average + (basis @ steps).reshape(base.shape)
 
 
-FORMULAS = {f.__name__: f for f in (fisher, fisher_mask_nodes, ubgm, tatr, sta, regmean, mats)}
+FORMULAS = {f.__name__: f for f in (fisher, fisher_mask_nodes, ubgm, ewr, tatr, sta, regmean, mats)}
 
 
 def positive(made):
@@ -146,3 +160,53 @@ def test_a_source_decides_where_only_it_is_sure_and_nobody_means_the_average():
     merged = merge_tensor(step(method, made, sure[0]), Workspace(models, evidence=files))
     average = (0.3 * 3 + 0.5 * 7) / 0.8
     torch.testing.assert_close(merged, torch.tensor([1.0, 6.0, average]))
+
+
+def merged_numbers(method, base, sources, knobs, kinds):
+    """Merge models of one row of numbers, with that evidence; `sources` are (weight, numbers)."""
+    method = METHODS[method]
+    names = [f"m{i}" for i in range(len(sources))]
+    made = replace(
+        recipe(method),
+        sources=tuple(
+            RecipeSource(name, {"weight": Profile.of(w)})
+            for name, (w, _) in zip(names, sources, strict=True)
+        ),
+        knobs={name: Profile.of(value) for name, value in knobs.items()},
+        evidence={kind: {n: f"{kind} {n}" for n in names} for kind in method.needs},
+    )
+    files = {
+        f"{kind} {name}": MemoryEvidence(kind, f"{kind} {name}", {NAME: torch.tensor(numbers)})
+        for kind in method.needs
+        for name, numbers in zip(names, kinds[kind], strict=True)
+    }
+    models = {"base": base, **{n: x for n, (_, x) in zip(names, sources, strict=True)}}
+    stored = {n: MemoryCheckpoint({NAME: torch.tensor(x)}) for n, x in models.items()}
+    done = merge_tensor(step(method, made, torch.tensor(base)), Workspace(stored, evidence=files))
+    return done.tolist()
+
+
+def test_an_anti_expert_is_removed_as_far_as_it_is_surer_than_the_base():
+    """1 - 0.5 · 6 · 0.5 / (2 + 0.5 · 6) = 0.7; 0 where only the base is sure; τ / 3 without F."""
+    kinds = {
+        "squared_gradient": [[6.0, 0.0, 0.0]],
+        "base_squared_gradient": [[2.0, 2.0, 0.0]],
+    }
+    sources = [(-0.5, [1.5, 1.5, 1.75])]
+    found = merged_numbers("ewr", [1.0, 1.0, 1.0], sources, {"floor": 0.0}, kinds)
+    assert found == pytest.approx([0.7, 1.0, 0.75], abs=1e-6)
+
+
+def test_experts_are_averaged_with_the_base_as_by_fisher_merging():
+    own, of_base = [[6.0, 1.0], [1.0, 3.0]], [2.0, 5.0]
+    base, one, other = [1.0, 2.0], [1.5, -1.0], [0.0, 4.0]
+    floor = {"floor": 1e-6}
+    found = merged_numbers(
+        "ewr", base, [(0.5, one), (2.0, other)], floor,
+        {"squared_gradient": own, "base_squared_gradient": [of_base, of_base]},
+    )  # fmt: skip
+    averaged = merged_numbers(
+        "fisher", base, [(1.0, base), (0.5, one), (2.0, other)], floor,
+        {"squared_gradient": [of_base, *own]},
+    )  # fmt: skip
+    assert found == pytest.approx(averaged, rel=1e-6)

@@ -30,10 +30,10 @@ COMMAND = re.compile(r"^# +(automerge gather .*)$", re.MULTILINE)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base, two fine-tunes and a text for each, called as the recipes call them."""
+    """A base, fine-tunes and a text for each, called as the recipes call them."""
     torch.manual_seed(0)
     folder, model = tmp_path_factory.mktemp("models"), llama()
-    for seed, name in enumerate(("base", "maths", "code")):
+    for seed, name in enumerate(("base", "maths", "code", "invents")):
         save(perturb(model, seed), folder / "org" / name)
         (folder / f"{name}.txt").write_text(" ".join(WORDS[3 + seed :: 2] * 3))
     return folder
