@@ -210,3 +210,30 @@ def test_experts_are_averaged_with_the_base_as_by_fisher_merging():
         {"squared_gradient": [of_base, *own]},
     )  # fmt: skip
     assert found == pytest.approx(averaged, rel=1e-6)
+
+
+def mode_of_product(posteriors):
+    """The mode of a product of Gaussians, each (power, mean, precision), of one number each."""
+    precision = sum(np.multiply(power, p) for power, _, p in posteriors)
+    return sum(np.multiply(power, p) * np.array(m) for power, m, p in posteriors) / precision
+
+
+def test_previews_of_task_weights_are_modes_of_products_of_posteriors():
+    """Monzón Maldonado et al. 2024: p₀ Π (pᵢ / p₀)^αᵢ with Gaussians pᵢ, and without p₀."""
+    base, one, other, powers = [1.0, 2.0], [1.5, -1.0], [0.0, 4.0], (0.7, 0.5)
+    own, prior = [[6.0, 1.0], [1.0, 3.0]], [2.0, 5.0]
+    sources = list(zip(powers, (one, other), strict=True))
+    equal = mode_of_product([(a, x, [1.0, 1.0]) for a, x in sources])
+    assert merged_numbers("linear", base, sources, {}, {}) == pytest.approx(equal, rel=1e-6)
+    kinds = {"squared_gradient": own, "base_squared_gradient": [prior, prior]}
+    diagonal = mode_of_product([(a, x, h) for (a, x), h in zip(sources, own, strict=True)])
+    assert merged_numbers("fisher", base, sources, {"floor": 0.0}, kinds) == pytest.approx(
+        diagonal, rel=1e-6
+    )
+    with_prior = mode_of_product(
+        [(1 - sum(powers), base, prior)]
+        + [(a, x, np.add(prior, h)) for (a, x), h in zip(sources, own, strict=True)]
+    )
+    assert merged_numbers("ubgm", base, sources, {"floor": 1e-9}, kinds) == pytest.approx(
+        with_prior, rel=1e-6
+    )
