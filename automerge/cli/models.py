@@ -67,7 +67,8 @@ def gather(
         ),
     ],
     kind: Annotated[
-        str, typer.Option("--kind", help="What to gather.", metavar="KIND")
+        str,
+        typer.Option("--kind", help="What to gather; none for an alignment alone.", metavar="KIND"),
     ] = "input_gram",
     tokens: Annotated[int, typer.Option("--tokens", help="Tokens to read.", min=1)] = 65_536,
     length: Annotated[int, typer.Option("--length", help="Tokens per sequence.", min=1)] = 512,

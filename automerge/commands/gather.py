@@ -18,6 +18,9 @@ from automerge.text.say import say
 if TYPE_CHECKING:
     from rich.console import Console
 
+NOTHING = "none"
+"""The kind of evidence that is none: for alignments alone."""
+
 
 def gather_command(
     models: Sequence[str],
@@ -29,15 +32,17 @@ def gather_command(
 ) -> None:
     """Gather evidence from models, the base first, and print a recipe's `evidence` and `align`.
 
-    Where every text is of a named model, only those models' evidence is gathered.
+    Where every text is of a named model, only those models' evidence is gathered. Of the kind
+    `NOTHING`, sources are only aligned.
     """
     from automerge.checkpoints import alignments
     from automerge.commands.announcing import announcing
     from automerge.inspection.examine import name_models
+    from automerge.session.matching import TextReading
     from automerge.session.preflight import open_models
 
-    if kind not in KINDS:
-        raise ConfigError(f"unknown kind of evidence {kind!r}{nearest(kind, tuple(KINDS))}")
+    if kind not in (*KINDS, NOTHING):
+        raise ConfigError(f"unknown kind of evidence {kind!r}{nearest(kind, (*KINDS, NOTHING))}")
     named = name_models(models)
     base, *sources = named
     read = {BASE if name == base else name: path for name, path in named_texts(texts).items()}
@@ -47,23 +52,28 @@ def gather_command(
         if name is not None and name not in (BASE, *sources)
     ]
     aligned, wrong = _alignments(align, sources)
+    if kind == NOTHING and not align:
+        wrong.append(Fault(f"--kind {NOTHING} is for alignments alone: add --align KIND"))
     if faults := [*faults, *wrong]:
         raise ConfigError(faults)
-    opened = open_models(
-        {BASE: named[base], **{n: named[n] for n in sources}},
-        BASE,
-        lambda _: None,
-        align=aligned,
-        note=announcing(console),
-    )
-    aligned = alignments(opened.checkpoints)
-    folders = {name: folder.path for name, folder in opened.folders.items()}
     with progress_bars(console) as show:
+        opened = open_models(
+            {BASE: named[base], **{n: named[n] for n in sources}},
+            BASE,
+            lambda _: None,
+            align=aligned,
+            note=announcing(console),
+            reading=TextReading(read, settings, show),
+        )
+        aligned = alignments(opened.checkpoints)
+        folders = {name: folder.path for name, folder in opened.folders.items()}
         names = tuple(name for name in folders if None in read or name in read)
-        found = gather(folders, names, kind, read, settings, show, aligned)
-    digests = {name: file.digest for name, file in found.items()}
-    plain: dict[str, Plain] = {"evidence": {kind: digests}}
-    plain |= {"align": aligned} if aligned else {}
+        found = (
+            {} if kind == NOTHING else gather(folders, names, kind, read, settings, show, aligned)
+        )
+    plain: dict[str, Plain] = {"align": aligned} if aligned else {}
+    if found:
+        plain = {"evidence": {kind: {n: file.digest for n, file in found.items()}}, **plain}
     say(console, dump_yaml(plain), end="")
     for name, file in found.items():
         say(console, f"# {name}: {file.path}")

@@ -40,7 +40,7 @@ from automerge.errors import Locate, Location, nearest
 from automerge.evaluation.generation.table import VLLM
 from automerge.evaluation.table import LM_EVAL
 from automerge.executors import EXECUTORS
-from automerge.files.align import align_fault
+from automerge.files.align import ACTIVATION_MATCHING, align_fault
 from automerge.files.known import KIND
 from automerge.files.noise import is_noise
 from automerge.files.references import NAME, is_local
@@ -341,6 +341,11 @@ class StudyConfig(Section):
         if self.hidden_gates and self.evidence is None:
             problem = "hidden gates need evidence: set `evidence: {text: FILE}`"
             problems.append((("search", "layers", "mixture", "gates"), problem))
+        problems += [
+            (("align", name), f"{text} needs text: set `evidence: {{text: FILE}}`")
+            for name, text in self.align.items()
+            if text == ACTIVATION_MATCHING and self.evidence is None
+        ]
         if self.search.calibrate and (
             self.evidence is None or not isinstance(self.evidence.text, str)
         ):

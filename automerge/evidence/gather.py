@@ -160,13 +160,18 @@ def gather_hidden_state(
 
 
 def linear_layers(
-    model: PreTrainedModel, tensors: Mapping[str, Tensor]
+    model: PreTrainedModel, tensors: Mapping[str, Tensor], transposed: bool = False
 ) -> dict[str, torch.nn.Module]:
-    """Return linear layers by the name of their weight in the checkpoint."""
-    from torch import nn
+    """Return linear layers by the name of their weight in the checkpoint.
 
+    `transposed` says whether those count whose weight is (inputs, outputs), as GPT-2's.
+    """
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    kinds = (nn.Linear, Conv1D) if transposed else (nn.Linear,)
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    layers = {id(m.weight): m for m in model.modules() if isinstance(m, nn.Linear)}
+    layers = {id(m.weight): m for m in model.modules() if isinstance(m, kinds)}
     return {
         name: layers[id(tensor)]
         for name, tensor in tensors.items()

@@ -29,22 +29,38 @@ def groups(kind: Kind, shapes: Mapping[str, tuple[int, ...]], room: int | None) 
         PreflightError: a single tensor's evidence does not fit, or that of all tensors where it is
             gathered for them together.
     """
+    sizes = {name: ITEM_BYTES * kind.elements(shape) for name, shape in shapes.items()}
+    return packed(kind.name, sizes, room, kind.together)
+
+
+def packed(
+    what: str, sizes: Mapping[str, int], room: int | None, together: bool = False
+) -> list[list[str]]:
+    """Divide tensors into groups whose sums fit into memory; those without any are left out.
+
+    Args:
+        what: what is gathered, for messages.
+        sizes: the bytes of its sums, by the name of the tensor.
+        room: bytes for one group; None for any number.
+        together: whether there may be only one group.
+
+    Raises:
+        PreflightError: a single tensor does not fit, or all do not where they must.
+    """
     found: list[list[str]] = []
     left = 0
-    for name, shape in shapes.items():
-        size = ITEM_BYTES * kind.elements(shape)
+    for name, size in sizes.items():
         if not size:
             continue
         if room is not None and size > room:
             raise PreflightError(
-                f"{kind.name} of {name} {list(shape)} takes {size / 1e9:.2g} GB, but only "
-                f"{room / 1e9:.2g} GB of memory may be used: stop other programs or use a larger "
-                "machine"
+                f"{what} of {name} takes {size / 1e9:.2g} GB, but only {room / 1e9:.2g} GB of "
+                "memory may be used: stop other programs or use a larger machine"
             )
         if not found or (room is not None and size > left):
-            if found and room is not None and kind.together:
+            if found and room is not None and together:
                 raise PreflightError(
-                    f"{kind.name} is gathered for all tensors together, which takes more than the "
+                    f"{what} is gathered for all tensors together, which takes more than the "
                     f"{room / 1e9:.2g} GB of memory that may be used: stop other programs or use a "
                     "larger machine"
                 )

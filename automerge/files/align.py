@@ -10,10 +10,14 @@ from types import MappingProxyType
 from automerge.errors import nearest
 
 DIGITS = 32
+ACTIVATION_MATCHING = "activation_matching"
+"""The kind that needs text, on which both models are run."""
 KINDS: Mapping[str, str] = MappingProxyType(
     {
         "git_rebasin": "heads, feed-forward units and the residual stream are permuted",
         "rotation_fusion": "the same, and queries, keys, values and outputs are rotated by head",
+        ACTIVATION_MATCHING: "the same as git_rebasin, and values within heads; by what they do on "
+        "text",
     }
 )
 """What each kind of alignment does."""

@@ -25,7 +25,10 @@ from automerge.trial import PARTS, Part
 if TYPE_CHECKING:
     from automerge.checkpoints import ModelWatch
     from automerge.checkpoints.outline import Download
+    from automerge.checkpoints.symmetries.kept import Reading
+    from automerge.config.sections import EvidenceText
     from automerge.evaluation.base import OpenTasks
+    from automerge.session.gathering import GatherSettings
     from automerge.session.preflight import Models
 
 
@@ -76,7 +79,12 @@ def look(
     models = tasks = None
     try:
         models = preflight.look_ahead(
-            config.references, BASE, config.locate, check=check, align=config.align
+            config.references,
+            BASE,
+            config.locate,
+            check=check,
+            align=config.align,
+            reading=_reading(config),
         )
     except PreflightError as error:
         faults += error.faults
@@ -105,7 +113,11 @@ def examine(config: StudyConfig, run: Path, note: Callable[[str], None]) -> Exam
         if not isinstance(models, preflight.Models):
             note(f"downloading {in_words(models)}")
             models = preflight.find_and_compare(
-                config.references, BASE, config.locate, align=config.align
+                config.references,
+                BASE,
+                config.locate,
+                align=config.align,
+                reading=_reading(config),
             )
         folders = {name: folder.path for name, folder in models.folders.items()}
         watch = ModelWatch.hashing(folders)
@@ -159,18 +171,30 @@ def examine(config: StudyConfig, run: Path, note: Callable[[str], None]) -> Exam
     return Examined(inputs, found, folders, tasks, watch)
 
 
+def _reading(config: StudyConfig) -> Reading | None:
+    """Return what aligns sources by activations; None without a text."""
+    from automerge.session.matching import TextReading
+
+    text = config.evidence
+    return None if text is None else TextReading(text.texts, _settings(config, text))
+
+
+def _settings(config: StudyConfig, text: EvidenceText) -> GatherSettings:
+    from automerge.session.gathering import GatherSettings
+
+    return GatherSettings(text.tokens, text.length, config.evaluation.device)
+
+
 def _evidence(config: StudyConfig, models: Models) -> dict[str, dict[str, str]]:
     """Gather the evidence that the searched methods need; return digests by kind and source."""
     from automerge.checkpoints import alignments
-    from automerge.session.gathering import GatherSettings, gather
+    from automerge.session.gathering import gather
 
     kinds = config.kinds_of_evidence
     if config.evidence is None or not kinds:
         return {}
     folders = {name: folder.path for name, folder in models.folders.items()}
-    settings = GatherSettings(
-        config.evidence.tokens, config.evidence.length, config.evaluation.device
-    )
+    settings = _settings(config, config.evidence)
     texts = config.evidence.texts
     aligned = alignments(models.checkpoints)
     found = {

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from automerge.checkpoints import Checkpoint
     from automerge.merging import ResidentEngine
 
 GATHERED: Mapping[str, Callable[..., dict[str, Tensor]]] = {
@@ -122,15 +124,11 @@ def gather(
         file = _cached(cache, origin)
         if file is None:
             live = live or _Live(folders, settings.device, aligned)
-            watch = None if progress is None else _named(progress, name)
+            watch = None if progress is None else partial(progress, name)
             file = live.gather(models[name], kind, own[name], settings, origin, cache, watch)
             (cache / f"{_key(origin)}.json").write_text(json.dumps(file.digest))
         found[name] = file
     return found
-
-
-def _named(progress: Progress, name: str) -> Callable[[int, int], None]:
-    return lambda done, total: progress(name, done, total)
 
 
 def _key(origin: Mapping[str, object]) -> str:
@@ -151,22 +149,11 @@ class _Live:
     def __init__(
         self, folders: Mapping[str, Path], device: str, aligned: Mapping[str, str]
     ) -> None:
-        import transformers
-
         from automerge.checkpoints import open_together
         from automerge.merging import ResidentEngine
-        from automerge.worker.worker import choose_device, compute_dtype, load_model
 
         checkpoints = open_together(folders, BASE, aligned)
-        assets = checkpoints[BASE].assets
-        chosen = choose_device(device)
-        self._model: PreTrainedModel = load_model(
-            folders[BASE], assets, compute_dtype("auto", chosen)
-        )
-        self._model.to(chosen).eval().requires_grad_(False)
-        self._tokenizer: PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(
-            assets, local_files_only=True, trust_remote_code=False
-        )
+        self._model, self._tokenizer = load_base(checkpoints[BASE], device)
         self._engine: ResidentEngine = ResidentEngine(checkpoints)
 
     def gather(
@@ -185,7 +172,7 @@ class _Live:
         folder = cache / f"parts-{_key(origin)}"
         parts = Parts(folder)
         shapes = {n: tuple(t.shape) for n, t in tensors.items() if n not in parts.done}
-        for group in groups(KINDS[kind], shapes, self._room()):
+        for group in groups(KINDS[kind], shapes, room_for_sums(self._model)):
             wanted = {name: tensors[name] for name in group}
             parts.add(group, GATHERED[kind](self._model, wanted, pieces, progress))
         if kind == ACTIVATIONS.name:
@@ -194,10 +181,26 @@ class _Live:
         shutil.rmtree(folder, ignore_errors=True)
         return file
 
-    def _room(self) -> int | None:
-        """Return the bytes that sums may fill, on the model's device and on the host."""
-        from automerge.merging.memory import free_device_bytes, free_host_bytes
 
-        free = (free_host_bytes(), free_device_bytes(self._model.device.type))
-        known = [size for size in free if size is not None]
-        return int(SHARE * min(known)) if known else None
+def load_base(base: Checkpoint, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a base that sources are merged into, for reading text, and its tokenizer."""
+    import transformers
+
+    from automerge.worker.worker import choose_device, compute_dtype, load_model
+
+    chosen = choose_device(device)
+    model = load_model(base.path, base.assets, compute_dtype("auto", chosen))
+    model.to(chosen).eval().requires_grad_(False)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        base.assets, local_files_only=True, trust_remote_code=False
+    )
+    return model, tokenizer
+
+
+def room_for_sums(model: PreTrainedModel) -> int | None:
+    """Return the bytes that sums may fill, on a model's device and on the host; None if unknown."""
+    from automerge.merging.memory import free_device_bytes, free_host_bytes
+
+    free = (free_host_bytes(), free_device_bytes(model.device.type))
+    known = [size for size in free if size is not None]
+    return int(SHARE * min(known)) if known else None

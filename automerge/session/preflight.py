@@ -35,6 +35,7 @@ from automerge.checkpoints.joints import joint_faults
 from automerge.checkpoints.mixed import check_mixed, form_of, mixed_settings, pieces
 from automerge.checkpoints.outline import Download, Outlines
 from automerge.checkpoints.stacked import stacked_config
+from automerge.checkpoints.symmetries.kept import Reading
 from automerge.errors import Fault, Locate, Location, PreflightError
 from automerge.evaluation.base import OpenTasks, TasksRefused
 from automerge.evaluation.panel import Panel
@@ -91,6 +92,7 @@ def open_models(
     align: Mapping[str, str] = MappingProxyType({}),
     near: Sequence[Path] = (),
     note: Callable[[Download], None] = lambda _: None,
+    reading: Reading | None = None,
 ) -> Models:
     """Find, open and compare models by name; raises PreflightError with every fault found.
 
@@ -98,14 +100,18 @@ def open_models(
     All get the vocabulary that was chosen. `view` is what is compared: `whole` models, or models
     `without_layers` for a recipe that says itself which layers are merged. `align` says how sources
     are aligned with the base, by name; alignments that have a digest are looked up in the folders
-    `near` first. Models of the hub are compared before they are downloaded; `note` is told what
-    will be.
+    `near` first, and `reading` is what aligns by activations. Models of the hub are compared before
+    they are downloaded; `note` is told what will be.
     """
-    ahead = look_ahead(references, base, locate, vocabulary, view, align=align, near=near)
+    ahead = look_ahead(
+        references, base, locate, vocabulary, view, align=align, near=near, reading=reading
+    )
     if isinstance(ahead, Models):
         return ahead
     note(ahead)
-    return find_and_compare(references, base, locate, vocabulary, view, align, near)
+    return find_and_compare(
+        references, base, locate, vocabulary, view, align, near, reading=reading
+    )
 
 
 def look_ahead(
@@ -117,6 +123,7 @@ def look_ahead(
     check: Callable[[Models], None] = lambda _: None,
     align: Mapping[str, str] = MappingProxyType({}),
     near: Sequence[Path] = (),
+    reading: Reading | None = None,
 ) -> Models | Download:
     """Do as `open_models`, but download no weights: return what is to be downloaded, if any is.
 
@@ -132,6 +139,7 @@ def look_ahead(
         check: raises PreflightError for what else is refused.
         align: how sources are aligned with the base, by name; not before their weights are there.
         near: where alignments that have a digest are looked up first.
+        reading: what aligns by activations.
 
     Raises:
         PreflightError: with every fault found, or if there is no room for the download.
@@ -139,7 +147,7 @@ def look_ahead(
     with Outlines() as outlines:
         try:
             models = find_and_compare(
-                references, base, locate, vocabulary, view, align, near, outlines.find
+                references, base, locate, vocabulary, view, align, near, outlines.find, reading
             )
             check(models)
             return outlines.download() or models
@@ -156,6 +164,7 @@ def find_and_compare(
     align: Mapping[str, str] = MappingProxyType({}),
     near: Sequence[Path] = (),
     find: Find = resolve,
+    reading: Reading | None = None,
 ) -> Models:
     """Do as `open_models`, without looking ahead: what `find` downloads is downloaded first."""
     found = find_models(
@@ -168,7 +177,7 @@ def find_and_compare(
         raise PreflightError(faults)
     outlined = {name for name, folder in found.folders.items() if folder.outline}
     ready = {n: how for n, how in align.items() if not {base, n} & outlined}
-    checkpoints = transformed(aligned.checkpoints, base, ready, near, locate)
+    checkpoints = transformed(aligned.checkpoints, base, ready, near, locate, reading)
     return Models(base, found.folders, checkpoints, aligned.warnings)
 
 

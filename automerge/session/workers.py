@@ -12,6 +12,7 @@ from automerge.config import StudyConfig
 from automerge.evaluation.base import ITEMS_FOLDER, TASKS_FOLDER
 from automerge.executors import EXECUTORS, Executor, Files, Start, Worker
 from automerge.extensions import installed
+from automerge.files.align import Align
 from automerge.recipe import BASE
 from automerge.session.panel import study_panel
 from automerge.store.record import aligned_by
@@ -39,6 +40,7 @@ def start_workers(
         found: its models and tasks.
         note: told what to say while no worker is up.
     """
+    from automerge.checkpoints.symmetries import kept
     from automerge.evidence import cache_folder
     from automerge.worker.worker import MergeWorker, WorkerSpec, choose_device, expected_identity
 
@@ -63,6 +65,7 @@ def start_workers(
         gpus=config.gpus_per_worker,
         extensions=installed(config.extensions),
         evidence=(cache_folder(),) if found.inputs.evidence else (),
+        alignments=(kept.cache_folder(),) if aligned_by(found.models) else (),
     )
     digests = {d for by_source in found.inputs.evidence.values() for d in by_source.values()}
     return launcher.start(
@@ -94,15 +97,19 @@ class WorkerBuilder:
 
     @property
     def files(self) -> tuple[Files, ...]:
-        """Models, the run folder's copies of what tasks read, and evidence."""
+        """Models, the run folder's copies of what tasks read, evidence, and alignments."""
         from automerge.checkpoints.contents import DECISIVE
+        from automerge.checkpoints.symmetries import kept
         from automerge.evidence.file import ENDING
 
         models = (Files(path, DECISIVE) for path in self.spec.models.values())
         tasks = tuple(f"{folder}/**/*" for folder in (TASKS_FOLDER, ITEMS_FOLDER))
         named = tuple(f"{digest}{ENDING}" for digest in self.evidence)
         evidence = (Files(folder, named) for folder in self.spec.evidence)
-        return (*models, Files(self.spec.run, tasks), *evidence)
+        digests = (Align.parse(text).digest for text in self.spec.align.values())
+        kept_as = tuple(f"{digest}{kept.ENDING}" for digest in digests)
+        alignments = (Files(folder, kept_as) for folder in self.spec.alignments)
+        return (*models, Files(self.spec.run, tasks), *evidence, *alignments)
 
     def relocated(self, moved: Mapping[Path, Path]) -> WorkerBuilder:
         return replace(self, spec=self.spec.relocated(moved))

@@ -85,7 +85,8 @@ class WorkerSpec:
     memory. `methods` are what recipes may use, `more_layers` and `n_experts` what
     they may add to the base's layers, as far as known. `slopes` says whether jobs may want
     them. The model's layers are spread over `gpus` GPUs. `extensions` are imported before anything
-    else. Evidence is looked up in the folders of `evidence`, then in the cache.
+    else. Evidence is looked up in the folders of `evidence`, then in the cache, and alignments in
+    those of `alignments`.
     """
 
     models: Mapping[str, Path]
@@ -104,6 +105,7 @@ class WorkerSpec:
     extensions: tuple[Extension, ...] = ()
     align: Mapping[str, str] = field(default_factory=dict)
     evidence: tuple[Path, ...] = ()
+    alignments: tuple[Path, ...] = ()
 
     def relocated(self, moved: Mapping[Path, Path]) -> WorkerSpec:
         """Return the same with copies in place of some folders."""
@@ -112,6 +114,7 @@ class WorkerSpec:
             models={name: moved.get(path, path) for name, path in self.models.items()},
             run=moved.get(self.run, self.run),
             evidence=tuple(moved.get(path, path) for path in self.evidence),
+            alignments=tuple(moved.get(path, path) for path in self.alignments),
         )
 
 
@@ -139,7 +142,7 @@ class MergeWorker:
         transformers.utils.logging.disable_progress_bar()
         device = choose_device(spec.device)
         path = spec.models[spec.base]
-        checkpoints = open_together(spec.models, spec.base, spec.align)
+        checkpoints = open_together(spec.models, spec.base, spec.align, spec.alignments)
         dtype = compute_dtype(spec.dtype, device)
         stored = str(dtype).removeprefix("torch.")
         need = estimate(

@@ -26,7 +26,7 @@ from automerge.checkpoints.symmetries.match import (
 from automerge.checkpoints.symmetries.roles import FAMILIES, UNITS, Anatomy, anatomy
 from automerge.checkpoints.symmetries.transform import Heads, Transform
 from automerge.errors import PreflightError
-from automerge.files.align import KINDS, Align
+from automerge.files.align import ACTIVATION_MATCHING, KINDS, Align
 from tests.merging.test_architectures import COMMON, CONFIGS, GROUPED, auto
 
 ALIGNED: Mapping[str, Callable[[], hf.PretrainedConfig]] = {
@@ -133,7 +133,7 @@ def planted(own: Anatomy, kind: str, seed: int = 0) -> Transform:
 
 
 @pytest.mark.sample(12)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MATCHES)
 @pytest.mark.parametrize("name", ALIGNED)
 def test_what_was_planted_changes_no_logit_and_is_undone(name: str, kind: str) -> None:
     config = ALIGNED[name]()
@@ -153,7 +153,7 @@ def test_what_was_planted_changes_no_logit_and_is_undone(name: str, kind: str) -
         )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MATCHES)
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2", "gpt2", "phi", "qwen3 moe"])
 def test_any_other_model_computes_the_same_and_comes_nearer(name: str, kind: str) -> None:
     config = ALIGNED[name]()
@@ -165,7 +165,7 @@ def test_any_other_model_computes_the_same_and_comes_nearer(name: str, kind: str
     assert distance(aligned, base.content) < distance(source.content, base.content)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MATCHES)
 def test_a_model_in_the_order_of_its_base_is_read_as_it_is(kind: str) -> None:
     config = ALIGNED["llama"]()
     base = checkpoint(random_model(config, 0), "base")
@@ -348,8 +348,8 @@ def test_circuits_of_queries_and_keys_are_compared_at_every_distance() -> None:
     assert float(found) == pytest.approx(2 * total)
 
 
-def test_every_kind_has_a_match() -> None:
-    assert MATCHES.keys() == KINDS.keys()
+def test_every_kind_but_that_of_activations_matches_weights() -> None:
+    assert [*MATCHES, ACTIVATION_MATCHING] == [*KINDS]
 
 
 @pytest.mark.parametrize("text", ["git-rebasin", "git_rebasin@12", "rebase", "", "git_rebasin@"])

@@ -203,6 +203,11 @@ def test_two_objectives_of_one_task_are_told_apart_by_their_metrics(folder):
             "align: {code: x@y}",
             ":11:15: expected git_rebasin, rotation_fusion",
         ),
+        (
+            "budget: 50",
+            "align: {code: activation_matching}",
+            ":11:15: activation_matching needs text: set `evidence: {text: FILE}`",
+        ),
         ("budget: 50", "align: {maths: git_rebasin}", ":11:9: no source 'maths'; did you mean"),
         ("budget: 50", "align: 3", ":11:8: expected a mapping of keys to values, got 3"),
         ("budget: 50", "max_items: 0", ":11:12: must be at least 1, got 0"),

@@ -7,13 +7,15 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from automerge import cli
 from automerge.checkpoints.symmetries.roles import FAMILIES
 from automerge.config import load_config
 from automerge.config.recipe_file import read_recipe
-from automerge.files.align import KINDS
+from automerge.files.align import KINDS, align_fault
 from automerge.recipe import Vocabulary
+from tests.checkpoints.models import WORDS, llama, perturb, save
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -64,13 +66,34 @@ def test_every_file_of_the_reading_order_exists() -> None:
 
 
 def test_the_study_and_the_recipe_of_alignment_are_read(tmp_path: Path) -> None:
-    study, recipe = blocks("alignment.md", "yaml")
+    study, recipe, matched = blocks("alignment.md", "yaml")
     (tmp_path / "fine-tune").mkdir()
+    (tmp_path / "calibration.txt").write_text("w1")
     path = tmp_path / "study.yaml"
     path.write_text(study)
     assert load_config(path).align == {"other": "git_rebasin"}
+    path.write_text(matched)
+    assert load_config(path).align == {"other": "activation_matching"}
     path.write_text(recipe)
     assert read_recipe(path).align == {"other": "rotation_fusion"}
+
+
+def test_the_command_of_alignment_prints_what_a_recipe_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    for name in ("base", "other"):
+        save(perturb(llama(), len(name), 0.1), tmp_path / name)
+    (tmp_path / "calibration.txt").write_text(" ".join(WORDS))
+    [command] = blocks("alignment.md", "sh")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(shlex.split(command)[1:])
+    printed = capsys.readouterr()
+    assert ended.value.code == 0, printed.err
+    found = yaml.safe_load(printed.out)
+    assert [*found["align"]] == ["other"]
+    assert align_fault(found["align"]["other"]) is None
 
 
 def test_alignment_names_every_kind_and_architecture() -> None:

@@ -107,7 +107,7 @@ def test_tensors_are_grouped_by_the_room_for_their_sums() -> None:
     assert groups(SQUARED_GRADIENT, shapes, None) == [["a", "b", "c", "d"]]
     assert groups(SQUARED_GRADIENT, shapes, 800) == [["a", "b", "c"], ["d"]]
     assert groups(INPUT_GRAM, shapes, 400) == [["a"], ["b"], ["d"]]
-    with pytest.raises(PreflightError, match=r"squared_gradient of d \[20, 10\] takes 8e-07 GB"):
+    with pytest.raises(PreflightError, match="squared_gradient of d takes 8e-07 GB"):
         groups(SQUARED_GRADIENT, shapes, 700)
 
 

@@ -13,16 +13,26 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
-from automerge.checkpoints import noise_folder, open_checkpoint, open_together, rearranged
+from automerge.checkpoints import (
+    noise_folder,
+    open_checkpoint,
+    open_together,
+    rearranged,
+    transformed,
+)
 from automerge.checkpoints.low_rank import update
 from automerge.checkpoints.symmetries.kept import ENDING
+from automerge.commands.gather import gather_command
 from automerge.commands.merge import merge_file
 from automerge.config.recipe_file import read_recipe, recipe_text
 from automerge.errors import ConfigError, PreflightError
+from automerge.files.align import KINDS
 from automerge.files.noise import Noise
 from automerge.merging import ResidentEngine
 from automerge.recipe import Recipe, RecipeSource, single, uniform_average
-from tests.checkpoints.models import llama, perturb, save
+from automerge.session.gathering import GatherSettings
+from automerge.session.matching import TextReading
+from tests.checkpoints.models import WORDS, llama, perturb, save
 
 INPUTS = torch.tensor([[3, 9, 27, 5, 11, 33, 21, 63, 40, 2]])
 
@@ -112,6 +122,32 @@ def test_without_a_base_others_are_aligned_with_the_first_or_the_model_called_ba
     assert all(torch.equal(other[name], again[name]) for name in other)
 
 
+def test_an_alignment_by_activations_is_gathered_once_and_named_in_the_recipe(
+    zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = "activation_matching"
+    with pytest.raises(PreflightError, match="right: activation_matching needs text"):
+        merge(write(zoo, tmp_path, "early", align={"right": kind}), tmp_path / "early")
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text(" ".join(WORDS[i % 61 + 3] for i in range(90)))
+    shown = io.StringIO()
+    settings = GatherSettings(tokens=90, length=30, device="cpu")
+    models = [f"base={zoo / 'base'}", f"right={zoo / 'right'}"]
+    console = Console(file=shown, width=200)
+    gather_command(models, "none", ["text.txt"], [kind], settings, console)
+    printed = yaml.safe_load(shown.getvalue())
+    assert [*printed] == ["align"]
+    merged = merge(write(zoo, tmp_path, "matched", **printed), tmp_path / "out")
+    folders = {name: zoo / name for name in ("base", "left", "right")}
+    found = open_together(folders, "base", printed["align"])
+    for name, tensor in merged.items():
+        base, left, right = (found[m].read(name).double() for m in folders)
+        expected = base + 0.5 * (left - base) + 0.5 * (right - base)
+        torch.testing.assert_close(tensor.double(), expected, rtol=1e-6, atol=1e-6)
+    with pytest.raises(ConfigError, match="--kind none is for alignments alone"):
+        gather_command(models, "none", ["text.txt"], [], settings, console)
+
+
 @pytest.mark.parametrize("kind", ["git_rebasin", "rotation_fusion"])
 def test_an_aligned_source_in_the_live_model_computes_what_the_source_does(
     zoo: Path, kind: str
@@ -156,21 +192,30 @@ def test_independently_trained_models_have_a_lower_barrier_once_aligned(tmp_path
     chain = (3 * torch.randn(16, 16)).softmax(dim=-1)
     folders = {name: save(trained(i, chain), tmp_path / name) for i, name in enumerate("ab")}
     torch.manual_seed(9)
-    tokens = walks(chain, 256)
+    tokens, read = walks(chain, 256), walks(chain, 256)
     live = LlamaForCausalLM.from_pretrained(folders["a"]).eval()
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(WORDS[token] for token in read.flatten().tolist()))
+    reading = TextReading({None: text}, GatherSettings(tokens=2048, length=8, device="cpu"))
+    models = open_together(folders, "a")
 
     def loss(recipe: Recipe, align: Mapping[str, str]) -> float:
-        ResidentEngine(open_together(folders, "a", align)).merge_into(live, recipe)
+        found = transformed(models, "a", align, reading=reading)
+        ResidentEngine(found).merge_into(live, recipe)
         with torch.no_grad():
             return float(live(tokens, labels=tokens).loss)
 
+    def distance(align: Mapping[str, str]) -> float:
+        base, source = transformed(models, "a", align, reading=reading).values()
+        return sum(float((base.read(n) - source.read(n)).square().sum()) for n in base.tensors)
+
     ends = (loss(single("a"), {}) + loss(single("b"), {})) / 2
-    barrier = {
-        kind: loss(uniform_average(("a", "b")), {"b": kind} if kind else {}) - ends
-        for kind in ("", "git_rebasin", "rotation_fusion")
-    }
-    assert barrier["git_rebasin"] < 0.5 * barrier[""]
-    assert barrier["rotation_fusion"] < 0.5 * barrier[""]
+    barrier = loss(uniform_average(("a", "b")), {}) - ends
+    for kind in KINDS:
+        align = {"b": kind}
+        assert loss(single("b"), align) == pytest.approx(loss(single("b"), {}), abs=1e-5)
+        assert loss(uniform_average(("a", "b")), align) - ends < 0.5 * barrier, kind
+        assert distance(align) < distance({}), kind
 
 
 def test_an_alignment_beside_the_recipe_is_used(zoo: Path, tmp_path: Path, own_cache: Path) -> None:
@@ -203,7 +248,7 @@ def test_faults_in_a_recipes_alignments_are_all_reported_where_they_are(
     }
     assert "'base' is what the others are aligned with" in faults["base"]
     assert "expected git_rebasin, rotation_fusion" in faults["left"]
-    assert "expected one of git_rebasin, rotation_fusion, got 3" in faults["right"]
+    assert f"expected one of {', '.join(KINDS)}, got 3" in faults["right"]
     assert "unknown model 'other'" in faults["other"]
 
 

@@ -113,3 +113,22 @@ def test_evidence_gathered_by_hand_is_that_of_the_study(folder: Path, run: Path)
     wrong = automerge(folder, "gather", *arguments, "--align", "other=git_rebasin")
     assert wrong.returncode == 2
     assert "there is no source 'other'" in wrong.stderr
+
+
+def test_a_study_aligns_by_activations_on_its_text(folder: Path) -> None:
+    text = (folder / "automerge.yaml").read_text()
+    text = text.replace("name: tiny", "name: matched").replace("[linear, regmean]", "[linear]")
+    text = text.replace("git_rebasin", "activation_matching").replace("budget: 9", "budget: 4")
+    (folder / "matched.yaml").write_text(text)
+    done = automerge(folder, "search", "matched.yaml")
+    assert done.returncode == 0, done.stderr
+    with Store(folder / "runs/matched", write=False) as store:
+        align = {model.name: model.align for model in store.study.current.models}["shuffled"]
+        outcomes = store.outcomes("search")
+        trials = {trial.name: outcomes[trial.number] for trial in store.trials()}
+        objectives = store.study.begun.inputs.objectives
+    assert align.startswith("activation_matching@")
+    own, same = trials["left"], trials["shuffled"]
+    assert isinstance(own, Measured)
+    assert isinstance(same, Measured)
+    assert estimates(objectives, own.scores) == estimates(objectives, same.scores)

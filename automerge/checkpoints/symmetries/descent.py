@@ -144,11 +144,11 @@ def aligned(pair: Pair, match: MatchHeads) -> Transform:
     Begun twice: from the order as it is, and from the stream's order by embeddings and head, which
     know the tokens. The result with the larger inner product is taken.
     """
-    given = _sweeps(pair, match, _unchanged(pair))
+    given = _sweeps(pair, match, unchanged(pair.anatomy))
     by_tokens = assignment(_stream(pair, None))
-    if _same(by_tokens, _unchanged(pair).stream):
+    if _same(by_tokens, unchanged(pair.anatomy).stream):
         return given
-    other = _sweeps(pair, match, replace(_unchanged(pair), stream=by_tokens))
+    other = _sweeps(pair, match, replace(unchanged(pair.anatomy), stream=by_tokens))
     return max(given, other, key=lambda found: inner_product(pair, found))
 
 
@@ -175,7 +175,7 @@ def _sweeps(pair: Pair, match: MatchHeads, start: Transform) -> Transform:
 def _layer(pair: Pair, match: MatchHeads, transform: Transform, layer: int) -> Transform:
     """Solve for the heads and units of one layer."""
     shapes = pair.anatomy.shapes
-    found = _similarities(pair, transform, layer)
+    found = similarities(pair, transform, layer)
     similar = {group.role: s for group, s in found.items() if group.role in HEADS}
     if len(similar) == len(HEADS):
         held, new = transform.heads[layer], match(similar, shapes)
@@ -217,7 +217,7 @@ def _heads_product(similar: Similarities, heads: Heads, shapes: Shapes) -> float
     return total
 
 
-def _similarities(pair: Pair, transform: Transform, layer: int) -> dict[Group, Tensor]:
+def similarities(pair: Pair, transform: Transform, layer: int) -> dict[Group, Tensor]:
     """Return A Bᵀ for each group of a layer, B with all other parts as they are held."""
     only_stream = Transform(transform.stream)
     found: dict[Group, Tensor] = {}
@@ -234,7 +234,7 @@ def _similarities(pair: Pair, transform: Transform, layer: int) -> dict[Group, T
 def _stream(pair: Pair, transform: Transform | None) -> Tensor:
     """Return A Bᵀ for the stream; without a transform, over what depends on nothing else."""
     found: dict[Group, Tensor] = {}
-    still = Transform(_unchanged(pair).stream)
+    still = Transform(unchanged(pair.anatomy).stream)
     for name, axes in pair.anatomy.in_stream.items():
         if transform is None and any(p.group.role != STREAM for axis in axes for p in axis):
             continue
@@ -264,11 +264,11 @@ def inner_product(pair: Pair, transform: Transform) -> float:
     return total
 
 
-def _unchanged(pair: Pair) -> Transform:
+def unchanged(anatomy: Anatomy) -> Transform:
     """Return the transform that changes nothing."""
     import torch
 
-    shapes, sizes = pair.anatomy.shapes, pair.anatomy.sizes
+    shapes, sizes = anatomy.shapes, anatomy.sizes
     heads, keys = torch.arange(shapes.n_heads), torch.arange(shapes.n_key_heads)
     return Transform(
         torch.arange(sizes[Group(STREAM)]),

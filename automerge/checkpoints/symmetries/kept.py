@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from automerge.checkpoints.compatibility import complete, tensor_faults
 from automerge.checkpoints.contents import weights_identity
@@ -26,7 +27,7 @@ from automerge.checkpoints.symmetries.view import TransformedCheckpoint
 from automerge.checkpoints.vocabularies.aligned import rearranged
 from automerge.checkpoints.writer import raw_bytes
 from automerge.errors import Fault, Locate, PreflightError, StateError
-from automerge.files.align import DIGITS, Align
+from automerge.files.align import ACTIVATION_MATCHING, DIGITS, Align
 from automerge.files.atomic import write_bytes_atomically
 from automerge.files.cache import cache_home
 
@@ -39,6 +40,23 @@ ENDING = ".alignment.safetensors"
 ORTHOGONAL = 1e-4
 """How far R Rᵀ of a rotation may be from the identity."""
 
+Solve: TypeAlias = Callable[[Checkpoint, Checkpoint, Anatomy], Transform]
+"""Returns the alignment of a source (second) with its base (first)."""
+
+
+class Reading(Protocol):
+    """Aligns by what models do on text; it comes from above, where models are run."""
+
+    def key(self, name: str) -> str:
+        """Return what the alignment of a source depends on besides the models."""
+
+    def align(self, name: str, base: Checkpoint, source: Checkpoint, body: Anatomy) -> Transform:
+        """Return the alignment of a source, which has a name, with its base.
+
+        Raises:
+            PreflightError: there is no text for it, or no memory for both models.
+        """
+
 
 def transformed(
     checkpoints: Mapping[str, Checkpoint],
@@ -46,6 +64,7 @@ def transformed(
     align: Mapping[str, str],
     near: Sequence[Path] = (),
     locate: Locate = lambda _: None,
+    reading: Reading | None = None,
 ) -> Mapping[str, Checkpoint]:
     """Present models aligned with their base.
 
@@ -54,8 +73,9 @@ def transformed(
         base: the name of the model that others are aligned with.
         align: by model, one of `files.align.KINDS`, with a digest or without.
         near: folders where an alignment with a digest is looked up before the cache; where it is
-            nowhere, it is computed again.
+            nowhere, it is computed again, unless it needs text.
         locate: finds where a model's alignment was written.
+        reading: what aligns by activations; without it, such alignments must have digests.
 
     Raises:
         PreflightError: a model cannot be aligned, or its alignment is not the one named.
@@ -68,9 +88,8 @@ def transformed(
         try:
             if name == base:
                 raise PreflightError("is what the others are aligned with, so it cannot be aligned")
-            found[name] = _view(
-                checkpoints[base], checkpoints[name], Align.parse(text), [*near, cache_folder()]
-            )
+            how, folders = Align.parse(text), [*near, cache_folder()]
+            found[name] = _view(name, checkpoints[base], checkpoints[name], how, folders, reading)
         except PreflightError as error:
             where = locate(("align", name)) or locate(("align",))
             faults += [Fault(f"{name}: {fault.message}", where) for fault in error.faults]
@@ -91,9 +110,14 @@ def find(digest: str, folders: Sequence[Path]) -> Path | None:
 
 
 def _view(
-    base: Checkpoint, source: Checkpoint, align: Align, folders: Sequence[Path]
+    name: str,
+    base: Checkpoint,
+    source: Checkpoint,
+    align: Align,
+    folders: Sequence[Path],
+    reading: Reading | None,
 ) -> TransformedCheckpoint:
-    shapes = {name: info.shape for name, info in base.tensors.items()}
+    shapes = {tensor: info.shape for tensor, info in base.tensors.items()}
     try:
         body = anatomy(complete(base), shapes)
     except PreflightError as error:
@@ -103,7 +127,25 @@ def _view(
     path = find(align.digest, folders) if align.digest else None
     if path is not None:
         return TransformedCheckpoint(source, body, _read(path, body), align)
-    digest, transform = _computed(align.kind, base, source, body)
+    if align.kind != ACTIVATION_MATCHING:
+        solve = partial(_by_weights, align.kind)
+        key = _key(align.kind, base, source)
+    elif align.digest:
+        raise PreflightError(
+            f"no alignment {align.digest} in {', '.join(map(str, folders))}, and without its text "
+            f"it cannot be computed again: copy {align.digest}{ENDING} there from where the recipe "
+            "was made"
+        )
+    elif reading is None:
+        raise PreflightError(
+            f"{align.kind} needs text: set `evidence: {{text: FILE}}` in a study; for a recipe, "
+            f"`automerge gather BASE {name}=MODEL --align {align.kind} --text FILE` prints it with "
+            "its digest"
+        )
+    else:
+        solve = partial(reading.align, name)
+        key = _key(f"{align.kind}\0{reading.key(name)}", base, source)
+    digest, transform = _computed(solve, key, base, source, body)
     if align.digest not in ("", digest):
         raise PreflightError(
             f"the alignment computed from its weights has the digest {digest}, expected "
@@ -114,22 +156,26 @@ def _view(
     return TransformedCheckpoint(source, body, transform, Align(align.kind, digest))
 
 
+def _by_weights(kind: str, base: Checkpoint, source: Checkpoint, body: Anatomy) -> Transform:
+    return aligned(Pair(body, base.read, source.read), MATCHES[kind])
+
+
 def _computed(
-    kind: str, base: Checkpoint, source: Checkpoint, body: Anatomy
+    solve: Solve, key: str, base: Checkpoint, source: Checkpoint, body: Anatomy
 ) -> tuple[str, Transform]:
     """Return the alignment of two models and its digest; from the cache if it is there."""
-    index = cache_folder() / f"{_key(kind, base, source)}.json"
+    index = cache_folder() / f"{key}.json"
     with suppress(OSError, ValueError, PreflightError):
         digest = str(json.loads(index.read_text()))
         if (path := find(digest, [cache_folder()])) is not None:
             return digest, _read(path, body)
-    transform = aligned(Pair(body, base.read, source.read), MATCHES[kind])
+    transform = solve(base, source, body)
     return _keep(transform, index), transform
 
 
-def _key(kind: str, base: Checkpoint, source: Checkpoint) -> str:
+def _key(how: str, base: Checkpoint, source: Checkpoint) -> str:
     """Return a digest of all that an alignment depends on."""
-    digest = hashlib.sha256(f"{kind}\0{VERSION}".encode())
+    digest = hashlib.sha256(f"{how}\0{VERSION}".encode())
     for model in (base, source):
         digest.update(weights_identity(model).encode())
         for name in sorted(model.tensors):

@@ -75,12 +75,13 @@ class Family:
 
     `rotary` says whether queries and keys are rotated by position, half against half; only
     rotations of such a pair commute with that. `normed` says whether a norm follows queries and
-    keys, which no rotation commutes with.
+    keys, which no rotation commutes with. `transposed` says whether matrices are (inputs, outputs).
     """
 
     roles: Roles
     rotary: bool = True
     normed: bool = False
+    transposed: bool = False
 
 
 _LLAMA = Family({**_ATTENTION, **_GATED})
@@ -97,6 +98,7 @@ FAMILIES: Mapping[str, Family] = {
             r"mlp\.c_proj": _transposed(STREAM, UNITS),
         },
         rotary=False,
+        transposed=True,
     ),
     "gpt_neox": Family(
         {
@@ -188,11 +190,15 @@ Axes = tuple[tuple[Part, ...], ...]
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A model's heads, and by name the parts of its tensors' axes, and the tensors' shapes."""
+    """A model's heads, and by name the parts of its tensors' axes, and the tensors' shapes.
+
+    `transposed` says whether its matrices are (inputs, outputs).
+    """
 
     shapes: Shapes
     axes: Mapping[str, Axes]
     lengths: Mapping[str, tuple[int, ...]]
+    transposed: bool = False
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -258,7 +264,7 @@ def anatomy(config: Mapping[str, Any], tensors: Mapping[str, tuple[int, ...]]) -
         raise PreflightError(
             f"a {kind} with {shown(unknown)}, whose axes are not known or of an unexpected length"
         )
-    return Anatomy(shapes, found, dict(tensors))
+    return Anatomy(shapes, found, dict(tensors), family.transposed)
 
 
 def _shapes(config: Mapping[str, Any], family: Family) -> Shapes:
