@@ -45,14 +45,14 @@ def gather_activations(
 
     Returns:
         (2, outputs), means and population deviations in float32 on the host, for each linear layer
-        before the head, by the name of the layer's weight (outputs, inputs).
+        before the head, by the name of the layer's weight.
     """
     found: dict[str, Tensor] = {}
 
     def note(name: str, layer: nn.Module, rows: Tensor) -> None:
         found.setdefault(name, moments(rows).cpu())
 
-    pass_through(model, linear_layers(model, tensors), first_pieces(pieces), note)
+    pass_through(model, linear_layers(model, tensors, True), first_pieces(pieces), note)
     if progress is not None:
         progress(1, 1)
     return found

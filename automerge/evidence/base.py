@@ -98,8 +98,8 @@ ACTIVATIONS = Kind(
     CALIBRATED_BY,
     "mean and deviation of each output of a linear layer, (2, outputs), float32, with the tokens "
     "that they were taken on",
-    1,
-    lambda shape: 2 * shape[0] if len(shape) == 2 else 0,
+    2,
+    lambda shape: 2 * max(shape) if len(shape) == 2 else 0,
 )
 _ALL = (
     *(INPUT_GRAM, SQUARED_GRADIENT, BASE_SQUARED_GRADIENT, BASE_GRADIENT),

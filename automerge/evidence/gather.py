@@ -179,6 +179,13 @@ def linear_layers(
     }
 
 
+def output_axis(layer: nn.Module) -> int:
+    """Return the axis of a linear layer's weight that counts its outputs."""
+    from transformers.pytorch_utils import Conv1D
+
+    return 1 if isinstance(layer, Conv1D) else 0
+
+
 @contextmanager
 def removed(handle: Any) -> Iterator[None]:
     """Remove a hook when done."""

@@ -3,7 +3,7 @@
 Averages of models put out less than the models do: deviations of units shrink layer by layer.
 REPAIR gives each unit the mean and the deviation that the sources have there, interpolated. A unit
 here is an output of a linear layer before the head, and its scale and shift are folded into the
-layer's row and bias, so the result is a plain model.
+layer's weights and bias, so the result is a plain model.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from automerge.evidence.activations import moments, pass_through
+from automerge.evidence.gather import output_axis
 from automerge.evidence.pieces import Pieces
 from automerge.machine.processors import one_thread
 
@@ -68,7 +69,7 @@ def repair(
         stored: the dtype that a layer's weight is rounded to, by name.
 
     Returns:
-        The units' scales by the name of the layer.
+        The units' scales by the name of the layer, of a shape that broadcasts to its weight's.
     """
     scales: dict[str, Tensor] = {}
 
@@ -79,10 +80,11 @@ def repair(
         scale, shift = correction(moments(rows), target.to(rows.device), strength)
         weight, bias = layer.weight, layer.bias
         assert isinstance(weight, Tensor)
-        weight.copy_((weight.float() * scale[:, None]).to(stored(name)))
+        wide = scale[:, None] if output_axis(layer) == 0 else scale
+        weight.copy_((weight.float() * wide).to(stored(name)))
         if isinstance(bias, Tensor):
             bias.copy_((bias.float() * scale + shift).to(stored(name)))
-        scales[name] = scale
+        scales[name] = wide
 
     with one_thread():  # the rounding of products depends on the number of threads
         pass_through(model, layers, pieces, fold)

@@ -33,8 +33,7 @@ class Contraction:
         recipe: What the model holds.
         pairs: The model's tensors, or parts of its parameters, with how they were made.
         workspace: Gives the tensors that were merged.
-        scales: What the rows of some tensors were multiplied by after the merge, by name; they are
-            held as they are.
+        scales: What some tensors were multiplied by after the merge, by name; held as they are.
     """
 
     def __init__(
@@ -110,7 +109,7 @@ class Contraction:
         for target, merge, shares in self._merges[parameter]:
             gradient = same_part(whole, parameter, target)
             if (scale := self._scales.get(merge.tensor)) is not None:
-                gradient = gradient * (scale if gradient.ndim == 1 else scale[:, None])
+                gradient = gradient * scale
             found = merge.contract(gradient)
             for index, coordinate, weight in shares:
                 known = self._slopes.get(coordinate, 0.0)

@@ -58,7 +58,7 @@ class Live:
     """A live model's storage by checkpoint name, and what each tensor holds now.
 
     `names` are those of all tensors of the checkpoint, with and without storage of their own;
-    `scales` holds what the rows of calibrated tensors were multiplied by since they were merged;
+    `scales` holds what calibrated tensors were multiplied by since they were merged;
     `moved` holds squared distances to the base, its squared norms, and what they were taken for.
     """
 
@@ -177,7 +177,7 @@ class ResidentEngine:
             weights = step.values.each.get("weight", (1.0,) * len(found))
             return interpolated(each, weights) if len(each) == len(found) else None
 
-        layers = linear_layers(model, {n: t for n, t in live.targets.items() if n in by_name})
+        layers = linear_layers(model, {n: t for n, t in live.targets.items() if n in by_name}, True)
         biases = {name: name.removesuffix("weight") + "bias" for name in layers}
         for name in {*biases, *biases.values()} & live.holds.keys():
             live.holds[name] = ("calibrated", recipe.id)
@@ -196,7 +196,7 @@ class ResidentEngine:
             raise PreflightError(f"{kind} has no linear layers with evidence: it is not repaired")
         for name, scale in list(live.scales.items()):
             if layers[name].bias is not None and biases[name] in live.targets:
-                live.scales[biases[name]] = scale
+                live.scales[biases[name]] = scale.flatten()
         for name in live.scales:
             if not bool(torch.isfinite(live.targets[name]).all()):
                 raise InvalidMerge(name)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from automerge.checkpoints import open_checkpoint
 from automerge.errors import ConfigError, PreflightError
@@ -35,9 +36,9 @@ def perturbed(kind: str, seed: int) -> PreTrainedModel:
     return model
 
 
-@pytest.fixture(scope="module", params=["llama", "qwen2"])
+@pytest.fixture(scope="module", params=["llama", "qwen2", "gpt2"])
 def zoo(request, tmp_path_factory):
-    """Models of one kind on disk, and their activations; only qwen2 has biases."""
+    """Models of one kind on disk, and their activations; llama has no biases."""
     root = tmp_path_factory.mktemp(request.param)
     models, evidence = {}, {}
     for seed, name in enumerate(NAMES):
@@ -74,16 +75,22 @@ def rows(model: PreTrainedModel, layer: nn.Module) -> Tensor:
     return torch.cat(seen)
 
 
-def layers(model: PreTrainedModel) -> Mapping[str, nn.Linear]:
+def layers(model: PreTrainedModel) -> Mapping[str, nn.Module]:
     """All linear layers but the head, in the order in which they compute."""
     found: list[str] = []
-    names = {m: n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != "lm_head"}
+    kinds = (nn.Linear, Conv1D)
+    names = {m: n for n, m in model.named_modules() if isinstance(m, kinds) and n != "lm_head"}
     handles = [m.register_forward_hook(lambda m, _, __: found.append(names[m])) for m in names]
     with torch.no_grad():
         model(input_ids=torch.tensor([PIECES[0]]))
     for handle in handles:
         handle.remove()
     return {name: model.get_submodule(name) for name in found}
+
+
+def across(layer: nn.Module, units: Tensor) -> Tensor:
+    """Numbers of a layer's units, beside its weight: GPT-2's weights are (inputs, outputs)."""
+    return units if isinstance(layer, Conv1D) else units[:, None]
 
 
 def wanted(models, name: str) -> tuple[Tensor, Tensor]:
@@ -130,7 +137,7 @@ def test_it_is_what_hooks_give_that_repair_layer_after_layer_by_whole_passes(zoo
         own = rows(naive, layer)
         ratio = deviation / own.std(0, correction=0)
         with torch.no_grad():
-            layer.weight.copy_(layer.weight.double() * ratio[:, None])
+            layer.weight.copy_(layer.weight.double() * across(layer, ratio))
             if layer.bias is not None:
                 layer.bias.copy_(layer.bias.double() * ratio + mean - ratio * own.mean(0))
     for (name, one), other in zip(naive.named_parameters(), live.parameters(), strict=True):
@@ -198,10 +205,10 @@ def test_slopes_are_those_of_a_merge_whose_scales_and_shifts_are_held(zoo):
         moved.double()
         for name, layer in layers(plain).items():
             to, now = live.get_submodule(name), moved.get_submodule(name)
-            scale = (to.weight * layer.weight).double().sum(1) / layer.weight.double().square().sum(
-                1
-            )
-            now.weight.mul_(scale[:, None])
+            inputs = 0 if isinstance(layer, Conv1D) else 1
+            both, own = (to.weight * layer.weight).double(), layer.weight.double().square()
+            scale = both.sum(inputs) / own.sum(inputs)
+            now.weight.mul_(across(layer, scale))
             if now.bias is not None:
                 now.bias.mul_(scale).add_(to.bias.double() - scale * layer.bias.double())
         return float(loss(moved))
@@ -227,14 +234,14 @@ def test_what_cannot_be_calibrated_is_refused_with_what_to_do(zoo, tmp_path):
         ResidentEngine(checkpoints, evidence=other).merge_into(live, recipe())
 
 
-def test_a_recipe_of_a_model_without_linear_layers_is_refused(tmp_path: Path):
+def test_a_recipe_of_a_model_whose_layers_have_no_evidence_is_refused(tmp_path: Path):
     model = make_model("gpt2", 0)
     model.save_pretrained(tmp_path / "base")
     model.save_pretrained(tmp_path / "left")
     checkpoints = {name: open_checkpoint(tmp_path / name) for name in ("base", "left")}
     nothing = {"left": MemoryEvidence("activations", "left", {}, PIECES)}
     made = replace(recipe(), sources=recipe().sources[:1])
-    with pytest.raises(PreflightError, match="GPT2LMHeadModel has no linear layers"):
+    with pytest.raises(PreflightError, match="GPT2LMHeadModel has no linear layers with evidence"):
         ResidentEngine(checkpoints, evidence=nothing).merge_into(model, made)
 
 

@@ -1,0 +1,1 @@
+"""Alignments of models that were trained apart."""
