@@ -44,6 +44,7 @@ from automerge.methods.pairs import (
     DARE_TIES,
     DELLA_LINEAR,
     DELLA_TIES,
+    MODEL_TAILOR_LINEAR,
     STA_LINEAR,
     STAR_MEAN,
     TIES,
@@ -126,6 +127,7 @@ OWN = (
     EWR,
     TATR,
     STA_LINEAR,
+    MODEL_TAILOR_LINEAR,
 )
 METHODS: Table[Method] = Table(
     "method", {method.name: method for method in OWN}, "automerge.methods", admit, named_chain

@@ -26,6 +26,7 @@ from automerge.methods.transforms import (
     CONSENSUS,
     DARE,
     DELLA,
+    MODEL_TAILOR,
     STA,
     STAR,
     TRIM,
@@ -142,3 +143,10 @@ CONSENSUS_LINEAR = paired(
 )
 STAR_MEAN = paired("star", STAR, MEAN, STAR.paper, weight(), *STAR.knobs, scaling((0.5, 2.0)))
 STA_LINEAR = paired("sta", STA, SUM, STA.paper, weight(), *STA.knobs, scaling())
+MODEL_TAILOR_LINEAR = paired(
+    "model_tailor",
+    MODEL_TAILOR,
+    SUM,
+    MODEL_TAILOR.paper,
+    *(weight(), *MODEL_TAILOR.knobs, scaling()),
+)

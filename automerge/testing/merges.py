@@ -47,6 +47,7 @@ VALUES: Mapping[str, tuple[float, ...]] = {
     "rank": (0.5,),
     "off_diagonal": (0.8,),
     "floor": (0.5,),
+    "salience": (0.6,),
     "iterations": (3.0,),
     "eta": (0.4, 0.6, 0.7, 0.5),
 }
@@ -90,7 +91,8 @@ def value(knob: Knob, i: int) -> Profile:
 
     A knob of a transform may be called after it: `dare_density`.
     """
-    name = knob.name if knob.name in VALUES else knob.name.partition("_")[2]
+    endings = (known for known in VALUES if knob.name.endswith(f"_{known}"))
+    name = knob.name if knob.name in VALUES else max(endings, key=len, default=knob.name)
     chosen = VALUES[name][i] if name in VALUES else float(knob.default)
     return Profile.of(chosen if knob.domain[0] <= chosen else -chosen)
 

@@ -13,9 +13,11 @@ from automerge.evidence import MemoryEvidence
 from automerge.merging.tensor import merge_tensor
 from automerge.merging.workspace import Workspace
 from automerge.methods import METHODS
+from automerge.methods.transforms.model_tailor import patch
 from automerge.recipe import Profile, RecipeSource
 from automerge.testing.merges import NAME, count, evidence, merge, recipe, step, tensors
 from tests.methods.dataless import EVIDENCED
+from tests.methods.oracles_literature import tailored
 
 
 def fisher(base, sources, weights, knobs, kinds):
@@ -80,6 +82,18 @@ def sta(base, sources, weights, knobs, kinds):
     return merged
 
 
+def model_tailor(base, sources, weights, knobs, kinds):
+    grams = kinds["input_gram"] or [None] * len(sources)
+    merged = base.copy()
+    for w, x, gram, density in zip(weights, sources, grams, knobs["density"], strict=True):
+        if gram is None:  # a matrix whose inputs are not known is like any other tensor
+            patch = tailored(base.reshape(-1), (x - base).reshape(-1), gram, density, 1)
+        else:
+            patch = tailored(base, x - base, gram, density, knobs["salience"])
+        merged += knobs["lambda"] * w * patch.reshape(base.shape)
+    return merged
+
+
 def regmean(base, sources, weights, knobs, kinds):
     if base.ndim != 2:
         return sum(w * x for w, x in zip(weights, sources, strict=True)) / sum(weights)
@@ -108,7 +122,8 @@ def mats(base, sources, weights, knobs, kinds):
     return average + (basis @ steps).reshape(base.shape)
 
 
-FORMULAS = {f.__name__: f for f in (fisher, fisher_mask_nodes, ubgm, ewr, tatr, sta, regmean, mats)}
+ALL = (fisher, fisher_mask_nodes, ubgm, ewr, tatr, sta, model_tailor, regmean, mats)
+FORMULAS = {formula.__name__: formula for formula in ALL}
 
 
 def positive(made):
@@ -237,3 +252,40 @@ def test_previews_of_task_weights_are_modes_of_products_of_posteriors():
     assert merged_numbers("ubgm", base, sources, {"floor": 1e-9}, kinds) == pytest.approx(
         with_prior, rel=1e-6
     )
+
+
+def test_a_patch_makes_up_for_what_returns_to_the_base():
+    """By hand: the first weight returns, by 1; the second gains ½ / 1.01 to put out what it can.
+
+    With inputs whose Gram matrix is [[1, ½], [½, 1]], least squares of the output move the second
+    by G₀₁ / G₁₁; 1 % of the mean of the diagonal is added to it.
+    """
+    gram = [[1.0, 0.5], [0.5, 1.0]]
+    base, tuned = [[0.0, 0.0]], [[1.0, 10.0]]
+    method = METHODS["model_tailor"]
+    made = replace(recipe(method), sources=recipe(method).sources[:1])
+    knobs = {"weight": Profile.of(1.0), "density": Profile.of(0.5)}
+    made = replace(made, sources=(RecipeSource("m0", knobs),), knobs={"salience": Profile.of(1.0)})
+    made = replace(made, evidence={"input_gram": {"m0": "gram"}})
+    files = {"gram": MemoryEvidence("input_gram", "gram", {NAME: torch.tensor(gram)})}
+    models = {"base": base, "m0": tuned}
+    stored = {name: MemoryCheckpoint({NAME: torch.tensor(x)}) for name, x in models.items()}
+    merged = merge_tensor(step(method, made, torch.tensor(base)), Workspace(stored, evidence=files))
+    torch.testing.assert_close(merged, torch.tensor([[0.0, 10.0 + 0.5 / 1.01]]))
+
+
+@pytest.mark.parametrize("columns", [40, 128, 200])
+def test_a_compensated_patch_is_nearer_to_the_fine_tune_in_what_it_puts_out(columns):
+    generator = torch.Generator().manual_seed(5)
+    base, vector = (torch.randn((30, columns), generator=generator) for _ in range(2))
+    features, noise = (torch.randn((500, n), generator=generator) for n in (8, columns))
+    inputs = features @ torch.randn((8, columns), generator=generator) + noise
+    gram = inputs.T @ inputs / len(inputs)
+    found = patch(base, vector, gram, 0.2, 0.8)
+    n_kept = sum(max(1, int(0.2 * 30 * min(128, columns - i))) for i in range(0, columns, 128))
+    assert (found != 0).sum() == n_kept
+
+    def error(made):
+        return ((made - vector) @ inputs.T).square().sum().item()
+
+    assert error(found) < 0.8 * error(vector * (found != 0))

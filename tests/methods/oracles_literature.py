@@ -314,3 +314,33 @@ LITERATURE: Mapping[str, Oracle] = {
     "knots_ties": knots(by_magnitude),
     "knots_dare_ties": knots(by_chance),
 }
+
+
+def tailored(base, vector, gram, density, salience, block=128):
+    """Model Tailor's patch, by inverses of what is left of the Gram matrix, column by column."""
+    if base.ndim != 2:
+        flat = vector.reshape(-1).copy()
+        order = np.argsort(-np.abs(flat), kind="stable")
+        flat[order[max(1, int(density * flat.size)) :]] = 0
+        return flat.reshape(vector.shape)
+    hessian = (gram + gram.T) / 2 + 0.01 * np.mean(np.diag(gram)) * np.eye(len(gram))
+    inverses = [np.linalg.inv(hessian[i:, i:]) for i in range(len(hessian))]
+    left = np.array([inverse[0, 0] for inverse in inverses])
+    moved, patch = vector.copy(), np.zeros_like(vector)
+
+    def z(values):
+        return (values - values.mean(1, keepdims=True)) / values.std(1, ddof=1, keepdims=True)
+
+    for start in range(0, base.shape[1], block):
+        here = slice(start, start + block)
+        sensitivity = (base[:, here] + moved[:, here]) ** 2 / left[here]
+        score = salience * z(np.abs(vector[:, here])) + (1 - salience) * z(sensitivity)
+        n_kept = max(1, int(density * score.size))
+        chosen = score >= np.sort(score.reshape(-1))[-n_kept]
+        for i, row in np.ndindex(score.shape[1], len(score)):
+            j = start + i
+            if chosen[row, i]:
+                patch[row, j] = moved[row, j]
+            else:
+                moved[row, j + 1 :] -= moved[row, j] * inverses[j][0, 1:] / left[j]
+    return patch

@@ -33,6 +33,7 @@ from automerge.testing.merges import (
     workspace,
 )
 from automerge.testing.spaces import plain_settings
+from tests.methods.oracles_literature import tailored
 
 CHAINS = [
     name
@@ -47,6 +48,7 @@ FEW = [
     "star+iso_c",
     "trim+star+emr_uni",
     "sta+ties",
+    "model_tailor+ties",
 ]
 
 DIGESTS = {
@@ -163,12 +165,19 @@ def dropped_by_rank(vectors, each, knobs):
 
 def sensitive(vectors, each, knobs):
     found = []
-    for vector, own, x, g in zip(vectors, each, knobs["sources"], knobs["gradients"], strict=True):
+    for vector, own, x, g in zip(vectors, each, knobs["sources"], knobs["gradient"], strict=True):
         flat = vector.reshape(-1).copy()
         order = np.argsort(-np.abs(x * g).reshape(-1), kind="stable")
         flat[order[max(1, int(own["density"] * flat.size)) :]] = 0
         found.append(flat.reshape(vector.shape))
     return found
+
+
+def patched(vectors, each, knobs):
+    return [
+        tailored(knobs["base"], vector, gram, own["density"], knobs["salience"])
+        for vector, own, gram in zip(vectors, each, knobs["input_gram"], strict=True)
+    ]
 
 
 NAIVE = {
@@ -179,6 +188,7 @@ NAIVE = {
     "dare": dropped,
     "della": dropped_by_rank,
     "sta": sensitive,
+    "model_tailor": patched,
 }
 AFTER = ("task_arithmetic", "ties", "sce", "geometric_median", "pcb", "model_stock", "iso_c")
 
@@ -202,12 +212,16 @@ def test_a_chain_is_the_method_over_sources_that_a_naive_formula_transformed(tra
     identities = [weights_identity(MemoryCheckpoint({NAME: source})) for source in sources]
     uniforms = [uniform(0, NAME, one, 0, base.numel()).reshape(9, 6) for one in identities]
     files = evidence(made, base)
-    gradients = [files[digest].read(NAME) for digest in made.evidence.get("gradient", {}).values()]
+    kinds = {
+        kind: [files[digest].read(NAME).double().numpy() for digest in digests.values()]
+        for kind, digests in made.evidence.items()
+    }
     knobs = {
         **values.number,
         "uniforms": [u.double().numpy() for u in uniforms],
         "sources": [source.numpy() for source in sources],
-        "gradients": [gradient.double().numpy() for gradient in gradients],
+        "base": base.numpy(),
+        **kinds,
     }
     vectors = [(source - base).numpy() for source in sources]
     changed = NAIVE[transform](vectors, each, knobs)

@@ -1,11 +1,13 @@
-"""Averages in which every element of a source has a weight of its own."""
+"""How much elements of a source count: evidence, averages by it, and the shares that count most."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from automerge.methods.base import Operands, indicator
+from automerge.methods.shared.order import kth_largest
 from automerge.methods.shared.sums import added
 
 if TYPE_CHECKING:
@@ -23,6 +25,16 @@ def known(operands: Operands, kind: str) -> list[Tensor]:
 def floored(importance: Tensor, floor: float) -> Tensor:
     """Return importances of at least `floor` times their mean."""
     return importance.maximum(importance.mean() * floor)
+
+
+def largest(importance: Tensor, density: float) -> Tensor:
+    """Return 1 for the share of elements of largest importance, else 0; nothing for density 0."""
+    if density <= 0:
+        return importance * 0
+    n_kept = max(1, math.floor(density * importance.numel()))
+    if n_kept == importance.numel():
+        return importance * 0 + 1
+    return 1 - indicator(kth_largest(importance, n_kept) - importance)
 
 
 def weighted_average(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from automerge.methods.base import Operands, Statistics, Values, density, indicator
-from automerge.methods.shared.importance import known
-from automerge.methods.shared.order import kth_largest
+from automerge.methods.base import Operands, Statistics, Values, density
+from automerge.methods.shared.importance import known, largest
 from automerge.methods.transforms.base import Scalars, Transform
 
 if TYPE_CHECKING:
@@ -37,20 +35,10 @@ def kernel(operands: Operands, scalars: Scalars) -> tuple[Tensor, ...]:
         triples = zip(vectors, operands.sources, gradients, strict=True)
         shares = [share for _, share in scalars]
         vectors = tuple(
-            vector * sensitive((source * gradient).abs(), share)
+            vector * largest((source * gradient).abs(), share)
             for (vector, source, gradient), share in zip(triples, shares, strict=True)
         )
     return tuple(v * factor for v, (factor, _) in zip(vectors, scalars, strict=True))
-
-
-def sensitive(importance: Tensor, density: float) -> Tensor:
-    """Return 1 for the share of elements of largest importance, else 0; nothing for density 0."""
-    if density <= 0:
-        return importance * 0
-    n_kept = max(1, math.floor(density * importance.numel()))
-    if n_kept == importance.numel():
-        return importance * 0 + 1
-    return 1 - indicator(kth_largest(importance, n_kept) - importance)
 
 
 STA = Transform(
