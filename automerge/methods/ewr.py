@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from automerge.methods.base import (
@@ -29,7 +28,7 @@ FLOOR = Knob("floor", "recipe", "float", 1e-6, None, (0.0, 1.0))
 def coefficients(values: Values, statistics: Statistics) -> Coefficients:
     """Return the signs of the weights and their magnitudes, and λ and the floor."""
     del statistics
-    each = tuple((math.copysign(1.0, w), abs(w)) for w in values.each["weight"])
+    each = tuple((-1.0 if w < 0 else 1.0, abs(w)) for w in values.each["weight"])
     return Coefficients(each, shared=(values.number["lambda"], values.number["floor"]))
 
 

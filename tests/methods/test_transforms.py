@@ -49,6 +49,7 @@ FEW = [
     "trim+star+emr_uni",
     "sta+ties",
     "model_tailor+ties",
+    "trim+ewr",
 ]
 
 DIGESTS = {
