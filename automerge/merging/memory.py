@@ -275,7 +275,8 @@ def _gradient_bytes(base: Checkpoint, sizes: Sequence[int], dtype: str) -> int:
 def kept_bytes(method: Method, info: TensorInfo, count: int) -> int:
     """Count the bytes that a method keeps for one tensor of `count` sources.
 
-    For order statistics it is an upper bound: not every setting of the knobs asks for them.
+    It is an upper bound for order statistics, which not every setting of the knobs asks for, and
+    for coordinates of task vectors of low rank, which others do not have.
     """
     n, item = info.n_elements, working_bytes(info)
     exact = n <= EXACT

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from automerge.methods.base import Coefficients, Method, Operands, scaling, weight
+from automerge.methods.shared.core import prepare, reduced
 from automerge.methods.shared.matrices import is_matrix, isotropic, mean, svd
 from automerge.methods.shared.scaled import coefficients
 from automerge.methods.shared.sums import weighted_sum
@@ -18,13 +19,14 @@ def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
 
     λ is the paper's α. Singular values that are 0 to working precision stay 0 and are not part of
     the mean; in the authors' code all count, so directions that no source changed grow to it.
-    Vectors are averaged. Costs one SVD per tensor and recipe, as the weights change it.
+    Vectors are averaged. Costs one SVD per tensor and recipe, as the weights change it: of a small
+    matrix, if the task vectors have low rank.
     """
-    vectors = operands.task_vectors
     if is_matrix(operands.anchor):
-        merged = isotropic(*svd(weighted_sum(vectors, scalars.each)))
+        core = reduced(operands, scalars)
+        merged = core.whole(isotropic(*svd(weighted_sum(core.matrices, scalars.each))))
     else:
-        merged = mean(vectors, scalars.each)
+        merged = mean(operands.task_vectors, scalars.each)
     return operands.anchor + merged
 
 
@@ -36,4 +38,5 @@ ISO_C = Method(
     kernel=kernel,
     anchored=True,
     extent="tensor",
+    prepare=prepare,
 )

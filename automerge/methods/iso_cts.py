@@ -15,6 +15,7 @@ from automerge.methods.base import (
     scaling,
     weight,
 )
+from automerge.methods.shared.core import prepare, reduced
 from automerge.methods.shared.matrices import is_matrix, isotropic, joined, mean, polar, svd
 from automerge.methods.shared.scaled import scaled_weights
 from automerge.methods.shared.sums import added
@@ -33,27 +34,30 @@ def coefficients(values: Values, statistics: Statistics) -> Coefficients:
 def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
     """Return base + what `subspaces` makes of the weighted task vectors; vectors are averaged.
 
-    Costs 3 + n SVDs per tensor and recipe for n sources, as the weights change them.
+    Costs 3 + n SVDs per tensor and recipe for n sources, as the weights change them: of small
+    matrices, if the task vectors have low rank.
     """
     (common,) = scalars.shared
-    vectors = operands.task_vectors
     if is_matrix(operands.anchor):
-        weighted = [v * w for v, (w,) in zip(vectors, scalars.each, strict=True)]
-        u, values, vt = subspaces(weighted, common)
-        merged = isotropic(polar(u), values, polar(vt))
+        core = reduced(operands, scalars)
+        weighted = [v * w for v, (w,) in zip(core.matrices, scalars.each, strict=True)]
+        u, values, vt = subspaces(weighted, common, min(operands.anchor.shape[-2:]))
+        merged = core.whole(isotropic(polar(u), values, polar(vt)))
     else:
-        merged = mean(vectors, scalars.each)
+        merged = mean(operands.task_vectors, scalars.each)
     return operands.anchor + merged
 
 
-def subspaces(matrices: list[Tensor], common: float) -> tuple[Tensor, Tensor, Tensor]:
+def subspaces(matrices: list[Tensor], common: float, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the sum's leading singular triplets, then equally many of what each matrix adds.
+
+    There are `rank` in all, or as many as the matrices have.
 
     What a matrix adds is its part orthogonal to the leading left vectors. As in the paper's
     algorithm 1, the common part grows or shrinks until each matrix gets the same number of
     triplets.
     """
-    rank, count = min(matrices[0].shape[-2:]), len(matrices)
+    count = len(matrices)
     n_own = min(round((rank - int(rank * common)) / count), rank // count)
     n_common = rank - n_own * count
     u, values, vt = svd(added(matrices))
@@ -83,4 +87,5 @@ ISO_CTS = Method(
     kernel=kernel,
     anchored=True,
     extent="tensor",
+    prepare=prepare,
 )

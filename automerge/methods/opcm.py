@@ -15,6 +15,7 @@ from automerge.methods.base import (
     scaling,
     weight,
 )
+from automerge.methods.shared.core import prepare, reduced
 from automerge.methods.shared.matrices import is_matrix, svd
 from automerge.methods.shared.scaled import scaled_weights
 
@@ -35,10 +36,12 @@ def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
     The τᵢ are λ wᵢ (xᵢ − base), and n̄ is the mean of their norms. The paper scales after every
     source; that cancels, as scaling changes no singular vector. Norms are per tensor; the paper's
     are over the whole model. Vectors are added without projection; so are embeddings in the
-    authors' code. Costs n − 1 SVDs per tensor and recipe.
+    authors' code. Costs n − 1 SVDs per tensor and recipe: of small matrices, if the task vectors
+    have low rank.
     """
     (alpha,) = scalars.shared
-    first, *others = (v * w for v, (w,) in zip(operands.task_vectors, scalars.each, strict=True))
+    core = reduced(operands, scalars)
+    first, *others = (v * w for v, (w,) in zip(core.matrices, scalars.each, strict=True))
     merged, norms = first, first.norm()
     for vector in others:
         norms = norms + vector.norm()
@@ -47,7 +50,7 @@ def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
         )
     norm: Tensor = merged.norm()
     length: Tensor = norms / len(scalars.each) / (norm + 1 - indicator(norm))
-    return operands.anchor + merged * length
+    return operands.anchor + core.whole(merged * length)
 
 
 def projected_off(merged: Tensor, matrix: Tensor, alpha: float) -> Tensor:
@@ -78,4 +81,5 @@ OPCM = Method(
     anchored=True,
     ordered=True,
     extent="tensor",
+    prepare=prepare,
 )

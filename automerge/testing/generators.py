@@ -237,6 +237,18 @@ def memory_for(model: PreTrainedModel, rows: int) -> Iterator[None]:
         handle.remove()
 
 
+def _noise(name: str) -> float:
+    """Return how far a merge moves a parameter, so that texts change in every architecture.
+
+    A tied Gemma repeats its last token unless layers outweigh embeddings. Attention scores stay
+    small: on one processor, vLLM's CPU build gave NaN for a Gemma 2, which caps them, with large
+    ones.
+    """
+    if "q_proj" in name or "k_proj" in name:
+        return 0.05
+    return 1.0 if "embed" in name or "wte" in name else 3.0
+
+
 class GeneratorLaws:
     """Every generator keeps these; fixture `make` is a `GeneratorFactory`.
 
@@ -301,10 +313,8 @@ class GeneratorLaws:
             for seed in range(3):
                 noise = torch.Generator().manual_seed(seed)
                 for name, parameter in model.named_parameters():
-                    # A tied Gemma repeats its last token unless layers outweigh embeddings.
-                    size = 1.0 if "embed" in name or "wte" in name else 3.0
                     shift = torch.randn(parameter.shape, generator=noise)
-                    parameter.add_(shift, alpha=size * seed)
+                    parameter.add_(shift, alpha=_noise(name) * seed)
                 generator.weights_changed()
                 seen.append(generator.generate(asked))
                 assert seen[-1] == reference(model, asked)

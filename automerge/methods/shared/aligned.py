@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from automerge.methods.base import Coefficients, Operands, indicator
 from automerge.methods.shared.election import agreed, vote
 from automerge.methods.shared.matrices import is_matrix, joined, svd
+from automerge.methods.shared.rounding import rounding
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,22 +45,6 @@ def prepare(operands: Operands) -> tuple[Tensor, ...]:
     parts = (u, *(u.mT @ vector for vector in vectors))
     basis, *rest = (part.to(anchor.dtype) for part in parts)
     return (basis, (alive > 0).sum(), *rest)
-
-
-def rounding(anchor: Tensor) -> Tensor:
-    """Return half a unit in the last place of a typical element, as the base is stored.
-
-    Errors of that size in every element give an (m, n) matrix no singular value above √m + √n of
-    it. A base whose elements are all numbers of half precision was stored so, and adapters of it
-    are rounded to that.
-    """
-    import torch
-
-    eps = torch.full((), torch.finfo(anchor.dtype).eps, dtype=torch.float64, device=anchor.device)
-    for dtype in (torch.float16, torch.bfloat16):
-        lost = (anchor.to(dtype).to(anchor.dtype) - anchor).abs().sum()
-        eps = torch.where(lost == 0, torch.finfo(dtype).eps, eps)
-    return eps * anchor.double().square().mean().sqrt() / 2
 
 
 def aligned(operands: Operands) -> Aligned:
