@@ -15,7 +15,8 @@ from automerge.config import load_config
 from automerge.errors import ConfigError, PreflightError
 from automerge.evidence.file import open_evidence
 from automerge.evidence.gather import read_text
-from automerge.session.gathering import GatherSettings, _Live, gather
+from automerge.session import gathering
+from automerge.session.gathering import GatherSettings, gather
 from automerge.store.store import Store
 from tests import forked
 from tests.command_line import surroundings
@@ -78,7 +79,8 @@ def test_every_source_may_have_a_text_of_its_own_in_several_passes(
 
     whole = gathered("whole", "squared_gradient")
     assert len(set(whole.values())) == 2
-    monkeypatch.setattr(_Live, "_room", lambda _: 4 * 72 * 32 + 4)  # about one tensor at a time
+    room = 4 * 72 * 32 + 4  # for about one tensor at a time
+    monkeypatch.setattr(gathering, "room_for_sums", lambda _: room)
     assert gathered("parts", "squared_gradient") == whole
     origins = [
         open_evidence(path).origin for path in (tmp_path / "parts").rglob("*.evidence.safetensors")
