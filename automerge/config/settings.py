@@ -351,9 +351,6 @@ class StudyConfig(Section):
         ):
             problem = "calibration needs one text for all sources: set `evidence: {text: FILE}`"
             problems.append((("search", "calibrate"), problem))
-        if self.search.calibrate and self.search.layers.mixture is not None:
-            problem = "mixtures of experts are not calibrated: remove layers.mixture, or this"
-            problems.append((("search", "calibrate"), problem))
         if self.search.calibrate and self.noise:
             problem = f"merges with noise ({', '.join(self.noise)}) are not calibrated: remove one"
             problems.append((("search", "calibrate"), problem))

@@ -103,7 +103,6 @@ def test_a_study_without_one_text_for_all_is_refused_with_its_place(folder: Path
 @pytest.mark.parametrize(
     ("changed", "problem"),
     [
-        (("calibrate: repair", "calibrate: repair, layers: {mixture: {}}"), "mixtures of experts"),
         (("adapter: ./adapter", "adapter: 'noise:rank=2'"), "merges with noise"),
         (("batch_size: 16", "batch_size: 16, dtype: float16"), "remove evaluation.dtype"),
     ],

@@ -21,7 +21,8 @@ from automerge.config.recipe_file import read_recipe, recipe_text
 from automerge.errors import ConfigError, PreflightError
 from automerge.evaluation.properties import MEASURES
 from automerge.evidence import MemoryEvidence
-from automerge.evidence.gather import gather_hidden_state
+from automerge.evidence.activations import gather_activations, pass_through
+from automerge.evidence.gather import gather_hidden_state, linear_layers
 from automerge.merging import ResidentEngine, merge_to_folder
 from automerge.mixture import Mixture
 from automerge.recipe import Profile, Recipe, RecipeSource, Slice, single, uniform_average
@@ -337,6 +338,50 @@ def test_slices_and_a_mixture_exclude_each_other(checkpoints):
     sliced = replace(recipe("random", 1), slices=(Slice(dict.fromkeys(NAMES, (0, 3))),))
     with pytest.raises(ConfigError, match="a mixture of experts has the base's layers; remove"):
         list(engine(checkpoints).merge(sliced))
+
+
+@pytest.mark.parametrize(("gates", "per_token", "layers"), [CASES[0], CASES[2]])
+def test_what_is_merged_is_calibrated_and_experts_are_as_they_were(
+    gates, per_token, layers, checkpoints, folders, tmp_path
+):
+    pieces = [[5, 9, 33, 21, 7, 60, 2, 11], [40, 41, 8, 8, 19], [50, 3, 12, 30, 31, 32, 33, 34]]
+    known = evidence()
+    for name in NAMES[1:]:
+        model = load(folders[name])
+        found = gather_activations(model, dict(model.named_parameters()), pieces)
+        known[name] = MemoryEvidence("activations", name, found, pieces)
+    plain = recipe(gates, per_token, layers)
+    digests = {**plain.evidence, "activations": {name: name for name in NAMES[1:]}}
+    made = replace(plain, evidence=digests, repair=1.0)
+    live, merging = load(folders["base"]), ResidentEngine(checkpoints, evidence=known)
+    before = {}
+    for now in (plain, made):
+        merging.merge_into(live, now)
+        before[now.repair] = {n: t.clone() for n, t in merging.tensors(live).items()}
+    changed = {n for n, t in before[1.0].items() if not torch.equal(t, before[0.0][n])}
+    parts = {n for n in before[1.0] if ".self_attn." in n and not n.endswith(".bias")}
+    # The shared expert of a Qwen2-MoE is the merge.
+    parts |= {n for n in before[1.0] if ".shared_expert." in n}
+    assert parts <= changed
+    experts = {n for n in before[1.0] if ".experts." in n or ".gate." in n}
+    assert experts
+    assert not experts & changed
+    share = {name: w / 3.5 for name, w in zip(NAMES[1:], (1, 2, 0.5), strict=True)}
+    own = {}
+    pass_through(
+        live,
+        linear_layers(live, merging.tensors(live)),
+        pieces,
+        lambda n, _, rows: own.setdefault(n, rows),
+    )
+    for name in parts:
+        dense = name.replace("shared_expert.", "")
+        target = sum(share[source] * known[source].tensors[dense][1] for source in share)
+        # Weights are rounded to bfloat16, and so are those of the layers before.
+        torch.testing.assert_close(own[name].std(0, correction=0), target, rtol=0.03, atol=1e-3)
+    scored = merging.weights(live, made)
+    merge_to_folder(made, checkpoints, tmp_path / "out", evidence=known, scored=scored)
+    assert torch.equal(logits(load(tmp_path / "out")), logits(live))
 
 
 def test_experts_need_not_be_merged(checkpoints, folders):
