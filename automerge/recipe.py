@@ -17,8 +17,8 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from automerge.errors import nearest
-from automerge.mixture import EVIDENCE, Mixture
+from automerge.expert_groups import ExpertGroups
+from automerge.mixture import Mixture
 
 COMPONENTS = ("attention", "mlp", "norm", "embedding", "other")
 ROUTED: Mapping[str, re.Pattern[str]] = MappingProxyType(
@@ -310,8 +310,9 @@ class Recipe:
     layer of all models. Token embeddings are merged as in the first slice, the final norm and the
     output head as in the last. `evidence` has, by kind and model, the digest of what was computed
     from the model and some data, for methods that need it. With a `mixture`, the result is a
-    mixture of experts, and all but the experts is merged. `repair` is the strength of the
-    calibration after the merge, from 0 for none to 1 (see `merging.calibration`).
+    mixture of experts, and all but the experts is merged. Of models that are mixtures, `experts`
+    says how the experts of the merge are made fewer. `repair` is the strength of the calibration
+    after the merge, from 0 for none to 1 (see `merging.calibration`).
     """
 
     method: str
@@ -326,6 +327,7 @@ class Recipe:
     methods: tuple[tuple[str, str], ...] = ()
     mixture: Mixture | None = None
     repair: float = 0.0
+    experts: ExpertGroups | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "repair", canonical(self.repair))
@@ -339,7 +341,7 @@ class Recipe:
     def __reduce__(self) -> tuple[type[Recipe], tuple[object, ...]]:
         evidence = {kind: dict(digests) for kind, digests in self.evidence.items()}
         last = (dict(self.knobs), self.seed, self.dtype, self.vocabulary, self.slices, evidence)
-        more = (self.methods, self.mixture, self.repair)
+        more = (self.methods, self.mixture, self.repair, self.experts)
         return Recipe, (self.method, self.sources, self.base, *last, *more)
 
     def __hash__(self) -> int:
@@ -441,6 +443,8 @@ class Recipe:
             plain["slices"] = [piece.plain() for piece in self.slices]
         if self.mixture is not None:
             plain["mixture"] = self.mixture.plain()
+        if self.experts is not None:
+            plain["experts"] = self.experts.plain()
         if self.evidence:
             plain["evidence"] = {kind: dict(found) for kind, found in self.evidence.items()}
         if self.repair:
@@ -468,6 +472,7 @@ class Recipe:
             evidence=plain.get("evidence", {}),
             mixture=Mixture.from_plain(plain["mixture"]) if "mixture" in plain else None,
             repair=plain.get("calibrate", {}).get(REPAIR, 0.0),
+            experts=ExpertGroups.from_plain(plain["experts"]) if "experts" in plain else None,
         )
 
 
@@ -480,61 +485,6 @@ def methods_of(plain: str | Mapping[str, str]) -> tuple[str, tuple[tuple[str, st
     if isinstance(plain, str):
         return plain, ()
     return plain[DEFAULT], tuple((s, name) for s, name in plain.items() if s != DEFAULT)
-
-
-PlainPath: TypeAlias = tuple[str | int, ...]
-"""Where something is in `Recipe.plain`."""
-
-
-def slice_faults(recipe: Recipe) -> list[tuple[PlainPath, str]]:
-    """List what is wrong with the layers of slices, and where."""
-    faults: list[tuple[PlainPath, str]] = []
-    names = [source.name for source in recipe.sources]
-    for i, piece in enumerate(recipe.slices):
-        here: PlainPath = ("slices", i)
-        if not piece.layers:
-            faults.append((here, "expected `layers`, a mapping of model names to ranges"))
-        if piece.input_scale <= 0:
-            problem = f"expected a number above 0, got {piece.input_scale:g}"
-            faults.append(((*here, "input_scale"), f"input_scale: {problem}"))
-        for model, (start, stop) in piece.layers.items():
-            at = (*here, "layers", model)
-            if model not in recipe.models:
-                faults.append((at, f"unknown model {model!r}{nearest(model, recipe.models)}"))
-            if not 0 <= start < stop:
-                wanted = "the first layer, counted from 0, and the one past the last"
-                faults.append((at, f"expected {wanted}, got [{start}, {stop}]"))
-            elif stop - start != piece.n_layers:
-                most = f"{piece.n_layers} of another model"
-                faults.append((at, f"takes {stop - start} layer(s) of {model}, but {most}"))
-        known = [name for name in piece.layers if name in names]
-        faults += [
-            (
-                (*here, "sources", name),
-                f"{name!r} is not a source of this slice{nearest(name, known)}",
-            )
-            for name in piece.sources
-            if name not in known
-        ]
-    used = {model for piece in recipe.slices for model in piece.layers}
-    if recipe.slices and all(piece.layers for piece in recipe.slices):
-        lacking = [name for name in names if name not in used]
-        faults += [
-            (("sources", name), f"no slice has layers of {name!r}; remove it") for name in lacking
-        ]
-    return faults
-
-
-def mixture_faults(recipe: Recipe) -> list[tuple[PlainPath, str]]:
-    """List what is wrong with a recipe's mixture of experts, and where."""
-    if recipe.mixture is None:
-        return []
-    known = recipe.evidence.get(EVIDENCE, {})
-    found = recipe.mixture.faults(known)
-    faults: list[tuple[PlainPath, str]] = [(("mixture", key), problem) for key, problem in found]
-    if recipe.slices:
-        faults.append((("slices",), "a mixture of experts has the base's layers; remove `slices`"))
-    return faults
 
 
 def single(model: str) -> Recipe:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from automerge.config.section import KEY, Problem
 from automerge.config.sections import Group, NamedRecipe
 from automerge.config.task import Task
 from automerge.constraint import BEST_PARENT, Constraint
 from automerge.errors import nearest
+from automerge.files.align import ACTIVATION_MATCHING
 from automerge.files.noise import is_noise
 from automerge.files.references import NAME
+from automerge.methods import METHODS
 from automerge.objective import MEASURED
 from automerge.recipe import DEFAULT
 from automerge.trial import is_proposed_name
+
+if TYPE_CHECKING:
+    from automerge.config.settings import StudyConfig
 
 RESERVED = ("base", DEFAULT, "uniform", BEST_PARENT)
 MAX_NAME_LENGTH = 200
@@ -130,3 +136,48 @@ def goal_faults(
             yield ("tasks", i), problem
     if not groups and not any(task.is_optimised for task in tasks):
         yield ("tasks",), "no task is a goal: there is nothing to search for"
+
+
+def evidence_faults(config: StudyConfig) -> list[Problem]:
+    """List what needs a text that a study does not have, and what is wrong with its texts."""
+    search, evidence = config.search, config.evidence
+    one_text = evidence is not None and isinstance(evidence.text, str)
+    problems: list[Problem] = [
+        (("search", "methods", i), f"{name} needs evidence: set `evidence: {{text: FILE}}`")
+        for i, name in enumerate(search.methods)
+        if METHODS[name].needs and evidence is None
+    ]
+    if config.hidden_gates and evidence is None:
+        problem = "hidden gates need evidence: set `evidence: {text: FILE}`"
+        problems.append((("search", "layers", "mixture", "gates"), problem))
+    problems += [
+        (("align", name), f"{text} needs text: set `evidence: {{text: FILE}}`")
+        for name, text in config.align.items()
+        if text == ACTIVATION_MATCHING and evidence is None
+    ]
+    if search.layers.experts is not None and not one_text:
+        problem = "experts are grouped by one text for all sources: set `evidence: {text: FILE}`"
+        problems.append((("search", "layers", "experts"), problem))
+    if search.calibrate and not one_text:
+        problem = "calibration needs one text for all sources: set `evidence: {text: FILE}`"
+        problems.append((("search", "calibrate"), problem))
+    if search.calibrate and search.layers.experts is not None:
+        problem = "merges with fewer experts are not calibrated: remove layers.experts, or this"
+        problems.append((("search", "calibrate"), problem))
+    if search.calibrate and config.noise:
+        problem = f"merges with noise ({', '.join(config.noise)}) are not calibrated: remove one"
+        problems.append((("search", "calibrate"), problem))
+    if search.calibrate and config.evaluation.dtype != "auto":
+        problem = "merges are calibrated in the default dtype: remove evaluation.dtype"
+        problems.append((("search", "calibrate"), problem))
+    if evidence is not None and isinstance(evidence.text, dict):
+        named = tuple(evidence.text)
+        problems += [
+            (("evidence", "text", name), f"no source {name!r}{nearest(name, config.trained)}")
+            for name in named
+            if name not in config.trained
+        ]
+        if lacking := [name for name in config.trained if name not in named]:
+            problem = f"no text for {', '.join(lacking)}: name one per source, or one for all"
+            problems.append((("evidence", "text"), problem))
+    return problems

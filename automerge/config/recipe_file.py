@@ -8,17 +8,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from automerge.config.recipe_layers import is_span, read_experts, read_mixture
 from automerge.errors import ConfigError, Fault, Location, nearest
 from automerge.evidence import KINDS
 from automerge.evidence.file import DIGEST
+from automerge.expert_groups import ExpertGroups
 from automerge.files.align import Align, align_fault
 from automerge.files.references import NAME, resolve, short_name
 from automerge.files.yaml_file import Located, Plain, Step, dump_yaml, load_yaml
 from automerge.mergekit import is_mergekit, parse_mergekit
 from automerge.methods import METHODS
 from automerge.methods.check import recipe_faults
-from automerge.mixture import GATES, Mixture
-from automerge.mixture import KEYS as MIXTURE_KEYS
+from automerge.mixture import Mixture
 from automerge.recipe import (
     AUTO,
     BASE,
@@ -42,7 +43,7 @@ from automerge.recipe import (
 VERSION = 1
 KEYS = (
     *("recipe", "name", "models", "method", "base", "sources", "parameters", "slices"),
-    *("mixture", "align", "evidence", "calibrate", "seed", "dtype"),
+    *("mixture", "experts", "align", "evidence", "calibrate", "seed", "dtype"),
     *VOCABULARY_KEYS,
 )
 SLICE_KEYS = ("layers", "sources", "parameters", "input_scale")
@@ -204,14 +205,6 @@ def _unknown_selector(selector: str) -> str:
     return f"unknown selector {selector!r} {advice}{nearest(selector, known)}"
 
 
-def _is_names(value: Plain) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
-
-
-def _is_span(value: Plain) -> bool:
-    return isinstance(value, list) and [type(number) for number in value] == [int, int]
-
-
 def _only_switches(value: Mapping[str, Plain]) -> bool:
     return bool(value) and all(isinstance(on, bool) for on in value.values())
 
@@ -250,6 +243,7 @@ class _Reader:
             evidence=self._evidence(),
             mixture=self._mixture(),
             repair=self._repair(),
+            experts=self._experts(),
         )
         self._check_vocabulary(recipe)
         if not self._faults:
@@ -359,27 +353,12 @@ class _Reader:
         return tuple(self._slice(("slices", i)) for i in range(len(entries)))
 
     def _mixture(self) -> Mixture | None:
-        """Return the mixture; None without one, or where a value is of another type."""
-        if "mixture" not in self._data:
-            return None
-        given = self._mapping(("mixture",))
-        for key in given:
-            if key not in MIXTURE_KEYS:
-                message = f"unknown key {key!r}{nearest(key, MIXTURE_KEYS)}"
-                self._fault(("mixture", key), message, key=True)
-        wanted = {
-            "experts": ("a list of models' names", _is_names),
-            "per_token": ("a whole number", lambda value: type(value) is int),
-            "gates": (f"one of {', '.join(GATES)}", lambda value: isinstance(value, str)),
-            "layers": ("[FIRST, END], numbers of layers from 0", _is_span),
-        }
-        before = len(self._faults)
-        for key, (expected, fits) in wanted.items():
-            if key not in given and key != "layers":
-                self._fault(("mixture",), f"missing key {key!r}: {expected}")
-            elif key in given and not fits(given[key]):
-                self._fault(("mixture", key), f"expected {expected}; got {given[key]!r}")
-        return Mixture.from_plain(given) if len(self._faults) == before else None
+        given = "mixture" in self._data
+        return read_mixture(self._mapping(("mixture",)), self._fault) if given else None
+
+    def _experts(self) -> ExpertGroups | None:
+        given = "experts" in self._data
+        return read_experts(self._mapping(("experts",)), self._fault) if given else None
 
     def _slice(self, at: tuple[Step, ...]) -> Slice:
         for key in self._mapping(at):
@@ -388,7 +367,7 @@ class _Reader:
                 self._fault((*at, key), f"unknown key {key!r}{advice}", key=True)
         layers: dict[str, tuple[int, int]] = {}
         for model, span in self._mapping((*at, "layers")).items():
-            if isinstance(span, list) and [type(n) for n in span] == [int, int]:
+            if is_span(span):
                 layers[model] = (span[0], span[1])
             else:
                 wanted = "[FIRST, END]: the first layer, counted from 0, and the one past the last"

@@ -29,6 +29,8 @@ FILE = "automerge.schema.json"
 """What `automerge init` calls it beside a study's YAML."""
 EDITOR_LINE = f"# yaml-language-server: $schema={FILE}\n"
 """Tells editors with a YAML language server which schema a file has."""
+SECTIONS = ("Depth", "Experts", "Group", "Layers", "Mixtures")
+"""What others refer to."""
 _INTERNAL = ("resume", "title", "default", "description")
 _NULL: Schema = {"type": "null"}
 _TEXT: Schema = {"type": "string"}
@@ -90,7 +92,7 @@ def study_schema(descriptions: Mapping[str, str]) -> Schema:
         # An extension's methods may have knobs of their own.
         "if": {"not": {"required": ["extensions"]}},
         "then": {"properties": {"search": {"propertyNames": {"enum": known}}}},
-        "$defs": {name: sections[name] for name in ("Depth", "Group", "Layers", "Mixtures")},
+        "$defs": {name: sections[name] for name in SECTIONS},
     }
 
 

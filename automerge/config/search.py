@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from automerge.config.section import (
     KEY,
@@ -18,11 +18,13 @@ from automerge.config.section import (
     unsafe,
 )
 from automerge.errors import nearest
+from automerge.expert_groups import BY
 from automerge.methods import METHODS, Knob
 from automerge.mixture import GATES, HIDDEN, RANDOM, UNIFORM
 from automerge.recipe import DEFAULT
 from automerge.space import Groups, Knots, PerLayer, SpaceSettings
 from automerge.space.checks import component_faults, range_faults
+from automerge.space.experts import ExpertSettings
 from automerge.space.flow import usual_longest
 from automerge.space.mixtures import MixtureSettings
 
@@ -70,11 +72,32 @@ class Mixtures(Section):
         return self.gates or (UNIFORM, HIDDEN if evidence else RANDOM)
 
 
+class Experts(Section):
+    """How many experts the layers of mixtures may keep, and what they may be grouped by."""
+
+    count: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = unsafe(min_length=1, max_length=64)
+    by: tuple[Annotated[str, one_of(BY, "grouping")], ...] = unsafe(BY, min_length=1)
+
+    @field_validator("count")
+    @classmethod
+    def _ascending(cls, counts: tuple[int, ...]) -> tuple[int, ...]:
+        if problems := repeated(list(map(str, counts)), "number of experts"):
+            refuse(problems)
+        return tuple(sorted(counts))
+
+    @field_validator("by")
+    @classmethod
+    def _each_once(cls, by: tuple[str, ...]) -> tuple[str, ...]:
+        if problems := repeated(by, "grouping"):
+            refuse(problems)
+        return by
+
+
 class Layers(Section):
     """How many neighbouring layers a merge may drop or repeat, or whether sources swap theirs.
 
     Or paths are searched: a path leads through the layers of all sources, laid out `rounds` times.
-    Or layers have experts, as `mixture` says.
+    Or layers have experts, as `mixture` says, or fewer than the models', as `experts` says.
     """
 
     drop: int = unsafe(0, ge=0, le=1000)
@@ -85,6 +108,13 @@ class Layers(Section):
     longest: int | None = unsafe(None, ge=1, le=1000)
     network: bool | None = unsafe(None)
     mixture: Mixtures | None = unsafe(None)
+    experts: Experts | None = unsafe(None)
+
+    @property
+    def others(self) -> bool:
+        """Whether a merge may have other layers than the base."""
+        changed = self.drop or self.repeat or self.rounds
+        return bool(changed) or self.mixture is not None or self.experts is not None
 
     def added(self, n_layers: int) -> int:
         """Return how many layers more than a model of `n_layers` a merge may have."""
@@ -194,7 +224,7 @@ class Search(Section):
         `seed` is that of random masks, `noise` the names of sources that are noise; `evidence` says
         whether the study has any.
         """
-        mixture = self.layers.mixture
+        mixture, experts = self.layers.mixture, self.layers.experts
         ranges = {k: v for k, v in self.knobs.items() if isinstance(v, tuple)}
         declared = declared_knobs(self.methods)
         switches = tuple(k for k in ranges if declared[k].kind == "bool")
@@ -215,6 +245,7 @@ class Search(Section):
             mixture=None
             if mixture is None
             else MixtureSettings(mixture.chosen(evidence), mixture.per_token, mixture.dense),
+            experts=None if experts is None else ExpertSettings(experts.count, experts.by),
             rounds=self.layers.rounds,
             scale=self.layers.scale,
             longest=self.layers.longest,

@@ -13,6 +13,7 @@ from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_
 from automerge.config.checks import (
     NAME_RULE,
     constraint_faults,
+    evidence_faults,
     goal_faults,
     group_faults,
     model_faults,
@@ -40,7 +41,8 @@ from automerge.errors import Locate, Location, nearest
 from automerge.evaluation.generation.table import VLLM
 from automerge.evaluation.table import LM_EVAL
 from automerge.executors import EXECUTORS
-from automerge.files.align import ACTIVATION_MATCHING, align_fault
+from automerge.expert_groups import EVIDENCE as ROUTING
+from automerge.files.align import align_fault
 from automerge.files.known import KIND
 from automerge.files.noise import is_noise
 from automerge.files.references import NAME, is_local
@@ -255,9 +257,7 @@ class StudyConfig(Section):
     @model_validator(mode="after")
     def _comparable(self) -> StudyConfig:
         layers = self.search.layers
-        if "distance_to_base" in self.properties and (
-            layers.drop or layers.repeat or layers.rounds or layers.mixture
-        ):
+        if "distance_to_base" in self.properties and layers.others:
             problem = "distance_to_base needs models with the base's layers: remove search.layers"
             refuse([(("properties",), problem)])
         return self
@@ -271,16 +271,23 @@ class StudyConfig(Section):
                     "the rank of adapters that are exported: add export: adapter, or remove it"
                 )
                 refuse([(("adapter_rank",), problem)])
-        elif layers.drop or layers.repeat or layers.rounds or layers.mixture:
+        elif layers.others:
             problem = "an adapter keeps its base's layers: remove search.layers, or export: adapter"
             refuse([(("export",), problem)])
         return self
 
     @model_validator(mode="after")
     def _routed(self) -> StudyConfig:
-        if self.search.layers.mixture is not None and self.evaluation.generator == VLLM:
-            problem = "vLLM cannot be handed a mixture in its base's place: use auto"
-            refuse([(("evaluation", "generator"), problem)])
+        if self.evaluation.generator == VLLM:
+            layers, end = self.search.layers, "cannot be handed other experts than the base's"
+            if layers.mixture or layers.experts:
+                refuse([(("evaluation", "generator"), f"vLLM {end}: use auto")])
+            if routed := [
+                (("recipes", i), f"vLLM {end}, as {named.name!r} has them: use generator: auto")
+                for i, named in enumerate(self.recipes)
+                if named.recipe.mixture or named.recipe.experts
+            ]:
+                refuse(routed)
         return self
 
     @model_validator(mode="after")
@@ -327,47 +334,15 @@ class StudyConfig(Section):
         needs = [kind for name in self.search.methods for kind in METHODS[name].needs]
         if self.hidden_gates:
             needs.append(EVIDENCE)
+        if self.search.layers.experts is not None:
+            needs.append(ROUTING)
         if self.search.calibrate:
             needs.append(CALIBRATED_BY)
         return tuple(dict.fromkeys(needs))
 
     @model_validator(mode="after")
     def _evidence(self) -> StudyConfig:
-        problems: list[Problem] = [
-            (("search", "methods", i), f"{name} needs evidence: set `evidence: {{text: FILE}}`")
-            for i, name in enumerate(self.search.methods)
-            if METHODS[name].needs and self.evidence is None
-        ]
-        if self.hidden_gates and self.evidence is None:
-            problem = "hidden gates need evidence: set `evidence: {text: FILE}`"
-            problems.append((("search", "layers", "mixture", "gates"), problem))
-        problems += [
-            (("align", name), f"{text} needs text: set `evidence: {{text: FILE}}`")
-            for name, text in self.align.items()
-            if text == ACTIVATION_MATCHING and self.evidence is None
-        ]
-        if self.search.calibrate and (
-            self.evidence is None or not isinstance(self.evidence.text, str)
-        ):
-            problem = "calibration needs one text for all sources: set `evidence: {text: FILE}`"
-            problems.append((("search", "calibrate"), problem))
-        if self.search.calibrate and self.noise:
-            problem = f"merges with noise ({', '.join(self.noise)}) are not calibrated: remove one"
-            problems.append((("search", "calibrate"), problem))
-        if self.search.calibrate and self.evaluation.dtype != "auto":
-            problem = "merges are calibrated in the default dtype: remove evaluation.dtype"
-            problems.append((("search", "calibrate"), problem))
-        if self.evidence is not None and isinstance(self.evidence.text, dict):
-            named = tuple(self.evidence.text)
-            problems += [
-                (("evidence", "text", name), f"no source {name!r}{nearest(name, self.trained)}")
-                for name in named
-                if name not in self.trained
-            ]
-            if lacking := [name for name in self.trained if name not in named]:
-                problem = f"no text for {', '.join(lacking)}: name one per source, or one for all"
-                problems.append((("evidence", "text"), problem))
-        if problems:
+        if problems := evidence_faults(self):
             refuse(problems)
         return self
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from automerge.mixture import EVIDENCE
-from automerge.recipe import CALIBRATED_BY
+from automerge import expert_groups, mixture
+from automerge.recipe import CALIBRATED_BY, ROUTED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 class Kind:
     """One kind of evidence; a new `version` means that the same input gives different numbers.
 
-    `elements` counts the numbers it may have for a tensor of some shape, in float32. `at` says
+    `elements` counts the numbers it may have for a tensor of some shape, in float32; `of` says, by
+    name, which tensors may have any. `at` says
     whose weights it is computed at: the source's own, or the base's, on the source's text.
     `together` says that a tensor's evidence depends on other tensors: all are gathered at once.
     """
@@ -37,6 +38,7 @@ class Kind:
     elements: Callable[[tuple[int, ...]], int]
     at: Literal["source", "base"] = "source"
     together: bool = False
+    of: Callable[[str], bool] = lambda tensor: True
 
 
 def _inputs_squared(shape: tuple[int, ...]) -> int:
@@ -87,7 +89,7 @@ SQUARED_MASK_GRADIENT = Kind(
     together=True,
 )
 HIDDEN_STATE = Kind(
-    EVIDENCE,
+    mixture.EVIDENCE,
     "mean over tokens of the base's hidden state that enters a layer, on the source's text, "
     "(width,), float32, by the layer's gate_proj",
     1,
@@ -101,9 +103,18 @@ ACTIVATIONS = Kind(
     2,
     lambda shape: 2 * max(shape) if len(shape) == 2 else 0,
 )
+ROUTING = Kind(
+    expert_groups.EVIDENCE,
+    "how a mixture routes: per expert its share of the router's choices, its mean output over all "
+    "tokens, and the mean products of its router logit with those of all experts, "
+    "(experts, 1 + width + experts), float32, by the router",
+    1,
+    lambda shape: shape[0] * (1 + sum(shape)) if len(shape) == 2 else 0,
+    of=lambda tensor: ROUTED["router"].search(tensor) is not None,
+)
 _ALL = (
     *(INPUT_GRAM, SQUARED_GRADIENT, BASE_SQUARED_GRADIENT, BASE_GRADIENT),
-    *(GRADIENT, SQUARED_MASK_GRADIENT, HIDDEN_STATE, ACTIVATIONS),
+    *(GRADIENT, SQUARED_MASK_GRADIENT, HIDDEN_STATE, ACTIVATIONS, ROUTING),
 )
 KINDS: Mapping[str, Kind] = MappingProxyType({kind.name: kind for kind in _ALL})
 

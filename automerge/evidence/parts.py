@@ -29,7 +29,8 @@ def groups(kind: Kind, shapes: Mapping[str, tuple[int, ...]], room: int | None) 
         PreflightError: a single tensor's evidence does not fit, or that of all tensors where it is
             gathered for them together.
     """
-    sizes = {name: ITEM_BYTES * kind.elements(shape) for name, shape in shapes.items()}
+    own = {name: shape for name, shape in shapes.items() if kind.of(name)}
+    sizes = {name: ITEM_BYTES * kind.elements(shape) for name, shape in own.items()}
     return packed(kind.name, sizes, room, kind.together)
 
 

@@ -78,7 +78,8 @@ class Mixture:
 
 def is_moe(data: Mapping[str, Plain]) -> bool:
     """Return whether a mapping is a configuration of mergekit-moe."""
-    return "experts" in data and "recipe" not in data and "merge_method" not in data
+    others = ("recipe", "method", "merge_method")
+    return "experts" in data and not any(key in data for key in others)
 
 
 def parse_moe(document: Located, folder: Path) -> tuple[Mixture, Mapping[str, str]]:

@@ -58,6 +58,8 @@ def to_mergekit(
     if recipe.mixture is not None:
         message = "mergekit makes a mixture of models as they are, not of a merge (`mixture`)"
         raise ConfigError(Fault(message))
+    if recipe.experts is not None:
+        raise ConfigError(Fault("mergekit does not make a mixture's experts fewer (`experts`)"))
     if recipe.repair:
         raise ConfigError(Fault("mergekit does not calibrate merged models"))
     counterpart = COUNTERPARTS.get(recipe.method)

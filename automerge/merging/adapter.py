@@ -124,6 +124,8 @@ def _shape_faults(recipe: Recipe) -> list[Fault]:
         faults.append(Fault("`slices` change the base's layers, which no adapter can; merge whole"))
     if recipe.mixture is not None:
         faults.append(Fault("a `mixture` has experts, which no adapter can add; merge whole"))
+    if recipe.experts is not None:
+        faults.append(Fault("`experts` are fewer than the base's, as no adapter's; merge whole"))
     if recipe.vocabulary != BASE_VOCABULARY:
         keys = ", ".join(recipe.vocabulary.plain())
         faults.append(

@@ -16,6 +16,7 @@ import torch
 
 from automerge.checkpoints import Checkpoint, TensorInfo, rearranged
 from automerge.checkpoints.architecture import architecture, native
+from automerge.checkpoints.grouped import LAYOUTS
 from automerge.checkpoints.layout import stacks
 from automerge.checkpoints.mixed import form_of
 from automerge.checkpoints.places import LAYER, inner_component, outer_component
@@ -210,7 +211,7 @@ def estimate(
     """Compute what merging all sources into a live model of a dtype ("auto": as stored) may need.
 
     The live model may get `more_layers` layers in addition to the base's, and `n_experts` experts
-    beside each feed-forward part. `slopes` says whether
+    beside each feed-forward part, dense or not. `slopes` says whether
     gradients are wanted of what it holds. `heads` is its number of output heads: 2 where the base's
     is kept beside its own. `engine` says whether an engine that generates has its own copy.
     """
@@ -241,15 +242,25 @@ def estimate(
                 seen[method, info] = kept_bytes(method, info, count)
             computed += seen[method, info]
     n_layers = sum(stacks(checkpoints[base].tensors).values())
+    more = more_layers * sum(each.values()) // max(n_layers, 1)
     if n_experts:
-        n_experts += form_of(checkpoints[base]).shared
-    more = more_layers * sum(each.values()) // max(n_layers, 1) + n_experts * feed_forward
+        more += _feed_forward_parts(checkpoints[base], n_experts) * feed_forward
     largest = max((i.n_bytes for i in checkpoints[base].tensors.values() if i.mergeable), default=0)
     gradients = _gradient_bytes(checkpoints[base], sizes, dtype) if slopes else 0
     copy = live + more if engine else 0
     live += (heads - 1) * head + more
     layers = tuple(each[number] for number in sorted(each))
     return Need(live, step, computed, largest, gradients, layers, more, copy, copy)
+
+
+def _feed_forward_parts(base: Checkpoint, n_experts: int) -> int:
+    """Return how many parts as large as the base's own are in memory beside it.
+
+    Those of a mixture whose experts are fewer are at most as large as all of them.
+    """
+    if base.config.get("model_type") in LAYOUTS:
+        return 1
+    return n_experts + form_of(base).shared
 
 
 def _gradient_bytes(base: Checkpoint, sizes: Sequence[int], dtype: str) -> int:

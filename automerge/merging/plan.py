@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import count, takewhile
 
 from automerge.checkpoints import (
     Checkpoint,
@@ -17,6 +18,13 @@ from automerge.checkpoints import (
     reference_model,
     tensor_faults,
 )
+from automerge.checkpoints.grouped import (
+    Layout,
+    Part,
+    expert_parts,
+    grouped_settings,
+    layout_of,
+)
 from automerge.checkpoints.mixed import (
     check_mixed,
     dense_layers,
@@ -25,6 +33,8 @@ from automerge.checkpoints.mixed import (
     pieces,
 )
 from automerge.errors import ConfigError, Fault, PreflightError, nearest
+from automerge.expert_groups import EVIDENCE as ROUTING
+from automerge.expert_groups import ExpertGroups
 from automerge.merging.router import Router
 from automerge.methods import METHODS, Method, Values, check_recipe
 from automerge.mixture import EVIDENCE, HIDDEN, RANDOM, UNIFORM, Mixture
@@ -39,8 +49,8 @@ HALF = Fold(0.5)
 class Step:
     """How one tensor is made and from which tensors, and the shape and dtype it is stored in.
 
-    `method` is None for a tensor that is copied from the reference, and for the gates of a layer's
-    experts, which a `router` makes.
+    `method` is None for a tensor that is copied from the reference, for the gates of a layer's
+    experts, which a `router` makes, and for what a `pool` makes of several merged tensors.
     """
 
     place: Place
@@ -58,6 +68,7 @@ class Step:
     fold: Fold | None = None
     """What scales between slices make of the merged tensor."""
     router: Router | None = None
+    pool: Pool | None = None
     stored: str | None = None
     """Its name, where that is not the one at its place in the merge."""
     fixed: bool = False
@@ -78,6 +89,8 @@ class Step:
         """Equal for two steps of a tensor exactly when the result is."""
         if self.router is not None:
             return (self.router, self.info)
+        if self.pool is not None:
+            return (self.pool.key, self.info)
         if self.method is None:
             return (self.reference,)
         seed = self.seed if self.method.seeded else None
@@ -86,14 +99,40 @@ class Step:
         return (name, self.base, self.sources, self.values.key, seed, dtype, evidence, self.fold)
 
 
+@dataclass(frozen=True)
+class Pool:
+    """Merged tensors of which a layer with fewer experts is made.
+
+    Group `number` of `count` becomes one expert, of which this is a matrix: `members` are that of
+    every expert, of which the group's are averaged. Of the router, `number` is None and its only
+    member is the whole of it. Hidden units lie along `axis`.
+    """
+
+    by: str
+    count: int
+    number: int | None
+    evidence: tuple[tuple[Stored, str], ...]
+    """The router of each source, and the digest of how it routes."""
+    members: tuple[Step, ...]
+    axis: int = 0
+    units: tuple[tuple[Stored, ...], ...] = ()
+    """Each expert's matrices in the reference, that with a column per hidden unit the last."""
+
+    @cached_property
+    def key(self) -> tuple[object, ...]:
+        """Equal for two pools exactly when the result is."""
+        members = tuple(member.key for member in self.members)
+        return (self.by, self.count, self.number, self.evidence, members)
+
+
 def _router(recipe: Recipe, mixture: Mixture) -> Router:
     """Return how the gates of each layer's experts are made."""
-    count = len(mixture.experts)
+    n_experts = len(mixture.experts)
     if mixture.gates == RANDOM:
-        return Router(RANDOM, count, recipe.seed)
+        return Router(RANDOM, n_experts, recipe.seed)
     known = recipe.evidence.get(EVIDENCE, {})
     named = mixture.experts if mixture.gates == HIDDEN else ()
-    return Router(mixture.gates, count, evidence=tuple((name, known[name]) for name in named))
+    return Router(mixture.gates, n_experts, evidence=tuple((name, known[name]) for name in named))
 
 
 def _taken(step: Step, model: str) -> Step:
@@ -108,6 +147,39 @@ def _taken(step: Step, model: str) -> Step:
         evidence={},
         fixed=True,
     )
+
+
+def _pool(
+    step: Step, part: Part, steps: Mapping[str, Step], recipe: Recipe, layout: Layout
+) -> Step:
+    """Return the step that makes one tensor of a layer with fewer experts.
+
+    Args:
+        step: what merges it without that.
+        part: what it is to the layer's block of experts.
+        steps: of all tensors, by name.
+        recipe: makes experts fewer.
+        layout: names experts.
+    """
+    groups, digests = recipe.experts, recipe.evidence[ROUTING]
+    assert groups is not None
+    routing = tuple((Stored(s.name, part.router), digests[s.name]) for s in recipe.sources)
+    if part.expert is None:
+        pool = Pool(groups.by, groups.count, None, routing, (step,))
+        info = TensorInfo((groups.count, *step.info.shape[1:]), step.info.dtype)
+        return replace(step, method=None, info=info, pool=pool)
+    matrices = (*layout.inner, layout.outer)
+    every = list(takewhile(lambda n: part.sibling(n, part.matrix) in steps, count()))
+    pool = Pool(
+        groups.by,
+        groups.count,
+        part.expert,
+        routing,
+        tuple(steps[part.sibling(n, part.matrix)] for n in every),
+        axis=1 if part.matrix == layout.outer else 0,
+        units=tuple(tuple(steps[part.sibling(n, m)].reference for m in matrices) for n in every),
+    )
+    return replace(step, method=None, pool=pool)
 
 
 class Planner:
@@ -132,7 +204,25 @@ class Planner:
             self._step(target, parts[target.part], joints.fold(target.place))
             for target in self._layout(recipe)
         ]
+        if recipe.experts is not None:
+            return self._pooled(steps, recipe, recipe.experts)
         return steps if recipe.mixture is None else self._mixed(steps, recipe, recipe.mixture)
+
+    def _pooled(self, steps: Sequence[Step], recipe: Recipe, groups: ExpertGroups) -> list[Step]:
+        """Return the steps of a mixture with fewer experts, given those of the merge."""
+        base = self._checkpoints[reference_model(recipe)]
+        layout = layout_of(base)
+        grouped_settings(groups, base)  # refuses what cannot be
+        by_name = {step.tensor: step for step in steps}
+        parts = expert_parts(by_name)
+        made = []
+        for step in steps:
+            part = parts.get(step.tensor)
+            if part is None:
+                made.append(step)
+            elif part.expert is None or part.expert < groups.count:
+                made.append(_pool(step, part, by_name, recipe, layout))
+        return made
 
     def _mixed(self, steps: Sequence[Step], recipe: Recipe, mixture: Mixture) -> list[Step]:
         """Return the steps of a mixture of experts, given those of the merge.
@@ -141,7 +231,7 @@ class Planner:
         that are the merge the mixture computes what the merge does.
         """
         base = self._checkpoints[reference_model(recipe)]
-        form, count = form_of(base), len(mixture.experts)
+        form, n_experts = form_of(base), len(mixture.experts)
         last = max((step.place.layer or 0 for step in steps), default=0)
         if mixture.layers is not None and mixture.layers[1] > last + 1:
             message = f"mixture: expected layers up to {last + 1}, got {list(mixture.layers)}"
@@ -150,10 +240,10 @@ class Planner:
         router = _router(recipe, mixture)
         dense = {step.tensor: step for step in steps}
         made = []
-        for piece in pieces(form, count, dense, plain):
+        for piece in pieces(form, n_experts, dense, plain):
             step = replace(dense[piece.dense], stored=piece.tensor)
             if piece.gates:
-                shape = (1 if piece.shared else count, step.info.shape[1])
+                shape = (1 if piece.shared else n_experts, step.info.shape[1])
                 info = TensorInfo(shape, step.info.dtype)
                 how = Router(UNIFORM, 1) if piece.shared else router
                 step = replace(step, method=None, info=info, router=how)
@@ -163,7 +253,7 @@ class Planner:
                 if form.shared and "down_proj" in piece.dense:
                     step = replace(step, fold=HALF)
             made.append(step)
-        settings = mixed_settings(count, mixture.per_token, base, plain)
+        settings = mixed_settings(n_experts, mixture.per_token, base, plain)
         check_mixed({**base.config, **settings}, [step.tensor for step in made])
         return made
 

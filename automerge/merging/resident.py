@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from automerge.checkpoints import Checkpoint, reference_model
+from automerge.checkpoints.grouped import count_key, expert_settings
 from automerge.checkpoints.layout import stacks
-from automerge.checkpoints.mixed import form_of, settings_of
 from automerge.checkpoints.stacked import stacked_config, stacked_settings
 from automerge.errors import PreflightError
 from automerge.evidence import Evidence
@@ -36,7 +36,6 @@ from automerge.merging.plan import Planner, Step
 from automerge.merging.tensor import InvalidMerge, merge_into_tensors, merge_tensor, storage_dtype
 from automerge.merging.witness import tensor_digest, weights_digest
 from automerge.merging.workspace import Workspace
-from automerge.mixture import Mixture
 from automerge.recipe import CALIBRATED_BY, Recipe, single
 from automerge.trial import Weights
 
@@ -129,12 +128,13 @@ class ResidentEngine:
         start = time.perf_counter()
         steps = self._planner.plan(recipe)
         named = model
-        if recipe.mixture is None and model in self._experts and self._experts[model].routed:
+        routed = recipe.mixture is not None or recipe.experts is not None
+        if not routed and model in self._experts and self._experts[model].routed:
             self._experts[model].restore()
         if recipe.slices or model in self._layers:
             self._arrange(model, recipe, steps)
-        if recipe.mixture is not None:
-            named = self._route(model, recipe, recipe.mixture)
+        if routed:
+            named = self._route(model, recipe)
         names = [step.tensor for step in steps]
         if model not in self._live or self._live[model].names != names:
             self._live[model] = Live(names, live_tensors(named, names))
@@ -288,12 +288,12 @@ class ResidentEngine:
         layers.arrange(model, layer_order(recipe, layers.n_layers), settings)
         self._live.pop(model, None)
 
-    def _route(self, model: PreTrainedModel, recipe: Recipe, mixture: Mixture) -> PreTrainedModel:
+    def _route(self, model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
         """Give the live model, with the base's layers, experts; return what names its tensors."""
         base = self._checkpoints[reference_model(recipe)]
         if model not in self._experts:
             self._experts[model] = LiveExperts(model, max(stacks(base.tensors).values()))
-        config, form = {**base.config, **settings_of(mixture, base)}, form_of(base)
-        if self._experts[model].make_room(config, form):
+        config, count = {**base.config, **expert_settings(recipe, base)}, count_key(recipe, base)
+        if self._experts[model].make_room(config, count):
             self._live.pop(model, None)
-        return self._experts[model].arrange(model, config, form)
+        return self._experts[model].arrange(model, config, count)

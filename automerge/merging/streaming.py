@@ -15,7 +15,7 @@ from automerge.checkpoints import (
     reference_model,
     write_checkpoint,
 )
-from automerge.checkpoints.mixed import settings_of
+from automerge.checkpoints.grouped import expert_settings
 from automerge.checkpoints.settings import TIES
 from automerge.checkpoints.stacked import stacked_config
 from automerge.checkpoints.writer import SHARD_BYTES
@@ -62,8 +62,7 @@ def merge_to_folder(
     settings = {key: value for key, value in reference.config.items() if key in TIES}
     if recipe.slices:
         settings |= stacked_config(recipe, checkpoints, tensors)
-    if recipe.mixture is not None:
-        settings |= settings_of(recipe.mixture, reference)
+    settings |= expert_settings(recipe, reference)
     workspace = Workspace(checkpoints, compiled=compiled_code(checkpoints), evidence=evidence)
     check_target(target, [checkpoints[model].path for model in recipe.models], overwrite)
     calibrated = calibrated_tensors(recipe, checkpoints, evidence)

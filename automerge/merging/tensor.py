@@ -12,6 +12,7 @@ from automerge.errors import AutomergeError
 from automerge.merging.backends.base import Backend, Finite, TensorMerge, is_finite, run_first
 from automerge.merging.backends.host import HOST
 from automerge.merging.plan import Step
+from automerge.merging.pooling import pooled
 from automerge.merging.router import gate_rows
 from automerge.merging.workspace import Workspace
 
@@ -37,6 +38,12 @@ def merge_tensor(step: Step, workspace: Workspace) -> Tensor:
         width = step.info.shape[1]
         made = gate_rows(step.router, step.reference.tensor, width, workspace)
         return made.to(storage_dtype(step))
+    if step.pool is not None:
+        made = pooled(step.pool, workspace, lambda member: merge_tensor(member, workspace))
+        made = made.to(storage_dtype(step))
+        if not is_finite(made):
+            raise InvalidMerge(step.tensor)
+        return made
     if step.method is None:
         return workspace.tensor(step.reference).reshape(step.info.shape)
     merged = torch.empty(step.info.n_elements, dtype=storage_dtype(step))

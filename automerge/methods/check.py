@@ -7,18 +7,9 @@ from typing import Literal, TypeAlias
 
 from automerge.errors import Fault, Locate, nearest
 from automerge.extensions import Table
+from automerge.layer_faults import PlainPath, expert_faults, mixture_faults, slice_faults
 from automerge.methods.base import Knob, Method
-from automerge.recipe import (
-    CALIBRATED_BY,
-    DEFAULT,
-    REPAIR,
-    PlainPath,
-    Profile,
-    Recipe,
-    Value,
-    mixture_faults,
-    slice_faults,
-)
+from automerge.recipe import CALIBRATED_BY, DEFAULT, REPAIR, Profile, Recipe, Value
 
 STORAGE_DTYPES = ("float64", "float32", "bfloat16", "float16")
 
@@ -38,8 +29,8 @@ def recipe_faults(recipe: Recipe, methods: Table[Method], locate: Locate) -> lis
 def label(path: PlainPath) -> str:
     """Name the slice and the source that a path leads to."""
     words = []
-    if path[0] == "mixture":
-        return f"mixture.{path[1]}: "
+    if path[0] in ("mixture", "experts") and len(path) > 1:
+        return f"{path[0]}.{path[1]}: "
     if path[0] == "slices" and len(path) > 1:
         words, path = [f"slice {int(path[1]) + 1}: "], path[2:]
     if path and path[0] == "sources":
@@ -52,6 +43,7 @@ def problems(recipe: Recipe, methods: Table[Method]) -> Iterator[tuple[PlainPath
     sliced = slice_faults(recipe)
     yield from sliced
     yield from mixture_faults(recipe)
+    yield from expert_faults(recipe)
     unknown = [
         (at, problem)
         for at, name in _named(recipe).items()
@@ -90,6 +82,11 @@ def _calibration_problems(recipe: Recipe) -> Iterator[tuple[PlainPath, str]]:
     """Yield what keeps the merged model from being calibrated."""
     if not 0 <= recipe.repair <= 1:
         yield ("calibrate", REPAIR), f"{REPAIR} must lie in [0, 1]; got {recipe.repair:g}"
+    if recipe.repair and recipe.experts:
+        yield (
+            ("calibrate",),
+            "fewer experts are not calibrated; remove `experts`, or this",
+        )
     known = recipe.evidence.get(CALIBRATED_BY, {})
     lacking = [source.name for source in recipe.sources if source.name not in known]
     if recipe.repair and lacking:

@@ -48,8 +48,9 @@ def explicit(recipe: Recipe, method: Method) -> Recipe:
     if recipe.slices:
         message = "a recipe with slices cannot be refined; rewrite it without slices"
         raise ConfigError([Fault(message)])
-    if recipe.mixture is not None:
-        message = "a recipe with a mixture of experts cannot be refined; rewrite it without one"
+    if recipe.mixture is not None or recipe.experts is not None:
+        key = "mixture" if recipe.mixture is not None else "experts"
+        message = f"a recipe with `{key}` cannot be refined; rewrite it without"
         raise ConfigError([Fault(message)])
     own = [knob for knob in method.source_knobs if knob.smooth]
     shared = [knob for knob in method.recipe_knobs if knob.smooth]

@@ -81,7 +81,7 @@ def gains(trial: TrialResult, n_layers: int) -> Gains | None:
 
 def weight_coordinates(recipe: Recipe) -> tuple[Coordinate, ...]:
     """Return the numbers of the recipe that are sources' weights; none if its layers are others."""
-    if recipe.slices or recipe.mixture is not None:
+    if recipe.slices or recipe.mixture is not None or recipe.experts is not None:
         return ()
     return tuple(c for c in recipe.coordinates if c.knob == WEIGHT and c.source is not None)
 

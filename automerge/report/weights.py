@@ -43,6 +43,8 @@ def layers_in_words(recipe: Recipe) -> str:
     """Name the layers that a recipe with slices stacks, from 0; or its experts; empty without."""
     if recipe.mixture is not None:
         return recipe.mixture.in_words
+    if recipe.experts is not None:
+        return recipe.experts.in_words
     return ", ".join(map(_slice_in_words, recipe.slices))
 
 

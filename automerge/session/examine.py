@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from automerge.config import StudyConfig
 from automerge.errors import Fault, PreflightError
+from automerge.expert_groups import EVIDENCE as ROUTING
 from automerge.files.known import remember
 from automerge.items import POOL_SHARES, Sealed, StudyItems
 from automerge.recipe import BASE, CALIBRATED_BY
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from automerge.evaluation.base import OpenTasks
     from automerge.session.gathering import GatherSettings
     from automerge.session.preflight import Models
+
+
+OF_ALL = (CALIBRATED_BY, ROUTING)
+"""Kinds of evidence that are gathered from the base, too: some methods merge it like a source."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,8 @@ def look(
             preflight.check_adapters(models, config.trained, config.adapter_rank, config.locate)
         if config.search.layers.mixture is not None:
             preflight.check_mixtures(models, config.locate)
+        if config.search.layers.experts is not None:
+            preflight.check_experts(models, config.search.layers.experts.count, config.locate)
         if config.search.layers.scale != 1:
             preflight.check_scales(models, config.locate)
         seen(models)
@@ -198,10 +205,9 @@ def _evidence(config: StudyConfig, models: Models) -> dict[str, dict[str, str]]:
     texts = config.evidence.texts
     aligned = alignments(models.checkpoints)
     found = {
-        # Some methods merge the base like a source, and are calibrated too.
         kind: gather(
             folders,
-            (BASE, *config.trained) if kind == CALIBRATED_BY else config.trained,
+            (BASE, *config.trained) if kind in OF_ALL else config.trained,
             kind,
             texts,
             settings,

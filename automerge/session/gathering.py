@@ -33,6 +33,7 @@ from automerge.evidence.gather import (
 from automerge.evidence.gradients import gather_gradient, gather_squared_gradient
 from automerge.evidence.masks import gather_squared_mask_gradient
 from automerge.evidence.parts import Parts, groups
+from automerge.evidence.routing import gather_routing
 from automerge.recipe import BASE, single
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ GATHERED: Mapping[str, Callable[..., dict[str, Tensor]]] = {
     "gradient": gather_gradient,
     "squared_mask_gradient": gather_squared_mask_gradient,
     "hidden_state": gather_hidden_state,
+    "routing": gather_routing,
 }
 """What gathers each kind, from a live model, its tensors and sequences of tokens."""
 

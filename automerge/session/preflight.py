@@ -31,6 +31,7 @@ from automerge.checkpoints import (
     transformed,
 )
 from automerge.checkpoints.architecture import at, headless, language_class, read_config
+from automerge.checkpoints.grouped import grouped_settings
 from automerge.checkpoints.joints import joint_faults
 from automerge.checkpoints.mixed import check_mixed, form_of, mixed_settings, pieces
 from automerge.checkpoints.outline import Download, Outlines
@@ -41,6 +42,7 @@ from automerge.evaluation.base import OpenTasks, TasksRefused
 from automerge.evaluation.panel import Panel
 from automerge.evaluation.split import Split, SplitPlan, split_documents
 from automerge.evaluation.table import DIVERGENCE
+from automerge.expert_groups import BY, ExpertGroups
 from automerge.files.noise import Noise, is_noise
 from automerge.merging.plan import Planner
 from automerge.recipe import BASE_VOCABULARY, Place, Recipe, Vocabulary
@@ -285,7 +287,7 @@ def structure_faults(recipes: Sequence[Recipe], models: Models, locate: Locate) 
     faults: list[Fault] = []
     for i, recipe in enumerate(recipes):
         try:
-            if recipe.mixture is not None:
+            if recipe.mixture is not None or recipe.experts is not None:
                 Planner(models.checkpoints).plan(recipe)
             if not recipe.slices:
                 continue
@@ -345,6 +347,19 @@ def check_mixtures(models: Models, locate: Locate) -> None:
         check_mixed(config, made)
     except PreflightError as error:
         where = locate(("search", "layers")) or locate(("search",))
+        raise PreflightError(Fault(fault.message, where) for fault in error.faults) from error
+
+
+def check_experts(models: Models, counts: Sequence[int], locate: Locate) -> None:
+    """Refuse a search of numbers of experts that the base's layers cannot have.
+
+    Raises:
+        PreflightError: with where the search asks for them.
+    """
+    try:
+        grouped_settings(ExpertGroups(max(counts), BY[0]), models.checkpoints[models.base])
+    except PreflightError as error:
+        where = locate(("search", "layers", "experts", "count")) or locate(("search",))
         raise PreflightError(Fault(fault.message, where) for fault in error.faults) from error
 
 

@@ -7,6 +7,7 @@ from automerge.objective import goals
 from automerge.samplers import SAMPLERS
 from automerge.samplers.table import AUTO
 from automerge.space import Space
+from automerge.space.experts import Experts
 from automerge.space.flow import Flow
 from automerge.space.mixtures import Mixtures
 from automerge.space.structure import Structure
@@ -19,7 +20,7 @@ def obstacle(config: StudyConfig, space: Space, inputs: Inputs) -> str | None:
         return "switched off"
     if isinstance(space.structure, Structure | Flow):
         return "models of other depths are searched, and the slopes of one say little of another"
-    if isinstance(space.structure, Mixtures):
+    if isinstance(space.structure, Mixtures | Experts):
         return "mixtures of experts are searched, and the slopes of one say little of another"
     if not space.smooth.any():
         return "no parameter of the space has one"

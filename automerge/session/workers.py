@@ -129,11 +129,15 @@ def most_asked(config: StudyConfig, n_layers: int) -> Asked:
     recipes = [named.recipe for named in config.recipes]
     own = [method for recipe in recipes for method in recipe.all_methods]
     deeper = [sum(piece.n_layers for piece in recipe.slices) - n_layers for recipe in recipes]
-    mixtures = [len(recipe.mixture.experts) for recipe in recipes if recipe.mixture is not None]
+    experts = [len(recipe.mixture.experts) for recipe in recipes if recipe.mixture is not None]
+    experts += [recipe.experts.count for recipe in recipes if recipe.experts is not None]
+    layers = config.search.layers
+    experts += [len(config.trained)] if layers.mixture is not None else []
+    experts += layers.experts.count if layers.experts is not None else ()
     return Asked(
         tuple(dict.fromkeys([*config.search.methods, *own])),
-        max([config.search.layers.added(n_layers), *deeper]),
-        max([len(config.trained) if config.search.layers.mixture else 0, *mixtures]),
+        max([layers.added(n_layers), *deeper]),
+        max(experts, default=0),
     )
 
 

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, product
 from typing import TypeAlias
 
+from automerge import expert_groups, mixture
 from automerge.errors import ConfigError, Fault
-from automerge.mixture import EVIDENCE
 from automerge.recipe import CALIBRATED_BY, DEFAULT, Profile, canonical, is_zone
 from automerge.space import deviations
 from automerge.space.calibration import Calibration
 from automerge.space.checks import WEIGHT, model_faults, settings_faults, swap_faults, takes_noise
 from automerge.space.declarations import KnobDeclaration, MethodDeclaration
+from automerge.space.experts import Experts, expert_faults
 from automerge.space.flow import MANY, Flow, usual_longest
 from automerge.space.knobs import KnobSpace
 from automerge.space.method import MethodSpace, Switch
@@ -65,7 +66,9 @@ def build_space(
     if not faults:
         faults += swap_faults(settings, sources)
         trained = [source for source in sources if source not in settings.noise]
-        states = settings.evidence.get(EVIDENCE, {})
+        states = settings.evidence.get(mixture.EVIDENCE, {})
+        routing = settings.evidence.get(expert_groups.EVIDENCE, {})
+        faults += expert_faults(settings.experts, trained, routing)
         faults += mixture_faults(settings.mixture, trained, states)
         faults += _flow_faults(settings, sources, n_layers)
         faults += [
@@ -95,7 +98,7 @@ def build_space(
 
 def _structure(
     settings: SpaceSettings, sources: tuple[str, ...], n_layers: int
-) -> Structure | Swap | Flow | Mixtures | None:
+) -> Structure | Swap | Flow | Mixtures | Experts | None:
     """Return how layers are searched; None where they are not."""
     trained = tuple(source for source in sources if source not in settings.noise)
     if settings.mixture is not None:
@@ -105,8 +108,11 @@ def _structure(
             settings.mixture.gates,
             settings.mixture.per_token or len(trained),
             settings.mixture.dense,
-            settings.evidence.get(EVIDENCE, {}),
+            settings.evidence.get(mixture.EVIDENCE, {}),
         )
+    if settings.experts is not None:
+        routing = settings.evidence.get(expert_groups.EVIDENCE, {})
+        return Experts(settings.experts.counts, settings.experts.by, trained, routing)
     if settings.rounds:
         longest = settings.longest or usual_longest(n_layers)
         many = settings.rounds * len(sources) * n_layers > MANY

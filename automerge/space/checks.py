@@ -71,6 +71,8 @@ def settings_faults(
     others = settings.drop or settings.repeat or settings.swap or settings.rounds
     if settings.mixture is not None and others:
         yield "a mixture of experts has the base's layers; remove drop, repeat, swap and rounds"
+    if settings.experts is not None and (others or settings.mixture is not None):
+        yield "experts are merged in the base's layers; remove experts, or all else of layers"
     yield from _flow_faults(settings, n_layers, methods)
     if not settings.methods:
         yield f"no method is named; choose from {', '.join(methods)}"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from automerge.space.experts import ExpertSettings
 from automerge.space.mixtures import MixtureSettings
 
 
@@ -58,6 +59,7 @@ class SpaceSettings:
         network: whether a network says which layers a path has; None for where there are many.
         swap: whether the bottom and top layers of one of two sources are put around the other's.
         mixture: what of mixtures of experts is searched; None where they are not.
+        experts: how many experts of mixtures are kept; None where that is not searched.
         seed: decides the random masks of seeded methods, the same for every recipe.
         dtype: of the merged models, where it is not the base's.
         noise: sources that are random: merged only by methods that add task vectors, with weights
@@ -84,6 +86,7 @@ class SpaceSettings:
     seed: int
     swap: bool = False
     mixture: MixtureSettings | None = None
+    experts: ExpertSettings | None = None
     rounds: int = 0
     scale: float = 1.0
     longest: int | None = None

@@ -18,8 +18,9 @@ from pydantic import TypeAdapter
 
 from automerge.constraint import Constraint
 from automerge.errors import StateError
+from automerge.layer_faults import expert_faults, mixture_faults, slice_faults
 from automerge.objective import MODEL_TASK, goals, searched
-from automerge.recipe import BASE, Recipe, mixture_faults, slice_faults
+from automerge.recipe import BASE, Recipe
 from automerge.store.file import refusal
 from automerge.store.record import KEYS, Inputs, StudyRecord
 from automerge.store.schema import (
@@ -209,7 +210,8 @@ class _Check:
             recipe = Recipe.from_plain(plain)
         except (ValueError, OverflowError) as error:
             raise self._refuse("recipe", str(error)) from error
-        for _, problem in (*slice_faults(recipe), *mixture_faults(recipe)):
+        found = (*slice_faults(recipe), *mixture_faults(recipe), *expert_faults(recipe))
+        for _, problem in found:
             raise self._refuse("recipe", problem)
         return recipe
 

@@ -63,6 +63,14 @@ class StoredMixture(_Exact):
     layers: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = None
 
 
+class StoredExperts(_Exact):
+    """How a recipe makes experts fewer."""
+
+    count: Annotated[int, Field(ge=1, le=10_000)]
+    by: Name
+    per_token: Annotated[int, Field(ge=1, le=10_000)] | None = None
+
+
 class StoredRecipe(_Exact):
     """A recipe as `Recipe.plain` writes it."""
 
@@ -72,6 +80,7 @@ class StoredRecipe(_Exact):
     parameters: dict[Short, Knob] = {}
     slices: Annotated[list[StoredSlice], Field(max_length=10_000)] = []
     mixture: StoredMixture | None = None
+    experts: StoredExperts | None = None
     evidence: dict[Name, dict[Name, Digest]] = {}
     calibrate: dict[Literal["repair"], Annotated[float, Field(gt=0, le=1)]] = {}
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

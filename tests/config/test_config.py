@@ -18,6 +18,8 @@ from pydantic import BaseModel
 from automerge.config import OPTIONS, StudyConfig, differences, load_config, load_with_options
 from automerge.config.recipe_file import write_recipe
 from automerge.errors import ConfigError, Location
+from automerge.expert_groups import ExpertGroups
+from automerge.mixture import Mixture
 from automerge.recipe import Profile, Recipe, RecipeSource
 from automerge.samplers import SAMPLERS
 from automerge.space import Groups, Knots, PerLayer
@@ -507,6 +509,25 @@ def test_recipes_are_kept_in_the_names_of_the_study(folder):
     write_recipe(recipe, {"x": str(folder / "other")}, folder / "first.yaml")
     (found,) = faults(STUDY + "recipes: [first.yaml]\n", folder)
     assert found.startswith("first.yaml:2:9: the recipe's model 'x'")
+
+
+def test_recipes_with_experts_are_refused_where_vllm_generates(folder):
+    names = ("base", "math")
+    digests = {"routing": dict.fromkeys(names, "0" * 32)}
+    sources = tuple(RecipeSource(name, {"weight": Profile.of(1.0)}) for name in names)
+    mixed = Recipe("linear", sources, mixture=Mixture(names, 1, "random"))
+    fewer = Recipe("linear", sources, evidence=digests, experts=ExpertGroups(2, "outputs"))
+    plain = Recipe("linear", sources)
+    for name, recipe in (("plain", plain), ("mixed", mixed), ("fewer", fewer)):
+        write_recipe(recipe, {}, folder / f"{name}.yaml")
+    text = STUDY + "recipes: [plain.yaml, mixed.yaml, fewer.yaml]\n"
+    assert len(load(text, folder).recipes) == 3
+    found = faults(text.replace("batch_size: 8", "generator: vllm"), folder)
+    assert [fault.partition(": ")[0] for fault in found] == [
+        "my-study.yaml:12:23",
+        "my-study.yaml:12:35",
+    ]
+    assert "vLLM cannot be handed other experts than the base's, as 'mixed' has them" in found[0]
 
 
 def test_no_two_trials_have_one_name(folder):

@@ -12,7 +12,10 @@ from automerge import cli
 from automerge.config import load_config
 from automerge.config.recipe_file import read_recipe
 from automerge.evidence import KINDS
+from automerge.expert_groups import ExpertGroups
 from automerge.mixture import GATES
+from automerge.store.read_result import open_study
+from automerge.trial import Measured
 from tests.docs.pages import commands, lay_out
 from tests.docs.test_docs import REPOSITORY
 
@@ -53,5 +56,52 @@ def test_the_page_names_every_kind_of_gates_and_its_evidence() -> None:
     page = (REPOSITORY / "docs/mixtures.md").read_text(encoding="utf-8")
     table = page.split("| `gates` | the gate of an expert |")[1].split("\n\n")[0]
     assert tuple(re.findall(r"^\| `(\w+)`", table, re.M)) == GATES
-    [kind] = re.findall(r"--kind (\w+)", page)
-    assert kind in KINDS
+    assert re.findall(r"--kind (\w+)", page) == ["hidden_state", "routing"]
+    assert {"hidden_state", "routing"} <= KINDS.keys()
+
+
+def run(line: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(shlex.split(line)[1:])
+    printed = capsys.readouterr()
+    assert ended.value.code == 0, printed.err
+    return printed.out
+
+
+def fewer_experts() -> list[str]:
+    """The commands of the section, in order."""
+    page = (REPOSITORY / "docs/mixtures.md").read_text(encoding="utf-8")
+    section = page.split("## Fewer experts")[1]
+    return re.findall(r"^automerge .*$", section, re.M)
+
+
+def test_the_experts_of_a_mixture_become_fewer(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, gather, merge, _ = fewer_experts()
+    run(first, capsys)
+    [printed] = re.findall(r"^  routing: .*$", run(gather, capsys), re.M)
+    recipe = folder / "fewer.yaml"
+    recipe.write_text(re.sub(r"^  routing: .*$", printed, recipe.read_text(), flags=re.M))
+    run(merge, capsys)
+    sizes = [(folder / n / "model.safetensors").stat().st_size for n in ("fewer", "mixture")]
+    assert sizes[0] < sizes[1]
+
+
+@pytest.mark.slow
+def test_a_search_finds_what_fewer_experts_cost(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, *_, search = fewer_experts()
+    run(first, capsys)
+    recipe = (folder / "mixture.yaml").read_text()
+    other = recipe.replace("clock: {weight: 1}", "clock: {weight: 3}")
+    (folder / "tuned.yaml").write_text(other)
+    run("automerge merge tuned.yaml --out tuned", capsys)
+    run(search, capsys)
+    with open_study(folder / "runs/fewer_study") as store:
+        made = {trial.recipe.experts for trial in store.trials()}
+        measured = store.outcomes("search").values()
+    assert ExpertGroups(2, "outputs") in made
+    assert None in made
+    assert {type(outcome) for outcome in measured} == {Measured}

@@ -1,0 +1,86 @@
+"""Make one tensor of a mixture whose experts are merged into fewer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from automerge.checkpoints import Stored
+from automerge.errors import PreflightError
+from automerge.evidence.routing import Routing
+from automerge.expert_groups import EVIDENCE
+from automerge.merging.grouping import Group, grouped, unit_order
+from automerge.merging.workspace import Workspace
+
+if TYPE_CHECKING:
+    from automerge.merging.plan import Pool, Step
+
+
+def pooled(pool: Pool, workspace: Workspace, merged: Callable[[Step], Tensor]) -> Tensor:
+    """Return a group's average of one matrix, or the router's rows averaged by group.
+
+    Args:
+        pool: what is averaged.
+        workspace: has the evidence, and the reference's experts.
+        merged: makes the tensor of a step.
+
+    Returns:
+        In float32, or float64 where that is stored.
+
+    Raises:
+        PreflightError: Evidence is missing, or is not of this layer.
+    """
+    groups = _groups(pool, workspace)
+    if pool.number is None:
+        [router] = pool.members
+        rows = merged(router)
+        wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        return torch.stack([_sum(group, [wide[n] for n in group.members]) for group in groups])
+    group = groups[pool.number]
+    parts = [_ordered(merged(pool.members[n]), n, group, pool, workspace) for n in group.members]
+    wide_type = torch.promote_types(parts[0].dtype, torch.float32)
+    return _sum(group, [part.to(wide_type) for part in parts])
+
+
+def _sum(group: Group, parts: list[Tensor]) -> Tensor:
+    total = torch.zeros_like(parts[0])
+    for share, part in zip(group.shares, parts, strict=True):
+        total += share * part
+    return total
+
+
+def _groups(pool: Pool, workspace: Workspace) -> tuple[Group, ...]:
+    """Return the groups of the layer that a pool is of."""
+
+    def made() -> tuple[Group, ...]:
+        found = [(workspace.evidence(d, EVIDENCE, router), d) for router, d in pool.evidence]
+        for evidence, digest in found:
+            if evidence is None:
+                raise PreflightError(
+                    f"the evidence {digest} does not say how {pool.evidence[0][0].tensor} routes: "
+                    "gather it again from these models"
+                )
+        routings = [Routing.unpacked(evidence) for evidence, _ in found if evidence is not None]
+        return grouped(routings, pool.by, pool.count)
+
+    return workspace.cache.get(("groups", pool.by, pool.count, pool.evidence), made)
+
+
+def _ordered(tensor: Tensor, expert: int, group: Group, pool: Pool, workspace: Workspace) -> Tensor:
+    """Return an expert's matrix with its hidden units in the order of the dominant one's."""
+    if group.dominant in (None, expert):
+        return tensor
+    ours, theirs = (pool.units[n] for n in (group.dominant, expert) if n is not None)
+
+    def units(matrices: tuple[Stored, ...]) -> list[Tensor]:
+        whole = [workspace.tensor(one).reshape(workspace.info(one).shape) for one in matrices]
+        return [*whole[:-1], whole[-1].T]
+
+    def found() -> Tensor:
+        return unit_order(units(ours), units(theirs))
+
+    order = workspace.cache.get(("units", ours, theirs), found)
+    return tensor.index_select(pool.axis, order)
