@@ -37,6 +37,34 @@ def merge(
     merge_file(recipe, out, console(), wanted)
 
 
+def library(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="BASE [NAME=]ADAPTER...", help="A base and LoRA adapters: folders or hub ids."
+        ),
+    ],
+    count: Annotated[
+        int, typer.Option("--count", help="How many adapters to make.", min=1, metavar="N")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write.", metavar="DIR")],
+    rank: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--rank", help="Their rank; the highest of the pool if not given.", min=1),
+    ] = None,
+    dimensions: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            "--dimensions", help="Leading directions that adapters are compared along.", min=1
+        ),
+    ] = None,
+) -> None:
+    """Merge a pool of LoRA adapters into a few, cluster by cluster, for PEFT's Arrow."""
+    from automerge.commands.library import make_library
+
+    make_library(models, count, rank, dimensions, out, console())
+
+
 def reproduce(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="A published merge's reproduce.json.")

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AsAdapter:
-    """How an adapter is written: with modules of at most this rank, or exact if it is None."""
+    """How an adapter is written: with modules of at most this rank, or exact if it is None, and of
+    the rank `least` or more."""
 
     rank: int | None = None
+    least: int = 0
 
     def name(self, model: str) -> str:
         """Return what the adapter of a model's merge is called."""
@@ -83,6 +85,7 @@ def write_adapter_folder(
             folder,
             Trained(model, revision or None, task),
             rank=how.rank,
+            least=how.least,
             texts=texts,
             progress=progress,
             evidence=EvidenceFolders([*evidence, cache_folder()]),

@@ -62,6 +62,7 @@ def merge_to_adapter(
     trained: Trained,
     *,
     rank: int | None = None,
+    least: int = 0,
     texts: Callable[[MergedAdapter], Mapping[str, str]] = lambda _: {},
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -79,6 +80,7 @@ def merge_to_adapter(
         target: the folder.
         trained: what the adapter's configuration says about its base.
         rank: the highest rank of a module; None for exact adapters only.
+        least: the lowest rank of a module, for readers that need the same one everywhere.
         texts: further files' texts by name, given what the adapter holds.
         overwrite: whether the folder may exist and have content.
         progress: is told the tensors done and in total.
@@ -93,7 +95,7 @@ def merge_to_adapter(
         raise PreflightError(faults)
     steps = Planner(checkpoints).plan(recipe)
     workspace = Workspace(checkpoints, compiled=compiled_code(checkpoints), evidence=evidence)
-    work = _Collection(recipe, checkpoints, base, rank, workspace)
+    work = _Collection(recipe, checkpoints, base, rank, least, workspace)
     for done, step in enumerate(steps, start=1):
         work.add(step)
         workspace.release()
@@ -143,11 +145,12 @@ class _Collection:
         checkpoints: Mapping[str, Checkpoint],
         base: str,
         rank: int | None,
+        least: int,
         workspace: Workspace,
     ) -> None:
         self.factored: list[Factored] = []
         self.whole: list[tuple[Site, Tensor]] = []
-        self._base, self._rank, self._workspace = base, rank, workspace
+        self._base, self._rank, self._least, self._workspace = base, rank, least, workspace
         self._read = checkpoints[base].read
         reference = checkpoints[reference_model(recipe)]
         self.modules = [n for n, _ in architecture(reference.config).model.named_modules()]
@@ -206,6 +209,7 @@ class _Collection:
         self._square += fit.square
         self._error += fit.error
         relative = sqrt(fit.error / fit.square) if fit.square else 0.0
+        fit = fit.filled(self._least)
         for place in self._all(step, site):
             self.factored.append(Factored(place, fit.up, fit.down))
             self._accuracy[place.module] = Accuracy(fit.rank, relative)

@@ -28,6 +28,13 @@ class Fit:
     def rank(self) -> int:
         return int(self.down.shape[0])
 
+    def filled(self, least: int) -> Fit:
+        """Return the same product with a rank of `least` or more: factors of 0 are added."""
+        more = max(least - self.rank, 0)
+        up = torch.nn.functional.pad(self.up, (0, more))
+        down = torch.nn.functional.pad(self.down, (0, 0, 0, more))
+        return Fit(up, down, self.square, self.error)
+
 
 def product_fit(up: Tensor, down: Tensor, rank: int | None = None) -> Fit:
     """Return up · down, as it is if its rank allows, else the nearest of rank `rank`.
