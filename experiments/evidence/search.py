@@ -25,7 +25,7 @@ import automerge
 from automerge import demo
 from automerge.config import load_config
 from automerge.evidence.activations import TOKENS
-from automerge.objective import Objective
+from automerge.objective import Objective, estimates
 from automerge.store.store import Store
 from automerge.trial import Measured
 from experiments.evidence.measure import READ_FROM, Scores, difference, texts
@@ -191,17 +191,24 @@ def main() -> None:
             found = plain if name == "plain" else searched(arm, replace(size, budget=budget))
             run = {"arm": name, "seed": seed, "trials": found.trials, "tokens": found.tokens}
             run |= {"method": found.method, "repair": found.repair}
-            run["scores"] = {
-                task: round(statistics.fmean(scores.values), 4)
-                for task, scores in found.best.items()
-            }
+            values = estimates(plain.objectives, found.best)
+            run["scores"] = {name: round(value.value, 4) for name, value in values.items()}
             if name != "plain":
                 pair = difference(plain.objectives, found.base, found.best, plain.best)
                 gains[name].append(pair)
                 run["gain"] = [round(-100 * pair[0], 2), round(100 * pair[1], 2)]
             runs.append(run)
             print(run, flush=True)
-    table = {name: [round(v, 2) for v in row(pairs)] for name, pairs in gains.items()}
+            save(args, gains, runs)
+
+
+def save(
+    args: argparse.Namespace,
+    gains: Mapping[str, list[tuple[float, float]]],
+    runs: list[dict[str, Any]],
+) -> None:
+    """Write what was found so far."""
+    table = {name: [round(v, 2) for v in row(pairs)] for name, pairs in gains.items() if pairs}
     settings = {k: v for k, v in vars(args).items() if k not in ("arm", "zoo", "config")}
     results = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
     results[args.zoo] = {
@@ -210,7 +217,6 @@ def main() -> None:
         "runs": runs,
     }
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(table, indent=1))
 
 
 if __name__ == "__main__":
