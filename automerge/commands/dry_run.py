@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from automerge.config import StudyConfig
-from automerge.merging.memory import gb
+from automerge.merging.memory import Need, gb
 from automerge.report.run_sections import duration
 from automerge.session.cost import Ahead, Cost, Pace, Range, ahead, cost
 from automerge.session.downloading import size, time_in_words
@@ -63,6 +63,7 @@ def _ahead_lines(config: StudyConfig, found: Ahead) -> Iterator[str]:
         yield f"         {name}: {size(n_bytes)}"
     yield f"         {gb(download.free, math.floor)} is free in {download.folder}"
     yield f"memory   {gb(found.need.live)} for a worker's live model, and more with slopes"
+    yield from _calibration(found.need)
     there = "an unknown amount" if found.host_free is None else gb(found.host_free, math.floor)
     yield f"         {there} is free here"
     yield from _disk(config, found)
@@ -70,6 +71,11 @@ def _ahead_lines(config: StudyConfig, found: Ahead) -> Iterator[str]:
         "next     how long a search takes can be measured once the models are here: "
         "`automerge search` downloads them, and so does `hf download ORG/NAME`"
     )
+
+
+def _calibration(need: Need) -> Iterator[str]:
+    if need.calibration:
+        yield f"         {gb(need.calibration)} for the pass that calibrates a merge"
 
 
 def _disk(config: StudyConfig, found: Ahead | Cost) -> Iterator[str]:
@@ -97,6 +103,7 @@ def _lines(config: StudyConfig, session: Session, found: Cost) -> Iterator[str]:
     yield f"memory   {live} for a worker's live model, {gb(need.step)} to merge a tensor"
     if need.engine:
         yield f"         {gb(need.engine + need.handed)} for vLLM's copy and to hand it over"
+    yield from _calibration(need)
     if slopes is not None:
         yield f"         with slopes {gb(need.gradients)} more, and what a batch leaves room for"
     yield f"         {gb(need.computed)} to keep what is computed once, if there is room"

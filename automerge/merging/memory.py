@@ -8,6 +8,7 @@ are done without where two gradients and some activations do not fit.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,7 +48,8 @@ class Need:
     slopes are wanted, of the gradients of the two largest tensors, in the live model's dtype. Of
     the live model, `layers` are the base's, each by itself, and `more` is for additional ones and
     for experts. An engine that generates has its own copy of the live model, `engine` bytes on the
-    same devices, which is handed over in `handed` bytes of the host's memory."""
+    same devices, which is handed over in `handed` bytes of the host's memory. `calibration` is for
+    the pass forwards that calibrates a merge, on each of the live model's devices."""
 
     live: int
     step: int
@@ -58,6 +60,7 @@ class Need:
     more: int = 0
     engine: int = 0
     handed: int = 0
+    calibration: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def plan_memory(
         PreflightError: With the numbers, if what must be in memory does not fit.
     """
     merging = need.step if device_free is None else need.step + 2 * need.largest
-    held = need.live + need.engine
+    held = need.live + need.engine + need.calibration
     on_host = merging + need.handed + (held if device_free is None else 0)
     faults = []
     if device_free is not None and held > device_free:
@@ -135,7 +138,8 @@ def plan_memory(
 def _held(need: Need) -> dict[str, int]:
     """Return what the device of a live model holds, in bytes."""
     engine = {"the copy of the engine that generates": need.engine} if need.engine else {}
-    return {"the live model": need.live, **engine}
+    calibration = {"calibrating a merge": need.calibration} if need.calibration else {}
+    return {"the live model": need.live, **engine, **calibration}
 
 
 def _all_of(parts: Mapping[str, int]) -> str:
@@ -165,14 +169,16 @@ def plan_spread(
     """
     outer = need.live - sum(need.layers) - need.more
     engine = math.ceil(need.engine / len(device_free))
-    rooms = [max(free - need.more - engine, 0) for free in device_free]
+    beside = need.more + engine + need.calibration
+    rooms = [max(free - beside, 0) for free in device_free]
     placement = divided(need.layers, outer, rooms)
     if placement is None:
         free = ", ".join(gb(size, math.floor) for size in device_free)
-        beside = f", and {gb(need.engine)} for the engine that generates" if need.engine else ""
+        more = f", and {gb(need.engine)} for the engine that generates" if need.engine else ""
+        more += f", and {gb(need.calibration)} to calibrate" if need.calibration else ""
         raise PreflightError(
             f"the live model needs {gb(need.live)} of device memory ({gb(outer)} outside its "
-            f"{len(need.layers)} layers{beside}), which cannot be divided among the {free} that "
+            f"{len(need.layers)} layers{more}), which cannot be divided among the {free} that "
             "are free: choose a smaller evaluation.dtype, larger devices, or more gpus_per_worker"
         )
     waiting = 2 * need.largest * (len(device_free) - 1)
@@ -207,13 +213,15 @@ def estimate(
     heads: int = 1,
     engine: bool = False,
     n_experts: int = 0,
+    calibrated: int = 0,
 ) -> Need:
     """Compute what merging all sources into a live model of a dtype ("auto": as stored) may need.
 
     The live model may get `more_layers` layers in addition to the base's, and `n_experts` experts
-    beside each feed-forward part, dense or not. `slopes` says whether
-    gradients are wanted of what it holds. `heads` is its number of output heads: 2 where the base's
-    is kept beside its own. `engine` says whether an engine that generates has its own copy.
+    beside each feed-forward part, dense or not. `slopes` says whether gradients are wanted of what
+    it holds. `heads` is its number of output heads: 2 where the base's is kept beside its own.
+    `engine` says whether an engine that generates has its own copy, and `calibrated` on how many
+    tokens merges are calibrated, those of padding included.
     """
     sources = [name for name in checkpoints if name != base]
     declared = [METHODS[name] for name in methods]
@@ -250,7 +258,49 @@ def estimate(
     copy = live + more if engine else 0
     live += (heads - 1) * head + more
     layers = tuple(each[number] for number in sorted(each))
-    return Need(live, step, computed, largest, gradients, layers, more, copy, copy)
+    each_token = token_bytes(checkpoints[base], dtype, n_experts) if calibrated else 0
+    return Need(
+        live,
+        step,
+        computed,
+        largest,
+        gradients,
+        layers,
+        more,
+        engine=copy,
+        handed=copy,
+        calibration=calibrated * each_token,
+    )
+
+
+def token_bytes(base: Checkpoint, dtype: str, n_experts: int = 0) -> int:
+    """Return the bytes per token, at most, of a pass forwards that shows what layers put out.
+
+    In the largest layer, what each matrix reads or puts out may be there at once; what the widest
+    puts out is there once more, twice while it is shown, and twice in float32 while its deviations
+    are taken. Attention is taken to keep no scores.
+
+    Args:
+        base: the model; of its own experts, a token passes as many as its configuration says.
+        dtype: that of the live model ("auto": as stored).
+        n_experts: experts beside each feed-forward part, all of which a token may pass.
+    """
+    own = int(base.config.get("num_experts_per_tok") or 1)
+    widths: dict[str, dict[str, int]] = {}
+    item = 0
+    for name, info in base.tensors.items():
+        if (match := LAYER.match(name)) and len(info.shape) == 2:
+            item = max(item, ITEM_BYTES[info.dtype if dtype == "auto" else dtype])
+            kind, stored = re.subn(r"\bexperts\.\d+\.", "experts.", match[3])
+            passed = own if stored else 1
+            if inner_component(match[3]) == "mlp":
+                passed += n_experts
+            widths.setdefault(match[2], {})[kind] = max(info.shape) * passed
+    if not widths:
+        return 0
+    widest = max(max(each.values()) for each in widths.values())
+    together = max(sum(each.values()) for each in widths.values()) + widest
+    return together * item + widest * (2 * item + 8)
 
 
 def _feed_forward_parts(base: Checkpoint, n_experts: int) -> int:

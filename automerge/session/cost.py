@@ -15,6 +15,7 @@ from automerge.checkpoints import Checkpoint, open_together
 from automerge.checkpoints.outline import Download
 from automerge.config import StudyConfig
 from automerge.errors import ConfigError
+from automerge.evidence.activations import TOKENS
 from automerge.executors import Executor, outcome_of
 from automerge.files.noise import is_noise
 from automerge.files.references import is_local
@@ -31,7 +32,7 @@ from automerge.session.panel import study_panel
 from automerge.session.preflight import Models
 from automerge.session.resume import locate_models, named_folders, resumable
 from automerge.session.slopes import wanted
-from automerge.session.workers import most_asked, scoring_dtype
+from automerge.session.workers import calibrated_tokens, most_asked, scoring_dtype
 from automerge.store.record import aligned_by
 from automerge.store.run_folder import RunLock
 from automerge.store.store import Store, exists
@@ -192,7 +193,10 @@ def ahead(config: StudyConfig) -> Ahead | None:
     needs: list[tuple[Need, int]] = []
 
     def seen(models: Models) -> None:
-        need = _need(config, models.checkpoints, models.dtype, models.n_layers, slopes=False)
+        # No text is read yet, so padding is not known.
+        text = config.evidence if config.search.calibrate else None
+        tokens = 0 if text is None else min(text.tokens, TOKENS)
+        need = _need(config, models.checkpoints, models.dtype, models.n_layers, False, tokens)
         needs.append((need, _model_bytes(models.checkpoints)))
 
     check_folder(Path(config.out))
@@ -309,7 +313,8 @@ def _cost(
         with_slopes = _measured(executor, recipes, fewer, slopes=True)
     checkpoints = open_together(models, BASE, aligned_by(session.store.study.current.models))
     inputs = session.store.study.begun.inputs
-    need = _need(config, checkpoints, inputs.dtype, inputs.n_layers, slopes)
+    tokens = calibrated_tokens(config, inputs.evidence)
+    need = _need(config, checkpoints, inputs.dtype, inputs.n_layers, slopes, tokens)
     search, later = expected_seconds(
         _work(config, plan, done, slopes),
         without,
@@ -339,8 +344,10 @@ def _need(
     dtype: str,
     n_layers: int,
     slopes: bool,
+    calibrated: int,
 ) -> Need:
-    """Return the memory that a worker needs; `dtype` is that of the base's weights."""
+    """Return the memory that a worker needs; `dtype` is that of the base's weights, `calibrated`
+    the number of tokens that merges are calibrated on."""
     asked = most_asked(config, n_layers)
     panel = study_panel(config)
     stored = scoring_dtype(config, dtype)
@@ -354,6 +361,7 @@ def _need(
         panel.heads,
         panel.engine,
         asked.n_experts,
+        calibrated,
     )
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from automerge.config import StudyConfig
+from automerge.errors import PreflightError
 from automerge.evaluation.base import ITEMS_FOLDER, TASKS_FOLDER
 from automerge.executors import EXECUTORS, Executor, Files, Start, Worker
 from automerge.extensions import installed
 from automerge.files.align import Align
-from automerge.recipe import BASE
+from automerge.recipe import BASE, CALIBRATED_BY
 from automerge.session.panel import study_panel
 from automerge.store.record import aligned_by
 
@@ -61,6 +63,7 @@ def start_workers(
         methods=asked.methods,
         more_layers=asked.more_layers,
         n_experts=asked.n_experts,
+        calibrated=calibrated_tokens(config, found.inputs.evidence),
         slopes=slopes,
         gpus=config.gpus_per_worker,
         extensions=installed(config.extensions),
@@ -139,6 +142,26 @@ def most_asked(config: StudyConfig, n_layers: int) -> Asked:
         max([layers.added(n_layers), *deeper]),
         max(experts, default=0),
     )
+
+
+def calibrated_tokens(config: StudyConfig, evidence: Mapping[str, Mapping[str, str]]) -> int:
+    """Return how many tokens a merge may be calibrated on, in a batch with its padding; 0 if none.
+
+    Args:
+        config: the study.
+        evidence: what was gathered, kind → source → digest.
+    """
+    from automerge.evidence import EvidenceFolders, cache_folder
+
+    named = [evidence, *(named.recipe.evidence for named in config.recipes)]
+    digests = {digest for each in named for digest in each.get(CALIBRATED_BY, {}).values()}
+    files = EvidenceFolders([cache_folder()])
+    most = 0
+    for digest in sorted(digests):
+        with suppress(PreflightError):  # what is not there is refused by the recipes that name it
+            lengths = [len(piece) for piece in files[digest].pieces]
+            most = max(most, len(lengths) * max(lengths, default=0))
+    return most
 
 
 def device_in_words(config: StudyConfig) -> str:

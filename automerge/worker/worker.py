@@ -83,7 +83,8 @@ class WorkerSpec:
     `dtype` "auto" is float32 on a CPU and the base's own on a GPU. `threads` None is one for a
     small model, else torch's choice; a worker given some of a machine's cores takes as much of its
     memory. `methods` are what recipes may use, `more_layers` and `n_experts` what
-    they may add to the base's layers, as far as known. `slopes` says whether jobs may want
+    they may add to the base's layers, as far as known, and `calibrated` the tokens, with those of
+    padding, that merges may be calibrated on. `slopes` says whether jobs may want
     them. The model's layers are spread over `gpus` GPUs. `extensions` are imported before anything
     else. Evidence is looked up in the folders of `evidence`, then in the cache, and alignments in
     those of `alignments`.
@@ -100,6 +101,7 @@ class WorkerSpec:
     methods: tuple[str, ...] = ()
     more_layers: int = 0
     n_experts: int = 0
+    calibrated: int = 0
     slopes: bool = False
     gpus: int = 1
     extensions: tuple[Extension, ...] = ()
@@ -155,6 +157,7 @@ class MergeWorker:
             spec.panel.heads,
             spec.panel.engine,
             spec.n_experts,
+            spec.calibrated,
         )
         devices = worker_devices(device, spec.gpus)
         workers = max(1, workers_here(spec.threads, device) // len(devices))

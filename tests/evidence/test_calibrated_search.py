@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -36,6 +37,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config.write_text(text.replace("budget: 9", "budget: 14") + EVIDENCE)
     (folder / "plain.txt").write_text(" ".join(WORDS[i % len(WORDS)] for i in range(400)))
     return folder
+
+
+@pytest.mark.slow
+def test_a_dry_run_says_what_calibration_takes(folder: Path) -> None:
+    done = automerge(folder, "search", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\d GB for the pass that calibrates a merge\n", done.stdout), done.stdout
 
 
 @pytest.mark.slow

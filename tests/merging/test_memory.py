@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import re
+import weakref
 from types import SimpleNamespace
 
 import pytest
 import torch
 import transformers as hf
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from automerge.checkpoints import MemoryCheckpoint, TensorInfo, open_checkpoint
 from automerge.errors import PreflightError
+from automerge.evidence.activations import gather_activations
+from automerge.evidence.gather import linear_layers
 from automerge.merging import (
     Need,
     ResidentEngine,
@@ -21,7 +26,8 @@ from automerge.merging import (
     plan_spread,
 )
 from automerge.merging.cache import Cache, n_bytes
-from automerge.merging.memory import DEVICE_SHARE, SHARE
+from automerge.merging.calibration import repair
+from automerge.merging.memory import DEVICE_SHARE, SHARE, token_bytes
 from automerge.merging.order import EXACT
 from automerge.merging.plan import Planner
 from automerge.merging.tensor import merge_tensor
@@ -295,6 +301,78 @@ def test_what_cannot_fit_is_refused_with_the_numbers(host, device, messages):
     for message in messages:
         assert re.search(message, text), text
     assert "smaller evaluation.dtype" in text or "fewer workers" in text
+
+
+class Peak(TorchDispatchMode):
+    """The most bytes that results of operations take at once, views counted once."""
+
+    def __init__(self, held):
+        super().__init__()
+        self._known = {tensor.untyped_storage().data_ptr() for tensor in held}
+        self._owners, self.now, self.most = {}, 0, 0
+
+    def __torch_dispatch__(self, call, types, args=(), kwargs=None):
+        result = call(*args, **(kwargs or {}))
+        for tensor in torch.utils._pytree.tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                at, size = storage.data_ptr(), storage.nbytes()
+                if at not in self._known:
+                    self._owners[at] = self._owners.get(at, 0) + 1
+                    self.now += size if self._owners[at] == 1 else 0
+                    self.most = max(self.most, self.now)
+                    weakref.finalize(tensor, self._free, at, size)
+        return result
+
+    def _free(self, at, size):
+        self._owners[at] -= 1
+        self.now -= size if not self._owners[at] else 0
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt neox", "phi3"])
+def test_a_pass_that_calibrates_takes_what_is_planned_or_somewhat_less(name):
+    config = CONFIGS[name]()
+    model = hf.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    content = {n: p for n, p in model.named_parameters() if n != "lm_head.weight"}
+    pieces = [[i % 60 + 3 for i in range(64)]] * 12
+    found = gather_activations(model, content, pieces)
+    layers = linear_layers(model, content, True)
+    gc.collect()
+    with Peak(model.parameters()) as peak:
+        repair(model, layers, pieces, found.get, 1.0, lambda _: torch.float32)
+    base = MemoryCheckpoint(content, config=config.to_dict())
+    need = estimate({"base": base}, "base", "float32", [], calibrated=64 * 12)
+    assert 0.9 * peak.most <= need.calibration <= 4 * peak.most
+    assert estimate({"base": base}, "base", "float32", []) == dataclasses.replace(
+        need, calibration=0
+    )
+
+
+def test_experts_count_as_often_as_a_token_passes_them():
+    def tensors(*names):
+        return {f"model.layers.0.{n}.weight": torch.empty(40, 10) for n in names}
+
+    dense = tensors("mlp.gate_proj", "mlp.down_proj", "self_attn.o_proj")
+    routed = tensors(*(f"mlp.experts.{e}.{n}" for e in range(9) for n in ("up", "down")))
+    # 40 wide: three matrices and the widest once more, its copy and output, and two in float32.
+    assert token_bytes(MemoryCheckpoint(dense), "float16") == 2 * 40 * (3 + 1 + 2) + 8 * 40
+    mixture = MemoryCheckpoint(routed, config={"num_experts_per_tok": 2})
+    assert token_bytes(mixture, "auto") == 4 * 80 * (2 + 1 + 2) + 8 * 80
+    assert token_bytes(MemoryCheckpoint(dense), "float16", 2) == 2 * (280 + 360) + 8 * 120
+
+
+def test_room_to_calibrate_is_kept_beside_the_live_model():
+    need = Need(4 * GB, GB, 0, layers=(GB,) * 4, calibration=3 * GB)
+    assert plan_memory(need, 10 * GB).budget == int(2 * GB * SHARE)  # 10 - (4 + 3 + 1)
+    with pytest.raises(PreflightError, match=r"calibrating a merge \(3.0 GB\) .* need 8.0 GB"):
+        plan_memory(need, 7 * GB)
+    on_device = plan_memory(need, 10 * GB, 9 * GB)
+    assert on_device.device_budget == int(2 * GB * DEVICE_SHARE)
+    with pytest.raises(PreflightError, match=r"need 7\.0 GB of device memory"):
+        plan_memory(need, 10 * GB, 6 * GB)
+    assert plan_spread(need, 10 * GB, [6 * GB, 6 * GB]).placement
+    with pytest.raises(PreflightError, match=r"and 3\.0 GB to calibrate"):
+        plan_spread(need, 10 * GB, [4 * GB, 4 * GB])
 
 
 # What the machine says
