@@ -34,19 +34,28 @@ def pool(tmp_path_factory) -> dict[str, Path]:
     for seed, kind in enumerate(KINDS, start=1):
         one = train(root / kind, seed=seed, **SETTINGS)
         found["base"], found[kind] = one.base, one.folder
-        other = train(root / f"{kind}-2", seed=seed, **{**SETTINGS, "lora_alpha": 16})
+        scaled = {**SETTINGS, "lora_alpha": 16, "alpha_pattern": {"down_proj": 2}}
+        other = train(root / f"{kind}-2", seed=seed, **scaled)
         noise = np.random.default_rng(seed)
         weights = load_file(other.folder / "adapter_model.safetensors")
-        # Another basis of the same factors, and a little noise: B R⁻¹ · R A.
+        # Another basis of the same factors, and a little noise: s B R⁻¹ · R A / s.
         for name in [name for name in weights if ".lora_A." in name]:
             turn = noise.normal(size=(4, 4)) + 3 * np.eye(4)
             up = name.replace("lora_A", "lora_B")
             weights[name] = (turn @ weights[name]).astype("float32")
-            weights[up] = (weights[up] @ np.linalg.inv(turn)).astype("float32")
+            shrunk = scale_of(one.folder, name) / scale_of(other.folder, name)
+            weights[up] = (shrunk * weights[up] @ np.linalg.inv(turn)).astype("float32")
             weights[up] += 0.01 * noise.normal(size=weights[up].shape).astype("float32")
         write(other.folder, weights)
         found[f"{kind}-2"] = other.folder
     return found
+
+
+def scale_of(folder: Path, tensor: str) -> float:
+    """The scale of an adapter's product in the module of one of its tensors."""
+    config = json.loads((folder / "adapter_config.json").read_text())
+    module = tensor.split(".")[-3]
+    return config["alpha_pattern"].get(module, config["lora_alpha"]) / config["r"]
 
 
 def write(folder: Path, weights: dict[str, np.ndarray]) -> None:
@@ -63,10 +72,11 @@ def of_pool(pool: dict[str, Path]):
 def change(folder: Path) -> np.ndarray:
     """All of an adapter's products, one after the other, naively."""
     weights = load_file(folder / "adapter_model.safetensors")
-    config = json.loads((folder / "adapter_config.json").read_text())
-    scale = config["lora_alpha"] / config["r"]
     downs = sorted(name for name in weights if ".lora_A." in name)
-    parts = [scale * weights[n.replace("lora_A", "lora_B")] @ weights[n] for n in downs]
+    parts = [
+        scale_of(folder, name) * weights[name.replace("lora_A", "lora_B")] @ weights[name]
+        for name in downs
+    ]
     return np.concatenate([part.ravel() for part in parts]).astype(np.float64)
 
 
