@@ -39,8 +39,8 @@ def explicit(recipe: Recipe, method: Method) -> Recipe:
     added only for methods whose sources have none.
 
     Raises:
-        ConfigError: the recipe has several methods, slices or experts, or its method has no smooth
-            number.
+        ConfigError: the recipe has several methods, slices or fewer experts, or its method has no
+            smooth number.
     """
     if recipe.methods:
         message = "a recipe with several methods cannot be refined; rewrite it with a single one"
@@ -48,9 +48,8 @@ def explicit(recipe: Recipe, method: Method) -> Recipe:
     if recipe.slices:
         message = "a recipe with slices cannot be refined; rewrite it without slices"
         raise ConfigError([Fault(message)])
-    if recipe.mixture is not None or recipe.experts is not None:
-        key = "mixture" if recipe.mixture is not None else "experts"
-        message = f"a recipe with `{key}` cannot be refined; rewrite it without"
+    if recipe.experts is not None:
+        message = "a recipe with `experts` cannot be refined; rewrite it without"
         raise ConfigError([Fault(message)])
     own = [knob for knob in method.source_knobs if knob.smooth]
     shared = [knob for knob in method.recipe_knobs if knob.smooth]

@@ -143,7 +143,15 @@ class Refiner:
         device = choose_device(self._settings.device)
         dtype = compute_dtype("auto", device)
         stored = str(dtype).removeprefix("torch.")
-        need = estimate(checkpoints, reference, stored, (self.recipe.method,), slopes=True)
+        mixture = self.recipe.mixture
+        need = estimate(
+            checkpoints,
+            reference,
+            stored,
+            (self.recipe.method,),
+            slopes=True,
+            n_experts=0 if mixture is None else len(mixture.experts),
+        )
         self._plan = plan_memory(need, free_host_bytes(), free_device_bytes(device))
         opened = checkpoints[reference]
         model = load_model(opened.path, opened.assets, dtype)

@@ -66,6 +66,19 @@ def test_a_refined_recipe_is_better_on_text_held_back_and_can_be_merged(
     assert models[0] == models[1]
 
 
+def test_what_a_mixture_merges_is_refined(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mixture = "mixture: {experts: [own, noise], per_token: 1, gates: random, layers: [1, 2]}\n"
+    (here / "recipe.yaml").write_text(RECIPE + mixture)
+    options = ("--text", "text", "--loss", "nll", *SHORT)
+    assert run("recipe.yaml", "--out", "better.yaml", "--export", "merged", *options) == 0
+    assert "2 numbers moved; after step 5 of 5 the mean is -" in capsys.readouterr().out
+    _, noise = weights(here / "better.yaml")
+    assert noise < 0.45
+    before, after = (read_recipe(here / f"{n}.yaml").recipe.mixture for n in ("recipe", "better"))
+    assert before == after
+    assert '"mixtral"' in (here / "merged" / "config.json").read_text()
+
+
 def test_a_source_each_and_more_detail(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = ("--text", "own=text", "--text", "text", "--detail", "per_layer")
     assert run("recipe.yaml", "--out", "better.yaml", *texts, *SHORT) == 0

@@ -15,6 +15,7 @@ from automerge.checkpoints import Checkpoint, open_checkpoint, open_together
 from automerge.checkpoints.noise import noise_folder
 from automerge.files.noise import Noise
 from automerge.merging import ResidentEngine
+from automerge.mixture import Mixture
 from automerge.recipe import Coordinate, Profile, Recipe, RecipeSource, Slice, single
 from tests.checkpoints.models import llama, perturb, save
 from tests.merging.test_architectures import CONFIGS
@@ -139,6 +140,29 @@ def test_slopes_are_central_differences_of_the_whole_way(method, tmp_path):
     for coordinate, slope in found.items():
         expected = difference(engine, model, made, coordinate)
         assert slope == pytest.approx(expected, rel=1e-5, abs=1e-5), coordinate
+
+
+@pytest.mark.parametrize("kind", ["llama tied", "qwen2"])
+def test_slopes_of_a_mixture_are_central_differences(kind, tmp_path):
+    """Of what is merged, in layers with experts of their own and in others; routes do not change.
+
+    The second layer has the merge for all experts, where slopes are of all copies together; a
+    Qwen2-MoE has a shared expert besides, which is half of the merge.
+    """
+    model, checkpoints = architecture(kind, tmp_path)
+    # The kernels of experts take no double precision.
+    model, engine = model.float(), ResidentEngine(checkpoints)
+    mixture = Mixture(("left", "right", "base"), 2, "random", (0, 1))
+    made = dataclasses.replace(recipe("task_arithmetic"), mixture=mixture)
+    engine.merge_into(model, made)
+    with engine.contraction(model, made) as contraction:
+        found = contraction.slopes(loss(model))
+    assert {c.knob for c in found} == {"weight", "lambda"}
+    largest = max(map(abs, found.values()))
+    for coordinate, slope in found.items():
+        expected = difference(engine, model, made, coordinate, 1e-3)
+        # float32: losses of about 100 are known to 1e-5, differences over 2e-3 to 1e-2.
+        assert slope == pytest.approx(expected, rel=2e-2, abs=2e-2 * largest), coordinate
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "adapters"])
