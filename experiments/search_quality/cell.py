@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +58,7 @@ def zoo_config(name: str, folders: Mapping[str, Path]) -> Path:
     return folders[zoo] / f"{file or 'config'}.yaml"
 
 
-def settings(cell: Cell, config: Path, run: Path) -> StudyConfig:
+def settings(cell: Cell, config: Path, run: Path, properties: Sequence[str] = ()) -> StudyConfig:
     """The study of a cell: the zoo's models and tasks, the shipped search space."""
     plain: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))
     here = config.resolve().parent
@@ -69,6 +69,7 @@ def settings(cell: Cell, config: Path, run: Path) -> StudyConfig:
         "models": {name: str(here / folder) for name, folder in plain["models"].items()},
         "include_path": str(here / plain["include_path"]),
         "tasks": plain["tasks"],
+        "properties": list(properties),
         "search": cell.space,
         "sampler": sampler,
         "budget": cell.budget,
