@@ -12,12 +12,10 @@ from torch import Tensor
 
 from automerge.errors import PreflightError
 from automerge.mergekit.moe import Expert, Mixture
+from automerge.merging.router import unit
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
-
-LEAST = 1e-8
-"""The least norm that a gate is divided by."""
 
 
 def gates(mixture: Mixture, base: Path, n_layers: int, width: int) -> Tensor:
@@ -51,8 +49,7 @@ def _direction(states: _Embedded | _Hidden, expert: Expert) -> Tensor:
     found = states.of(expert.positive)
     if expert.negative:
         found = found - states.of(expert.negative)
-    unit: Tensor = found / found.norm(dim=-1, keepdim=True).clamp(min=LEAST)
-    return unit
+    return unit(found)
 
 
 def _tokenizer(base: Path) -> PreTrainedTokenizerBase:
@@ -112,5 +109,4 @@ class _Embedded:
         tokens = _tokens(self._tokenizer, prompts)
         mask = tokens["attention_mask"].unsqueeze(-1)
         total = (self._rows[tokens["input_ids"]] * mask).sum(dim=(0, 1))
-        unit: Tensor = total / total.norm().clamp(min=LEAST)
-        return unit.unsqueeze(0)
+        return unit(total).unsqueeze(0)

@@ -55,6 +55,12 @@ def gate_rows(router: Router, tensor: str, width: int, workspace: Workspace) -> 
     return torch.zeros(router.n_experts, width)
 
 
+def unit(vectors: Tensor) -> Tensor:
+    """Return vectors, along the last axis, divided by their norms."""
+    found: Tensor = vectors / vectors.norm(dim=-1, keepdim=True).clamp(min=LEAST)
+    return found
+
+
 def _direction(model: str, digest: str, tensor: str, workspace: Workspace) -> Tensor:
     state = workspace.evidence(digest, EVIDENCE, Stored(model, tensor))
     if state is None:
@@ -62,5 +68,4 @@ def _direction(model: str, digest: str, tensor: str, workspace: Workspace) -> Te
             f"the evidence {digest} has no hidden state that enters {tensor}: gather it again with "
             "this base"
         )
-    unit: Tensor = state.float() / state.float().norm().clamp(min=LEAST)
-    return unit
+    return unit(state.float())
