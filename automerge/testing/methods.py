@@ -145,9 +145,10 @@ class MethodLaws:
         inputs = tensors(count(method))
         made = recipe(method)
         backwards = replace(made, sources=made.sources[::-1])
-        same = torch.allclose(
-            merge(method, made, *inputs), merge(method, backwards, *inputs), rtol=1e-5, atol=1e-6
-        )
+        found = merge(method, made, *inputs)
+        # Matrices are rounded relative to their size: elements near 0 are as wrong as the largest.
+        near = 1e-5 * float(found.abs().max())
+        same = torch.allclose(found, merge(method, backwards, *inputs), rtol=0, atol=near)
         assert same != method.ordered
 
     def test_same_recipe_gives_the_same_bits_and_another_seed_matters_only_where_declared(
