@@ -35,8 +35,9 @@ from automerge.config import StudyConfig
 from automerge.config.recipe_file import read_recipe
 from automerge.session.open import Session
 from automerge.trial import Job, Measured
+from experiments.rows import append
 from experiments.search_quality.cell import Cell, opened, settings, zoo_config
-from experiments.search_quality.run import RESULTS, append, compared
+from experiments.search_quality.run import RESULTS, compared
 from experiments.search_quality.truth import Truth
 
 RECEIVED = re.compile(r"^Received (\d+) genotypes", re.MULTILINE)

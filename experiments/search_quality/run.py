@@ -13,15 +13,15 @@ the best single coefficient. Studies and scores are kept below --runs.
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from automerge.recipe import Recipe
+from experiments.rows import append, read
 from experiments.search_quality.cell import Cell, opened, search, settings, zoo_config
 from experiments.search_quality.truth import (
     Truth,
@@ -153,25 +153,6 @@ def compared(
         ahead_error=round(error, 5),
         significant=significant,
     )
-
-
-def read(table: Path) -> list[dict[str, str]]:
-    """The rows of a table; none where there is no file."""
-    if not table.is_file():
-        return []
-    with table.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def append(row: Row, table: Path) -> None:
-    """Write one more line, after the header if it is the first."""
-    table.parent.mkdir(parents=True, exist_ok=True)
-    new = not table.is_file()
-    with table.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Row)], lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(asdict(row))
 
 
 def _key(row: Mapping[str, object]) -> tuple[str, ...]:

@@ -12,7 +12,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.search_quality.run import RESULTS, read
+from experiments.rows import read
+from experiments.search_quality.run import RESULTS
 
 HEADER = (
     "| sampler | budget | seeds | volume beyond references, ×10⁻⁶ | best mean loss "

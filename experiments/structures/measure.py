@@ -12,16 +12,16 @@ average, with its values on items that no search sees.
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from automerge.estimation.differences import paired_difference
 from automerge.objective import Objective, estimate
 from automerge.recipe import Recipe, single
 from automerge.report.weights import layers_in_words
+from experiments.rows import append, read
 from experiments.search_quality.cell import Cell, opened, search, settings
 from experiments.search_quality.truth import Scores, Truth, reference_recipes
 
@@ -128,25 +128,6 @@ def values(truth: Truth, recipe: Recipe, other: Recipe) -> dict[str, float]:
 def value(task: Objective, scores: Scores) -> float:
     """Return a task's loss: bits per byte and the like, which are minimised."""
     return task.loss(estimate(scores[task.name], task.aggregation).value)
-
-
-def read(table: Path) -> list[dict[str, str]]:
-    """The rows of a table; none where there is no file."""
-    if not table.is_file():
-        return []
-    with table.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def append(row: Row, table: Path) -> None:
-    """Write one more line, after the header if it is the first."""
-    table.parent.mkdir(parents=True, exist_ok=True)
-    new = not table.is_file()
-    with table.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Row)], lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(asdict(row))
 
 
 if __name__ == "__main__":
