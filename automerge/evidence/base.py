@@ -27,9 +27,9 @@ class Kind:
     """One kind of evidence; a new `version` means that the same input gives different numbers.
 
     `elements` counts the numbers it may have for a tensor of some shape, in float32; `of` says, by
-    name, which tensors may have any. `at` says
-    whose weights it is computed at: the source's own, or the base's, on the source's text.
-    `together` says that a tensor's evidence depends on other tensors: all are gathered at once.
+    name, which tensors may have any. `at` says whose weights it is computed at: the source's own,
+    or the base's, on the source's text. `together` says that a tensor's evidence depends on other
+    tensors: all are gathered at once.
     """
 
     name: str
