@@ -17,6 +17,7 @@ from automerge.methods.cart import CART
 from automerge.methods.check import check_recipe
 from automerge.methods.emr_uni import EMR_UNI
 from automerge.methods.ewr import EWR
+from automerge.methods.ext_sub import EXT_SUB
 from automerge.methods.fisher import FISHER
 from automerge.methods.fisher_mask_nodes import FISHER_MASK_NODES
 from automerge.methods.geometric_median import GEOMETRIC_MEDIAN
@@ -119,6 +120,7 @@ OWN = (
     ISO_C,
     ISO_CTS,
     OPCM,
+    EXT_SUB,
     REGMEAN,
     MATS,
     FISHER,

@@ -290,6 +290,25 @@ def opcm_of_a_stack(base, sources, each, knobs):
     return base + knobs["lambda"] * merged * norm / np.linalg.norm(merged)
 
 
+def ext_sub(base, sources, each, knobs, uniforms):
+    """Row by row; a row that only one of two sources changed has nothing in common with it."""
+    expert, *others = (x - base for x in sources)
+    merged = each[0]["weight"] * expert
+    for k, other in zip(each[1:], others, strict=True):
+        rows = other.reshape(-1, other.shape[-1] if other.ndim else 1)
+        extracted = []
+        for plus, minus in zip(expert.reshape(rows.shape), rows, strict=True):
+            lengths = np.linalg.norm(plus), np.linalg.norm(minus)
+            if 0 in lengths:
+                extracted.append(minus)
+                continue
+            common = plus / lengths[0] + minus / lengths[1]
+            common = common / max(np.linalg.norm(common), 1e-300)
+            extracted.append(minus - np.dot(minus, common) * common)
+        merged = merged - k["weight"] * np.reshape(extracted, other.shape)
+    return base + knobs["lambda"] * merged
+
+
 def off_subspace(merged, vector, alpha):
     if not merged.any():
         return vector
@@ -306,7 +325,7 @@ LITERATURE: Mapping[str, Oracle] = {
     f.__name__: f
     for f in (
         *(consensus, magmax, emr_uni, geometric_median, pcb, widen, iso_c, iso_cts, tsv_m, cart),
-        *(star, opcm),
+        *(star, opcm, ext_sub),
     )
 } | {
     "varm": squared_shares,

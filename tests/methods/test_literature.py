@@ -365,6 +365,27 @@ def test_widen_without_calibration_shares_by_softmax_of_ranks():
     close(merged, source)
 
 
+# Ext-Sub
+
+
+def test_ext_sub_takes_from_a_source_nothing_that_it_shares_with_the_expert():
+    base, expert, other = many(3, 6, 9)
+    merged = merge("ext_sub", base, expert, other)
+    ones = [(m - base) / (m - base).norm(dim=1, keepdim=True) for m in (expert, other)]
+    assert ((expert - merged).double() * sum(ones)).sum(1).abs().max() < 1e-12
+    assert (merged - expert).norm() > 0.1
+    close(merge("ext_sub", base, expert, base + 3 * (expert - base)), expert)
+
+
+def test_ext_sub_subtracts_all_of_what_has_nothing_in_common_with_the_expert():
+    base, expert, other = many(3, 6, 9)
+    opposite = base - 2 * (expert - base)
+    close(merge("ext_sub", base, expert, opposite), expert - (opposite - base))
+    expert[0], other[1] = base[0], base[1]
+    merged = merge("ext_sub", base, expert, other)
+    close(merged[:2], (expert - (other - base))[:2])
+
+
 # Singular values
 
 

@@ -15,6 +15,7 @@ from automerge.recipe import Recipe
 from tests.checkpoints.models import llama, perturb, save
 from tests.methods.dataless import DATALESS
 from tests.methods.oracles import ties
+from tests.methods.oracles_literature import LITERATURE
 
 RECIPES = {p.stem: p for p in sorted((Path(__file__).parents[2] / "docs/recipes").glob("*.yaml"))}
 N_LAYERS = 3
@@ -66,6 +67,12 @@ def pem_multitask(name, base, one, other):
     return base + 0.5 * (one - base) + (1 - 0.5) * (other - base)
 
 
+def ext_sub(name, base, expert, toxic):
+    arrays = (base.numpy(), expert.numpy(), toxic.numpy())
+    each = [{"weight": 1.0}] * 2
+    return torch.from_numpy(LITERATURE["ext_sub"](arrays[0], arrays[1:], each, {"lambda": 1}, ()))
+
+
 def independent(name, one, other):
     """Of models that are in the same order already; tests/merging/test_alignment.py has others."""
     return (one + other) / 2
@@ -89,6 +96,7 @@ FORMULAS = {
         chat_vector,
         pem_unlearn,
         pem_multitask,
+        ext_sub,
         independent,
         consensus_ties,
     )
