@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 N_SOURCES, N_LAYERS = 3, 24
 """What a space is shown for where the file says nothing of models."""
 PAIR = 2
-"""The number of sources that swap layers."""
+"""The number of sources that swap layers, or change places at one."""
 UNKNOWN = "unknown"
 """Stands for what a space file does not say of a study."""
 
@@ -44,7 +44,7 @@ def show_space(named: str, n_sources: int | None, n_layers: int | None, console:
     Args:
         named: the name of a space that ships with the package, a space file, or a study's.
         n_sources: of how many sources, where it is a space file; None for `N_SOURCES`, or two
-            where they swap layers.
+            where they swap layers or cross over.
         n_layers: of how many layers; None for as many as the study's base has, or `N_LAYERS`.
         console: prints it.
 
@@ -92,7 +92,7 @@ def list_spaces(folder: Path | None, console: Console) -> None:
         sizes = f"{max(branch.dimension for branch in space.branches):>5} dimensions"
         say(console, f"{path.stem:<14} {sizes}  {purpose(path.read_text(encoding='utf-8'))}")
         pairs |= len(space.sources) == PAIR
-    but = f" ({PAIR} where they swap layers)" if pairs else ""
+    but = f" ({PAIR} where they swap layers or cross over)" if pairs else ""
     say(console, f"for {N_SOURCES} sources{but} and {N_LAYERS} layers")
 
 
@@ -121,8 +121,9 @@ def _around(path: Path, n_sources: int | None = None) -> StudyConfig:
             "search": {"space": str(path.absolute())},
         }
     )
-    swaps = config.search.layers.swap and n_sources is None
-    return _around(path, PAIR) if swaps else config
+    layers = config.search.layers
+    pairs = (layers.swap or layers.crossing) and n_sources is None
+    return _around(path, PAIR) if pairs else config
 
 
 def _n_layers(config: StudyConfig) -> int | None:

@@ -96,13 +96,15 @@ class Experts(Section):
 class Layers(Section):
     """How many neighbouring layers a merge may drop or repeat, or whether sources swap theirs.
 
-    Or paths are searched: a path leads through the layers of all sources, laid out `rounds` times.
-    Or layers have experts, as `mixture` says, or fewer than the models', as `experts` says.
+    Or two sources change places at a layer, by `crossing`. Or paths are searched: a path leads
+    through the layers of all sources, laid out `rounds` times. Or layers have experts, as `mixture`
+    says, or fewer than the models', as `experts` says.
     """
 
     drop: int = unsafe(0, ge=0, le=1000)
     repeat: int = unsafe(0, ge=0, le=1000)
     swap: bool = unsafe(False)
+    crossing: bool = unsafe(False)
     rounds: int = unsafe(0, ge=0, le=16)
     scale: float = unsafe(1.0, ge=1, le=8)
     longest: int | None = unsafe(None, ge=1, le=1000)
@@ -242,6 +244,7 @@ class Search(Section):
             drop=self.layers.drop,
             repeat=self.layers.repeat,
             swap=self.layers.swap,
+            crossing=self.layers.crossing,
             mixture=None
             if mixture is None
             else MixtureSettings(mixture.chosen(evidence), mixture.per_token, mixture.dense),

@@ -12,7 +12,8 @@ from automerge.errors import ConfigError, Fault
 from automerge.recipe import CALIBRATED_BY, DEFAULT, Profile, canonical, is_zone
 from automerge.space import deviations
 from automerge.space.calibration import Calibration
-from automerge.space.checks import WEIGHT, model_faults, settings_faults, swap_faults, takes_noise
+from automerge.space.checks import WEIGHT, model_faults, pair_faults, settings_faults, takes_noise
+from automerge.space.crossing import Crossing
 from automerge.space.declarations import KnobDeclaration, MethodDeclaration
 from automerge.space.experts import Experts, expert_faults
 from automerge.space.flow import MANY, Flow, usual_longest
@@ -64,7 +65,7 @@ def build_space(
     sources = tuple(sources)
     faults = [*model_faults(base, sources), *settings_faults(settings, n_layers, methods)]
     if not faults:
-        faults += swap_faults(settings, sources)
+        faults += pair_faults(settings, sources)
         trained = [source for source in sources if source not in settings.noise]
         states = settings.evidence.get(mixture.EVIDENCE, {})
         routing = settings.evidence.get(expert_groups.EVIDENCE, {})
@@ -98,7 +99,7 @@ def build_space(
 
 def _structure(
     settings: SpaceSettings, sources: tuple[str, ...], n_layers: int
-) -> Structure | Swap | Flow | Mixtures | Experts | None:
+) -> Structure | Swap | Crossing | Flow | Mixtures | Experts | None:
     """Return how layers are searched; None where they are not."""
     trained = tuple(source for source in sources if source not in settings.noise)
     if settings.mixture is not None:
@@ -118,9 +119,9 @@ def _structure(
         many = settings.rounds * len(sources) * n_layers > MANY
         network = many if settings.network is None else settings.network
         return Flow(n_layers, sources, settings.rounds, settings.scale, longest, network)
-    if settings.swap:
+    if settings.swap or settings.crossing:
         first, second = sources
-        return Swap(n_layers, (first, second))
+        return (Swap if settings.swap else Crossing)(n_layers, (first, second))
     if settings.drop or settings.repeat:
         return Structure(n_layers, settings.drop, settings.repeat, trained)
     return None

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from automerge.errors import nearest
 from automerge.recipe import COMPONENTS, DEFAULT, ROUTED, canonical, is_selector, is_zone
+from automerge.space.crossing import can_cross
 from automerge.space.declarations import KnobDeclaration, MethodDeclaration
 from automerge.space.settings import Groups, Knots, SpaceSettings
 
@@ -44,10 +45,12 @@ def model_faults(base: str, sources: Sequence[str]) -> Iterator[str]:
         yield f"{base!r} is the base and a source: its task vector is zero; remove the source"
 
 
-def swap_faults(settings: SpaceSettings, sources: Sequence[str]) -> Iterator[str]:
-    """Yield what is wrong with the sources of a search that swaps their layers."""
+def pair_faults(settings: SpaceSettings, sources: Sequence[str]) -> Iterator[str]:
+    """Yield what is wrong with the sources of a search that takes two of them."""
     if settings.swap and (len(sources) != 2 or settings.noise):
         yield f"layers are swapped between two fine-tunes; got {', '.join(sources)}"
+    if settings.crossing and (len(sources) != 2 or settings.noise):
+        yield f"two fine-tunes cross over at a layer; got {', '.join(sources)}"
 
 
 def settings_faults(
@@ -68,9 +71,16 @@ def settings_faults(
         for name in settings.methods:
             if name in methods and all(knob.name != WEIGHT for knob in methods[name].knobs):
                 yield f"layers are swapped by weights, which {name} lacks; remove it, or swap"
-    others = settings.drop or settings.repeat or settings.swap or settings.rounds
+    if settings.crossing:
+        if settings.drop or settings.repeat or settings.swap:
+            yield "sources cross over in the base's layers; remove drop, repeat and swap, or it"
+        for name in settings.methods:
+            if name in methods and not can_cross(methods[name]):
+                yield f"{name} has no weights that two sources exchange; remove it, or crossing"
+    changed = settings.drop or settings.repeat or settings.rounds
+    others = changed or settings.swap or settings.crossing
     if settings.mixture is not None and others:
-        yield "a mixture of experts has the base's layers; remove drop, repeat, swap and rounds"
+        yield "a mixture of experts has the base's layers; remove all else of layers, or mixture"
     if settings.experts is not None and (others or settings.mixture is not None):
         yield "experts are merged in the base's layers; remove experts, or all else of layers"
     yield from _flow_faults(settings, n_layers, methods)
@@ -107,7 +117,7 @@ def _flow_faults(
         if settings.scale != 1 or settings.longest is not None or settings.network is not None:
             yield "scale, longest and network are those of a path; add rounds, or remove them"
         return
-    if settings.drop or settings.repeat or settings.swap:
+    if settings.drop or settings.repeat or settings.swap or settings.crossing:
         yield "a path leaves out, repeats and swaps layers itself; remove rounds, or the others"
     if settings.longest is not None and settings.longest < n_layers:
         yield f"a path may be the whole of a model, {n_layers} layers; got {settings.longest}"

@@ -58,6 +58,7 @@ class SpaceSettings:
         longest: the most layers of a path; None for half as many again as a model has.
         network: whether a network says which layers a path has; None for where there are many.
         swap: whether the bottom and top layers of one of two sources are put around the other's.
+        crossing: whether two sources change places above a layer.
         mixture: what of mixtures of experts is searched; None where they are not.
         experts: how many experts of mixtures are kept; None where that is not searched.
         seed: decides the random masks of seeded methods, the same for every recipe.
@@ -85,6 +86,7 @@ class SpaceSettings:
     repeat: int
     seed: int
     swap: bool = False
+    crossing: bool = False
     mixture: MixtureSettings | None = None
     experts: ExpertSettings | None = None
     rounds: int = 0

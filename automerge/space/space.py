@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from automerge.arrays import Bools, Floats, Indices
 from automerge.recipe import Coordinate, Recipe, Value
 from automerge.space.calibration import Calibration
+from automerge.space.crossing import Crossing
 from automerge.space.experts import Experts
 from automerge.space.flow import Flow
 from automerge.space.method import METHOD, Choose, MethodSpace
@@ -61,7 +62,7 @@ class Space:
     n_layers: int
     methods: Mapping[str, MethodSpace]
     dtype: str | None = None
-    structure: Structure | Swap | Flow | Mixtures | Experts | None = None
+    structure: Structure | Swap | Crossing | Flow | Mixtures | Experts | None = None
     noise: tuple[str, ...] = ()
     calibration: Calibration | None = None
 

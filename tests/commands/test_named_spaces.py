@@ -14,7 +14,7 @@ from automerge.space.named import NAMED
 from automerge.store.store import Store
 from automerge.trial import Measured
 
-PAIRS = ("slerp_pair", "swap")
+PAIRS = ("slerp_pair", "swap", "crossover")
 """Spaces for two sources."""
 
 

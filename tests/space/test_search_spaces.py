@@ -35,6 +35,7 @@ def test_there_are_ready_spaces():
         "by_group",
         "checkpoints",
         "components",
+        "crossover",
         "dataflow",
         "density_depth",
         "depth",

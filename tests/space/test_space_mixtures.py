@@ -145,7 +145,7 @@ def test_what_is_fixed_has_no_dimension():
 @pytest.mark.parametrize(
     ("mixture", "changes", "message"),
     [
-        (MixtureSettings(GATES), {"drop": 1}, "has the base's layers; remove drop, repeat, swap"),
+        (MixtureSettings(GATES), {"drop": 1}, "has the base's layers; remove all else of layers"),
         (MixtureSettings(GATES, 4), {}, "a token passes at most all 3 experts; got 4"),
         (MixtureSettings(GATES), {"noise": ("code", "chat")}, "2 experts or more; got maths"),
     ],
