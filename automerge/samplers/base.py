@@ -26,22 +26,43 @@ class Slopes:
 
 
 @dataclass(frozen=True, slots=True)
+class Members:
+    """What is known of the members of a goal that is a group.
+
+    Attributes:
+        losses: one per member, to be minimised; NaN where one was not measured. The group's loss is
+            their mean, or the largest of them.
+        errors: the standard error of each.
+        worst: whether the largest counts, not the mean.
+        slopes: of each member's smooth loss; None where none was measured.
+    """
+
+    losses: tuple[float, ...]
+    errors: tuple[float, ...]
+    worst: bool
+    slopes: tuple[Slopes | None, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Told:
     """What is known of a measured trial.
 
     Attributes:
         losses: one per goal, to be minimised.
         errors: the standard error of each loss; 0 where it is exact, None where nothing is known.
-        slopes: of each goal's smooth loss, None for a goal without one; None where none was
-            measured.
+        slopes: of each goal's smooth loss, None for a goal without one and for groups, whose
+            members have theirs; None where none was measured.
         known: whether each loss was measured. One that was not stands for all that were told: their
             mean, with their standard deviation as its error. None: all were.
+        members: of each goal that is a group, the same ones in every trial; None for the others.
+            Empty where there is no group. Violated constraints do not count in them.
     """
 
     losses: tuple[float, ...]
     errors: tuple[float, ...] | None = None
     slopes: tuple[Slopes | None, ...] | None = None
     known: tuple[bool, ...] | None = None
+    members: tuple[Members | None, ...] = ()
 
     @property
     def is_finite(self) -> bool:

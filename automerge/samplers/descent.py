@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from scipy import optimize
 from threadpoolctl import ThreadpoolController
 
-from automerge.arrays import Floats, Indices
+from automerge.arrays import Floats
 from automerge.items import SLOPE_PASSES
 from automerge.pareto import nondominated
 from automerge.recipe import uniform_average
 from automerge.samplers.base import Sampler, Told
-from automerge.samplers.gp import GpSampler
-from automerge.samplers.gradient_process import (
-    Surrogate,
-    best_hyperparameters,
-    fit,
-    relative_lengths,
+from automerge.samplers.goals import (
+    MIN_MEASURED,
+    GoalModel,
+    Shape,
+    calibrated,
+    near,
+    part_losses,
+    part_slopes,
+    shape_of,
 )
+from automerge.samplers.gp import GpSampler
+from automerge.samplers.region import Region
 from automerge.space import Branch, Space
 from automerge.trial import Params
 
-MAX_ROWS = 1500
-"""Slopes a surrogate is made from at most, points times coordinates: it costs their cube."""
-MAX_FIT_ROWS = 500
-"""The same where hyperparameters are chosen."""
 STEP, MIN_STEP, MAX_STEP = 0.6, 0.15, 3.0
 """How far a coordinate may go at first from a point that was measured, and the limits of that, in
 prior standard deviations."""
@@ -63,20 +63,6 @@ MIN_AGREEING, MIN_CORRELATION = 8, 0.1
 surrogate, or the Gaussian process gets most of the proposals."""
 
 
-@dataclass
-class _Branch:
-    """What is known of one region: points (roles,), slopes (objectives, smooth roles) at them."""
-
-    points: list[Floats] = field(default_factory=list)
-    slopes: list[Floats] = field(default_factory=list)
-    losses: list[Floats] = field(default_factory=list)
-    noisier: list[float] = field(default_factory=list)
-    smooth: Indices | None = None
-    step: float = STEP
-    fitted: tuple[int, list[tuple[float, float]]] = (0, [])
-    surrogates: tuple[int, list[Surrogate]] | None = None
-
-
 class DescentSampler(Sampler):
     """Follows slopes from the uniform average, with one model of each loss for all directions.
 
@@ -84,7 +70,8 @@ class DescentSampler(Sampler):
     process per loss learns from all of them (`gradient_process`), so what was seen on the way to
     one trade-off serves the others. Directions take turns: all objectives alike, then two of each
     objective alone and any mixtures. A proposal minimises its direction's mixture of losses within
-    a step of a point that was measured. Later most proposals are such minima, measured without
+    a step of a point that was measured; a group has a process for each of its members, from which
+    the group's loss follows (`goals`). Later most proposals are such minima, measured without
     slopes on all items. Some are left to `gp`, which sees the true objectives only: where losses
     rank recipes badly, or there are none, it gets most.
     """
@@ -94,7 +81,7 @@ class DescentSampler(Sampler):
         self._n = n_objectives
         self._seed = seed
         self._inner = GpSampler(space, n_objectives, seed, budget)
-        self._by_branch: dict[int, _Branch] = {}
+        self._by_branch: dict[int, Region] = {}
         self._wanted: dict[int, float] = {}
         """The share of items that each proposal is to have slopes on."""
         self._without = 0
@@ -110,6 +97,10 @@ class DescentSampler(Sampler):
         self._losses: dict[int, tuple[int, Floats]] = {}
         """Of every trial the number of its branch, and its losses."""
         self._errors: dict[int, Floats] = {}
+        self._shape: Shape | None = None
+        """How the goals are made of parts; None before anything was told."""
+        self._parts: dict[int, Floats] = {}
+        """Of every trial the losses of all parts, and their errors: (parts, 2)."""
         self._steps: dict[int, tuple[Floats, Floats]] = {}
         """Where each proposal that is being measured came from, and its weights of the losses."""
         self._directions: dict[int, tuple[float, ...]] = {}
@@ -168,19 +159,17 @@ class DescentSampler(Sampler):
         if not known.points or not own:
             return []
         points = np.array([self._positions[n] for n in own])
-        near = _distances(points, np.array(known.points)).min(axis=1) <= known.step
-        ranges = self._ranges(known, self._values(known))
-        totals = sum(
-            surrogate.value(points) / span
-            for surrogate, span in zip(self._surrogates(known), ranges, strict=True)
-        )
-        order = np.argsort(np.where(near, totals, np.inf), kind="stable")
+        close = _distances(points, np.array(known.points)).min(axis=1) <= known.step
+        model = self._model(branch)
+        ranges = self._ranges(known, model, model.values(np.array(known.points)))
+        totals = (model.values(points) / ranges).sum(axis=1)
+        order = np.argsort(np.where(close, totals, np.inf), kind="stable")
         return [own[int(i)] for i in order]
 
     def _share(self, params: Params) -> float:
         """Few items where slopes of the branch had little noise so far."""
         branch = self._space.branches.index(self._space.branch(params))
-        known = self._by_branch.get(branch, _Branch())
+        known = self._by_branch.get(branch, Region(STEP))
         noises = [noise for _, noise in known.fitted[1]]
         known_well = known.fitted[0] >= MIN_FITTED and np.median(noises) <= LITTLE_NOISE
         return FEW if known_well else MANY
@@ -195,17 +184,19 @@ class DescentSampler(Sampler):
         errors = np.nan_to_num(np.array(told.errors or (0.0,) * self._n), posinf=0.0)
         self._losses[number] = branch, np.array(told.losses)
         self._errors[number] = errors
+        self._shape = self._shape or shape_of(told)
+        self._parts[number] = part_losses(told)
         position = self._scaled(self._space.position(params)[: len(self._space.roles)])
         self._positions[number] = position
         if len(self._space.recipe(params).sources) == len(self._space.branches[branch].models):
             self._whole.add(number)
         if number not in self._wanted:
             return
-        slopes = told.slopes
-        if slopes is None or any(slope is None or not slope.by_role for slope in slopes):
+        slopes = part_slopes(told)
+        if any(slope is None or not slope.by_role for slope in slopes):
             self._without += 1
             return
-        known = self._by_branch.setdefault(branch, _Branch())
+        known = self._by_branch.setdefault(branch, Region(STEP))
         rows: list[Mapping[str, float]] = [slope.by_role for slope in slopes if slope is not None]
         roles = [role for role in self._space.roles if all(role in row for row in rows)]
         smooth = np.array([self._space.columns[role] for role in roles])
@@ -227,7 +218,6 @@ class DescentSampler(Sampler):
             known.step = min(max(known.step, MIN_STEP), MAX_STEP)
         known.points.append(position)
         known.slopes.append(found * self._space.scales[smooth])
-        known.losses.append(np.array(told.losses))
         known.noisier.append(MANY / self._wanted[number])
 
     def _move(self) -> Literal["descend", "settle", "gp"]:
@@ -255,10 +245,8 @@ class DescentSampler(Sampler):
                 continue
             points = np.array([self._positions[n] for n in own])
             losses = np.array([self._losses[n][1] for n in own])
-            found = [
-                _correlation(surrogate.value(points), losses[:, j])
-                for j, surrogate in enumerate(self._surrogates(known))
-            ]
+            values = self._model(number).values(points)
+            found = [_correlation(values[:, j], losses[:, j]) for j in range(self._n)]
             if np.mean(found) + 2 / math.sqrt(len(own) * self._n) < MIN_CORRELATION:
                 return False
         return True
@@ -273,7 +261,7 @@ class DescentSampler(Sampler):
             return self._start(branch, rng)
         direction = self._direction(rng)
         self._directions[trial] = tuple(direction.tolist())
-        start, at, weights = self._minimum(known, direction)
+        start, at, weights = self._minimum(number, direction)
         self._steps[trial] = start, weights
         if (np.abs(at - np.array(known.points)).max(axis=1) < JITTER / 2).any():
             at = at + JITTER * rng.standard_normal(at.shape)
@@ -345,54 +333,36 @@ class DescentSampler(Sampler):
         chosen = np.eye(n)[other] if other < n else rng.dirichlet(np.ones(n))
         return np.asarray(FAVOUR * chosen + (1 - FAVOUR) * even)
 
-    def _surrogates(self, known: _Branch) -> list[Surrogate]:
-        """A surrogate per objective, of the latest points that there is room for."""
-        assert known.smooth is not None
-        n = len(known.points)
-        if known.surrogates is not None and known.surrogates[0] == n:
-            return known.surrogates[1]
-        points, slopes = np.array(known.points), np.array(known.slopes)
-        noisier = np.array(known.noisier)
-        size = len(known.smooth)
-        relative = relative_lengths(slopes, known.smooth, points.shape[1])
-        if n >= 1.3 * known.fitted[0]:
-            rows = slice(-max(2, MAX_FIT_ROWS // size), None)
-            targets = [slopes[rows, j] for j in range(self._n)]
-            known.fitted = (
-                n,
-                best_hyperparameters(points[rows], targets, known.smooth, relative, noisier[rows]),
-            )
-        rows = slice(-max(4, MAX_ROWS // size), None)
-        found = [
-            fit(
-                points[rows], slopes[rows, j], known.smooth, length * relative, noise, noisier[rows]
-            )
-            for j, (length, noise) in enumerate(known.fitted[1])
-        ]
-        known.surrogates = n, found
-        return found
+    def _model(self, branch: int) -> GoalModel:
+        """What the surrogates of a branch say of the goals; groups' members by what was measured
+        near its slopes."""
+        known = self._by_branch[branch]
+        surrogates = known.surrogates()
+        assert self._shape is not None
+        own = [n for n, (b, _) in self._losses.items() if b == branch]
+        positions = np.array([self._positions[n] for n in own])
+        distances = _distances(positions, np.array(known.points)).min(axis=1)
+        close = near(distances, known.step, MIN_MEASURED + 1)
+        points = positions[close]
+        scale = calibrated(
+            self._shape,
+            np.stack([surrogate.value(points) for surrogate in surrogates], axis=1),
+            np.array([self._parts[n] for n in own])[close],
+            np.linalg.norm(known.slopes[0], axis=1),
+        )
+        return GoalModel(self._shape, surrogates, scale)
 
-    def _values(self, known: _Branch) -> Floats:
-        """What the surrogates say of the points measured, (n, objectives)."""
-        points = np.array(known.points)
-        return np.stack([s.value(points) for s in self._surrogates(known)], axis=1)
-
-    def _minimum(self, known: _Branch, direction: Floats) -> tuple[Floats, Floats, Floats]:
+    def _minimum(self, branch: int, direction: Floats) -> tuple[Floats, Floats, Floats]:
         """The least mixture of losses within a step of the best points measured.
 
         Returns:
-            The point measured, the one found, and the losses' weights.
+            The point measured, the one found, and the weights of the parts' losses there.
         """
-        points, values = np.array(known.points), self._values(known)
-        surrogates = self._surrogates(known)
-        shares = direction / self._ranges(known, values)
+        known, model = self._by_branch[branch], self._model(branch)
+        points = np.array(known.points)
+        values = model.values(points)
+        shares = direction / self._ranges(known, model, values)
         totals = values @ shares
-
-        def mixture(at: Floats) -> tuple[float, Floats]:
-            row = at[None]
-            value = sum(w * s.value(row)[0] for w, s in zip(shares, surrogates, strict=True))
-            slope = sum(w * s.slope(row)[0] for w, s in zip(shares, surrogates, strict=True))
-            return float(value), np.asarray(slope)
 
         low, high = self._scaled(np.zeros(points.shape[1])), self._scaled(np.ones(points.shape[1]))
         best: tuple[Floats, Floats] = points[0], points[0]
@@ -402,17 +372,24 @@ class DescentSampler(Sampler):
                 [np.maximum(start - known.step, low), np.minimum(start + known.step, high)], 1
             )
             found = optimize.minimize(
-                mixture, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": 50}
+                model.mixture,
+                start,
+                args=(shares,),
+                jac=True,
+                bounds=bounds,
+                method="L-BFGS-B",
+                options={"maxiter": 50},
             )
             if found.fun < least:
                 best, least = (start, np.array(found.x)), float(found.fun)
-        return *best, shares
+        return *best, shares @ model.jacobian(best[1][None])[0]
 
-    def _ranges(self, known: _Branch, values: Floats) -> Floats:
+    def _ranges(self, known: Region, model: GoalModel, values: Floats) -> Floats:
         """What a loss of 1 is worth for each objective: their ranges among the best points."""
         front = values[nondominated(values)]
         spread = front.max(axis=0) - front.min(axis=0)
-        steepness = np.linalg.norm(np.array(known.slopes)[0], axis=1)
+        first = model.jacobian(known.points[0][None])[0] @ known.slopes[0]
+        steepness = np.linalg.norm(first, axis=1)
         usable = len(front) > 1 and len(values) > self._n
         found = np.where(usable & (spread > 0), spread, np.where(steepness > 0, steepness, 1.0))
         return np.asarray(found)

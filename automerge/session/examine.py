@@ -15,7 +15,7 @@ from automerge.files.known import remember
 from automerge.items import POOL_SHARES, Sealed, StudyItems
 from automerge.recipe import BASE, CALIBRATED_BY
 from automerge.session.folder import COPIES, SAMPLES
-from automerge.session.groups import group_objectives
+from automerge.session.groups import group_objectives, with_smooth_groups
 from automerge.session.panel import study_panel
 from automerge.session.resume import reference_of
 from automerge.session.workers import scoring_dtype
@@ -138,10 +138,11 @@ def examine(config: StudyConfig, run: Path, note: Callable[[str], None]) -> Exam
         held_out = {task.name for task in config.tasks if task.held_out}
         split = preflight.cut(tasks, SplitPlan(fractions, caps), held_out)
         dtype = scoring_dtype(config, models.dtype)
+        groups = group_objectives(config, tasks)
         inputs = Inputs(
             objectives=(
                 *(replace(o, held_out=o.name in held_out) for o in tasks.objectives),
-                *group_objectives(config, tasks),
+                *groups,
             ),
             items=StudyItems(
                 split.items("search"), split.items("select"), Sealed(split.items("test"))
@@ -153,7 +154,9 @@ def examine(config: StudyConfig, run: Path, note: Callable[[str], None]) -> Exam
             dtype=models.dtype,
             tasks=dict(tasks.digests()),
             evidence=_evidence(config, models),
-            smooth=tuple(tasks.smooth) if isinstance(tasks, SmoothTasks) else (),
+            smooth=with_smooth_groups(
+                tasks.smooth if isinstance(tasks, SmoothTasks) else (), groups
+            ),
             generated=tuple(tasks.generated) if isinstance(tasks, GeneratingTasks) else (),
             warnings=(*models.warnings, *split.notes, *tasks.warnings(split)),
             score_commands=tuple(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 from automerge.config import StudyConfig
 from automerge.config.sections import Group
 from automerge.errors import Fault, PreflightError
@@ -24,6 +26,12 @@ def group_objectives(config: StudyConfig, tasks: OpenTasks) -> tuple[Objective, 
     if faults:
         raise PreflightError(faults)
     return tuple(_objective(group, by_name) for group in config.groups)
+
+
+def with_smooth_groups(smooth: Collection[str], groups: Sequence[Objective]) -> tuple[str, ...]:
+    """Return the objectives that have a smooth loss, and the groups all of whose members have."""
+    found = (g.name for g in groups if all(member in smooth for member in g.members))
+    return (*smooth, *found)
 
 
 def _faults(group: Group, by_name: dict[str, Objective], tasks: OpenTasks) -> list[str]:

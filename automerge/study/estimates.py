@@ -15,6 +15,7 @@ from automerge.estimation.gate import ERRORS, LEVEL
 from automerge.estimation.intervals import interval
 from automerge.estimation.scoreboard import Scoreboard
 from automerge.objective import (
+    EXTREMES,
     Estimate,
     ItemScores,
     Objective,
@@ -23,7 +24,7 @@ from automerge.objective import (
     losses,
     of_members,
 )
-from automerge.samplers.base import Slopes, Told
+from automerge.samplers.base import Members, Slopes, Told
 from automerge.space import Space
 from automerge.study.watch import Scored
 from automerge.trial import (
@@ -268,11 +269,38 @@ class Estimates:
         own = losses(self._objectives, values)
         missed = self._missed(measured)
         partly = None if all(known) else known
+        members = self._members(trial, measured, found)
         if not missed:
-            return Told(own, errors, slopes, partly)
+            return Told(own, errors, slopes, partly, members)
         ranges = (self._range(objective.name) for objective in searched)
         penalised = (x + PENALTY * missed * s for x, s in zip(own, ranges, strict=True))
-        return Told(tuple(penalised), errors, slopes, partly)
+        return Told(tuple(penalised), errors, slopes, partly, members)
+
+    def _members(
+        self, trial: Trial, measured: Mapping[str, Estimate], found: Mapping[str, Slope]
+    ) -> tuple[Members | None, ...]:
+        """Return what is known of the members of each goal; nothing where no goal is a group."""
+        searched = goals(self._objectives)
+        if not any(o.members for o in searched):
+            return ()
+        params = trial.params if found else None
+        return tuple(
+            Members(
+                tuple(group.loss(measured[m].value) / self._unit(group, m) for m in group.members),
+                tuple(measured[m].stderr / self._unit(group, m) for m in group.members),
+                group.aggregation in EXTREMES,
+                None
+                if params is None
+                else tuple(self._slopes(params, found.get(m)) for m in group.members),
+            )
+            if group.members
+            else None
+            for group in searched
+        )
+
+    def _unit(self, group: Objective, member: str) -> float:
+        """Return what a member's values are divided by in a group."""
+        return self._experts[member] if group.relative else 1.0
 
     def _any(self, objective: str) -> Estimate:
         """Return the mean and the standard deviation of the values of all trials."""

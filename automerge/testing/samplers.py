@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from automerge.recipe import single, uniform_average
-from automerge.samplers.base import Sampler, SamplerFactory, Slopes, Told
+from automerge.samplers.base import Members, Sampler, SamplerFactory, Slopes, Told
 from automerge.space import Space
 from automerge.testing.spaces import losses, slopes, space
 from automerge.trial import Params
@@ -40,6 +40,20 @@ def measured(space: Space, params: Params, n_objectives: int, with_slopes: bool 
     rows = slopes(space, params, n_objectives)
     found = (Slopes(value, row) for value, row in zip(values, rows, strict=True))
     return Told(tuple(values), errors, tuple(found))
+
+
+def of_group(space: Space, params: Params, worst: bool, with_slopes: bool = False) -> Told:
+    """Return what a sampler is told where the first of two goals is a group of two others."""
+    found = measured(space, params, 3, with_slopes)
+    losses, errors, slopes = found.losses, found.errors or (), found.slopes
+    members = Members(losses[:2], errors[:2], worst, slopes and slopes[:2])
+    loss = max(losses[:2]) if worst else sum(losses[:2]) / 2
+    return Told(
+        (loss, losses[2]),
+        (max(errors[:2]), errors[2]),
+        slopes and (None, slopes[2]),
+        members=(members, None),
+    )
 
 
 def drive(
@@ -267,6 +281,22 @@ class SamplerLaws:
             assert propose(kind, told)[0] == asked, kind
             if not wanted:  # The worst slopes were nothing to it, and it never gets any.
                 break
+
+    @pytest.mark.parametrize("worst", [False, True])
+    def test_a_goal_may_be_a_group(self, make: SamplerFactory, worst: bool) -> None:
+        def propose() -> list[Params]:
+            sampler = make(SPACE, 2, 0, TRIALS)
+            asked = []
+            for number in range(TRIALS):
+                asked.append(sampler.ask(number))
+                wanted = sampler.wants_slopes(number) > 0
+                sampler.tell(number, asked[-1], of_group(SPACE, asked[-1], worst, wanted))
+                assert SPACE.active(asked[-1])
+            return asked
+
+        asked = propose()
+        assert len({repr(params) for params in asked}) > TRIALS // 2
+        assert propose() == asked
 
     def test_trials_nobody_asked_for_may_be_told(self, make: SamplerFactory) -> None:
         sampler = make(SPACE, 2, 0, 12)

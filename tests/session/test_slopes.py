@@ -8,7 +8,9 @@ import pytest
 
 from automerge.config import load_config
 from automerge.methods import METHODS
+from automerge.objective import Objective
 from automerge.recipe import BASE
+from automerge.session.groups import with_smooth_groups
 from automerge.session.slopes import in_words, obstacle, wanted
 from automerge.space import build_space
 from automerge.testing.studies import plain_record
@@ -62,3 +64,15 @@ def test_a_chosen_sampler_follows_what_it_can():
     config, space = study(sampler="gp")
     assert in_words(config, space, some, "gp") is None
     assert not wanted(config, "gp")
+
+
+def test_a_group_has_a_loss_where_all_of_its_members_have_one():
+    group = Objective("g", "a, b", "worst", "none", "maximize", "min_of_means", members=("a", "b"))
+    assert with_smooth_groups(["a", "b"], [group]) == ("a", "b", "g")
+    assert with_smooth_groups(["a"], [group]) == ("a",)
+    config, space = study()
+    members = tuple(replace(o, goal=False) for o in INPUTS.objectives)
+    known = replace(INPUTS, objectives=(*members, group), smooth=("a", "b", "g"))
+    assert obstacle(config, space, known) is None
+    assert in_words(config, space, known, "descent") == "follow g"
+    assert "no usable loss for g" in obstacle(config, space, replace(known, smooth=("a",)))

@@ -14,10 +14,13 @@ from automerge.config import load_config
 from automerge.errors import ConfigError, PreflightError
 from automerge.executors.local import LocalExecutor
 from automerge.objective import Objective, estimate
+from automerge.recipe import uniform_average
+from automerge.report.followed import followed
 from automerge.report.front import front_document
 from automerge.report.html import html_report
 from automerge.report.summary import summarise
 from automerge.samplers import SAMPLERS
+from automerge.samplers.base import Sampler
 from automerge.session.groups import group_objectives
 from automerge.store.read_result import study_result
 from automerge.store.store import Store
@@ -103,6 +106,64 @@ def test_nothing_is_proposed_before_the_units_of_a_group_are_known(tmp_path):
         events = [(event.kind, event.trial) for event in store.events()]
     first_proposal = events.index(("ask", 4))
     assert {("tell", 1), ("tell", 2)} <= set(events[:first_proposal])  # the sources
+
+
+class Listener(Sampler):
+    """Asks for slopes of the uniform average's neighbours, and keeps what it is told."""
+
+    def __init__(self):
+        self.told = {}
+
+    def ask(self, number):
+        at = SPACE.position(SPACE.params(uniform_average(("a", "b"))))
+        at[: len(SPACE.roles)] += 0.01 * (number - 3)
+        return SPACE.at(at)
+
+    def wants_slopes(self, number):
+        return 1.0
+
+    def tell(self, number, params, told):
+        self.told[number] = told
+
+
+@pytest.mark.parametrize("worst", [True, False])
+def test_members_of_a_group_are_told_in_its_unit_with_the_slopes_of_their_losses(tmp_path, worst):
+    group = WORST if worst else replace(WORST, aggregation="mean_of_means")
+    plan, sampler = replace(toy_plan(8), objectives=(*MEMBERS, group)), Listener()
+    with Store(tmp_path, write=True) as store:
+        store.begin(plain_record(plan, ("a", "b"), n_layers=4))
+        context = LocalExecutor(ToyWorker)
+        Driver(store, plan, SPACE, sampler, lambda: context, Unwatched(), lambda: False).run()
+        measured = store.outcomes("search")
+        trials = {trial.number: trial for trial in store.trials()}
+    experts = [sampler.told[n].members[0].losses for n in (1, 2)]
+    assert min(own[0] for own in experts) == min(own[1] for own in experts) == -1
+    with_slopes = 0
+    for number, told in sampler.told.items():
+        (members,) = told.members
+        combine = max if worst else np.mean
+        assert told.losses[0] == pytest.approx(combine(members.losses))
+        deciding = members.errors[int(np.argmax(members.losses))]
+        error = deciding if worst else np.hypot(*members.errors) / 2
+        assert told.errors[0] == pytest.approx(error)
+        assert told.slopes is None or told.slopes == (None,)
+        if members.slopes is not None:
+            with_slopes += 1
+            for name, slopes in zip(group.members, members.slopes, strict=True):
+                kept = measured[number].slopes[name]
+                assert slopes.loss == kept.loss
+                assert slopes.by_role == SPACE.pull_back(trials[number].params, kept.by)
+    assert with_slopes > 2
+
+
+def test_a_study_of_a_group_follows_slopes_of_its_members_and_resumes(tmp_path):
+    whole = run(tmp_path / "whole", 24, sampler="descent")
+    assert sum(trial.trial.slopes > 0 for trial in whole.trials) > 5
+    assert {row.objective for row in followed(whole)} == {"first", "second"}
+    run(tmp_path / "parts", 9, sampler="descent")
+    run(tmp_path / "parts", 17, sampler="descent")
+    again = run(tmp_path / "parts", 24, sampler="descent")
+    assert [t.trial for t in again.trials] == [t.trial for t in whole.trials]
 
 
 def config_of(tmp_path, groups, tasks=("one", "two", "three")):
