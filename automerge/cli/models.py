@@ -58,11 +58,14 @@ def library(
             "--dimensions", help="Leading directions that adapters are compared along.", min=1
         ),
     ] = None,
+    units: Annotated[
+        bool, typer.Option("--units", help="Cluster the ranks of each cluster, as LoRA-LEGO does.")
+    ] = False,
 ) -> None:
     """Merge a pool of LoRA adapters into a few, cluster by cluster, for PEFT's Arrow."""
-    from automerge.commands.library import make_library
+    from automerge.commands.library import Wanted, make_library
 
-    make_library(models, count, rank, dimensions, out, console())
+    make_library(models, Wanted(count, rank, dimensions, units), out, console())
 
 
 def reproduce(

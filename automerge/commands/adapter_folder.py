@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from automerge.checkpoints import Checkpoint, ModelWatch
+    from automerge.checkpoints.adapters.write import Trained
     from automerge.merging.adapter import MergedAdapter
     from automerge.recipe import Recipe
 
@@ -54,7 +55,6 @@ def write_adapter_folder(
     `pinned` is the base as PEFT finds it: a folder, or a hub id with its commit after an @.
     """
     from automerge.checkpoints import alignments
-    from automerge.checkpoints.adapters.write import Trained
     from automerge.config.recipe_file import recipe_text
     from automerge.evidence import EvidenceFolders, cache_folder
     from automerge.merging.adapter import merge_to_adapter
@@ -62,9 +62,6 @@ def write_adapter_folder(
     base = recipe.base or BASE
     used = {name: references[name] for name in dict.fromkeys([base, *recipe.models])}
     aligned = {n: how for n, how in alignments(checkpoints).items() if n in recipe.models}
-    model, _, revision = pinned.partition("@") if not Path(pinned).exists() else (pinned, "", "")
-    classes = checkpoints[base].config.get("architectures") or ()
-    task = "CAUSAL_LM" if any(str(name).endswith(CAUSAL) for name in classes) else None
 
     def texts(found: MergedAdapter) -> Mapping[str, str]:
         plain = json.dumps(asdict(found), indent=2)
@@ -83,13 +80,23 @@ def write_adapter_folder(
             checkpoints,
             base,
             folder,
-            Trained(model, revision or None, task),
+            trained_on(checkpoints[base], pinned),
             rank=how.rank,
             least=how.least,
             texts=texts,
             progress=progress,
             evidence=EvidenceFolders([*evidence, cache_folder()]),
         )
+
+
+def trained_on(base: Checkpoint, pinned: str) -> Trained:
+    """Return what an adapter's configuration says of its base, `pinned` as PEFT finds it."""
+    from automerge.checkpoints.adapters.write import Trained
+
+    model, _, revision = pinned.partition("@") if not Path(pinned).exists() else (pinned, "", "")
+    classes = base.config.get("architectures") or ()
+    task = "CAUSAL_LM" if any(str(name).endswith(CAUSAL) for name in classes) else None
+    return Trained(model, revision or None, task)
 
 
 def in_words(found: MergedAdapter) -> str:

@@ -180,14 +180,16 @@ def test_peft_routes_between_the_clusters(pool, tmp_path):
 def test_the_documented_commands_make_and_load_a_library(pool, tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / "docs/adapters.md").read_text(encoding="utf-8")
     section = page.split("## A library of adapters")[1].split("\n## ")[0]
-    [line], [code] = (
+    lines, [code] = (
         re.findall(rf"^```{kind}\n(.*?)^```", section, re.M | re.S) for kind in ("text", "python")
     )
     monkeypatch.chdir(tmp_path)
     places = {"BASE": "base", "maths": "left", "code": "left-2", "chat": "apart", "prose": "right"}
     for name, own in places.items():
         (tmp_path / name).symlink_to(pool[own])
-    run(line.removeprefix("automerge "))
+    for line in lines:
+        run(line.removeprefix("automerge "))
+    assert [folder.name for folder in (tmp_path / "lego").iterdir()] == ["cluster-1"]
     made: dict[str, Any] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
