@@ -8,14 +8,26 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from automerge.arrays import Floats
-from automerge.estimation.intervals import is_unit, normal_quantile
-from automerge.estimation.sequential import log_evidence
+from automerge.estimation.intervals import (
+    effective_number,
+    influence,
+    is_unit,
+    normal_quantile,
+    one_item,
+)
+from automerge.estimation.sequential import (
+    evidence_of_all,
+    evidence_of_largest,
+    evidence_of_mean,
+    log_evidence,
+)
 from automerge.items import shuffled
-from automerge.objective import ItemScores, Objective, goals
+from automerge.objective import EXTREMES, ItemScores, Objective, goals
 from automerge.trial import Items
 
 FIRST_BLOCK = 64
@@ -77,25 +89,23 @@ def race(
     """Judge models by scores on common items.
 
     A candidate is dropped when a rival is better on every goal by evidence that stays valid
-    however often one looks (`log_evidence`), at level ALPHA over the `pairs` compared since the
-    first block; other models, such as parents, never are. The race is decided when the
+    however often one looks (`estimation.sequential`), at level ALPHA over the `pairs` compared
+    since the first block; other models, such as parents, never are. The race is decided when the
     95 % interval of every paired difference of a remaining candidate is no wider than
-    `resolution` to each side. Neither ever happens where a goal's scores are not within [0, 1].
+    `resolution` to each side. Neither ever happens where a goal's scores are not within [0, 1], or
+    where it is the mean of its own tasks' means without being a group.
     """
     numbers = list(scores)
     rows = [numbers.index(n) for n in candidates if n in scores]
     if not rows:
         return Race(frozenset(), decided=True)
     exact = [_losses(o, scores, seed) for o in goals(objectives) if o.is_exact]
-    sampled = [o for o in goals(objectives) if not o.is_exact]
-    losses = [_losses(o, scores, seed) for o in sampled]
-    bounded = [is_unit(np.abs(table)) for table in losses]
-    if not all(b and o.aggregation == "mean" for b, o in zip(bounded, sampled, strict=True)):
+    contests = [_contest(o, scores, seed) for o in goals(objectives) if not o.is_exact]
+    known = [contest for contest in contests if contest is not None]
+    if len(known) < len(contests):
         return Race(frozenset(), decided=False)
     needed = math.log(max(pairs, 1) / ALPHA)
-    evidence = np.min(
-        [log_evidence(table[rows, None] - table[None]) for table in losses], axis=0, initial=np.inf
-    )
+    evidence = np.min([c.evidence(rows) for c in known], axis=0, initial=np.inf)
     for table in exact:
         better = table[rows, None, 0] < table[None, :, 0]
         evidence = np.where(better, 0.0, evidence)
@@ -103,8 +113,96 @@ def race(
     out = {row for row, against in zip(rows, evidence, strict=True) if (against >= needed).any()}
     left = [row for row in rows if row not in out]
     still = [row for row in range(len(numbers)) if row not in out]
-    width = max((_half_width(table[left, None] - table[still]) for table in losses), default=0.0)
+    width = max((contest.half_width(left, still) for contest in known), default=0.0)
     return Race(frozenset(numbers[row] for row in out), decided=width <= resolution)
+
+
+class _Contest(Protocol):
+    """A goal that models are compared on."""
+
+    def evidence(self, rows: Sequence[int]) -> Floats:
+        """Return the evidence in nats that each model is better than those of the given rows:
+        (rows, models)."""
+        ...
+
+    def half_width(self, rows: Sequence[int], others: Sequence[int]) -> float:
+        """Return the widest 95 % half width of the differences of rows from others."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A mean of item losses, (models, items)."""
+
+    losses: Floats
+
+    def evidence(self, rows: Sequence[int]) -> Floats:
+        return log_evidence(self.losses[rows, None] - self.losses[None])
+
+    def half_width(self, rows: Sequence[int], others: Sequence[int]) -> float:
+        return _half_width(self.losses[rows, None] - self.losses[others])
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A mean of several tasks' means, or the worst of them.
+
+    `tasks` are item losses of each task, (models, items), `influences` of all items on the value,
+    (models, items). What tasks are divided by in a `relative` group is an estimate itself, so a
+    model is better there only if it is at every task. No half width is below `least`.
+    """
+
+    tasks: tuple[Floats, ...]
+    influences: Floats
+    worst: bool
+    relative: bool
+    least: float
+
+    def evidence(self, rows: Sequence[int]) -> Floats:
+        worse = [own[rows, None] for own in self.tasks]
+        better = [own[None] for own in self.tasks]
+        differences = [own - other for own, other in zip(worse, better, strict=True)]
+        if self.relative:
+            return evidence_of_all(differences)
+        return evidence_of_largest(worse, better) if self.worst else evidence_of_mean(differences)
+
+    def half_width(self, rows: Sequence[int], others: Sequence[int]) -> float:
+        found = _half_width(self.influences[rows, None] - self.influences[others])
+        return max(found, self.least)
+
+
+def _contest(
+    objective: Objective, scores: Mapping[int, Mapping[str, ItemScores]], seed: int
+) -> _Contest | None:
+    """Return how models compare on a goal; None where that is not known to be valid."""
+    losses = _losses(objective, scores, seed)
+    if not is_unit(np.abs(losses)):
+        return None
+    if not objective.members:
+        return _Task(losses) if objective.aggregation == "mean" else None
+    found = {n: own[objective.name] for n, own in scores.items()}
+    first = next(iter(found.values()))
+    items = in_order(first.items, seed)
+    names = np.array([task for task, _ in items])
+    tasks = tuple(losses[:, names == name] for name in dict.fromkeys(names.tolist()))
+    if len(tasks) < len(objective.members):
+        return None
+    influences = [influence(_sorted(own, items), objective.aggregation) for own in found.values()]
+    return _Group(
+        tasks,
+        np.array(influences),
+        objective.aggregation in EXTREMES,
+        objective.relative,
+        max(
+            one_item(own) * _least_half_width(effective_number(own, objective.aggregation))
+            for own in found.values()
+        ),
+    )
+
+
+def _sorted(scores: ItemScores, items: Sequence[tuple[str, int]]) -> ItemScores:
+    at = {item: row for row, item in enumerate(scores.items)}
+    return scores.rows([at[item] for item in items])
 
 
 def _losses(
@@ -127,4 +225,9 @@ def _half_width(differences: Floats) -> float:
     if not differences.size:
         return 0.0
     spread = float(differences.std(axis=-1, ddof=1).max()) if n > 1 else math.inf
-    return float(max(z * spread / math.sqrt(n), z**2 / (n + z**2)))
+    return max(z * spread / math.sqrt(n), _least_half_width(n))
+
+
+def _least_half_width(n: float) -> float:
+    z = normal_quantile(0.95)
+    return float(z**2 / (n + z**2))

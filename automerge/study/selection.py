@@ -11,6 +11,7 @@ import numpy as np
 
 from automerge import pareto
 from automerge.constraint import bounds
+from automerge.groups import best_sources, with_groups
 from automerge.objective import MODEL_ITEM, Estimate, ItemScores, estimates, losses, restricted
 from automerge.store.record import Freeze
 from automerge.study.context import Context
@@ -58,7 +59,7 @@ class Selection:
             self._measuring.measure("select", {n: trials[n] for n in left}, items, block, later)
             if self._stop():
                 return
-            scores = self._scores(left, cut[: block + 1])
+            scores = self._scores(left, cut[: block + 1], trials)
             values = {n: estimates(plan.objectives, own) for n, own in scores.items()}
             feasible = self._feasible(values, measured)
             verdict = race(
@@ -110,16 +111,27 @@ class Selection:
             replace(decided, shortlist=tuple(shortlist), frozen=frozen, believed=believed)
         )
 
-    def _scores(self, numbers: Iterable[int], cut: Sequence[Items]) -> dict[int, Scores]:
-        """Return the scores, on some blocks, of models that answered every item of them."""
+    def _scores(
+        self, numbers: Iterable[int], cut: Sequence[Items], trials: Mapping[int, Trial]
+    ) -> dict[int, Scores]:
+        """Return the scores, on some blocks, of models that answered every item of them.
+
+        The experts of relative groups are chosen on these blocks, so that a resumed study, which
+        may have measured more, decides the same.
+        """
         known = {(task, doc) for items in cut for task, docs in items.items() for doc in docs}
         known.add(MODEL_ITEM)
         outcomes = self._store.outcomes("select")
-        return {
+        found = {
             n: {name: restricted(own, known) for name, own in outcome.scores.items()}
             for n in numbers
             if isinstance(outcome := outcomes.get(n), Measured)
         }
+        sources = [own for n, own in sorted(found.items()) if trials[n].origin == "source"]
+        objectives = self._plan.objectives
+        best = best_sources(objectives, sources)
+        experts = {name: sources[at][name] for name, at in best.items()}
+        return {n: with_groups(objectives, own, experts) for n, own in found.items()}
 
     def _feasible(
         self, values: Mapping[int, Values], baselines: Mapping[int, Trial]

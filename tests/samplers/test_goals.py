@@ -174,6 +174,7 @@ def weakest(name: str, seed: int, told_members: bool = True, budget: int = 30) -
     return min(true)
 
 
+@pytest.mark.slow
 def test_a_search_for_the_worst_member_finds_the_balance() -> None:
     """Beside a search without slopes, and one that is told to lower the mean."""
     found, without, mean = (

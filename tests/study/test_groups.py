@@ -157,12 +157,11 @@ def test_members_of_a_group_are_told_in_its_unit_with_the_slopes_of_their_losses
 
 
 def test_a_study_of_a_group_follows_slopes_of_its_members_and_resumes(tmp_path):
-    whole = run(tmp_path / "whole", 24, sampler="descent")
+    whole = run(tmp_path / "whole", 16, sampler="descent")
     assert sum(trial.trial.slopes > 0 for trial in whole.trials) > 5
     assert {row.objective for row in followed(whole)} == {"first", "second"}
     run(tmp_path / "parts", 9, sampler="descent")
-    run(tmp_path / "parts", 17, sampler="descent")
-    again = run(tmp_path / "parts", 24, sampler="descent")
+    again = run(tmp_path / "parts", 16, sampler="descent")
     assert [t.trial for t in again.trials] == [t.trial for t in whole.trials]
 
 
