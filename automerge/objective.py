@@ -43,6 +43,8 @@ MODEL_ITEM = (MODEL_TASK, 0)
 """Stands for the model itself, in place of an item of a task."""
 PROPERTIES: tuple[str, ...] = ("distance_to_base", "parameters", "active_parameters")
 """What can be measured of a model itself, without a task."""
+SIZES: tuple[str, ...] = ("parameters", "active_parameters")
+"""Those that follow from a model's layers and experts alone, whatever the weights."""
 KL_TO_BASE = "kl_to_base"
 """What is measured of a model beside its base, on text or on the prompts of tasks."""
 MEASURED = (*PROPERTIES, KL_TO_BASE)
@@ -76,6 +78,11 @@ class Objective:
     def is_exact(self) -> bool:
         """Whether this is a property of the model itself rather than a score of items."""
         return self.aggregation == "exact"
+
+    @property
+    def is_size(self) -> bool:
+        """Whether weights do not change it: its slope in every number is 0."""
+        return self.is_exact and self.metric in SIZES
 
     def loss(self, value: float) -> float:
         """Return the value as a loss, to be minimised."""

@@ -7,12 +7,14 @@ it is complete and then dropped, so there is never more than one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
 
 from torch import Tensor, nn
 
 from automerge.checkpoints.naming import same_part
 from automerge.merging.plan import Step
+from automerge.merging.pooling import pulled_back
 from automerge.merging.slopes import TensorSlopes, smooth_knobs
 from automerge.merging.workspace import Workspace
 from automerge.recipe import Coordinate, Profile, Recipe, Value, neighbours
@@ -21,12 +23,27 @@ Share = tuple[int, Coordinate, float]
 """The index of a knob of a tensor's merge, a number it comes from, and that number's weight."""
 
 
+@dataclass(frozen=True)
+class _Merge:
+    """A merge that a tensor of the model, or part of its parameter, is made of.
+
+    Of several that are pooled in it, `back` makes of the gradient of the tensor that of this one.
+    """
+
+    target: Tensor
+    tensor: str
+    slopes: TensorSlopes
+    shares: list[Share]
+    back: Callable[[Tensor], Tensor] | None = None
+
+
 class Contraction:
     """While entered, the model's parameters require gradients, which are contracted as they come.
 
     A recipe's smooth numbers (see `methods.base.Knob`) have slopes. A knob at a tensor is a sum of
     a profile's knots, and its slope is spread over them by the same weights. A number that holds in
-    several slices has the sum of their slopes.
+    several slices has the sum of their slopes. Which experts are merged into one does not depend on
+    these numbers, so each has its share of the gradient of what they become.
 
     Args:
         model: Holds the recipe's merge.
@@ -46,22 +63,22 @@ class Contraction:
     ) -> None:
         self._workspace = workspace
         self._scales = scales
-        self._merges: dict[nn.Parameter, list[tuple[Tensor, TensorSlopes, list[Share]]]] = {}
+        self._merges: dict[nn.Parameter, list[_Merge]] = {}
         self._slopes: dict[Coordinate, float] = {}
         self._handles: list[Callable[[], None]] = []
         owners = {p.untyped_storage().data_ptr(): p for p in model.parameters()}
         for target, step in pairs:
-            shares = [] if step.method is None or step.fixed else _shares(recipe, step)
             owner = owners.get(target.untyped_storage().data_ptr())
-            if shares and owner is not None and owner.is_floating_point():
-                merge = target.detach(), TensorSlopes(step, workspace), shares
-                self._merges.setdefault(owner, []).append(merge)
+            if owner is not None and owner.is_floating_point():
+                merges = _merges(recipe, target.detach(), step, workspace)
+                self._merges.setdefault(owner, []).extend(merges)
+        self._merges = {owner: merges for owner, merges in self._merges.items() if merges}
         self.coordinates = tuple(
             dict.fromkeys(
                 coordinate
                 for merges in self._merges.values()
-                for _, _, shares in merges
-                for _, coordinate, _ in shares
+                for merge in merges
+                for _, coordinate, _ in merge.shares
             )
         )
 
@@ -106,15 +123,28 @@ class Contraction:
         assert whole is not None
         assert isinstance(parameter, nn.Parameter)
         parameter.grad = None
-        for target, merge, shares in self._merges[parameter]:
-            gradient = same_part(whole, parameter, target)
+        for merge in self._merges[parameter]:
+            gradient = same_part(whole, parameter, merge.target)
             if (scale := self._scales.get(merge.tensor)) is not None:
                 gradient = gradient * scale
-            found = merge.contract(gradient)
-            for index, coordinate, weight in shares:
+            found = merge.slopes.contract(gradient if merge.back is None else merge.back(gradient))
+            for index, coordinate, weight in merge.shares:
                 known = self._slopes.get(coordinate, 0.0)
                 self._slopes[coordinate] = known + weight * found[index]
             self._workspace.release()
+
+
+def _merges(recipe: Recipe, target: Tensor, step: Step, workspace: Workspace) -> list[_Merge]:
+    """List the merges with smooth numbers that a tensor is made of."""
+    pool = step.pool
+    every = [(step, None)] if pool is None else pulled_back(pool, workspace)
+    found = []
+    for own, back in every:
+        shares = [] if own.method is None or own.fixed else _shares(recipe, own)
+        if shares:
+            slopes = TensorSlopes(own, workspace)
+            found.append(_Merge(target, step.tensor, slopes, shares, back))
+    return found
 
 
 def _shares(recipe: Recipe, step: Step) -> list[Share]:

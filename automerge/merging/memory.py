@@ -254,7 +254,7 @@ def estimate(
     if n_experts:
         more += _feed_forward_parts(checkpoints[base], n_experts) * feed_forward
     largest = max((i.n_bytes for i in checkpoints[base].tensors.values() if i.mergeable), default=0)
-    gradients = _gradient_bytes(checkpoints[base], sizes, dtype) if slopes else 0
+    gradients = _gradient_bytes(checkpoints[base], sizes, dtype, n_experts) if slopes else 0
     copy = live + more if engine else 0
     live += (heads - 1) * head + more
     layers = tuple(each[number] for number in sorted(each))
@@ -313,16 +313,18 @@ def _feed_forward_parts(base: Checkpoint, n_experts: int) -> int:
     return n_experts + form_of(base).shared
 
 
-def _gradient_bytes(base: Checkpoint, sizes: Sequence[int], dtype: str) -> int:
+def _gradient_bytes(base: Checkpoint, sizes: Sequence[int], dtype: str, n_experts: int) -> int:
     """Return the bytes of the gradients of the two largest parameters of a live model.
 
-    transformers may hold several tensors of a checkpoint in one parameter: all experts of a layer.
-    One that is both embedding and head has two gradients until they are added.
+    transformers may hold several tensors of a checkpoint in one parameter: all experts of a layer,
+    with both matrices that read a token. One that is both embedding and head has two gradients
+    until they are added.
 
     Args:
         base: the model.
         sizes: the bytes of its tensors, for a model that is none of transformers'.
         dtype: that of the live model ("auto": as stored).
+        n_experts: experts in the place of each dense feed-forward part.
     """
     stored = [info.dtype for info in base.tensors.values() if info.mergeable]
     item = max((ITEM_BYTES[d] for d in ([dtype] if dtype != "auto" else stored)), default=0)
@@ -330,6 +332,11 @@ def _gradient_bytes(base: Checkpoint, sizes: Sequence[int], dtype: str) -> int:
         known = architecture(base.config)
         sizes = [p.numel() * item for p in known.model.parameters() if p.is_floating_point()]
         sizes += [known.state[name].numel() * item for name in {*known.ties.values()}]
+    if n_experts and base.config.get("model_type") not in LAYOUTS:
+        placed = ((LAYER.match(name), info) for name, info in base.tensors.items())
+        parts = [i.n_elements for m, i in placed if m and inner_component(m[3]) == "mlp"]
+        largest = max(parts, default=0)
+        sizes = [*sizes, *2 * [2 * n_experts * largest * item]]
     return sum(sorted(sizes)[-2:])
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -45,6 +46,40 @@ def pooled(pool: Pool, workspace: Workspace, merged: Callable[[Step], Tensor]) -
     return _sum(group, [part.to(wide_type) for part in parts])
 
 
+def pulled_back(pool: Pool, workspace: Workspace) -> list[tuple[Step, Callable[[Tensor], Tensor]]]:
+    """Return the merges that a pool is made of, each with what makes its gradient of the pool's.
+
+    Raises:
+        PreflightError: as `pooled`.
+    """
+    groups = _groups(pool, workspace)
+    if pool.number is None:
+        [router] = pool.members
+        return [(router, partial(_rows_back, groups))]
+    group = groups[pool.number]
+    orders = [_order(n, group, pool, workspace) for n in group.members]
+    return [
+        (pool.members[n], partial(_member_back, share, order, pool.axis))
+        for n, share, order in zip(group.members, group.shares, orders, strict=True)
+    ]
+
+
+def _rows_back(groups: Sequence[Group], gradient: Tensor) -> Tensor:
+    """Return the gradient of a router's rows, given that of their averages by group."""
+    rows = gradient.new_empty(sum(len(group.members) for group in groups), *gradient.shape[1:])
+    for group, row in zip(groups, gradient, strict=True):
+        for share, number in zip(group.shares, group.members, strict=True):
+            rows[number] = share * row
+    return rows
+
+
+def _member_back(share: float, order: Tensor | None, axis: int, gradient: Tensor) -> Tensor:
+    """Return the gradient of one expert's matrix, given that of its group's average."""
+    if order is None:
+        return share * gradient
+    return share * gradient.index_select(axis, order.argsort().to(gradient.device))
+
+
 def _sum(group: Group, parts: list[Tensor]) -> Tensor:
     total = torch.zeros_like(parts[0])
     for share, part in zip(group.shares, parts, strict=True):
@@ -71,8 +106,15 @@ def _groups(pool: Pool, workspace: Workspace) -> tuple[Group, ...]:
 
 def _ordered(tensor: Tensor, expert: int, group: Group, pool: Pool, workspace: Workspace) -> Tensor:
     """Return an expert's matrix with its hidden units in the order of the dominant one's."""
+    order = _order(expert, group, pool, workspace)
+    return tensor if order is None else tensor.index_select(pool.axis, order)
+
+
+def _order(expert: int, group: Group, pool: Pool, workspace: Workspace) -> Tensor | None:
+    """Return the order of an expert's hidden units that is nearest to the dominant one's; None
+    where they stay as they are numbered."""
     if group.dominant in (None, expert):
-        return tensor
+        return None
     ours, theirs = (pool.units[n] for n in (group.dominant, expert) if n is not None)
 
     def units(matrices: tuple[Stored, ...]) -> list[Tensor]:
@@ -82,5 +124,4 @@ def _ordered(tensor: Tensor, expert: int, group: Group, pool: Pool, workspace: W
     def found() -> Tensor:
         return unit_order(units(ours), units(theirs))
 
-    order = workspace.cache.get(("units", ours, theirs), found)
-    return tensor.index_select(pool.axis, order)
+    return workspace.cache.get(("units", ours, theirs), found)

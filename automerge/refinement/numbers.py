@@ -39,17 +39,13 @@ def explicit(recipe: Recipe, method: Method) -> Recipe:
     added only for methods whose sources have none.
 
     Raises:
-        ConfigError: the recipe has several methods, slices or fewer experts, or its method has no
-            smooth number.
+        ConfigError: the recipe has several methods or slices, or its method has no smooth number.
     """
     if recipe.methods:
         message = "a recipe with several methods cannot be refined; rewrite it with a single one"
         raise ConfigError([Fault(message)])
     if recipe.slices:
         message = "a recipe with slices cannot be refined; rewrite it without slices"
-        raise ConfigError([Fault(message)])
-    if recipe.experts is not None:
-        message = "a recipe with `experts` cannot be refined; rewrite it without"
         raise ConfigError([Fault(message)])
     own = [knob for knob in method.source_knobs if knob.smooth]
     shared = [knob for knob in method.recipe_knobs if knob.smooth]

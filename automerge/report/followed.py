@@ -71,6 +71,6 @@ def _answers(result: StudyResult) -> dict[str, dict[str, int]]:
 def in_words(result: StudyResult) -> str:
     """Return one line: which slopes were followed, and which objectives have none."""
     names = [row.objective for row in followed(result)]
-    lacking = [o.name for o in result.goals if o.name not in result.smooth]
+    lacking = [o.name for o in result.goals if o.name not in result.smooth and not o.is_size]
     rest = f"; objectives without a usable loss: {', '.join(lacking)}" if lacking else ""
     return (f"of {', '.join(names)}" if names else "none followed") + rest

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import optimize
 from threadpoolctl import ThreadpoolController
 
-from automerge.arrays import Floats
+from automerge.arrays import Bools, Floats
 from automerge.items import SLOPE_PASSES
 from automerge.pareto import nondominated
 from automerge.recipe import uniform_average
@@ -51,6 +51,8 @@ GP_SHARE, SETTLED, SETTLE_SHARE = 0.15, 0.55, 0.7
 """How much of the budget is left to the Gaussian process on the true objectives; after which share
 of it most of what remains goes to measuring, without slopes and on all items, what the losses
 promise; and how much of it."""
+STRUCTURE_SHARE = 0.5
+"""The Gaussian process's share where layers or experts are searched: slopes say nothing of them."""
 ROUNDS, ELSEWHERE = 2, 4
 """How often each branch is tried before they are compared, and of how many proposals one then goes
 to the branches in turn."""
@@ -74,6 +76,9 @@ class DescentSampler(Sampler):
     the group's loss follows (`goals`). Later most proposals are such minima, measured without
     slopes on all items. Some are left to `gp`, which sees the true objectives only: where losses
     rank recipes badly, or there are none, it gets most.
+
+    Which layers and experts a model has, no slope says. That is `gp`'s to search, with half of the
+    budget; a descent keeps what the trial has whose scores are best for its direction.
     """
 
     def __init__(self, space: Space, n_objectives: int, seed: int, budget: int) -> None:
@@ -109,6 +114,8 @@ class DescentSampler(Sampler):
         self._whole: set[int] = set()
         """Trials that have every model switched on."""
         self._threads = ThreadpoolController()
+        self._structural = space.structural
+        self._gp_share = STRUCTURE_SHARE if len(space.structural) else GP_SHARE
         self._followed = _widest(space)
         """The branches that slopes are followed in, by number."""
 
@@ -160,6 +167,7 @@ class DescentSampler(Sampler):
             return []
         points = np.array([self._positions[n] for n in own])
         close = _distances(points, np.array(known.points)).min(axis=1) <= known.step
+        close &= self._alike(points, self._positions[self._best(own, np.ones(self._n))])
         model = self._model(branch)
         ranges = self._ranges(known, model, model.values(np.array(known.points)))
         totals = (model.values(points) / ranges).sum(axis=1)
@@ -228,7 +236,7 @@ class DescentSampler(Sampler):
         total = max(self._budget - self._others, 1)
         spent = sum(self._prices.values())
         agrees = self._agrees()
-        share = GP_SHARE if agrees else 1 - GP_SHARE
+        share = self._gp_share if agrees else 1 - GP_SHARE
         if spent > GP_SHARE * total and self._prices["gp"] < share * (spent - GP_SHARE * total):
             return "gp"
         due = SETTLE_SHARE * (spent - SETTLED * total)
@@ -244,12 +252,35 @@ class DescentSampler(Sampler):
             if not known.points or len(own) < MIN_AGREEING:
                 continue
             points = np.array([self._positions[n] for n in own])
+            alike = max((self._alike(points, at) for at in known.points), key=np.count_nonzero)
+            own = [n for n, counts in zip(own, alike, strict=True) if counts]
+            if len(own) < MIN_AGREEING:
+                continue
+            points = points[alike]
             losses = np.array([self._losses[n][1] for n in own])
             values = self._model(number).values(points)
-            found = [_correlation(values[:, j], losses[:, j]) for j in range(self._n)]
-            if np.mean(found) + 2 / math.sqrt(len(own) * self._n) < MIN_CORRELATION:
+            # Sizes have no slopes to rank by.
+            ranked = [j for j in range(self._n) if np.ptp(values[:, j])]
+            found = [_correlation(values[:, j], losses[:, j]) for j in ranked]
+            if found and np.mean(found) + 2 / math.sqrt(len(own) * len(found)) < MIN_CORRELATION:
                 return False
         return True
+
+    def _alike(self, points: Floats, at: Floats) -> Bools:
+        """Which points, (n, roles), have the layers and experts that another has: (n,)."""
+        apart = np.abs(points - at)[:, self._structural]
+        return np.asarray((apart < JITTER / 2).all(axis=1))
+
+    def _best(self, trials: Sequence[int], direction: Floats) -> int:
+        """The trial whose measured losses are best for a direction, errors counted against it."""
+        total, variance = self._totals(trials, direction).T
+        return trials[int((total + CAUTION * np.sqrt(variance)).argmin())]
+
+    def _jitter(self, rng: np.random.Generator) -> Floats:
+        """A small step in all coordinates that do not say which layers and experts there are."""
+        step = JITTER * rng.standard_normal(len(self._space.roles))
+        step[self._structural] = 0.0
+        return step
 
     def _scaled(self, fractions: Floats) -> Floats:
         return np.asarray((fractions - 0.5) / self._space.scales)
@@ -264,7 +295,7 @@ class DescentSampler(Sampler):
         start, at, weights = self._minimum(number, direction)
         self._steps[trial] = start, weights
         if (np.abs(at - np.array(known.points)).max(axis=1) < JITTER / 2).any():
-            at = at + JITTER * rng.standard_normal(at.shape)
+            at = at + self._jitter(rng)
         return self._params(branch, at)
 
     def _branch_number(self) -> int:
@@ -293,12 +324,13 @@ class DescentSampler(Sampler):
         gap, variance = best[first][0] - best[least][0], best[first][1] + best[least][1]
         return least if gap > math.sqrt(variance) else first
 
-    def _totals(self, trials: Sequence[int]) -> Floats:
-        """The sums of the losses, in units of their ranges, and the variances: (trials, 2)."""
+    def _totals(self, trials: Sequence[int], direction: Floats | float = 1.0) -> Floats:
+        """The sums of the losses, in units of their ranges and weighted by a direction, and their
+        variances: (trials, 2)."""
         rows = np.array([self._losses[n][1] for n in trials]).reshape(len(trials), self._n)
         errors = np.array([self._errors[n] for n in trials]).reshape(len(trials), self._n)
         spread = np.ptp(rows, axis=0) if len(rows) else np.ones(self._n)
-        units = np.where(spread > 0, spread, 1.0)
+        units = np.where(spread > 0, spread, 1.0) / direction
         return np.stack([(rows / units).sum(axis=1), ((errors / units) ** 2).sum(axis=1)], axis=1)
 
     def _start(self, branch: Branch, rng: np.random.Generator) -> Params:
@@ -311,11 +343,20 @@ class DescentSampler(Sampler):
         own = [n for n in self._losses if n in self._whole]
         average = self._space.params(uniform_average(self._space.trained))
         if own:
-            total, variance = self._totals(own).T
-            start = self._positions[own[int((total + CAUTION * np.sqrt(variance)).argmin())]]
+            start = self._positions[self._best(own, np.ones(self._n))]
         elif average is not None:
             start = self._scaled(self._space.position(average)[: len(start)])
-        return self._params(branch, start + JITTER * rng.standard_normal(len(start)))
+        return self._params(branch, start + self._jitter(rng))
+
+    def _starts(self, branch: int, direction: Floats) -> Floats:
+        """The points to begin from, (n, roles): those with slopes or, where layers or experts are
+        searched, those of them with the best trial's, and that trial itself."""
+        points = np.array(self._by_branch[branch].points)
+        if not len(self._structural):
+            return points
+        own = [n for n in self._whole if self._losses[n][0] == branch]
+        best = self._positions[self._best(own, direction)] if own else points[-1]
+        return np.vstack([points[self._alike(points, best)], best])
 
     def _params(self, branch: Branch, at: Floats) -> Params:
         fractions = np.clip(0.5 + at * self._space.scales, 0.0, 1.0)
@@ -353,24 +394,24 @@ class DescentSampler(Sampler):
         return GoalModel(self._shape, surrogates, scale)
 
     def _minimum(self, branch: int, direction: Floats) -> tuple[Floats, Floats, Floats]:
-        """The least mixture of losses within a step of the best points measured.
+        """The least mixture of losses within a step of the best starts, with their structure.
 
         Returns:
             The point measured, the one found, and the weights of the parts' losses there.
         """
         known, model = self._by_branch[branch], self._model(branch)
-        points = np.array(known.points)
-        values = model.values(points)
-        shares = direction / self._ranges(known, model, values)
-        totals = values @ shares
+        shares = direction / self._ranges(known, model, model.values(np.array(known.points)))
+        starts = self._starts(branch, direction)
+        totals = model.values(starts) @ shares
 
-        low, high = self._scaled(np.zeros(points.shape[1])), self._scaled(np.ones(points.shape[1]))
-        best: tuple[Floats, Floats] = points[0], points[0]
+        low, high = self._scaled(np.zeros(starts.shape[1])), self._scaled(np.ones(starts.shape[1]))
+        best: tuple[Floats, Floats] = starts[0], starts[0]
         least = np.inf
-        for start in points[np.argsort(totals, kind="stable")[:STARTS]]:
+        for start in starts[np.argsort(totals, kind="stable")[:STARTS]]:
             bounds = np.stack(
                 [np.maximum(start - known.step, low), np.minimum(start + known.step, high)], 1
             )
+            bounds[self._structural] = start[self._structural, None]
             found = optimize.minimize(
                 model.mixture,
                 start,

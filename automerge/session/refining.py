@@ -143,14 +143,15 @@ class Refiner:
         device = choose_device(self._settings.device)
         dtype = compute_dtype("auto", device)
         stored = str(dtype).removeprefix("torch.")
-        mixture = self.recipe.mixture
+        mixture, groups = self.recipe.mixture, self.recipe.experts
+        fewer = 0 if groups is None else groups.count
         need = estimate(
             checkpoints,
             reference,
             stored,
             (self.recipe.method,),
             slopes=True,
-            n_experts=0 if mixture is None else len(mixture.experts),
+            n_experts=fewer if mixture is None else len(mixture.experts),
         )
         self._plan = plan_memory(need, free_host_bytes(), free_device_bytes(device))
         opened = checkpoints[reference]

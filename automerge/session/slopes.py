@@ -7,9 +7,7 @@ from automerge.objective import goals
 from automerge.samplers import SAMPLERS
 from automerge.samplers.table import AUTO
 from automerge.space import Space
-from automerge.space.experts import Experts
 from automerge.space.flow import Flow
-from automerge.space.mixtures import Mixtures
 from automerge.space.structure import Structure
 from automerge.store.record import Inputs
 
@@ -20,11 +18,9 @@ def obstacle(config: StudyConfig, space: Space, inputs: Inputs) -> str | None:
         return "switched off"
     if isinstance(space.structure, Structure | Flow):
         return "models of other depths are searched, and the slopes of one say little of another"
-    if isinstance(space.structure, Mixtures | Experts):
-        return "mixtures of experts are searched, and the slopes of one say little of another"
     if not space.smooth.any():
         return "no parameter of the space has one"
-    lacking = without_loss(inputs)
+    lacking = without_loss(inputs) if inputs.smooth else [o.name for o in goals(inputs.objectives)]
     return f"no usable loss for {', '.join(lacking)}" if lacking else None
 
 
@@ -45,5 +41,6 @@ def in_words(config: StudyConfig, space: Space, inputs: Inputs, sampler: str) ->
 
 
 def without_loss(inputs: Inputs) -> list[str]:
-    """List the goals whose metric has no smooth loss behind it."""
-    return [o.name for o in goals(inputs.objectives) if o.name not in inputs.smooth]
+    """List the goals with no smooth loss behind them, but for sizes, whose slopes are 0."""
+    others = (o for o in goals(inputs.objectives) if not o.is_size)
+    return [o.name for o in others if o.name not in inputs.smooth]

@@ -124,6 +124,12 @@ class Space:
         return np.array([by_role[role] for role in self.roles])
 
     @cached_property
+    def structural(self) -> Indices:
+        """The columns of the roles that say which layers and experts a model has: (n,)."""
+        own = () if self.structure is None else self.structure.parameters
+        return np.array([self.columns[p.role] for p in own], dtype=np.intp)
+
+    @cached_property
     def branches(self) -> tuple[Branch, ...]:
         """One branch per method and set of models, in order."""
         common = tuple(parameter.role for parameter in self._common)

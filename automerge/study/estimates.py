@@ -257,19 +257,20 @@ class Estimates:
         """Return losses with their errors, increased by the trial's constraint violations.
 
         An exact penalty: feasible trials keep their losses. What was not measured may be anything
-        that trials have scored.
+        that trials have scored. Slopes of sizes are 0.
         """
         searched = goals(self._objectives)
         known = tuple(measured[o.name].n > 0 for o in searched)
         values = {n: v if v.n > 0 else self._any(n) for n, v in measured.items()}
-        slopes = None
-        if found and (params := trial.params) is not None:
-            slopes = tuple(self._slopes(params, found.get(o.name)) for o in searched)
+        own_slopes, slopes = self._slopes(trial.params, found), None
+        if own_slopes:
+            flat = Slopes(0.0, {role: 0.0 for own in own_slopes.values() for role in own.by_role})
+            slopes = tuple(own_slopes.get(o.name, flat if o.is_size else None) for o in searched)
         errors = tuple(values[objective.name].stderr for objective in searched)
         own = losses(self._objectives, values)
         missed = self._missed(measured)
         partly = None if all(known) else known
-        members = self._members(trial, measured, found)
+        members = self._members(measured, own_slopes)
         if not missed:
             return Told(own, errors, slopes, partly, members)
         ranges = (self._range(objective.name) for objective in searched)
@@ -277,21 +278,18 @@ class Estimates:
         return Told(tuple(penalised), errors, slopes, partly, members)
 
     def _members(
-        self, trial: Trial, measured: Mapping[str, Estimate], found: Mapping[str, Slope]
+        self, measured: Mapping[str, Estimate], slopes: Mapping[str, Slopes]
     ) -> tuple[Members | None, ...]:
         """Return what is known of the members of each goal; nothing where no goal is a group."""
         searched = goals(self._objectives)
         if not any(o.members for o in searched):
             return ()
-        params = trial.params if found else None
         return tuple(
             Members(
                 tuple(group.loss(measured[m].value) / self._unit(group, m) for m in group.members),
                 tuple(measured[m].stderr / self._unit(group, m) for m in group.members),
                 group.aggregation in EXTREMES,
-                None
-                if params is None
-                else tuple(self._slopes(params, found.get(m)) for m in group.members),
+                tuple(slopes.get(m) for m in group.members) if slopes else None,
             )
             if group.members
             else None
@@ -307,11 +305,14 @@ class Estimates:
         values = np.array([own[objective].value for own in self.values.values()])
         return Estimate(float(values.mean()), float(values.std()), 0)
 
-    def _slopes(self, params: Params, slope: Slope | None) -> Slopes | None:
-        """Return an objective's slopes in the space's parameters."""
-        if slope is None:
-            return None
-        return Slopes(slope.loss, self._space.pull_back(params, slope.by))
+    def _slopes(self, params: Params | None, found: Mapping[str, Slope]) -> dict[str, Slopes]:
+        """Return objectives' slopes in the space's parameters; none without parameters."""
+        if params is None:
+            return {}
+        return {
+            name: Slopes(slope.loss, self._space.pull_back(params, slope.by))
+            for name, slope in found.items()
+        }
 
     def missed(self, number: int, errors: float = 0.0) -> float:
         """Return the sum of a trial's violations, each in ranges of the baselines' values.

@@ -40,6 +40,12 @@ def run(*arguments: str) -> int:
     return ended.value.code
 
 
+def ended(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(arguments)
+    assert left.value.code == 0
+
+
 def weights(path: Path) -> list[float]:
     recipe = read_recipe(path).recipe
     return [number.value for number in numbers(recipe, METHODS[recipe.method])]
@@ -77,6 +83,29 @@ def test_what_a_mixture_merges_is_refined(here: Path, capsys: pytest.CaptureFixt
     before, after = (read_recipe(here / f"{n}.yaml").recipe.mixture for n in ("recipe", "better"))
     assert before == after
     assert '"mixtral"' in (here / "merged" / "config.json").read_text()
+
+
+def test_what_pooled_experts_are_made_of_is_refined(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, (first, second) in {"b": ("base", "own"), "o": ("own", "noise")}.items():
+        models = f"{{{first}: ./{first}, {second}: ./{second}}}"
+        (here / "moe.yaml").write_text(
+            f"models: {models}\nmethod: linear\nsources: {{{first}: {{weight: 1}}}}\n"
+            f"mixture: {{experts: [{first}, {second}], per_token: 1, gates: random}}\n"
+        )
+        ended(["merge", "moe.yaml", "--out", name])
+    ended(["gather", "b", "o=o", "--kind", "routing", "--text", "text", "--tokens", "300"])
+    evidence = capsys.readouterr().out.partition("evidence:")[2]
+    (here / "recipe.yaml").write_text(
+        "models: {base: ./b, o: ./o}\nmethod: task_arithmetic\nbase: base\n"
+        "sources: {o: {weight: {expert: 0.9, default: 0.1}}}\n"
+        f"experts: {{count: 1, by: routing}}\nevidence:{evidence}"
+    )
+    options = ("--text", "text", "--loss", "nll", *SHORT)
+    assert run("recipe.yaml", "--out", "better.yaml", *options) == 0
+    assert "2 numbers moved" in capsys.readouterr().out
+    assert read_recipe(here / "better.yaml").recipe.experts is not None
 
 
 def test_a_source_each_and_more_detail(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

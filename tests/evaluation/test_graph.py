@@ -91,6 +91,23 @@ def test_what_a_batch_keeps_is_predicted(kind):
     assert lean_true <= 1.1 * lean(group.rows)
 
 
+def test_what_a_batch_keeps_is_measured_again_for_other_numbers_of_experts_per_token():
+    """A live model may become another mixture with as many parameters."""
+    model = made("qwen3 moe")
+    requests = [request for unit in units(6, 23) for request in unit]
+    path = find_path(model.requires_grad_(False), requests)
+    graph = Graph(model.requires_grad_(True), path, 1 << 30)
+    found = []
+    for per_token in (1, 3, 1):
+        for module in model.modules():
+            if hasattr(module, "top_k"):
+                module.top_k = per_token
+        model.config.num_experts_per_tok = per_token
+        found.append(graph._kept(lean=False).per_token)
+        assert found[-1] == measured(model, path).per_token
+    assert found[0] == found[2] < found[1]
+
+
 def run(model, path, items, room):
     totals = [torch.zeros_like(p) for p in model.parameters()]
     batches = []

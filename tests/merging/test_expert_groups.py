@@ -23,12 +23,13 @@ from automerge.errors import ConfigError, PreflightError
 from automerge.evaluation.properties import MEASURES
 from automerge.evidence import MemoryEvidence
 from automerge.evidence.routing import Routing, gather_routing
-from automerge.expert_groups import ExpertGroups
+from automerge.expert_groups import BY, ExpertGroups
 from automerge.merging import ResidentEngine, merge_to_folder
 from automerge.merging.grouping import around_dominants, clusters, grouped, unit_order
 from automerge.recipe import Profile, Recipe, RecipeSource, single
 from automerge.store.schema import RECIPE, misfit
 from tests.checkpoints.models import llama, perturb, save
+from tests.merging.test_slopes import difference, loss
 
 N_EXPERTS, N_LAYERS, WIDTH = 5, 2, 16
 SIZES = {
@@ -291,6 +292,40 @@ def test_routing_is_what_a_token_by_token_run_says(folders):
 
 def all_names(folder: Path) -> list[str]:
     return list(open_checkpoint(folder).tensors)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, marks=pytest.mark.slow) if k in ("olmoe", "qwen3_moe") else k for k in KINDS],
+)
+@pytest.mark.parametrize("by", BY)
+def test_slopes_of_pooled_experts_are_central_differences(kind, by, tmp_path):
+    """Each expert of a group moves what they become by its share, its units where they went."""
+    torch.manual_seed(0)
+    model = hf.AutoModelForCausalLM.from_config(KINDS[kind]())
+    for i, name in enumerate(NAMES):
+        save(perturb(model, i, 0.3), tmp_path / name)
+    checkpoints = {name: open_checkpoint(tmp_path / name) for name in NAMES}
+    live, merging, evidence = load(tmp_path / "base"), ResidentEngine(checkpoints), {}
+    for number, name in enumerate(NAMES):
+        merging.merge_into(live, single(name))
+        routing = gather_routing(live, merging.tensors(live), TEXT)
+        evidence[f"{number:032x}"] = MemoryEvidence("routing", f"{number:032x}", routing)
+    weights = {"router": 0.3, "mlp": [0.3, 0.7], "attention": 0.6, "default": 0.4}
+    made = recipe(ExpertGroups(2, by))
+    sources = (RecipeSource("a", {"weight": Profile.of(weights)}), *made.sources[1:])
+    made = replace(made, sources=sources, knobs={"lambda": Profile.of(0.8)})
+    engine = ResidentEngine(checkpoints, evidence=evidence)
+    live.requires_grad_(False)
+    engine.merge_into(live, made)
+    with engine.contraction(live, made) as contraction:
+        found = contraction.slopes(loss(live))
+    assert found.keys() == set(made.coordinates)
+    largest = max(map(abs, found.values()))
+    for coordinate, slope in found.items():
+        expected = difference(engine, live, made, coordinate, 1e-3)
+        # float32: losses of about 100 are known to 1e-5, differences over 2e-3 to 1e-2.
+        assert slope == pytest.approx(expected, rel=2e-2, abs=1e-2 * largest), coordinate
 
 
 def test_as_many_experts_as_before_change_nothing(checkpoints, evidence):

@@ -251,6 +251,25 @@ def test_an_embedding_that_is_the_head_too_has_two_gradients(tmp_path, tied):
     assert need.gradients == 2 * 4 * 512 * 16
 
 
+def test_experts_of_a_mixture_have_gradients_as_transformers_keeps_them(tmp_path):
+    """Both matrices that read a token are one parameter, of all experts."""
+    config = CONFIGS["llama tied"]()
+    checkpoint = open_checkpoint(save(hf.AutoModelForCausalLM.from_config(config), tmp_path))
+    live = {"base": checkpoint, "maths": checkpoint}
+    need = estimate(live, "base", "float32", ["linear"], slopes=True, n_experts=9)
+    mixture = hf.MixtralConfig(
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.num_hidden_layers,
+        num_attention_heads=config.num_attention_heads,
+        num_key_value_heads=config.num_key_value_heads,
+        vocab_size=config.vocab_size,
+        num_local_experts=9,
+    )
+    parameters = hf.AutoModelForCausalLM.from_config(mixture).parameters()
+    assert need.gradients == sum(sorted(4 * p.numel() for p in parameters)[-2:])
+
+
 def test_experts_that_are_one_parameter_have_one_gradient(tmp_path):
     torch.manual_seed(0)
     model = hf.AutoModelForCausalLM.from_config(CONFIGS["qwen3 moe"]())

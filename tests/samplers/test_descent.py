@@ -7,12 +7,16 @@ import pytest
 from scipy import optimize, stats
 
 from automerge.arrays import Floats
+from automerge.methods import METHODS
+from automerge.mixture import Mixture
 from automerge.pareto import hypervolume
 from automerge.recipe import single, uniform_average
 from automerge.samplers import SAMPLERS, gradient_process
 from automerge.samplers.base import Slopes, Told
+from automerge.space import Knots, Space, build_space
+from automerge.space.mixtures import MixtureSettings
 from automerge.testing.samplers import measured
-from automerge.testing.spaces import space
+from automerge.testing.spaces import plain_settings, space
 from tests.samplers.test_beginnings import SOURCES, WIDE
 
 D = len(WIDE.roles)
@@ -270,3 +274,54 @@ def test_a_descent_starts_from_the_best_that_is_so_beyond_its_error():
         few.append(WIDE.position(sampler.ask(2))[:D])
     near = [float(np.abs(found - average).mean()) for found in few]
     assert near[0] > 0.1 > near[1]
+
+
+def mixed() -> Space:
+    """A space of mixtures: two of its numbers a source have slopes, which experts have none."""
+    mixtures = MixtureSettings(("uniform", "random"))
+    settings = plain_settings("linear", depth=Knots(2), mixture=mixtures)
+    return build_space(settings, "base", SOURCES, 6, METHODS)
+
+
+def followed(wide: Space, best: Mixture, budget: int) -> list[tuple[Mixture | None, bool]]:
+    """Search for a bowl beside a cost of mixtures other than the best, of which no slope tells.
+
+    Returns:
+        The mixture of each proposal, and whether a descent made it.
+    """
+    smooth = np.flatnonzero(wide.smooth)
+    scales = wide.scales[smooth]
+    optimum = 0.5 + 0.7 * scales * np.random.default_rng(0).normal(size=len(smooth))
+
+    def told(params, slopes: bool) -> Told:
+        off = wide.position(params)[smooth] - optimum
+        cost = 0.5 * (wide.recipe(params).mixture != best)
+        by_role = dict(zip((wide.roles[i] for i in smooth), 0.02 * off / scales**2, strict=True))
+        loss = cost + 0.01 * float((off**2 / scales**2).sum())
+        return Told((loss,), (0.01,), (Slopes(0.0, by_role),) if slopes else None)
+
+    sampler, found = SAMPLERS["descent"](wide, 1, 0, budget), []
+    average = uniform_average(SOURCES)
+    for number, (_, recipe) in enumerate([("average", average), *wide.starts]):
+        params = wide.params(recipe)
+        sampler.tell(number, params, told(params, False))
+    first = 1 + len(wide.starts)
+    for number in range(first, first + budget):
+        params = sampler.ask(number)
+        wanted = sampler.wants_slopes(number) > 0
+        found.append((wide.recipe(params).mixture, wanted or bool(sampler.direction(number))))
+        sampler.tell(number, params, told(params, wanted))
+    return found
+
+
+def test_a_descent_keeps_the_experts_of_the_best_and_leaves_them_to_the_process():
+    wide = mixed()
+    starts = [recipe.mixture for _, recipe in wide.starts]
+    assert len(starts) == 3
+    for best in starts:
+        proposals = followed(wide, best, 24)
+        descents = [mixture for mixture, descended in proposals if descended]
+        assert 4 < len(proposals) - len(descents) < 16
+        assert set(descents) == {best}
+        others = {mixture for mixture, descended in proposals if not descended}
+        assert len(others) > 3

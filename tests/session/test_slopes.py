@@ -8,7 +8,7 @@ import pytest
 
 from automerge.config import load_config
 from automerge.methods import METHODS
-from automerge.objective import Objective
+from automerge.objective import SIZES, Objective, model_property
 from automerge.recipe import BASE
 from automerge.session.groups import with_smooth_groups
 from automerge.session.slopes import in_words, obstacle, wanted
@@ -35,6 +35,7 @@ def study(**settings):
     ("settings", "smooth", "said"),
     [
         ({}, ("first", "second"), None),
+        ({"search": {"layers": {"mixture": {}}}}, ("first", "second"), None),
         ({"slopes": "off"}, ("first", "second"), "switched off"),
         ({"search": {"layers": {"drop": 1}}}, ("first", "second"), "models of other depths"),
         ({"search": {"methods": ["ram"]}}, ("first", "second"), "no parameter"),
@@ -53,6 +54,16 @@ def test_auto_follows_slopes_where_all_goals_have_them_or_it_is_said_why_not(
     else:
         assert said in found
         assert in_words(config, space, inputs, "gp") == f"none: {found}"
+
+
+def test_sizes_need_no_loss_beside_goals_that_have_one():
+    config, space = study(search="mixture")
+    sizes = tuple(model_property(name) for name in SIZES)
+    inputs = replace(INPUTS, objectives=(*INPUTS.objectives, *sizes))
+    assert obstacle(config, space, inputs) is None
+    assert in_words(config, space, inputs, "descent") == "follow first, second"
+    found = obstacle(config, space, replace(inputs, objectives=sizes, smooth=()))
+    assert found == "no usable loss for parameters, active_parameters"
 
 
 def test_a_chosen_sampler_follows_what_it_can():

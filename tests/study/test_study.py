@@ -16,9 +16,17 @@ from automerge.constraint import Constraint
 from automerge.errors import SearchAborted
 from automerge.executors.base import Executor
 from automerge.executors.local import LocalExecutor
-from automerge.objective import estimates, losses
+from automerge.objective import (
+    MODEL_ITEM,
+    PROPERTIES,
+    ItemScores,
+    estimates,
+    losses,
+    model_property,
+)
 from automerge.samplers import SAMPLERS
 from automerge.samplers.base import Sampler, Told
+from automerge.samplers.random import draw as draw_from_prior
 from automerge.store.read_result import study_result
 from automerge.store.store import Store
 from automerge.study import Driver, Limits, Plan, Snapshot
@@ -35,6 +43,7 @@ from automerge.trial import (
     Outcome,
     Params,
     Timings,
+    Trial,
 )
 from tests.studies import SPACE, toy_plan, toy_store
 from tests.toy import OBJECTIVES, ToyWorker, fails
@@ -266,6 +275,24 @@ def test_the_sampler_learns_losses_made_worse_by_what_is_missed(tmp_path: Path) 
         missed = best - 0.1 - board.values[number]["first"].value
         added = np.subtract(told[number].losses, board.told[number].losses)
         assert (added > 0).all() if missed > 0 else (added == 0).all()
+
+
+def test_sizes_have_slopes_of_0_and_what_weights_change_has_none_unless_measured():
+    first, _ = OBJECTIVES
+    sizes = tuple(map(model_property, PROPERTIES))
+    plan = replace(toy_plan(20), objectives=(first, *sizes))
+    draw = draw_from_prior(SPACE, np.random.default_rng(0))
+    trial = Trial(0, SPACE.recipe(draw), "sampler", "trial-0", draw)
+    outcome = ToyWorker().measure(Job(0, trial.recipe, "search", plan.items.search))
+    scores = {first.name: outcome.scores[first.name]}
+    scores |= {size.name: ItemScores((MODEL_ITEM,), (9.0,)) for size in sizes}
+    slopes = {first.name: outcome.slopes[first.name]}
+    board = Estimates(plan.objectives, (), plan.pool, SPACE)
+    board.enter(trial, replace(outcome, scores=scores, margins={}, slopes=slopes))
+    own, distance, *flat = board.told[0].slopes
+    assert any(own.by_role.values())
+    assert distance is None
+    assert [slope.by_role for slope in flat] == [dict.fromkeys(own.by_role, 0.0)] * 2
 
 
 def test_what_is_no_goal_is_kept_and_not_traded_off(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ class Graph:
     def __init__(self, model: PreTrainedModel, path: Path, limit: int) -> None:
         self._model, self._path, self._limit = model, path, limit
         self._n_logits: int = model.config.get_text_config().vocab_size
-        self._known: dict[tuple[bool, int, int], Kept] = {}
+        self._known: dict[tuple[bool, int, int, int], Kept] = {}
 
     def fits(self, rows: Sequence[Row], lean: bool, logits: int = LOGITS) -> bool:
         """Return whether a batch fits; `lean` says that layers keep their inputs only, `logits` how
@@ -69,12 +69,15 @@ class Graph:
         return kept(rows) + 4 * logits * self._n_logits * places <= self._limit
 
     def _kept(self, lean: bool) -> Kept:
-        """Return what is measured once for a model's layers and the parameters that have gradients.
+        """Return what is measured once for a model's layers, the experts that a token passes and
+        the parameters that have gradients.
 
         These change with recipes, a model's code does not.
         """
         wanting = sum(parameter.requires_grad for parameter in self._model.parameters())
-        key = lean, self._model.config.get_text_config().num_hidden_layers, wanting
+        config = self._model.config.get_text_config()
+        passed = int(getattr(config, "num_experts_per_tok", None) or 0)
+        key = lean, config.num_hidden_layers, passed, wanting
         if key not in self._known:
             self._known[key] = self._lean() if lean else measured(self._model, self._path)
         return self._known[key]
