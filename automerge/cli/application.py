@@ -10,7 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 from automerge.cli.bench import bench_generate, bench_merge, bench_score, bench_slopes
 from automerge.cli.init import init, schema
 from automerge.cli.installation import doctor, selftest, version
-from automerge.cli.models import convert, gather, inspect, library, merge, reproduce, score
+from automerge.cli.models import convert, gather, inspect, library, merge, reproduce, score, soup
 from automerge.cli.refining import refine
 from automerge.cli.search import demo, search
 from automerge.cli.spaces import list_
@@ -99,7 +99,7 @@ COMMANDS = {
     "Search": (init, schema, search, demo, status),
     "What was found": (runs, show, pick, compare, chat, report),
     "Take and publish": (export, push, reproduce, export_trials, dashboard),
-    "Models, without a search": (inspect, merge, library, refine, gather, score, convert),
+    "Models, without a search": (inspect, merge, library, soup, refine, gather, score, convert),
     "This installation": (doctor, selftest, version),
 }
 """The commands by what they are for, in the order of the help."""

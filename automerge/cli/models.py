@@ -68,6 +68,34 @@ def library(
     make_library(models, Wanted(count, rank, dimensions, units), out, console())
 
 
+def soup(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="BASE [NAME=]MODEL...", help="A base and its fine-tunes: folders or hub ids."
+        ),
+    ],
+    text: Annotated[
+        list[str],
+        typer.Option("--text", help="What a model was trained on. Repeat.", metavar="NAME=PATH"),
+    ],
+    like: Annotated[
+        Path, typer.Option("--like", help="The text that the soup is for.", metavar="PATH")
+    ],
+    count: Annotated[
+        int, typer.Option("--count", help="How many models to average.", min=1, metavar="N")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The recipe to write.", metavar="FILE")],
+    device: Annotated[
+        str, typer.Option("--device", help="auto, cpu or cuda.", metavar="DEVICE")
+    ] = "auto",
+) -> None:
+    """Average the models whose texts are most like a new one, without labels or a search."""
+    from automerge.commands.soup import Wanted, make_soup
+
+    make_soup(models, text, Wanted(like, count, device), out, console())
+
+
 def reproduce(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="A published merge's reproduce.json.")

@@ -56,7 +56,7 @@ def similarities(
     base, *sources = references
     grams: dict[str, list[Tensor]] = {}
     for number, name in enumerate(references):
-        model, tokenizer = _loaded(references, base, name, device)
+        model, tokenizer = loaded(references, base, name, device)
         grams[name] = [centred_gram(layer) for layer in hidden_states(model, tokenizer, prompts)]
         progress(number + 1, len(references))
     return tuple(
@@ -107,10 +107,17 @@ def _alignment(one: Tensor, other: Tensor) -> float:
     return float((one * other).sum() / (one.norm() * other.norm()))
 
 
-def _loaded(
+def loaded(
     references: Mapping[str, str], base: str, name: str, device: str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a model as it is, with its own tokenizer; an adapter in its base, with the base's."""
+    """Load a model as it is, with its own tokenizer; an adapter in its base, with the base's.
+
+    Args:
+        references: paths or hub ids by name.
+        base: the name of the base among them.
+        name: of the model to load.
+        device: "auto", "cpu" or "cuda".
+    """
     chosen = choose_device(device)
     folder, both = resolve(references[base]).path, None
     if name != base:
