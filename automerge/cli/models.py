@@ -208,6 +208,15 @@ def inspect(
             metavar="TEXT",
         ),
     ] = None,
+    collapse: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--collapse",
+            help="Compare how much units vary in the average of the sources and in each of them, "
+            "on a text; NAME=TEXT for one source. May be repeated.",
+            metavar="[NAME=]TEXT",
+        ),
+    ] = None,
     items: Annotated[
         int, typer.Option("--items", help="Items to score them on.", min=8, metavar="N")
     ] = 200,
@@ -227,5 +236,7 @@ def inspect(
 
     scoring = {"items_per_candidate": items, "include_path": include_path, "device": device}
     models = [base, *sources]
-    if not inspect_models(models, weights, as_json, html, console(), task, scoring, cka):
+    if not inspect_models(
+        models, weights, as_json, html, console(), task, scoring, cka, collapse or []
+    ):
         raise typer.Exit(3)

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from automerge.commands.bars import progress_bars
+from automerge.commands.named_texts import named_texts
 from automerge.errors import PreflightError
 from automerge.files.atomic import write_atomically
 from automerge.text.redaction import redact
@@ -28,10 +29,12 @@ def inspect_models(
     task: str | None = None,
     scoring: Mapping[str, object] = MappingProxyType({}),
     text: Path | None = None,
+    collapse: Sequence[str] = (),
 ) -> bool:
     """Show how models, the base first, relate; return whether all can be merged.
 
-    With a `text`, hidden states are compared on it. With a `task`, models on the lines between them
+    With a `text`, hidden states are compared on it. With texts to `collapse` on, deviations of the
+    sources' average are compared with theirs. With a `task`, models on the lines between them
     are scored, with the options of `scoring`.
 
     Raises ConfigError, or PreflightError for models that cannot be read.
@@ -41,6 +44,8 @@ def inspect_models(
     from automerge.text.terminal import Plain
 
     named = name_models(models)
+    texts = named_texts(collapse, "--collapse")
+    device = str(scoring.get("device", "auto"))
     errors = Plain(stderr=True)
     with progress_bars(errors) as show:
         found = examine(
@@ -52,11 +57,17 @@ def inspect_models(
         if text is not None:
             from automerge.inspection.similarity import similarities
 
-            device = str(scoring.get("device", "auto"))
             similar = similarities(
                 named, text, device, lambda done, total: show("hidden states", done, total)
             )
             found = replace(found, similarities=similar)
+        if texts and found.mergeable:
+            from automerge.inspection.collapse import collapses
+
+            collapsed = collapses(
+                named, texts, device, lambda done, total: show("averages", done, total)
+            )
+            found = replace(found, collapses=collapsed)
         if task is not None and found.mergeable:
             from automerge.inspection.scan import scan
 

@@ -36,6 +36,7 @@ def html_page(found: Inspection) -> str:
         rows=[words.row(found, model) for model in found.models],
         references=[(model.name, printable(model.reference)) for model in found.models],
         similar=_similarities(found),
+        collapses=_collapses(found),
         scans=[_scan(found, scan) for scan in found.scans],
         weights=None if found.weights is None else _weights(found.weights),
     )
@@ -44,6 +45,20 @@ def html_page(found: Inspection) -> str:
 @cache
 def _asset(package: str, name: str) -> str:
     return files(package).joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def _collapses(found: Inspection) -> dict[str, object] | None:
+    if not found.collapses:
+        return None
+    return {
+        "title": words.COLLAPSE_TITLE,
+        "names": [collapse.source for collapse in found.collapses],
+        "rows": [
+            [words.number(value) for value in values]
+            for values in zip(*(c.layers for c in found.collapses), strict=True)
+        ],
+        "verdicts": [words.collapse(collapse) for collapse in found.collapses],
+    }
 
 
 def _similarities(found: Inspection) -> dict[str, object] | None:

@@ -177,6 +177,23 @@ class Similarity:
 
 
 @dataclass(frozen=True)
+class Collapse:
+    """How much units of the sources' average vary beside those of one source, on its text.
+
+    Attributes:
+        source: its name.
+        layers: the ratio of deviations in each layer; NaN where nothing varies.
+        lowest: the weight of the linear layer with the lowest ratio.
+        ratio: that ratio.
+    """
+
+    source: str
+    layers: tuple[float, ...]
+    lowest: str
+    ratio: float
+
+
+@dataclass(frozen=True)
 class Inspection:
     """All that is known about a base and its sources; `weights` is None if they were not read.
 
@@ -194,6 +211,8 @@ class Inspection:
     """Scores on the lines from the base to sources, where they were asked for."""
     similarities: tuple[Similarity, ...] = ()
     """How alike hidden states are, where that was asked for."""
+    collapses: tuple[Collapse, ...] = ()
+    """How much an average varies beside the sources, where that was asked for."""
 
     @property
     def mergeable(self) -> bool:

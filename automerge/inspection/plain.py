@@ -36,6 +36,14 @@ def plain(found: Inspection) -> dict[str, object]:
             {**asdict(similar), "layers": [finite(value) for value in similar.layers]}
             for similar in found.similarities
         ],
+        "collapses": [
+            {
+                **asdict(collapse),
+                "layers": [finite(value) for value in collapse.layers],
+                "ratio": finite(collapse.ratio),
+            }
+            for collapse in found.collapses
+        ],
         "scans": [asdict(scan) for scan in found.scans],
     }
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from automerge.inspection import words
-from automerge.inspection.model import Inspection, Scan, Similarity, Weights
+from automerge.inspection.model import Collapse, Inspection, Scan, Similarity, Weights
 from automerge.text.printable import printable
 
 STYLES = {"mergeable": "green", "cannot be merged": "red"}
@@ -37,6 +37,8 @@ class InspectionText:
             yield from self._weights(self.found.weights)
         if self.found.similarities:
             yield from self._similarities(self.found.similarities)
+        if self.found.collapses:
+            yield from self._collapses(self.found.collapses)
         for scan in self.found.scans:
             yield from self._scan(scan)
         faults, warnings = words.remarks(self.found)
@@ -91,6 +93,16 @@ class InspectionText:
         for layer, values in enumerate(zip(*(s.layers for s in found), strict=True)):
             table.add_row(*map(Text, (str(layer), *map(words.number, values))))
         yield table
+
+    def _collapses(self, found: Sequence[Collapse]) -> RenderResult:
+        """Yield ratios of deviations: a row per layer, a column per source."""
+        yield Text(words.COLLAPSE_TITLE, style="bold")
+        table = new_table("in layer", *(printable(collapse.source) for collapse in found))
+        for layer, values in enumerate(zip(*(c.layers for c in found), strict=True)):
+            table.add_row(*map(Text, (str(layer), *map(words.number, values))))
+        yield table
+        for collapse in found:
+            yield Text(words.collapse(collapse))
 
     def _scan(self, scan: Scan) -> RenderResult:
         """Yield the scores on a line, then each layer's barrier, the highest first."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from automerge.inspection.model import (
     Cell,
+    Collapse,
     Inspection,
     Line,
     ModelFacts,
@@ -17,6 +18,10 @@ from automerge.inspection.model import (
 from automerge.session.downloading import in_words
 from automerge.text.printable import printable
 
+COLLAPSED = 0.8
+"""A layer's ratio of deviations below which an average is said to have collapsed. No paper draws
+the line; in the demo, whose average works, no layer is below 0.93."""
+COLLAPSE_TITLE = "Deviations of units in the sources' average, beside each source's, on its text"
 COLUMNS = (
     *("model", "architecture", "layers", "hidden", "vocabulary", "dtype", "tokenizer", "head"),
     *("chat template", "nearest", "verdict"),
@@ -64,6 +69,23 @@ def similarity_title(found: Inspection, similar: Similarity) -> str:
     """Say what is compared."""
     return printable(
         f"CKA of hidden states with those of {found.base}, on {similar.n_prompts} prompts"
+    )
+
+
+def collapse(found: Collapse) -> str:
+    """Say how much of a source's variation is left where least is."""
+    known = [(value, layer) for layer, value in enumerate(found.layers) if value == value]
+    if not known:
+        return printable(f"{found.source}: its units do not vary on its text")
+    least, layer = min(known)
+    verdict = (
+        f"less than {COLLAPSED:.0%}: try `calibrate: repair`, or align the sources"
+        if least < COLLAPSED
+        else "no collapse"
+    )
+    return printable(
+        f"{found.source}: units vary least in layer {layer}, {number(least)} as much as the "
+        f"source's; {verdict} (lowest: {found.lowest}, {number(found.ratio)})"
     )
 
 
