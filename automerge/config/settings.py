@@ -279,13 +279,13 @@ class StudyConfig(Section):
     @model_validator(mode="after")
     def _routed(self) -> StudyConfig:
         if self.evaluation.generator == VLLM:
-            layers, end = self.search.layers, "cannot be handed other experts than the base's"
-            if layers.mixture or layers.experts:
+            end = "cannot be handed a mixture of dense models"
+            if self.search.layers.mixture:
                 refuse([(("evaluation", "generator"), f"vLLM {end}: use auto")])
             if routed := [
-                (("recipes", i), f"vLLM {end}, as {named.name!r} has them: use generator: auto")
+                (("recipes", i), f"vLLM {end}, as {named.name!r} is one: use generator: auto")
                 for i, named in enumerate(self.recipes)
-                if named.recipe.mixture or named.recipe.experts
+                if named.recipe.mixture
             ]:
                 refuse(routed)
         return self

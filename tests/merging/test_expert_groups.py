@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
+from safetensors.torch import load_file
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.optimize import linear_sum_assignment
 from torch.nn.functional import silu
@@ -20,6 +21,8 @@ from torch.nn.functional import silu
 from automerge.checkpoints import open_checkpoint
 from automerge.config.recipe_file import read_recipe, recipe_text
 from automerge.errors import ConfigError, PreflightError
+from automerge.evaluation.generation.vllm.generator import _config as blueprint_config
+from automerge.evaluation.generation.vllm.weights import handed_over
 from automerge.evaluation.properties import MEASURES
 from automerge.evidence import MemoryEvidence
 from automerge.evidence.routing import Routing, gather_routing
@@ -133,6 +136,24 @@ def test_the_live_model_is_the_exported_one(groups, checkpoints, evidence, folde
     key = "num_local_experts" if "num_local_experts" in settings else "num_experts"
     assert settings[key] == groups.count
     assert settings["num_experts_per_tok"] == (groups.per_token or min(3, groups.count))
+
+
+@pytest.mark.parametrize("groups", CASES[:2])
+def test_vllm_is_handed_what_an_export_holds(groups, checkpoints, evidence, folders, tmp_path):
+    """Names, weights and configuration of the live model, which an engine is made from."""
+    made = recipe(groups)
+    merge_to_folder(made, checkpoints, tmp_path / "out", evidence=evidence)
+    live = load(folders["base"])
+    ResidentEngine(checkpoints, evidence=evidence).merge_into(live, made)
+    exported, handed = load_file(tmp_path / "out" / "model.safetensors"), handed_over(live)
+    assert handed.keys() == exported.keys()
+    assert all(torch.equal(handed[name], exported[name].float()) for name in handed)
+    said, settings = (json.loads(text) for text in (blueprint_config(live), config_of(tmp_path)))
+    assert {**said, "dtype": settings["dtype"]} == settings
+
+
+def config_of(folder: Path) -> str:
+    return (folder / "out" / "config.json").read_text()
 
 
 def blocks(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, list[torch.Tensor]]]:

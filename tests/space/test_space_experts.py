@@ -139,7 +139,6 @@ def texts(tmp_path) -> dict[str, object]:
         ({"count": [2]}, {"evidence": texts}, "one text for all sources: set `evidence"),
         ({"count": [2]}, {"properties": ["distance_to_base"]}, "needs models with the base's"),
         ({"count": [2]}, {"export": "adapter"}, "an adapter keeps its base's layers"),
-        ({"count": [2]}, {"evaluation": {"generator": "vllm"}}, "vLLM cannot be handed other exp"),
     ],
 )
 def test_a_study_of_what_cannot_be_is_refused(experts, changes, message, tmp_path):

@@ -185,7 +185,7 @@ def test_gates_are_hidden_where_there_is_text(tmp_path):
         ({"per_token": 0}, {}, "per_token"),
         ({}, {"properties": ["distance_to_base"]}, "distance_to_base needs models with the base"),
         ({}, {"export": "adapter"}, "an adapter keeps its base's layers"),
-        ({}, {"evaluation": {"generator": "vllm"}}, "vLLM cannot be handed other experts"),
+        ({}, {"evaluation": {"generator": "vllm"}}, "vLLM cannot be handed a mixture"),
     ],
 )
 def test_a_study_of_what_cannot_be_is_refused(mixture, changes, message, tmp_path):
