@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from automerge.evaluation.divergence.passages import passages
 from automerge.evidence.gather import read_text
-from automerge.inspection.similarity import LENGTH
+from automerge.inspection.similarity import hidden_states
 
 PASSAGES = 100
 """Passages of each text that are read, evenly spaced; as many sentences as in AdapterSoup."""
@@ -35,15 +35,9 @@ def read_passages(path: Path) -> list[str]:
 def embeddings(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 ) -> Tensor:
-    """Return the mean over tokens of the hidden state after the middle layer, (texts, width)."""
-    rows = []
-    with torch.inference_mode():
-        for text in texts:
-            ids = tokenizer(text, truncation=True, max_length=LENGTH, return_tensors="pt")
-            found = model(ids["input_ids"].to(model.device), output_hidden_states=True)
-            layers = found.hidden_states
-            rows.append(layers[len(layers) // 2][0].double().mean(0).cpu())
-    return torch.stack(rows)
+    """Return the state of each text's last token after the middle layer, (texts, width)."""
+    layers = hidden_states(model, tokenizer, texts)
+    return layers[len(layers) // 2].double()
 
 
 def likeness(known: Mapping[str, Tensor], new: Tensor) -> dict[str, float]:

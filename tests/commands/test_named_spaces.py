@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import automerge
-from automerge import demo
+from automerge import cli, demo
 from automerge.config import load_config
 from automerge.space.named import NAMED
 from automerge.store.store import Store
@@ -78,3 +78,24 @@ def test_a_search_of_layers_begins_with_the_usual_ones_and_learns_from_them(
     for start in starts:
         assert isinstance(outcomes[found[start].number], Measured)
         assert found[start].params is not None
+
+
+@pytest.mark.slow
+def test_paths_through_the_models_of_a_first_front_are_searched(tmp_path: Path) -> None:
+    """As docs/configuration.md says of HM3: weights first, then the layers of what was found."""
+    automerge.search(study_of("components", tmp_path / "first"))
+    with Store(tmp_path / "first", write=False) as store:
+        made = [trial.name for trial in store.trials() if trial.origin == "sampler"][:2]
+    for name in made:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["export", str(tmp_path / "first"), "--trial", name])
+        assert ended.value.code == 0
+    folders = (tmp_path / "first/models" / name for name in made)
+    winners = dict(zip(("one", "other"), folders, strict=True))
+    study = study_of("dataflow", tmp_path / "second") | {"models": winners}
+    automerge.search(study)
+    with Store(tmp_path / "second", write=False) as store:
+        outcomes = store.outcomes("search")
+        proposed = [trial for trial in store.trials() if trial.recipe.slices]
+    assert proposed
+    assert all(isinstance(outcomes[trial.number], Measured) for trial in proposed)
