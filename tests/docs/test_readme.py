@@ -54,7 +54,8 @@ def test_the_commands_run_with_small_budgets(tmp_path: Path, environment: dict[s
 
 
 def test_the_python_shown_runs(tmp_path: Path, environment: dict[str, str]) -> None:
-    write_zoo(tmp_path)
+    with write_zoo(tmp_path).open("a") as config:
+        config.write("executor: local\n")
     [program] = blocks(README, "python")
     ran = python(tmp_path, "-c", program, environment=environment)
     assert ran.returncode == 0, ran.stderr

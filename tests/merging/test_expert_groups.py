@@ -121,6 +121,7 @@ CASES = [
 ]
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("groups", CASES)
 def test_the_live_model_is_the_exported_one(groups, checkpoints, evidence, folders, tmp_path):
     made = recipe(groups)
@@ -390,6 +391,7 @@ def test_twins_become_one_without_a_change(tmp_path):
     assert torch.allclose(logits(live), before, rtol=0, atol=2**-16 * float(before.abs().max()))
 
 
+@pytest.mark.sample(2)
 def test_a_model_changes_between_numbers_of_experts(checkpoints, evidence, folders):
     live = load(folders["base"])
     merging = ResidentEngine(checkpoints, evidence=evidence)
