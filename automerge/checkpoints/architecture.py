@@ -10,7 +10,7 @@ import json
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -121,24 +121,29 @@ def architecture(config: Mapping[str, Any], most: int = MAX_TENSORS) -> Architec
     Raises:
         PreflightError: transformers does not have it, or cannot build it from this configuration.
     """
-    return _remembered("own", config, most)
+
+    def make() -> Architecture:
+        made = read_config(config)
+        return Architecture(build(model_class(made), made, most))
+
+    return _remembered(("own", json.dumps(dict(config), sort_keys=True, default=str)), make)
 
 
-def language_model(config: Mapping[str, Any], most: int = MAX_TENSORS) -> Architecture:
-    """Return the architecture with the head that scores text.
+def architecture_of(
+    config: PretrainedConfig, kind: type[PreTrainedModel], most: int = MAX_TENSORS
+) -> Architecture:
+    """Return the architecture of a class, whatever class the configuration names; cached as well.
 
     Raises:
-        PreflightError: it is not a causal language model, or cannot be built.
+        PreflightError: transformers cannot build it from this configuration.
     """
-    return _remembered("language model", config, most)
+    key = (kind.__name__, config.to_json_string(use_diff=False))
+    return _remembered(key, lambda: Architecture(build(kind, config, most)))
 
 
-def _remembered(kind: str, config: Mapping[str, Any], most: int) -> Architecture:
-    key = (kind, json.dumps(dict(config), sort_keys=True, default=str))
+def _remembered(key: tuple[str, str], make: Callable[[], Architecture]) -> Architecture:
     if key not in _known:
-        made = read_config(config)
-        chosen = language_class(made) if kind == "language model" else model_class(made)
-        _known[key] = Architecture(build(chosen, made, most))
+        _known[key] = make()
     _known.move_to_end(key)
     while len(_known) > KEPT:
         _known.popitem(last=False)
@@ -274,46 +279,6 @@ def named_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:
             if kind is not None and isinstance(config, kind):
                 return found
     return None
-
-
-def language_class(config: PretrainedConfig) -> type[PreTrainedModel]:
-    """Return the class that computes a decoder's log-likelihoods of text.
-
-    Raises:
-        PreflightError: the model is not a causal language model.
-    """
-    import transformers
-
-    named = named_class(config)
-    if named is None or named.__name__.endswith("Model"):
-        causal = transformers.AutoModelForCausalLM._model_mapping
-        headed = causal.get(type(config), None)
-        named = headed or named or model_class(config)
-    name = named.__name__
-    if config.is_encoder_decoder:
-        raise PreflightError(
-            f"{name} has an encoder and a decoder; a search can only score decoders (causal "
-            "language models), but `automerge merge` can merge it"
-        )
-    if not named.can_generate() and not name.endswith("LMHeadModel"):
-        raise PreflightError(
-            f"{name} is not a causal language model, so a search cannot score it; `automerge "
-            "merge` can merge it"
-        )
-    return named
-
-
-def headless(config: Mapping[str, Any], stored: Iterable[str]) -> str | None:
-    """Return the name of the output head if a language model's tensors lack it; else None."""
-    own = language_model(config)
-    head = own.model.get_output_embeddings()
-    if head is None:
-        return None
-    named = own.model.named_parameters(remove_duplicate=False)
-    names = [name for name, parameter in named if parameter is head.weight]
-    found = {key.live for key in own.keys(list(stored)).values() if key is not None}
-    tied = {own.ties[name] for name in names if name in own.ties} | {*names}
-    return None if tied & found or not names else names[-1]
 
 
 def build(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from automerge.commands.export import open_models
 from automerge.commands.model_folder import write_model
 from automerge.commands.search import trial_numbers
-from automerge.errors import ConfigError
+from automerge.errors import ConfigError, PreflightError
 from automerge.evidence import EVIDENCE
 from automerge.report.study import Study, load_study
 from automerge.report.summary import Summary
@@ -126,6 +126,7 @@ class _Speaker:
     def __init__(self, name: str, folder: Path, max_tokens: int) -> None:
         import transformers
 
+        from automerge.checkpoints.kinds import ModelKind, kind_of
         from automerge.worker.worker import choose_device, load_model
 
         transformers.utils.logging.disable_progress_bar()
@@ -133,6 +134,11 @@ class _Speaker:
         self._max_tokens = max_tokens
         self._device = choose_device("auto")
         self._model: PreTrainedModel = load_model(folder, folder, "auto")
+        kind = kind_of(type(self._model), self._model.config)
+        self._encoder = kind is ModelKind.ENCODER_DECODER
+        if kind is ModelKind.OTHER:
+            what = type(self._model).__name__
+            raise PreflightError(f"{name} is a {what}, which does not write text")
         self._model.to(self._device).eval()
         self._tokenizer: PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
@@ -175,7 +181,8 @@ class _Speaker:
                 max_new_tokens=most,
                 pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id,
             )
-        found = str(self._tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True))
+        read = 0 if self._encoder else ids.shape[1]
+        found = str(self._tokenizer.decode(made[0, read:], skip_special_tokens=True))
         if self.has_template:
             self._said.append({"role": "assistant", "content": found})
         return found.strip()

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from automerge.commands.adapter_folder import AsAdapter, in_words, write_adapter_folder
 from automerge.commands.model_folder import write_scored
@@ -126,7 +126,16 @@ def write_cards(study: Study) -> None:
     summary = study.summary.including(list(folders))
     for number, folder in folders.items():
         if not folder.is_symlink():
-            write_atomically(folder / CARD, model_card(summary, number, folder.name))
+            card = model_card(summary, number, folder.name, config=config_of(folder))
+            write_atomically(folder / CARD, card)
+
+
+def config_of(folder: Path) -> Mapping[str, Any]:
+    """Return the content of an exported model's config.json; nothing where it was taken away."""
+    from automerge.checkpoints.folder.files import CONFIG
+    from automerge.checkpoints.reader import read_json
+
+    return read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
 
 
 def _check_extensions(run: Path, recipes: Sequence[Recipe]) -> None:

@@ -12,7 +12,7 @@ import yaml
 
 from automerge.checkpoints.symmetries.kept import cache_folder as cached_alignments
 from automerge.checkpoints.symmetries.kept import find
-from automerge.commands.export import from_export
+from automerge.commands.export import config_of, from_export
 from automerge.commands.search import export_trials
 from automerge.config.recipe_file import recipe_text
 from automerge.config.written import FILE as STUDY
@@ -122,7 +122,11 @@ def _operations(wanted: Push, folder: Path) -> list[CommitOperationAdd]:
     summary = summarise(result).including([trial.number])
     texts = {
         CARD: model_card(
-            summary, trial.number, wanted.repository.partition("/")[2], wanted.repository
+            summary,
+            trial.number,
+            wanted.repository.partition("/")[2],
+            wanted.repository,
+            config_of(folder),
         ),
         RECIPE: recipe_text(
             trial.recipe,

@@ -51,9 +51,10 @@ def refine_file(
         PreflightError: models or texts do not allow it, or it does not fit into memory.
     """
     from automerge.checkpoints import ModelWatch, alignments
+    from automerge.checkpoints.kinds import require_decoder
     from automerge.commands.announcing import announcing
     from automerge.refinement import explicit
-    from automerge.session.preflight import check_scores, open_models
+    from automerge.session.preflight import open_models
 
     _check(settings, path, out)
     named = named_texts(texts)
@@ -77,7 +78,7 @@ def refine_file(
         near=[folder, folder / EVIDENCE],
         note=announcing(console),
     )
-    check_scores(models)
+    require_decoder(models.checkpoints[models.base], "refining")
     for warning in models.warnings:
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
     watch = ModelWatch({name: folder.path for name, folder in models.folders.items()})

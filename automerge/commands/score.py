@@ -68,7 +68,9 @@ def _score(
     import transformers
 
     from automerge.evaluation.base import Live
-    from automerge.session.preflight import open_models, open_tasks
+    from automerge.session.preflight import open_models
+    from automerge.session.tasks import open_tasks
+    from automerge.worker.tokenizer import load_tokenizer
     from automerge.worker.worker import choose_device, load_model
 
     panel = study_panel(config)
@@ -78,10 +80,8 @@ def _score(
     transformers.utils.logging.disable_progress_bar()
     model = load_model(path, path, getattr(torch, scoring_dtype(config, stored)))
     model.to(choose_device(config.evaluation.device)).eval().requires_grad_(False)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(
-        path, local_files_only=True, trust_remote_code=False
-    )
-    scored = tasks.attach(Live(model, tokenizer, _no_distance, _no_base)).score(items)
+    live = Live(model, load_tokenizer(path), _no_distance, _no_base)
+    scored = tasks.attach(live).score(items)
     return tasks.objectives[0], scored.scores[task]
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from automerge.checkpoints.kinds import ModelKind
     from automerge.evaluation.split import Split
 
 BATCH_SIZE = 32
@@ -112,11 +113,11 @@ class Live:
     the base's weights; afterwards it holds its own again, the same bits. A pass forwards may keep
     `graph_bytes` for a pass backwards; keys and values of answers under way, or what a batch
     makes and drops, may take `cache_bytes`.
-    None is no limit.
+    None is no limit. A model that is no language model may have no tokenizer.
     """
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerBase | None
     distance_to_base: Callable[[], float]
     base: Callable[[], AbstractContextManager[None]]
     graph_bytes: int | None = None
@@ -298,6 +299,23 @@ class GeneratingTasks(OpenTasks, Protocol):
     @property
     def generated(self) -> Collection[str]:
         """The objectives that need generated answers, by name."""
+        ...
+
+
+@runtime_checkable
+class FittingTasks(OpenTasks, Protocol):
+    """Open tasks that only some kinds of models can be scored on, or that differ between them."""
+
+    def on(self, model: str, kind: ModelKind) -> OpenTasks:
+        """Return the tasks as they are on models of a kind.
+
+        Args:
+            model: the name of the model's class, for errors.
+            kind: its kind.
+
+        Raises:
+            TasksRefused: entries that such a model cannot be scored on.
+        """
         ...
 
 

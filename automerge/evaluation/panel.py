@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from automerge.errors import Fault, PreflightError
 from automerge.evaluation.base import (
     Backward,
     Entry,
     Evaluator,
+    FittingTasks,
     GeneratingTasks,
     Live,
     OpenTasks,
@@ -30,6 +31,9 @@ from automerge.evaluation.split import Split
 from automerge.evaluation.table import DIVERGENCE, EVALUATORS
 from automerge.objective import Objective
 from automerge.trial import Items, Part, Steering
+
+if TYPE_CHECKING:
+    from automerge.checkpoints.kinds import ModelKind
 
 T = TypeVar("T")
 
@@ -87,10 +91,7 @@ class Panel:
                 evaluator = EVALUATORS[name]([self.entries[i] for i in indices], self.settings)
                 found.append((indices, act(evaluator)))
             except TasksRefused as error:
-                task_faults += [
-                    TaskFault(indices[fault.spec], fault.field, fault.message)
-                    for fault in error.task_faults
-                ]
+                task_faults += _at(indices, error)
             except PreflightError as error:
                 faults += error.faults
         if faults:
@@ -98,6 +99,11 @@ class Panel:
         if task_faults:
             raise TasksRefused(sorted(task_faults, key=lambda fault: fault.spec))
         return found
+
+
+def _at(indices: Sequence[int], error: TasksRefused) -> list[TaskFault]:
+    """Return an evaluator's faults with the indices that its entries have in the study."""
+    return [TaskFault(indices[f.spec], f.field, f.message) for f in error.task_faults]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +124,25 @@ class OpenPanel:
                 owners.setdefault(leaf, indices[0])
         if faults:
             raise TasksRefused(faults)
+
+    def on(self, model: str, kind: ModelKind) -> OpenPanel:
+        """Return the tasks as they are on models of a kind; raises TasksRefused with every fault.
+
+        Args:
+            model: the name of the model's class, for errors.
+            kind: its kind.
+        """
+        found: list[tuple[OpenTasks, tuple[int, ...]]] = []
+        faults: list[TaskFault] = []
+        for tasks, indices in self.opened:
+            try:
+                fitting = tasks.on(model, kind) if isinstance(tasks, FittingTasks) else tasks
+                found.append((fitting, indices))
+            except TasksRefused as error:
+                faults += _at(indices, error)
+        if faults:
+            raise TasksRefused(sorted(faults))
+        return OpenPanel(tuple(found))
 
     @cached_property
     def objectives(self) -> tuple[Objective, ...]:

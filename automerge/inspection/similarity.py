@@ -10,7 +10,8 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from automerge.checkpoints import is_adapter, open_together, resolve
+from automerge.checkpoints import is_adapter, open_checkpoint, open_together, resolve
+from automerge.checkpoints.kinds import require_decoder
 from automerge.errors import PreflightError
 from automerge.evaluation.divergence.passages import passages
 from automerge.evidence.gather import read_text
@@ -127,6 +128,7 @@ def loaded(
         else:
             folder = own
     transformers.utils.logging.disable_progress_bar()
+    require_decoder(open_checkpoint(folder), "comparing hidden states")
     model = load_model(folder, folder, compute_dtype("auto", chosen))
     model.to(chosen).eval().requires_grad_(False)
     if both is not None:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from automerge.checkpoints import Checkpoint, reference_model
-from automerge.checkpoints.architecture import language_class, read_config
+from automerge.checkpoints.architecture import read_config
+from automerge.checkpoints.kinds import live_class, require_decoder
 from automerge.checkpoints.reader import read_json
 from automerge.errors import PreflightError
 from automerge.evidence import Evidence
@@ -32,10 +33,12 @@ def calibrated_tensors(
     if recipe.vocabulary != BASE_VOCABULARY:
         keys = ", ".join(recipe.vocabulary.plain())
         raise PreflightError(f"a model with `{keys}` cannot be calibrated; remove one of them")
-    config = read_config(read_json(checkpoints[reference_model(recipe)].assets / "config.json"))
+    reference = checkpoints[reference_model(recipe)]
+    require_decoder(reference, "calibration")
+    config = read_config(read_json(reference.assets / "config.json"))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float32 if device == "cpu" else config.dtype
-    model = language_class(config)._from_config(config, dtype=dtype)
+    model = live_class(config, reference.tensors)._from_config(config, dtype=dtype)
     model.to(device).eval().requires_grad_(False)
     engine = ResidentEngine(checkpoints, evidence=evidence)
     engine.merge_into(model, recipe)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from automerge.checkpoints.architecture import language_class, quiet, read_config
+from automerge.checkpoints.architecture import quiet, read_config
+from automerge.checkpoints.kinds import language_class
 from automerge.checkpoints.mixed import PER_TOKEN
 from automerge.merging.layers import find_layers
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -13,6 +15,7 @@ from automerge.public_benchmarks import benchmark
 from automerge.report.choice import choose
 from automerge.report.commands import score_commands
 from automerge.report.compare import Versus, verdict
+from automerge.report.loading import loading
 from automerge.report.model_sections import recipe_yaml
 from automerge.report.summary import Member, Summary
 from automerge.store.result import MODELS, ModelOrigin, StudyResult, count
@@ -25,7 +28,13 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+!|~$&:@])")
 
 
-def model_card(summary: Summary, number: int, name: str, repository: str | None = None) -> str:
+def model_card(
+    summary: Summary,
+    number: int,
+    name: str,
+    repository: str | None = None,
+    config: Mapping[str, Any] = MappingProxyType({}),
+) -> str:
     """Return the README.md of a model; texts of the study are escaped.
 
     Args:
@@ -34,6 +43,7 @@ def model_card(summary: Summary, number: int, name: str, repository: str | None 
         name: the name of the model.
         repository: where on the hub it is published, with the study's files beside it; None for a
             folder of the run.
+        config: the content of the model's config.json, which says how it is loaded.
 
     Raises:
         ValueError: the trial is not a member of the summary.
@@ -43,9 +53,10 @@ def model_card(summary: Summary, number: int, name: str, repository: str | None 
     if member is None:
         raise ValueError(f"trial {number} of {result.study!r} was not summarised")
     origins = _origins(result, member)
+    how = loading(config)
     sections = (
         _introduction(summary, member, name),
-        _use(repository or f"{MODELS}/{name}", repository is not None),
+        _use(repository or f"{MODELS}/{name}", repository is not None, how.loader),
         _scores(summary, member),
         _optimised_for(result),
         _models(origins),
@@ -53,7 +64,7 @@ def model_card(summary: Summary, number: int, name: str, repository: str | None 
         _reproduce(result, name) if repository is None else _published(result, repository),
     )
     body = "\n\n".join(paragraph for section in sections for paragraph in section if paragraph)
-    head = _data(result, member, origins, name).to_yaml()
+    head = _data(result, member, origins, name, how.task).to_yaml()
     card = ModelCard(f"---\n{head}\n---\n\n{body}\n", ignore_metadata_errors=True)
     return redact(str(card))
 
@@ -66,11 +77,11 @@ def _origins(result: StudyResult, member: Member) -> list[ModelOrigin]:
 
 
 def _data(
-    result: StudyResult, member: Member, origins: Sequence[ModelOrigin], name: str
+    result: StudyResult, member: Member, origins: Sequence[ModelOrigin], name: str, task: str
 ) -> ModelCardData:
     results = [
         EvalResult(
-            task_type="text-generation",
+            task_type=task,
             dataset_type=o.task,
             dataset_name=f"{o.task}, sealed test items",
             dataset_args={"items": test.n},
@@ -256,10 +267,10 @@ def _models(origins: Sequence[ModelOrigin]) -> tuple[str, ...]:
     return ("## What went in", _table(("name", "model", "revision", "licence"), rows), order, terms)
 
 
-def _use(where: str, published: bool) -> tuple[str, ...]:
+def _use(where: str, published: bool, loader: str) -> tuple[str, ...]:
     program = (
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f"model = AutoModelForCausalLM.from_pretrained({where!r})\n"
+        f"from transformers import {', '.join(sorted([loader, 'AutoTokenizer']))}\n\n"
+        f"model = {loader}.from_pretrained({where!r})\n"
         f"tokenizer = AutoTokenizer.from_pretrained({where!r})"
     )
     return ("## Use", "" if published else "In the run folder:", _fence(program, "python"))

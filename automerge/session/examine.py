@@ -66,9 +66,13 @@ def look(
         PreflightError: with every fault found.
     """
     from automerge.session import preflight
+    from automerge.session.tasks import LiveKind, live_kind, open_tasks, tasks_on
+
+    live: LiveKind | None = None
 
     def check(models: Models) -> None:
-        preflight.check_scores(models)
+        nonlocal live
+        live = live_kind(models)
         recipes = [named.recipe for named in config.recipes]
         if wrong := preflight.structure_faults(recipes, models, config.locate):
             raise PreflightError(wrong)
@@ -80,6 +84,9 @@ def look(
             preflight.check_experts(models, config.search.layers.experts.count, config.locate)
         if config.search.layers.scale != 1:
             preflight.check_scales(models, config.locate)
+        layers = config.search.layers
+        if layers.drop or layers.repeat or layers.rounds:
+            preflight.check_stack(models, config.locate)
         seen(models)
 
     faults: list[Fault] = []
@@ -96,8 +103,11 @@ def look(
     except PreflightError as error:
         faults += error.faults
     home = run if any((run / name).is_dir() for name in COPIES) else scratch
+    panel = study_panel(config)
     try:
-        tasks = preflight.open_tasks(study_panel(config), home, config.locate)
+        tasks = open_tasks(panel, home, config.locate)
+        if live is not None:
+            tasks = tasks_on(live, tasks, panel, config.locate)
     except PreflightError as error:
         faults += error.faults
     if faults or models is None or tasks is None:
@@ -114,6 +124,7 @@ def examine(config: StudyConfig, run: Path, note: Callable[[str], None]) -> Exam
     from automerge.evaluation.split import SplitPlan
     from automerge.session import preflight
     from automerge.session.downloading import in_words
+    from automerge.session.tasks import cut
 
     with tempfile.TemporaryDirectory() as scratch:
         models, tasks = look(config, run, Path(scratch))
@@ -136,7 +147,7 @@ def examine(config: StudyConfig, run: Path, note: Callable[[str], None]) -> Exam
         caps |= {"test": shares.max_test} if shares.max_test else {}
         fractions = {part: getattr(shares, part) for part in PARTS}
         held_out = {task.name for task in config.tasks if task.held_out}
-        split = preflight.cut(tasks, SplitPlan(fractions, caps), held_out)
+        split = cut(tasks, SplitPlan(fractions, caps), held_out)
         dtype = scoring_dtype(config, models.dtype)
         groups = group_objectives(config, tasks)
         inputs = Inputs(

@@ -185,11 +185,17 @@ class _Live:
 
 
 def load_base(base: Checkpoint, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a base that sources are merged into, for reading text, and its tokenizer."""
+    """Load a base that sources are merged into, for reading text, and its tokenizer.
+
+    Raises:
+        PreflightError: it is no causal language model, or cannot be loaded.
+    """
     import transformers
 
+    from automerge.checkpoints.kinds import require_decoder
     from automerge.worker.worker import choose_device, compute_dtype, load_model
 
+    require_decoder(base, "reading text")
     chosen = choose_device(device)
     model = load_model(base.path, base.assets, compute_dtype("auto", chosen))
     model.to(chosen).eval().requires_grad_(False)

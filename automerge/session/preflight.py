@@ -1,4 +1,4 @@
-"""Refuse whatever can be refused before a weight is read: models, tasks, the split.
+"""Refuse whatever can be refused of models before a weight is read.
 
 It runs in the driver and returns values that the store keeps, so that resuming a study needs none
 of it until something has to be measured again.
@@ -6,7 +6,7 @@ of it until something has to be measured again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -30,18 +30,14 @@ from automerge.checkpoints import (
     scan,
     transformed,
 )
-from automerge.checkpoints.architecture import at, headless, language_class, read_config
 from automerge.checkpoints.grouped import grouped_settings
 from automerge.checkpoints.joints import joint_faults
+from automerge.checkpoints.layout import stacks
 from automerge.checkpoints.mixed import check_mixed, form_of, mixed_settings, pieces
 from automerge.checkpoints.outline import Download, Outlines
 from automerge.checkpoints.stacked import stacked_config
 from automerge.checkpoints.symmetries.kept import Reading
 from automerge.errors import Fault, Locate, Location, PreflightError
-from automerge.evaluation.base import OpenTasks, TasksRefused
-from automerge.evaluation.panel import Panel
-from automerge.evaluation.split import Split, SplitPlan, split_documents
-from automerge.evaluation.table import DIVERGENCE
 from automerge.expert_groups import BY, ExpertGroups
 from automerge.files.noise import Noise, is_noise
 from automerge.merging.plan import Planner
@@ -263,25 +259,6 @@ def compare_aligned(
     return Compared(aligned.checkpoints, found.faults, said + aligned.warnings + found.warnings)
 
 
-def check_scores(models: Models) -> None:
-    """Refuse a base that a search cannot score; raises PreflightError.
-
-    That is one that is not a causal language model, such as an encoder, one with a decoder, or
-    one that was saved without its output head.
-    """
-    base = models.checkpoints[models.base]
-    try:
-        language_class(read_config(base.config))
-        head = headless(base.config, base.tensors)
-    except PreflightError as error:
-        raise at(base.assets / "config.json", error) from error
-    if head is not None:
-        raise PreflightError(
-            f"{base.path} has no {head}, so it gives no log-likelihoods of text: save it with "
-            "AutoModelForCausalLM, with its output head; `automerge merge` takes it as it is"
-        )
-
-
 def structure_faults(recipes: Sequence[Recipe], models: Models, locate: Locate) -> list[Fault]:
     """List the slices and mixtures that a study's models do not have."""
     faults: list[Fault] = []
@@ -363,6 +340,20 @@ def check_experts(models: Models, counts: Sequence[int], locate: Locate) -> None
         raise PreflightError(Fault(fault.message, where) for fault in error.faults) from error
 
 
+def check_stack(models: Models, locate: Locate) -> None:
+    """Refuse a search of other layers for a model with several stacks of them.
+
+    Raises:
+        PreflightError: with where the search asks for them.
+    """
+    found = stacks(models.checkpoints[models.base].tensors)
+    if len(found) > 1:
+        have = ", ".join(f"{stack} ({n})" for stack, n in found.items())
+        where = locate(("search", "layers")) or locate(("search",))
+        message = f"other layers need one stack of them; the base has {have}: remove this"
+        raise PreflightError([Fault(message, where)])
+
+
 def check_scales(models: Models, locate: Locate) -> None:
     """Refuse a search of scales between layers that the base's weights cannot take.
 
@@ -373,27 +364,3 @@ def check_scales(models: Models, locate: Locate) -> None:
     if faults:
         where = locate(("search", "layers")) or locate(("search",))
         raise PreflightError(Fault(fault, where) for fault in faults)
-
-
-def open_tasks(panel: Panel, run: Path, locate: Locate) -> OpenTasks:
-    """Open the tasks from copies in a run folder, which are made if there are none.
-
-    Raises:
-        PreflightError: with where each refused task was written.
-    """
-    try:
-        return panel.open(run, keep=True)
-    except TasksRefused as error:
-        faults = []
-        for fault in error.task_faults:
-            if panel.entries[fault.spec].evaluator == DIVERGENCE:
-                where = locate(("properties",))
-            else:
-                where = locate(("tasks", fault.spec, fault.field)) or locate(("tasks", fault.spec))
-            faults.append(Fault(fault.message, where))
-        raise PreflightError(faults) from None
-
-
-def cut(tasks: OpenTasks, plan: SplitPlan, held_out: Collection[str] = ()) -> Split:
-    """Assign every document to search, select or test; objectives held out have test items only."""
-    return split_documents(tasks.documents(), tasks.members, plan, tasks.parts, held_out)

@@ -18,8 +18,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from automerge.checkpoints import ModelWatch, open_together, sampled_digest
-from automerge.checkpoints.architecture import language_class, read_config
+from automerge.checkpoints import ModelWatch, open_checkpoint, open_together, sampled_digest
+from automerge.checkpoints.architecture import read_config
+from automerge.checkpoints.kinds import live_class
 from automerge.checkpoints.reader import read_json
 from automerge.errors import DeviceLost, PreflightError
 from automerge.evaluation.base import Live, NoRoom, OpenTasks, Scored, SlopeScorer
@@ -58,6 +59,7 @@ from automerge.trial import (
     Timings,
 )
 from automerge.worker.gate import score_in_order
+from automerge.worker.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -185,9 +187,7 @@ class MergeWorker:
             self._model.to(device)
         size = self._model.num_parameters()
         torch.set_num_threads(threads_for(spec.threads, device, size, len(devices)))
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            assets, local_files_only=True, trust_remote_code=False
-        )
+        tokenizer = load_tokenizer(assets)
         self._room_for_slopes = plan.graph > 0
         self._base_name = spec.base
         self._held: Recipe | None = None
@@ -361,10 +361,10 @@ def device_name(device: torch.device) -> str:
 def load_model(path: Path, assets: Path, dtype: torch.dtype | str) -> PreTrainedModel:
     """Load the base; where merged models have other assets, a model of those without weights.
 
-    Its class is the one its configuration names, or the causal language model of that.
+    Its class is the one its configuration names, or the language model of that.
     """
     config = read_config(read_json(assets / "config.json"))
-    kind = language_class(config)
+    kind = live_class(config, open_checkpoint(path).tensors)
     if assets == path:
         loaded: PreTrainedModel = kind.from_pretrained(
             path, config=config, dtype=dtype, local_files_only=True, use_safetensors=True

@@ -29,8 +29,9 @@ from automerge.objective import ItemScores, Objective, losses
 from automerge.recipe import BASE, Recipe, single, uniform_average
 from automerge.samplers import SAMPLERS
 from automerge.samplers.base import Told
-from automerge.session import preflight
 from automerge.session.panel import study_panel
+from automerge.session.preflight import open_models
+from automerge.session.tasks import open_tasks
 from automerge.space import Space, build_space
 from automerge.trial import Job, Measured, Params
 from automerge.worker.worker import MergeWorker, WorkerSpec
@@ -126,10 +127,10 @@ def open_demo(
     config: StudyConfig, folder: Path, slopes: bool = False
 ) -> tuple[MergeWorker, Space, tuple[Objective, ...]]:
     """A worker for the demo's models and tasks, and its search space."""
-    models = preflight.open_models(config.references, BASE, config.locate)
+    models = open_models(config.references, BASE, config.locate)
     panel = study_panel(config)
     panel = replace(panel, settings=replace(panel.settings, batch_size=BATCH_SIZE))
-    tasks = preflight.open_tasks(panel, folder, config.locate)
+    tasks = open_tasks(panel, folder, config.locate)
     spec = WorkerSpec(
         models={name: model.path for name, model in models.folders.items()},
         digests={name: whole_digest(model.path) for name, model in models.folders.items()},

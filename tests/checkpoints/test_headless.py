@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import transformers as hf
 
 from automerge.checkpoints import open_checkpoint
-from automerge.checkpoints.architecture import headless
+from automerge.checkpoints.kinds import headless
 
 
 @pytest.mark.parametrize(
@@ -17,11 +18,12 @@ from automerge.checkpoints.architecture import headless
         (hf.LlamaForCausalLM, False, None),
         (hf.LlamaForCausalLM, True, None),
         (hf.LlamaModel, True, None),
-        (hf.LlamaModel, False, "lm_head.weight"),
+        (None, True, None),
+        (None, False, "lm_head.weight"),
     ],
 )
 def test_a_head_is_lacking_where_it_is_neither_stored_nor_tied(
-    tmp_path: Path, kind: type[hf.LlamaPreTrainedModel], tied: bool, lacking: str | None
+    tmp_path: Path, kind: type[hf.LlamaPreTrainedModel] | None, tied: bool, lacking: str | None
 ) -> None:
     config = hf.LlamaConfig(
         vocab_size=64,
@@ -32,6 +34,9 @@ def test_a_head_is_lacking_where_it_is_neither_stored_nor_tied(
         num_key_value_heads=2,
         tie_word_embeddings=tied,
     )
-    kind(config).save_pretrained(tmp_path)
+    (kind or hf.LlamaModel)(config).save_pretrained(tmp_path)
+    if kind is None:  # a configuration that names no class is a language model's
+        written = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps({**written, "architectures": None}))
     checkpoint = open_checkpoint(tmp_path)
     assert headless(checkpoint.config, checkpoint.tensors) == lacking

@@ -106,6 +106,50 @@ def make_model(architecture="llama", seed=0, vocabulary=72):
     return model
 
 
+ENCODER_DECODERS = ("t5", "bart")
+
+
+def make_encoder_decoder(architecture="t5", seed=0, **settings):
+    """Relative positions and a tied head, or learned positions that padding must not move."""
+    import torch
+    from transformers import AutoModelForSeq2SeqLM, BartConfig, T5Config
+
+    tokens = {"vocab_size": 72, "eos_token_id": 2, "pad_token_id": 0, **settings}
+    config = {
+        "t5": lambda: T5Config(
+            **tokens,
+            d_model=32,
+            d_kv=8,
+            d_ff=48,
+            num_layers=2,
+            num_heads=4,
+            decoder_start_token_id=0,
+        ),
+        "bart": lambda: BartConfig(
+            **tokens,
+            d_model=32,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4,
+            encoder_ffn_dim=48,
+            decoder_ffn_dim=48,
+            max_position_embeddings=512,
+            bos_token_id=1,
+            decoder_start_token_id=2,
+            init_std=0.3,
+        ),
+    }[architecture]()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForSeq2SeqLM.from_config(config)
+        if architecture == "t5":  # whose answers would be one token each without
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter += 0.3 * torch.randn_like(parameter)
+    return model.eval()
+
+
 def write_jsonl(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 

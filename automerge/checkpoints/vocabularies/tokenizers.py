@@ -40,6 +40,11 @@ def vocabulary_files(folder: Path) -> list[str]:
     return found
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Return whether a folder has files of a tokenizer, with a vocabulary or without (bytes)."""
+    return any(is_tokenizer_file(path.name) for path in folder.iterdir())
+
+
 def read_tokenizer(folder: Path) -> Mapping[str, Any] | None:
     """Return a folder's tokenizer as the content of a tokenizer.json; None if it has none.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from automerge.checkpoints.kinds import ModelKind, no_decoder
 from automerge.errors import PreflightError
 from automerge.evaluation.base import (
     ITEMS_FOLDER,
@@ -26,7 +27,7 @@ from automerge.evaluation.lm_eval.evaluator import LmEval, LmEvalTasks
 from automerge.evaluation.lm_eval.prompts import prompt_tokens
 from automerge.evaluation.split import Split, document_hash
 from automerge.evidence.gather import read_text
-from automerge.objective import Objective
+from automerge.objective import KL_TO_BASE, Objective
 from automerge.trial import Part
 
 TEXT, TASKS = "text", "tasks"
@@ -120,6 +121,7 @@ class _Passages:
 
     def tokens(self, live: Live, length: int) -> Tokens:
         def of(_: str, number: int) -> tuple[int, ...]:
+            assert live.tokenizer is not None  # every decoder of a study has one
             found: list[int] = live.tokenizer(self.texts[number])["input_ids"]
             return tuple(found[:length])
 
@@ -167,6 +169,14 @@ class DivergenceTasks:
             for e in entries
         )
         self.smooth = tuple(entry.name for entry in entries)
+
+    def on(self, model: str, kind: ModelKind) -> DivergenceTasks:
+        """Return the same; raises TasksRefused for models that do not predict each next token."""
+        if kind is not ModelKind.DECODER:
+            problem = no_decoder(model, kind, KL_TO_BASE)
+            problem += ": use distance_to_base, or a function of yours (`python:`)"
+            raise TasksRefused([TaskFault(i, "task", problem) for i in range(len(self._sources))])
+        return self
 
     @property
     def members(self) -> dict[str, tuple[str, ...]]:

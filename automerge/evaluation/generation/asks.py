@@ -46,6 +46,10 @@ UNREAD = (
 """Settings that are kept here too, or that greedy answers of lm-eval's do not depend on."""
 
 
+FORCED_END = "forced_eos_token_id"
+"""The setting with which an answer that reaches its limit ends in a token that is not read."""
+
+
 @dataclass(frozen=True)
 class Ask:
     """One request: the prompt's token ids, what ends the answer, and most tokens of the answer."""
@@ -66,9 +70,11 @@ class Asks:
     @property
     def obstacle(self) -> str | None:
         """Why every request is left to lm-eval, if so."""
-        if self._lm.backend != "causal":
-            return "the model has an encoder"
-        return obstacle(self._lm.model.generation_config)
+        return obstacle(self._lm.model.generation_config, self._encoder)
+
+    @property
+    def _encoder(self) -> bool:
+        return bool(self._lm.backend == "seq2seq")
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -102,11 +108,14 @@ class Asks:
         until = list(handle_stop_sequences(kwargs.pop("until", None), eos=self._eos))
         limit = int(kwargs.pop("max_gen_toks"))
         greedy = not kwargs.pop("do_sample", False) and not kwargs.pop("temperature", 0.0)
-        room = lm.max_length - limit
+        room = lm.max_length if self._encoder else lm.max_length - limit
         if kwargs or not greedy or limit < 1 or room < 1:
             return None
         prompt, _ = lm.tok_batch_encode([context], left_truncate_len=room, truncation=lm.truncation)
         tokens = tuple(prompt[0].tolist())
+        if self._encoder:
+            # lm-eval counts the prompt, and transformers the token that a decoder begins with.
+            limit += len(tokens) - 1
         return Ask(tokens, tuple(until), limit) if tokens else None
 
     @cached_property
@@ -174,10 +183,14 @@ class Stops:
         return any(stop in text for stop in self._until)
 
 
-def obstacle(config: GenerationConfig) -> str | None:
-    """Return which of a model's own settings only transformers' `generate` follows, if any."""
+def obstacle(config: GenerationConfig, encoder: bool = False) -> str | None:
+    """Return which of a model's own settings only transformers' `generate` follows, if any.
+
+    Answers of models with an encoder are made by that, and end at their limit as they do there.
+    """
     for name, value in sorted(config.to_diff_dict().items()):
         neutral = name in NEUTRAL and value == NEUTRAL[name]
-        if value is not None and name not in UNREAD and not neutral:
+        unread = name in UNREAD or (encoder and name == FORCED_END)
+        if value is not None and not unread and not neutral:
             return f"its generation_config.json sets {name}: {value!r}"
     return None

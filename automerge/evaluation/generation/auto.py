@@ -1,4 +1,4 @@
-"""Continuous generation wherever its answers are lm-eval's, else lm-eval's own generation."""
+"""Fast generation wherever its answers are lm-eval's, else lm-eval's own generation."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from automerge.evaluation.generation.asks import Ask
 from automerge.evaluation.generation.base import Generator
 from automerge.evaluation.generation.continuous import ContinuousGenerator
+from automerge.evaluation.generation.encoded import EncodedGenerator
 from automerge.evaluation.generation.probes import probes
 from automerge.evaluation.generation.static import StaticGenerator
 from automerge.evaluation.loglikelihood.forward import (
@@ -32,12 +33,14 @@ PROBE_ROWS = 3
 class AutoGenerator:
     """Compares `ContinuousGenerator` with transformers' `generate` on the first greedy requests.
 
-    They must give the same tokens, except where two are as likely but for rounding.
+    They must give the same tokens, except where two are as likely but for rounding. Models with an
+    encoder are run by `EncodedGenerator`, if it answers requests together as it does one by one.
     """
 
     def __init__(self, lm: HFLM, cache_bytes: int | None = None) -> None:
         self._lm = lm
         self._continuous = ContinuousGenerator(lm, cache_bytes)
+        self._encoded = EncodedGenerator(lm, cache_bytes)
         self._static = StaticGenerator(lm, cache_bytes)
         self._found: tuple[Generator, str] | None = None
 
@@ -60,6 +63,8 @@ class AutoGenerator:
 
     def _choose(self, requests: Sequence[Instance]) -> tuple[Generator, str] | None:
         """Choose for good; None where the requests do not tell."""
+        if self._lm.backend == "seq2seq":
+            return self._choose_encoded(requests)
         why = self._continuous.obstacle
         if why is None:
             asks = [ask for ask in self._continuous.asks(requests) if ask is not None]
@@ -69,6 +74,15 @@ class AutoGenerator:
             why = self._difference(tried)
         if why is None:
             return self._continuous, "continuous"
+        return self._static, f"static: {why}"
+
+    def _choose_encoded(self, requests: Sequence[Instance]) -> tuple[Generator, str] | None:
+        why = self._encoded.obstacle
+        if why is None:
+            differs = self._encoded.differs(requests)
+            if not differs:
+                return None if differs is None else (self._encoded, "batched")
+            why = "answers depend on what they are batched with"
         return self._static, f"static: {why}"
 
     @torch.no_grad()

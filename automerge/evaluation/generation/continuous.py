@@ -51,7 +51,7 @@ class ContinuousGenerator:
     @property
     def obstacle(self) -> str | None:
         """Why nothing can be generated in this way, if so."""
-        return self._asks.obstacle
+        return self._asks.obstacle if self._lm.backend == "causal" else "the model has an encoder"
 
     def weights_changed(self) -> None:
         """Do nothing: no keys and values outlive a call."""
@@ -65,7 +65,7 @@ class ContinuousGenerator:
 
     def asks(self, requests: Sequence[Instance]) -> list[Ask | None]:
         """Return each request's tokens; None where it is left to lm-eval."""
-        return self._asks.all(requests)
+        return [None] * len(requests) if self.obstacle else self._asks.all(requests)
 
     @torch.no_grad()
     def answers(self, asks: Sequence[Ask], most_rows: int | None = None) -> dict[Ask, list[int]]:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 class StaticGenerator:
     """Runs every request from its first token, in batches of similar length; keeps nothing.
 
-    Where memory runs out, batches are halved, from then on.
+    Where memory runs out, batches are halved, from then on. What an encoder reads is run alone:
+    lm-eval's answers to it depend on what it is run with.
 
     Attributes:
         rows: how many requests are run together.
@@ -24,7 +25,7 @@ class StaticGenerator:
     def __init__(self, lm: HFLM, cache_bytes: int | None = None) -> None:
         del cache_bytes  # a batch is as large as the configuration says, or as memory allows
         self._lm = lm
-        self.rows = int(lm.batch_size)
+        self.rows = int(lm.batch_size) if lm.backend == "causal" else 1
 
     def weights_changed(self) -> None:
         """Do nothing: calls do not share anything."""

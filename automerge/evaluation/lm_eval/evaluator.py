@@ -9,8 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from automerge.checkpoints.kinds import ModelKind
 from automerge.errors import PreflightError
 from automerge.evaluation.base import TASKS_FOLDER, Entry, Live, Settings, TaskFault, TasksRefused
+from automerge.evaluation.generation.table import VLLM
 from automerge.evaluation.lm_eval.claims import claim_warnings
 from automerge.evaluation.lm_eval.losses import smooth_objectives
 from automerge.evaluation.lm_eval.samples import reproduce_commands
@@ -77,9 +79,33 @@ def _named_as(own: Path, copied: Path) -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class LmEvalTasks:
-    """Loaded tasks behind the contract."""
+    """Loaded tasks behind the contract, as they are on a kind of language model."""
 
     task_set: TaskSet
+    kind: ModelKind = ModelKind.DECODER
+
+    def on(self, model: str, kind: ModelKind) -> LmEvalTasks:
+        """Return the tasks as they are on a kind of model; raises TasksRefused if they are not."""
+        settings = self.task_set.settings
+        problem = None
+        if kind is ModelKind.OTHER:
+            problem = (
+                f"lm-eval scores language models, and {model} is none: score it with a function of "
+                "yours (`python:`, docs/evaluators.md)"
+            )
+            if model.endswith("Model"):
+                problem += ", or save it with its output head, with AutoModelForCausalLM"
+        elif kind is ModelKind.ENCODER_DECODER and settings.generator == VLLM:
+            problem = (
+                f"vLLM cannot generate with {model}, which has an encoder: leave out "
+                "evaluation.generator"
+            )
+        if problem is not None:
+            specs = enumerate(self.task_set.specs)
+            raise TasksRefused(
+                [TaskFault(i, "task", f"task {spec.task!r}: {problem}") for i, spec in specs]
+            )
+        return replace(self, kind=kind)
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -99,7 +125,7 @@ class LmEvalTasks:
     @cached_property
     def smooth(self) -> tuple[str, ...]:
         """The objectives whose documents have a smooth loss."""
-        return smooth_objectives(self.task_set)
+        return smooth_objectives(self.task_set) if self.kind is ModelKind.DECODER else ()
 
     @property
     def generated(self) -> tuple[str, ...]:
@@ -124,11 +150,17 @@ class LmEvalTasks:
         return claim_warnings(self.task_set, split)
 
     def commands(self, model: Path, samples: Path, dtype: str) -> list[list[str]]:
-        """Return commands of lm-eval itself."""
-        folder = None if self.task_set.settings.include_path is None else Path(TASKS_FOLDER)
-        return reproduce_commands(
-            self.task_set, model, folder, samples, OUTPUT, self.task_set.settings.batch_size, dtype
-        )
+        """Return commands of lm-eval itself.
+
+        It pads what an encoder reads on the left, and lets an answer be longer the longer the
+        longest prompt of a batch is. So its answers depend on the batch; here they are those of
+        prompts alone.
+        """
+        settings = self.task_set.settings
+        folder = None if settings.include_path is None else Path(TASKS_FOLDER)
+        alone = self.kind is ModelKind.ENCODER_DECODER and self.generated
+        size = 1 if alone else settings.batch_size
+        return reproduce_commands(self.task_set, model, folder, samples, OUTPUT, size, dtype)
 
     def attach(self, live: Live) -> LmEvalScorer:
         """Return a scorer with the study's batch size, length and generator."""

@@ -45,12 +45,12 @@ def generate(
     """
     shortest = min((instance.args[0] for instance in instances), key=len)
     prompt, mask = lm.tok_batch_encode([shortest], left_truncate_len=lm.max_length)
+    inputs = {"input_ids": prompt, "attention_mask": mask}
+    if lm.backend == "seq2seq":
+        inputs["labels"] = prompt[:, -1:]  # for the decoder's first token
+    inputs = {name: tensor.to(lm.model.device) for name, tensor in inputs.items()}
     with torch.no_grad():
-        logits = lm.model(
-            input_ids=prompt.to(lm.model.device),
-            attention_mask=mask.to(lm.model.device),
-            use_cache=False,
-        ).logits
+        logits = lm.model(**inputs, use_cache=False).logits
     if not torch.isfinite(logits).all():
         raise InvalidOutput(
             f"logits not finite in task {task!r}; the merged weights overflow or hold NaN"

@@ -13,7 +13,7 @@ from automerge.evaluation.base import Settings
 from automerge.evaluation.lm_eval.chat_template import limited
 from automerge.evaluation.lm_eval.isolation import FEWSHOT_SEED, isolated
 from automerge.evaluation.lm_eval.task_errors import raised_at
-from automerge.evaluation.loglikelihood.packing import Request, request
+from automerge.evaluation.loglikelihood.packing import Request, encoded_request, request
 from automerge.text.error import cause
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ class TokenisedRequests:
 
     def __init__(self, lm: HFLM) -> None:
         self._lm = lm
+        self._request = request if lm.backend == "causal" else encoded_request
         self._known: dict[Item, TokenisedItem] = {}
 
     def of(self, item: Item, instances: Sequence[Instance]) -> TokenisedItem:
@@ -149,7 +150,7 @@ class TokenisedRequests:
         before, after = self._pair(context, continuation)
         longest = self._lm.max_length
         fits = before and 0 < len(after) <= longest
-        return request(before, after, longest) if fits else None
+        return self._request(before, after, longest) if fits else None
 
     def as_generated(self, text: str, delimiter: str) -> str:
         """A text that a model generated as what followed its prompt.
@@ -180,7 +181,7 @@ class TokenisedRequests:
                     f"{len(continuation)} tokens after {len(context)}; lm-eval needs 1 to "
                     f"{longest} (the model's length) after at least 1"
                 )
-            yield request(context, continuation, longest)
+            yield self._request(context, continuation, longest)
 
     def _pair(self, context: str, continuation: str) -> tuple[Sequence[int], Sequence[int]]:
         lm = self._lm

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
+from automerge.checkpoints.kinds import ModelKind, kind_of
 from automerge.evaluation.base import BATCH_SIZE, Backward, Scored
 from automerge.evaluation.generation.base import Choosing
 from automerge.evaluation.generation.table import AUTO, GENERATORS
@@ -22,9 +23,11 @@ from automerge.evaluation.lm_eval.requests import Item, TokenisedRequests, build
 from automerge.evaluation.lm_eval.tasks import TaskSet
 from automerge.evaluation.loglikelihood.backward import run_backwards
 from automerge.evaluation.loglikelihood.batch_size import BatchSize, batches_of, run_fitting
+from automerge.evaluation.loglikelihood.encoded import EncodedLogLikelihoods
 from automerge.evaluation.loglikelihood.forward import (
     LogLikelihood,
     Path,
+    Sets,
     find_path,
     log_likelihoods,
 )
@@ -58,9 +61,11 @@ class LmEvalScorer:
     ) -> None:
         from lm_eval.models.huggingface import HFLM
 
+        encoder = kind_of(type(model), model.config) is ModelKind.ENCODER_DECODER
         with isolated():
             self._lm = HFLM(
                 pretrained=model,
+                backend="seq2seq" if encoder else "causal",
                 tokenizer=tokenizer,
                 batch_size=BATCH_SIZE if batch_size == "auto" else batch_size,
                 max_length=max_length,
@@ -77,6 +82,7 @@ class LmEvalScorer:
         self._tokens = TokenisedRequests(self._lm)
         self._judge = Judge(task_set, self._instances, self._count_tokens)
         self._losses = Losses(task_set, self._instances, self._tokens, self._judge)
+        self._encoded = EncodedLogLikelihoods(model) if encoder else None
         self._path: Path | None = None
         self._graphs: dict[Path, Graph] = {}
         with isolated():
@@ -95,11 +101,15 @@ class LmEvalScorer:
     def score_with_slopes(self, items: Items, steering: Steering, backward: Backward) -> Scored:
         """Score as `score` does, and hand over the losses behind the scores.
 
+        Models with an encoder have none.
+
         Raises:
             NoRoom: losses cannot be run backwards in the memory there is.
             InvalidOutput: the model is broken (see `guards`).
             MetricError: a task returned something that is not a number.
         """
+        if self._encoded is not None:
+            return self.score(items)
         began = time.perf_counter()
         chosen = self._chosen(items)
         with isolated():
@@ -256,16 +266,21 @@ class LmEvalScorer:
             first[item] = total
             total += len(own)
             by_task.setdefault(item[0], []).extend(range(first[item], total))
-        path = self._find_path(requests)
         sets = [numbers for numbers in by_task.values() if numbers]
         answered, tokens = run_fitting(
-            self._batches,
-            _longest(requests),
-            lambda size: log_likelihoods(self._model, path, requests, size, sets),
+            self._batches, _longest(requests), lambda size: self._run(requests, size, sets)
         )
         return {
             item: answered[first[item] : first[item] + len(own)] for item, own in tokenised.items()
         }, tokens
+
+    def _run(
+        self, requests: Sequence[Request], size: int, sets: Sets
+    ) -> tuple[list[LogLikelihood], int]:
+        """Run requests in batches of a size; return their answers, and how many tokens ran."""
+        if self._encoded is not None:
+            return self._encoded.run(requests, size)
+        return log_likelihoods(self._model, self._find_path(requests), requests, size, sets)
 
     def _check(
         self,

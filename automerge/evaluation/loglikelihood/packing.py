@@ -31,7 +31,10 @@ TOKEN_BYTES = array("i").itemsize
 
 @dataclass(frozen=True)
 class Request:
-    """Input tokens for a causal model, and the targets that its last positions predict."""
+    """Input tokens for a causal model, and the targets that its last positions predict.
+
+    For a model with an encoder, what that reads, and the targets that its decoder predicts.
+    """
 
     inputs: tuple[int, ...]
     targets: tuple[int, ...]
@@ -185,6 +188,13 @@ def request(context: Sequence[int], continuation: Sequence[int], max_length: int
     """Truncate a context and its continuation from the left to the model's length, as lm-eval."""
     whole = (*context, *continuation)[-(max_length + 1) :]
     return Request(whole[:-1], tuple(continuation))
+
+
+def encoded_request(
+    context: Sequence[int], continuation: Sequence[int], max_length: int
+) -> Request:
+    """Truncate a context from the left to the length of a model's encoder, as lm-eval."""
+    return Request(tuple(context[-max_length:]), tuple(continuation))
 
 
 def batches(rows: Sequence[Row], prefix: int, limits: Limits) -> Iterator[list[Row]]:
