@@ -161,9 +161,6 @@ def evidence_faults(config: StudyConfig) -> list[Problem]:
     if search.calibrate and not one_text:
         problem = "calibration needs one text for all sources: set `evidence: {text: FILE}`"
         problems.append((("search", "calibrate"), problem))
-    if search.calibrate and search.layers.experts is not None:
-        problem = "merges with fewer experts are not calibrated: remove layers.experts, or this"
-        problems.append((("search", "calibrate"), problem))
     if search.calibrate and config.noise:
         problem = f"merges with noise ({', '.join(config.noise)}) are not calibrated: remove one"
         problems.append((("search", "calibrate"), problem))

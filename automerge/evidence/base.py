@@ -98,9 +98,9 @@ HIDDEN_STATE = Kind(
 )
 ACTIVATIONS = Kind(
     CALIBRATED_BY,
-    "mean and deviation of each output of a linear layer, (2, outputs), float32, with the tokens "
-    "that they were taken on",
-    2,
+    "mean and deviation of each output of a linear layer or an expert's matrix, (2, outputs), "
+    "float32, with the tokens that they were taken on",
+    3,
     lambda shape: 2 * max(shape) if len(shape) == 2 else 0,
 )
 ROUTING = Kind(

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from automerge.evidence.activations import moments, pass_through
-from automerge.evidence.gather import output_axis
+from automerge.evidence.activations import Layer, moments, pass_through
 from automerge.evidence.pieces import Pieces
+from automerge.evidence.stacked_experts import Matrices
 from automerge.machine.processors import one_thread
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def correction(found: Tensor, wanted: Tensor, strength: float) -> tuple[Tensor, 
 def repair(
     model: PreTrainedModel,
     layers: Mapping[str, nn.Module],
+    experts: Mapping[nn.Module, Matrices],
     pieces: Pieces,
     wanted: Callable[[str], Tensor | None],
     strength: float,
@@ -58,11 +59,12 @@ def repair(
     """Rescale the units of a live model's linear layers in place, from the first to the last.
 
     Each layer is measured with those before it repaired, in a single pass. Layers without a bias
-    are only scaled.
+    are only scaled. So are experts' matrices, by the tokens that each is sent.
 
     Args:
         model: holds the merge.
         layers: linear layers by the name of their weight.
+        experts: blocks of experts, with the names of matrices.
         pieces: sequences of token ids.
         wanted: the mean and the deviation, (2, units), of a layer by name; None to leave it.
         strength: 0 changes nothing, 1 everything.
@@ -73,19 +75,17 @@ def repair(
     """
     scales: dict[str, Tensor] = {}
 
-    def fold(name: str, layer: nn.Module, rows: Tensor) -> None:
+    def fold(name: str, layer: Layer, rows: Tensor) -> None:
         target = None if name in scales else wanted(name)
         if target is None:
             return
         scale, shift = correction(moments(rows), target.to(rows.device), strength)
-        weight, bias = layer.weight, layer.bias
-        assert isinstance(weight, Tensor)
-        wide = scale[:, None] if output_axis(layer) == 0 else scale
-        weight.copy_((weight.float() * wide).to(stored(name)))
-        if isinstance(bias, Tensor):
-            bias.copy_((bias.float() * scale + shift).to(stored(name)))
+        wide = scale[:, None] if layer.axis == 0 else scale
+        layer.weight.copy_((layer.weight.float() * wide).to(stored(name)))
+        if layer.bias is not None:
+            layer.bias.copy_((layer.bias.float() * scale + shift).to(stored(name)))
         scales[name] = wide
 
     with one_thread():  # the rounding of products depends on the number of threads
-        pass_through(model, layers, pieces, fold)
+        pass_through(model, layers, experts, pieces, fold)
     return scales

@@ -52,15 +52,27 @@ def pulled_back(pool: Pool, workspace: Workspace) -> list[tuple[Step, Callable[[
     Raises:
         PreflightError: as `pooled`.
     """
-    groups = _groups(pool, workspace)
     if pool.number is None:
         [router] = pool.members
-        return [(router, partial(_rows_back, groups))]
-    group = groups[pool.number]
-    orders = [_order(n, group, pool, workspace) for n in group.members]
+        return [(router, partial(_rows_back, _groups(pool, workspace)))]
     return [
-        (pool.members[n], partial(_member_back, share, order, pool.axis))
-        for n, share, order in zip(group.members, group.shares, orders, strict=True)
+        (member, partial(_member_back, share, order, pool.axis))
+        for member, share, order in pooled_members(pool, workspace)
+    ]
+
+
+def pooled_members(pool: Pool, workspace: Workspace) -> list[tuple[Step, float, Tensor | None]]:
+    """Return the merges of one matrix that a pool averages, each with its share, and the order in
+    which its hidden units are taken; None where they stay.
+
+    Raises:
+        PreflightError: as `pooled`.
+    """
+    assert pool.number is not None
+    group = _groups(pool, workspace)[pool.number]
+    return [
+        (pool.members[n], share, _order(n, group, pool, workspace))
+        for n, share in zip(group.members, group.shares, strict=True)
     ]
 
 

@@ -20,6 +20,7 @@ from automerge.checkpoints.stacked import stacked_config, stacked_settings
 from automerge.errors import PreflightError
 from automerge.evidence import Evidence
 from automerge.evidence.gather import linear_layers
+from automerge.evidence.stacked_experts import expert_matrices
 from automerge.merging.backends.base import Backend
 from automerge.merging.backends.code import compiled_code
 from automerge.merging.backends.cuda import gpu_compiler
@@ -33,6 +34,7 @@ from automerge.merging.layers import LiveLayers, layer_order
 from automerge.merging.live import live_tensors
 from automerge.merging.memory import plan_free_memory
 from automerge.merging.plan import Planner, Step
+from automerge.merging.pooling import pooled_members
 from automerge.merging.tensor import InvalidMerge, merge_into_tensors, merge_tensor, storage_dtype
 from automerge.merging.witness import tensor_digest, weights_digest
 from automerge.merging.workspace import Workspace
@@ -162,13 +164,12 @@ class ResidentEngine:
         self, model: PreTrainedModel, recipe: Recipe, steps: Sequence[Step], live: Live
     ) -> None:
         digests = recipe.evidence[CALIBRATED_BY]
-        by_name = {step.tensor: step for step in steps if step.method is not None}
+        by_name = {step.tensor: step for step in steps if step.method or step.pool}
         names = [source.name for source in recipe.sources]
         pieces = self._workspace.pieces([digests[name] for name in names])
 
-        def wanted(name: str) -> Tensor | None:
-            """Return what the sources have, by their weights at this tensor."""
-            step = by_name[name]
+        def of_sources(step: Step) -> Tensor | None:
+            """Return what the sources have there, by their weights."""
             found = [
                 self._workspace.evidence(digests[source.model], CALIBRATED_BY, source)
                 for source in step.sources
@@ -177,14 +178,31 @@ class ResidentEngine:
             weights = step.values.each.get("weight", (1.0,) * len(found))
             return interpolated(each, weights) if len(each) == len(found) else None
 
-        layers = linear_layers(model, {n: t for n, t in live.targets.items() if n in by_name}, True)
+        def wanted(name: str) -> Tensor | None:
+            """Return what units should have; where experts are pooled, by their shares."""
+            pool = by_name[name].pool
+            if pool is None:
+                return of_sources(by_name[name])
+            known, shares = [], []
+            for member, share, order in pooled_members(pool, self._workspace):
+                if (own := of_sources(member)) is not None:
+                    known.append(own if order is None or pool.axis else own[:, order])
+                    shares.append(share)
+            return interpolated(known, shares) if known else None
+
+        targets = {name: live.targets[name] for name in by_name if name in live.targets}
+        layers = linear_layers(model, targets, True)
+        # Experts of a mixture of dense models are sent tokens that no source's part is sent alone.
+        experts = {} if recipe.mixture is not None else expert_matrices(model, targets)
         biases = {name: name.removesuffix("weight") + "bias" for name in layers}
-        for name in {*biases, *biases.values()} & live.holds.keys():
+        matrices = {name for names in experts.values() for name in names.values()}
+        for name in {*biases, *biases.values(), *matrices} & live.holds.keys():
             live.holds[name] = ("calibrated", recipe.id)
         live.scales.update(
             repair(
                 model,
                 layers,
+                experts,
                 pieces,
                 wanted,
                 recipe.repair,
@@ -195,7 +213,7 @@ class ResidentEngine:
             kind = type(model).__name__
             raise PreflightError(f"{kind} has no linear layers with evidence: it is not repaired")
         for name, scale in list(live.scales.items()):
-            if layers[name].bias is not None and biases[name] in live.targets:
+            if name in layers and layers[name].bias is not None and biases[name] in live.targets:
                 live.scales[biases[name]] = scale.flatten()
         for name in live.scales:
             if not bool(torch.isfinite(live.targets[name]).all()):

@@ -82,11 +82,6 @@ def _calibration_problems(recipe: Recipe) -> Iterator[tuple[PlainPath, str]]:
     """Yield what keeps the merged model from being calibrated."""
     if not 0 <= recipe.repair <= 1:
         yield ("calibrate", REPAIR), f"{REPAIR} must lie in [0, 1]; got {recipe.repair:g}"
-    if recipe.repair and recipe.experts:
-        yield (
-            ("calibrate",),
-            "fewer experts are not calibrated; remove `experts`, or this",
-        )
     known = recipe.evidence.get(CALIBRATED_BY, {})
     lacking = [source.name for source in recipe.sources if source.name not in known]
     if recipe.repair and lacking:

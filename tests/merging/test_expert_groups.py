@@ -487,7 +487,6 @@ def test_what_does_not_go_with_it_is_refused(tmp_path):
             {"slices": [{"layers": {"a": [0, 1], "b": [0, 1]}}]},
             "the base's layers; remove `slices`",
         ),
-        ({"calibrate": "repair"}, "fewer experts are not calibrated; remove `experts`"),
     ):
         with pytest.raises(ConfigError, match=message) as raised:
             read_recipe(written(tmp_path, groups, **changes))

@@ -358,7 +358,7 @@ def test_a_pass_that_calibrates_takes_what_is_planned_or_somewhat_less(name):
     layers = linear_layers(model, content, True)
     gc.collect()
     with Peak(model.parameters()) as peak:
-        repair(model, layers, pieces, found.get, 1.0, lambda _: torch.float32)
+        repair(model, layers, {}, pieces, found.get, 1.0, lambda _: torch.float32)
     base = MemoryCheckpoint(content, config=config.to_dict())
     need = estimate({"base": base}, "base", "float32", [], calibrated=64 * 12)
     assert 0.9 * peak.most <= need.calibration <= 4 * peak.most

@@ -375,6 +375,7 @@ def test_what_is_merged_is_calibrated_and_experts_are_as_they_were(
     pass_through(
         live,
         linear_layers(live, merging.tensors(live)),
+        {},
         pieces,
         lambda n, _, rows: own.setdefault(n, rows),
     )
