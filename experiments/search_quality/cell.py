@@ -58,7 +58,13 @@ def zoo_config(name: str, folders: Mapping[str, Path]) -> Path:
     return folders[zoo] / f"{file or 'config'}.yaml"
 
 
-def settings(cell: Cell, config: Path, run: Path, properties: Sequence[str] = ()) -> StudyConfig:
+def settings(
+    cell: Cell,
+    config: Path,
+    run: Path,
+    properties: Sequence[str] = (),
+    groups: Sequence[Mapping[str, Any]] = (),
+) -> StudyConfig:
     """The study of a cell: the zoo's models and tasks, the shipped search space."""
     plain: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))
     here = config.resolve().parent
@@ -70,6 +76,7 @@ def settings(cell: Cell, config: Path, run: Path, properties: Sequence[str] = ()
         "include_path": str(here / plain["include_path"]),
         "tasks": plain["tasks"],
         "properties": list(properties),
+        "groups": list(groups),
         "search": cell.space,
         "sampler": sampler,
         "budget": cell.budget,
