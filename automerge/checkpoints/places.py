@@ -14,7 +14,8 @@ ATTENTION = re.compile(
     r"attn|attention|(^|\.)(q|k|v|o|qkv|att)_proj|query_key_value|(^|[._])qkv", re.IGNORECASE
 )
 MLP = re.compile(
-    r"mlp|ffn|ff_|feed_?forward|dense_?relu|moe|expert|(^|\.)fc_?\d|(gate|up|down)_proj",
+    r"mlp|ffn|ff_|feed_?forward|dense_?relu|moe|expert|(^|\.)fc_?\d|(gate|up|down)_proj"
+    r"|(^|\.)(intermediate|output)\.dense",
     re.IGNORECASE,
 )
 EMBEDDING = re.compile(r"embed|(^|\.)(wte|wpe|shared|lm_head|output)(\.|$)", re.IGNORECASE)

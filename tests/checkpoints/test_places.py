@@ -51,6 +51,26 @@ def test_every_parameter_of_an_architecture_has_a_component(name):
     assert placed["lm_head.weight"].depth == 1
 
 
+ENCODERS = {
+    "bert": tf.BertConfig(**SMALL, intermediate_size=24),
+    "roberta": tf.RobertaConfig(**SMALL, intermediate_size=24),
+    "vit": tf.ViTConfig(**{**SMALL, "intermediate_size": 24}, image_size=16, patch_size=8),
+    "distilbert": tf.DistilBertConfig(vocab_size=32, dim=16, n_layers=3, n_heads=2, hidden_dim=24),
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_every_parameter_of_an_encoders_layers_has_a_component(name):
+    with torch.device("meta"):
+        model = tf.AutoModel.from_config(ENCODERS[name])
+    placed = places([n for n, _ in model.named_parameters()])
+    inner = {tensor: place for tensor, place in placed.items() if place.layer is not None}
+    assert {place.component for place in inner.values()} == {"attention", "mlp", "norm"}
+    for tensor, place in inner.items():
+        owner = type(model.get_submodule(tensor.rpartition(".")[0])).__name__
+        assert (place.component == "norm") == ("Norm" in owner), tensor
+
+
 @pytest.mark.parametrize(
     ("tensor", "component", "depth"),
     [
