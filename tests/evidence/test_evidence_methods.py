@@ -95,7 +95,7 @@ def model_tailor(base, sources, weights, knobs, kinds):
 
 
 def regmean(base, sources, weights, knobs, kinds):
-    if base.ndim != 2:
+    if base.ndim != 2 or not kinds["input_gram"]:
         return sum(w * x for w, x in zip(weights, sources, strict=True)) / sum(weights)
     alpha = knobs["off_diagonal"]
     grams = [alpha * g + (1 - alpha) * np.diag(np.diag(g)) for g in kinds["input_gram"]]
