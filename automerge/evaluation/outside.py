@@ -6,12 +6,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from automerge.errors import AutomergeError, PreflightError
 from automerge.evaluation.base import (
     Entry,
     Evaluator,
     EvaluatorFactory,
+    FittingTasks,
     Live,
     OpenTasks,
     Scored,
@@ -25,6 +27,9 @@ from automerge.machine.allocation import is_out_of_memory
 from automerge.objective import ItemScores, Objective
 from automerge.text.error import cause
 from automerge.trial import Items, Part
+
+if TYPE_CHECKING:
+    from automerge.checkpoints.kinds import ModelKind
 
 
 def outside(name: str, factory: EvaluatorFactory) -> EvaluatorFactory:
@@ -91,6 +96,13 @@ class _Tasks:
                     f"evaluator {self._name!r} has {what}; see docs/evaluators.md, and test it "
                     "with automerge.testing.EvaluatorLaws"
                 )
+
+    def on(self, model: str, kind: ModelKind) -> _Tasks:
+        """Return the tasks as they are on a kind of model; raises PreflightError."""
+        if not isinstance(self._tasks, FittingTasks):
+            return self
+        with _blaming(self._name):
+            return _Tasks(self._name, self._tasks.on(model, kind))
 
     @property
     def objectives(self) -> Sequence[Objective]:

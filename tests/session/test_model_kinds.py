@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 import shlex
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from tests.evaluation.toys import make_tokenizer, phrase
 from tests.kinds import (
     LABELS,
     MODULE,
+    PAGE,
     STUDY,
     make_classifier,
     neighbour,
@@ -105,6 +107,30 @@ def test_what_a_kind_of_model_cannot_do_is_refused_with_its_place(
     assert f"wrong.yaml:{place}: " in found
     assert says in found
     assert not (tmp_path / "out").exists()
+
+
+def test_an_evaluator_from_outside_says_which_kinds_it_takes(classifiers: Path, tmp_path) -> None:
+    zoo = classifiers.parent
+    (lines,) = re.findall(
+        r"```python\n(\"\"\"The mean log.*?)```", PAGE.read_text("utf-8"), re.DOTALL
+    )
+    (zoo / "my_lines.py").write_text(
+        f"{lines}\n\nfrom automerge.evaluation.base import TaskFault, TasksRefused\n\n\n"
+        "def on(self, model, kind):\n"
+        "    if kind == 'decoder':\n"
+        "        return self\n"
+        "    raise TasksRefused([TaskFault(0, 'task', f'no lines for {model}: {kind}')])\n\n\n"
+        "OpenLines.on = on\n"
+    )
+    task = '{evaluator: "my_lines:Lines", task: fluency, items: ./text.txt}'
+    text = classifiers.read_text().replace("tasks: [", f"tasks: [{task}, ")
+    text = text.replace("[my_labels]", "[my_labels, my_lines]")
+    wrong = classifiers.with_name("wrong.yaml")
+    wrong.write_text(text.replace("name: tiny\n", f"out: {tmp_path / 'out'}\n"))
+    with pytest.raises(FaultyInput) as refused:
+        automerge.search(wrong)
+    (fault,) = map(str, refused.value.faults)
+    assert re.search(r"wrong.yaml:10:\d+: no lines for BertForSequenceClassification: other", fault)
 
 
 def test_the_documented_function_scores_a_classifier_as_its_forward_pass_does():
