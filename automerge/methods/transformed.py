@@ -43,7 +43,7 @@ def transformed(transforms: tuple[Transform, ...], method: Method) -> Method:
     A transform's knobs keep their names, but for those that a later part has too: they begin with
     the transform's name, such as `dare_density` in `dare+ties`. What a method or a transform asks
     of task vectors (order statistics, ranks) is asked of those that it gets. So a chain merges
-    whole tensors, for every recipe anew, and elements are not ranked over the whole model. Where a
+    whole tensors for every recipe, and elements are not ranked over the whole model. Where a
     method computes its coefficients from such numbers in other ways than by comparing magnitudes,
     its knobs have no slopes here.
 
