@@ -3,7 +3,10 @@
 import subprocess
 import sys
 
-HEAVY = ("torch", "transformers", "lm_eval", "ray", "datasets", "peft", "optuna")
+HEAVY = (
+    *("torch", "transformers", "lm_eval", "ray", "datasets", "peft", "optuna"),
+    *("scipy.stats", "scipy.optimize"),
+)
 LIGHT = (
     *(
         "cli",

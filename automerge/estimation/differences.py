@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 from automerge.estimation.clusters import clustered_standard_error
 from automerge.estimation.intervals import (
@@ -99,6 +99,8 @@ def tango_interval(only_a: int, only_b: int, n: int, level: float = 0.95) -> tup
     in Medicine 17, 891-908, eqs. 3 to 7; recommended among paired intervals by Newcombe (1998),
     Statistics in Medicine 17, 2635-2650, and Fagerland et al. (2014).
     """
+    from scipy import optimize
+
     z = normal_quantile(level)
     difference = (only_a - only_b) / n
 

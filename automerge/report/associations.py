@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
 
+from automerge.estimation.intervals import normal_quantile
+from automerge.estimation.ranks import mean_ranks
 from automerge.text.json_number import finite
 
 LEVEL = 0.95
@@ -62,7 +63,7 @@ def associate(
     if n < MIN_TRIALS or np.ptp(losses[known]) == 0:
         return nothing
     chosen = [values[row] for row in known]
-    ranks = stats.rankdata(-losses[known])
+    ranks = mean_ranks(-losses[known])
     numbers = None if categorical else np.array([float(str(v)) for v in chosen])
     if numbers is not None and np.ptp(numbers) == 0:
         return nothing
@@ -70,7 +71,7 @@ def associate(
     explained, low, high = _explained(groups, ranks)
     rank, ends = None, (-1.0, 1.0)
     if numbers is not None:
-        rank = finite(float(stats.spearmanr(numbers, ranks).statistic))
+        rank = finite(float(np.corrcoef(mean_ranks(numbers), ranks)[0, 1]))
         ends = ends if rank is None else _rank_interval(rank, n)
     return Association(explained, low, high, rank, *ends, n)
 
@@ -107,6 +108,7 @@ def _explained(
 
 def _noncentral_share(f: float, k: int, n: int, tail: float) -> float:
     """Return λ / (λ + n) for the noncentrality λ at which F ≤ f has probability `tail`."""
+    from scipy import optimize, stats
 
     def excess(noncentrality: float) -> float:
         return float(stats.ncf.cdf(f, k - 1, n - k, noncentrality)) - tail
@@ -125,6 +127,6 @@ def _noncentral_share(f: float, k: int, n: int, tail: float) -> float:
 def _rank_interval(rank: float, n: int) -> tuple[float, float]:
     if abs(rank) >= 1:
         return min(rank, 0.0), max(rank, 0.0)
-    width = float(stats.norm.ppf((1 + LEVEL) / 2)) * math.sqrt(1.06 / (n - 3))
+    width = normal_quantile(LEVEL) * math.sqrt(1.06 / (n - 3))
     z = math.atanh(rank)
     return math.tanh(z - width), math.tanh(z + width)

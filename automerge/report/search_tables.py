@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
-from scipy import stats
 
+from automerge.estimation.ranks import mean_ranks
 from automerge.objective import goals
 from automerge.report.associations import MIN_TRIALS, Association
 from automerge.report.parameters import Parameter
@@ -63,7 +63,8 @@ def trial_rows(summary: Summary) -> list[Row]:
     objectives = summary.result.objectives
     if len(measured) > MAX_ROWS:
         losses = search_losses(goals(objectives), measured)
-        ranks = stats.rankdata(np.nan_to_num(losses, nan=math.inf), axis=0).mean(axis=1)
+        known = np.nan_to_num(losses, nan=math.inf)
+        ranks = np.mean([mean_ranks(column) for column in known.T], axis=0)
         best = np.sort(np.argsort(ranks, kind="stable")[:MAX_ROWS])
         measured = [measured[row] for row in best.tolist()]
     return [_trial_row(trial, summary) for trial in measured]

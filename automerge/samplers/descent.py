@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
-from scipy import optimize
 from threadpoolctl import ThreadpoolController
 
 from automerge.arrays import Bools, Floats
@@ -399,6 +398,8 @@ class DescentSampler(Sampler):
         Returns:
             The point measured, the one found, and the weights of the parts' losses there.
         """
+        from scipy import optimize
+
         known, model = self._by_branch[branch], self._model(branch)
         shares = direction / self._ranges(known, model, model.values(np.array(known.points)))
         starts = self._starts(branch, direction)

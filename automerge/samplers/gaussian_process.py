@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import linalg, optimize
+from scipy import linalg
 
 from automerge.arrays import Floats
 
@@ -202,6 +202,8 @@ def fit(
         columns: of the inputs.
         errors: the standard error of each value, (n,), in the same unit; None for none known.
     """
+    from scipy import optimize
+
     median = prior(columns, errors is not None).vector
     rough = median.copy()
     rough[:-4] -= ROUGH_LENGTH_SHIFT
