@@ -74,7 +74,7 @@ def opened(base: Path, source: Path) -> dict[str, Checkpoint]:
     return {"base": reference, "source": open_checkpoint(source, reference)}
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", ["llama", "gpt2", "neox", "gemma2", "phi3", "olmo2", "qwen2 moe"])
 def test_what_was_planted_is_undone(name: str, tmp_path: Path, reading: TextReading) -> None:
     config = ALIGNED[name]()

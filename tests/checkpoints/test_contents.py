@@ -154,6 +154,7 @@ print(float((mapped * 2).sum()))
 """
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_file_cut_short_under_a_mapping_ends_with_a_sentence(
     tmp_path: Path, threads: int

@@ -104,6 +104,7 @@ CASES = {
 }
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("case", CASES)
 def test_every_tensor_is_the_one_peft_merges(case, tmp_path):
     config = CASES[case]

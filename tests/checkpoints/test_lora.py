@@ -115,7 +115,7 @@ CASES = {
 }
 
 
-@pytest.mark.sample(10)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("case", CASES)
 def test_an_adapter_merged_is_the_model_peft_makes_of_it(case, tmp_path):
     trained = train(tmp_path, **CASES[case])
@@ -127,6 +127,7 @@ def test_an_adapter_merged_is_the_model_peft_makes_of_it(case, tmp_path):
 TIED = {"tied factors", "saved both tied", "tokens beside a tie"}
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("case", [n for n, c in CASES.items() if c.get("build") is tied_llama])
 def test_a_head_stays_tied_only_where_it_was_trained_so(case, tmp_path):
     trained = train(tmp_path, **CASES[case])

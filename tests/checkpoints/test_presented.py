@@ -134,7 +134,7 @@ def edit_config(folder: Path, **changes) -> None:
     (folder / "config.json").write_text(json.dumps(content))
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fine_tune_merges_whether_stored_as_on_disk_or_as_in_memory(kind, tmp_path):
     name, config = KINDS[kind]
@@ -244,6 +244,7 @@ HEADS = {
 }
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("case", HEADS)
 def test_a_fine_tune_with_another_head_merges_as_the_bases_class_loads_it(case, tmp_path):
     theirs, own, kept = HEADS[case]

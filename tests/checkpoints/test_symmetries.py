@@ -132,7 +132,7 @@ def planted(own: Anatomy, kind: str, seed: int = 0) -> Transform:
     )
 
 
-@pytest.mark.sample(12)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("kind", MATCHES)
 @pytest.mark.parametrize("name", ALIGNED)
 def test_what_was_planted_changes_no_logit_and_is_undone(name: str, kind: str) -> None:
@@ -153,6 +153,7 @@ def test_what_was_planted_changes_no_logit_and_is_undone(name: str, kind: str) -
         )
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("kind", MATCHES)
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2", "gpt2", "phi", "qwen3 moe"])
 def test_any_other_model_computes_the_same_and_comes_nearer(name: str, kind: str) -> None:

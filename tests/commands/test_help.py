@@ -34,6 +34,7 @@ def shown(*words: str) -> str:
     return result.output
 
 
+@pytest.mark.sample(18)
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_every_help_fits_and_says_kinds_of_values(words: tuple[str, ...]) -> None:
     text = shown(*words)

@@ -31,6 +31,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return error
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("name", NAMED)
 def test_every_ready_space_is_shown_with_an_example_that_can_be_merged(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -650,7 +650,7 @@ junk = st.recursive(
 )
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=75, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(sorted(StudyConfig.model_fields)), junk, st.booleans())
 def test_any_value_of_any_key_is_accepted_or_explained(folder, key, value, nested):
     document = yaml.safe_load(STUDY)

@@ -205,6 +205,7 @@ def ratio_board(seed: int, aggregation: Aggregation):
     return [board.estimates(i)["r"] for i in range(len(table))], plain, table.sum(1) / lengths.sum()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("aggregation", ["ratio", "bits_per_byte", "weighted_perplexity"])
 def test_a_ratio_is_estimated_with_the_help_of_other_candidates(aggregation):
     transform = {

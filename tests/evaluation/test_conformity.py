@@ -360,7 +360,7 @@ def documented():
     return dict(row.strip("| ").split(" | ") for row in rows)
 
 
-@pytest.mark.sample(16)
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("kind", ALL)
 def test_each_kind_is_scored_as_lm_eval_scores_it_or_refused_by_name(kind, made):
     assert outcome(*made, *ALL[kind]) == documented()[kind]

@@ -176,6 +176,7 @@ def asked(seed=1, n=7, **settings):
     ]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("architecture", "forced"), [("t5", None), ("bart", 2)])
 def test_texts_are_lm_evals_for_each_prompt_alone_whatever_they_are_batched_with(
     architecture, forced

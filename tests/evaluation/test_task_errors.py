@@ -41,6 +41,7 @@ PYTHON = {
 }
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("source", PYTHON)
 @pytest.mark.parametrize("key", ["doc_to_text", "doc_to_target", "doc_to_choice"])
 def test_python_that_fails_is_named_by_file_and_line(folder, source, key):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from automerge.methods import METHODS
 from tests.fuzz.targets import TARGETS
 
-EXAMPLES = settings(max_examples=200)
+EXAMPLES = settings(max_examples=100)
+"""`make fuzz` runs the same targets for longer, and by coverage."""
 
 plain = st.recursive(
     st.none()

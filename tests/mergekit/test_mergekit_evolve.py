@@ -175,6 +175,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     }
 
 
+@pytest.mark.sample(10)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("method", ["linear", "task_arithmetic", "ties"])
 @pytest.mark.parametrize("filters", [None, ["mlp", "norm"]], ids=["no filters", "filters"])

@@ -144,6 +144,7 @@ def exported(recipe: Recipe, models: Mapping[str, str]) -> dict:
     return yaml.safe_load(to_mergekit(recipe, models, places).text)
 
 
+@pytest.mark.sample(5)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", CASES)
 def test_a_file_with_slices_gives_the_same_weights_both_ways(name, folders, tmp_path):

@@ -93,6 +93,7 @@ QWEN = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("mode", ["hidden", "hidden_avg", "cheap_embed"])
 @pytest.mark.parametrize("named", [{}, {"architecture": "qwen"}])
 def test_a_qwen_mixture_has_the_tensors_of_mergekit(mode, named, models, tmp_path):

@@ -124,7 +124,7 @@ def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", EXACT)
 def test_pefts_model_of_the_adapter_is_the_merged_model(name, folders, tmp_path):
     recipe = EXACT[name]

@@ -92,7 +92,7 @@ def recipe(method: str) -> Recipe:
     return Recipe(method, tuple(RecipeSource(n, knobs) for n in ("left", "right")), base="base")
 
 
-@pytest.mark.sample(9)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("method", ["task_arithmetic", "ties"])
 def test_live_and_exported_models_are_equal_and_load_whole(method, folders, tmp_path):
     kind, paths = folders

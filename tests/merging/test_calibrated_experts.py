@@ -144,6 +144,7 @@ def targets(zoo, groups: ExpertGroups | None) -> dict[str, Tensor]:
     return found
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "groups", [None, ExpertGroups(3, "outputs"), ExpertGroups(2, "routing", 2)], ids=str
 )

@@ -48,7 +48,7 @@ def engines(monkeypatch, inputs):
     return plain, ResidentEngine(checkpoints)
 
 
-@pytest.mark.sample(7)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", FUSIBLE)
 def test_compiled_equals_eager_bit_for_bit(monkeypatch, name):
     method = METHODS[name]
@@ -162,6 +162,7 @@ def test_a_kernel_that_uses_what_cannot_be_translated_is_named():
         translate(odd, signature)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize(("anchored", "n_threads"), [(True, 1), (False, 1), (True, 3)])
 def test_magnitudes_are_counted_as_without_a_compiler(monkeypatch, dtype, anchored, n_threads):
@@ -228,6 +229,7 @@ def test_ranks_go_evenly_from_0_to_1():
     assert Ranks(ranks_of(rows.T).reshape(-1), 1).cut(0, 5).tolist() == [0.5] * 5
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize(("count", "n_threads"), [(1, 1), (3, 1), (3, 3)])
 def test_products_are_those_of_double_precision(monkeypatch, dtype, count, n_threads):

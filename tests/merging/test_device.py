@@ -72,7 +72,7 @@ def agree(named, here, there, made, engine=None):
     return all(torch.equal(tensor, found[name]) for name, tensor in here.state_dict().items())
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(("name", "dtype"), KINDS)
 def test_a_method_gives_the_same_bits_on_the_device(driver, name, dtype):
     method = METHODS[name]
@@ -196,7 +196,7 @@ def nvrtc():
         pytest.skip(str(error))
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(("name", "dtype"), KINDS)
 def test_kernels_compile_for_gpus_and_nothing_is_contracted(nvrtc, driver, name, dtype):
     method = METHODS[name]

@@ -20,6 +20,7 @@ def naive(folder, base) -> float:
     return math.sqrt(moved / sum(float((y**2).sum()) for _, y in pairs))
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_it_is_that_of_the_exported_weights(folders, checkpoints, tmp_path, dtype) -> None:
     engine, model = ResidentEngine(checkpoints), load(folders["base"], dtype)

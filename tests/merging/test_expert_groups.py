@@ -121,7 +121,7 @@ CASES = [
 ]
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("groups", CASES)
 def test_the_live_model_is_the_exported_one(groups, checkpoints, evidence, folders, tmp_path):
     made = recipe(groups)
@@ -139,6 +139,7 @@ def test_the_live_model_is_the_exported_one(groups, checkpoints, evidence, folde
     assert settings["num_experts_per_tok"] == (groups.per_token or min(3, groups.count))
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("groups", CASES[:2])
 def test_vllm_is_handed_what_an_export_holds(groups, checkpoints, evidence, folders, tmp_path):
     """Names, weights and configuration of the live model, which an engine is made from."""
@@ -191,6 +192,7 @@ def naive_groups(groups: ExpertGroups, routings: list[Routing]):
         yield members, [float(used[n] / used[members].sum()) for n in members], dominants[label]
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("groups", CASES)
 def test_each_expert_is_its_groups_average_by_use(groups, checkpoints, evidence):
     merging = ResidentEngine(checkpoints, evidence=evidence)

@@ -64,6 +64,7 @@ def places(engine: ResidentEngine, made: Recipe) -> list[Place]:
     return [target.place for target in layout(made, {n: names[n] for n in made.models})]
 
 
+@pytest.mark.sample(12)
 @pytest.mark.parametrize("method", GROUPED)
 def test_the_same_method_in_every_group_is_the_plain_recipe_bit_for_bit(method, engine):
     made = plain(method)

@@ -89,7 +89,7 @@ def far(found: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((found - wanted).norm() / wanted.norm())
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", SCALED)
 def test_folded_scales_give_the_logits_of_a_stack_that_scales_as_it_runs(name, tmp_path):
     folder = made(name, tmp_path / "base", 1e-12)

@@ -72,7 +72,7 @@ def checkpoints(folders) -> Mapping[str, Checkpoint]:
     return open_together({n: folders[n] for n in ("base", "maths", "code", "chat")}, "base")
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("method", ["linear", "task_arithmetic", "slerp", "ties", "della", "tsv_m"])
 def test_the_live_model_and_the_exported_folder_have_the_same_bits(
     method, folders, checkpoints, tmp_path
@@ -85,7 +85,7 @@ def test_the_live_model_and_the_exported_folder_have_the_same_bits(
     assert same_bits(live, load(tmp_path / "out", dtype))
 
 
-@pytest.mark.sample(16)
+@pytest.mark.sample(8)
 @ALL
 def test_the_result_is_that_of_adapters_merged_by_peft(method, folders, checkpoints):
     """To 1e-5 in float32. In bfloat16, PEFT's merge has rounded the sources, so to that: 2⁻⁸ of a

@@ -97,6 +97,7 @@ def greedy(method, **changes):
 # Estimated and true
 
 
+@pytest.mark.sample(40)
 @ALL
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_what_a_method_keeps_is_what_was_estimated_from_the_headers(method, dtype):

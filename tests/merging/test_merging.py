@@ -64,7 +64,7 @@ def bases(folders):
     return {dtype: load(folders["base"], dtype) for dtype in (torch.float32, torch.bfloat16)}
 
 
-@pytest.mark.sample(24)
+@pytest.mark.sample(12)
 @pytest.mark.parametrize("method", [*DATALESS, "consensus+ties", "dare+star"])
 def test_live_models_of_any_dtype_and_the_exported_folder_have_the_same_bits(
     method, bases, checkpoints, tmp_path
@@ -81,6 +81,7 @@ def test_live_models_of_any_dtype_and_the_exported_folder_have_the_same_bits(
         assert not same_bits(live, base)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", ["base", "maths", "code"])
 def test_a_single_model_is_returned_bit_for_bit(name, folders, checkpoints, tmp_path):
     live = load(folders["base"])

@@ -107,7 +107,7 @@ def engine(checkpoints) -> ResidentEngine:
 CASES = [("uniform", 3, None), ("random", 2, None), ("hidden", 1, (1, 3)), ("hidden", 2, (0, 2))]
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(("gates", "per_token", "layers"), CASES)
 def test_the_live_model_is_the_exported_one(
     gates, per_token, layers, checkpoints, folders, tmp_path
@@ -177,7 +177,7 @@ class Naive(torch.nn.Module):
         return out if self.shared is None else (out + self.shared(states)) / 2
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(("gates", "per_token", "layers"), CASES)
 def test_a_token_passes_the_experts_its_gates_choose(
     gates, per_token, layers, checkpoints, folders
@@ -343,7 +343,7 @@ def test_slices_and_a_mixture_exclude_each_other(checkpoints):
         list(engine(checkpoints).merge(sliced))
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("gates", "per_token", "layers"), [CASES[0], CASES[2]])
 def test_what_is_merged_is_calibrated_and_experts_are_as_they_were(
     gates, per_token, layers, checkpoints, folders, tmp_path

@@ -75,7 +75,7 @@ def logits(model) -> torch.Tensor:
         return model(torch.arange(12).reshape(2, 6)).logits
 
 
-@pytest.mark.sample(10)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("method", DATALESS)
 def test_the_live_model_and_the_exported_folder_have_the_same_bits(method, checkpoints, tmp_path):
     recipe = stacked(method)
@@ -195,7 +195,7 @@ def test_a_live_model_gets_the_layers_of_each_recipe(method, checkpoints, folder
         assert torch.equal(*generated)
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", [n for n in CONFIGS if not n.startswith("t5")])
 def test_layers_of_any_live_architecture_are_left_out_and_run_twice(name, tmp_path):
     folder = made(CONFIGS[name](), tmp_path / "base")

@@ -127,6 +127,7 @@ def difference(engine, model, made: Recipe, coordinate: Coordinate, step: float 
     return (ends[1] - ends[0]) / (2 * step)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("method", ["task_arithmetic", "ties"])
 def test_slopes_are_central_differences_of_the_whole_way(method, tmp_path):
     model, checkpoints = architecture("gpt2", tmp_path)
@@ -142,6 +143,7 @@ def test_slopes_are_central_differences_of_the_whole_way(method, tmp_path):
         assert slope == pytest.approx(expected, rel=1e-5, abs=1e-5), coordinate
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", ["llama tied", "qwen2"])
 def test_slopes_of_a_mixture_are_central_differences(kind, tmp_path):
     """Of what is merged, in layers with experts of their own and in others; routes do not change.
@@ -165,6 +167,7 @@ def test_slopes_of_a_mixture_are_central_differences(kind, tmp_path):
         assert slope == pytest.approx(expected, rel=2e-2, abs=2e-2 * largest), coordinate
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("kind", [*KINDS, "adapters"])
 def test_one_weight_per_source_has_the_slope_of_the_whole_task_vector(kind, tmp_path):
     model, checkpoints = adapters(tmp_path) if kind == "adapters" else architecture(kind, tmp_path)

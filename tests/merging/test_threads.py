@@ -33,7 +33,7 @@ def threads(n: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@pytest.mark.sample(12)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize(("method", "shape"), CASES, ids=[f"{m.name}-{s}" for m, s in CASES])
 def test_exported_weights_are_those_that_were_scored_whatever_the_threads(method, shape):
     """Scored by a worker of one thread, exported by a process of two, and the other way round."""

@@ -79,6 +79,7 @@ def pair(request, tmp_path) -> dict[str, Path]:
     }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("method", ["task_arithmetic", "ties", "linear"])
 def test_a_permuted_source_merges_as_the_same_source_in_the_bases_order(method, pair, tmp_path):
     moved = rewritten(pair["fine"], tmp_path / "moved", permuted(BASE), 300)
@@ -272,6 +273,7 @@ def test_a_tied_source_of_an_untied_base_brings_its_embedding_as_its_head(tmp_pa
     assert torch.allclose(rows[HEAD], (base[HEAD] + fine[EMBEDDING]) / 2, atol=1e-6)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("choice", [Vocabulary(), Vocabulary("union"), Vocabulary("fine")])
 def test_the_live_model_and_the_exported_folder_have_the_same_bits(choice, pair, tmp_path):
     tie = HEAD not in load_file(pair["base"] / "model.safetensors")

@@ -74,6 +74,7 @@ def clipped(base: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
 # All methods
 
 
+@pytest.mark.sample(80)
 @MINE
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1), (1, 6), (6, 1), (2, 3), (2, 1, 3)], ids=str)

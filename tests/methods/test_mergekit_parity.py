@@ -177,7 +177,7 @@ def distance(ours: Mapping, theirs: Mapping) -> float:
     )
 
 
-@pytest.mark.sample(20)
+@pytest.mark.sample(10)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", CASES)
 def test_a_mergekit_file_gives_the_same_weights_both_ways(name, folders, tmp_path):

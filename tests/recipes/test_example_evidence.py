@@ -71,6 +71,7 @@ def knob_values(recipe: Recipe, method: Method) -> dict[str, Any]:
     return each | {k.name: value(recipe.knobs, k) for k in method.recipe_knobs}
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", RECIPES)
 def test_what_its_command_gathers_merges_to_the_formula_of_the_paper(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

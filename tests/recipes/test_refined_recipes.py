@@ -87,7 +87,7 @@ def with_models(file: RecipeFile, zoo: Path, out: Path) -> RecipeFile:
     return read_recipe(out)
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_command_of_a_recipe_refines_it(
     name: str, zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -116,6 +116,7 @@ def test_each_source_counts_alike_on_its_own_text_or_a_shared_one(live):
     assert both.check(made) == pytest.approx((alone[0] + 2 * alone[1]) / 3)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_loss_of_a_batch_is_what_is_checked(live, loss):
     """On the same sequences, as many as there are."""
@@ -151,6 +152,7 @@ def test_slopes_are_central_differences(live, folders, loss):
         assert slopes[number.coordinate] == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_how_many_sequences_run_together_changes_nothing(live, loss):
     texts = [Text("own", pieces(0), ("own", "noise"))]
@@ -198,6 +200,7 @@ def test_what_fits_decides_how_it_is_run(live):
     assert set(kinds) == {False, True, None}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_layers_that_are_run_again_change_nothing(live, loss):
     texts = [Text("own", pieces(0), ("own", "noise"))]

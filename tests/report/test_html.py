@@ -64,6 +64,7 @@ def cases():
 CASES = cases()
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("result", CASES.values(), ids=CASES)
 def test_the_page_is_whole_and_loads_nothing(result, tmp_path):
     path = write_html(summarise(result), tmp_path)

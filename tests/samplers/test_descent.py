@@ -187,9 +187,10 @@ def noisy(exact: Floats, rng: np.random.Generator) -> Floats:
     return exact + 0.5 * exact.std() * rng.normal(size=D)
 
 
-def test_slopes_lead_far_ahead_of_a_search_without():
-    with_slopes = [searched("descent", seed, noisy) for seed in range(4)]
-    without = [searched("gp", seed, noisy) for seed in range(4)]
+@pytest.mark.parametrize("seeds", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_slopes_lead_far_ahead_of_a_search_without(seeds):
+    with_slopes = [searched("descent", seed, noisy) for seed in range(seeds)]
+    without = [searched("gp", seed, noisy) for seed in range(seeds)]
     gains = [[after - before for after, before in found] for found in (with_slopes, without)]
     assert np.median(gains[0]) > 2 * np.median(gains[1])
 

@@ -66,7 +66,7 @@ def reached(name: str, space: Space, n_objectives: int, seed: int, budget: int =
 
 
 # Genetic samplers need some generations before they are told from chance.
-@pytest.mark.sample(3)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("n_objectives", [1, 2, 3])
 @pytest.mark.parametrize(
     ("name", "budget"),

@@ -111,8 +111,9 @@ for number in range(len(store.trials()), 100000):
 """
 
 
-def test_what_was_acknowledged_survives_kill_minus_nine(tmp_path: Path) -> None:
-    for attempt in range(4):
+@pytest.mark.parametrize("attempts", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_what_was_acknowledged_survives_kill_minus_nine(tmp_path: Path, attempts: int) -> None:
+    for attempt in range(attempts):
         child = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True
         )

@@ -167,6 +167,7 @@ def test_a_sampler_knows_which_losses_were_not_measured(tmp_path):
     assert partly >= 3
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("sampler", ["cma", "tpe", "de"])
 def test_samplers_take_trials_measured_in_part(tmp_path, sampler):
     found = searched(tmp_path, True, sampler, budget=20, bound="first >= 0.75")

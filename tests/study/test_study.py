@@ -136,7 +136,7 @@ def stop_after(calls: int) -> Callable[[], bool]:
     return lambda: next(counted, None) is None
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("sampler", "planned", "calls"),
     [
@@ -444,7 +444,7 @@ class Drawn(Shuffled):
         return super().next_finished(timeout_s)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("sampler", ["cma", "tpe", "gp"])
 def test_under_a_window_the_trials_do_not_depend_on_who_is_first(
     tmp_path: Path, sampler: str

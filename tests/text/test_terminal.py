@@ -78,7 +78,7 @@ def ended(settings: dict[str, str], *arguments: str) -> subprocess.CompletedProc
     return done
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("settings", TERMINALS, ids=lambda s: " ".join(f"{k}={s[k]}" for k in s))
 def test_any_terminal_gets_what_it_can_show(
     run: Path, tmp_path: Path, settings: dict[str, str]

@@ -70,15 +70,16 @@ def work():
 
 
 @needs_compiler
-def test_scores_weights_and_slopes_are_those_of_one_device(zoo, driver, monkeypatch):
+@pytest.mark.parametrize("first", [4, pytest.param(0, marks=pytest.mark.slow)])
+def test_scores_weights_and_slopes_are_those_of_one_device(zoo, driver, monkeypatch, first):
     monkeypatch.chdir(zoo / "tasks")
     here = MergeWorker(over(zoo, 1, slopes=True))
-    expected = [here.measure(job) for job in work()]
+    expected = [here.measure(job) for job in work()[first:]]
     with pretended():
         there = MergeWorker(over(zoo, 2, slopes=True))
         _, layers = find_layers(there._model, 2)
         places = [{p.device for p in layer.parameters()} for layer in layers]
-        found = [there.measure(job) for job in work()]
+        found = [there.measure(job) for job in work()[first:]]
     assert places == [{DEVICE}, {HOST}]
     assert there._model.device == DEVICE == there._model.get_output_embeddings().weight.device
     for ours, theirs in zip(expected, found, strict=True):
@@ -92,7 +93,7 @@ def test_scores_weights_and_slopes_are_those_of_one_device(zoo, driver, monkeypa
         for name, slope in ours.slopes.items():
             # Sums of gradients in single precision, in another order.
             assert dict(theirs.slopes[name].by) == pytest.approx(dict(slope.by), rel=1e-3, abs=1e-6)
-    assert found[4].slopes["kl_to_base"].by
+    assert found[4 - first].slopes["kl_to_base"].by
     assert driver.launches
 
 
@@ -160,6 +161,7 @@ def test_a_model_of_which_layers_expect_one_device_is_refused(said, reason):
         spread(model, [HOST, HOST])
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt2", "gpt_neox", "mamba", "bloom"])
 def test_logits_of_a_spread_model_are_those_of_one_device(architecture):
     tokens = torch.arange(5, 29).reshape(2, 12)
