@@ -6,6 +6,7 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -98,23 +99,36 @@ def write_evidence(
     metadata = {"evidence": json.dumps({"kind": kind, "origin": origin}, sort_keys=True)}
     names = sorted(tensors)
     infos = {name: _info(tensors[name]) for name in names}
+    with (
+        writing_to(folder),
+        tempfile.TemporaryDirectory(prefix=".evidence-", dir=folder) as scratch,
+    ):
+        made = Path(scratch) / "made"
+        with made.open("wb") as file:
+            file.write(header_bytes(infos, metadata))
+            for name in names:
+                file.write(raw_bytes(tensors[name]))
+        digest = file_digest(made)
+        path = folder / f"{digest}{ENDING}"
+        made.replace(path)
+    return EvidenceFile(path, kind, digest, origin)
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Make a folder of evidence, and say what to do where it cannot be written to.
+
+    Raises:
+        PreflightError: the folder cannot be made, or what is written in the block cannot be.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".evidence-", dir=folder) as scratch:
-            made = Path(scratch) / "made"
-            with made.open("wb") as file:
-                file.write(header_bytes(infos, metadata))
-                for name in names:
-                    file.write(raw_bytes(tensors[name]))
-            digest = file_digest(made)
-            path = folder / f"{digest}{ENDING}"
-            made.replace(path)
+        yield
     except Exception as error:
         if isinstance(error, OSError) or disk_is_full(error):
             advice = "free some space or set XDG_CACHE_HOME to another folder"
             raise PreflightError(f"cannot write evidence to {folder}: {error}; {advice}") from error
         raise
-    return EvidenceFile(path, kind, digest, origin)
 
 
 def _info(tensor: Tensor) -> TensorInfo:

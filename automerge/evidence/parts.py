@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from automerge.errors import PreflightError
 from automerge.evidence.base import Kind
+from automerge.evidence.file import writing_to
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,14 +85,18 @@ class Parts(Mapping[str, "Tensor"]):
             self._open(path)
 
     def add(self, asked: Sequence[str], found: Mapping[str, Tensor]) -> None:
-        """Keep what was found for some tensors."""
+        """Keep what was found for some tensors.
+
+        Raises:
+            PreflightError: the folder cannot be written to.
+        """
         from safetensors.torch import save_file
 
-        self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{len(self.done):06d}.part"
         scratch = path.with_suffix(".scratch")
-        save_file(dict(found), scratch, metadata={"asked": json.dumps(list(asked))})
-        scratch.replace(path)
+        with writing_to(self._folder):
+            save_file(dict(found), scratch, metadata={"asked": json.dumps(list(asked))})
+            scratch.replace(path)
         self._open(path)
 
     def _open(self, path: Path) -> None:

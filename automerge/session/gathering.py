@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,7 @@ from automerge.evidence import (
     write_evidence,
 )
 from automerge.evidence.activations import first_pieces, gather_activations
-from automerge.evidence.file import PIECES
+from automerge.evidence.file import PIECES, writing_to
 from automerge.evidence.gather import (
     Text,
     gather_hidden_state,
@@ -98,8 +99,9 @@ def gather(
         aligned: how models are aligned with the base, by name, with digests.
 
     Raises:
-        PreflightError: a text cannot be read, a model cannot be loaded, or it takes too much
-            memory.
+        PreflightError: a text cannot be read, a model cannot be loaded, has a tensor that is not
+            finite or nothing of this kind, it takes too much memory, or the cache cannot be
+            written to, which is known before a text is read by a model.
     """
     from automerge.checkpoints import sampled_digest
 
@@ -125,12 +127,19 @@ def gather(
     for name, origin in origins.items():
         file = _cached(cache, origin)
         if file is None:
+            _require_writable(cache)
             live = live or _Live(folders, settings.device, aligned)
             watch = None if progress is None else partial(progress, name)
             file = live.gather(models[name], kind, own[name], settings, origin, cache, watch)
-            (cache / f"{_key(origin)}.json").write_text(json.dumps(file.digest))
+            with writing_to(cache):
+                (cache / f"{_key(origin)}.json").write_text(json.dumps(file.digest))
         found[name] = file
     return found
+
+
+def _require_writable(folder: Path) -> None:
+    with writing_to(folder), tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def _key(origin: Mapping[str, object]) -> str:
@@ -168,7 +177,15 @@ class _Live:
         cache: Path,
         progress: Callable[[int, int], None] | None,
     ) -> EvidenceFile:
-        self._engine.merge_into(self._model, single(name))
+        from automerge.merging import InvalidMerge
+
+        try:
+            self._engine.merge_into(self._model, single(name))
+        except InvalidMerge as error:
+            raise PreflightError(
+                f"{name}: tensor {error.tensor!r} is not finite (NaN or infinite); download the "
+                "model again or leave it out"
+            ) from error
         tensors = self._engine.tensors(self._model)
         pieces = list(sequences(text, self._tokenizer, settings.length, settings.tokens))
         folder = cache / f"parts-{_key(origin)}"
@@ -177,6 +194,11 @@ class _Live:
         for group in groups(KINDS[kind], shapes, room_for_sums(self._model)):
             wanted = {name: tensors[name] for name in group}
             parts.add(group, GATHERED[kind](self._model, wanted, pieces, progress))
+        if not parts:
+            raise PreflightError(
+                f"{name}: this model has nothing of the kind {kind} "
+                f"({KINDS[kind].meaning}); choose another kind of evidence"
+            )
         if kind == ACTIVATIONS.name:
             origin = {**origin, PIECES: first_pieces(pieces)}
         file = write_evidence(cache, kind, origin, parts)
