@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NEEDED = "input_gram"
+ROUNDING = 2.0**-24
+"""Unit roundoff of float32: a rounded Gram matrix is off by at most this share of its norm."""
 ITERATIONS = Knob("iterations", "recipe", "float", 10.0, 0.0, (0.0, 1000.0), (0.0, 50.0))
 
 
@@ -27,6 +29,8 @@ def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
 
     G are Gram matrices of the inputs, C in the paper for its RegMean objective, W is (out, in).
     Each step of the conjugate gradient method (Hestenes & Stiefel 1952) moves all rows together.
+    It ends early along a direction in which the inputs vary less than float32 rounds their Gram
+    matrices: of fewer inputs than it has columns, a matrix is singular, and steps go on into noise.
     Computed in float64. Tensors without Gram matrices are averaged.
     """
     grams = known(operands, NEEDED)
@@ -44,14 +48,20 @@ def kernel(operands: Operands, scalars: Coefficients) -> Tensor:
 
 
 def _solved(merged: Tensor, residual: Tensor, total: Tensor, iterations: int) -> Tensor:
+    import torch
+
     direction = residual
     squared = (residual * residual).sum()
     first = squared.detach()
+    noise = ROUNDING * torch.linalg.matrix_norm(total).detach()
     for _ in range(iterations):
         if not squared > first * 1e-24:
             break
         image = direction @ total
-        step = squared / (direction * image).sum()
+        curvature = (direction * image).sum()
+        if not curvature > noise * (direction * direction).sum():
+            break
+        step = squared / curvature
         merged = merged + direction * step
         residual = residual - image * step
         before, squared = squared, (residual * residual).sum()

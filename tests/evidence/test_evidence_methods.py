@@ -104,6 +104,20 @@ def regmean(base, sources, weights, knobs, kinds):
     return moment @ np.linalg.inv(total)
 
 
+def krylov(residual, total, size):
+    """An orthonormal basis of R, RG, RG² …: powers themselves soon differ by rounding only."""
+    basis = [residual.reshape(-1) / np.linalg.norm(residual)]
+    while len(basis) < size:
+        following = (basis[-1].reshape(residual.shape) @ total).reshape(-1)
+        length = np.linalg.norm(following)
+        for _ in range(2):  # once leaves what rounding adds
+            following = following - sum(v * (v @ following) for v in basis)
+        if np.linalg.norm(following) <= 1e-10 * length:
+            break
+        basis.append(following / np.linalg.norm(following))
+    return np.stack(basis, axis=1)
+
+
 def mats(base, sources, weights, knobs, kinds):
     """Conjugate gradients: the error's energy is least in the Krylov space of the residual."""
     average = sum(w * x for w, x in zip(weights, sources, strict=True)) / sum(weights)
@@ -113,10 +127,7 @@ def mats(base, sources, weights, knobs, kinds):
     total = sum(w * g for w, g in zip(weights, grams, strict=True))
     residual = sum(w * x @ g for w, x, g in zip(weights, sources, grams, strict=True))
     residual = residual - average @ total
-    powers = [residual]
-    for _ in range(int(knobs["iterations"]) - 1):
-        powers.append(powers[-1] @ total)
-    basis = np.linalg.qr(np.stack([p.reshape(-1) for p in powers], axis=1))[0]
+    basis = krylov(residual, total, int(knobs["iterations"]))
     images = np.stack([(v.reshape(base.shape) @ total).reshape(-1) for v in basis.T], axis=1)
     steps = np.linalg.solve(basis.T @ images, basis.T @ residual.reshape(-1))
     return average + (basis @ steps).reshape(base.shape)
@@ -155,6 +166,58 @@ def test_method_agrees_with_its_paper(name, shape):
     base, *sources = (t.double().numpy() for t in inputs)
     expected = FORMULAS[name](base, sources, weights, knobs, kinds)
     np.testing.assert_allclose(merge(method, made, *inputs).numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def by_mats(sources, grams, iterations):
+    """The method's merge of two sources with equal weights and Gram matrices in float32."""
+    method = METHODS["mats"]
+    made = recipe(method)
+    made = replace(
+        made,
+        knobs={"iterations": Profile.of(float(iterations))},
+        sources=tuple(RecipeSource(s.name, {"weight": Profile.of(1.0)}) for s in made.sources[:2]),
+    )
+    files = {
+        digest: MemoryEvidence("input_gram", digest, {NAME: torch.from_numpy(gram).float()})
+        for digest, gram in zip(made.evidence["input_gram"].values(), grams, strict=False)
+    }
+    models = {
+        s.name: MemoryCheckpoint({NAME: torch.from_numpy(x)})
+        for s, x in zip(made.sources, sources, strict=True)
+    }
+    like = torch.from_numpy(sources[0])
+    return merge_tensor(step(method, made, like), Workspace(models, evidence=files)).numpy()
+
+
+def grams_of(inputs, columns):
+    """Two tasks' weights, and Gram matrices of so many inputs, whose columns vary unequally."""
+    random = np.random.default_rng(0)
+    sources = [random.standard_normal((16, columns)).astype(np.float32) for _ in range(2)]
+    drawn = [
+        random.standard_normal((inputs, columns)) * np.exp(-random.uniform(0, 2, columns))
+        for _ in range(2)
+    ]
+    return sources, [(x.T @ x / inputs) for x in drawn]
+
+
+@pytest.mark.parametrize("inputs", [200, 6], ids=["full rank", "singular"])
+@pytest.mark.parametrize("iterations", [1, 3, 5, 10])
+def test_conjugate_gradients_go_as_far_as_the_best_of_their_krylov_space(inputs, iterations):
+    sources, grams = grams_of(inputs, 32)
+    base, *wide = (x.astype(np.float64) for x in (sources[0], *sources))
+    expected = mats(base, wide, [1, 1], {"iterations": iterations}, {"input_gram": grams})
+    np.testing.assert_allclose(by_mats(sources, grams, iterations), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("iterations", [20, 50, 1000])
+def test_steps_past_the_solution_of_a_singular_system_stay_there(iterations):
+    """Six inputs per task say nothing of the other columns, which keep the average."""
+    sources, grams = grams_of(6, 64)
+    x, y = (source.astype(np.float64) for source in sources)
+    average = (x + y) / 2
+    residual = (x - average) @ grams[0] + (y - average) @ grams[1]
+    expected = average + residual @ np.linalg.pinv(sum(grams), rcond=1e-10)
+    np.testing.assert_allclose(by_mats(sources, grams, iterations), expected, atol=1e-5)
 
 
 def test_every_method_that_needs_evidence_has_a_formula():
