@@ -25,6 +25,8 @@ LINE_STEPS = 4
 """Weights a line search tries at most."""
 LONGER, SHORTEST = 1.4, 0.02
 """What the largest weight is multiplied by while it is the best; the least that is tried."""
+FEW_SOURCES, EARLY_SOUPS = 6, 3
+"""With more sources than this, a pool, so many steps of the greedy soup come before all others."""
 
 Losses: TypeAlias = Mapping[str, tuple[float, ...] | None]
 """Recipe's id → its losses, one per goal; None where its measurement failed. Recipes that are being
@@ -89,14 +91,18 @@ def _steps(
     usual: Sequence[tuple[str, Recipe]], sources: Sequence[str], base: str, n_goals: int
 ) -> Iterator[tuple[str, Recipe | Rule]]:
     fixed = list(usual)
+    soups: list[tuple[str, Recipe | Rule]] = [
+        (f"soup-{size}", partial(greedy_soup, sources, base)) for size in range(2, len(sources))
+    ]
+    early = EARLY_SOUPS if len(sources) > FEW_SOURCES else 0
+    yield from soups[:early]
     yield from fixed[:1]
     if fixed and fixed[0][0] == "sum":
         for step in range(1, LINE_STEPS):
             yield f"sum-{step}", partial(line_search, sources, base)
     yield "cocktail", partial(cocktail, sources, base, None)
     yield from fixed[1:3]
-    for size in range(2, len(sources)):
-        yield f"soup-{size}", partial(greedy_soup, sources, base)
+    yield from soups[early:]
     if n_goals > 1:
         for goal in range(n_goals):
             yield f"cocktail-{goal + 1}", partial(cocktail, sources, base, goal)

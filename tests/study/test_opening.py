@@ -14,6 +14,7 @@ from automerge.methods import METHODS, check_recipe
 from automerge.recipe import Recipe, single, uniform_average
 from automerge.space import Knots, build_space
 from automerge.study.opening import (
+    FEW_SOURCES,
     TEMPERATURE,
     Opening,
     cocktail,
@@ -192,3 +193,15 @@ def test_a_rule_that_waits_lets_later_steps_go_first() -> None:
     assert step is not None
     assert step[0] == "start-cocktail"
     assert Opening().next(set(), set(), losses) is None
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_in_a_pool_the_greedy_soup_comes_first(more: int) -> None:
+    sources = tuple(f"adapter-{number}" for number in range(FEW_SOURCES + more))
+    usual = list(usual_merges(sources, "base", ("task_arithmetic",), 0))
+    names = [name for name, _ in opening(usual, sources, "base", 1, 100).steps]
+    first = ["start-soup-2", "start-soup-3", "start-soup-4", "start-sum"]
+    assert names[:4] == (
+        first if more else ["start-sum", "start-sum-1", "start-sum-2", "start-sum-3"]
+    )
+    assert len(set(names)) == len(names)
