@@ -64,6 +64,7 @@ def settings(
     run: Path,
     properties: Sequence[str] = (),
     groups: Sequence[Mapping[str, Any]] = (),
+    evidence: Mapping[str, Any] | None = None,
 ) -> StudyConfig:
     """The study of a cell: the zoo's models and tasks, the shipped search space."""
     plain: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))
@@ -87,6 +88,8 @@ def settings(
         "export": "none",
         "out": str(run),
     }
+    if evidence:
+        study["evidence"] = evidence
     for other in others:
         key, _, value = other.partition("=")
         *sections, last = key.split(".")

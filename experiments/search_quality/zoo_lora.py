@@ -2,8 +2,9 @@
 
     OMP_NUM_THREADS=1 python -m experiments.search_quality.zoo_lora FOLDER --base TEXT_ZOO/base
 
-Writes FOLDER/base (a copy), sources/, tasks/ (two for each kind) and config.yaml, which asks for
-three of the ten kinds: the search has to find out which adapters help, and that most do not.
+Writes FOLDER/base (a copy), sources/, tasks/ (two for each kind), text/ (training documents of each
+kind) and config.yaml, which asks for three of the ten kinds: the search has to find out which
+adapters help, and that most do not.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from experiments.demo_zoo.train import adamw, train
 from experiments.search_quality.corpus import SUBDOMAINS, Domain, read_domain
 from experiments.search_quality.model import BATCH, bits_per_byte, load, make_rows
 from experiments.search_quality.tasks import write_choice, write_rolling
-from experiments.search_quality.zoo_text import write_config
+from experiments.search_quality.zoo_text import write_config, write_text
 
 SEED = 13
 RANK = 8
@@ -53,6 +54,7 @@ def main() -> None:
     for name, parts in SUBDOMAINS.items():
         domain = read_domain(parts, seed)
         held_out[name] = domain.held_out[:SHOWN]
+        write_text({name: domain}, folder / "text")
         write_rolling(f"{name}_bpb", domain.held_out[:ITEMS], folder / "tasks")
         write_choice(f"{name}_choice", domain.held_out[:ITEMS], seed, folder / "tasks")
         build_adapter(domain, tokenizer, folder / "base", folder / "sources" / name, seed)

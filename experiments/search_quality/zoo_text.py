@@ -4,7 +4,8 @@
 
 The same seed, packages, number of threads and kind of processor give the same files. Writes
 FOLDER/base, sources/, tasks/, the configurations config.yaml (bits per byte), choice.yaml
-(accuracy) and scores.json (bits per byte of every model on every domain).
+(accuracy), text/ (documents of each domain for evidence: of the training set, in no task) and
+scores.json (bits per byte of every model on every domain).
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ BASE_ROWS = 4_000
 BASE_RATE = 4e-3
 SOURCE_ROWS = 2_000
 SOURCE_RATE = 8e-4
+TEXT = 64
+"""Documents of each domain for evidence."""
 SHOWN = 300
 """Held-out documents behind a figure of scores.json."""
 
@@ -60,6 +63,7 @@ def main() -> None:
         print(f"{name}: {len(domain.train)} documents, {len(domain.held_out)} held out", flush=True)
         write_rolling(f"{name}_bpb", domain.held_out[:ITEMS], folder / "tasks")
         write_choice(f"{name}_choice", domain.held_out[:ITEMS], seed, folder / "tasks")
+    write_text(domains, folder / "text")
     tokenizer = make_tokenizer(_mixed(domains, 0, BASE_ROWS, seed))
     build_base(domains, tokenizer, folder / "base", seed)
     for name, domain in domains.items():
@@ -96,6 +100,14 @@ def build_source(
     train(model, rows, labels, [adamw(model.parameters(), SOURCE_RATE)], BATCH)
     model.to(torch.bfloat16).save_pretrained(target)
     tokenizer.save_pretrained(target)
+
+
+def write_text(domains: Mapping[str, Domain], target: Path) -> None:
+    """Write plain text of each domain, documents apart by blank lines."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name, domain in domains.items():
+        text = "\n\n".join(domain.train[:TEXT])
+        (target / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
 
 
 def write_config(folder: Path, name: str, sources: Sequence[str], tasks: Sequence[str]) -> None:

@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--sampler", default="auto", help="with settings of the study, as there")
     parser.add_argument("--budget", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--text", type=Path, help="a folder with a text per source, for evidence")
     parser.add_argument("--runs", type=Path, default=Path("runs/structures"))
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
@@ -69,16 +70,25 @@ def main() -> None:
     zoo = given.config.resolve().parent.name
     for seed, space in itertools.product(range(given.seeds), given.space):
         cell = Cell(zoo, space, given.sampler, given.budget, seed)
-        if (zoo, space, str(given.budget), str(seed)) not in done:
-            for row in measured(cell, given.config, given.runs):
+        name = space + " with text" * (given.text is not None)
+        if (zoo, name, str(given.budget), str(seed)) not in done:
+            for row in measured(cell, name, given.config, given.text, given.runs):
                 append(row, given.out)
                 print(asdict(row), flush=True)
 
 
-def measured(cell: Cell, config: Path, runs: Path) -> list[Row]:
+def measured(cell: Cell, name: str, config: Path, text: Path | None, runs: Path) -> list[Row]:
     """Run a study; return the models of its front and what needs no search."""
-    run = runs / f"{cell.zoo}-{cell.space}-{cell.budget}-{cell.seed}"
-    with opened(settings(cell, config, run, properties=(SIZE,))) as (session, executor):
+    run = runs / f"{cell.zoo}-{name.replace(' ', '-')}-{cell.budget}-{cell.seed}"
+    files = sorted(text.resolve().glob("*.txt")) if text else []
+    study = settings(
+        cell,
+        config,
+        run,
+        properties=(SIZE,),
+        evidence={"text": {file.stem: str(file) for file in files}} if files else None,
+    )
+    with opened(study) as (session, executor):
         truth = Truth(session, executor, runs / f"truth-{cell.zoo}")
         result = search(session, executor)
         trials = {trial.number: trial for trial in session.store.trials()}
@@ -88,18 +98,18 @@ def measured(cell: Cell, config: Path, runs: Path) -> list[Row]:
         return [
             Row(
                 zoo=cell.zoo,
-                space=cell.space,
+                space=name,
                 budget=cell.budget,
                 seed=cell.seed,
                 dimensions=len(session.space.roles),
                 trials=result.trials,
                 tokens=result.tokens,
                 cpu_s=round(result.seconds, 1),
-                model=name,
+                model=model,
                 **values(truth, recipe, known["uniform"]),
                 structure=layers_in_words(recipe),
             )
-            for name, recipe in found.items()
+            for model, recipe in found.items()
         ]
 
 
