@@ -65,7 +65,6 @@ def _score(
     from dataclasses import replace
 
     import torch
-    import transformers
 
     from automerge.evaluation.base import Live
     from automerge.session.preflight import open_models
@@ -77,7 +76,6 @@ def _score(
     own = tuple(e for e in panel.entries if e.name == task and e.evaluator != PROPERTIES)
     tasks = open_tasks(replace(panel, entries=own), run, lambda _: None)
     path = open_models({"model": str(folder)}, "model", lambda _: None).folders["model"].path
-    transformers.utils.logging.disable_progress_bar()
     model = load_model(path, path, getattr(torch, scoring_dtype(config, stored)))
     model.to(choose_device(config.evaluation.device)).eval().requires_grad_(False)
     live = Live(model, load_tokenizer(path), _no_distance, _no_base)

@@ -64,7 +64,7 @@ def sequences(
     """Yield sequences of at most `length` token ids, document by document; `tokens` in total."""
     left = tokens
     for document in text.documents:
-        ids: list[int] = tokenizer(document, add_special_tokens=True)["input_ids"]
+        ids: list[int] = tokenizer(document, verbose=False)["input_ids"]
         for start in range(0, len(ids), length):
             piece = ids[start : start + length][:left]
             if piece:

@@ -127,7 +127,6 @@ def loaded(
             both = {BASE: folder, name: own}
         else:
             folder = own
-    transformers.utils.logging.disable_progress_bar()
     require_decoder(open_checkpoint(folder), "comparing hidden states")
     model = load_model(folder, folder, compute_dtype("auto", chosen))
     model.to(chosen).eval().requires_grad_(False)

@@ -139,7 +139,6 @@ class Refiner:
         from automerge.merging import estimate, free_device_bytes, free_host_bytes, plan_memory
         from automerge.worker.worker import choose_device, compute_dtype, load_model, threads_for
 
-        transformers.utils.logging.disable_progress_bar()
         device = choose_device(self._settings.device)
         dtype = compute_dtype("auto", device)
         stored = str(dtype).removeprefix("torch.")

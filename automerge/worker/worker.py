@@ -140,10 +140,8 @@ class MergeWorker:
 
     def _build(self, spec: WorkerSpec, tasks: OpenTasks | None) -> None:
         import torch
-        import transformers
 
         install(spec.extensions)
-        transformers.utils.logging.disable_progress_bar()
         device = choose_device(spec.device)
         path = spec.models[spec.base]
         checkpoints = open_together(spec.models, spec.base, spec.align, spec.alignments)
@@ -361,8 +359,12 @@ def device_name(device: torch.device) -> str:
 def load_model(path: Path, assets: Path, dtype: torch.dtype | str) -> PreTrainedModel:
     """Load the base; where merged models have other assets, a model of those without weights.
 
-    Its class is the one its configuration names, or the language model of that.
+    Its class is the one its configuration names, or the language model of that. The library's own
+    progress is not shown.
     """
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
     config = read_config(read_json(assets / "config.json"))
     kind = live_class(config, open_checkpoint(path).tensors)
     if assets == path:
