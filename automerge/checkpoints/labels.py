@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from automerge.checkpoints.architecture import Architecture, architecture
+from automerge.checkpoints.reader import shown
 from automerge.errors import PreflightError
 
 if TYPE_CHECKING:
@@ -38,8 +40,12 @@ def label_rows(config: Mapping[str, Any], own: Architecture) -> dict[str, int]:
     return found
 
 
-def label_order(base: Architecture, source: Architecture) -> tuple[list[int] | None, str | None]:
+def label_order(
+    base: Architecture, source: Architecture, rows: Collection[str], of: Path
+) -> tuple[list[int] | None, str | None]:
     """Return the position of each of the base's labels in a source, and a note for the user.
+
+    `rows` are the names of the tensors that count labels; `of` is the base's folder.
 
     Returns:
         The positions, or None if the order is the same; the note, or None if there is none.
@@ -53,8 +59,9 @@ def label_order(base: Architecture, source: Architecture) -> tuple[list[int] | N
         return None, None
     if len(mine) != len(other):
         raise PreflightError(
-            f"has {len(theirs)} label(s), the base {len(ours)}: their heads differ in shape and "
-            "cannot be merged; merge the encoders alone (saved without a head) or leave it out"
+            f"has {len(theirs)} label(s), the base {len(ours)} ({of}), so they differ in the shape "
+            f"of {shown(sorted(rows))} and cannot be merged: leave it out, or merge the encoders "
+            "alone, each saved without its head"
         )
     if any(all(map(UNNAMED.fullmatch, names)) for names in (ours, theirs)):
         return None, "its labels or the base's have no names: they are assumed to be in one order"

@@ -335,7 +335,7 @@ class _Renaming:
         rows = {key: row for key, row in found_rows.items() if key in self._stored.names}
         if not rows:
             return []
-        order, note = label_order(self._theirs.own, self._stored.own)
+        order, note = label_order(self._theirs.own, self._stored.own, rows, self._theirs.raw.path)
         for key, dimension in rows.items() if order else ():
             name = self._theirs.names.get(key)
             if name in found and order:

@@ -51,7 +51,7 @@ from automerge.files.yaml_file import Step
 from automerge.methods import METHODS
 from automerge.mixture import EVIDENCE, HIDDEN
 from automerge.objective import KL_TO_BASE, MEASURED
-from automerge.recipe import CALIBRATED_BY
+from automerge.recipe import CALIBRATED_BY, Recipe
 from automerge.samplers import SAMPLERS
 from automerge.space import SpaceSettings, sweep_size
 from automerge.trackers.table import TRACKERS
@@ -274,6 +274,16 @@ class StudyConfig(Section):
         elif layers.others:
             problem = "an adapter keeps its base's layers: remove search.layers, or export: adapter"
             refuse([(("export",), problem)])
+        elif problems := [
+            (
+                ("recipes", i),
+                f"{named.name!r} has {other}, which no adapter can hold: remove the recipe, or "
+                "export: adapter",
+            )
+            for i, named in enumerate(self.recipes)
+            if (other := _no_adapter(named.recipe)) is not None
+        ]:
+            refuse(problems)
         return self
 
     @model_validator(mode="after")
@@ -491,3 +501,12 @@ def _can(info: ValidationInfo, capability: Literal["parallel", "joins"]) -> bool
     """Return whether the executor declares a capability; of an unknown one nothing is asked."""
     name = info.data.get("executor")
     return name is None or bool(getattr(EXECUTORS[name], capability))
+
+
+def _no_adapter(recipe: Recipe) -> str | None:
+    """Return, in words, what gives a merge other layers or experts than its base's, if anything."""
+    if recipe.slices:
+        return "`slices`"
+    if recipe.mixture is not None:
+        return "a `mixture`"
+    return None if recipe.experts is None else "fewer `experts`"

@@ -229,8 +229,14 @@ def test_labels_of_another_number_are_said_to_be_so(tmp_path):
     folder = tmp_path / "b"
     config = hf.BertConfig.from_pretrained(tmp_path / "a", num_labels=2)
     save(hf.BertForSequenceClassification(config), folder)
-    with pytest.raises(PreflightError, match=r"has 2 label\(s\), the base 3"):
+    with pytest.raises(PreflightError) as refused:
         open_checkpoint(folder, base)
+    (fault,) = map(str, refused.value.faults)
+    assert fault == (
+        f"{folder / 'config.json'}: has 2 label(s), the base 3 ({tmp_path / 'a'}), so they differ "
+        "in the shape of classifier.bias, classifier.weight and cannot be merged: leave it out, or "
+        "merge the encoders alone, each saved without its head"
+    )
 
 
 HEADS = {

@@ -20,7 +20,7 @@ from automerge.config.recipe_file import write_recipe
 from automerge.errors import ConfigError, Location
 from automerge.expert_groups import ExpertGroups
 from automerge.mixture import Mixture
-from automerge.recipe import Profile, Recipe, RecipeSource
+from automerge.recipe import Profile, Recipe, RecipeSource, Slice
 from automerge.samplers import SAMPLERS
 from automerge.space import Groups, Knots, PerLayer
 from automerge.space.named import space_file
@@ -525,6 +525,33 @@ def test_mixtures_are_refused_where_vllm_generates_and_fewer_experts_are_not(fol
     found = faults(text.replace("batch_size: 8", "generator: vllm"), folder)
     assert [fault.partition(": ")[0] for fault in found] == ["my-study.yaml:12:23"]
     assert "vLLM cannot be handed a mixture of dense models, as 'mixed' is one" in found[0]
+
+
+def test_recipes_that_no_adapter_can_hold_are_refused_where_adapters_are_exported(folder):
+    names = ("base", "math")
+    digests = {"routing": dict.fromkeys(names, "0" * 32)}
+    sources = tuple(RecipeSource(name, {"weight": Profile.of(1.0)}) for name in names)
+    recipes = {
+        "plain": Recipe("linear", sources),
+        "mixed": Recipe("linear", sources, mixture=Mixture(names, 1, "random")),
+        "fewer": Recipe("linear", sources, evidence=digests, experts=ExpertGroups(2, "outputs")),
+        "stacked": Recipe("linear", sources, slices=(Slice(dict.fromkeys(names, (0, 1))),)),
+    }
+    for name, recipe in recipes.items():
+        write_recipe(recipe, {}, folder / f"{name}.yaml")
+    text = STUDY + f"recipes: [{', '.join(f'{name}.yaml' for name in recipes)}]\n"
+    assert len(load(text, folder).recipes) == 4
+    found = faults(text + "export: adapter\n", folder)
+    assert [fault.partition(": ")[0] for fault in found] == [
+        f"my-study.yaml:12:{column}" for column in (23, 35, 47)
+    ]
+    for fault, name, other in zip(
+        found,
+        ("mixed", "fewer", "stacked"),
+        ("a `mixture`", "fewer `experts`", "`slices`"),
+        strict=True,
+    ):
+        assert f"{name!r} has {other}, which no adapter can hold: remove the recipe" in fault
 
 
 def test_no_two_trials_have_one_name(folder):

@@ -7,6 +7,7 @@ import json
 import random
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ import transformers as hf
 from rich.console import Console
 
 import automerge
+from automerge.checkpoints.folder.files import is_tokenizer_file
 from automerge.commands.chat import NOBODY, Chat, chat
 from automerge.errors import FaultyInput, PreflightError
 from automerge.extensions import modules
@@ -36,7 +38,7 @@ from tests.kinds import (
     write_classifiers,
     write_encoder_decoders,
 )
-from tests.zoo import save, write_tasks
+from tests.zoo import save, write_tasks, write_zoo
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,7 @@ T5 = "T5ForConditionalGeneration"
             "none: score it with a function of yours",
         ),
         ("classifiers", *DIVERGENCE, "10:13", "has no such output head: use distance_to_base"),
-        ("classifiers", "./right", "./two", "3:31", "has 2 label(s), the base 3"),
+        ("classifiers", "./right", "./two", "3:31", "has 2 label(s), the base 3 ("),
         ("encoder_decoders", *DIVERGENCE, "10:13", f"(a decoder), and {T5} has an encoder"),
         ("encoder_decoders", "16", "16, generator: vllm", "10:9", f"cannot generate with {T5}"),
         (
@@ -107,6 +109,24 @@ def test_what_a_kind_of_model_cannot_do_is_refused_with_its_place(
     assert f"wrong.yaml:{place}: " in found
     assert says in found
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("zoo", ["encoder_decoders", "decoders"])
+def test_a_language_model_without_a_tokenizer_is_refused(request, tmp_path, zoo: str) -> None:
+    if zoo == "decoders":
+        config = write_zoo(tmp_path / "zoo")
+    else:
+        shutil.copytree(request.getfixturevalue(zoo).parent, tmp_path / "zoo")
+        config = tmp_path / "zoo" / "automerge.yaml"
+    for name in ("base", "left", "right"):
+        for path in config.with_name(name).glob("*"):
+            if is_tokenizer_file(path.name):
+                path.unlink()
+    with pytest.raises(PreflightError) as refused:
+        automerge.search(config)
+    (fault,) = map(str, refused.value.faults)
+    assert f"{tmp_path / 'zoo' / 'base'} has no tokenizer, so no text can be scored: save" in fault
+    assert not (tmp_path / "zoo" / "runs").exists()
 
 
 def test_an_evaluator_from_outside_says_which_kinds_it_takes(classifiers: Path, tmp_path) -> None:
