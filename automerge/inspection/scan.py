@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from automerge.checkpoints import open_together, places
 from automerge.config.load import load_with_options
-from automerge.errors import ConfigError
+from automerge.errors import ConfigError, FaultyInput, Location
 from automerge.estimation.clusters import clustered_standard_error
 from automerge.estimation.intervals import influence
 from automerge.executors import Executor, outcome_of
@@ -42,7 +44,7 @@ def scan(
         AutomergeError: whatever a study of these models and this task would refuse.
     """
     base, *sources = references
-    with TemporaryDirectory(prefix="automerge-scan-") as folder:
+    with _task_of_scan(), TemporaryDirectory(prefix="automerge-scan-") as folder:
         config = load_with_options(
             {
                 "name": "scan",
@@ -144,6 +146,19 @@ def line(objective: Objective, layer: int | None, scores: Mapping[float, ItemSco
     )
     points = tuple(Point(at, e.value, e.stderr) for at, e in sorted(found.items()))
     return Line(layer, points, height(top) + 0.0, stderr, top)  # no −0.0
+
+
+@contextmanager
+def _task_of_scan() -> Iterator[None]:
+    """Locate faults of the task at --scan, the option that names it, instead of --task."""
+    try:
+        yield
+    except FaultyInput as error:
+        option, own = Location("--task"), Location("--scan")
+        raise type(error)(
+            replace(fault, location=own) if fault.location == option else fault
+            for fault in error.faults
+        ) from None
 
 
 def _scan(

@@ -15,7 +15,8 @@ from automerge.inspection.scan import by_layer, line, on_line
 from automerge.merging import merge_to_folder
 from automerge.objective import ItemScores, Objective
 from tests.checkpoints.models import llama, perturb, save
-from tests.zoo import write_zoo
+from tests.kinds import make_classifier, write_models
+from tests.zoo import write_tasks, write_zoo
 
 ACCURACY = Objective("t", "t", "acc", "none", "maximize")
 
@@ -98,3 +99,27 @@ def test_the_command_scores_each_line_and_draws_it(tmp_path, capsys):
     text = page.read_text()
     assert "<polyline" in text
     assert text.count("layer 0: barrier") >= 1
+
+
+@pytest.mark.parametrize(
+    ("task", "says"),
+    [
+        ("choose", "task 'choose': lm-eval scores language models, and BertForSequence"),
+        ("nothing", "there is no task 'nothing'"),
+        ("choose:acc:up", 'unknown value "up"'),
+    ],
+)
+def test_a_task_that_cannot_be_scored_is_refused_at_the_option_that_names_it(
+    tmp_path, capsys, task, says
+):
+    write_models(tmp_path, make_classifier())
+    write_tasks(tmp_path / "tasks")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(
+            [
+                *("inspect", str(tmp_path / "base"), f"right={tmp_path / 'right'}"),
+                *("--scan", task, "--include-path", str(tmp_path / "tasks")),
+            ]
+        )
+    assert ended.value.code == (2 if task.endswith(":up") else 3)
+    assert f"automerge: --scan: {says}" in " ".join(capsys.readouterr().err.split())
