@@ -121,13 +121,20 @@ def gather(
         list[str],
         typer.Option(
             "--text",
-            help="A text file, or a folder of them; NAME=PATH for one model. May be repeated.",
+            help="A text file, or a folder of .txt and .md files; NAME=PATH for one model. May be "
+            "repeated.",
             metavar="[NAME=]PATH",
         ),
     ],
     kind: Annotated[
         str,
-        typer.Option("--kind", help="What to gather; none for an alignment alone.", metavar="KIND"),
+        typer.Option(
+            "--kind",
+            help="What to gather: activations, base_gradient, base_squared_gradient, gradient, "
+            "hidden_state, input_gram, routing, squared_gradient or squared_mask_gradient; none "
+            "for an alignment alone.",
+            metavar="KIND",
+        ),
     ] = "input_gram",
     tokens: Annotated[int, typer.Option("--tokens", help="Tokens to read.", min=1)] = 65_536,
     length: Annotated[int, typer.Option("--length", help="Tokens per sequence.", min=1)] = 512,

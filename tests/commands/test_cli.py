@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from typer.main import get_command
 
 from automerge import cli
+from automerge.evidence import KINDS
 from automerge.samplers import SAMPLERS
 from tests.zoo import save, write_zoo
 
@@ -288,3 +289,13 @@ def test_the_help_of_sampler_names_every_sampler() -> None:
         if option.name == "sampler"
     )
     assert set(re.findall(r"\w+", text)) - {"or", "Default"} == set(SAMPLERS)
+
+
+def test_the_help_of_kind_names_every_kind_of_evidence() -> None:
+    (text,) = (
+        option.help
+        for option in get_command(cli.app).commands["gather"].params
+        if option.name == "kind"
+    )
+    (listed,) = re.findall(r"What to gather: (.*);", text)
+    assert set(re.findall(r"\w+", listed)) - {"or"} == set(KINDS)
