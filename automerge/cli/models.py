@@ -224,6 +224,15 @@ def inspect(
             metavar="[NAME=]TEXT",
         ),
     ] = None,
+    gradients: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--gradients",
+            help="Compare the base's gradients on the sources' texts, and what each task vector "
+            "does for each text; NAME=TEXT for one source. May be repeated.",
+            metavar="[NAME=]TEXT",
+        ),
+    ] = None,
     items: Annotated[
         int, typer.Option("--items", help="Items to score them on.", min=8, metavar="N")
     ] = 200,
@@ -243,7 +252,6 @@ def inspect(
 
     scoring = {"items_per_candidate": items, "include_path": include_path, "device": device}
     models = [base, *sources]
-    if not inspect_models(
-        models, weights, as_json, html, console(), task, scoring, cka, collapse or []
-    ):
+    texts = collapse or [], gradients or []
+    if not inspect_models(models, weights, as_json, html, console(), task, scoring, cka, *texts):
         raise typer.Exit(3)

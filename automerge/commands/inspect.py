@@ -30,12 +30,14 @@ def inspect_models(
     scoring: Mapping[str, object] = MappingProxyType({}),
     text: Path | None = None,
     collapse: Sequence[str] = (),
+    gradients: Sequence[str] = (),
 ) -> bool:
     """Show how models, the base first, relate; return whether all can be merged.
 
     With a `text`, hidden states are compared on it. With texts to `collapse` on, deviations of the
-    sources' average are compared with theirs. With a `task`, models on the lines between them
-    are scored, with the options of `scoring`.
+    sources' average are compared with theirs. With texts for `gradients`, the base's gradients on
+    them are compared with each other and with task vectors. With a `task`, models on the lines
+    between them are scored, with the options of `scoring`.
 
     Raises ConfigError, or PreflightError for models that cannot be read.
     """
@@ -45,6 +47,7 @@ def inspect_models(
 
     named = name_models(models)
     texts = named_texts(collapse, "--collapse")
+    tasks = named_texts(gradients, "--gradients")
     device = str(scoring.get("device", "auto"))
     errors = Plain(stderr=True)
     with progress_bars(errors) as show:
@@ -68,6 +71,13 @@ def inspect_models(
                 named, texts, device, lambda done, total: show("averages", done, total)
             )
             found = replace(found, collapses=collapsed)
+        if tasks and found.mergeable:
+            from automerge.inspection.gradients import gradients as compare_gradients
+
+            compared = compare_gradients(
+                named, tasks, device, lambda done, total: show("gradients", done, total)
+            )
+            found = replace(found, gradients=compared)
         if task is not None and found.mergeable:
             from automerge.inspection.scan import scan
 

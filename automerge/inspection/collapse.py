@@ -9,14 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from automerge.checkpoints import open_together, places, resolve
-from automerge.errors import ConfigError, Fault
+from automerge.checkpoints import places
 from automerge.evidence.activations import gather_activations
-from automerge.evidence.gather import read_text, sequences
 from automerge.inspection.model import Collapse
-from automerge.merging import ResidentEngine
-from automerge.recipe import BASE, single, uniform_average
-from automerge.session.gathering import GatherSettings, load_base
+from automerge.inspection.reading import open_reading
+from automerge.recipe import single, uniform_average
 
 
 def collapses(
@@ -41,25 +38,13 @@ def collapses(
         ConfigError: there is one source only, or texts do not belong to sources.
         PreflightError: a model or a text cannot be read.
     """
-    base, *sources = references
-    _check(sources, texts)
-    read = {path: read_text(path) for path in dict.fromkeys(texts.values())}
-    own = {name: read[texts.get(name) or texts[None]] for name in sources}
-    folders = {BASE: resolve(references[base]).path}
-    folders |= {name: resolve(references[name]).path for name in sources}
-    checkpoints = open_together(folders, BASE, {})
-    model, tokenizer = load_base(checkpoints[BASE], device)
-    engine = ResidentEngine(checkpoints)
-    settings = GatherSettings()
-    pieces = {
-        name: list(sequences(text, tokenizer, settings.length, settings.tokens))
-        for name, text in own.items()
-    }
+    reading = open_reading("--collapse", references, texts, device, least=2)
+    model, engine, sources = reading.model, reading.engine, tuple(reading.pieces)
     total, done = 2 * len(sources), 0
 
     def gathered(name: str) -> dict[str, Tensor]:
         nonlocal done
-        found = gather_activations(model, engine.tensors(model), pieces[name])
+        found = gather_activations(model, engine.tensors(model), reading.pieces[name])
         done += 1
         progress(done, total)
         return found
@@ -68,7 +53,7 @@ def collapses(
     for name in sources:
         engine.merge_into(model, single(name))
         alone[name] = gathered(name)
-    engine.merge_into(model, uniform_average(tuple(sources)))
+    engine.merge_into(model, uniform_average(sources))
     return tuple(collapse(name, gathered(name), alone[name]) for name in sources)
 
 
@@ -102,21 +87,3 @@ def collapse(source: str, merged: Mapping[str, Tensor], alone: Mapping[str, Tens
         lowest,
         ratios.get(lowest, math.nan),
     )
-
-
-def _check(sources: list[str], texts: Mapping[str | None, Path]) -> None:
-    faults = [
-        Fault(f"--collapse {name}=…: there is no source {name!r}; the sources are {sources}")
-        for name in texts
-        if name is not None and name not in sources
-    ]
-    lacking = [name for name in sources if name not in texts]
-    if lacking and None not in texts:
-        said = ", ".join(lacking)
-        faults.append(Fault(f"--collapse: no text for {said}; add NAME=TEXT, or one TEXT for all"))
-    if len(sources) < 2:
-        faults.append(
-            Fault("--collapse: expected two sources or more, got one: name those to merge")
-        )
-    if faults:
-        raise ConfigError(faults)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
 
@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from automerge.inspection import words
-from automerge.inspection.model import Cell, Inspection, Line, Scan, TaskVector, Weights
+from automerge.inspection.model import Cell, Gradients, Inspection, Line, Scan, TaskVector, Weights
 from automerge.recipe import COMPONENTS
 from automerge.text.printable import printable
 
@@ -37,6 +37,7 @@ def html_page(found: Inspection) -> str:
         references=[(model.name, printable(model.reference)) for model in found.models],
         similar=_similarities(found),
         collapses=_collapses(found),
+        gradients=None if found.gradients is None else _gradients(found, found.gradients),
         scans=[_scan(found, scan) for scan in found.scans],
         weights=None if found.weights is None else _weights(found.weights),
     )
@@ -58,6 +59,25 @@ def _collapses(found: Inspection) -> dict[str, object] | None:
             for values in zip(*(c.layers for c in found.collapses), strict=True)
         ],
         "verdicts": [words.collapse(collapse) for collapse in found.collapses],
+    }
+
+
+def _gradients(found: Inspection, gradients: Gradients) -> dict[str, object]:
+    names = found.sources
+    largest = max((abs(fall.nats) for fall in gradients.falls), default=0.0) or 1.0
+    cosines = {frozenset((pair.one, pair.other)): pair.cosine for pair in gradients.pairs}
+
+    def cosine(one: str, other: str) -> float | None:
+        return cosines.get(frozenset((one, other)))
+
+    def fall(text: str, source: str) -> float:
+        return words.fall(gradients, text, source)
+
+    return {
+        "names": names,
+        "cosines": _matrix(names, cosine, words.number, 1.0) if gradients.pairs else [],
+        "falls": _matrix(names, fall, words.signed, largest),
+        "verdict": words.agreement(gradients),
     }
 
 
@@ -120,13 +140,21 @@ def _weights(weights: Weights) -> dict[str, object]:
     relative = [c.relative for v in weights.vectors for c in v.cells if c.relative is not None]
     largest = max(relative, default=0.0) or 1.0
     names = [vector.source for vector in weights.vectors]
+
+    def of_pair(kind: str) -> Callable[[str, str], float | None]:
+        def value(one: str, other: str) -> float | None:
+            pair = words.pair_of(weights.pairs, one, other)
+            return None if pair is None else getattr(pair, kind)
+
+        return value
+
     return {
         "vectors": [_vector(vector, largest) for vector in weights.vectors],
         "largest": words.share(largest),
         "kinship": words.number(weights.kinship),
         "names": names,
-        "cosines": _matrix(weights, names, "cosine"),
-        "conflicts": _matrix(weights, names, "sign_conflict"),
+        "cosines": _matrix(names, of_pair("cosine"), words.number, 1.0),
+        "conflicts": _matrix(names, of_pair("sign_conflict"), words.share, 0.5),
         "not_finite": weights.not_finite,
     }
 
@@ -169,22 +197,30 @@ def _heat(number: int, cell: Cell, largest: float) -> dict[str, object]:
     }
 
 
-def _matrix(weights: Weights, names: Sequence[str], kind: str) -> list[dict[str, object]]:
-    """Lay out a symmetric matrix of pairs, coloured by sign and size (for shares, up to ½)."""
+def _matrix(
+    names: Sequence[str],
+    value: Callable[[str, str], float | None],
+    text: Callable[[float], str],
+    largest: float,
+) -> list[dict[str, object]]:
+    """Lay out a square matrix, coloured by sign and by size up to the `largest`.
+
+    `value` is that of a row's and a column's name: None if it is not known, and not shown if it is
+    that of a name with itself.
+    """
     rows: list[dict[str, object]] = []
     for one in names:
         cells = []
         for other in names:
-            pair = words.pair_of(weights.pairs, one, other)
-            value = None if pair is None or one == other else getattr(pair, kind)
-            text = words.number(value) if kind == "cosine" else words.share(value)
-            strength = min(1.0, abs(value or 0.0) * (1 if kind == "cosine" else 2))
+            found = value(one, other)
+            shown = "–" if found is None else text(found)
+            strength = min(1.0, abs(found or 0.0) / largest)
             cells.append(
                 {
-                    "text": "" if one == other else text,
-                    "class": "negative" if kind == "cosine" and (value or 0) < 0 else "positive",
+                    "text": "" if found is None and one == other else shown,
+                    "class": "negative" if (found or 0.0) < 0 else "positive",
                     "strength": f"{0.75 * strength:.3f}",
-                    "title": f"{one} · {other}: {text}",
+                    "title": f"{one} · {other}: {shown}",
                 }
             )
         rows.append({"name": one, "cells": cells})

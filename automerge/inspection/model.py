@@ -194,6 +194,42 @@ class Collapse:
 
 
 @dataclass(frozen=True)
+class GradientPair:
+    """The cosine of the base's mean gradients on two sources' texts, whole and in each layer.
+
+    A cosine is None if one of the gradients is zero, or not finite.
+    """
+
+    one: str
+    other: str
+    cosine: float | None
+    layers: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Fall:
+    """By how much the loss on a text falls from the base to a source, to first order.
+
+    Attributes:
+        text: the source whose text it is.
+        source: the source whose task vector is followed.
+        nats: the fall, in nats per token.
+    """
+
+    text: str
+    source: str
+    nats: float
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What the base's gradients say of all pairs of sources, and of each text and task vector."""
+
+    pairs: tuple[GradientPair, ...]
+    falls: tuple[Fall, ...]
+
+
+@dataclass(frozen=True)
 class Inspection:
     """All that is known about a base and its sources; `weights` is None if they were not read.
 
@@ -213,6 +249,8 @@ class Inspection:
     """How alike hidden states are, where that was asked for."""
     collapses: tuple[Collapse, ...] = ()
     """How much an average varies beside the sources, where that was asked for."""
+    gradients: Gradients | None = None
+    """Whether the tasks' gradients agree, where that was asked for."""
 
     @property
     def mergeable(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from automerge.inspection.model import Inspection, Weights
+from automerge.inspection.model import Gradients, Inspection, Weights
 from automerge.text.json_number import finite
 
 VERSION = 1
@@ -44,7 +44,15 @@ def plain(found: Inspection) -> dict[str, object]:
             }
             for collapse in found.collapses
         ],
+        "gradients": None if found.gradients is None else _gradients(found.gradients),
         "scans": [asdict(scan) for scan in found.scans],
+    }
+
+
+def _gradients(found: Gradients) -> dict[str, object]:
+    return {
+        "pairs": [asdict(pair) for pair in found.pairs],
+        "falls": [{**asdict(fall), "nats": finite(fall.nats)} for fall in found.falls],
     }
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from automerge.inspection import words
-from automerge.inspection.model import Collapse, Inspection, Scan, Similarity, Weights
+from automerge.inspection.model import Collapse, Gradients, Inspection, Scan, Similarity, Weights
 from automerge.text.printable import printable
 
 STYLES = {"mergeable": "green", "cannot be merged": "red"}
@@ -39,6 +39,8 @@ class InspectionText:
             yield from self._similarities(self.found.similarities)
         if self.found.collapses:
             yield from self._collapses(self.found.collapses)
+        if self.found.gradients is not None:
+            yield from self._gradients(self.found.gradients)
         for scan in self.found.scans:
             yield from self._scan(scan)
         faults, warnings = words.remarks(self.found)
@@ -103,6 +105,25 @@ class InspectionText:
         yield table
         for collapse in found:
             yield Text(words.collapse(collapse))
+
+    def _gradients(self, found: Gradients) -> RenderResult:
+        """Yield cosines: a row per pair; then falls: a row per text, a column per task vector."""
+        if found.pairs:
+            yield Text(words.GRADIENTS_TITLE, style="bold")
+            table = new_table("pair", "cosine", "least in")
+            for pair in found.pairs:
+                cells = f"{pair.one} · {pair.other}", words.number(pair.cosine)
+                table.add_row(*map(Text, (*map(printable, cells), words.least_layer(pair))))
+            yield table
+        if (said := words.agreement(found)) is not None:
+            yield Text(said)
+        yield Text(words.FALLS_TITLE, style="bold")
+        sources = self.found.sources
+        table = new_table("on the text of", *(printable(f"to {source}") for source in sources))
+        for text in sources:
+            falls = [words.signed(words.fall(found, text, source)) for source in sources]
+            table.add_row(*map(Text, (printable(text), *falls)))
+        yield table
 
     def _scan(self, scan: Scan) -> RenderResult:
         """Yield the scores on a line, then each layer's barrier, the highest first."""

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from automerge.inspection.model import (
     Cell,
     Collapse,
+    GradientPair,
+    Gradients,
     Inspection,
     Line,
     ModelFacts,
@@ -22,6 +24,10 @@ COLLAPSED = 0.8
 """A layer's ratio of deviations below which an average is said to have collapsed. No paper draws
 the line; in the demo, whose average works, no layer is below 0.93."""
 COLLAPSE_TITLE = "Deviations of units in the sources' average, beside each source's, on its text"
+GRADIENTS_TITLE = "Gradients of the base's loss on the sources' texts"
+FALLS_TITLE = (
+    "By how much the loss falls from the base to each source, to first order, nats per token"
+)
 COLUMNS = (
     *("model", "architecture", "layers", "hidden", "vocabulary", "dtype", "tokenizer", "head"),
     *("chat template", "nearest", "verdict"),
@@ -87,6 +93,41 @@ def collapse(found: Collapse) -> str:
         f"{found.source}: units vary least in layer {layer}, {number(least)} as much as the "
         f"source's; {verdict} (lowest: {found.lowest}, {number(found.ratio)})"
     )
+
+
+def least_layer(pair: GradientPair) -> str:
+    """Name the layer where two gradients agree least, with the cosine there."""
+    known = [(value, layer) for layer, value in enumerate(pair.layers) if value is not None]
+    if not known:
+        return "–"
+    value, layer = min(known)
+    return f"layer {layer} {number(value)}"
+
+
+def agreement(found: Gradients) -> str | None:
+    """Say which pairs' gradients agree most and least; None if there are no pairs."""
+    known = [(pair.cosine, pair) for pair in found.pairs if pair.cosine is not None]
+    if not known:
+        return None
+    (low, least), (high, most) = (pick(known, key=lambda item: item[0]) for pick in (min, max))
+    said = f"{most.one} and {most.other} {_agree(high)}"
+    if least is not most:
+        said = f"Most alike: {said}; least: {least.one} and {least.other} {_agree(low)}"
+    return printable(f"{said}.")
+
+
+def _agree(cosine: float) -> str:
+    return f"{'agree' if cosine > 0 else 'conflict'} ({number(cosine)})"
+
+
+def fall(found: Gradients, text: str, source: str) -> float:
+    """Return by how much the loss on a text falls on the way to a source, in nats per token."""
+    return next(f.nats for f in found.falls if (f.text, f.source) == (text, source))
+
+
+def signed(value: float) -> str:
+    """Format a number with its sign."""
+    return f"{value:+.4f}".replace("-", "−")
 
 
 def height(line: Line) -> str:
