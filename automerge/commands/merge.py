@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from automerge.commands.adapter_folder import AsAdapter, in_words, write_adapter
 from automerge.commands.mixture import merge_mixture
 from automerge.commands.model_folder import write_model
 from automerge.config.recipe_file import parse_recipe
-from automerge.errors import ConfigError, Fault
+from automerge.errors import ConfigError, Fault, PreflightError
 from automerge.evidence import EVIDENCE
 from automerge.files.yaml_file import load_yaml
 from automerge.mergekit import is_moe
@@ -19,6 +20,7 @@ from automerge.text.say import say
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from automerge.checkpoints import Checkpoint
     from automerge.errors import Locate
     from automerge.session.preflight import Models
 
@@ -31,6 +33,7 @@ def merge_file(path: Path, out: Path, console: Console, adapter: AsAdapter | Non
     from automerge.checkpoints import ModelWatch
     from automerge.checkpoints.stacked import without_layers
     from automerge.commands.announcing import announcing
+    from automerge.merging import InvalidMerge
     from automerge.session.preflight import open_models, whole
 
     document = load_yaml(path)
@@ -70,24 +73,48 @@ def merge_file(path: Path, out: Path, console: Console, adapter: AsAdapter | Non
     for warning in models.warnings:
         say(console, f"warning: {warning}")
     watch = ModelWatch({name: folder.path for name, folder in models.folders.items()})
-    if adapter is None:
-        write_model(
-            file.recipe, models.checkpoints, references, out, watch, console, evidence=evidence
+    checkpoints = models.checkpoints
+    try:
+        if adapter is None:
+            write_model(
+                file.recipe, checkpoints, references, out, watch, console, evidence=evidence
+            )
+            say(console, f"wrote {out}")
+            return
+        found = write_adapter_folder(
+            file.recipe,
+            checkpoints,
+            references,
+            models.folders[base].pinned,
+            out,
+            adapter,
+            watch,
+            console,
+            evidence,
         )
-        say(console, f"wrote {out}")
-        return
-    found = write_adapter_folder(
-        file.recipe,
-        models.checkpoints,
-        references,
-        models.folders[base].pinned,
-        out,
-        adapter,
-        watch,
-        console,
-        evidence,
-    )
+    except InvalidMerge as error:
+        raise PreflightError(_not_finite(error.tensor, checkpoints)) from error
     say(console, f"wrote {out}: {in_words(found)}")
+
+
+def _not_finite(tensor: str, checkpoints: Mapping[str, Checkpoint]) -> str:
+    """Say which models have a tensor that is not finite, if any has, and what to do."""
+    import torch
+
+    guilty = [
+        name
+        for name, checkpoint in checkpoints.items()
+        if tensor in checkpoint.tensors and not torch.isfinite(checkpoint.read(tensor)).all()
+    ]
+    if guilty:
+        return (
+            f"{', '.join(guilty)}: tensor {tensor!r} is not finite (NaN or infinite); download the "
+            "model again or leave it out"
+        )
+    return (
+        f"the merged tensor {tensor!r} is not finite (NaN or infinite): use smaller weights, or "
+        "look for a model that is not finite with `automerge inspect --weights`"
+    )
 
 
 def _refuse_adapters(models: Models, locate: Locate) -> None:
